@@ -1,0 +1,183 @@
+//! Bodies larger than a frame: BLAKE3 verified streaming (specification section 6).
+//!
+//! Each chunk is a slice of the body with the hashes that bind it to the root given at first, so
+//! it is checked on arrival, and memory is taken chunk by chunk, never by an announced size.
+
+use std::io::Cursor;
+
+use bao_tree::io::outboard::PreOrderMemOutboard;
+use bao_tree::io::sync::{DecodeResponseIter, encode_ranges};
+use bao_tree::io::{BaoContentItem, round_up_to_chunks};
+use bao_tree::{BaoTree, BlockSize, ByteRanges, ChunkRanges};
+use bytes::Bytes;
+
+use crate::id::Digest;
+use crate::violation::Violation;
+use crate::wire::{Body, Chunked, MAX_WHOLE};
+
+/// Body bytes in a chunk: two groups of the hash tree.
+pub(crate) const CHUNK: usize = 32 * 1024;
+/// Groups of 16 KiB: hashes cost 0.4 %, and smaller groups hash slower.
+const GROUPS: BlockSize = BlockSize::from_chunk_log(4);
+
+fn ranges(from: usize, size: usize) -> ChunkRanges {
+    let to = size.min(from + CHUNK) as u64;
+    round_up_to_chunks(&ByteRanges::from(from as u64..to))
+}
+
+/// A body on its way out, of which the first chunk has gone.
+#[derive(Debug)]
+pub(crate) struct Sending {
+    body: Bytes,
+    outboard: PreOrderMemOutboard,
+    sent: usize,
+}
+
+/// How a body begins on the wire, and the rest of it if it is larger than a frame.
+pub(crate) fn start(body: &Bytes) -> (Body, Option<Sending>) {
+    if body.len() <= MAX_WHOLE {
+        return (Body::Whole(body.clone()), None);
+    }
+    let outboard = PreOrderMemOutboard::create(body, GROUPS);
+    let root = Digest(*outboard.root.as_bytes());
+    let mut sending = Sending { body: body.clone(), outboard, sent: 0 };
+    let chunk = sending.next().expect("it is larger than a frame");
+    let size = body.len() as u32;
+    (Body::Chunked(Chunked { size, root, chunk }), Some(sending))
+}
+
+impl Sending {
+    /// The next chunk; `None` when all have gone.
+    pub(crate) fn next(&mut self) -> Option<Bytes> {
+        if self.sent >= self.body.len() {
+            return None;
+        }
+        let mut chunk = Vec::with_capacity(CHUNK + 1024);
+        let ranges = ranges(self.sent, self.body.len());
+        encode_ranges(&self.body[..], &self.outboard, &ranges, &mut chunk)
+            .expect("body and hashes are in memory");
+        self.sent += CHUNK;
+        Some(chunk.into())
+    }
+}
+
+/// A body that is coming in.
+#[derive(Debug)]
+pub(crate) struct Receiving {
+    root: Digest,
+    size: usize,
+    body: Vec<u8>,
+}
+
+impl Receiving {
+    /// The start of a body of at most `bound` bytes, which is larger than a frame.
+    pub(crate) fn new(start: &Chunked, bound: usize) -> Result<Self, Violation> {
+        let size = start.size as usize;
+        if size > bound {
+            return Err(Violation::ItemTooLarge);
+        }
+        if size <= MAX_WHOLE {
+            return Err(Violation::WrongChunk);
+        }
+        let mut receiving = Self { root: start.root, size, body: Vec::new() };
+        receiving.push(&start.chunk)?;
+        Ok(receiving)
+    }
+
+    /// Takes the next chunk: `true` when it was the last.
+    pub(crate) fn push(&mut self, chunk: &[u8]) -> Result<bool, Violation> {
+        let tree = BaoTree::new(self.size as u64, GROUPS);
+        let ranges = ranges(self.body.len(), self.size);
+        let mut encoded = Cursor::new(chunk);
+        let items = DecodeResponseIter::new(self.root.0.into(), tree, &mut encoded, &ranges);
+        for item in items {
+            if let BaoContentItem::Leaf(leaf) = item.map_err(|_| Violation::WrongChunk)? {
+                self.body.extend_from_slice(&leaf.data);
+            }
+        }
+        if encoded.position() != chunk.len() as u64 {
+            return Err(Violation::WrongChunk);
+        }
+        Ok(self.body.len() == self.size)
+    }
+
+    /// Bytes of the whole body.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The body, when the last chunk is there.
+    pub(crate) fn finish(self) -> Bytes {
+        debug_assert_eq!(self.body.len(), self.size, "only a whole body is finished");
+        self.body.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::MAX_CHUNK;
+
+    fn body(size: usize) -> Bytes {
+        (0..size).map(|i| (i * 31 >> 3) as u8).collect::<Vec<_>>().into()
+    }
+
+    fn chunked(body: &Bytes) -> (Chunked, Sending) {
+        match start(body) {
+            (Body::Chunked(start), Some(rest)) => (start, rest),
+            other => panic!("{} bytes go whole: {other:?}", body.len()),
+        }
+    }
+
+    #[test]
+    fn bodies_of_every_shape_arrive() {
+        for size in [MAX_WHOLE + 1, CHUNK * 2, CHUNK * 2 + 1, CHUNK * 3 + 16384, 1 << 20, 3_000_001] {
+            let body = body(size);
+            let (start, mut rest) = chunked(&body);
+            assert!(start.chunk.len() <= MAX_CHUNK);
+            let mut receiving = Receiving::new(&start, size).unwrap();
+            let mut done = false;
+            while let Some(chunk) = rest.next() {
+                assert!(!done && chunk.len() <= MAX_CHUNK);
+                done = receiving.push(&chunk).unwrap();
+            }
+            assert!(done);
+            assert_eq!(receiving.finish(), body);
+        }
+        let whole = body(MAX_WHOLE);
+        assert!(matches!(start(&whole), (Body::Whole(bytes), None) if bytes == whole));
+    }
+
+    #[test]
+    fn a_liar_is_found_at_the_first_wrong_chunk() {
+        let body = body(200_000);
+        let (start, mut rest) = chunked(&body);
+        let good = rest.next().unwrap();
+        for at in [0, 40, good.len() - 1] {
+            let mut bad = good.to_vec();
+            bad[at] ^= 1;
+            let mut receiving = Receiving::new(&start, 200_000).unwrap();
+            assert_eq!(receiving.push(&bad), Err(Violation::WrongChunk));
+        }
+        let mut receiving = Receiving::new(&start, 200_000).unwrap();
+        assert_eq!(receiving.push(&good[..good.len() - 1]), Err(Violation::WrongChunk));
+        let longer = [&good[..], &[0]].concat();
+        let mut receiving = Receiving::new(&start, 200_000).unwrap();
+        assert_eq!(receiving.push(&longer), Err(Violation::WrongChunk));
+        // The second chunk again, in place of the third.
+        let mut receiving = Receiving::new(&start, 200_000).unwrap();
+        assert_eq!(receiving.push(&good), Ok(false));
+        assert_eq!(receiving.push(&good), Err(Violation::WrongChunk));
+    }
+
+    #[test]
+    fn sizes_are_checked_before_anything_is_kept() {
+        let (start, _) = chunked(&body(100_000));
+        assert!(Receiving::new(&start, 100_000).is_ok());
+        assert_eq!(Receiving::new(&start, 99_999).unwrap_err(), Violation::ItemTooLarge);
+        let small = Chunked { size: MAX_WHOLE as u32, ..start.clone() };
+        assert_eq!(Receiving::new(&small, 1 << 20).unwrap_err(), Violation::WrongChunk);
+        let huge = Chunked { size: u32::MAX, ..start };
+        assert_eq!(Receiving::new(&huge, u32::MAX as usize).unwrap_err(), Violation::WrongChunk);
+    }
+}

@@ -1,0 +1,407 @@
+//! The permit ledger that all channels share (specification section 6).
+//!
+//! [`Issuer`] is what this node allows a peer on one instance; [`Holder`] is what the peer allows
+//! this node. Both number announcements and bodies together in the order of the stream, so a
+//! number needs no room in the message that spends it.
+//!
+//! Rationale: a permit comes back when what it paid for has been *processed*. So the memory and
+//! the work that a peer can cause are bounded by what it was granted, whatever it sends.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::time::Time;
+use crate::violation::Violation;
+use crate::wire::{Grant, MAX_RETURNS, Report, Return};
+
+/// What a number stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spent {
+    Announcement,
+    /// A body of so many bytes.
+    Body(u32),
+}
+
+/// How much of a grant is outstanding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Outstanding {
+    announcements: u32,
+    bodies: u32,
+    body_bytes: u32,
+    requests: u32,
+    fetch_bytes: u32,
+}
+
+impl Outstanding {
+    fn add(&mut self, spent: Spent) {
+        match spent {
+            Spent::Announcement => self.announcements += 1,
+            Spent::Body(bytes) => {
+                self.bodies += 1;
+                self.body_bytes += bytes;
+            }
+        }
+    }
+
+    fn subtract(&mut self, spent: Spent) {
+        match spent {
+            Spent::Announcement => self.announcements -= 1,
+            Spent::Body(bytes) => {
+                self.bodies -= 1;
+                self.body_bytes -= bytes;
+            }
+        }
+    }
+
+    fn allows(&self, grant: &Grant, spent: Spent) -> bool {
+        match spent {
+            Spent::Announcement => self.announcements < grant.announcements,
+            Spent::Body(bytes) => {
+                self.bodies < grant.bodies
+                    && self
+                        .body_bytes
+                        .checked_add(bytes)
+                        .is_some_and(|sum| sum <= grant.body_bytes)
+            }
+        }
+    }
+
+    /// One request always fits, so that a large item can be asked for at all.
+    fn allows_request(&self, grant: &Grant, bytes: u32) -> bool {
+        let sum = self.fetch_bytes.checked_add(bytes);
+        self.requests < grant.requests
+            && (self.requests == 0 || sum.is_some_and(|sum| sum <= grant.fetch_bytes))
+    }
+}
+
+/// What this node allows a peer on one instance.
+#[derive(Debug)]
+pub(crate) struct Issuer {
+    grant: Grant,
+    next: u32,
+    out: BTreeMap<u32, Spent>,
+    outstanding: Outstanding,
+}
+
+impl Issuer {
+    pub(crate) fn new(grant: Grant) -> Self {
+        Self { grant, next: 0, out: BTreeMap::new(), outstanding: Outstanding::default() }
+    }
+
+    /// The peer announced something: its number.
+    pub(crate) fn announcement(&mut self) -> Result<u32, Violation> {
+        self.spend(Spent::Announcement).ok_or(Violation::AnnouncementPermit)
+    }
+
+    /// The peer pushed a body, or began to: its number.
+    pub(crate) fn body(&mut self, bytes: u32) -> Result<u32, Violation> {
+        self.spend(Spent::Body(bytes)).ok_or(Violation::BodyPermit)
+    }
+
+    fn spend(&mut self, spent: Spent) -> Option<u32> {
+        if !self.outstanding.allows(&self.grant, spent) {
+            return None;
+        }
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        self.outstanding.add(spent);
+        self.out.insert(number, spent);
+        Some(number)
+    }
+
+    /// The message that gives this permit back leaves now.
+    fn give_back(&mut self, number: u32) {
+        let spent = self.out.remove(&number).expect("only what was spent is given back");
+        self.outstanding.subtract(spent);
+    }
+
+    /// Whether the peer holds half of its permits or fewer, so that returns should not wait.
+    fn scarce(&self) -> bool {
+        let out = &self.outstanding;
+        let half = |out: u32, grant: u32| out > 0 && out >= grant.div_ceil(2);
+        half(out.announcements, self.grant.announcements)
+            || half(out.bodies, self.grant.bodies)
+            || half(out.body_bytes, self.grant.body_bytes)
+    }
+
+    /// The peer asks for something of at most so many bytes.
+    pub(crate) fn request(&mut self, bytes: u32) -> Result<(), Violation> {
+        if !self.outstanding.allows_request(&self.grant, bytes) {
+            return Err(Violation::RequestPermit);
+        }
+        self.outstanding.requests += 1;
+        self.outstanding.fetch_bytes += bytes;
+        Ok(())
+    }
+
+    /// The answer to such a request leaves now.
+    pub(crate) fn answered(&mut self, bytes: u32) {
+        self.outstanding.requests -= 1;
+        self.outstanding.fetch_bytes -= bytes;
+    }
+
+    /// New limits, none below the old.
+    pub(crate) fn raise(&mut self, grant: &Grant) {
+        self.grant = highest(&self.grant, grant);
+    }
+
+    pub(crate) fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// Announcements and bodies that are not given back.
+    pub(crate) fn out(&self) -> usize {
+        self.out.len()
+    }
+}
+
+/// What a peer allows this node on one instance; `T` is what the sender remembers of each.
+#[derive(Debug)]
+pub(crate) struct Holder<T> {
+    grant: Grant,
+    next: u32,
+    out: BTreeMap<u32, (Spent, T)>,
+    outstanding: Outstanding,
+}
+
+impl<T> Holder<T> {
+    pub(crate) fn new(grant: Grant) -> Self {
+        Self { grant, next: 0, out: BTreeMap::new(), outstanding: Outstanding::default() }
+    }
+
+    pub(crate) fn allows(&self, spent: Spent) -> bool {
+        self.outstanding.allows(&self.grant, spent)
+    }
+
+    /// Spends a permit that is there: the number of what is sent.
+    pub(crate) fn spend(&mut self, spent: Spent, what: T) -> u32 {
+        debug_assert!(self.allows(spent), "permits are looked at before they are spent");
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        self.outstanding.add(spent);
+        self.out.insert(number, (spent, what));
+        number
+    }
+
+    /// The peer gives a permit back: what it was spent on.
+    pub(crate) fn returned(&mut self, number: u32) -> Result<(Spent, T), Violation> {
+        let (spent, what) = self.out.remove(&number).ok_or(Violation::FalseReturn)?;
+        self.outstanding.subtract(spent);
+        Ok((spent, what))
+    }
+
+    /// What a number stands for, as long as its permit is out.
+    pub(crate) fn look_up(&self, number: u32) -> Option<&(Spent, T)> {
+        self.out.get(&number)
+    }
+
+    pub(crate) fn allows_request(&self, bytes: u32) -> bool {
+        self.outstanding.allows_request(&self.grant, bytes)
+    }
+
+    pub(crate) fn request(&mut self, bytes: u32) {
+        debug_assert!(self.allows_request(bytes), "permits are looked at before they are spent");
+        self.outstanding.requests += 1;
+        self.outstanding.fetch_bytes += bytes;
+    }
+
+    pub(crate) fn answered(&mut self, bytes: u32) {
+        self.outstanding.requests -= 1;
+        self.outstanding.fetch_bytes -= bytes;
+    }
+
+    /// The peer raises its limits.
+    pub(crate) fn raise(&mut self, grant: &Grant) -> Result<(), Violation> {
+        if highest(&self.grant, grant) != *grant {
+            return Err(Violation::GrantShrunk);
+        }
+        self.grant = grant.clone();
+        Ok(())
+    }
+
+    /// Announcements and bodies that are not given back.
+    pub(crate) fn out(&self) -> usize {
+        self.out.len()
+    }
+}
+
+fn highest(a: &Grant, b: &Grant) -> Grant {
+    Grant {
+        announcements: a.announcements.max(b.announcements),
+        bodies: a.bodies.max(b.bodies),
+        body_bytes: a.body_bytes.max(b.body_bytes),
+        requests: a.requests.max(b.requests),
+        fetch_bytes: a.fetch_bytes.max(b.fetch_bytes),
+    }
+}
+
+/// How long a report may wait for company while the sender has permits left: a late or needless
+/// body teaches the sender something, so those wait less.
+fn patience(report: Report) -> Duration {
+    match report {
+        Report::Duplicate | Report::Late => Duration::from_millis(100),
+        Report::First | Report::Surplus | Report::Ignored | Report::Rejected => {
+            Duration::from_secs(1)
+        }
+    }
+}
+
+/// Permits on their way back to one peer.
+#[derive(Debug, Default)]
+pub(crate) struct Returns {
+    waiting: Vec<Return>,
+    due: Option<Time>,
+}
+
+impl Returns {
+    pub(crate) fn push(&mut self, number: u32, report: Report, now: Time) {
+        self.waiting.push(Return { number, report });
+        let due = now + patience(report);
+        self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
+    }
+
+    /// When the waiting ones must leave, if none joins them.
+    pub(crate) fn due(&self, issuer: &Issuer) -> Option<Time> {
+        let full = self.waiting.len() >= MAX_RETURNS || (!self.waiting.is_empty() && issuer.scarce());
+        if full { Some(Time::ZERO) } else { self.due }
+    }
+
+    /// What leaves now, if it is time.
+    pub(crate) fn take(&mut self, issuer: &mut Issuer, now: Time) -> Option<Vec<Return>> {
+        if self.due(issuer).is_none_or(|due| due > now) {
+            return None;
+        }
+        let count = self.waiting.len().min(MAX_RETURNS);
+        let leaving = self.waiting.drain(..count).collect::<Vec<_>>();
+        if self.waiting.is_empty() {
+            self.due = None;
+        }
+        for given in &leaving {
+            issuer.give_back(given.number);
+        }
+        Some(leaving)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GRANT: Grant =
+        Grant { announcements: 3, bodies: 2, body_bytes: 100, requests: 2, fetch_bytes: 50 };
+
+    #[test]
+    fn each_permit_ends_at_its_limit() {
+        let mut issuer = Issuer::new(GRANT);
+        for _ in 0..3 {
+            issuer.announcement().unwrap();
+        }
+        assert_eq!(issuer.announcement(), Err(Violation::AnnouncementPermit));
+        issuer.body(60).unwrap();
+        assert_eq!(issuer.body(41), Err(Violation::BodyPermit));
+        assert_eq!(issuer.body(u32::MAX), Err(Violation::BodyPermit));
+        issuer.body(40).unwrap();
+        assert_eq!(issuer.body(0), Err(Violation::BodyPermit));
+        // A request larger than the limit fits when it is alone.
+        issuer.request(51).unwrap();
+        assert_eq!(issuer.request(1), Err(Violation::RequestPermit));
+        issuer.answered(51);
+        issuer.request(49).unwrap();
+        issuer.request(1).unwrap();
+        assert_eq!(issuer.request(0), Err(Violation::RequestPermit));
+    }
+
+    #[test]
+    fn returns_wait_for_company_unless_permits_are_scarce() {
+        let grant = Grant { announcements: 10, ..GRANT };
+        let mut issuer = Issuer::new(grant);
+        let mut returns = Returns::default();
+        let at = |ms: u64| Time::from_micros(ms * 1000);
+        let number = issuer.announcement().unwrap();
+        returns.push(number, Report::First, at(0));
+        assert_eq!(returns.take(&mut issuer, at(999)), None);
+        let number = issuer.announcement().unwrap();
+        returns.push(number, Report::Duplicate, at(500));
+        assert_eq!(returns.due(&issuer), Some(at(600)));
+        assert_eq!(returns.take(&mut issuer, at(599)), None);
+        assert_eq!(returns.take(&mut issuer, at(600)).unwrap().len(), 2);
+        assert_eq!(issuer.out(), 0);
+        // With half of the permits out they leave at once.
+        let numbers = (0..5).map(|_| issuer.announcement().unwrap()).collect::<Vec<_>>();
+        returns.push(numbers[0], Report::First, at(700));
+        assert_eq!(returns.take(&mut issuer, at(700)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_grant_never_shrinks() {
+        let mut holder = Holder::<()>::new(GRANT);
+        let more = Grant { bodies: 5, ..GRANT };
+        holder.raise(&more).unwrap();
+        assert_eq!(holder.raise(&GRANT), Err(Violation::GrantShrunk));
+        let mixed = Grant { bodies: 9, requests: 1, ..GRANT };
+        assert_eq!(holder.raise(&mixed), Err(Violation::GrantShrunk));
+        assert!(holder.allows(Spent::Body(100)));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Announce,
+        Push(u32),
+        Return(usize, Report),
+        Flush,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let report = prop_oneof![Just(Report::First), Just(Report::Duplicate)];
+        let step = prop_oneof![
+            Just(Step::Announce),
+            (0..120u32).prop_map(Step::Push),
+            (any::<prop::sample::Index>(), report).prop_map(|(i, r)| Step::Return(i.index(64), r)),
+            Just(Step::Flush),
+        ];
+        prop::collection::vec(step, 0..200)
+    }
+
+    proptest! {
+        /// Whatever happens, the two ends agree on what is out, and neither exceeds the grant.
+        #[test]
+        fn holder_and_issuer_agree(steps in steps()) {
+            let mut holder = Holder::new(GRANT);
+            let mut issuer = Issuer::new(GRANT);
+            let mut returns = Returns::default();
+            let mut unprocessed = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Announce if holder.allows(Spent::Announcement) => {
+                        let number = holder.spend(Spent::Announcement, ());
+                        prop_assert_eq!(issuer.announcement(), Ok(number));
+                        unprocessed.push(number);
+                    }
+                    Step::Push(bytes) if holder.allows(Spent::Body(bytes)) => {
+                        let number = holder.spend(Spent::Body(bytes), ());
+                        prop_assert_eq!(issuer.body(bytes), Ok(number));
+                        unprocessed.push(number);
+                    }
+                    Step::Return(which, report) if !unprocessed.is_empty() => {
+                        let number = unprocessed.swap_remove(which % unprocessed.len());
+                        returns.push(number, report, Time::ZERO);
+                    }
+                    Step::Flush => {
+                        let later = Time::ZERO + Duration::from_secs(2);
+                        for back in returns.take(&mut issuer, later).into_iter().flatten() {
+                            prop_assert!(holder.returned(back.number).is_ok());
+                            prop_assert_eq!(holder.returned(back.number), Err(Violation::FalseReturn));
+                        }
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(holder.outstanding, issuer.outstanding);
+                prop_assert!(issuer.outstanding.announcements <= GRANT.announcements);
+                prop_assert!(issuer.outstanding.bodies <= GRANT.bodies);
+                prop_assert!(issuer.outstanding.body_bytes <= GRANT.body_bytes);
+            }
+        }
+    }
+}

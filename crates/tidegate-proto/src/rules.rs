@@ -1,0 +1,86 @@
+//! What the core must know of the application, as pure functions.
+//!
+//! Everything here is a function of its arguments alone, so that a run can be replayed without
+//! the application. What depends on state is asked by ticket and answered by verdict instead.
+
+use std::cmp::Ordering;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AccountId, BlockId, Digest, ItemId, ItemKey};
+
+/// Pure facts about items and headers.
+pub trait Rules: Send {
+    /// Name and version of these rules. Peers that share a pool must agree on it, and a recording
+    /// can only be replayed with the rules that it was made with.
+    fn id(&self) -> &str;
+
+    /// The id of an item of a pool: a hash of its bytes.
+    fn item_id(&self, pool: &str, body: &[u8]) -> ItemId;
+
+    /// What the pool needs to know of an item; `None` if the bytes are no item.
+    fn item(&self, pool: &str, body: &[u8]) -> Option<ItemFacts>;
+
+    /// What the core needs to know of a header; `None` if the bytes are no header.
+    fn header(&self, header: &[u8]) -> Option<HeaderFacts>;
+
+    /// Fork choice: which of two headers whose verdicts were *accept* is better.
+    fn compare(&self, a: &HeaderFacts, b: &HeaderFacts) -> Ordering;
+}
+
+/// What a pool knows of an item besides its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ItemFacts {
+    /// At most one item of the pool has this key: the one of the highest priority, then id.
+    pub key: ItemKey,
+    /// Items of higher priority are kept and sent first.
+    pub priority: u64,
+    /// The item's place among those of one account, if items depend on each other.
+    pub chain: Option<ChainLink>,
+}
+
+/// An item's place in an account's chain of items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChainLink {
+    /// The account.
+    pub account: AccountId,
+    /// Items of an account are executable one after the other, without a gap.
+    pub nonce: u64,
+    /// What executing the item takes from the account's balance.
+    pub cost: u64,
+}
+
+/// Where an account's chain begins, at the tip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// The nonce of the next executable item.
+    pub next: u64,
+    /// What all items of the chain together may cost.
+    pub balance: u64,
+}
+
+impl Default for Account {
+    /// An account without limits: what the core assumes of one it was told nothing about.
+    fn default() -> Self {
+        Self { next: 0, balance: u64::MAX }
+    }
+}
+
+/// What the core knows of a header besides its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeaderFacts {
+    /// The block's id: a hash of the header.
+    pub block: BlockId,
+    /// The block it builds on.
+    pub parent: BlockId,
+    /// One more than its parent's.
+    pub height: u64,
+    /// The time slot it was made for.
+    pub slot: u64,
+    /// Who made it. A producer's bodies travel unasked once a slot.
+    pub producer: [u8; 32],
+    /// Root over the ids of the block's items, as of [`crate::merkle::root`].
+    pub item_root: Digest,
+    /// How many items it has.
+    pub items: u32,
+}

@@ -1,0 +1,158 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn frame(bytes: &[u8]) -> Frame {
+    Bytes::copy_from_slice(bytes).into()
+}
+
+#[derive(Deserialize)]
+struct VectorFile {
+    r#type: String,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    case: String,
+    hex: String,
+    value: serde_json::Value,
+}
+
+fn check<T: Encode + Decode + Serialize>(cases: &[Case]) {
+    for Case { case, hex, value } in cases {
+        let bytes = hex::decode(hex).unwrap();
+        let message = frame(&bytes).decode::<T>().unwrap_or_else(|e| panic!("{case}: {e}"));
+        assert_eq!(&serde_json::to_value(&message).unwrap(), value, "{case}");
+        assert_eq!(message.to_bytes().unwrap(), bytes, "{case}");
+    }
+}
+
+/// Section 3: what the vectors say is what the codec reads and writes.
+#[test]
+fn the_golden_vectors_hold() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/vectors");
+    let mut files = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let file: VectorFile = serde_json::from_str(&text).unwrap();
+        assert!(file.cases.len() >= 34);
+        match file.r#type.as_str() {
+            "ControlMessage" => check::<ControlMessage>(&file.cases),
+            "TipMessage" => check::<TipMessage>(&file.cases),
+            "BlockMessage" => check::<BlockMessage>(&file.cases),
+            "PoolMessage" => check::<PoolMessage>(&file.cases),
+            "RecordPayload" => check::<RecordPayload>(&file.cases),
+            other => panic!("no check for {other}"),
+        }
+        files += 1;
+    }
+    assert_eq!(files, 5);
+}
+
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_be_bytes()).collect()
+}
+
+/// Section 3, rule by rule: hand-picked frames that are refused, and why.
+#[test]
+fn the_strict_profile_refuses() {
+    let error = |bytes: &[u8]| frame(bytes).decode::<PoolMessage>().unwrap_err();
+    // Unknown values: an arm, an enum constant, a bool.
+    assert_eq!(error(&words(&[7])), DecodeError::UnknownValue { of: "PoolMessage", value: 7 });
+    let report = error(&words(&[0, 1, 0, 6]));
+    assert_eq!(report, DecodeError::UnknownValue { of: "Report", value: 6 });
+    // A length over its bound, one over what is there, one that overflows.
+    assert_eq!(error(&words(&[3, 65])), DecodeError::TooLong { length: 65, bound: 64 });
+    assert_eq!(error(&words(&[3, 2, 0])), DecodeError::Short);
+    let huge = error(&words(&[1, u32::MAX]));
+    assert_eq!(huge, DecodeError::TooLong { length: u32::MAX as usize, bound: 256 });
+    // Padding that is not zero; padding that is not there.
+    let push = |body: &[u8]| [words(&[2, 0, 1]), body.to_vec()].concat();
+    assert_eq!(error(&push(&[9, 0, 1, 0])), DecodeError::Padding);
+    assert_eq!(error(&push(&[9, 0, 0])), DecodeError::Short);
+    assert!(frame(&push(&[9, 0, 0, 0])).decode::<PoolMessage>().is_ok());
+    // Something behind the message; nothing at all.
+    assert_eq!(error(&words(&[3, 0, 0])), DecodeError::Trailing { left: 4 });
+    assert_eq!(error(&[words(&[3, 0]), vec![0]].concat()), DecodeError::Trailing { left: 1 });
+    assert_eq!(error(&[]), DecodeError::Short);
+    // A string that is no UTF-8, an optional that is neither there nor not.
+    let hello = [words(&[0, 0]), vec![0; 32], words(&[1]), vec![0xff, 0, 0, 0]].concat();
+    let hello = [hello, vec![0; 44]].concat();
+    assert_eq!(frame(&hello).decode::<ControlMessage>(), Err(DecodeError::NotUtf8));
+    let setup = words(&[1, 0, 0, 2, 0, 0, 0, 0, 0]);
+    let bad = DecodeError::UnknownValue { of: "bool", value: 2 };
+    assert_eq!(frame(&setup).decode::<ControlMessage>(), Err(bad));
+}
+
+#[test]
+fn nothing_over_its_bound_is_written() {
+    let fetch = |count| PoolMessage::Fetch(vec![0; count]).to_frame();
+    assert!(fetch(64).is_ok());
+    assert_eq!(fetch(65).unwrap_err(), EncodeError { length: 65, bound: 64 });
+    let push = |size| PoolMessage::Push(Body::Whole(vec![0; size].into())).to_frame();
+    assert!(push(MAX_WHOLE).is_ok());
+    assert!(push(MAX_WHOLE + 1).is_err());
+    // Each part is within its bound, the frame is not.
+    let prefilled = Prefilled { index: 0, body: vec![0; MAX_PREFILLED_ITEM].into() };
+    let compact = |count| {
+        let push = Compact {
+            header: Bytes::new(),
+            salt: Salt([0; 16]),
+            groups: Vec::new(),
+            short_ids: Bytes::new(),
+            prefilled: vec![prefilled.clone(); count],
+        };
+        BlockMessage::Push(push).to_frame()
+    };
+    assert!(compact(7).is_ok());
+    assert_eq!(compact(8).unwrap_err().bound, MAX_FRAME);
+}
+
+#[test]
+fn a_large_body_is_shared_not_copied() {
+    let body = Bytes::from(vec![7; 5001]);
+    let message = PoolMessage::Push(Body::Whole(body.clone()));
+    let sent = message.to_frame().unwrap();
+    assert_eq!(sent.len(), 12 + 5004);
+    assert_eq!(sent.parts()[1].as_ptr(), body.as_ptr());
+    let Ok(PoolMessage::Push(Body::Whole(read))) = sent.decode() else { panic!() };
+    assert_eq!(read.as_ptr(), body.as_ptr());
+    // In one piece it is the same message.
+    let whole = Frame::from(sent.to_bytes());
+    assert_eq!(whole.decode(), Ok(message));
+    assert_eq!(whole, sent);
+}
+
+#[test]
+fn reading_across_head_and_body_is_reading_the_bytes() {
+    let body = Bytes::from((0..2000u32).map(|i| i as u8).collect::<Vec<_>>());
+    let whole = Frame::from(Bytes::from([words(&[2, 0, 2000]), body.to_vec()].concat()));
+    let expected = whole.decode::<PoolMessage>();
+    assert!(expected.is_ok());
+    for cut in [0, 3, 8, 12, 13, 1000, 2012] {
+        let bytes = whole.to_bytes();
+        let frame = Frame { head: bytes.slice(..cut), body: Some(bytes.slice(cut..)) };
+        assert_eq!(frame.decode(), expected, "{cut}");
+    }
+}
+
+proptest! {
+    /// Section 3: `decode(x) = Ok(m)` implies `encode(m) = x`, for bytes that are nearly messages.
+    #[test]
+    fn what_decodes_is_canonical(
+        head in prop::collection::vec(0u32..9, 0..12),
+        tail in prop::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let frame = frame(&[words(&head), tail].concat());
+        macro_rules! canonical {
+            ($($message:ident),+) => {$(
+                if let Ok(message) = frame.decode::<$message>() {
+                    prop_assert_eq!(message.to_bytes().unwrap(), frame.to_bytes());
+                }
+            )+};
+        }
+        canonical!(ControlMessage, TipMessage, BlockMessage, PoolMessage, RecordPayload);
+    }
+}
