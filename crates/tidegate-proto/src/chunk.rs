@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn bodies_of_every_shape_arrive() {
-        for size in [MAX_WHOLE + 1, CHUNK * 2, CHUNK * 2 + 1, CHUNK * 3 + 16384, 1 << 20, 3_000_001] {
+        for size in [MAX_WHOLE + 1, CHUNK * 2, CHUNK * 2 + 1, CHUNK * 3 + 16384, 1 << 20, 3_000_001]
+        {
             let body = body(size);
             let (start, mut rest) = chunked(&body);
             assert!(start.chunk.len() <= MAX_CHUNK);

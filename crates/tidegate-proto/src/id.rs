@@ -97,6 +97,9 @@ mod tests {
         assert!(id.to_string().starts_with("12D3KooW"));
         assert_eq!(id.to_string().len(), 52);
         assert_eq!("12D3KooW".parse::<PeerId>(), Err(PeerIdError));
-        assert_eq!("QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N".parse::<PeerId>(), Err(PeerIdError));
+        assert_eq!(
+            "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N".parse::<PeerId>(),
+            Err(PeerIdError)
+        );
     }
 }

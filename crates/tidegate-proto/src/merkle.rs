@@ -105,7 +105,9 @@ mod tests {
             for index in 0..count {
                 let proof = prove(&ids, index).unwrap();
                 assert!(verify(&root, count, index, &ids[index], &proof));
-                assert!(!verify(&root, count, (index + 1) % count, &ids[index], &proof) || count == 1);
+                assert!(
+                    !verify(&root, count, (index + 1) % count, &ids[index], &proof) || count == 1
+                );
                 assert!(!verify(&root, count + 1, index, &ids[index], &proof));
             }
             assert_eq!(prove(&ids, count), None);
@@ -117,7 +119,13 @@ mod tests {
         let ids = ids(MAX_BLOCK_ITEMS);
         assert_eq!(prove(&ids, 0).unwrap().len(), MAX_PROOF);
         let proof = prove(&ids, MAX_BLOCK_ITEMS - 1).unwrap();
-        assert!(verify(&root(&ids), MAX_BLOCK_ITEMS, MAX_BLOCK_ITEMS - 1, ids.last().unwrap(), &proof));
+        assert!(verify(
+            &root(&ids),
+            MAX_BLOCK_ITEMS,
+            MAX_BLOCK_ITEMS - 1,
+            ids.last().unwrap(),
+            &proof
+        ));
     }
 
     #[test]

@@ -58,10 +58,7 @@ impl Outstanding {
             Spent::Announcement => self.announcements < grant.announcements,
             Spent::Body(bytes) => {
                 self.bodies < grant.bodies
-                    && self
-                        .body_bytes
-                        .checked_add(bytes)
-                        .is_some_and(|sum| sum <= grant.body_bytes)
+                    && self.body_bytes.checked_add(bytes).is_some_and(|sum| sum <= grant.body_bytes)
             }
         }
     }
@@ -195,6 +192,11 @@ impl<T> Holder<T> {
         self.out.get(&number)
     }
 
+    /// The same, to write on it.
+    pub(crate) fn look_up_mut(&mut self, number: u32) -> Option<&mut (Spent, T)> {
+        self.out.get_mut(&number)
+    }
+
     pub(crate) fn allows_request(&self, bytes: u32) -> bool {
         self.outstanding.allows_request(&self.grant, bytes)
     }
@@ -262,7 +264,8 @@ impl Returns {
 
     /// When the waiting ones must leave, if none joins them.
     pub(crate) fn due(&self, issuer: &Issuer) -> Option<Time> {
-        let full = self.waiting.len() >= MAX_RETURNS || (!self.waiting.is_empty() && issuer.scarce());
+        let full =
+            self.waiting.len() >= MAX_RETURNS || (!self.waiting.is_empty() && issuer.scarce());
         if full { Some(Time::ZERO) } else { self.due }
     }
 

@@ -12,7 +12,17 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// The connection ends with a goodbye that carries the code, and the peer is refused for the
 /// time of [`Violation::penalty`].
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, thiserror::Error,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    thiserror::Error,
 )]
 #[repr(u32)]
 pub enum Violation {

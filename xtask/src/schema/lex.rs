@@ -39,9 +39,7 @@ pub(crate) fn lex(text: &str) -> Result<Vec<Lexed>, SchemaError> {
                 (Some(Token::Word(rest[..end].to_owned())), end)
             }
             c if c.is_ascii_digit() => {
-                let end = rest
-                    .find(|c: char| !c.is_ascii_alphanumeric())
-                    .unwrap_or(rest.len());
+                let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
                 let number = rest[..end].parse().map_err(|_| {
                     SchemaError::new(line, format!("{} is not a decimal u32", &rest[..end]))
                 })?;

@@ -343,8 +343,10 @@ mod tests {
         assert!(refused("struct S { float x; };").contains("declared above"));
         assert!(refused("enum E { A = 0 };").contains("begin with E_"));
         assert!(refused("enum E { E_A = 0, E_B = 0 };").contains("twice"));
-        assert!(refused("enum E { E_A = 0, E_B = 1 };\nunion U switch (E e) { case E_A: void; };")
-            .contains("every constant"));
+        assert!(
+            refused("enum E { E_A = 0, E_B = 1 };\nunion U switch (E e) { case E_A: void; };")
+                .contains("every constant")
+        );
         assert!(refused("const A = 1; const A = 2;").contains("twice"));
         assert!(refused("struct S { bool a; bool a; };").contains("twice"));
         assert!(refused("struct S {").contains("line 1"));

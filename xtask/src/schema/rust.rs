@@ -27,7 +27,8 @@ pub(crate) fn generate(schema: &Schema) -> String {
 }
 
 const DERIVES: &str = "#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]\n";
-const DERIVES_COPY: &str = "#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]\n";
+const DERIVES_COPY: &str =
+    "#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]\n";
 
 fn docs(lines: &[String]) -> String {
     lines.iter().fold(String::new(), |mut out, line| {
@@ -145,10 +146,8 @@ fn tagged(schema: &Schema, item: &Item, union: &Union) -> String {
                 let inner = rust_type(&field.ty);
                 let _ = writeln!(variants, "{doc}{variant}({}{inner}),", attribute(&field.ty));
                 let write = write(&field.ty, "value", true);
-                let _ = writeln!(
-                    encode,
-                    "Self::{variant}(value) => {{ out.u32({value}); {write}; }}"
-                );
+                let _ =
+                    writeln!(encode, "Self::{variant}(value) => {{ out.u32({value}); {write}; }}");
                 let read = read(&field.ty);
                 let _ = writeln!(decode, "{value} => {read}.map(Self::{variant}),");
             }

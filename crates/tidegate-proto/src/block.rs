@@ -1,0 +1,475 @@
+//! Blocks: which headers are good, whose bodies are here, and what the application says of them
+//! (specification section 9).
+//!
+//! A block passes through: [`header_announced`] → ticket → [`header_verdict`] → compact block →
+//! [`Reconstruction`] → relay and ticket → [`block_verdict`]. The header is relayed at its verdict
+//! and the compact block when its items are known; both before it is executed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use crate::channel::Context;
+use crate::fetch::Fetcher;
+use crate::id::{BlockId, ConnectionId, Salt};
+use crate::io::{Block, BlockItem, Event, Subject, Verdict};
+use crate::rules::HeaderFacts;
+use crate::stats::Count;
+use crate::tickets::Question;
+use crate::time::Time;
+use crate::tip;
+use crate::violation::Violation;
+use crate::wire::{BlockPart, Compact, MAX_FRAME, MAX_HEADER, Report};
+
+mod channel;
+mod headers;
+mod link;
+mod reconstruct;
+
+pub(crate) use channel::Channel;
+use headers::{Checking, Orphan};
+pub(crate) use headers::{header_announced, header_overdue, header_verdict, peer_holds};
+use link::BlockLink;
+use reconstruct::{Progress, Reconstruction};
+
+/// All blocks this node knows of.
+#[derive(Debug)]
+pub(crate) struct Blocks {
+    salt: Salt,
+    /// Blocks whose header's verdict was *accept*.
+    known: BTreeMap<BlockId, Known>,
+    /// Headers that wait for their verdict.
+    checking: BTreeMap<BlockId, Checking>,
+    /// Headers whose parents are not known.
+    orphans: BTreeMap<BlockId, Orphan>,
+    /// Headers and compact blocks that are asked for.
+    fetcher: Fetcher<(BlockId, BlockPart)>,
+    building: BTreeMap<BlockId, Reconstruction>,
+    links: BTreeMap<ConnectionId, BlockLink>,
+    /// Bytes of items of whole blocks.
+    bytes: usize,
+}
+
+/// A block whose header is good.
+#[derive(Debug)]
+struct Known {
+    facts: HeaderFacts,
+    header: Bytes,
+    body: Body,
+    /// Links whose peers say that they have it, or its header.
+    announced_by: BTreeSet<ConnectionId>,
+}
+
+#[derive(Debug)]
+enum Body {
+    Missing,
+    Whole {
+        items: Vec<BlockItem>,
+        /// Indices of items that were not in this node's pools: others may lack them too.
+        lacked: Vec<u32>,
+        judged: Judged,
+    },
+    /// The application says that it, or an ancestor, is no good.
+    Bad,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judged {
+    /// Its parent has no verdict yet.
+    Waiting,
+    Asked,
+    Accepted,
+}
+
+impl Known {
+    fn is_accepted(&self) -> bool {
+        matches!(self.body, Body::Whole { judged: Judged::Accepted, .. })
+    }
+
+    fn is_whole(&self) -> bool {
+        matches!(self.body, Body::Whole { .. })
+    }
+}
+
+impl Blocks {
+    pub(crate) fn new(genesis: Option<(HeaderFacts, Bytes)>, salt: Salt) -> Self {
+        let genesis = genesis.map(|(facts, header)| {
+            let body =
+                Body::Whole { items: Vec::new(), lacked: Vec::new(), judged: Judged::Accepted };
+            (facts.block, Known { facts, header, body, announced_by: BTreeSet::new() })
+        });
+        Self {
+            salt,
+            known: genesis.into_iter().collect(),
+            checking: BTreeMap::new(),
+            orphans: BTreeMap::new(),
+            fetcher: Fetcher::new(),
+            building: BTreeMap::new(),
+            links: BTreeMap::new(),
+            bytes: 0,
+        }
+    }
+
+    /// When [`expire`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        let links = self.links.values().filter_map(BlockLink::deadline).min();
+        [self.fetcher.deadline(), links].into_iter().flatten().min()
+    }
+
+    /// Blocks that are kept, and bytes of their items.
+    pub(crate) fn kept(&self) -> (usize, usize) {
+        (self.known.len(), self.bytes)
+    }
+}
+
+/// Whether the peer of a link has a block, or its header.
+pub(crate) fn announced_by(blocks: &Blocks, block: &BlockId, link: ConnectionId) -> bool {
+    blocks.known.get(block).is_some_and(|known| known.announced_by.contains(&link))
+}
+
+/// What to ask the application about a header or a block.
+pub(crate) fn subject(cx: &Context, question: Question) -> Option<Subject> {
+    match question {
+        Question::Header(block) => {
+            let header = cx.blocks.checking.get(&block)?.header.clone();
+            Some(Subject::Header { block, header })
+        }
+        Question::Block(block) => {
+            let known = cx.blocks.known.get(&block)?;
+            let Body::Whole { items, judged: Judged::Asked, .. } = &known.body else { return None };
+            let (header, items) = (known.header.clone(), items.clone());
+            Some(Subject::Block(Block { block, header, items }))
+        }
+        Question::Item(..) => None,
+    }
+}
+
+/// Asks for the bodies of a block and its ancestors, as far as they are not here.
+fn want(cx: &mut Context, block: BlockId, patience: Option<Time>) {
+    let Some(tip) = cx.blocks.known.get(&block) else { return };
+    let candidates = tip.announced_by.clone();
+    let mut path = Vec::new();
+    let mut at = block;
+    while let Some(known) = cx.blocks.known.get(&at)
+        && matches!(known.body, Body::Missing)
+    {
+        path.push(at);
+        at = known.facts.parent;
+    }
+    for (i, block) in path.iter().enumerate().rev() {
+        // Only the newest may still come unasked.
+        let patience = patience.filter(|_| i == 0);
+        for link in &candidates {
+            offer(cx, *block, BlockPart::Compact, *link, patience);
+        }
+    }
+}
+
+/// `link` could be asked for a part of a block.
+fn offer(
+    cx: &mut Context,
+    block: BlockId,
+    part: BlockPart,
+    link: ConnectionId,
+    patience: Option<Time>,
+) {
+    let building = part == BlockPart::Compact && cx.blocks.building.contains_key(&block);
+    if building || cx.blocks.fetcher.is_candidate((block, part), link) {
+        return;
+    }
+    let Some(at) = cx.blocks.links.get(&link).map(|link| link.at) else { return };
+    // An upper bound of the answer. Headers first: what is wanted depends on them.
+    let (priority, bound) = match part {
+        BlockPart::Header => (1, MAX_HEADER),
+        _ => (0, MAX_FRAME),
+    };
+    cx.blocks.fetcher.announced((block, part), link, 0, priority, bound as u32, patience);
+    cx.links.wake(link, at.slot);
+}
+
+/// Another block of the same producer and slot whose body is here, or on its way.
+fn rival(cx: &Context, facts: &HeaderFacts) -> Option<HeaderFacts> {
+    let (producer, slot) = (facts.producer, facts.slot);
+    let others = cx.blocks.known.values().filter(|known| {
+        let same = known.facts.producer == producer && known.facts.slot == slot;
+        same && known.facts.block != facts.block
+    });
+    let building = |block| cx.blocks.building.contains_key(block);
+    let mut others = others.filter(|known| known.is_whole() || building(&known.facts.block));
+    others.next().map(|known| known.facts)
+}
+
+/// Whether fork choice puts a header above the executed tip.
+fn is_better(cx: &Context, facts: &HeaderFacts) -> bool {
+    cx.tip.held().is_some_and(|held| cx.rules.compare(facts, held).is_gt())
+}
+
+/// A compact block came in, asked for or not. Its header has been dealt with.
+fn compact_arrived(
+    cx: &mut Context,
+    link: ConnectionId,
+    facts: HeaderFacts,
+    compact: &Compact,
+    pushed: Option<u32>,
+) -> Result<(), Violation> {
+    let block = facts.block;
+    let report = match cx.blocks.known.get(&block) {
+        _ if pushed.is_some() && rival(cx, &facts).is_some() => Some(Report::Ignored),
+        Some(known) if known.is_whole() => Some(Report::Duplicate),
+        Some(Known { body: Body::Missing, .. }) => {
+            if let Some(building) = cx.blocks.building.get_mut(&block) {
+                if !building.sources.contains(&link) {
+                    building.sources.push(link);
+                }
+                wake_block(cx, link);
+                Some(Report::Duplicate)
+            } else if cx.blocks.building.len() >= cx.config.limits.reconstructions as usize {
+                Some(Report::Ignored)
+            } else {
+                None
+            }
+        }
+        _ => Some(Report::Ignored),
+    };
+    if let Some(report) = report {
+        if let Some(number) = pushed {
+            give_back(cx, link, number, report);
+        }
+        return Ok(());
+    }
+    let own = cx.blocks.salt;
+    let started = Reconstruction::new(facts, compact, &own, &cx.pools, &*cx.rules)?;
+    let Some(mut started) = started else {
+        if let Some(number) = pushed {
+            give_back(cx, link, number, Report::Ignored);
+        }
+        return Ok(());
+    };
+    cx.blocks.fetcher.resolved((block, BlockPart::Compact));
+    started.pushed = pushed.map(|number| (link, number));
+    started.sources.push(link);
+    let others = cx.blocks.known.get(&block).map(|known| known.announced_by.iter());
+    started.reserve = others.into_iter().flatten().filter(|o| **o != link).copied().collect();
+    cx.stats.count(Count::CompactBlocks);
+    cx.blocks.building.insert(block, started);
+    advance(cx, block);
+    Ok(())
+}
+
+/// A block that is being put together may be whole now, or something can be asked for.
+fn advance(cx: &mut Context, block: BlockId) {
+    let most = cx.config.limits.block_size;
+    let Some(building) = cx.blocks.building.get_mut(&block) else { return };
+    match building.progress(most) {
+        Progress::Wanting => {
+            if building.sources.is_empty() {
+                return abandon(cx, block);
+            }
+            let sources = building.sources.clone();
+            sources.into_iter().for_each(|link| wake_block(cx, link));
+        }
+        Progress::TooLarge => {
+            abandon(cx, block);
+            mark_bad(cx, block);
+        }
+        Progress::Complete => complete(cx, block),
+    }
+}
+
+/// Nobody has what is missing. Who announces the block again will be asked again.
+fn abandon(cx: &mut Context, block: BlockId) {
+    let Some(building) = cx.blocks.building.remove(&block) else { return };
+    if let Some((link, number)) = building.pushed {
+        give_back(cx, link, number, Report::Ignored);
+    }
+    wake_all(cx);
+}
+
+fn complete(cx: &mut Context, block: BlockId) {
+    let Some(building) = cx.blocks.building.remove(&block) else { return };
+    let pushed = building.pushed;
+    let (items, lacked) = building.finish();
+    cx.stats.add(Count::BlockItems, items.len() as u64);
+    cx.stats.add(Count::BlockItemsLacked, lacked.len() as u64);
+    if let Some((link, number)) = pushed {
+        give_back(cx, link, number, Report::First);
+    }
+    whole(cx, block, items, lacked);
+    ask_if_ready(cx, block);
+}
+
+/// A block's items are here: it can be relayed and served.
+fn whole(cx: &mut Context, block: BlockId, items: Vec<BlockItem>, lacked: Vec<u32>) {
+    let Some(known) = cx.blocks.known.get_mut(&block) else { return };
+    cx.blocks.bytes += items.iter().map(|item| item.body.len()).sum::<usize>();
+    known.body = Body::Whole { items, lacked, judged: Judged::Waiting };
+    cx.blocks.fetcher.resolved((block, BlockPart::Compact));
+    wake_all(cx);
+}
+
+/// A block goes to the application when its parent has been accepted.
+fn ask_if_ready(cx: &mut Context, block: BlockId) {
+    let blocks = &mut cx.blocks;
+    let Some(known) = blocks.known.get(&block) else { return };
+    let parent = blocks.known.get(&known.facts.parent);
+    if !parent.is_some_and(Known::is_accepted) {
+        return;
+    }
+    let Some(known) = blocks.known.get_mut(&block) else { return };
+    if let Body::Whole { judged, .. } = &mut known.body
+        && *judged == Judged::Waiting
+    {
+        *judged = Judged::Asked;
+        cx.tickets.ask(Question::Block(block));
+    }
+}
+
+/// The verdict about a block is there.
+pub(crate) fn block_verdict(cx: &mut Context, block: BlockId, verdict: Verdict) {
+    let Some(known) = cx.blocks.known.get_mut(&block) else { return };
+    let Body::Whole { judged, .. } = &mut known.body else { return };
+    match verdict {
+        Verdict::Accept(_) => {
+            *judged = Judged::Accepted;
+            let children = children(&cx.blocks, &block);
+            children.into_iter().for_each(|child| ask_if_ready(cx, child));
+        }
+        // Whoever relayed it could not know: only its producer is to blame.
+        Verdict::Reject => mark_bad(cx, block),
+        // It will be asked for again when somebody announces it again.
+        Verdict::Ignore => drop_body(cx, block),
+    }
+}
+
+fn children(blocks: &Blocks, parent: &BlockId) -> Vec<BlockId> {
+    let children = blocks.known.values().filter(|known| known.facts.parent == *parent);
+    children.map(|known| known.facts.block).collect()
+}
+
+fn drop_body(cx: &mut Context, block: BlockId) {
+    let Some(known) = cx.blocks.known.get_mut(&block) else { return };
+    if let Body::Whole { items, .. } = std::mem::replace(&mut known.body, Body::Missing) {
+        cx.blocks.bytes -= items.iter().map(|item| item.body.len()).sum::<usize>();
+    }
+}
+
+/// A block is no good, nor is what builds on it: another header is best.
+fn mark_bad(cx: &mut Context, block: BlockId) {
+    let mut bad = VecDeque::from([block]);
+    while let Some(block) = bad.pop_front() {
+        drop_body(cx, block);
+        abandon(cx, block);
+        cx.blocks.fetcher.resolved((block, BlockPart::Compact));
+        let Some(known) = cx.blocks.known.get_mut(&block) else { continue };
+        known.body = Body::Bad;
+        bad.extend(children(&cx.blocks, &block));
+    }
+    let rules = &cx.rules;
+    let good = cx.blocks.known.values().filter(|known| !matches!(known.body, Body::Bad));
+    let best = good.max_by(|a, b| rules.compare(&a.facts, &b.facts));
+    if let Some((facts, header)) = best.map(|best| (best.facts, best.header.clone())) {
+        tip::set_best(cx, facts, header);
+    }
+}
+
+/// Sends a block of this node's own.
+pub(crate) fn publish(cx: &mut Context, block: Block) {
+    let Some(facts) = cx.rules.header(&block.header) else { return };
+    if cx.blocks.known.contains_key(&facts.block) || !cx.blocks.known.contains_key(&facts.parent) {
+        return;
+    }
+    let (body, announced_by) = (Body::Missing, BTreeSet::new());
+    let known = Known { facts, header: block.header.clone(), body, announced_by };
+    cx.blocks.known.insert(facts.block, known);
+    whole(cx, facts.block, block.items, Vec::new());
+    if let Some(Known { body: Body::Whole { judged, .. }, .. }) =
+        cx.blocks.known.get_mut(&facts.block)
+    {
+        *judged = Judged::Accepted;
+    }
+    headers::accepted(cx, facts, block.header);
+}
+
+/// The application moved its tip. Blocks too far below it are forgotten.
+pub(crate) fn set_tip(cx: &mut Context, block: BlockId) {
+    let Some(known) = cx.blocks.known.get(&block).filter(|known| known.is_accepted()) else {
+        cx.stats.count(Count::UnknownTips);
+        return;
+    };
+    let (facts, header) = (known.facts, known.header.clone());
+    tip::set_held(cx, facts);
+    if cx.tip.best().is_none_or(|best| cx.rules.compare(&facts, best).is_gt()) {
+        tip::set_best(cx, facts, header);
+    }
+    cx.event(Event::TipChanged { block, height: facts.height });
+    let lowest = facts.height.saturating_sub(u64::from(cx.config.limits.blocks_kept));
+    let old = cx.blocks.known.values().filter(|known| known.facts.height < lowest);
+    for block in old.map(|known| known.facts.block).collect::<Vec<_>>() {
+        drop_body(cx, block);
+        abandon(cx, block);
+        cx.blocks.fetcher.resolved((block, BlockPart::Compact));
+        cx.blocks.known.remove(&block);
+    }
+    prune_bytes(cx, block);
+    headers::prune(cx);
+}
+
+/// The oldest bodies make room.
+fn prune_bytes(cx: &mut Context, tip: BlockId) {
+    while cx.blocks.bytes > cx.config.limits.block_bytes as usize {
+        let bodies = cx.blocks.known.values().filter(|known| match &known.body {
+            Body::Whole { items, .. } => !items.is_empty() && known.facts.block != tip,
+            _ => false,
+        });
+        let Some(oldest) = bodies.min_by_key(|known| (known.facts.height, known.facts.block))
+        else {
+            return;
+        };
+        let block = oldest.facts.block;
+        let Some(known) = cx.blocks.known.get_mut(&block) else { return };
+        // It stays accepted, and cannot be served any more.
+        if let Body::Whole { items, lacked, .. } = &mut known.body {
+            let bytes: usize = items.iter().map(|item| item.body.len()).sum();
+            cx.blocks.bytes -= bytes;
+            items.clear();
+            lacked.clear();
+        }
+    }
+}
+
+/// Ends what has timed out.
+pub(crate) fn expire(cx: &mut Context) {
+    let expired = cx.blocks.fetcher.expire(cx.now);
+    expired.wake.into_iter().for_each(|link| wake_block(cx, link));
+    let now = cx.now;
+    let mut late = Vec::new();
+    for (id, link) in &mut cx.blocks.links {
+        late.extend(link.time_out(now).into_iter().map(|(block, part)| (*id, block, part)));
+        if link.stop_waiting(now) {
+            cx.links.wake(link.at.link, link.at.slot);
+        }
+    }
+    for (link, block, part) in late {
+        channel::lost(cx, link, &block, &part);
+    }
+}
+
+fn give_back(cx: &mut Context, link: ConnectionId, number: u32, report: Report) {
+    cx.stats.report(report);
+    if let Some(link) = cx.blocks.links.get_mut(&link) {
+        link.returns.push(number, report, cx.now);
+        cx.links.wake(link.at.link, link.at.slot);
+    }
+}
+
+fn wake_block(cx: &mut Context, link: ConnectionId) {
+    if let Some(link) = cx.blocks.links.get(&link) {
+        cx.links.wake(link.at.link, link.at.slot);
+    }
+}
+
+fn wake_all(cx: &mut Context) {
+    for link in cx.blocks.links.values() {
+        cx.links.wake(link.at.link, link.at.slot);
+    }
+}

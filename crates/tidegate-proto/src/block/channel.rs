@@ -1,0 +1,458 @@
+//! The channel of blocks (specification section 9).
+//!
+//! ```text
+//! A → B   Push                        a compact block under a body permit
+//! B → A   Fetch                       a header, a compact block, ids, items
+//! A → B   Header, Compact, Ids, Item (with Chunks), NotHere
+//! B → A   Return                      when B is done with a push, with a report
+//! ```
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::link::{Asked, BlockLink, Incoming, Part};
+use super::{Body, Known, advance, headers, reconstruct, wake_block};
+use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
+use crate::chunk::{self, Receiving};
+use crate::config::Config;
+use crate::id::{BlockId, ConnectionId, Digest, ItemId};
+use crate::io::BlockItem;
+use crate::link::At;
+use crate::merkle;
+use crate::permit::Spent;
+use crate::route::{Candidate, Delivery, decide};
+use crate::rules::Rules;
+use crate::time::Time;
+use crate::violation::Violation;
+use crate::wire;
+use crate::wire::{
+    BlockFetch, BlockIds, BlockMessage, BlockPart, BlockWant, MAX_FRAME, MAX_HEADER, MAX_IDS,
+    MAX_INDICES, NotHere, Offer, OfferedVersion,
+};
+
+/// The channel of blocks.
+pub(crate) struct Channel;
+
+impl ChannelTrait for Channel {
+    const NAME: &'static str = "block";
+    const MAX_FRAME: usize = MAX_FRAME;
+    type Message = BlockMessage;
+
+    fn offers(config: &Config, rules: &dyn Rules) -> Vec<Offer> {
+        let hash = blake3::derive_key("tidegate 1 block rules", rules.id().as_bytes());
+        let offer = Offer {
+            kind: Kind::Block.number(),
+            name: String::new(),
+            versions: vec![OfferedVersion { number: 1, rules: Digest(hash) }],
+            grant: config.limits.block_grant.clone(),
+            capacity: u64::from(config.limits.blocks_kept),
+        };
+        config.genesis.iter().map(|_| offer.clone()).collect()
+    }
+
+    fn on_up(cx: &mut Context, at: At, terms: &Terms) {
+        let best = cx.tip.best().map(|best| best.block);
+        cx.blocks.links.insert(at.link, BlockLink::new(at, terms, best));
+        headers::link_up(cx, at.link);
+    }
+
+    fn on_down(cx: &mut Context, at: At) {
+        for link in cx.blocks.fetcher.link_down(at.link) {
+            wake_block(cx, link);
+        }
+        let Some(link) = cx.blocks.links.remove(&at.link) else { return };
+        for request in link.requests {
+            lost(cx, at.link, &request.block, &request.part);
+        }
+        for block in cx.blocks.building.keys().copied().collect::<Vec<_>>() {
+            if let Some(building) = cx.blocks.building.get_mut(&block) {
+                building.forget_source(at.link);
+                advance(cx, block);
+            }
+        }
+        headers::link_down(cx, at.link);
+    }
+
+    fn on_message(cx: &mut Context, at: At, message: BlockMessage) -> Result<(), Violation> {
+        let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+        match message {
+            BlockMessage::Return(returns) => {
+                for back in returns {
+                    link.holder.returned(back.number)?;
+                }
+                cx.links.wake(at.link, at.slot);
+                Ok(())
+            }
+            BlockMessage::Push(compact) => {
+                let number = link.issuer.body(size(&compact))?;
+                let facts = headers::parse(cx, &compact.header)?;
+                let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+                if !link.from_peer.note(&facts) {
+                    return Err(Violation::SecondBody);
+                }
+                headers::compact_with_header(cx, at.link, compact, Some(number))
+            }
+            BlockMessage::Fetch(fetch) => on_fetch(cx, at, fetch),
+            BlockMessage::Header(header) => {
+                answered(cx, at.link);
+                headers::header_answered(cx, at.link, header)
+            }
+            BlockMessage::Compact(compact) => {
+                let facts = headers::parse(cx, &compact.header)?;
+                let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+                let request = link.find(&facts.block, BlockPart::Compact);
+                link.answered(request.ok_or(Violation::Unasked)?);
+                answered(cx, at.link);
+                // Asked only once: if it does not lead to a block, others are asked.
+                cx.blocks.fetcher.failed((facts.block, BlockPart::Compact), at.link);
+                headers::compact_with_header(cx, at.link, compact, None)
+            }
+            BlockMessage::Ids(ids) => on_ids(cx, at, ids),
+            BlockMessage::Item(item) => on_item(cx, at, item),
+            BlockMessage::Chunk(chunk) => on_chunk(cx, at, &chunk),
+            BlockMessage::NotHere(NotHere { block, part }) => {
+                let request = link.find(&block, part).ok_or(Violation::Unasked)?;
+                let request = link.answered(request);
+                answered(cx, at.link);
+                match request.part {
+                    Part::Header | Part::Compact => {
+                        for other in cx.blocks.fetcher.failed((block, part), at.link) {
+                            wake_block(cx, other);
+                        }
+                    }
+                    part => lost(cx, at.link, &block, &part),
+                }
+                cx.links.wake(at.link, at.slot);
+                Ok(())
+            }
+        }
+    }
+
+    fn poll_message(cx: &mut Context, at: At) -> Option<BlockMessage> {
+        let link = cx.blocks.links.get_mut(&at.link)?;
+        if let Some(returns) = link.returns.take(&mut link.issuer, cx.now) {
+            return Some(BlockMessage::Return(returns));
+        }
+        if let Some(chunk) = link.outgoing.as_mut().and_then(|sending| sending.next()) {
+            return Some(BlockMessage::Chunk(chunk));
+        }
+        link.outgoing = None;
+        poll_fetch(cx, at)
+            .or_else(|| poll_build(cx, at))
+            .or_else(|| poll_push(cx, at))
+            .or_else(|| poll_answer(cx, at))
+    }
+
+    fn deadline(cx: &Context, at: At) -> Option<Time> {
+        let link = cx.blocks.links.get(&at.link)?;
+        link.returns.due(&link.issuer)
+    }
+}
+
+/// The link has one answer less to wait for.
+fn answered(cx: &mut Context, link: ConnectionId) {
+    if let Some(link) = cx.links.get_mut(link) {
+        link.answered();
+    }
+}
+
+/// What was asked of `link` will not come from there: others are asked.
+pub(super) fn lost(cx: &mut Context, link: ConnectionId, block: &BlockId, part: &Part) {
+    let Some(building) = cx.blocks.building.get_mut(block) else { return };
+    match part {
+        Part::Header | Part::Compact => return,
+        Part::Ids(_) => building.ids_asked = false,
+        Part::Items(indices) => building.not_delivered(indices.iter().copied()),
+    }
+    building.forget_source(link);
+    advance(cx, *block);
+}
+
+fn on_fetch(cx: &mut Context, at: At, fetch: BlockFetch) -> Result<(), Violation> {
+    let compact = fetch.want == BlockWant::Compact;
+    let until = compact.then_some(cx.now + cx.config.limits.not_here_after);
+    let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    link.issuer.request(0)?;
+    if let BlockWant::Items(indices) = &fetch.want
+        && (indices.is_empty() || !indices.windows(2).all(|pair| pair[0] < pair[1]))
+    {
+        return Err(Violation::UnknownNumber);
+    }
+    link.asked.push_back(Asked { fetch, until, sent: 0 });
+    cx.links.wake(at.link, at.slot);
+    Ok(())
+}
+
+fn on_ids(cx: &mut Context, at: At, ids: BlockIds) -> Result<(), Violation> {
+    let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let request = link.find(&ids.block, BlockPart::Ids).ok_or(Violation::Unasked)?;
+    if link.requests[request].part != Part::Ids(ids.first) {
+        return Err(Violation::Unasked);
+    }
+    link.answered(request);
+    answered(cx, at.link);
+    if let Some(building) = cx.blocks.building.get_mut(&ids.block)
+        && building.ids_wanted == Some(ids.first)
+    {
+        building.ids_asked = false;
+        building.deliver_ids(ids.first, &ids.ids, &cx.pools)?;
+        advance(cx, ids.block);
+    }
+    Ok(())
+}
+
+fn on_item(cx: &mut Context, at: At, item: wire::BlockItem) -> Result<(), Violation> {
+    let wire::BlockItem { block, index, id, proof, body } = item;
+    let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let request = link.find(&block, BlockPart::Items).ok_or(Violation::Unasked)?;
+    let Part::Items(indices) = &mut link.requests[request].part else { return Ok(()) };
+    if !indices.remove(&index) || link.incoming.is_some() {
+        return Err(Violation::Unasked);
+    }
+    if indices.is_empty() {
+        link.answered(request);
+        answered(cx, at.link);
+    }
+    if let Some(building) = cx.blocks.building.get(&block)
+        && !building.proves(index, &id, &proof)
+    {
+        return Err(Violation::WrongItem);
+    }
+    match body {
+        wire::Body::Whole(body) => deliver(cx, block, index, id, body),
+        wire::Body::Chunked(start) => {
+            let pool = cx.blocks.building.get(&block).and_then(|building| building.pool(index));
+            let spec = pool.map(|pool| &cx.pools[pool.0 as usize].spec);
+            let largest = || cx.config.pools.iter().map(|pool| pool.max_item).max();
+            let most = spec.map(|spec| spec.max_item).or_else(largest).unwrap_or(0);
+            let body = Receiving::new(&start, most as usize)?;
+            let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+            link.incoming = Some(Incoming { block, index, id, body });
+            Ok(())
+        }
+    }
+}
+
+fn on_chunk(cx: &mut Context, at: At, chunk: &[u8]) -> Result<(), Violation> {
+    let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let incoming = link.incoming.as_mut().ok_or(Violation::Unasked)?;
+    if !incoming.body.push(chunk)? {
+        return Ok(());
+    }
+    let Some(Incoming { block, index, id, body }) = link.incoming.take() else { return Ok(()) };
+    deliver(cx, block, index, id, body.finish())
+}
+
+/// An item whose id is proven is here: it must have that id.
+fn deliver(
+    cx: &mut Context,
+    block: BlockId,
+    index: u32,
+    id: ItemId,
+    body: Bytes,
+) -> Result<(), Violation> {
+    let Some(building) = cx.blocks.building.get_mut(&block) else { return Ok(()) };
+    let Some(pool) = building.pool(index) else { return Ok(()) };
+    let spec = &cx.pools[pool.0 as usize].spec;
+    if body.len() > spec.max_item as usize {
+        return Err(Violation::ItemTooLarge);
+    }
+    if cx.rules.item_id(&spec.name, &body) != id {
+        return Err(Violation::WrongItem);
+    }
+    building.deliver(index, id, body);
+    advance(cx, block);
+    Ok(())
+}
+
+/// Asks for headers and compact blocks.
+fn poll_fetch(cx: &mut Context, at: At) -> Option<BlockMessage> {
+    let link = cx.blocks.links.get_mut(&at.link)?;
+    let connection = cx.links.get_mut(at.link)?;
+    let limits = &cx.config.limits;
+    let busy = cx.blocks.building.len() >= limits.reconstructions as usize;
+    let fits = |bytes: u32| {
+        let header = bytes as usize == MAX_HEADER;
+        link.holder.allows_request(0) && (header || !busy)
+    };
+    let until = |bytes: u32| cx.now + connection.patience(bytes);
+    let request = cx.blocks.fetcher.next_for(at.link, fits, until)?;
+    let (block, part) = request.key;
+    let (part, want) = match part {
+        BlockPart::Header => (Part::Header, BlockWant::Header),
+        _ => (Part::Compact, BlockWant::Compact),
+    };
+    // The fetcher watches the time.
+    link.request(block, part, request.size, None);
+    connection.ask(cx.now);
+    Some(BlockMessage::Fetch(BlockFetch { block, want }))
+}
+
+/// Asks for what blocks that are being put together lack.
+fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
+    let limits = &cx.config.limits;
+    let link = cx.blocks.links.get_mut(&at.link)?;
+    let connection = cx.links.get_mut(at.link)?;
+    if !link.holder.allows_request(0) {
+        return None;
+    }
+    for (block, building) in &mut cx.blocks.building {
+        if !building.sources.contains(&at.link) {
+            continue;
+        }
+        if let Some(first) = building.ids_wanted {
+            if std::mem::replace(&mut building.ids_asked, true) {
+                continue;
+            }
+            let until = cx.now + connection.patience(MAX_FRAME as u32);
+            link.request(*block, Part::Ids(first), MAX_FRAME as u32, Some(until));
+            connection.ask(cx.now);
+            let want = BlockWant::Ids(first);
+            return Some(BlockMessage::Fetch(BlockFetch { block: *block, want }));
+        }
+        if !building.has_missing() || link.find(block, BlockPart::Items).is_some() {
+            continue;
+        }
+        // One item always fits.
+        let already = link.requested_bytes();
+        let mut bound = 0;
+        let pools = &cx.pools;
+        let batch = building.next_missing(MAX_INDICES, |pool| {
+            let bytes = pools[pool.0 as usize].spec.max_item;
+            let fits = bound == 0 || already + bound + bytes <= limits.fetch_bytes_link;
+            bound += if fits { bytes } else { 0 };
+            fits
+        });
+        let until = cx.now + connection.patience(bound);
+        let indices = batch.iter().copied().collect::<BTreeSet<_>>();
+        link.request(*block, Part::Items(indices), bound, Some(until));
+        connection.ask(cx.now);
+        let want = BlockWant::Items(batch);
+        return Some(BlockMessage::Fetch(BlockFetch { block: *block, want }));
+    }
+    None
+}
+
+/// Pushes the best block, if it is whole and the peer has not heard of it.
+fn poll_push(cx: &mut Context, at: At) -> Option<BlockMessage> {
+    let salt = cx.links.get(at.link)?.salt;
+    let best = cx.tip.best()?;
+    let known = cx.blocks.known.get(&best.block)?;
+    let link = cx.blocks.links.get_mut(&at.link)?;
+    let (items, lacked) = served(known)?;
+    if link.to_peer.of(best).is_some() || link.old == Some(best.block) {
+        return None;
+    }
+    let has_it = known.announced_by.contains(&at.link);
+    let compact = reconstruct::compact(&known.facts, &known.header, items, lacked, &cx.pools, salt);
+    let spent = Spent::Body(size(&compact));
+    let body_permit = link.holder.allows(spent);
+    // The header that goes out on the tip channel is the announcement.
+    match decide(Candidate { has_it, old: false, small: true, body_permit }) {
+        Delivery::Body => {
+            link.to_peer.note(best);
+            link.holder.spend(spent, ());
+            Some(BlockMessage::Push(compact))
+        }
+        Delivery::Announcement | Delivery::Nothing => None,
+    }
+}
+
+/// What a compact block takes of the permit for bytes.
+fn size(compact: &wire::Compact) -> u32 {
+    let prefilled: usize = compact.prefilled.iter().map(|item| item.body.len()).sum();
+    (compact.header.len() + compact.short_ids.len() + prefilled) as u32
+}
+
+/// The items of a block, if it can be served.
+fn served(known: &Known) -> Option<(&[BlockItem], &[u32])> {
+    match &known.body {
+        Body::Whole { items, lacked, .. } if items.len() == known.facts.items as usize => {
+            Some((items, lacked))
+        }
+        _ => None,
+    }
+}
+
+/// Answers one thing that the peer asked for.
+fn poll_answer(cx: &mut Context, at: At) -> Option<BlockMessage> {
+    let salt = cx.links.get(at.link)?.salt;
+    let count = cx.blocks.links.get(&at.link)?.asked.len();
+    for _ in 0..count {
+        let link = cx.blocks.links.get_mut(&at.link)?;
+        let mut asked = link.asked.pop_front()?;
+        let block = asked.fetch.block;
+        let known = cx.blocks.known.get(&block);
+        let whole = known.and_then(|known| served(known).map(|body| (known, body)));
+        let answer = match (&asked.fetch.want, whole) {
+            (BlockWant::Header, _) => {
+                let checking = cx.blocks.checking.get(&block).map(|checking| &checking.header);
+                let header = known.map(|known| &known.header).or(checking);
+                header.map(|header| BlockMessage::Header(header.clone()))
+            }
+            (BlockWant::Compact, Some((known, (items, lacked)))) => {
+                let (facts, header) = (&known.facts, &known.header);
+                let compact = reconstruct::compact(facts, header, items, lacked, &cx.pools, salt);
+                Some(BlockMessage::Compact(compact))
+            }
+            (BlockWant::Compact, None) => {
+                let coming = known.is_some_and(|known| matches!(known.body, Body::Missing));
+                let coming = coming || cx.blocks.checking.contains_key(&block);
+                if coming && asked.until.is_some() {
+                    link.asked.push_back(asked);
+                    continue;
+                }
+                None
+            }
+            (BlockWant::Ids(first), Some((_, (items, _)))) => {
+                let ids = items.iter().skip(*first as usize).take(MAX_IDS).map(|item| item.id);
+                let ids = ids.collect::<Vec<_>>();
+                let first = *first;
+                (!ids.is_empty()).then_some(BlockMessage::Ids(BlockIds { block, first, ids }))
+            }
+            (BlockWant::Items(indices), Some((_, (items, _)))) => {
+                let index = indices[asked.sent];
+                let last = asked.sent + 1 == indices.len();
+                let item = block_item(block, items, index);
+                if let Some((item, rest)) = item {
+                    link.outgoing = rest;
+                    asked.sent += 1;
+                    if last {
+                        link.issuer.answered(0);
+                    } else {
+                        link.asked.push_front(asked);
+                    }
+                    return Some(BlockMessage::Item(item));
+                }
+                None
+            }
+            (BlockWant::Ids(_) | BlockWant::Items(_), None) => None,
+        };
+        link.issuer.answered(0);
+        let part = part(&asked.fetch.want);
+        return Some(answer.unwrap_or(BlockMessage::NotHere(NotHere { block, part })));
+    }
+    None
+}
+
+fn block_item(
+    block: BlockId,
+    items: &[BlockItem],
+    index: u32,
+) -> Option<(wire::BlockItem, Option<chunk::Sending>)> {
+    let item = items.get(index as usize)?;
+    let ids = items.iter().map(|item| item.id).collect::<Vec<_>>();
+    let proof = merkle::prove(&ids, index as usize)?;
+    let (body, rest) = chunk::start(&item.body);
+    Some((wire::BlockItem { block, index, id: item.id, proof, body }, rest))
+}
+
+fn part(want: &BlockWant) -> BlockPart {
+    match want {
+        BlockWant::Header => BlockPart::Header,
+        BlockWant::Compact => BlockPart::Compact,
+        BlockWant::Ids(_) => BlockPart::Ids,
+        BlockWant::Items(_) => BlockPart::Items,
+    }
+}

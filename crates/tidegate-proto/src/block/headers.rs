@@ -1,0 +1,338 @@
+//! Headers: which are worth a verdict, and how a chain of unknown ones is followed back to a
+//! known block (specification section 9.1).
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::{Body, Known, compact_arrived, give_back, is_better, offer, rival, want};
+use crate::channel::Context;
+use crate::id::{BlockId, ConnectionId};
+use crate::io::{Event, Verdict};
+use crate::rules::HeaderFacts;
+use crate::tickets::Question;
+use crate::tip;
+use crate::violation::Violation;
+use crate::wire::{BlockPart, Compact, Held, MAX_BLOCK_ITEMS, Report};
+
+/// A header that waits for its verdict.
+#[derive(Debug)]
+pub(super) struct Checking {
+    pub(super) facts: HeaderFacts,
+    pub(super) header: Bytes,
+    /// Who sent it.
+    sources: BTreeSet<ConnectionId>,
+    /// The first compact block that came before the verdict, and the number of its push.
+    compact: Option<(ConnectionId, Option<u32>, Compact)>,
+    overdue: bool,
+}
+
+/// A header whose parent is not known.
+#[derive(Debug)]
+pub(super) struct Orphan {
+    facts: HeaderFacts,
+    header: Bytes,
+    /// Who sent it: it counts against his share.
+    link: ConnectionId,
+}
+
+/// What a header that came in means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Its verdict was *accept*, or is being waited for, or it waits for its parent.
+    Known,
+    /// Its parent is good: it needs a verdict.
+    Ready,
+    /// Its parent is not known.
+    Orphan,
+    /// Fork choice would not take it, or its parent is bad.
+    Useless,
+}
+
+/// The header's facts, if it is one.
+pub(super) fn parse(cx: &Context, header: &[u8]) -> Result<HeaderFacts, Violation> {
+    let facts = cx.rules.header(header).ok_or(Violation::MalformedHeader)?;
+    match facts.items as usize <= MAX_BLOCK_ITEMS {
+        true => Ok(facts),
+        false => Err(Violation::MalformedHeader),
+    }
+}
+
+/// A peer announced a header on the tip channel. Its permit goes back at the verdict.
+pub(crate) fn header_announced(
+    cx: &mut Context,
+    link: ConnectionId,
+    header: Bytes,
+) -> Result<(), Violation> {
+    let facts = parse(cx, &header)?;
+    take(cx, link, facts, header, false);
+    let waits = cx.blocks.checking.get(&facts.block);
+    if !waits.is_some_and(|checking| checking.sources.contains(&link) && !checking.overdue) {
+        tip::header_done(cx, link);
+    }
+    Ok(())
+}
+
+/// A peer says what it has executed.
+pub(crate) fn peer_holds(cx: &mut Context, link: ConnectionId, held: &Held) {
+    let Some(own) = cx.tip.held().copied() else { return };
+    if let Some(known) = cx.blocks.known.get_mut(&held.block) {
+        known.announced_by.insert(link);
+        let facts = known.facts;
+        if matches!(known.body, Body::Missing) && is_better(cx, &facts) {
+            want(cx, held.block, None);
+        }
+    } else if let Some(checking) = cx.blocks.checking.get_mut(&held.block) {
+        checking.sources.insert(link);
+    } else if cx.blocks.orphans.contains_key(&held.block) {
+        follow_back(cx, link, held.block);
+    } else if held.height >= own.height {
+        // Its header was superseded, or this node was not there.
+        offer(cx, held.block, BlockPart::Header, link, None);
+    }
+}
+
+/// A header that was asked for is there.
+pub(super) fn header_answered(
+    cx: &mut Context,
+    link: ConnectionId,
+    header: Bytes,
+) -> Result<(), Violation> {
+    let facts = parse(cx, &header)?;
+    let asked = cx.blocks.links.get_mut(&link).ok_or(Violation::UnknownChannel)?;
+    if !asked.header_answered(&facts.block) {
+        return Err(Violation::WrongHeader);
+    }
+    cx.blocks.fetcher.resolved((facts.block, BlockPart::Header));
+    take(cx, link, facts, header, true);
+    Ok(())
+}
+
+/// A compact block came in: its header first.
+pub(super) fn compact_with_header(
+    cx: &mut Context,
+    link: ConnectionId,
+    compact: Compact,
+    pushed: Option<u32>,
+) -> Result<(), Violation> {
+    let facts = parse(cx, &compact.header)?;
+    take(cx, link, facts, compact.header.clone(), pushed.is_none());
+    if let Some(checking) = cx.blocks.checking.get_mut(&facts.block) {
+        let duplicate = checking.compact.is_some();
+        if !duplicate {
+            checking.compact = Some((link, pushed, compact));
+        } else if let Some(number) = pushed {
+            give_back(cx, link, number, Report::Duplicate);
+        }
+        return Ok(());
+    }
+    compact_arrived(cx, link, facts, &compact, pushed)
+}
+
+/// Deals with a header. One that was asked for need not be better than the tip: it may be the
+/// ancestor of one that is.
+fn take(cx: &mut Context, link: ConnectionId, facts: HeaderFacts, header: Bytes, asked: bool) {
+    match standing(cx, &facts, asked) {
+        Standing::Known => {
+            let block = facts.block;
+            if let Some(known) = cx.blocks.known.get_mut(&block) {
+                known.announced_by.insert(link);
+                if matches!(known.body, Body::Missing) && is_better(cx, &facts) {
+                    want(cx, block, None);
+                }
+            } else if let Some(checking) = cx.blocks.checking.get_mut(&block) {
+                checking.sources.insert(link);
+            } else {
+                follow_back(cx, link, block);
+            }
+        }
+        Standing::Ready => check(cx, facts, header, [link].into()),
+        Standing::Orphan => {
+            adopt(cx, Orphan { facts, header, link });
+            follow_back(cx, link, facts.block);
+        }
+        Standing::Useless => {}
+    }
+}
+
+fn standing(cx: &Context, facts: &HeaderFacts, asked: bool) -> Standing {
+    let blocks = &cx.blocks;
+    let block = &facts.block;
+    if blocks.known.contains_key(block)
+        || blocks.checking.contains_key(block)
+        || blocks.orphans.contains_key(block)
+    {
+        return Standing::Known;
+    }
+    if !asked && !is_better(cx, facts) {
+        return Standing::Useless;
+    }
+    match blocks.known.get(&facts.parent) {
+        Some(Known { body: Body::Bad, .. }) => Standing::Useless,
+        Some(parent) if parent.facts.height + 1 == facts.height => Standing::Ready,
+        // It contradicts its own parent.
+        Some(_) => Standing::Useless,
+        None => Standing::Orphan,
+    }
+}
+
+fn check(cx: &mut Context, facts: HeaderFacts, header: Bytes, sources: BTreeSet<ConnectionId>) {
+    let checking = Checking { facts, header, sources, compact: None, overdue: false };
+    cx.blocks.checking.insert(facts.block, checking);
+    cx.tickets.ask(Question::Header(facts.block));
+}
+
+/// Keeps a header until its parent is known, within its sender's share.
+fn adopt(cx: &mut Context, orphan: Orphan) {
+    let link = orphan.link;
+    let height = orphan.facts.height;
+    cx.blocks.orphans.insert(orphan.facts.block, orphan);
+    let limits = &cx.config.limits;
+    let own = cx.blocks.orphans.values().filter(|orphan| orphan.link == link);
+    let (count, bytes) = own.fold((0, 0), |(n, b), orphan| (n + 1, b + orphan.header.len()));
+    if count > limits.ancestors as usize || bytes > limits.orphan_bytes as usize {
+        // Too far behind to be followed header by header: that is a matter of sync.
+        cx.blocks.orphans.retain(|_, orphan| orphan.link != link);
+        if let Some(peer) = cx.links.get(link).map(|link| link.peer) {
+            cx.event(Event::Behind { peer, height });
+        }
+    }
+}
+
+/// Asks `link`, which has `block`, for the first unknown ancestor of it.
+fn follow_back(cx: &mut Context, link: ConnectionId, block: BlockId) {
+    let mut at = block;
+    while let Some(orphan) = cx.blocks.orphans.get(&at) {
+        at = orphan.facts.parent;
+    }
+    let there = cx.blocks.known.contains_key(&at) || cx.blocks.checking.contains_key(&at);
+    if at != block && !there {
+        offer(cx, at, BlockPart::Header, link, None);
+    }
+}
+
+/// The verdict about a header is there. Connections that a *reject* ends are returned.
+pub(crate) fn header_verdict(
+    cx: &mut Context,
+    block: BlockId,
+    verdict: Verdict,
+) -> Vec<(ConnectionId, Violation)> {
+    let Some(checking) = cx.blocks.checking.remove(&block) else { return Vec::new() };
+    for link in &checking.sources {
+        tip::header_done(cx, *link);
+    }
+    let Verdict::Accept(_) = verdict else {
+        if let Some((link, Some(number), _)) = checking.compact {
+            let report = match verdict {
+                Verdict::Reject => Report::Rejected,
+                _ => Report::Ignored,
+            };
+            give_back(cx, link, number, report);
+        }
+        disown(cx, block);
+        return match verdict {
+            // Headers are relayed at their verdict only, so all who sent it are to blame.
+            Verdict::Reject => {
+                let sources = checking.sources.into_iter();
+                sources.map(|link| (link, Violation::RejectedHeader)).collect()
+            }
+            _ => Vec::new(),
+        };
+    };
+    let Checking { facts, header, sources, compact, .. } = checking;
+    let known = Known { facts, header: header.clone(), body: Body::Missing, announced_by: sources };
+    cx.blocks.known.insert(block, known);
+    accepted(cx, facts, header);
+    let mut guilty = Vec::new();
+    if let Some((link, pushed, compact)) = compact
+        && let Err(violation) = compact_arrived(cx, link, facts, &compact, pushed)
+    {
+        guilty.push((link, violation));
+    }
+    guilty
+}
+
+/// A header is good: it is relayed, its body is wanted, and its children can be checked.
+pub(super) fn accepted(cx: &mut Context, facts: HeaderFacts, header: Bytes) {
+    if cx.tip.best().is_none_or(|best| cx.rules.compare(&facts, best).is_gt()) {
+        tip::set_best(cx, facts, header);
+    }
+    // A second body for one producer and slot is worth fetching only if it would be preferred.
+    let second = rival(cx, &facts).is_some_and(|rival| cx.rules.compare(&facts, &rival).is_lt());
+    if is_better(cx, &facts) && !second {
+        want(cx, facts.block, Some(cx.now + cx.config.limits.block_patience));
+    }
+    let orphans = &cx.blocks.orphans;
+    let children = orphans.values().filter(|orphan| orphan.facts.parent == facts.block);
+    for child in children.map(|orphan| orphan.facts.block).collect::<Vec<_>>() {
+        let Some(orphan) = cx.blocks.orphans.remove(&child) else { continue };
+        if orphan.facts.height == facts.height + 1 {
+            check(cx, orphan.facts, orphan.header, [orphan.link].into());
+        } else {
+            disown(cx, child);
+        }
+    }
+}
+
+/// A header is no good: nor are those that wait for it.
+fn disown(cx: &mut Context, block: BlockId) {
+    let mut gone = vec![block];
+    while let Some(parent) = gone.pop() {
+        let orphans = cx.blocks.orphans.values();
+        let children = orphans.filter(|orphan| orphan.facts.parent == parent);
+        let children = children.map(|orphan| orphan.facts.block).collect::<Vec<_>>();
+        for child in &children {
+            cx.blocks.orphans.remove(child);
+        }
+        gone.extend(children);
+    }
+}
+
+/// The verdict about a header is late: the permits go back, the ticket stays out.
+pub(crate) fn header_overdue(cx: &mut Context, block: BlockId) {
+    let Some(checking) = cx.blocks.checking.get_mut(&block) else { return };
+    checking.overdue = true;
+    let sources = checking.sources.clone();
+    sources.into_iter().for_each(|link| tip::header_done(cx, link));
+}
+
+/// Forgets headers that the tip has left behind.
+pub(super) fn prune(cx: &mut Context) {
+    let Some(height) = cx.tip.held().map(|held| held.height) else { return };
+    let lowest = height.saturating_sub(u64::from(cx.config.limits.blocks_kept));
+    cx.blocks.orphans.retain(|_, orphan| orphan.facts.height > lowest);
+}
+
+/// A link can be asked now: tips may have come on it before.
+pub(super) fn link_up(cx: &mut Context, link: ConnectionId) {
+    if let Some(held) = cx.links.get(link).and_then(|link| link.held.clone()) {
+        peer_holds(cx, link, &held);
+    }
+    let orphans = cx.blocks.orphans.values().filter(|orphan| orphan.link == link);
+    for block in orphans.map(|orphan| orphan.facts.block).collect::<Vec<_>>() {
+        follow_back(cx, link, block);
+    }
+    let known = cx.blocks.known.values().filter(|known| known.announced_by.contains(&link));
+    for facts in known.map(|known| known.facts).collect::<Vec<_>>() {
+        if is_better(cx, &facts) {
+            want(cx, facts.block, None);
+        }
+    }
+}
+
+/// A link is gone, and what it alone vouched for.
+pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
+    cx.blocks.orphans.retain(|_, orphan| orphan.link != link);
+    for known in cx.blocks.known.values_mut() {
+        known.announced_by.remove(&link);
+    }
+    for checking in cx.blocks.checking.values_mut() {
+        checking.sources.remove(&link);
+    }
+    // What came through it may have to be asked of others.
+    let links = cx.links.iter().filter(|(id, _)| *id != link);
+    let held = links.filter_map(|(id, link)| link.held.clone().map(|held| (id, held)));
+    for (link, held) in held.collect::<Vec<_>>() {
+        peer_holds(cx, link, &held);
+    }
+}

@@ -1,0 +1,206 @@
+//! What is kept about blocks for each link: permits, and what each side has asked for.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::channel::Terms;
+use crate::chunk::{Receiving, Sending};
+use crate::id::{BlockId, ItemId};
+use crate::link::At;
+use crate::permit::{Holder, Issuer, Returns};
+use crate::rules::HeaderFacts;
+use crate::time::Time;
+use crate::wire::{BlockFetch, BlockPart};
+
+/// Bodies remembered by producer and slot: a minute of slots with one producer each.
+const SLOTS: usize = 64;
+
+/// One link.
+#[derive(Debug)]
+pub(super) struct BlockLink {
+    pub(super) at: At,
+    pub(super) issuer: Issuer,
+    pub(super) returns: Returns,
+    pub(super) holder: Holder<()>,
+    /// What this node has asked for and has no answer to.
+    pub(super) requests: Vec<Request>,
+    /// What the peer has asked for.
+    pub(super) asked: VecDeque<Asked>,
+    /// An item that leaves in chunks, and one that arrives so.
+    pub(super) outgoing: Option<Sending>,
+    pub(super) incoming: Option<Incoming>,
+    /// Bodies that came unasked, and that left unasked.
+    pub(super) from_peer: Pushed,
+    pub(super) to_peer: Pushed,
+    /// The best block when the link came up: its peer probably has it.
+    pub(super) old: Option<BlockId>,
+}
+
+/// A request to the peer.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) block: BlockId,
+    pub(super) part: Part,
+    /// Upper bound of the answer's bytes.
+    pub(super) bound: u32,
+    /// When others are asked instead; `None` if they have been, or somebody else watches it.
+    until: Option<Time>,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Header,
+    Compact,
+    Ids(u32),
+    Items(BTreeSet<u32>),
+}
+
+impl Part {
+    pub(super) fn kind(&self) -> BlockPart {
+        match self {
+            Self::Header => BlockPart::Header,
+            Self::Compact => BlockPart::Compact,
+            Self::Ids(_) => BlockPart::Ids,
+            Self::Items(_) => BlockPart::Items,
+        }
+    }
+}
+
+/// A request of the peer.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) fetch: BlockFetch,
+    /// Until when the answer may wait for the block to come; then it is that it is not here.
+    pub(super) until: Option<Time>,
+    /// Items of it that have been sent.
+    pub(super) sent: usize,
+}
+
+/// An item that arrives in chunks.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) block: BlockId,
+    pub(super) index: u32,
+    pub(super) id: ItemId,
+    pub(super) body: Receiving,
+}
+
+/// Which body went unasked for each producer and slot.
+#[derive(Debug, Default)]
+pub(super) struct Pushed(BTreeMap<(u64, [u8; 32]), BlockId>);
+
+impl Pushed {
+    /// Notes a body; `false` if another one went for its producer and slot.
+    pub(super) fn note(&mut self, facts: &HeaderFacts) -> bool {
+        let known = self.0.entry((facts.slot, facts.producer)).or_insert(facts.block);
+        let first = *known == facts.block;
+        if self.0.len() > SLOTS {
+            self.0.pop_first();
+        }
+        first
+    }
+
+    /// What went for the producer and the slot of a block.
+    pub(super) fn of(&self, facts: &HeaderFacts) -> Option<BlockId> {
+        self.0.get(&(facts.slot, facts.producer)).copied()
+    }
+}
+
+impl BlockLink {
+    pub(super) fn new(at: At, terms: &Terms, best: Option<BlockId>) -> Self {
+        Self {
+            at,
+            issuer: Issuer::new(terms.ours.clone()),
+            returns: Returns::default(),
+            holder: Holder::new(terms.theirs.clone()),
+            requests: Vec::new(),
+            asked: VecDeque::new(),
+            outgoing: None,
+            incoming: None,
+            from_peer: Pushed::default(),
+            to_peer: Pushed::default(),
+            old: best,
+        }
+    }
+
+    /// Notes a request. Without `until` somebody else watches the time.
+    pub(super) fn request(&mut self, block: BlockId, part: Part, bound: u32, until: Option<Time>) {
+        self.holder.request(0);
+        self.requests.push(Request { block, part, bound, until });
+    }
+
+    /// Bytes of answers that may be on their way.
+    pub(super) fn requested_bytes(&self) -> u32 {
+        self.requests.iter().map(|request| request.bound).sum()
+    }
+
+    /// The open request for a part of a block.
+    pub(super) fn find(&mut self, block: &BlockId, kind: BlockPart) -> Option<usize> {
+        self.requests.iter().position(|r| r.block == *block && r.part.kind() == kind)
+    }
+
+    /// The answer to a request came.
+    pub(super) fn answered(&mut self, at: usize) -> Request {
+        self.holder.answered(0);
+        self.requests.remove(at)
+    }
+
+    /// A header came: whether it was asked for.
+    pub(super) fn header_answered(&mut self, block: &BlockId) -> bool {
+        let found = self.find(block, BlockPart::Header);
+        found.map(|at| self.answered(at)).is_some()
+    }
+
+    /// Requests that others are to be asked instead of. They stay open: the answer may come.
+    pub(super) fn time_out(&mut self, now: Time) -> Vec<(BlockId, Part)> {
+        let late = self.requests.iter_mut().filter(|r| r.until.is_some_and(|until| until <= now));
+        late.map(|request| {
+            request.until = None;
+            (request.block, request.part.clone())
+        })
+        .collect()
+    }
+
+    /// Ends the wait of what the peer asked for: whether something has waited long enough.
+    pub(super) fn stop_waiting(&mut self, now: Time) -> bool {
+        let mut stopped = false;
+        for asked in self.asked.iter_mut().filter(|a| a.until.is_some_and(|until| until <= now)) {
+            asked.until = None;
+            stopped = true;
+        }
+        stopped
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        let requests = self.requests.iter().filter_map(|request| request.until);
+        requests.chain(self.asked.iter().filter_map(|asked| asked.until)).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Digest;
+
+    #[test]
+    fn one_body_a_producer_and_slot() {
+        let mut pushed = Pushed::default();
+        let facts = |block: u8, slot: u64| HeaderFacts {
+            block: BlockId([block; 32]),
+            parent: BlockId([0; 32]),
+            height: 1,
+            slot,
+            producer: [1; 32],
+            item_root: Digest([0; 32]),
+            items: 0,
+        };
+        assert!(pushed.note(&facts(1, 5)));
+        assert!(pushed.note(&facts(1, 5)));
+        assert!(!pushed.note(&facts(2, 5)));
+        for slot in 6..=5 + SLOTS as u64 {
+            assert!(pushed.note(&facts(3, slot)));
+        }
+        assert_eq!(pushed.of(&facts(0, 5)), None, "the oldest is forgotten");
+        assert_eq!(pushed.of(&facts(0, 6)), Some(BlockId([3; 32])));
+    }
+}

@@ -1,0 +1,150 @@
+//! What a channel is, and the table of all of them.
+//!
+//! To add a channel, write its module and add its line to the table at the end of this file.
+
+use std::collections::VecDeque;
+
+use crate::block::Blocks;
+use crate::config::Config;
+use crate::control::Control;
+use crate::io::{Event, Output};
+use crate::link::{At, Links};
+use crate::peers::Peers;
+use crate::pool::Pool;
+use crate::rules::Rules;
+use crate::stats::Stats;
+use crate::tickets::Tickets;
+use crate::time::Time;
+use crate::timers::Timers;
+use crate::tip::Tip;
+use crate::violation::Violation;
+use crate::wire::{Decode, Encode, EncodeError, Frame, Grant, Offer};
+
+/// A kind of channel. It has one instance for each connection, or one for each pool.
+///
+/// A channel has no state of its own: it works on the parts that the [`Context`] holds, where
+/// what belongs to one link is kept by link.
+pub(crate) trait Channel {
+    /// Its name in logs and metrics.
+    const NAME: &'static str;
+    /// Bytes of its largest frame.
+    const MAX_FRAME: usize;
+    /// Its messages.
+    type Message: Encode + Decode;
+
+    /// What this node offers of it. The channels with fixed numbers are not negotiated.
+    fn offers(config: &Config, rules: &dyn Rules) -> Vec<Offer>;
+
+    /// Both ends have agreed on it.
+    fn on_up(cx: &mut Context, at: At, terms: &Terms);
+
+    /// The connection is gone.
+    fn on_down(cx: &mut Context, at: At);
+
+    /// The peer sent `message`. A violation ends the connection.
+    fn on_message(cx: &mut Context, at: At, message: Self::Message) -> Result<(), Violation>;
+
+    /// The next message for the peer, if one may be sent now.
+    fn poll_message(cx: &mut Context, at: At) -> Option<Self::Message>;
+
+    /// When to ask for a message even if nothing happens before.
+    fn deadline(cx: &Context, at: At) -> Option<Time>;
+}
+
+/// What the two ends of a channel gave each other.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    /// What the peer may have outstanding here.
+    pub(crate) ours: Grant,
+    /// What this node may have outstanding there.
+    pub(crate) theirs: Grant,
+}
+
+/// All parts of a node: whom a channel works with.
+pub(crate) struct Context {
+    pub(crate) now: Time,
+    pub(crate) config: Config,
+    pub(crate) rules: Box<dyn Rules>,
+    pub(crate) links: Links,
+    pub(crate) control: Control,
+    pub(crate) peers: Peers,
+    pub(crate) tip: Tip,
+    pub(crate) blocks: Blocks,
+    pub(crate) pools: Vec<Pool>,
+    pub(crate) tickets: Tickets,
+    pub(crate) timers: Timers,
+    /// What the driver must do, besides sending frames and asking for verdicts.
+    pub(crate) outputs: VecDeque<Output>,
+    pub(crate) stats: Stats,
+    /// Bytes that were asked for and have no verdict yet, on all links.
+    pub(crate) fetch_bytes: u32,
+}
+
+impl Context {
+    pub(crate) fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+}
+
+/// Writes the dispatch over all channels.
+macro_rules! channels {
+    ($($number:literal => $variant:ident($channel:ty)),+ $(,)?) => {
+        /// The kinds of channel.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub(crate) enum Kind { $($variant),+ }
+
+        impl Kind {
+            pub(crate) const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// Its number in offers.
+            pub(crate) fn number(self) -> u32 {
+                match self { $(Self::$variant => $number),+ }
+            }
+
+            pub(crate) fn name(self) -> &'static str {
+                match self { $(Self::$variant => <$channel>::NAME),+ }
+            }
+
+            pub(crate) fn offers(self, config: &Config, rules: &dyn Rules) -> Vec<Offer> {
+                match self { $(Self::$variant => <$channel>::offers(config, rules)),+ }
+            }
+
+            pub(crate) fn on_up(self, cx: &mut Context, at: At, terms: &Terms) {
+                match self { $(Self::$variant => <$channel>::on_up(cx, at, terms)),+ }
+            }
+
+            pub(crate) fn on_down(self, cx: &mut Context, at: At) {
+                match self { $(Self::$variant => <$channel>::on_down(cx, at)),+ }
+            }
+
+            /// A frame came: decodes it and hands it to the channel.
+            pub(crate) fn on_frame(self, cx: &mut Context, at: At, frame: &Frame) -> Result<(), Violation> {
+                match self { $(Self::$variant => {
+                    if frame.len() > <$channel>::MAX_FRAME {
+                        return Err(Violation::FrameTooLarge);
+                    }
+                    let message = frame.decode().map_err(|_| Violation::Malformed)?;
+                    <$channel>::on_message(cx, at, message)
+                }),+ }
+            }
+
+            /// The next frame for the peer.
+            pub(crate) fn poll_frame(self, cx: &mut Context, at: At) -> Option<Result<Frame, EncodeError>> {
+                match self { $(Self::$variant => {
+                    <$channel>::poll_message(cx, at).map(|message| message.to_frame())
+                }),+ }
+            }
+
+            pub(crate) fn deadline(self, cx: &Context, at: At) -> Option<Time> {
+                match self { $(Self::$variant => <$channel>::deadline(cx, at)),+ }
+            }
+        }
+    };
+}
+
+channels! {
+    0 => Control(crate::control::Channel),
+    1 => Tip(crate::tip::Channel),
+    3 => Block(crate::block::Channel),
+    4 => Pool(crate::pool::Channel),
+}

@@ -1,0 +1,372 @@
+//! What a node is set up with, and every limit on what peers can make it cost.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Digest, NetworkId, PeerId};
+use crate::wire::{Grant, MAX_FRAME, MAX_HEADER, MAX_NAME};
+
+/// What a node is set up with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Config {
+    /// This node's identity.
+    pub peer: PeerId,
+    /// Only peers of the same network are talked to.
+    pub network: NetworkId,
+    /// Name and version of this software, at most 64 bytes, for the peers' operators to read.
+    pub client: String,
+    /// The header of the first block; without it there are pools, and no tip and no blocks.
+    pub genesis: Option<Bytes>,
+    /// The pools, in the order of their [`crate::id::PoolIndex`].
+    pub pools: Vec<PoolSpec>,
+    /// How many verdicts the application works on at a time. Twice as many tickets are out, so
+    /// that none of its workers waits for the next. At least one; a guess is the number of cores.
+    pub workers: u32,
+    /// Only these peers are talked to, if any are named.
+    pub allow: Option<BTreeSet<PeerId>>,
+    /// Number of this node's last signed record: the next one must be newer.
+    pub record_sequence: u64,
+    /// The limits.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// A node without pools and blocks, with default limits.
+    pub fn new(peer: PeerId, network: NetworkId) -> Self {
+        Self {
+            peer,
+            network,
+            client: concat!("tidegate/", env!("CARGO_PKG_VERSION")).to_owned(),
+            genesis: None,
+            pools: Vec::new(),
+            workers: 2,
+            allow: None,
+            record_sequence: 0,
+            limits: Limits::default(),
+        }
+    }
+
+    /// Whether a node can be started with this.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let mut names = BTreeSet::new();
+        for pool in &self.pools {
+            if pool.name.is_empty() || pool.name.len() > MAX_NAME {
+                return Err(ConfigError::PoolName(pool.name.clone()));
+            }
+            if !names.insert(&pool.name) {
+                return Err(ConfigError::SamePool(pool.name.clone()));
+            }
+            let ascending = pool.versions.windows(2).all(|pair| pair[0] < pair[1]);
+            if pool.versions.is_empty() || pool.versions.len() > 8 || !ascending {
+                return Err(ConfigError::PoolVersions(pool.name.clone()));
+            }
+            if pool.max_item == 0 || pool.max_item > MAX_ITEM {
+                return Err(ConfigError::PoolItemSize(pool.name.clone()));
+            }
+        }
+        if self.pools.len() > MAX_POOLS {
+            return Err(ConfigError::TooManyPools(self.pools.len()));
+        }
+        if self.client.len() > 64 {
+            return Err(ConfigError::ClientName);
+        }
+        if self.genesis.as_ref().is_some_and(|genesis| genesis.len() > MAX_HEADER) {
+            return Err(ConfigError::Genesis);
+        }
+        if self.workers == 0 {
+            return Err(ConfigError::NoWorkers);
+        }
+        Ok(())
+    }
+
+    /// What all peers together can make this node hold at most, in bytes.
+    ///
+    /// Counts every bound of [`Limits`], of the pools and of their permits, with the transports'
+    /// windows. The application's own memory is not in it.
+    pub fn worst_case_bytes(&self) -> u64 {
+        let limits = &self.limits;
+        let peers = u64::from(limits.max_inbound) + u64::from(limits.max_outbound);
+        let link = |pool: &PoolSpec| {
+            let grant = &pool.grant;
+            u64::from(grant.body_bytes)
+                + u64::from(grant.announcements + grant.bodies) * ANNOUNCED
+                + u64::from(limits.held_back) * HELD_BACK
+        };
+        let pool = |pool: &PoolSpec| {
+            // One item may cross the budget; all of them may have copies on their way out.
+            pool.capacity_bytes
+                + u64::from(pool.max_item)
+                + pool.capacity * (ENTRY + peers * KNOWN_BY)
+                // Bodies whose permit went back before their late verdict.
+                + u64::from(self.workers) * 2 * u64::from(pool.max_item)
+        };
+        let windows = u64::from(limits.receive_window) * 3 / 2 + u64::from(limits.send_window);
+        let blocks = u64::from(limits.block_grant.body_bytes) + 2 * MAX_HEADER as u64;
+        let per_peer = windows
+            + self.pools.iter().map(link).sum::<u64>()
+            + blocks
+            + u64::from(limits.orphan_bytes)
+            + LINK;
+        let handshakes = u64::from(limits.handshakes) * MAX_FRAME as u64;
+        peers * per_peer
+            + self.pools.iter().map(pool).sum::<u64>()
+            + u64::from(limits.fetch_bytes_node)
+            + u64::from(limits.block_bytes)
+            + u64::from(limits.reconstructions) * u64::from(limits.block_size)
+            + handshakes
+            + u64::from(limits.bans) * BAN
+    }
+}
+
+/// Bytes in the largest item any pool may allow: a permit for bytes must be able to count it.
+pub const MAX_ITEM: u32 = 16 << 20;
+/// Pools of one node: with the other channels they must fit into [`crate::wire::MAX_OFFERS`].
+pub const MAX_POOLS: usize = 32;
+
+/// What one entry costs beside what it holds, measured by the test of the worst case, rounded up.
+const ENTRY: u64 = 640;
+const KNOWN_BY: u64 = 8;
+const ANNOUNCED: u64 = 256;
+const HELD_BACK: u64 = 14;
+const LINK: u64 = 8 << 10;
+const BAN: u64 = 64;
+
+/// A pool of items: what the application wants kept and spread.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PoolSpec {
+    /// Its name among all nodes, at most 32 bytes.
+    pub name: String,
+    /// Versions of its items that this node knows, ascending. Two nodes use the highest that both
+    /// know, so a network is upgraded node by node.
+    pub versions: Vec<u32>,
+    /// Bytes of the largest item, at most [`MAX_ITEM`].
+    pub max_item: u32,
+    /// Items of up to so many bytes are sent at once where permits allow; larger ones are
+    /// announced first. 512 is a guess: below it an announcement, a fetch and their packets cost
+    /// about as much as the body.
+    pub inline: u32,
+    /// How many items are kept: the best ones. 4,096 is a guess at two busy blocks.
+    pub capacity: u64,
+    /// How many bytes of items are kept; the item that crosses this is kept too.
+    pub capacity_bytes: u64,
+    /// What each peer may have outstanding.
+    pub grant: Grant,
+}
+
+impl PoolSpec {
+    /// A pool with defaults: version 1, items up to 32 KiB, 4,096 of them, 8 MiB in all.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            versions: vec![1],
+            max_item: 32 << 10,
+            inline: 512,
+            capacity: 4096,
+            capacity_bytes: 8 << 20,
+            grant: POOL_GRANT,
+        }
+    }
+
+    /// Digest of what two nodes must agree on to share this pool at one version.
+    pub fn rules_digest(&self, rules: &str, version: u32) -> Digest {
+        let mut hasher = blake3::Hasher::new_derive_key("tidegate 1 pool rules");
+        for part in [self.name.as_bytes(), rules.as_bytes()] {
+            hasher.update(&(part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+        hasher.update(&version.to_be_bytes());
+        hasher.update(&self.max_item.to_be_bytes());
+        Digest(hasher.finalize().into())
+    }
+}
+
+/// What a peer may have outstanding on a pool by default: 64 small bodies in a round trip and a
+/// verdict, which is about 1,000 a second at 60 ms; and a batch of announcements.
+pub const POOL_GRANT: Grant = Grant {
+    announcements: 192,
+    bodies: 64,
+    body_bytes: 128 << 10,
+    requests: 64,
+    fetch_bytes: 256 << 10,
+};
+
+/// Every limit on what peers can make a node cost. [`Config::worst_case_bytes`] adds them up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Connections that peers dialed. 80 of 100 in all: most nodes of a network cannot be dialed.
+    pub max_inbound: u32,
+    /// Connections that this node dialed.
+    pub max_outbound: u32,
+    /// Connections whose hello is not finished; the next is told to come back. 64 frames of
+    /// 64 KiB are 4 MiB.
+    pub handshakes: u32,
+    /// How long a hello may take.
+    pub handshake_timeout: Duration,
+    /// How long the older of two connections has to answer before the newer replaces it.
+    pub duplicate_timeout: Duration,
+    /// How long an idle connection waits before its dialer pings; the other side half as long
+    /// again.
+    pub ping_idle: Duration,
+    /// How often a connection is pinged while an answer is awaited on it.
+    pub ping_busy: Duration,
+    /// After so much silence while an answer is awaited, a connection is taken for dead.
+    pub silence: Duration,
+    /// Peers that are refused for a violation; the one whose time is up first makes room.
+    pub bans: u32,
+    /// Log positions held back for one peer and pool: 4,096 are 56 KiB.
+    pub held_back: u32,
+    /// Bytes that may be asked for on one link until their verdicts. One item always fits.
+    pub fetch_bytes_link: u32,
+    /// Bytes that may be asked for on all links until their verdicts.
+    pub fetch_bytes_node: u32,
+    /// After so long without a verdict a permit goes back as *ignored*.
+    pub verdict_timeout: Duration,
+    /// The shortest time between two headers, or two held tips, of one peer: blocks are rarer.
+    pub tip_interval: Duration,
+    /// Ancestors of a header that are asked for; what is further behind is a matter of sync.
+    pub ancestors: u32,
+    /// Bytes of headers of one peer that wait for their parents.
+    pub orphan_bytes: u32,
+    /// What a peer may have outstanding on the block channel: two compact blocks.
+    pub block_grant: Grant,
+    /// Blocks below the tip that are kept and served: as deep as a re-org may go.
+    pub blocks_kept: u32,
+    /// Bytes of items of those blocks; the oldest make room.
+    pub block_bytes: u32,
+    /// Bytes of the items of the largest block.
+    pub block_size: u32,
+    /// Blocks that are put together at a time.
+    pub reconstructions: u32,
+    /// How long a compact block is waited for before it is asked for.
+    pub block_patience: Duration,
+    /// How long one who has only the header may be asked for the block before he says that it is
+    /// not here.
+    pub not_here_after: Duration,
+    /// Bytes a transport accepts of one connection before the core takes them.
+    pub receive_window: u32,
+    /// Bytes a transport keeps of one connection until they are acknowledged.
+    pub send_window: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_inbound: 80,
+            max_outbound: 20,
+            handshakes: 64,
+            handshake_timeout: Duration::from_secs(5),
+            duplicate_timeout: Duration::from_secs(2),
+            ping_idle: Duration::from_secs(30),
+            ping_busy: Duration::from_secs(2),
+            silence: Duration::from_secs(8),
+            bans: 4096,
+            held_back: 4096,
+            fetch_bytes_link: 256 << 10,
+            fetch_bytes_node: 16 << 20,
+            verdict_timeout: Duration::from_secs(10),
+            tip_interval: Duration::from_millis(20),
+            ancestors: 64,
+            orphan_bytes: 128 << 10,
+            block_grant: Grant {
+                announcements: 0,
+                bodies: 2,
+                body_bytes: 128 << 10,
+                requests: 8,
+                fetch_bytes: 256 << 10,
+            },
+            blocks_kept: 64,
+            block_bytes: 24 << 20,
+            block_size: 4 << 20,
+            reconstructions: 4,
+            block_patience: Duration::from_millis(50),
+            not_here_after: Duration::from_secs(2),
+            receive_window: 192 << 10,
+            send_window: 192 << 10,
+        }
+    }
+}
+
+/// Why a node cannot be started.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A pool's name is missing or too long.
+    #[error("pool name {0:?}: it must have 1 to 32 bytes")]
+    PoolName(String),
+    /// Two pools share a name.
+    #[error("two pools are named {0:?}: give each a name of its own")]
+    SamePool(String),
+    /// A pool's versions are not a list of one to eight, ascending.
+    #[error("versions of pool {0:?}: give one to eight, ascending")]
+    PoolVersions(String),
+    /// A pool's items are too large, or nothing.
+    #[error("max_item of pool {0:?}: it must be between 1 and {MAX_ITEM} bytes")]
+    PoolItemSize(String),
+    /// Too many pools.
+    #[error("{0} pools: at most {MAX_POOLS} are possible")]
+    TooManyPools(usize),
+    /// The client's name is too long.
+    #[error("client name: it must have at most 64 bytes")]
+    ClientName,
+    /// The genesis header is none.
+    #[error("genesis: these bytes are no header by the application's rules")]
+    Genesis,
+    /// There is nobody to give verdicts.
+    #[error("workers: at least one is needed")]
+    NoWorkers,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(pools: usize) -> Config {
+        let mut config = Config::new(PeerId([1; 32]), NetworkId([2; 32]));
+        config.pools = (0..pools).map(|i| PoolSpec::new(format!("pool {i}"))).collect();
+        config
+    }
+
+    /// PROTOCOL §4: with 100 peers the defaults cost at most 256 MiB.
+    #[test]
+    fn defaults_with_three_pools_stay_below_256_mib() {
+        let worst = config(3).worst_case_bytes();
+        assert!(worst <= 256 << 20, "{} MiB", worst >> 20);
+        assert!(worst >= 192 << 20, "{} MiB: the limits could be wider", worst >> 20);
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        assert_eq!(config(MAX_POOLS).validate(), Ok(()));
+        assert_eq!(config(33).validate(), Err(ConfigError::TooManyPools(33)));
+        let with = |change: fn(&mut Config)| {
+            let mut config = config(2);
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        assert!(with(|c| c.pools[1].name = "pool 0".into()).contains("a name of its own"));
+        assert!(with(|c| c.pools[0].name = "x".repeat(33)).contains("1 to 32 bytes"));
+        assert!(with(|c| c.pools[0].versions = vec![2, 1]).contains("ascending"));
+        assert!(with(|c| c.pools[0].max_item = MAX_ITEM + 1).contains("16777216"));
+        assert!(with(|c| c.workers = 0).contains("at least one"));
+        assert!(with(|c| c.client = "x".repeat(65)).contains("64"));
+    }
+
+    #[test]
+    fn a_digest_depends_on_everything_in_it() {
+        let spec = PoolSpec::new("a");
+        let digest = spec.rules_digest("r", 1);
+        let larger = PoolSpec { max_item: 1, ..spec.clone() };
+        let others = [
+            PoolSpec::new("ar").rules_digest("", 1),
+            spec.rules_digest("s", 1),
+            spec.rules_digest("r", 2),
+            larger.rules_digest("r", 1),
+        ];
+        assert!(others.iter().all(|other| *other != digest));
+    }
+}

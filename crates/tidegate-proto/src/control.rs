@@ -1,0 +1,634 @@
+//! The control channel: hello, ping, goodbye (specification section 5).
+//!
+//! ```text
+//! D → L   Hello       versions, network, instance, binding; the dialer first
+//! L → D   Hello, Setup        or one Refuse, and nothing else
+//! D → L   Setup       offers, record, salt; both are up when they have the other's
+//!         Ping, Pong, Raise, Goodbye
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
+use crate::config::Config;
+use crate::id::{ConnectionId, PoolIndex, Salt};
+use crate::io::{Disconnect, Event, Output};
+use crate::link::At;
+use crate::peers::{self, Second};
+use crate::pool;
+use crate::rng::Rng;
+use crate::rules::Rules;
+use crate::stats::Count;
+use crate::time::Time;
+use crate::violation::Violation;
+use crate::wire::{
+    Address, Binding, ControlMessage, Goodbye, GoodbyeKind, Grant, Hello, Offer, PeerRecord, Raise,
+    Refusal, RefusalKind, Setup,
+};
+
+mod negotiate;
+pub(crate) mod record;
+
+/// The version of the protocol that this crate speaks.
+pub const VERSION: u32 = 1;
+
+/// How long the last message of a connection may take to leave.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Connections on their way up and down, and what this node says of itself.
+#[derive(Debug)]
+pub(crate) struct Control {
+    /// Random number of this start of the node.
+    instance: u64,
+    /// What ids announced to this node are keyed with.
+    salt: Salt,
+    record: Option<PeerRecord>,
+    /// The record that waits for its signature.
+    unsigned: Option<(u64, Vec<Address>)>,
+    links: BTreeMap<ConnectionId, ControlLink>,
+    rng: Rng,
+    /// Connections that wait for an older one to answer.
+    waiting: usize,
+}
+
+#[derive(Debug)]
+struct ControlLink {
+    at: At,
+    binding: Binding,
+    stage: Stage,
+    /// The peer's hello, when it was good.
+    hello: Option<Hello>,
+    send_hello: bool,
+    send_setup: bool,
+    raises: VecDeque<Raise>,
+    pong: Option<u64>,
+    /// The ping that has no pong yet, and when it left.
+    ping: Option<(u64, Time)>,
+    /// A ping is wanted now, whatever the time.
+    ping_now: bool,
+    last_ping: Time,
+    hello_sent: Option<Time>,
+    /// Another connection to the same peer stays: when this one is ended at the latest.
+    yields: Option<Time>,
+    /// The connection that this one replaces when it is up.
+    replaces: Option<ConnectionId>,
+    /// Both setups were exchanged, even if it is at its end now.
+    was_up: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The peer's hello is awaited until then.
+    Hello(Time),
+    /// An older connection to the same peer has until then to answer.
+    Asking {
+        older: ConnectionId,
+        until: Time,
+    },
+    /// The peer's setup is awaited until then.
+    Setup(Time),
+    Up,
+    /// The last message leaves; the connection is closed then at the latest.
+    Ending(Last, Time),
+    /// The transport closes it.
+    Closed(Disconnect),
+}
+
+/// The last message of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Last {
+    Refuse(Refusal),
+    Goodbye(Goodbye, Disconnect),
+}
+
+impl Control {
+    pub(crate) fn new(rng: &Rng) -> Self {
+        let mut own = rng.fork("control");
+        Self {
+            instance: own.next_u64(),
+            salt: Salt(rng.fork("salt").bytes()),
+            record: None,
+            unsigned: None,
+            links: BTreeMap::new(),
+            rng: own,
+            waiting: 0,
+        }
+    }
+
+    pub(crate) fn salt(&self) -> Salt {
+        self.salt
+    }
+
+    /// Whether the peer's hello was good, and the connection is not at its end.
+    pub(crate) fn is_admitted(&self, link: ConnectionId) -> bool {
+        let link = self.links.get(&link);
+        link.is_some_and(|link| matches!(link.stage, Stage::Setup(_) | Stage::Up))
+    }
+
+    /// The instance number of the process at the other end.
+    pub(crate) fn instance(&self, link: ConnectionId) -> Option<u64> {
+        self.links.get(&link)?.hello.as_ref().map(|hello| hello.instance)
+    }
+
+    /// What the peer calls itself.
+    pub(crate) fn client(&self, link: ConnectionId) -> Option<&str> {
+        self.links.get(&link)?.hello.as_ref().map(|hello| &*hello.client)
+    }
+}
+
+/// Whether the peer of a connection was reported as connected.
+pub(crate) fn was_up(cx: &Context, link: ConnectionId) -> bool {
+    cx.control.links.get(&link).is_some_and(|link| link.was_up)
+}
+
+/// A connection is there, and proven to be the peer's.
+///
+/// `known` if the dialer knew whom it would meet.
+pub(crate) fn connected(cx: &mut Context, at: At, binding: Binding, known: bool) {
+    let Some(connection) = cx.links.get(at.link) else { return };
+    let outbound = !connection.direction.is_inbound();
+    let deadline = cx.now + cx.config.limits.handshake_timeout;
+    let link = ControlLink {
+        at,
+        binding,
+        stage: Stage::Hello(deadline),
+        hello: None,
+        send_hello: outbound,
+        send_setup: false,
+        raises: VecDeque::new(),
+        pong: None,
+        ping: None,
+        ping_now: false,
+        last_ping: cx.now,
+        hello_sent: None,
+        yields: None,
+        replaces: None,
+        was_up: false,
+    };
+    cx.control.links.insert(at.link, link);
+    if outbound && known {
+        // To one whose identity is known, a tip may go with the hello.
+        negotiate::add_fixed(cx, at.link);
+    }
+    if let Err(refusal) = peers::has_room_for_hello(cx) {
+        refuse(cx, at.link, refusal);
+    }
+    cx.links.wake(at.link, at.slot);
+}
+
+/// Refuses a connection: the reason is the last the peer hears.
+fn refuse(cx: &mut Context, link: ConnectionId, refusal: Refusal) {
+    cx.stats.refusal(true, refusal.kind());
+    if let Some(peer) = cx.links.get(link).map(|link| link.peer) {
+        cx.event(Event::Refused { peer, by_us: true, refusal: refusal.clone() });
+    }
+    end(cx, link, Last::Refuse(refusal));
+}
+
+/// Ends a connection with a goodbye.
+pub(crate) fn goodbye(cx: &mut Context, link: ConnectionId, goodbye: Goodbye) {
+    let reason = Disconnect::Local(goodbye.clone());
+    end(cx, link, Last::Goodbye(goodbye, reason));
+}
+
+/// The peer broke the rules: the connection ends, and it is remembered.
+pub(crate) fn violated(cx: &mut Context, link: ConnectionId, violation: Violation) {
+    let Some(connection) = cx.links.get(link) else { return };
+    cx.peers.ban(connection.peer, violation, cx.now, cx.config.limits.bans);
+    cx.stats.violation(violation);
+    let goodbye = Goodbye::Violation(violation.code());
+    end(cx, link, Last::Goodbye(goodbye, Disconnect::Violation(violation)));
+}
+
+fn end(cx: &mut Context, link: ConnectionId, last: Last) {
+    let until = cx.now + LAST_WORDS;
+    let Some(ending) = cx.control.links.get_mut(&link) else { return };
+    if matches!(ending.stage, Stage::Ending(..) | Stage::Closed(_)) {
+        return;
+    }
+    if matches!(ending.stage, Stage::Asking { .. }) {
+        cx.control.waiting -= 1;
+    }
+    ending.stage = Stage::Ending(last, until);
+    let at = ending.at;
+    bring_down(cx, link);
+    cx.links.wake(at.link, at.slot);
+}
+
+/// The channels of a connection have no peer any more.
+fn bring_down(cx: &mut Context, link: ConnectionId) {
+    for (kind, at) in cx.links.channels(link) {
+        if at.slot > 0 {
+            kind.on_down(cx, at);
+        }
+    }
+    if let Some(connection) = cx.links.get_mut(link) {
+        connection.slots.truncate(1);
+        connection.held = None;
+        connection.up = false;
+    }
+}
+
+fn close(cx: &mut Context, link: ConnectionId, reason: Disconnect) {
+    let Some(closing) = cx.control.links.get_mut(&link) else { return };
+    if matches!(closing.stage, Stage::Closed(_)) {
+        return;
+    }
+    if matches!(closing.stage, Stage::Asking { .. }) {
+        cx.control.waiting -= 1;
+    }
+    closing.stage = Stage::Closed(reason);
+    bring_down(cx, link);
+    cx.outputs.push_back(Output::Close { connection: link });
+}
+
+/// The transport says that a connection is gone: why it ended.
+pub(crate) fn closed(cx: &mut Context, link: ConnectionId) -> Disconnect {
+    bring_down(cx, link);
+    for newer in waiting_for(cx, link) {
+        cx.control.waiting -= 1;
+        admit(cx, newer);
+    }
+    match cx.control.links.remove(&link).map(|link| link.stage) {
+        Some(Stage::Closed(reason)) => reason,
+        Some(Stage::Ending(Last::Goodbye(_, reason), _)) => reason,
+        Some(Stage::Asking { .. }) => {
+            cx.control.waiting -= 1;
+            Disconnect::Lost
+        }
+        _ => Disconnect::Lost,
+    }
+}
+
+/// Connections that wait for an answer on an older one to the same peer.
+fn waiting_for(cx: &Context, link: ConnectionId) -> Vec<At> {
+    if cx.control.waiting == 0 {
+        return Vec::new();
+    }
+    let links = cx.control.links.values();
+    let waiting = links.filter(|l| matches!(l.stage, Stage::Asking { older, .. } if older == link));
+    waiting.map(|newer| newer.at).collect()
+}
+
+fn on_hello(cx: &mut Context, at: At, hello: Hello) -> Result<(), Violation> {
+    let link = cx.control.links.get_mut(&at.link).ok_or(Violation::OutOfTurn)?;
+    if !matches!(link.stage, Stage::Hello(_)) {
+        return Err(Violation::OutOfTurn);
+    }
+    // Version and network first: a stranger learns nothing more.
+    let strange = if !hello.versions.contains(&VERSION) {
+        Some(Refusal::NoCommonVersion)
+    } else if hello.network != cx.config.network {
+        Some(Refusal::WrongNetwork)
+    } else if hello.binding != link.binding {
+        Some(Refusal::BadSignature)
+    } else {
+        None
+    };
+    let instance = hello.instance;
+    if let Some(sent) = link.hello_sent
+        && let Some(connection) = cx.links.get_mut(at.link)
+    {
+        connection.measured(cx.now.since(sent));
+    }
+    link.hello = Some(hello);
+    if let Some(refusal) = strange.or_else(|| peers::admit(cx, at.link).err()) {
+        refuse(cx, at.link, refusal);
+        return Ok(());
+    }
+    match peers::second(cx, at.link, instance) {
+        Some(Second::Asks(older)) => {
+            ask(cx, at.link, older);
+            return Ok(());
+        }
+        Some(Second::Yields) => {
+            // Its listener refuses; its dialer waits for that.
+            let connection = cx.links.get(at.link);
+            if connection.is_some_and(|connection| connection.direction.is_inbound()) {
+                refuse(cx, at.link, Refusal::Duplicate);
+                return Ok(());
+            }
+            yields(cx, at.link);
+        }
+        Some(Second::Replaces(older)) => {
+            if let Some(link) = cx.control.links.get_mut(&at.link) {
+                link.replaces = Some(older);
+            }
+            yields(cx, older);
+        }
+        None => {}
+    }
+    admit(cx, at);
+    Ok(())
+}
+
+/// The peer's hello is good.
+fn admit(cx: &mut Context, at: At) {
+    let Some(link) = cx.control.links.get_mut(&at.link) else { return };
+    let Some(connection) = cx.links.get(at.link) else { return };
+    link.stage = Stage::Setup(connection.since + cx.config.limits.handshake_timeout);
+    link.send_hello |= connection.direction.is_inbound();
+    link.send_setup = true;
+    cx.links.wake(at.link, at.slot);
+    negotiate::open_fixed(cx, at.link);
+}
+
+/// An older connection is asked whether it lives.
+fn ask(cx: &mut Context, link: ConnectionId, older: ConnectionId) {
+    let until = cx.now + cx.config.limits.duplicate_timeout;
+    if let Some(newer) = cx.control.links.get_mut(&link) {
+        newer.stage = Stage::Asking { older, until };
+        cx.control.waiting += 1;
+    }
+    if let Some(older) = cx.control.links.get_mut(&older) {
+        older.ping_now = true;
+        cx.links.wake(older.at.link, older.at.slot);
+    }
+}
+
+/// Another connection to the same peer stays. The listener of this one ends it when the other is
+/// up; its dialer waits for that, but not for ever.
+fn yields(cx: &mut Context, link: ConnectionId) {
+    let until = cx.now + cx.config.limits.handshake_timeout;
+    if let Some(link) = cx.control.links.get_mut(&link) {
+        link.yields = Some(until);
+        cx.links.wake(link.at.link, link.at.slot);
+    }
+}
+
+fn on_setup(cx: &mut Context, at: At, setup: Setup) -> Result<(), Violation> {
+    let link = cx.control.links.get_mut(&at.link).ok_or(Violation::OutOfTurn)?;
+    if !matches!(link.stage, Stage::Setup(_)) {
+        return Err(Violation::OutOfTurn);
+    }
+    let Some(connection) = cx.links.get(at.link) else { return Ok(()) };
+    if let Some(record) = &setup.record
+        && (record.peer != connection.peer || !record::verify(record, &cx.config.network))
+    {
+        refuse(cx, at.link, Refusal::BadSignature);
+        return Ok(());
+    }
+    negotiate::check(&setup.offers)?;
+    link.stage = Stage::Up;
+    link.was_up = true;
+    link.last_ping = cx.now;
+    let replaces = link.replaces.take();
+    let peer = connection.peer;
+    let inbound = connection.direction.is_inbound();
+    let already =
+        cx.links.iter().any(|(id, other)| id != at.link && other.peer == peer && other.up);
+    negotiate::open_agreed(cx, at.link, &setup);
+    cx.stats.count(Count::Connections);
+    if !already {
+        let client = cx.control.client(at.link).unwrap_or_default().to_owned();
+        cx.event(Event::PeerConnected { peer, client, inbound });
+    }
+    if let Some(older) = replaces {
+        let listener = cx.links.get(older).is_some_and(|link| link.direction.is_inbound());
+        if listener {
+            goodbye(cx, older, Goodbye::Duplicate);
+        }
+    }
+    Ok(())
+}
+
+/// The channel that is there from the start.
+pub(crate) struct Channel;
+
+impl ChannelTrait for Channel {
+    const NAME: &'static str = "control";
+    const MAX_FRAME: usize = 32 << 10;
+    type Message = ControlMessage;
+
+    fn offers(_: &Config, _: &dyn Rules) -> Vec<Offer> {
+        // Its number is fixed.
+        Vec::new()
+    }
+
+    fn on_up(_: &mut Context, _: At, _: &Terms) {}
+
+    fn on_down(_: &mut Context, _: At) {}
+
+    fn on_message(cx: &mut Context, at: At, message: ControlMessage) -> Result<(), Violation> {
+        let Some(link) = cx.control.links.get_mut(&at.link) else { return Ok(()) };
+        match message {
+            ControlMessage::Refuse(refusal) => {
+                if let Some(peer) = cx.links.get(at.link).map(|link| link.peer) {
+                    cx.stats.refusal(false, refusal.kind());
+                    cx.event(Event::Refused { peer, by_us: false, refusal });
+                }
+                close(cx, at.link, Disconnect::Lost);
+                Ok(())
+            }
+            ControlMessage::Goodbye(goodbye) => {
+                close(cx, at.link, Disconnect::Remote(goodbye));
+                Ok(())
+            }
+            // The last words are said: what else was under way does not matter.
+            _ if matches!(link.stage, Stage::Ending(..) | Stage::Closed(_)) => Ok(()),
+            ControlMessage::Hello(hello) => on_hello(cx, at, hello),
+            ControlMessage::Setup(setup) => on_setup(cx, at, setup),
+            _ if link.stage != Stage::Up => Err(Violation::OutOfTurn),
+            ControlMessage::Ping(number) => {
+                if link.pong.replace(number).is_some() {
+                    return Err(Violation::Ping);
+                }
+                cx.links.wake(at.link, at.slot);
+                Ok(())
+            }
+            ControlMessage::Pong(number) => match link.ping.take() {
+                Some((asked, sent)) if asked == number => {
+                    if let Some(connection) = cx.links.get_mut(at.link) {
+                        connection.answered();
+                        connection.measured(cx.now.since(sent));
+                    }
+                    for newer in waiting_for(cx, at.link) {
+                        refuse(cx, newer.link, Refusal::Duplicate);
+                    }
+                    Ok(())
+                }
+                _ => Err(Violation::Ping),
+            },
+            ControlMessage::Raise(raise) => negotiate::raised(cx, at.link, &raise),
+        }
+    }
+
+    fn poll_message(cx: &mut Context, at: At) -> Option<ControlMessage> {
+        let own = (cx.control.instance, cx.control.salt, cx.control.record.clone());
+        let link = cx.control.links.get_mut(&at.link)?;
+        if let Stage::Ending(last, _) = &link.stage {
+            let (message, reason) = match last.clone() {
+                Last::Refuse(refusal) => (ControlMessage::Refuse(refusal), Disconnect::Lost),
+                Last::Goodbye(goodbye, reason) => (ControlMessage::Goodbye(goodbye), reason),
+            };
+            close(cx, at.link, reason);
+            return Some(message);
+        }
+        if matches!(link.stage, Stage::Closed(_)) {
+            return None;
+        }
+        if std::mem::take(&mut link.send_hello) {
+            link.hello_sent = Some(cx.now);
+            return Some(ControlMessage::Hello(Hello {
+                versions: vec![VERSION],
+                network: cx.config.network,
+                client: cx.config.client.clone(),
+                instance: own.0,
+                binding: link.binding.clone(),
+            }));
+        }
+        if std::mem::take(&mut link.send_setup) {
+            let observed = cx.links.get(at.link).map(|link| link.address.clone());
+            return Some(ControlMessage::Setup(Setup {
+                offers: negotiate::offers(&cx.config, &*cx.rules),
+                roles: 0,
+                record: own.2,
+                observed: observed.unwrap_or(Address(Default::default())),
+                salt: own.1,
+            }));
+        }
+        if let Some(number) = link.pong.take() {
+            return Some(ControlMessage::Pong(number));
+        }
+        if let Some(raise) = link.raises.pop_front() {
+            return Some(ControlMessage::Raise(raise));
+        }
+        poll_ping(cx, at)
+    }
+
+    fn deadline(cx: &Context, at: At) -> Option<Time> {
+        let link = cx.control.links.get(&at.link)?;
+        let stage = match &link.stage {
+            Stage::Hello(until) | Stage::Setup(until) | Stage::Ending(_, until) => Some(*until),
+            Stage::Asking { until, .. } => Some(*until),
+            // A ping that is due waits for the channel, not for the time.
+            Stage::Up => {
+                let ping = next_ping(cx, link).filter(|due| *due > cx.now);
+                ping.into_iter().chain(silence(cx, link)).min()
+            }
+            Stage::Closed(_) => None,
+        };
+        let yields = link.yields.filter(|_| !matches!(link.stage, Stage::Closed(_)));
+        stage.into_iter().chain(yields).min()
+    }
+}
+
+/// When the next ping leaves. One is outstanding at most.
+fn next_ping(cx: &Context, link: &ControlLink) -> Option<Time> {
+    if link.ping.is_some() {
+        return None;
+    }
+    if link.ping_now {
+        return Some(Time::ZERO);
+    }
+    let connection = cx.links.get(link.at.link)?;
+    let limits = &cx.config.limits;
+    if let Some(silent) = connection.silent_since() {
+        return Some(link.last_ping.max(silent) + limits.ping_busy);
+    }
+    let idle = match connection.direction.is_inbound() {
+        // The dialer's pings keep the connection; this one is for when they stay away.
+        true => limits.ping_idle * 3 / 2,
+        false => limits.ping_idle,
+    };
+    Some(connection.heard + idle)
+}
+
+/// When a silent peer is given up.
+fn silence(cx: &Context, link: &ControlLink) -> Option<Time> {
+    let connection = cx.links.get(link.at.link)?;
+    Some(connection.silent_since()? + cx.config.limits.silence)
+}
+
+fn poll_ping(cx: &mut Context, at: At) -> Option<ControlMessage> {
+    let link = cx.control.links.get(&at.link)?;
+    if link.stage != Stage::Up || next_ping(cx, link).is_none_or(|due| due > cx.now) {
+        return None;
+    }
+    let number = cx.control.rng.next_u64();
+    let link = cx.control.links.get_mut(&at.link)?;
+    link.ping = Some((number, cx.now));
+    link.ping_now = false;
+    link.last_ping = cx.now;
+    cx.links.get_mut(at.link)?.ask(cx.now);
+    Some(ControlMessage::Ping(number))
+}
+
+/// A deadline has passed, perhaps.
+pub(crate) fn expire(cx: &mut Context, at: At) {
+    let Some(link) = cx.control.links.get(&at.link) else { return };
+    let now = cx.now;
+    match link.stage.clone() {
+        Stage::Hello(until) | Stage::Setup(until) if until <= now => {
+            goodbye(cx, at.link, Goodbye::Silent);
+        }
+        Stage::Asking { older, until, .. } if until <= now => {
+            // It did not answer: this one takes its place.
+            cx.control.waiting -= 1;
+            goodbye(cx, older, Goodbye::Silent);
+            admit(cx, at);
+        }
+        Stage::Ending(last, until) if until <= now => {
+            let reason = match last {
+                Last::Refuse(_) => Disconnect::Lost,
+                Last::Goodbye(_, reason) => reason,
+            };
+            close(cx, at.link, reason);
+        }
+        Stage::Up if silence(cx, link).is_some_and(|until| until <= now) => {
+            goodbye(cx, at.link, Goodbye::Silent);
+        }
+        Stage::Setup(_) | Stage::Up if link.yields.is_some_and(|until| until <= now) => {
+            goodbye(cx, at.link, Goodbye::Duplicate);
+        }
+        _ => {}
+    }
+}
+
+/// Raises what a peer may have outstanding on a pool.
+pub(crate) fn raise(cx: &mut Context, link: ConnectionId, pool: PoolIndex, grant: &Grant) {
+    let Some(connection) = cx.links.get(link) else { return };
+    let index = pool.0 as usize;
+    let slots = connection.slots.iter().enumerate();
+    let slot = slots.filter(|(_, s)| s.kind == Kind::Pool && s.index == index);
+    let Some((slot, number)) = slot.map(|(at, slot)| (at, slot.number)).next() else { return };
+    let Some(grant) = pool::raise(cx, At { link, slot, index }, grant) else { return };
+    if let Some(control) = cx.control.links.get_mut(&link) {
+        control.raises.retain(|raise| raise.instance != number);
+        control.raises.push_back(Raise { instance: number, grant });
+        cx.links.wake(link, control.at.slot);
+    }
+}
+
+impl Refusal {
+    /// Its reason, without what goes with it.
+    pub fn kind(&self) -> RefusalKind {
+        match self {
+            Self::WrongNetwork => RefusalKind::WrongNetwork,
+            Self::NoCommonVersion => RefusalKind::NoCommonVersion,
+            Self::Full => RefusalKind::Full,
+            Self::SelfDial => RefusalKind::SelfDial,
+            Self::Duplicate => RefusalKind::Duplicate,
+            Self::NotAllowed => RefusalKind::NotAllowed,
+            Self::Banned(_) => RefusalKind::Banned,
+            Self::ShuttingDown => RefusalKind::ShuttingDown,
+            Self::BadSignature => RefusalKind::BadSignature,
+            Self::Busy(_) => RefusalKind::Busy,
+        }
+    }
+}
+
+impl Goodbye {
+    /// Its reason, without what goes with it.
+    pub fn kind(&self) -> GoodbyeKind {
+        match self {
+            Self::ShuttingDown => GoodbyeKind::ShuttingDown,
+            Self::Requested => GoodbyeKind::Requested,
+            Self::Duplicate => GoodbyeKind::Duplicate,
+            Self::Silent => GoodbyeKind::Silent,
+            Self::Violation(_) => GoodbyeKind::Violation,
+            Self::Internal => GoodbyeKind::Internal,
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Events that wait for the application: a bounded number of them.
+
+use std::collections::VecDeque;
+
+use crate::io::Event;
+
+/// Events not yet read.
+///
+/// Pools hold, events only tell: so the core never waits for a reader, and what is too much is
+/// counted instead of kept.
+#[derive(Debug)]
+pub struct EventQueue {
+    unread: VecDeque<Event>,
+    limit: usize,
+    lagged: u64,
+}
+
+impl EventQueue {
+    /// How many events wait by default: a few seconds of a busy pool, about 100 KiB.
+    pub const DEFAULT_LIMIT: usize = 1024;
+
+    /// A queue for at most so many events.
+    pub fn new(limit: usize) -> Self {
+        Self { unread: VecDeque::new(), limit, lagged: 0 }
+    }
+
+    /// Appends an event, or counts it if there are too many.
+    pub fn push(&mut self, event: Event) {
+        if self.lagged > 0 || self.unread.len() >= self.limit {
+            self.lagged += 1;
+        } else {
+            self.unread.push_back(event);
+        }
+    }
+
+    /// The next event; [`Event::Lagged`] stands where some were not kept.
+    pub fn pop(&mut self) -> Option<Event> {
+        self.unread.pop_front().or_else(|| match std::mem::take(&mut self.lagged) {
+            0 => None,
+            n => Some(Event::Lagged(n)),
+        })
+    }
+
+    /// Whether there is nothing to read.
+    pub fn is_empty(&self) -> bool {
+        self.unread.is_empty() && self.lagged == 0
+    }
+}
+
+impl Default for EventQueue {
+    fn default() -> Self {
+        Self::new(Self::DEFAULT_LIMIT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::BlockId;
+
+    fn event(height: u64) -> Event {
+        Event::TipChanged { block: BlockId([0; 32]), height }
+    }
+
+    #[test]
+    fn what_exceeds_the_limit_is_counted_in_its_place() {
+        let mut queue = EventQueue::new(3);
+        for height in 0..3 {
+            queue.push(event(height));
+        }
+        assert_eq!(queue.pop(), Some(event(0)));
+        queue.push(event(3));
+        queue.push(event(4));
+        queue.push(event(5));
+        // Room again, but what comes now must not be read before the gap.
+        assert_eq!(queue.pop(), Some(event(1)));
+        queue.push(event(6));
+        let rest = std::iter::from_fn(|| queue.pop()).collect::<Vec<_>>();
+        assert_eq!(rest, [event(2), event(3), Event::Lagged(3)]);
+        queue.push(event(7));
+        assert_eq!(queue.pop(), Some(event(7)));
+        assert!(queue.is_empty());
+    }
+}

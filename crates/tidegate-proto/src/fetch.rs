@@ -1,0 +1,473 @@
+//! Whom to ask for what was announced.
+//!
+//! After Bitcoin Core's `txrequest.h`, with these rules, each with its reason:
+//!
+//! - *One request in flight for a key.* A second would be a copy that nobody wants.
+//! - *Everyone who announced a key stays a candidate for it*, and takes his turn when the one
+//!   before him failed. So nobody can keep a key from this node by announcing it first.
+//! - *Best priority first, then the order of announcement*, for each link by itself: a slow link
+//!   does not hold up what others can deliver.
+//! - *A candidate is asked once for each announcement.* Who did not answer in time may still answer.
+//! - *What nobody delivers is given up* [`GIVE_UP`] after the last request went out, so that
+//!   nobody can announce for ever what does not exist.
+//!
+//! State is bounded by the permits for announcements.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::id::ConnectionId;
+use crate::time::Time;
+
+/// How long after the last candidate's time-out a key is kept.
+pub(crate) const GIVE_UP: Duration = Duration::from_secs(5);
+
+/// Wanted keys and who could deliver them.
+#[derive(Debug)]
+pub(crate) struct Fetcher<K> {
+    wants: BTreeMap<K, Want>,
+    /// What each link could be asked for now, best first.
+    queues: BTreeMap<ConnectionId, BTreeSet<(Rank, K)>>,
+    /// When a state of a key ends.
+    timers: BTreeSet<(Time, K)>,
+    announced: u64,
+}
+
+/// Best priority first (so the complement), then first come first served.
+type Rank = (u8, u64);
+
+#[derive(Debug)]
+struct Want {
+    rank: Rank,
+    size: u32,
+    candidates: Vec<Candidate>,
+    state: State,
+}
+
+/// One who announced a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) link: ConnectionId,
+    /// What the announcement was numbered.
+    pub(crate) tag: u32,
+    asked: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Not asked for before that time.
+    Patient(Time),
+    /// In the queues of those not yet asked.
+    Idle,
+    /// Asked for; the time-out.
+    InFlight(ConnectionId, Time),
+    /// Everyone was asked. Given up at that time.
+    Exhausted(Time),
+}
+
+impl State {
+    fn ends(self) -> Option<Time> {
+        match self {
+            Self::Patient(at) | Self::InFlight(_, at) | Self::Exhausted(at) => Some(at),
+            Self::Idle => None,
+        }
+    }
+}
+
+/// What to ask a link for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Request<K> {
+    pub(crate) key: K,
+    pub(crate) tag: u32,
+    pub(crate) size: u32,
+}
+
+/// What [`Fetcher::expire`] found.
+#[derive(Debug)]
+pub(crate) struct Expired<K> {
+    /// Links that have something to be asked for now.
+    pub(crate) wake: BTreeSet<ConnectionId>,
+    /// Requests without an answer: who was asked, by which announcement.
+    pub(crate) timed_out: Vec<(ConnectionId, u32)>,
+    /// Keys that nobody delivered, and those who announced them.
+    pub(crate) given_up: Vec<(K, Vec<Candidate>)>,
+}
+
+impl<K: Ord + Copy> Fetcher<K> {
+    pub(crate) fn new() -> Self {
+        Self {
+            wants: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            announced: 0,
+        }
+    }
+
+    /// `link` announced `key`. It is asked for after `patience`, if it is the first to.
+    pub(crate) fn announced(
+        &mut self,
+        key: K,
+        link: ConnectionId,
+        tag: u32,
+        priority: u8,
+        size: u32,
+        patience: Option<Time>,
+    ) {
+        let candidate = Candidate { link, tag, asked: false };
+        if let Some(want) = self.wants.get_mut(&key) {
+            want.candidates.retain(|known| known.link != link);
+            want.candidates.push(candidate);
+            match want.state {
+                State::Exhausted(_) => self.change(key, State::Idle),
+                State::Idle => self.enqueue(key, link),
+                State::Patient(_) | State::InFlight(..) => {}
+            }
+            return;
+        }
+        let rank = (!priority, self.announced);
+        self.announced += 1;
+        let want = Want { rank, size, candidates: vec![candidate], state: State::Idle };
+        self.wants.insert(key, want);
+        self.change(key, patience.map_or(State::Idle, State::Patient));
+    }
+
+    /// The best thing to ask `link` for, if it `fits`; the answer is expected `until`.
+    pub(crate) fn next_for(
+        &mut self,
+        link: ConnectionId,
+        fits: impl FnOnce(u32) -> bool,
+        until: impl FnOnce(u32) -> Time,
+    ) -> Option<Request<K>> {
+        let &(_, key) = self.queues.get(&link)?.first()?;
+        let want = self.wants.get_mut(&key).expect("what is queued is wanted");
+        if !fits(want.size) {
+            return None;
+        }
+        let size = want.size;
+        let candidate = want.candidates.iter_mut().find(|candidate| candidate.link == link);
+        let candidate = candidate.expect("only candidates have it in their queue");
+        candidate.asked = true;
+        let tag = candidate.tag;
+        self.change(key, State::InFlight(link, until(size)));
+        Some(Request { key, tag, size })
+    }
+
+    /// Whether `link` could be asked for something.
+    pub(crate) fn has_work(&self, link: ConnectionId) -> bool {
+        self.queues.get(&link).is_some_and(|queue| !queue.is_empty())
+    }
+
+    /// `link` has not got `key`: it is no candidate any more. Who may be asked now, is returned.
+    pub(crate) fn failed(&mut self, key: K, link: ConnectionId) -> Vec<ConnectionId> {
+        let Some(want) = self.wants.get_mut(&key) else { return Vec::new() };
+        self.queues.entry(link).or_default().remove(&(want.rank, key));
+        want.candidates.retain(|candidate| candidate.link != link);
+        if want.candidates.is_empty() {
+            self.resolved(key);
+            return Vec::new();
+        }
+        match want.state {
+            State::InFlight(asked, _) if asked == link => self.next_candidate(key, None),
+            _ => Vec::new(),
+        }
+    }
+
+    /// `key` is wanted no more: all who had announced it.
+    pub(crate) fn resolved(&mut self, key: K) -> Vec<Candidate> {
+        if !self.wants.contains_key(&key) {
+            return Vec::new();
+        }
+        // In flight or exhausted it is in no queue; so it leaves them all.
+        self.change(key, State::Exhausted(Time::ZERO));
+        self.timers.remove(&(Time::ZERO, key));
+        self.wants.remove(&key).map(|want| want.candidates).unwrap_or_default()
+    }
+
+    /// Whether `key` is wanted.
+    pub(crate) fn wants(&self, key: K) -> bool {
+        self.wants.contains_key(&key)
+    }
+
+    /// Whether `link` announced `key`, as one of those who did.
+    pub(crate) fn is_candidate(&self, key: K, link: ConnectionId) -> bool {
+        let want = self.wants.get(&key);
+        want.is_some_and(|want| want.candidates.iter().any(|candidate| candidate.link == link))
+    }
+
+    /// `link` is gone. Who may be asked instead of it, is returned.
+    pub(crate) fn link_down(&mut self, link: ConnectionId) -> BTreeSet<ConnectionId> {
+        let keys = self
+            .wants
+            .iter()
+            .filter(|(_, want)| want.candidates.iter().any(|candidate| candidate.link == link))
+            .map(|(key, _)| *key)
+            .collect::<Vec<_>>();
+        let wake = keys.into_iter().flat_map(|key| self.failed(key, link)).collect();
+        self.queues.remove(&link);
+        wake
+    }
+
+    /// When to call [`Fetcher::expire`].
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Ends what has timed out.
+    pub(crate) fn expire(&mut self, now: Time) -> Expired<K> {
+        let mut expired =
+            Expired { wake: BTreeSet::new(), timed_out: Vec::new(), given_up: Vec::new() };
+        while let Some(&(at, key)) = self.timers.first()
+            && at <= now
+        {
+            match self.wants[&key].state {
+                State::Exhausted(_) => expired.given_up.push((key, self.resolved(key))),
+                State::InFlight(link, _) => {
+                    let asked = self.wants[&key].candidates.iter().find(|c| c.link == link);
+                    expired.timed_out.extend(asked.map(|candidate| (link, candidate.tag)));
+                    expired.wake.extend(self.next_candidate(key, Some(now)));
+                }
+                State::Patient(_) => expired.wake.extend(self.next_candidate(key, Some(now))),
+                State::Idle => unreachable!("it has no timer"),
+            }
+        }
+        expired
+    }
+
+    /// Who has not been asked may be; the list is empty when everyone has been.
+    fn next_candidate(&mut self, key: K, now: Option<Time>) -> Vec<ConnectionId> {
+        let want = &self.wants[&key];
+        let untried = want.candidates.iter().filter(|candidate| !candidate.asked);
+        let untried = untried.map(|candidate| candidate.link).collect::<Vec<_>>();
+        let state = match (untried.is_empty(), now, want.state) {
+            (false, ..) => State::Idle,
+            // Others were asked before the one that failed: theirs may still come.
+            (true, None, State::InFlight(_, at)) => State::Exhausted(at + GIVE_UP),
+            (true, now, _) => State::Exhausted(now.unwrap_or_default() + GIVE_UP),
+        };
+        self.change(key, state);
+        untried
+    }
+
+    fn change(&mut self, key: K, state: State) {
+        let want = self.wants.get_mut(&key).expect("the key is wanted");
+        let before = std::mem::replace(&mut want.state, state);
+        if let Some(at) = before.ends() {
+            self.timers.remove(&(at, key));
+        }
+        if let Some(at) = state.ends() {
+            self.timers.insert((at, key));
+        }
+        for candidate in want.candidates.iter().filter(|candidate| !candidate.asked) {
+            let queue = self.queues.entry(candidate.link).or_default();
+            if state == State::Idle {
+                queue.insert((want.rank, key));
+            } else {
+                queue.remove(&(want.rank, key));
+            }
+        }
+        // The one who is asked right now was in the queue as well.
+        if let State::InFlight(link, _) = state {
+            self.queues.entry(link).or_default().remove(&(want.rank, key));
+        }
+    }
+
+    fn enqueue(&mut self, key: K, link: ConnectionId) {
+        let rank = self.wants[&key].rank;
+        self.queues.entry(link).or_default().insert((rank, key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const A: ConnectionId = ConnectionId(1);
+    const B: ConnectionId = ConnectionId(2);
+
+    fn at(ms: u64) -> Time {
+        Time::from_micros(ms * 1000)
+    }
+
+    fn ask(fetcher: &mut Fetcher<u64>, link: ConnectionId, until: Time) -> Option<u64> {
+        fetcher.next_for(link, |_| true, |_| until).map(|request| request.key)
+    }
+
+    #[test]
+    fn the_best_is_asked_for_first_and_once() {
+        let mut fetcher = Fetcher::new();
+        fetcher.announced(10, A, 0, 5, 100, None);
+        fetcher.announced(11, A, 1, 9, 100, None);
+        fetcher.announced(12, A, 2, 9, 100, None);
+        fetcher.announced(11, B, 0, 9, 100, None);
+        let request = fetcher.next_for(A, |size| size == 100, |_| at(10)).unwrap();
+        assert_eq!(request, Request { key: 11, tag: 1, size: 100 });
+        // In flight with A, so not asked of B.
+        assert_eq!(ask(&mut fetcher, B, at(10)), None);
+        assert_eq!(ask(&mut fetcher, A, at(10)), Some(12));
+        assert_eq!(fetcher.next_for(A, |_| false, |_| at(10)), None);
+        assert_eq!(ask(&mut fetcher, A, at(10)), Some(10));
+        assert!(!fetcher.has_work(A));
+    }
+
+    #[test]
+    fn the_next_candidate_takes_over() {
+        let mut fetcher = Fetcher::new();
+        fetcher.announced(10, A, 0, 0, 1, None);
+        fetcher.announced(10, B, 7, 0, 1, None);
+        assert_eq!(ask(&mut fetcher, A, at(10)), Some(10));
+        assert_eq!(fetcher.deadline(), Some(at(10)));
+        assert!(fetcher.expire(at(9)).wake.is_empty());
+        assert_eq!(fetcher.expire(at(10)).wake, [B].into());
+        assert_eq!(ask(&mut fetcher, A, at(10)), None, "A was asked");
+        assert_eq!(ask(&mut fetcher, B, at(20)), Some(10));
+        assert!(fetcher.expire(at(20)).given_up.is_empty());
+        let expired = fetcher.expire(at(20) + GIVE_UP);
+        let tags = expired.given_up[0].1.iter().map(|c| (c.link, c.tag)).collect::<Vec<_>>();
+        assert_eq!(tags, [(A, 0), (B, 7)]);
+        assert!(!fetcher.wants(10));
+        assert_eq!(fetcher.deadline(), None);
+    }
+
+    #[test]
+    fn a_late_announcement_revives_what_was_exhausted() {
+        let mut fetcher = Fetcher::new();
+        fetcher.announced(10, A, 0, 0, 1, None);
+        ask(&mut fetcher, A, at(10));
+        fetcher.expire(at(10));
+        fetcher.announced(10, B, 0, 0, 1, None);
+        assert_eq!(ask(&mut fetcher, B, at(20)), Some(10));
+        assert_eq!(fetcher.failed(10, B), []);
+        assert!(fetcher.wants(10), "A may still answer");
+        assert_eq!(fetcher.failed(10, A), []);
+        assert!(!fetcher.wants(10));
+    }
+
+    #[test]
+    fn patience_holds_the_first_request_back() {
+        let mut fetcher = Fetcher::new();
+        fetcher.announced(10, A, 0, 0, 1, Some(at(50)));
+        fetcher.announced(10, B, 0, 0, 1, None);
+        assert_eq!(ask(&mut fetcher, A, at(99)), None);
+        assert_eq!(fetcher.expire(at(50)).wake, [A, B].into());
+        assert_eq!(ask(&mut fetcher, B, at(99)), Some(10));
+    }
+
+    #[test]
+    fn a_link_that_goes_is_asked_no_more() {
+        let mut fetcher = Fetcher::new();
+        fetcher.announced(10, A, 0, 0, 1, None);
+        fetcher.announced(10, B, 0, 0, 1, None);
+        fetcher.announced(11, A, 1, 0, 1, None);
+        ask(&mut fetcher, A, at(10));
+        assert_eq!(fetcher.link_down(A), [B].into());
+        assert!(!fetcher.wants(11));
+        assert_eq!(ask(&mut fetcher, B, at(10)), Some(10));
+        assert!(!fetcher.is_candidate(10, A));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Announce(u8, u8),
+        Ask(u8),
+        Fail(u8, u8),
+        Resolve(u8),
+        Down(u8),
+        Wait(u16),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..6u8, 0..4u8).prop_map(|(k, l)| Step::Announce(k, l)),
+            4 => (0..4u8).prop_map(Step::Ask),
+            1 => (0..6u8, 0..4u8).prop_map(|(k, l)| Step::Fail(k, l)),
+            1 => (0..6u8).prop_map(Step::Resolve),
+            1 => (0..4u8).prop_map(Step::Down),
+            2 => (0..4000u16).prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        /// Against a model that knows only who announced and who was asked.
+        #[test]
+        fn nothing_is_asked_twice_or_forgotten(steps in prop::collection::vec(step(), 0..120)) {
+            let mut fetcher = Fetcher::new();
+            // Per key: link → asked; and who is asked now, until when.
+            let mut model: BTreeMap<u8, BTreeMap<ConnectionId, bool>> = BTreeMap::new();
+            let mut flights: BTreeMap<u8, (ConnectionId, Time)> = BTreeMap::new();
+            let mut now = Time::ZERO;
+            for (tag, step) in steps.into_iter().enumerate() {
+                let link = |l: u8| ConnectionId(u64::from(l));
+                match step {
+                    Step::Announce(k, l) => {
+                        fetcher.announced(k, link(l), tag as u32, 0, 1, None);
+                        model.entry(k).or_default().insert(link(l), false);
+                    }
+                    Step::Ask(l) => {
+                        let until = now + Duration::from_millis(1000);
+                        if let Some(request) = fetcher.next_for(link(l), |_| true, |_| until) {
+                            let k = request.key;
+                            prop_assert!(!flights.contains_key(&k), "two in flight");
+                            let asked = model.get_mut(&k).and_then(|m| m.get_mut(&link(l)));
+                            prop_assert_eq!(asked.map(|asked| std::mem::replace(asked, true)), Some(false));
+                            flights.insert(k, (link(l), until));
+                        } else {
+                            let open = model.iter().any(|(k, links)| {
+                                !flights.contains_key(k) && links.get(&link(l)) == Some(&false)
+                            });
+                            prop_assert!(!open, "something could have been asked for");
+                        }
+                    }
+                    Step::Fail(k, l) => {
+                        fetcher.failed(k, link(l));
+                        drop_link(&mut model, &mut flights, k, link(l));
+                    }
+                    Step::Resolve(k) => {
+                        let candidates = fetcher.resolved(k).len();
+                        prop_assert_eq!(candidates, model.remove(&k).map_or(0, |links| links.len()));
+                        flights.remove(&k);
+                    }
+                    Step::Down(l) => {
+                        fetcher.link_down(link(l));
+                        for k in 0..6 {
+                            drop_link(&mut model, &mut flights, k, link(l));
+                        }
+                    }
+                    Step::Wait(ms) => {
+                        now = now + Duration::from_millis(u64::from(ms));
+                        for (k, candidates) in fetcher.expire(now).given_up {
+                            let links = model.remove(&k).unwrap();
+                            prop_assert_eq!(links.len(), candidates.len());
+                            prop_assert!(links.values().all(|asked| *asked));
+                        }
+                        flights.retain(|_, (_, until)| *until > now);
+                    }
+                }
+                for (k, links) in &model {
+                    prop_assert!(fetcher.wants(*k) != links.is_empty());
+                }
+                prop_assert_eq!(fetcher.wants.len(), model.len());
+                prop_assert!(fetcher.deadline().is_none_or(|at| at > now));
+            }
+        }
+    }
+
+    fn drop_link(
+        model: &mut BTreeMap<u8, BTreeMap<ConnectionId, bool>>,
+        flights: &mut BTreeMap<u8, (ConnectionId, Time)>,
+        key: u8,
+        link: ConnectionId,
+    ) {
+        if flights.get(&key).is_some_and(|(asked, _)| *asked == link) {
+            flights.remove(&key);
+        }
+        if let Some(links) = model.get_mut(&key) {
+            links.remove(&link);
+            if links.is_empty() {
+                model.remove(&key);
+                flights.remove(&key);
+            }
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! The whole border of the core: what goes in, and what comes out.
+//!
+//! Everything that goes in is plain data and can be written to a file; [`Input`]s and
+//! [`Command`]s in their order, with their times, are the whole run of a node.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{
+    AccountId, Address, BlockId, ConnectionId, DialId, ItemId, ItemKey, PeerId, PoolIndex,
+    Signature, Ticket,
+};
+use crate::rules::Account;
+use crate::violation::Violation;
+use crate::wire::{Binding, Frame, Goodbye, Grant, Refusal};
+
+/// What the network did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Input {
+    /// A connection is up, and the peer has proven its identity to the transport.
+    Connected {
+        /// The connection, never used before.
+        connection: ConnectionId,
+        /// The proven identity.
+        peer: PeerId,
+        /// Who dialed.
+        direction: Direction,
+        /// Where the peer is seen at.
+        address: Address,
+        /// What both ends derive from the session.
+        binding: Binding,
+    },
+    /// A dial came to nothing.
+    DialFailed {
+        /// Which.
+        dial: DialId,
+        /// Why.
+        error: DialError,
+    },
+    /// A frame arrived; those of one channel in the order they were sent.
+    Frame {
+        /// On which connection.
+        connection: ConnectionId,
+        /// On which channel instance.
+        channel: u32,
+        /// The frame.
+        frame: Frame,
+    },
+    /// The frame given for this channel is on its way: the next may be given.
+    Writable {
+        /// On which connection.
+        connection: ConnectionId,
+        /// Which channel instance.
+        channel: u32,
+    },
+    /// A connection has ended. Nothing more comes of it.
+    Closed {
+        /// Which.
+        connection: ConnectionId,
+    },
+}
+
+/// Who dialed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Direction {
+    /// The peer.
+    Inbound,
+    /// This node.
+    Outbound(DialId),
+}
+
+impl Direction {
+    /// Whether the peer dialed.
+    pub fn is_inbound(self) -> bool {
+        self == Self::Inbound
+    }
+}
+
+/// Why a dial came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum DialError {
+    /// No transport of this node knows such addresses.
+    #[error("no transport for this kind of address")]
+    UnsupportedAddress,
+    /// Nobody answered in time.
+    #[error("no answer in time")]
+    TimedOut,
+    /// The network or the other side refused.
+    #[error("nobody accepts connections there")]
+    Unreachable,
+    /// Somebody else answered than was dialed.
+    #[error("another peer answered than the one that was dialed")]
+    WrongPeer,
+}
+
+/// What the application wants, or answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Connect to a peer.
+    Dial {
+        /// Where.
+        address: Address,
+        /// Who is expected there; anyone if `None`.
+        peer: Option<PeerId>,
+    },
+    /// End the connection to a peer.
+    Disconnect {
+        /// Whom.
+        peer: PeerId,
+    },
+    /// The addresses that this node can be reached at have changed.
+    Listening {
+        /// All of them.
+        addresses: Vec<Address>,
+    },
+    /// The answer to [`Output::Sign`].
+    Signature {
+        /// Its number.
+        request: u64,
+        /// The signature.
+        signature: Signature,
+    },
+    /// The answer to [`Output::Verify`].
+    Verdict {
+        /// Its ticket.
+        ticket: Ticket,
+        /// The answer.
+        verdict: Verdict,
+    },
+    /// Puts an item of this node's own into a pool. [`Output::Published`] tells its fate.
+    Publish {
+        /// A number of the application's choice, for the answer.
+        request: u64,
+        /// Into which pool.
+        pool: PoolIndex,
+        /// The item.
+        body: Bytes,
+        /// The verdict, which must be *accept*.
+        admission: Admission,
+    },
+    /// Sends a block of this node's own. Its verdict is taken to be *accept*.
+    PublishBlock(Block),
+    /// Moves the tip, and the pools with it.
+    SetTip(TipChange),
+    /// Allows a peer more on one pool.
+    Raise {
+        /// Whom.
+        peer: PeerId,
+        /// On which pool.
+        pool: PoolIndex,
+        /// The new limits, none below the old.
+        grant: Grant,
+    },
+    /// Says goodbye to all and refuses everyone from now on.
+    Shutdown,
+}
+
+/// The application's answer about an item, a header or a block.
+///
+/// It is a function of that thing and the tip, never of what else has arrived: this is what makes
+/// the pools of all nodes converge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// It is good.
+    Accept(Admission),
+    /// It proves that whoever made or relayed it misbehaved, whatever the state.
+    Reject,
+    /// It is of no use now: stale, too early, or it fails for a reason that depends on state.
+    Ignore,
+}
+
+/// What goes with *accept*. For headers and blocks the default will do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admission {
+    /// The lowest height of a tip at which the item holds.
+    pub from: u64,
+    /// For an item in an account's chain: the account at the tip.
+    pub account: Option<Account>,
+}
+
+/// A better tip, and what it changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TipChange {
+    /// The executed block that is best now.
+    pub block: BlockId,
+    /// Keys of items that have no place in the pools any more: they are in a block, or stale.
+    pub remove: Vec<(PoolIndex, ItemKey)>,
+    /// Items of blocks that are no longer on the best chain and hold again.
+    pub add: Vec<(PoolIndex, Bytes, Admission)>,
+    /// Accounts whose next nonce or balance is another. Items below the next nonce are dropped.
+    pub accounts: Vec<(AccountId, Account)>,
+}
+
+/// A block: its header and its items, in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Block {
+    /// Its id.
+    pub block: BlockId,
+    /// Its header.
+    pub header: Bytes,
+    /// Its items.
+    pub items: Vec<BlockItem>,
+}
+
+/// An item of a block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockItem {
+    /// The pool it belongs to.
+    pub pool: PoolIndex,
+    /// Its id.
+    pub id: ItemId,
+    /// Its bytes.
+    pub body: Bytes,
+    /// Whether it came from this node's pool, where it had a verdict: it need not be checked
+    /// again.
+    pub known: bool,
+}
+
+/// What the driver must do now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Output {
+    /// Connect.
+    Dial {
+        /// The number to answer with.
+        dial: DialId,
+        /// Where to.
+        address: Address,
+        /// Who must answer, if that is known.
+        peer: Option<PeerId>,
+    },
+    /// Send a frame, then say [`Input::Writable`] for its channel.
+    Frame {
+        /// On which connection.
+        connection: ConnectionId,
+        /// On which channel instance.
+        channel: u32,
+        /// The frame.
+        frame: Frame,
+    },
+    /// Read what comes on this channel instance: until now it was to be left unread.
+    Open {
+        /// On which connection.
+        connection: ConnectionId,
+        /// Which channel instance.
+        channel: u32,
+    },
+    /// End a connection, after what was given for channel 0 has gone. [`Input::Closed`] follows.
+    Close {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// Sign with the node's key and answer with [`Command::Signature`].
+    Sign {
+        /// The number to answer with.
+        request: u64,
+        /// What to sign.
+        payload: Bytes,
+    },
+    /// Ask the application, and answer with [`Command::Verdict`], however late.
+    Verify {
+        /// The number to answer with.
+        ticket: Ticket,
+        /// What about.
+        subject: Subject,
+    },
+    /// The fate of what was published.
+    Published {
+        /// The application's number.
+        request: u64,
+        /// What became of it.
+        fate: Fate,
+    },
+    /// Something the application may want to know.
+    Event(Event),
+}
+
+/// What a verdict is wanted about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Subject {
+    /// An item of a pool.
+    Item {
+        /// Which pool.
+        pool: PoolIndex,
+        /// Its id.
+        id: ItemId,
+        /// Its bytes.
+        body: Bytes,
+    },
+    /// A header. Its parent's verdict was *accept*.
+    Header {
+        /// The block's id.
+        block: BlockId,
+        /// The header.
+        header: Bytes,
+    },
+    /// A whole block whose header's and parent's verdicts were *accept*. The application executes
+    /// it; if it becomes the best one, [`Command::SetTip`] follows.
+    Block(Block),
+}
+
+/// What became of a published item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fate {
+    /// It is in the pool, and on its way.
+    Accepted,
+    /// It was there already.
+    Known,
+    /// The pool is full of better ones.
+    Full {
+        /// Items must have more than this priority.
+        floor: u64,
+    },
+    /// It cannot be published.
+    Invalid(Invalid),
+}
+
+/// Why an item cannot be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Invalid {
+    /// There is no such pool.
+    #[error("there is no such pool: pools are numbered in the order of the configuration")]
+    NoSuchPool,
+    /// It is larger than the pool allows.
+    #[error("the item is larger than `max_item` of its pool")]
+    TooLarge,
+    /// The rules do not know such bytes.
+    #[error("the bytes are no item of this pool")]
+    Malformed,
+}
+
+/// Something the application may want to know. Nothing depends on its being read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// The first connection to a peer is up.
+    PeerConnected {
+        /// Who.
+        peer: PeerId,
+        /// What it calls itself.
+        client: String,
+        /// Whether the peer dialed.
+        inbound: bool,
+    },
+    /// The last connection to a peer is down.
+    PeerDisconnected {
+        /// Who.
+        peer: PeerId,
+        /// Why.
+        reason: Disconnect,
+    },
+    /// This node refused a peer, or a peer refused this node.
+    Refused {
+        /// Who.
+        peer: PeerId,
+        /// Whether this node refused.
+        by_us: bool,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A dial came to nothing.
+    DialFailed {
+        /// Where to.
+        address: Address,
+        /// Why.
+        error: DialError,
+    },
+    /// An item is in a pool now.
+    ItemAdded {
+        /// Which pool.
+        pool: PoolIndex,
+        /// Its id.
+        id: ItemId,
+    },
+    /// An item is no longer in a pool.
+    ItemRemoved {
+        /// Which pool.
+        pool: PoolIndex,
+        /// Its id.
+        id: ItemId,
+    },
+    /// The tip is another.
+    TipChanged {
+        /// The best executed block.
+        block: BlockId,
+        /// Its height.
+        height: u64,
+    },
+    /// A peer holds a tip that is too far ahead to be reached block by block.
+    Behind {
+        /// Who.
+        peer: PeerId,
+        /// The height of its tip.
+        height: u64,
+    },
+    /// So many events were not read in time and are forgotten.
+    Lagged(u64),
+}
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Disconnect {
+    /// The transport lost it.
+    Lost,
+    /// The peer said goodbye.
+    Remote(Goodbye),
+    /// This node said goodbye.
+    Local(Goodbye),
+    /// The peer broke the rules.
+    Violation(Violation),
+}

@@ -1,0 +1,332 @@
+//! Connections as the channels see them: who is there, what may be written, whose turn it is.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::channel::Kind;
+use crate::id::{Address, ConnectionId, PeerId, Salt};
+use crate::io::Direction;
+use crate::time::Time;
+use crate::wire::Held;
+
+/// Number of the first channel instance that is agreed on; below it numbers are fixed.
+pub(crate) const FIRST_AGREED: u32 = 16;
+
+/// A round trip before one was measured: a guess at a distance between continents.
+const FIRST_ROUND_TRIP: Duration = Duration::from_millis(100);
+/// Bytes a second before a rate was measured: a slow home line.
+const FIRST_RATE: u64 = 1 << 20;
+/// Answers smaller than this say more about the round trip than about the rate.
+const RATE_SAMPLE: u64 = 4 << 10;
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) peer: PeerId,
+    pub(crate) direction: Direction,
+    pub(crate) address: Address,
+    pub(crate) since: Time,
+    /// Ascending by number. Control is the first.
+    pub(crate) slots: Vec<Slot>,
+    /// Where the search for the next frame begins, behind control.
+    turn: usize,
+    queued: bool,
+    /// Both steps of the hello are done.
+    pub(crate) up: bool,
+    /// The peer's executed tip, as it says.
+    pub(crate) held: Option<Held>,
+    /// What ids announced to the peer are keyed with.
+    pub(crate) salt: Salt,
+    /// When the last frame came.
+    pub(crate) heard: Time,
+    /// Requests without an answer, and since when there are any.
+    awaited: u32,
+    awaited_since: Time,
+    round_trip: Option<Duration>,
+    rate: u64,
+}
+
+/// A channel instance of a connection.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) number: u32,
+    pub(crate) kind: Kind,
+    /// Which pool, for pools.
+    pub(crate) index: usize,
+    pub(crate) version: u32,
+    /// The transport can take a frame.
+    writable: bool,
+    /// There may be a frame.
+    dirty: bool,
+}
+
+impl Slot {
+    pub(crate) fn new(number: u32, kind: Kind, index: usize, version: u32) -> Self {
+        Self { number, kind, index, version, writable: true, dirty: false }
+    }
+}
+
+/// One channel of one connection, as the channels are called with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct At {
+    pub(crate) link: ConnectionId,
+    pub(crate) slot: usize,
+    /// Which pool, for pools.
+    pub(crate) index: usize,
+}
+
+impl Link {
+    pub(crate) fn new(peer: PeerId, direction: Direction, address: Address, now: Time) -> Self {
+        Self {
+            peer,
+            direction,
+            address,
+            since: now,
+            slots: vec![Slot::new(0, Kind::Control, 0, 1)],
+            turn: 0,
+            queued: false,
+            up: false,
+            held: None,
+            salt: Salt([0; 16]),
+            heard: now,
+            awaited: 0,
+            awaited_since: now,
+            round_trip: None,
+            rate: FIRST_RATE,
+        }
+    }
+
+    /// The height of the peer's executed tip.
+    pub(crate) fn height(&self) -> u64 {
+        self.held.as_ref().map_or(0, |held| held.height)
+    }
+
+    pub(crate) fn slot_of(&self, number: u32) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.number == number)
+    }
+
+    /// A request was sent whose answer is awaited.
+    pub(crate) fn ask(&mut self, now: Time) {
+        if self.awaited == 0 {
+            self.awaited_since = now;
+        }
+        self.awaited += 1;
+    }
+
+    /// The answer came, or is not awaited any more.
+    pub(crate) fn answered(&mut self) {
+        self.awaited -= 1;
+    }
+
+    /// Since when something has been awaited while the peer was silent.
+    pub(crate) fn silent_since(&self) -> Option<Time> {
+        (self.awaited > 0).then(|| self.awaited_since.max(self.heard))
+    }
+
+    pub(crate) fn round_trip(&self) -> Duration {
+        self.round_trip.unwrap_or(FIRST_ROUND_TRIP)
+    }
+
+    /// A round trip was measured: an eighth of it counts, as in TCP.
+    pub(crate) fn measured(&mut self, sample: Duration) {
+        self.round_trip = Some(self.round_trip.map_or(sample, |known| (known * 7 + sample) / 8));
+    }
+
+    /// An answer of so many bytes took so long.
+    pub(crate) fn measured_rate(&mut self, bytes: u64, took: Duration) {
+        let sending = took.saturating_sub(self.round_trip()).as_micros().max(1) as u64;
+        if bytes >= RATE_SAMPLE {
+            let sample = bytes.saturating_mul(1_000_000) / sending;
+            self.rate = (self.rate / 8 * 7 + sample / 8).max(1);
+        }
+    }
+
+    /// How long an answer of so many bytes may take: two round trips and two sending times, and
+    /// a quarter of a second for a busy peer.
+    pub(crate) fn patience(&self, bytes: u32) -> Duration {
+        let sending = Duration::from_micros(u64::from(bytes) * 2_000_000 / self.rate);
+        let patience = self.round_trip() * 2 + sending + Duration::from_millis(250);
+        patience.min(Duration::from_secs(8))
+    }
+}
+
+/// All connections, and those that may have a frame to send, in turn.
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    links: BTreeMap<ConnectionId, Link>,
+    ready: VecDeque<ConnectionId>,
+}
+
+impl Links {
+    pub(crate) fn insert(&mut self, id: ConnectionId, link: Link) {
+        self.links.insert(id, link);
+    }
+
+    pub(crate) fn remove(&mut self, id: ConnectionId) -> Option<Link> {
+        self.links.remove(&id)
+    }
+
+    pub(crate) fn get(&self, id: ConnectionId) -> Option<&Link> {
+        self.links.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Link> {
+        self.links.get_mut(&id)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Link)> {
+        self.links.iter().map(|(id, link)| (*id, link))
+    }
+
+    /// The channels of a connection.
+    pub(crate) fn channels(&self, id: ConnectionId) -> Vec<(Kind, At)> {
+        let slots = self.links.get(&id).map_or(&[][..], |link| &link.slots);
+        let at = |(slot, s): (usize, &Slot)| (s.kind, At { link: id, slot, index: s.index });
+        slots.iter().enumerate().map(at).collect()
+    }
+
+    /// A channel may have something to send.
+    pub(crate) fn wake(&mut self, id: ConnectionId, slot: usize) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(slot) = link.slots.get_mut(slot) else { return };
+        slot.dirty = true;
+        if slot.writable && !link.queued {
+            link.queued = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    /// The transport can take the next frame of a channel.
+    pub(crate) fn writable(&mut self, id: ConnectionId, number: u32) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(at) = link.slot_of(number) else { return };
+        link.slots[at].writable = true;
+        if link.slots[at].dirty {
+            self.wake(id, at);
+        }
+    }
+
+    /// The channel that is asked for a frame next: connections in turn, control first, then each
+    /// channel in turn. It is taken to have one until [`Links::clean`].
+    pub(crate) fn next(&mut self) -> Option<(Kind, At)> {
+        while let Some(&id) = self.ready.front() {
+            let found = self.links.get_mut(&id).and_then(|link| {
+                let count = link.slots.len();
+                let others = (0..count - 1).map(|i| 1 + (link.turn + i) % (count - 1));
+                std::iter::once(0)
+                    .chain(others)
+                    .find(|at| link.slots[*at].dirty && link.slots[*at].writable)
+            });
+            let Some(slot) = found else {
+                self.ready.pop_front();
+                if let Some(link) = self.links.get_mut(&id) {
+                    link.queued = false;
+                }
+                continue;
+            };
+            let found = &self.links[&id].slots[slot];
+            return Some((found.kind, At { link: id, slot, index: found.index }));
+        }
+        None
+    }
+
+    /// The channel has nothing to send.
+    pub(crate) fn clean(&mut self, at: At) {
+        if let Some(link) = self.links.get_mut(&at.link) {
+            link.slots[at.slot].dirty = false;
+        }
+    }
+
+    /// A frame of the channel leaves; it is the next connection's turn. Returns its number.
+    pub(crate) fn sent(&mut self, at: At) -> u32 {
+        let link = self.links.get_mut(&at.link).expect("it has just been asked");
+        link.slots[at.slot].writable = false;
+        if at.slot > 0 {
+            link.turn = at.slot;
+        }
+        self.ready.rotate_left(1);
+        link.slots[at.slot].number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ConnectionId = ConnectionId(1);
+    const B: ConnectionId = ConnectionId(2);
+
+    fn links() -> Links {
+        let mut links = Links::default();
+        for id in [A, B] {
+            let peer = PeerId([0; 32]);
+            let address = Address(Default::default());
+            let mut link = Link::new(peer, Direction::Inbound, address, Time::ZERO);
+            for index in 0..3 {
+                link.slots.push(Slot::new(16 + index as u32, Kind::Pool, index, 1));
+            }
+            links.insert(id, link);
+        }
+        links
+    }
+
+    fn next(links: &mut Links) -> Option<(ConnectionId, usize)> {
+        let (_, at) = links.next()?;
+        links.sent(at);
+        Some((at.link, at.slot))
+    }
+
+    #[test]
+    fn connections_and_channels_take_turns() {
+        let mut links = links();
+        for id in [A, B] {
+            for slot in [3, 2, 1] {
+                links.wake(id, slot);
+            }
+        }
+        let mut order = Vec::new();
+        while let Some((id, slot)) = next(&mut links) {
+            order.push((id, slot));
+            // The transport is fast, and the channels always have more.
+            if order.len() < 12 {
+                links.writable(id, 15 + slot as u32);
+            }
+        }
+        let channels =
+            |of| order.iter().filter(|(id, _)| *id == of).map(|(_, s)| *s).collect::<Vec<_>>();
+        assert_eq!(channels(A)[..6], [1, 2, 3, 1, 2, 3]);
+        assert_eq!(channels(A)[..6], channels(B)[..6]);
+        assert!(order.windows(2).take(11).all(|pair| pair[0].0 != pair[1].0));
+    }
+
+    #[test]
+    fn control_goes_first_and_the_unwritable_wait() {
+        let mut links = links();
+        links.wake(A, 2);
+        links.wake(A, 0);
+        assert_eq!(next(&mut links), Some((A, 0)));
+        assert_eq!(next(&mut links), Some((A, 2)));
+        links.wake(A, 2);
+        assert_eq!(next(&mut links), None);
+        links.writable(A, 17);
+        let (_, at) = links.next().unwrap();
+        links.clean(at);
+        assert_eq!(next(&mut links), None);
+    }
+
+    #[test]
+    fn silence_counts_only_while_something_is_awaited() {
+        let at = Time::from_micros;
+        let mut links = links();
+        let link = links.get_mut(A).unwrap();
+        assert_eq!(link.silent_since(), None);
+        link.ask(at(5));
+        link.ask(at(6));
+        assert_eq!(link.silent_since(), Some(at(5)));
+        link.heard = at(9);
+        link.answered();
+        assert_eq!(link.silent_since(), Some(at(9)));
+        link.answered();
+        assert_eq!(link.silent_since(), None);
+    }
+}

@@ -1,0 +1,461 @@
+//! The node: the six methods, and the routing between the border and the parts.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::block::{self, Blocks};
+use crate::channel::{Context, Kind};
+use crate::config::{Config, ConfigError};
+use crate::control::{self, Control, record};
+use crate::id::{Address, ConnectionId, ItemId, PeerId, PoolIndex, Ticket};
+use crate::io::{Command, Direction, Event, Input, Output, TipChange, Verdict};
+use crate::link::{At, Link, Links};
+use crate::peers::Peers;
+use crate::pool::{self, Pool};
+use crate::rng::Rng;
+use crate::rules::{HeaderFacts, Rules};
+use crate::stats::{Count, Stats};
+use crate::tickets::{Question, Tickets};
+use crate::time::Time;
+use crate::timers::{Timer, Timers};
+use crate::tip::Tip;
+use crate::violation::Violation;
+use crate::wire::{Binding, Frame, Goodbye};
+
+/// A node of the network, as a state machine.
+///
+/// In come what the network did ([`Node::handle_input`]), what the application wants
+/// ([`Node::handle_command`]) and that time has passed ([`Node::handle_timeout`]). After each of
+/// them call [`Node::poll_output`] until it returns `None` and do what it says; then wait until
+/// something happens, or until [`Node::poll_timeout`].
+///
+/// Nothing is written before `poll_output` asks for it, so what is sent is what is newest then.
+pub struct Node {
+    cx: Context,
+}
+
+impl Node {
+    /// A node that has just been started, at time `now`.
+    ///
+    /// Two nodes with the same arguments that are given the same inputs do the same.
+    pub fn new(
+        config: Config,
+        rules: Box<dyn Rules>,
+        seed: [u8; 32],
+        now: Time,
+    ) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let genesis = match &config.genesis {
+            None => None,
+            Some(header) => {
+                let facts = rules.header(header).ok_or(ConfigError::Genesis)?;
+                Some((facts, header.clone()))
+            }
+        };
+        let rng = Rng::new(seed);
+        let control = Control::new(&rng);
+        let salt = control.salt();
+        let pools = config.pools.iter().enumerate();
+        let pools = pools.map(|(i, spec)| Pool::new(spec.clone(), PoolIndex(i as u16), salt));
+        let cx = Context {
+            now,
+            pools: pools.collect(),
+            tickets: Tickets::new(config.workers),
+            config,
+            rules,
+            links: Links::default(),
+            control,
+            peers: Peers::default(),
+            tip: Tip::new(genesis.clone()),
+            blocks: Blocks::new(genesis, salt),
+            timers: Timers::default(),
+            outputs: VecDeque::new(),
+            stats: Stats::default(),
+            fetch_bytes: 0,
+        };
+        Ok(Self { cx })
+    }
+
+    /// The network did something.
+    pub fn handle_input(&mut self, now: Time, input: Input) {
+        self.advance(now);
+        match input {
+            Input::Connected { connection, peer, direction, address, binding } => {
+                self.on_connected(connection, peer, direction, address, binding);
+            }
+            Input::DialFailed { dial, error } => {
+                if let Some(dial) = self.cx.peers.dialed(dial) {
+                    self.cx.event(Event::DialFailed { address: dial.address, error });
+                }
+            }
+            Input::Frame { connection, channel, frame } => {
+                self.on_frame(connection, channel, &frame)
+            }
+            Input::Writable { connection, channel } => self.cx.links.writable(connection, channel),
+            Input::Closed { connection } => self.on_closed(connection),
+        }
+        self.set_timers();
+    }
+
+    /// The application wants or answers something.
+    pub fn handle_command(&mut self, now: Time, command: Command) {
+        self.advance(now);
+        let cx = &mut self.cx;
+        match command {
+            Command::Dial { address, peer } => {
+                let dial = cx.peers.dial(address.clone(), peer);
+                cx.outputs.push_back(Output::Dial { dial, address, peer });
+            }
+            Command::Disconnect { peer } => {
+                for link in links_of(cx, &peer) {
+                    control::goodbye(cx, link, Goodbye::Requested);
+                }
+            }
+            Command::Listening { addresses } => record::listening(cx, addresses),
+            Command::Signature { request, signature } => record::signed(cx, request, signature),
+            Command::Verdict { ticket, verdict } => self.on_verdict(ticket, verdict),
+            Command::Publish { request, pool, body, admission } => {
+                let fate = pool::publish(cx, pool, body, admission);
+                cx.outputs.push_back(Output::Published { request, fate });
+            }
+            Command::PublishBlock(block) => block::publish(cx, block),
+            Command::SetTip(TipChange { block, remove, add, accounts }) => {
+                block::set_tip(cx, block);
+                pool::tip_changed(cx, remove, add, accounts);
+            }
+            Command::Raise { peer, pool, grant } => {
+                for link in links_of(cx, &peer) {
+                    control::raise(cx, link, pool, &grant);
+                }
+            }
+            Command::Shutdown => {
+                cx.peers.shutting_down = true;
+                for link in cx.links.iter().map(|(id, _)| id).collect::<Vec<_>>() {
+                    control::goodbye(cx, link, Goodbye::ShuttingDown);
+                }
+            }
+        }
+        self.set_timers();
+    }
+
+    /// Time has passed. Harmless when nothing was due.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.advance(now);
+        while let Some(timer) = self.cx.timers.pop(self.cx.now) {
+            match timer {
+                Timer::Channel { link, slot } => {
+                    if slot == 0 {
+                        control::expire(&mut self.cx, At { link, slot, index: 0 });
+                    }
+                    self.cx.links.wake(link, slot);
+                    self.set_deadline(link, slot);
+                }
+                Timer::Pool(pool) => pool::expire(&mut self.cx, pool),
+                Timer::Blocks => block::expire(&mut self.cx),
+                Timer::Ticket(ticket) => {
+                    self.cx.stats.count(Count::LateVerdicts);
+                    match self.cx.tickets.question(ticket) {
+                        Some(Question::Item(pool, id)) => pool::overdue(&mut self.cx, pool, id),
+                        Some(Question::Header(block)) => block::header_overdue(&mut self.cx, block),
+                        Some(Question::Block(_)) | None => {}
+                    }
+                }
+            }
+            self.set_timers();
+        }
+    }
+
+    /// The next thing to do; `None` when all is done.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        loop {
+            if let Some(output) = self.cx.outputs.pop_front() {
+                return Some(output);
+            }
+            if let Some(verify) = self.poll_ticket() {
+                return Some(verify);
+            }
+            let (kind, at) = self.cx.links.next()?;
+            match kind.poll_frame(&mut self.cx, at) {
+                Some(Ok(frame)) => return Some(self.send(kind, at, frame)),
+                Some(Err(_)) => {
+                    self.cx.stats.count(Count::Internal);
+                    self.cx.links.clean(at);
+                    control::goodbye(&mut self.cx, at.link, Goodbye::Internal);
+                }
+                None => {
+                    self.cx.links.clean(at);
+                    self.set_deadline(at.link, at.slot);
+                }
+            }
+        }
+    }
+
+    /// When to call [`Node::handle_timeout`], and which part of the node wants it.
+    pub fn poll_timeout(&self) -> Option<(Time, &'static str)> {
+        self.cx.timers.next()
+    }
+
+    fn advance(&mut self, now: Time) {
+        self.cx.now = self.cx.now.max(now);
+    }
+
+    fn on_connected(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        direction: Direction,
+        address: Address,
+        binding: Binding,
+    ) {
+        let dial = match direction {
+            Direction::Inbound => None,
+            Direction::Outbound(dial) => self.cx.peers.dialed(dial),
+        };
+        let known = dial.is_some_and(|dial| dial.peer == Some(peer));
+        let link = Link::new(peer, direction, address, self.cx.now);
+        self.cx.links.insert(connection, link);
+        let at = At { link: connection, slot: 0, index: 0 };
+        control::connected(&mut self.cx, at, binding, known);
+        self.set_deadline(connection, 0);
+    }
+
+    fn on_frame(&mut self, connection: ConnectionId, channel: u32, frame: &Frame) {
+        let cx = &mut self.cx;
+        let Some(link) = cx.links.get_mut(connection) else { return };
+        link.heard = cx.now;
+        cx.stats.count(Count::FramesIn);
+        cx.stats.add(Count::BytesIn, frame.len() as u64);
+        let Some(slot) = link.slot_of(channel) else {
+            // What was on its way when the connection ended says nothing about the peer.
+            if link.up {
+                control::violated(cx, connection, Violation::UnknownChannel);
+                self.set_deadline(connection, 0);
+            }
+            return;
+        };
+        let (kind, index) = (link.slots[slot].kind, link.slots[slot].index);
+        let at = At { link: connection, slot, index };
+        if let Err(violation) = kind.on_frame(cx, at, frame) {
+            control::violated(cx, connection, violation);
+        }
+        self.set_deadline(connection, slot);
+        self.set_deadline(connection, 0);
+    }
+
+    fn on_closed(&mut self, connection: ConnectionId) {
+        let cx = &mut self.cx;
+        let Some(link) = cx.links.get(connection) else { return };
+        let (peer, slots) = (link.peer, link.slots.len());
+        let was_up = control::was_up(cx, connection);
+        let reason = control::closed(cx, connection);
+        for slot in 0..slots {
+            cx.timers.set(Timer::Channel { link: connection, slot }, None);
+        }
+        cx.links.remove(connection);
+        let another = cx.links.iter().any(|(_, other)| other.peer == peer && other.up);
+        if was_up && !another {
+            cx.event(Event::PeerDisconnected { peer, reason });
+        }
+    }
+
+    fn on_verdict(&mut self, ticket: Ticket, verdict: Verdict) {
+        let cx = &mut self.cx;
+        let Some(question) = cx.tickets.answered(ticket) else { return };
+        cx.timers.set(Timer::Ticket(ticket), None);
+        cx.stats.count(Count::Verdicts);
+        let guilty = match question {
+            Question::Item(pool, id) => pool::verdict(cx, pool, id, verdict),
+            Question::Header(block) => block::header_verdict(cx, block, verdict),
+            Question::Block(block) => {
+                block::block_verdict(cx, block, verdict);
+                Vec::new()
+            }
+        };
+        for (link, violation) in guilty {
+            control::violated(cx, link, violation);
+        }
+    }
+
+    fn poll_ticket(&mut self) -> Option<Output> {
+        loop {
+            let (ticket, question) = self.cx.tickets.next()?;
+            let subject = match question {
+                Question::Item(pool, id) => pool::subject(&self.cx, pool, id),
+                Question::Header(_) | Question::Block(_) => block::subject(&self.cx, question),
+            };
+            let Some(subject) = subject else {
+                // It has been settled while it waited.
+                self.cx.tickets.answered(ticket);
+                continue;
+            };
+            let late = self.cx.now + self.cx.config.limits.verdict_timeout;
+            self.cx.timers.set(Timer::Ticket(ticket), Some(late));
+            return Some(Output::Verify { ticket, subject });
+        }
+    }
+
+    fn send(&mut self, kind: Kind, at: At, frame: Frame) -> Output {
+        let channel = self.cx.links.sent(at);
+        self.cx.stats.count(Count::FramesOut);
+        self.cx.stats.add(Count::BytesOut, frame.len() as u64);
+        self.set_deadline(at.link, at.slot);
+        if kind != Kind::Control {
+            // A request may have left: then an answer is awaited.
+            self.set_deadline(at.link, 0);
+        }
+        Output::Frame { connection: at.link, channel, frame }
+    }
+
+    /// Sets the timer of a channel. What is due already waits for the channel, not for the time.
+    fn set_deadline(&mut self, link: ConnectionId, slot: usize) {
+        let Some(connection) = self.cx.links.get(link) else { return };
+        let Some((kind, index)) = connection.slots.get(slot).map(|s| (s.kind, s.index)) else {
+            self.cx.timers.set(Timer::Channel { link, slot }, None);
+            return;
+        };
+        let at = At { link, slot, index };
+        let deadline = kind.deadline(&self.cx, at);
+        let due = deadline.is_some_and(|deadline| deadline <= self.cx.now);
+        if due && kind != Kind::Control {
+            self.cx.links.wake(link, slot);
+            self.cx.timers.set(Timer::Channel { link, slot }, None);
+        } else {
+            self.cx.timers.set(Timer::Channel { link, slot }, deadline);
+        }
+    }
+
+    fn set_timers(&mut self) {
+        for (i, pool) in self.cx.pools.iter().enumerate() {
+            self.cx.timers.set(Timer::Pool(i), pool.deadline());
+        }
+        self.cx.timers.set(Timer::Blocks, self.cx.blocks.deadline());
+    }
+}
+
+fn links_of(cx: &Context, peer: &PeerId) -> Vec<ConnectionId> {
+    cx.links.iter().filter(|(_, link)| link.peer == *peer).map(|(id, _)| id).collect()
+}
+
+/// What can be read of a node, at any time.
+impl Node {
+    /// What it was set up with.
+    pub fn config(&self) -> &Config {
+        &self.cx.config
+    }
+
+    /// Counters since the start.
+    pub fn stats(&self) -> &Stats {
+        &self.cx.stats
+    }
+
+    /// The best executed block.
+    pub fn tip(&self) -> Option<&HeaderFacts> {
+        self.cx.tip.held()
+    }
+
+    /// The best block by its header.
+    pub fn best_header(&self) -> Option<&HeaderFacts> {
+        self.cx.tip.best()
+    }
+
+    /// Items of a pool, the best first, and whether each is executable.
+    pub fn pool(&self, pool: PoolIndex) -> impl Iterator<Item = (ItemId, &Bytes, bool)> {
+        self.cx.pools.get(pool.0 as usize).into_iter().flat_map(Pool::best_first)
+    }
+
+    /// Ids of the items of a pool, ascending.
+    pub fn pool_ids(&self, pool: PoolIndex) -> impl Iterator<Item = &ItemId> {
+        self.cx.pools.get(pool.0 as usize).into_iter().flat_map(Pool::ids)
+    }
+
+    /// Everything at a glance.
+    pub fn status(&self) -> Status {
+        let cx = &self.cx;
+        let peer = |(id, link): (ConnectionId, &Link)| PeerStatus {
+            peer: link.peer.to_string(),
+            client: cx.control.client(id).unwrap_or_default().to_owned(),
+            inbound: link.direction.is_inbound(),
+            connected_for: cx.now.since(link.since),
+            round_trip: link.round_trip(),
+            height: link.height(),
+            channels: link.slots.iter().map(|slot| (slot.number, slot.version)).collect(),
+        };
+        let pool = |pool: &Pool| {
+            let (given, spent) = pool.permits();
+            let status = PoolStatus { items: pool.len(), bytes: pool.bytes(), given, spent };
+            (pool.spec.name.clone(), status)
+        };
+        Status {
+            peers: cx.links.iter().filter(|(_, link)| link.up).map(peer).collect(),
+            pools: cx.pools.iter().map(pool).collect(),
+            height: cx.tip.held().map_or(0, |tip| tip.height),
+            tip: cx.tip.held().map(|tip| tip.block.to_string()),
+            tickets: cx.tickets.out(),
+            blocks_kept: cx.blocks.kept().0,
+            block_bytes: cx.blocks.kept().1,
+            fetch_bytes: cx.fetch_bytes,
+            bans: cx.peers.bans(),
+        }
+    }
+}
+
+/// A node at a glance.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// Peers that are connected.
+    pub peers: Vec<PeerStatus>,
+    /// Pools by name.
+    pub pools: BTreeMap<String, PoolStatus>,
+    /// Height of the best executed block.
+    pub height: u64,
+    /// Its id.
+    pub tip: Option<String>,
+    /// Questions to the application that are not answered.
+    pub tickets: usize,
+    /// Blocks that are kept.
+    pub blocks_kept: usize,
+    /// Bytes of their items.
+    pub block_bytes: usize,
+    /// Bytes of items that were asked for and have no verdict yet.
+    pub fetch_bytes: u32,
+    /// Peers that are refused for a violation.
+    pub bans: usize,
+}
+
+/// A connected peer at a glance.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct PeerStatus {
+    /// Who.
+    pub peer: String,
+    /// What it calls itself.
+    pub client: String,
+    /// Whether it dialed.
+    pub inbound: bool,
+    /// For how long.
+    pub connected_for: Duration,
+    /// How long a round trip takes.
+    pub round_trip: Duration,
+    /// Height of its executed tip, as it says.
+    pub height: u64,
+    /// Channel instances and their versions.
+    pub channels: Vec<(u32, u32)>,
+}
+
+/// A pool at a glance.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
+pub struct PoolStatus {
+    /// Items it holds.
+    pub items: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Permits that peers have spent here and not got back.
+    pub given: usize,
+    /// Permits that this node has spent at peers and not got back.
+    pub spent: usize,
+}

@@ -1,0 +1,172 @@
+//! All peers: who may connect, which of two connections stays, who is refused for how long
+//! (specification section 5).
+
+use std::collections::BTreeMap;
+
+use crate::channel::Context;
+use crate::id::{Address, ConnectionId, DialId, PeerId};
+use crate::io::Direction;
+use crate::time::Time;
+use crate::violation::Violation;
+use crate::wire::Refusal;
+
+/// How long a peer that came at a busy moment should wait, in milliseconds: longer than most
+/// hellos take.
+const RETRY_MS: u32 = 1000;
+
+/// What is remembered of peers beyond their connections.
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    bans: BTreeMap<PeerId, Ban>,
+    dials: BTreeMap<DialId, Dialing>,
+    next_dial: u64,
+    pub(crate) shutting_down: bool,
+}
+
+/// A peer that broke the rules.
+#[derive(Clone, Copy, Debug)]
+struct Ban {
+    until: Time,
+}
+
+/// A dial that is under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialing {
+    pub(crate) address: Address,
+    pub(crate) peer: Option<PeerId>,
+}
+
+impl Peers {
+    /// Begins a dial.
+    pub(crate) fn dial(&mut self, address: Address, peer: Option<PeerId>) -> DialId {
+        let dial = DialId(self.next_dial);
+        self.next_dial += 1;
+        self.dials.insert(dial, Dialing { address, peer });
+        dial
+    }
+
+    /// A dial has come to its end.
+    pub(crate) fn dialed(&mut self, dial: DialId) -> Option<Dialing> {
+        self.dials.remove(&dial)
+    }
+
+    /// Remembers a violation. Among too many the one whose time is up first is forgotten.
+    pub(crate) fn ban(&mut self, peer: PeerId, violation: Violation, now: Time, limit: u32) {
+        let until = now + violation.penalty();
+        let ban = self.bans.entry(peer).or_insert(Ban { until });
+        ban.until = ban.until.max(until);
+        self.bans.retain(|_, ban| ban.until > now);
+        while self.bans.len() > limit as usize {
+            let first = self.bans.iter().min_by_key(|(peer, ban)| (ban.until, **peer));
+            let Some(first) = first.map(|(peer, _)| *peer) else { break };
+            self.bans.remove(&first);
+        }
+    }
+
+    /// Until when a peer is refused.
+    pub(crate) fn banned(&self, peer: &PeerId, now: Time) -> Option<Time> {
+        self.bans.get(peer).map(|ban| ban.until).filter(|until| *until > now)
+    }
+
+    /// How many peers are refused.
+    pub(crate) fn bans(&self) -> usize {
+        self.bans.len()
+    }
+}
+
+/// Why the peer of a connection is not wanted, if it is not.
+pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
+    let Some(connection) = cx.links.get(link) else { return Ok(()) };
+    let peer = connection.peer;
+    if peer == cx.config.peer {
+        return Err(Refusal::SelfDial);
+    }
+    if cx.peers.shutting_down {
+        return Err(Refusal::ShuttingDown);
+    }
+    if let Some(until) = cx.peers.banned(&peer, cx.now) {
+        let remaining = until.since(cx.now).as_secs().max(1);
+        return Err(Refusal::Banned(u32::try_from(remaining).unwrap_or(u32::MAX)));
+    }
+    if cx.config.allow.as_ref().is_some_and(|allowed| !allowed.contains(&peer)) {
+        return Err(Refusal::NotAllowed);
+    }
+    if connection.direction.is_inbound() {
+        let inbound = cx.links.iter().filter(|(id, other)| {
+            *id != link && other.direction.is_inbound() && cx.control.is_admitted(*id)
+        });
+        if inbound.count() >= cx.config.limits.max_inbound as usize {
+            return Err(Refusal::Full);
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is room for one more hello.
+pub(crate) fn has_room_for_hello(cx: &Context) -> Result<(), Refusal> {
+    let pending = cx.links.iter().filter(|(_, link)| !link.up).count();
+    match pending <= cx.config.limits.handshakes as usize {
+        true => Ok(()),
+        false => Err(Refusal::Busy(RETRY_MS)),
+    }
+}
+
+/// What to do about a second connection to one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Second {
+    /// Both dialed at once, and this one stays: the other ends when this one is up.
+    Replaces(ConnectionId),
+    /// Both dialed at once, and the other one stays.
+    Yields,
+    /// The older one is pinged: it stays if it answers.
+    Asks(ConnectionId),
+}
+
+/// What another connection to the same peer means for `link`, whose peer's process has this
+/// `instance` number.
+pub(crate) fn second(cx: &Context, link: ConnectionId, instance: u64) -> Option<Second> {
+    let this = cx.links.get(link)?;
+    let (older, other) = cx.links.iter().find(|(id, other)| {
+        *id != link && other.peer == this.peer && cx.control.is_admitted(*id)
+    })?;
+    let opposite = this.direction.is_inbound() != other.direction.is_inbound();
+    if !opposite || cx.control.instance(older) != Some(instance) {
+        return Some(Second::Asks(older));
+    }
+    let dialer = match this.direction {
+        Direction::Inbound => this.peer,
+        Direction::Outbound(_) => cx.config.peer,
+    };
+    Some(match dialer == this.peer.min(cx.config.peer) {
+        true => Second::Replaces(older),
+        false => Second::Yields,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn peer(n: u8) -> PeerId {
+        PeerId([n; 32])
+    }
+
+    #[test]
+    fn bans_end_and_are_bounded() {
+        let mut peers = Peers::default();
+        let now = Time::ZERO;
+        peers.ban(peer(1), Violation::Malformed, now, 2);
+        assert_eq!(peers.banned(&peer(1), now), Some(now + Duration::from_secs(60)));
+        assert_eq!(peers.banned(&peer(1), now + Duration::from_secs(60)), None);
+        // A lighter violation does not shorten the time.
+        peers.ban(peer(2), Violation::RejectedItem, now, 2);
+        peers.ban(peer(2), Violation::Malformed, now, 2);
+        assert_eq!(peers.banned(&peer(2), now), Some(now + Duration::from_secs(3600)));
+        // One past the limit: the one whose time is up first makes room.
+        peers.ban(peer(3), Violation::RejectedItem, now, 2);
+        assert_eq!(peers.bans(), 2);
+        assert_eq!(peers.banned(&peer(1), now), None);
+    }
+}

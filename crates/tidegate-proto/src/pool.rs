@@ -1,0 +1,476 @@
+//! A pool of items: what it holds, the log that links read, and what waits for a verdict
+//! (specification section 7).
+//!
+//! An item that passes through: [`Pool::arrived`] → ticket → [`verdict`] → the log, which each
+//! link reads with a cursor of its own. Everything about items is in this module, and an entry is
+//! in the log once, whatever the number of peers.
+
+use std::collections::BTreeMap;
+use std::hash::Hasher as _;
+
+use bytes::Bytes;
+use siphasher::sip::SipHasher24;
+
+use crate::channel::Context;
+use crate::config::PoolSpec;
+use crate::fetch::Fetcher;
+use crate::id::{AccountId, ConnectionId, ItemId, ItemKey, PoolIndex, Salt};
+use crate::io::{Admission, Event, Fate, Invalid, Output, Subject, Verdict};
+use crate::link::{At, Links};
+use crate::permit::Spent;
+use crate::rules::{Account, ItemFacts};
+use crate::time::Time;
+use crate::violation::Violation;
+use crate::wire::Report;
+
+mod channel;
+pub(crate) mod content;
+mod facts;
+mod link;
+
+pub(crate) use channel::{Channel, raise, raised};
+use content::{Content, Item};
+use facts::Facts;
+use link::PoolLink;
+
+/// A pool and all that belongs to it.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) spec: PoolSpec,
+    index: PoolIndex,
+    salt: Salt,
+    content: Content,
+    /// The append-only log. Positions of entries that are gone stay empty.
+    log: BTreeMap<u64, Entry>,
+    positions: BTreeMap<ItemId, u64>,
+    /// Items that are here or pending, by the ids that peers announce them with.
+    aliases: BTreeMap<u64, ItemId>,
+    next: u64,
+    /// Items that are being checked.
+    pending: BTreeMap<ItemId, Pending>,
+    /// Announced ids, as far as the items are neither here nor pending.
+    fetcher: Fetcher<u64>,
+    links: BTreeMap<ConnectionId, PoolLink>,
+}
+
+/// An entry of the log.
+#[derive(Debug)]
+struct Entry {
+    id: ItemId,
+    size: usize,
+    facts: Facts,
+    from: u64,
+    added: Time,
+    /// Links that have it; each is there once.
+    known_by: Vec<ConnectionId>,
+}
+
+impl Entry {
+    fn known_by(&mut self, link: ConnectionId) {
+        if !self.known_by.contains(&link) {
+            self.known_by.push(link);
+        }
+    }
+}
+
+/// An item that is being checked.
+#[derive(Debug)]
+struct Pending {
+    body: Bytes,
+    facts: ItemFacts,
+    sources: Vec<Source>,
+    /// Bytes reserved for it, and on which link.
+    reserved: Option<(ConnectionId, u32)>,
+    /// The verdict is late: the permits went back as *ignored*.
+    overdue: bool,
+}
+
+/// Who is owed a report about an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Source {
+    link: ConnectionId,
+    number: u32,
+    how: How,
+}
+
+/// How an item, or the news of it, came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Announced,
+    Pushed,
+    Fetched,
+}
+
+impl Pool {
+    pub(crate) fn new(spec: PoolSpec, index: PoolIndex, salt: Salt) -> Self {
+        Self {
+            content: Content::new(spec.capacity, spec.capacity_bytes),
+            spec,
+            index,
+            salt,
+            log: BTreeMap::new(),
+            positions: BTreeMap::new(),
+            aliases: BTreeMap::new(),
+            next: 0,
+            pending: BTreeMap::new(),
+            fetcher: Fetcher::new(),
+            links: BTreeMap::new(),
+        }
+    }
+
+    /// How many items it holds.
+    pub(crate) fn len(&self) -> usize {
+        self.content.len()
+    }
+
+    /// Bytes of the items it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        self.content.bytes()
+    }
+
+    /// Items, the best first, and whether each is executable.
+    pub(crate) fn best_first(&self) -> impl Iterator<Item = (ItemId, &Bytes, bool)> {
+        self.content.best_first().map(|(item, executable)| (item.id, &item.body, executable))
+    }
+
+    /// Ids of all items, ascending.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &ItemId> {
+        self.content.ids()
+    }
+
+    /// An item it holds.
+    pub(crate) fn body(&self, id: &ItemId) -> Option<&Bytes> {
+        self.content.item(id).map(|item| &item.body)
+    }
+
+    /// Permits out to peers, and permits of peers that are spent.
+    pub(crate) fn permits(&self) -> (usize, usize) {
+        let each = self.links.values().map(PoolLink::permits);
+        each.fold((0, 0), |(given, spent), (g, s)| (given + g, spent + s))
+    }
+
+    /// When [`expire`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.fetcher.deadline()
+    }
+
+    /// What peers announce an item of this node's pool with.
+    fn alias(&self, id: &ItemId) -> u64 {
+        alias(&self.salt, id)
+    }
+
+    /// Puts a checked item into the pool. `false` if better ones leave no room for it.
+    fn insert(
+        &mut self,
+        item: Item,
+        admission: Admission,
+        known_by: Vec<ConnectionId>,
+        now: Time,
+        links: &mut Links,
+        outputs: &mut impl Extend<Output>,
+    ) -> bool {
+        let (id, size, priority) = (item.id, item.body.len(), item.facts.priority);
+        let inserted = self.content.insert(item, admission.account);
+        for gone in inserted.removed {
+            outputs.extend([self.forget(gone)]);
+        }
+        if !inserted.kept {
+            return false;
+        }
+        let position = self.next;
+        self.next += 1;
+        let facts = Facts::new(size, priority);
+        let entry = Entry { id, size, facts, from: admission.from, added: now, known_by };
+        self.log.insert(position, entry);
+        self.positions.insert(id, position);
+        self.aliases.insert(self.alias(&id), id);
+        outputs.extend([Output::Event(Event::ItemAdded { pool: self.index, id })]);
+        for link in self.links.values() {
+            links.wake(link.at.link, link.at.slot);
+        }
+        true
+    }
+
+    /// An item has left the content: it leaves the log as well, and cursors will pass its place.
+    fn forget(&mut self, id: ItemId) -> Output {
+        if let Some(position) = self.positions.remove(&id) {
+            self.log.remove(&position);
+        }
+        self.forget_alias(&id);
+        Output::Event(Event::ItemRemoved { pool: self.index, id })
+    }
+
+    fn forget_alias(&mut self, id: &ItemId) {
+        let alias = self.alias(id);
+        // Two items may share one: SPEC 7.3 says what that costs.
+        if self.aliases.get(&alias) == Some(id) {
+            self.aliases.remove(&alias);
+        }
+    }
+
+    fn entry_mut(&mut self, id: &ItemId) -> Option<&mut Entry> {
+        self.log.get_mut(self.positions.get(id)?)
+    }
+
+    fn report(&mut self, source: Source, report: Report, now: Time, links: &mut Links) {
+        if let Some(link) = self.links.get_mut(&source.link) {
+            link.give_back(source.number, report, now);
+            links.wake(source.link, link.at.slot);
+        }
+    }
+}
+
+/// SipHash-2-4 of an item's id (specification section 7.3).
+fn alias(salt: &Salt, id: &ItemId) -> u64 {
+    let mut hasher = SipHasher24::new_with_key(&salt.0);
+    hasher.write(&id.0);
+    hasher.finish()
+}
+
+/// An item came in from `at`, whole. What was `reserved` for it is free at its verdict.
+fn arrived(
+    cx: &mut Context,
+    at: At,
+    number: u32,
+    body: Bytes,
+    how: How,
+    reserved: Option<u32>,
+) -> Result<(), Violation> {
+    let pool = &mut cx.pools[at.index];
+    if body.len() > pool.spec.max_item as usize {
+        return Err(Violation::ItemTooLarge);
+    }
+    let source = Source { link: at.link, number, how };
+    let id = cx.rules.item_id(&pool.spec.name, &body);
+    if let Some(entry) = pool.entry_mut(&id) {
+        entry.known_by(at.link);
+        release(cx, at, reserved);
+        cx.pools[at.index].report(source, Report::Duplicate, cx.now, &mut cx.links);
+        return Ok(());
+    }
+    if let Some(pending) = pool.pending.get_mut(&id) {
+        let overdue = pending.overdue;
+        match pending.sources.iter_mut().find(|s| (s.link, s.number) == (at.link, number)) {
+            // Announced before, and asked for before another was faster.
+            Some(known) => known.how = how,
+            None => pending.sources.push(source),
+        }
+        release(cx, at, reserved);
+        if overdue {
+            cx.pools[at.index].report(source, Report::Ignored, cx.now, &mut cx.links);
+        }
+        return Ok(());
+    }
+    let Some(facts) = cx.rules.item(&pool.spec.name, &body) else {
+        return Err(Violation::MalformedItem);
+    };
+    let alias = pool.alias(&id);
+    let announced = pool.fetcher.resolved(alias).into_iter();
+    let others = announced.filter(|c| (c.link, c.tag) != (at.link, number));
+    let others = others.map(|c| Source { link: c.link, number: c.tag, how: How::Announced });
+    let sources = std::iter::once(source).chain(others).collect();
+    let reserved = reserved.map(|bytes| (at.link, bytes));
+    pool.aliases.insert(alias, id);
+    pool.pending.insert(id, Pending { body, facts, sources, reserved, overdue: false });
+    cx.tickets.ask_item(at.link, pool.index, id);
+    Ok(())
+}
+
+/// Bytes that were asked for on a link are not awaited any more, or have their verdict.
+fn release(cx: &mut Context, at: At, bytes: Option<u32>) {
+    let Some(bytes) = bytes else { return };
+    let pool = &mut cx.pools[at.index];
+    cx.fetch_bytes -= bytes;
+    if let Some(link) = pool.links.get_mut(&at.link) {
+        link.reserved -= bytes;
+    }
+    // Links that waited for them may ask.
+    for link in pool.links.values().filter(|link| pool.fetcher.has_work(link.at.link)) {
+        cx.links.wake(link.at.link, link.at.slot);
+    }
+}
+
+/// What to ask the application about an item that waits for its verdict.
+pub(crate) fn subject(cx: &Context, pool: PoolIndex, id: ItemId) -> Option<Subject> {
+    let pending = cx.pools[pool.0 as usize].pending.get(&id)?;
+    Some(Subject::Item { pool, id, body: pending.body.clone() })
+}
+
+/// The verdict about an item is there. Connections that a *reject* ends are returned.
+pub(crate) fn verdict(
+    cx: &mut Context,
+    pool: PoolIndex,
+    id: ItemId,
+    verdict: Verdict,
+) -> Vec<(ConnectionId, Violation)> {
+    let index = pool.0 as usize;
+    // Published here in the meantime.
+    let Some(pending) = cx.pools[index].pending.remove(&id) else { return Vec::new() };
+    if let Some((link, bytes)) = pending.reserved {
+        release(cx, At { link, slot: 0, index }, Some(bytes));
+    }
+    let pool = &mut cx.pools[index];
+    pool.forget_alias(&id);
+    let accepted = match verdict {
+        Verdict::Accept(admission) => {
+            let item = Item { id, body: pending.body, facts: pending.facts };
+            let known_by = pending.sources.iter().map(|source| source.link);
+            let known_by = known_by.filter(|link| pool.links.contains_key(link)).collect();
+            let (now, links) = (cx.now, &mut cx.links);
+            Some(pool.insert(item, admission, known_by, now, links, &mut cx.outputs))
+        }
+        Verdict::Reject | Verdict::Ignore => None,
+    };
+    let mut guilty = Vec::new();
+    for (i, source) in pending.sources.iter().enumerate() {
+        let report = match (verdict, accepted, source.how) {
+            (Verdict::Reject, ..) => Report::Rejected,
+            (Verdict::Ignore, ..) => Report::Ignored,
+            (_, Some(true), How::Pushed) if i == 0 => Report::First,
+            (_, Some(true), How::Fetched) if i == 0 => Report::Late,
+            (_, Some(true), _) => Report::Duplicate,
+            _ => Report::Surplus,
+        };
+        cx.stats.report(report);
+        if !pending.overdue {
+            pool.report(*source, report, cx.now, &mut cx.links);
+        }
+        // Who only announced it has not shown that he has it.
+        if verdict == Verdict::Reject && source.how != How::Announced {
+            guilty.push((source.link, Violation::RejectedItem));
+        }
+    }
+    guilty
+}
+
+/// The verdict about an item is late: its permits go back, the ticket stays out.
+pub(crate) fn overdue(cx: &mut Context, pool: PoolIndex, id: ItemId) {
+    let index = pool.0 as usize;
+    let Some(pending) = cx.pools[index].pending.get_mut(&id) else { return };
+    pending.overdue = true;
+    let sources = pending.sources.clone();
+    if let Some((link, bytes)) = pending.reserved.take() {
+        release(cx, At { link, slot: 0, index }, Some(bytes));
+    }
+    for source in sources {
+        cx.pools[index].report(source, Report::Ignored, cx.now, &mut cx.links);
+    }
+}
+
+/// Publishes an item of this node's own.
+pub(crate) fn publish(
+    cx: &mut Context,
+    pool: PoolIndex,
+    body: Bytes,
+    admission: Admission,
+) -> Fate {
+    let Some(pool) = cx.pools.get_mut(pool.0 as usize) else {
+        return Fate::Invalid(Invalid::NoSuchPool);
+    };
+    if body.len() > pool.spec.max_item as usize {
+        return Fate::Invalid(Invalid::TooLarge);
+    }
+    let id = cx.rules.item_id(&pool.spec.name, &body);
+    let Some(facts) = cx.rules.item(&pool.spec.name, &body) else {
+        return Fate::Invalid(Invalid::Malformed);
+    };
+    if pool.content.contains(&id) {
+        return Fate::Known;
+    }
+    let pool_index = pool.index;
+    if pool.pending.contains_key(&id) {
+        // Peers sent it too: the verdict that comes with it settles theirs.
+        verdict(cx, pool_index, id, Verdict::Accept(admission));
+    } else {
+        let item = Item { id, body, facts };
+        let known_by = announcers(pool, id, cx.now, &mut cx.links);
+        pool.insert(item, admission, known_by, cx.now, &mut cx.links, &mut cx.outputs);
+    }
+    let content = &cx.pools[pool_index.0 as usize].content;
+    match content.contains(&id) {
+        true => Fate::Accepted,
+        false => Fate::Full { floor: content.floor().unwrap_or(facts.priority) },
+    }
+}
+
+/// Peers announced what is here now: their permits go back.
+fn announcers(pool: &mut Pool, id: ItemId, now: Time, links: &mut Links) -> Vec<ConnectionId> {
+    let candidates = pool.fetcher.resolved(pool.alias(&id));
+    for candidate in &candidates {
+        let source = Source { link: candidate.link, number: candidate.tag, how: How::Announced };
+        pool.report(source, Report::Duplicate, now, links);
+    }
+    candidates.into_iter().map(|candidate| candidate.link).collect()
+}
+
+/// The tip moved: items leave and come back with it.
+pub(crate) fn tip_changed(
+    cx: &mut Context,
+    remove: Vec<(PoolIndex, ItemKey)>,
+    add: Vec<(PoolIndex, Bytes, Admission)>,
+    accounts: Vec<(AccountId, Account)>,
+) {
+    for (pool, key) in remove {
+        let Some(pool) = cx.pools.get_mut(pool.0 as usize) else { continue };
+        if let Some(id) = pool.content.by_key(&key) {
+            pool.content.remove(&id);
+            let gone = pool.forget(id);
+            cx.outputs.push_back(gone);
+        }
+    }
+    for pool in &mut cx.pools {
+        for (account, state) in &accounts {
+            for id in pool.content.set_account(*account, *state) {
+                let gone = pool.forget(id);
+                cx.outputs.push_back(gone);
+            }
+        }
+    }
+    for (pool, body, admission) in add {
+        publish(cx, pool, body, admission);
+    }
+}
+
+/// A peer's executed tip is another: what was held back for it may be sent now.
+pub(crate) fn peer_tip_changed(cx: &mut Context, link: ConnectionId) {
+    let height = cx.links.get(link).map_or(0, |link| link.height());
+    for pool in &mut cx.pools {
+        if let Some(held) = pool.links.get_mut(&link) {
+            held.tip_changed(height, &pool.log);
+            cx.links.wake(link, held.at.slot);
+        }
+    }
+}
+
+/// Ends fetches that have timed out.
+pub(crate) fn expire(cx: &mut Context, pool: usize) {
+    let pool = &mut cx.pools[pool];
+    let expired = pool.fetcher.expire(cx.now);
+    for (link, number) in expired.timed_out {
+        let link = pool.links.get_mut(&link);
+        if let Some(requested) = link.and_then(|link| link.requested.get_mut(&number)) {
+            // Nothing is held for it: others may use the node's share. The link's stays taken.
+            cx.fetch_bytes -= std::mem::take(&mut requested.charged);
+        }
+    }
+    for link in expired.wake {
+        if let Some(link) = pool.links.get(&link) {
+            cx.links.wake(link.at.link, link.at.slot);
+        }
+    }
+    for (_, candidates) in expired.given_up {
+        for candidate in candidates {
+            let source =
+                Source { link: candidate.link, number: candidate.tag, how: How::Announced };
+            pool.report(source, Report::Ignored, cx.now, &mut cx.links);
+        }
+    }
+}
+
+/// The permit that an entry takes.
+fn spend_for(entry: &Entry, body: bool) -> Spent {
+    match body {
+        true => Spent::Body(entry.size as u32),
+        false => Spent::Announcement,
+    }
+}

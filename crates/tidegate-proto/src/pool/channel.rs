@@ -1,0 +1,432 @@
+//! The channel of a pool (specification section 7).
+//!
+//! ```text
+//! A → B   Announce, Push          under B's permits, numbered together
+//! B → A   Fetch                   of numbers whose permits are out
+//! A → B   Answer, Chunk, Gone
+//! B → A   Return                  when B has its verdict, with a report
+//! ```
+
+use bytes::Bytes;
+
+use super::facts::Facts;
+use super::link::{Asked, Incoming, PoolLink, Requested, Sent};
+use super::{How, Source, arrived, release, spend_for};
+use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
+use crate::chunk::{self, Receiving};
+use crate::config::{Config, PoolSpec};
+use crate::link::At;
+use crate::permit::Spent;
+use crate::route::{Candidate, Delivery, decide};
+use crate::rules::Rules;
+use crate::time::Time;
+use crate::violation::Violation;
+use crate::wire::{
+    Announcement, Answer, Body, Grant, MAX_ANNOUNCEMENTS, MAX_FETCH, MAX_FRAME, Offer,
+    OfferedVersion, PoolMessage, Report, Return,
+};
+
+/// The channel of one pool.
+pub(crate) struct Channel;
+
+impl ChannelTrait for Channel {
+    const NAME: &'static str = "pool";
+    const MAX_FRAME: usize = MAX_FRAME;
+    type Message = PoolMessage;
+
+    fn offers(config: &Config, rules: &dyn Rules) -> Vec<Offer> {
+        let offer = |spec: &PoolSpec| {
+            let version = |number: &u32| OfferedVersion {
+                number: *number,
+                rules: spec.rules_digest(rules.id(), *number),
+            };
+            Offer {
+                kind: Kind::Pool.number(),
+                name: spec.name.clone(),
+                versions: spec.versions.iter().map(version).collect(),
+                grant: spec.grant.clone(),
+                capacity: spec.capacity,
+            }
+        };
+        config.pools.iter().map(offer).collect()
+    }
+
+    fn on_up(cx: &mut Context, at: At, terms: &Terms) {
+        let pool = &mut cx.pools[at.index];
+        pool.links.insert(at.link, PoolLink::new(at, terms, pool.next));
+    }
+
+    fn on_down(cx: &mut Context, at: At) {
+        let pool = &mut cx.pools[at.index];
+        for link in pool.fetcher.link_down(at.link) {
+            if let Some(link) = pool.links.get(&link) {
+                cx.links.wake(link.at.link, link.at.slot);
+            }
+        }
+        let Some(link) = pool.links.remove(&at.link) else { return };
+        // What waits for a verdict keeps its share, and frees it then.
+        let incoming = link.incoming.iter().filter_map(|incoming| incoming.answers.as_ref());
+        let awaited = link.requested.values().chain(incoming);
+        cx.fetch_bytes -= awaited.map(|requested| requested.charged).sum::<u32>();
+        for entry in pool.log.values_mut() {
+            entry.known_by.retain(|known| *known != at.link);
+        }
+    }
+
+    fn on_message(cx: &mut Context, at: At, message: PoolMessage) -> Result<(), Violation> {
+        match message {
+            PoolMessage::Return(returns) => on_return(cx, at, returns),
+            PoolMessage::Announce(announcements) => on_announce(cx, at, &announcements),
+            PoolMessage::Push(body) => on_push(cx, at, body),
+            PoolMessage::Fetch(numbers) => on_fetch(cx, at, numbers),
+            PoolMessage::Answer(answer) => on_answer(cx, at, answer),
+            PoolMessage::Chunk(chunk) => on_chunk(cx, at, &chunk),
+            PoolMessage::Gone(numbers) => on_gone(cx, at, numbers),
+        }
+    }
+
+    fn poll_message(cx: &mut Context, at: At) -> Option<PoolMessage> {
+        let pool = &mut cx.pools[at.index];
+        let link = pool.links.get_mut(&at.link)?;
+        if let Some(returns) = link.returns.take(&mut link.issuer, cx.now) {
+            return Some(PoolMessage::Return(returns));
+        }
+        if let Some(chunk) = link.outgoing.as_mut().and_then(|sending| sending.next()) {
+            return Some(PoolMessage::Chunk(chunk));
+        }
+        link.outgoing = None;
+        if let Some(fetch) = poll_fetch(cx, at) {
+            return Some(fetch);
+        }
+        let pool = &mut cx.pools[at.index];
+        let link = pool.links.get_mut(&at.link)?;
+        link.answer_next = !link.answer_next;
+        match link.answer_next {
+            true => poll_answer(cx, at).or_else(|| poll_entries(cx, at)),
+            false => poll_entries(cx, at).or_else(|| poll_answer(cx, at)),
+        }
+    }
+
+    fn deadline(cx: &Context, at: At) -> Option<Time> {
+        let link = cx.pools[at.index].links.get(&at.link)?;
+        link.returns.due(&link.issuer)
+    }
+}
+
+fn on_return(cx: &mut Context, at: At, returns: Vec<Return>) -> Result<(), Violation> {
+    let pool = &mut cx.pools[at.index];
+    let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    for Return { number, report } in returns {
+        let (_, sent) = link.holder.returned(number)?;
+        // Ignored now, but perhaps not at the peer's next tip.
+        if report == Report::Ignored && pool.log.contains_key(&sent.position) {
+            link.hold_back(sent.position);
+        }
+    }
+    cx.links.wake(at.link, at.slot);
+    Ok(())
+}
+
+fn on_announce(cx: &mut Context, at: At, announcements: &[Announcement]) -> Result<(), Violation> {
+    let now = cx.now;
+    let pool = &mut cx.pools[at.index];
+    for Announcement { id: alias, facts } in announcements {
+        let facts = Facts::from_wire(*facts);
+        let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+        let number = link.issuer.announcement()?;
+        if facts.size_floor() >= pool.spec.max_item {
+            return Err(Violation::ItemTooLarge);
+        }
+        let source = Source { link: at.link, number, how: How::Announced };
+        let Some(id) = pool.aliases.get(alias).copied() else {
+            if pool.fetcher.is_candidate(*alias, at.link) {
+                // The peer repeats itself.
+                pool.report(source, Report::Duplicate, now, &mut cx.links);
+                continue;
+            }
+            let bound = facts.size_bound().min(pool.spec.max_item);
+            link.offered.insert(number);
+            let priority = facts.priority_class();
+            pool.fetcher.announced(*alias, at.link, number, priority, bound, None);
+            continue;
+        };
+        if let Some(entry) = pool.entry_mut(&id) {
+            entry.known_by(at.link);
+            pool.report(source, Report::Duplicate, now, &mut cx.links);
+        } else if let Some(pending) = pool.pending.get_mut(&id) {
+            pending.sources.push(source);
+            if pending.overdue {
+                pool.report(source, Report::Ignored, now, &mut cx.links);
+            }
+        }
+    }
+    cx.links.wake(at.link, at.slot);
+    Ok(())
+}
+
+fn on_push(cx: &mut Context, at: At, body: Body) -> Result<(), Violation> {
+    let pool = &mut cx.pools[at.index];
+    let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    match body {
+        Body::Whole(body) => {
+            let number = link.issuer.body(body.len() as u32)?;
+            arrived(cx, at, number, body, How::Pushed, None)
+        }
+        Body::Chunked(start) => {
+            if link.incoming.is_some() {
+                return Err(Violation::OutOfTurn);
+            }
+            let body = Receiving::new(&start, pool.spec.max_item as usize)?;
+            let number = link.issuer.body(start.size)?;
+            link.incoming = Some(Incoming { body, number, answers: None });
+            Ok(())
+        }
+    }
+}
+
+fn on_fetch(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation> {
+    let pool = &mut cx.pools[at.index];
+    let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    for number in numbers {
+        let sent = match link.holder.look_up_mut(number) {
+            Some((Spent::Announcement, sent)) => sent,
+            _ => return Err(Violation::UnknownNumber),
+        };
+        if std::mem::replace(&mut sent.asked, true) {
+            return Err(Violation::RequestPermit);
+        }
+        let bound = sent.bound;
+        link.issuer.request(bound)?;
+        link.asked.push_back(Asked { number, bound });
+    }
+    cx.links.wake(at.link, at.slot);
+    Ok(())
+}
+
+fn on_answer(cx: &mut Context, at: At, answer: Answer) -> Result<(), Violation> {
+    let now = cx.now;
+    let pool = &mut cx.pools[at.index];
+    let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let number = answer.number;
+    let requested = link.requested.remove(&number).ok_or(Violation::Unasked)?;
+    link.holder.answered(requested.bound);
+    match answer.body {
+        Body::Whole(body) => {
+            if let Some(connection) = cx.links.get_mut(at.link) {
+                connection.answered();
+                connection.measured_rate(body.len() as u64, now.since(requested.sent));
+            }
+            answered(cx, at, number, requested, body)
+        }
+        Body::Chunked(start) => {
+            if link.incoming.is_some() {
+                return Err(Violation::OutOfTurn);
+            }
+            if start.size > requested.bound {
+                return Err(Violation::WrongBody);
+            }
+            let body = Receiving::new(&start, pool.spec.max_item as usize)?;
+            link.incoming = Some(Incoming { body, number, answers: Some(requested) });
+            Ok(())
+        }
+    }
+}
+
+/// The body that was asked for is there: it must be what was announced.
+fn answered(
+    cx: &mut Context,
+    at: At,
+    number: u32,
+    requested: Requested,
+    body: Bytes,
+) -> Result<(), Violation> {
+    let pool = &cx.pools[at.index];
+    let id = cx.rules.item_id(&pool.spec.name, &body);
+    if pool.alias(&id) != requested.alias || body.len() > requested.bound as usize {
+        return Err(Violation::WrongBody);
+    }
+    // If it timed out, the node's share went to others; there must be room again.
+    let room = cx.config.limits.fetch_bytes_node.saturating_sub(cx.fetch_bytes);
+    let charge = requested.bound - requested.charged;
+    let offered = pool.links.get(&at.link).is_some_and(|link| link.offered.contains(&number));
+    cx.fetch_bytes += charge;
+    if offered && charge <= room {
+        return arrived(cx, at, number, body, How::Fetched, Some(requested.bound));
+    }
+    // Or its permit went back already: another peer was faster, or it was given up.
+    release(cx, at, Some(requested.bound));
+    if offered {
+        let source = Source { link: at.link, number, how: How::Fetched };
+        cx.pools[at.index].report(source, Report::Ignored, cx.now, &mut cx.links);
+    }
+    Ok(())
+}
+
+fn on_chunk(cx: &mut Context, at: At, chunk: &[u8]) -> Result<(), Violation> {
+    let now = cx.now;
+    let pool = &mut cx.pools[at.index];
+    let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let incoming = link.incoming.as_mut().ok_or(Violation::Unasked)?;
+    if !incoming.body.push(chunk)? {
+        return Ok(());
+    }
+    let Some(Incoming { body, number, answers }) = link.incoming.take() else { return Ok(()) };
+    let size = body.size() as u64;
+    let body = body.finish();
+    match answers {
+        None => arrived(cx, at, number, body, How::Pushed, None),
+        Some(requested) => {
+            if let Some(connection) = cx.links.get_mut(at.link) {
+                connection.answered();
+                connection.measured_rate(size, now.since(requested.sent));
+            }
+            answered(cx, at, number, requested, body)
+        }
+    }
+}
+
+fn on_gone(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation> {
+    let pool = &mut cx.pools[at.index];
+    for number in numbers {
+        let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+        let requested = link.requested.remove(&number).ok_or(Violation::Unasked)?;
+        link.holder.answered(requested.bound);
+        link.reserved -= requested.bound;
+        cx.fetch_bytes -= requested.charged;
+        if let Some(connection) = cx.links.get_mut(at.link) {
+            connection.answered();
+        }
+        for other in pool.fetcher.failed(requested.alias, at.link) {
+            if let Some(other) = pool.links.get(&other) {
+                cx.links.wake(other.at.link, other.at.slot);
+            }
+        }
+        // Unless it went back already.
+        let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+        if link.offered.contains(&number) {
+            link.give_back(number, Report::Ignored, cx.now);
+        }
+    }
+    cx.links.wake(at.link, at.slot);
+    Ok(())
+}
+
+/// Asks for announced items, the best first.
+fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
+    let pool = &mut cx.pools[at.index];
+    let link = pool.links.get_mut(&at.link)?;
+    let connection = cx.links.get_mut(at.link)?;
+    let limits = &cx.config.limits;
+    let mut numbers = Vec::new();
+    while numbers.len() < MAX_FETCH {
+        // One item always fits, on the link and on the node.
+        let fits = |bytes: u32| {
+            let on_link = link.reserved == 0 || link.reserved + bytes <= limits.fetch_bytes_link;
+            let on_node = cx.fetch_bytes == 0 || cx.fetch_bytes + bytes <= limits.fetch_bytes_node;
+            on_link && on_node && link.holder.allows_request(bytes)
+        };
+        let until = |bytes: u32| cx.now + connection.patience(bytes);
+        let Some(request) = pool.fetcher.next_for(at.link, fits, until) else { break };
+        link.holder.request(request.size);
+        link.reserved += request.size;
+        cx.fetch_bytes += request.size;
+        connection.ask(cx.now);
+        let (alias, bound) = (request.key, request.size);
+        let requested = Requested { alias, bound, charged: bound, sent: cx.now };
+        link.requested.insert(request.tag, requested);
+        numbers.push(request.tag);
+    }
+    (!numbers.is_empty()).then_some(PoolMessage::Fetch(numbers))
+}
+
+/// Answers what the peer asked for.
+fn poll_answer(cx: &mut Context, at: At) -> Option<PoolMessage> {
+    let pool = &mut cx.pools[at.index];
+    let link = pool.links.get_mut(&at.link)?;
+    let mut gone = Vec::new();
+    while let Some(&Asked { number, bound }) = link.asked.front() {
+        let position = link.holder.look_up(number).map(|(_, sent)| sent.position);
+        let entry = position.and_then(|position| pool.log.get(&position));
+        let item = entry.and_then(|entry| pool.content.item(&entry.id));
+        match item {
+            None if gone.len() < MAX_FETCH => gone.push(number),
+            Some(item) if gone.is_empty() => {
+                link.asked.pop_front();
+                link.issuer.answered(bound);
+                let (body, rest) = chunk::start(&item.body);
+                link.outgoing = rest;
+                return Some(PoolMessage::Answer(Answer { number, body }));
+            }
+            _ => break,
+        }
+        link.asked.pop_front();
+        link.issuer.answered(bound);
+    }
+    (!gone.is_empty()).then_some(PoolMessage::Gone(gone))
+}
+
+/// Announces or pushes what the link has not seen of the log.
+fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
+    let connection = cx.links.get(at.link)?;
+    let (height, salt) = (connection.height(), connection.salt);
+    let pool = &mut cx.pools[at.index];
+    let link = pool.links.get_mut(&at.link)?;
+    let mut announcements = Vec::new();
+    while announcements.len() < MAX_ANNOUNCEMENTS && link.has_room(cx.config.limits.held_back) {
+        let Some(position) = link.next_position(&pool.log) else { break };
+        let Some(entry) = pool.log.get(&position) else {
+            link.pass(position);
+            continue;
+        };
+        if entry.from > height {
+            link.pass(position);
+            link.hold_back(position);
+            continue;
+        }
+        let candidate = Candidate {
+            has_it: entry.known_by.contains(&at.link),
+            old: position < link.old_before,
+            small: entry.size <= pool.spec.inline as usize,
+            body_permit: link.holder.allows(spend_for(entry, true)),
+        };
+        let delivery = decide(candidate);
+        let bound = entry.facts.size_bound().min(pool.spec.max_item);
+        let sent = Sent { position, bound, asked: false };
+        match delivery {
+            Delivery::Nothing => link.pass(position),
+            // What was announced before it leaves first: numbers follow the stream.
+            Delivery::Body if !announcements.is_empty() => break,
+            Delivery::Body => {
+                link.pass(position);
+                link.holder.spend(spend_for(entry, true), sent);
+                let item = pool.content.item(&entry.id).expect("the log is that of the content");
+                let (body, rest) = chunk::start(&item.body);
+                link.outgoing = rest;
+                return Some(PoolMessage::Push(body));
+            }
+            Delivery::Announcement if !link.holder.allows(Spent::Announcement) => break,
+            Delivery::Announcement => {
+                link.pass(position);
+                link.holder.spend(Spent::Announcement, sent);
+                let facts = entry.facts.aged(cx.now.since(entry.added)).to_wire();
+                announcements.push(Announcement { id: super::alias(&salt, &entry.id), facts });
+            }
+        }
+    }
+    (!announcements.is_empty()).then_some(PoolMessage::Announce(announcements))
+}
+
+/// Raises what a peer may have outstanding on a pool; what it is now.
+pub(crate) fn raise(cx: &mut Context, at: At, grant: &Grant) -> Option<Grant> {
+    let link = cx.pools[at.index].links.get_mut(&at.link)?;
+    link.issuer.raise(grant);
+    Some(link.issuer.grant().clone())
+}
+
+/// The peer raised what this node may have outstanding.
+pub(crate) fn raised(cx: &mut Context, at: At, grant: &Grant) -> Result<(), Violation> {
+    let link = cx.pools[at.index].links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    link.holder.raise(grant)?;
+    cx.links.wake(at.link, at.slot);
+    Ok(())
+}

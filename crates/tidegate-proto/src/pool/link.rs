@@ -1,0 +1,156 @@
+//! What a pool keeps for each link: how far it has read the log, and what is outstanding.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::Entry;
+use crate::channel::Terms;
+use crate::chunk::{Receiving, Sending};
+use crate::link::At;
+use crate::permit::{Holder, Issuer, Returns};
+use crate::time::Time;
+use crate::wire::Report;
+
+/// One link of a pool.
+#[derive(Debug)]
+pub(super) struct PoolLink {
+    pub(super) at: At,
+    /// What the peer has outstanding here, and what goes back to it.
+    pub(super) issuer: Issuer,
+    pub(super) returns: Returns,
+    /// Numbers of the peer's announcements that may be asked for.
+    pub(super) offered: BTreeSet<u32>,
+    /// What this node asked the peer for, by the announcement's number.
+    pub(super) requested: BTreeMap<u32, Requested>,
+    /// A body that arrives in chunks.
+    pub(super) incoming: Option<Incoming>,
+    /// Bytes asked for on this link that have no verdict yet.
+    pub(super) reserved: u32,
+
+    /// What this node has outstanding at the peer.
+    pub(super) holder: Holder<Sent>,
+    /// The next position of the log to look at.
+    pub(super) cursor: u64,
+    /// Entries before this position are older than the link: they are announced only.
+    pub(super) old_before: u64,
+    /// Positions that the peer's tip is too low for, or that it ignored.
+    held_back: BTreeSet<u64>,
+    /// Positions that were held back and may go out again.
+    due: BTreeSet<u64>,
+    /// What the peer asked for.
+    pub(super) asked: VecDeque<Asked>,
+    /// A body that leaves in chunks.
+    pub(super) outgoing: Option<Sending>,
+    /// Answers and new entries take turns.
+    pub(super) answer_next: bool,
+}
+
+/// Something that was announced to the peer, or pushed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    pub(super) position: u64,
+    /// Upper bound of the size it was announced with.
+    pub(super) bound: u32,
+    /// The peer has asked for it.
+    pub(super) asked: bool,
+}
+
+/// A request to the peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Requested {
+    pub(super) alias: u64,
+    pub(super) bound: u32,
+    /// What of it the node's share is charged with: nothing when it has timed out.
+    pub(super) charged: u32,
+    pub(super) sent: Time,
+}
+
+/// A request of the peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) number: u32,
+    pub(super) bound: u32,
+}
+
+/// A body that arrives in chunks, and what it answers.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) body: Receiving,
+    pub(super) number: u32,
+    /// The request that it answers; none if it was pushed.
+    pub(super) answers: Option<Requested>,
+}
+
+impl PoolLink {
+    pub(super) fn new(at: At, terms: &Terms, log_end: u64) -> Self {
+        Self {
+            at,
+            issuer: Issuer::new(terms.ours.clone()),
+            returns: Returns::default(),
+            offered: BTreeSet::new(),
+            requested: BTreeMap::new(),
+            incoming: None,
+            reserved: 0,
+            holder: Holder::new(terms.theirs.clone()),
+            cursor: 0,
+            old_before: log_end,
+            held_back: BTreeSet::new(),
+            due: BTreeSet::new(),
+            asked: VecDeque::new(),
+            outgoing: None,
+            answer_next: false,
+        }
+    }
+
+    /// Announcements and bodies of the peer that are out, and of this node at the peer.
+    pub(super) fn permits(&self) -> (usize, usize) {
+        (self.issuer.out(), self.holder.out())
+    }
+
+    pub(super) fn give_back(&mut self, number: u32, report: Report, now: Time) {
+        self.offered.remove(&number);
+        self.returns.push(number, report, now);
+    }
+
+    /// Positions held back, and those that permits out may add to them.
+    fn held(&self) -> usize {
+        self.held_back.len() + self.due.len() + self.holder.out()
+    }
+
+    /// Whether the cursor may go on: what it meets may have to be held back.
+    pub(super) fn has_room(&self, limit: u32) -> bool {
+        self.held() < limit as usize
+    }
+
+    pub(super) fn hold_back(&mut self, position: u64) {
+        self.held_back.insert(position);
+    }
+
+    /// The peer's tip is another: what holds there is due.
+    pub(super) fn tip_changed(&mut self, height: u64, log: &BTreeMap<u64, Entry>) {
+        let held = std::mem::take(&mut self.held_back);
+        for position in held {
+            match log.get(&position) {
+                Some(entry) if entry.from <= height => {
+                    self.due.insert(position);
+                }
+                Some(_) => {
+                    self.held_back.insert(position);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// The next position to look at: what was held back first.
+    pub(super) fn next_position(&self, log: &BTreeMap<u64, Entry>) -> Option<u64> {
+        let due = self.due.first().copied();
+        due.or_else(|| log.range(self.cursor..).next().map(|(position, _)| *position))
+    }
+
+    /// The position is dealt with.
+    pub(super) fn pass(&mut self, position: u64) {
+        if !self.due.remove(&position) {
+            self.cursor = position + 1;
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Plain counters.
+
+use std::collections::BTreeMap;
+
+use crate::violation::Violation;
+use crate::wire::{RefusalKind, Report};
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Count {
+    /// Frames that came in.
+    FramesIn,
+    /// Frames that went out.
+    FramesOut,
+    /// Bytes of frames that came in.
+    BytesIn,
+    /// Bytes of frames that went out.
+    BytesOut,
+    /// Bytes of items and blocks that came in and were new.
+    UsefulBytes,
+    /// Connections that came up.
+    Connections,
+    /// Verdicts that were given.
+    Verdicts,
+    /// Verdicts that came after the time for them.
+    LateVerdicts,
+    /// Blocks that were put together from a compact block.
+    CompactBlocks,
+    /// Items of those blocks.
+    BlockItems,
+    /// Items of those blocks that were not in the pools.
+    BlockItemsLacked,
+    /// Tips that the application set and this node does not know.
+    UnknownTips,
+    /// Messages that could not be encoded: a bug of this node.
+    Internal,
+}
+
+/// Counters since the start of the node.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    counts: BTreeMap<Count, u64>,
+    reports: [u64; 6],
+    refused: BTreeMap<(bool, u32), u64>,
+    violations: BTreeMap<Violation, u64>,
+}
+
+impl Stats {
+    /// How often, or how much.
+    pub fn of(&self, count: Count) -> u64 {
+        self.counts.get(&count).copied().unwrap_or(0)
+    }
+
+    /// Reports that this node gave.
+    pub fn reports(&self, report: Report) -> u64 {
+        self.reports[report as usize]
+    }
+
+    /// Connections that this node (or, if not `by_us`, a peer of this node) refused.
+    pub fn refused(&self, by_us: bool, kind: RefusalKind) -> u64 {
+        self.refused.get(&(by_us, kind as u32)).copied().unwrap_or(0)
+    }
+
+    /// Violations by peers, those that happened.
+    pub fn violations(&self) -> impl Iterator<Item = (Violation, u64)> {
+        self.violations.iter().map(|(violation, count)| (*violation, *count))
+    }
+
+    pub(crate) fn count(&mut self, count: Count) {
+        self.add(count, 1);
+    }
+
+    pub(crate) fn add(&mut self, count: Count, n: u64) {
+        *self.counts.entry(count).or_default() += n;
+    }
+
+    pub(crate) fn report(&mut self, report: Report) {
+        self.reports[report as usize] += 1;
+    }
+
+    pub(crate) fn refusal(&mut self, by_us: bool, kind: RefusalKind) {
+        *self.refused.entry((by_us, kind as u32)).or_default() += 1;
+    }
+
+    pub(crate) fn violation(&mut self, violation: Violation) {
+        *self.violations.entry(violation).or_default() += 1;
+    }
+}

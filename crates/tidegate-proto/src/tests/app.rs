@@ -1,0 +1,129 @@
+//! A tiny application: items and headers that a test can write down.
+
+use std::cmp::{Ordering, Reverse};
+
+use bytes::Bytes;
+
+use crate::id::{AccountId, BlockId, Digest, ItemId, ItemKey, NetworkId, PeerId, PoolIndex};
+use crate::io::{Block, BlockItem};
+use crate::merkle;
+use crate::rules::{ChainLink, HeaderFacts, ItemFacts, Rules};
+use crate::{Config, PoolSpec};
+
+/// Two pools: small items that ride along, and large ones that are fetched.
+pub(super) const SMALL: PoolIndex = PoolIndex(1);
+pub(super) const LARGE: PoolIndex = PoolIndex(0);
+
+pub(super) fn config(n: u8) -> Config {
+    let mut config = Config::new(PeerId([n; 32]), NetworkId([7; 32]));
+    config.genesis = Some(genesis());
+    let mut large = PoolSpec::new("large");
+    large.max_item = 200_000;
+    config.pools = vec![large, PoolSpec::new("small")];
+    config
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct TestRules;
+
+impl Rules for TestRules {
+    fn id(&self) -> &str {
+        "test 1"
+    }
+
+    fn item_id(&self, pool: &str, body: &[u8]) -> ItemId {
+        ItemId(*blake3::Hasher::new_derive_key(pool).update(body).finalize().as_bytes())
+    }
+
+    fn item(&self, pool: &str, body: &[u8]) -> Option<ItemFacts> {
+        let (priority, rest) = body.split_first_chunk::<8>()?;
+        let (&[key, account, nonce, cost], _) = rest.split_first_chunk::<4>()?;
+        let id = self.item_id(pool, body);
+        Some(ItemFacts {
+            key: if key == 0 { ItemKey(id.0) } else { ItemKey([key; 32]) },
+            priority: u64::from_be_bytes(*priority),
+            chain: (account > 0).then_some(ChainLink {
+                account: AccountId([account; 32]),
+                nonce: u64::from(nonce),
+                cost: u64::from(cost),
+            }),
+        })
+    }
+
+    fn header(&self, header: &[u8]) -> Option<HeaderFacts> {
+        let header: &[u8; 84] = header.try_into().ok()?;
+        let number = |at: usize| u64::from_be_bytes(header[at..at + 8].try_into().unwrap());
+        let hash = |at: usize| <[u8; 32]>::try_from(&header[at..at + 32]).unwrap();
+        Some(HeaderFacts {
+            block: BlockId(*blake3::hash(header).as_bytes()),
+            parent: BlockId(hash(0)),
+            height: number(32),
+            slot: number(40),
+            producer: [header[48]; 32],
+            item_root: Digest(hash(52)),
+            items: u32::from_be_bytes(header[49..53].try_into().unwrap()) >> 8,
+        })
+    }
+
+    fn compare(&self, a: &HeaderFacts, b: &HeaderFacts) -> Ordering {
+        let key = |f: &HeaderFacts| (f.height, Reverse(f.slot), Reverse(f.block));
+        key(a).cmp(&key(b))
+    }
+}
+
+/// An item of its own, of `size` bytes.
+pub(super) fn item(n: u8, size: usize) -> Bytes {
+    prioritised(n, size, 100)
+}
+
+pub(super) fn prioritised(n: u8, size: usize, priority: u64) -> Bytes {
+    let mut body = priority.to_be_bytes().to_vec();
+    body.extend([0, 0, 0, 0]);
+    body.resize(size.max(13), n);
+    body.into()
+}
+
+pub(super) fn id(pool: PoolIndex, body: &[u8]) -> ItemId {
+    TestRules.item_id(&config(0).pools[pool.0 as usize].name, body)
+}
+
+fn header(
+    parent: BlockId,
+    height: u64,
+    slot: u64,
+    producer: u8,
+    root: Digest,
+    items: u32,
+) -> Bytes {
+    let mut header = parent.0.to_vec();
+    header.extend(height.to_be_bytes());
+    header.extend(slot.to_be_bytes());
+    header.push(producer);
+    header.extend(&items.to_be_bytes()[1..]);
+    header.extend(root.0);
+    header.into()
+}
+
+pub(super) fn genesis() -> Bytes {
+    header(BlockId([0; 32]), 0, 0, 0, merkle::root(&[]), 0)
+}
+
+pub(super) fn facts(header: &[u8]) -> HeaderFacts {
+    TestRules.header(header).unwrap()
+}
+
+/// A block of the given items on top of another.
+pub(super) fn block(parent: &[u8], slot: u64, producer: u8, items: &[(PoolIndex, Bytes)]) -> Block {
+    let parent = facts(parent);
+    let item = |(pool, body): &(PoolIndex, Bytes)| BlockItem {
+        pool: *pool,
+        id: id(*pool, body),
+        body: body.clone(),
+        known: true,
+    };
+    let items = items.iter().map(item).collect::<Vec<_>>();
+    let ids = items.iter().map(|item| item.id).collect::<Vec<_>>();
+    let root = merkle::root(&ids);
+    let header = header(parent.block, parent.height + 1, slot, producer, root, ids.len() as u32);
+    Block { block: facts(&header).block, header, items }
+}

@@ -1,0 +1,395 @@
+//! A few nodes, links between them, and a clock.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::app::{TestRules, config, facts};
+use crate::id::{Address, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Ticket};
+use crate::io::{
+    Admission, Command, Direction, Event, Fate, Input, Output, Subject, TipChange, Verdict,
+};
+use crate::wire::{Binding, BlockMessage, ControlMessage, Frame, PoolMessage, TipMessage};
+use crate::{Config, Node, Time};
+
+/// A message that passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    Control(ControlMessage),
+    Tip(TipMessage),
+    Block(BlockMessage),
+    Pool(PoolMessage),
+}
+
+/// One node with what the test sees and decides of it.
+pub(super) struct Host {
+    pub(super) node: Node,
+    pub(super) events: Vec<Event>,
+    pub(super) fates: BTreeMap<u64, Fate>,
+    /// Questions that have no answer.
+    pub(super) open: BTreeMap<Ticket, Subject>,
+    /// Questions that were asked.
+    pub(super) asked: Vec<Subject>,
+    /// What to answer at once.
+    pub(super) judge: fn(&Subject) -> Option<Verdict>,
+    /// Set the tip when a better block is accepted.
+    pub(super) follows: bool,
+    seen: BTreeMap<ConnectionId, usize>,
+    executed: BTreeMap<crate::id::BlockId, Bytes>,
+    requests: u64,
+}
+
+/// One direction of one connection.
+#[derive(Default)]
+struct Wire {
+    open: BTreeSet<u32>,
+    unread: BTreeMap<u32, VecDeque<Frame>>,
+    closed: bool,
+}
+
+pub(super) struct Net {
+    pub(super) now: Time,
+    pub(super) hosts: Vec<Host>,
+    pub(super) delay: Duration,
+    /// Every message that was handed to a node: when, from, to, what.
+    pub(super) log: Vec<(Time, usize, usize, Message)>,
+    /// Frames of these channels are lost in the writer: the channel never becomes writable.
+    pub(super) stalled: BTreeSet<(usize, u32)>,
+    /// Nothing passes from the first to the second.
+    pub(super) cut: BTreeSet<(usize, usize)>,
+    events: BTreeMap<(Time, u64), (usize, Input)>,
+    /// By connection: the two ends.
+    ends: BTreeMap<ConnectionId, [usize; 2]>,
+    wires: BTreeMap<(ConnectionId, usize), Wire>,
+    next: u64,
+}
+
+pub(super) fn accept(_: &Subject) -> Option<Verdict> {
+    Some(Verdict::Accept(Admission::default()))
+}
+
+pub(super) fn withhold(_: &Subject) -> Option<Verdict> {
+    None
+}
+
+impl Net {
+    pub(super) fn new(count: u8) -> Self {
+        Self::with((0..count).map(|n| config(n + 1)).collect())
+    }
+
+    pub(super) fn with(configs: Vec<Config>) -> Self {
+        let host = |(n, config): (usize, Config)| Host {
+            node: Node::new(config, Box::new(TestRules), [n as u8; 32], Time::ZERO).unwrap(),
+            events: Vec::new(),
+            fates: BTreeMap::new(),
+            open: BTreeMap::new(),
+            asked: Vec::new(),
+            judge: accept,
+            follows: true,
+            seen: BTreeMap::new(),
+            executed: BTreeMap::new(),
+            requests: 0,
+        };
+        Self {
+            now: Time::ZERO,
+            hosts: configs.into_iter().enumerate().map(host).collect(),
+            delay: Duration::from_millis(10),
+            log: Vec::new(),
+            stalled: BTreeSet::new(),
+            cut: BTreeSet::new(),
+            events: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            wires: BTreeMap::new(),
+            next: 1,
+        }
+    }
+
+    /// Two nodes that are connected.
+    pub(super) fn pair() -> Self {
+        let mut net = Self::new(2);
+        net.connect(0, 1);
+        net.run(Duration::from_secs(1));
+        net.log.clear();
+        net
+    }
+
+    /// `a` dials `b`.
+    pub(super) fn connect(&mut self, a: usize, b: usize) {
+        let peer = self.peer(b);
+        self.command(a, Command::Dial { address: address(b), peer: Some(peer) });
+    }
+
+    pub(super) fn peer(&self, n: usize) -> PeerId {
+        self.hosts[n].node.config().peer
+    }
+
+    pub(super) fn command(&mut self, n: usize, command: Command) {
+        self.hosts[n].node.handle_command(self.now, command);
+        self.drain(n);
+    }
+
+    pub(super) fn publish(&mut self, n: usize, pool: PoolIndex, body: &Bytes) -> Fate {
+        self.publish_from(n, pool, body, 0)
+    }
+
+    pub(super) fn publish_from(
+        &mut self,
+        n: usize,
+        pool: PoolIndex,
+        body: &Bytes,
+        from: u64,
+    ) -> Fate {
+        self.hosts[n].requests += 1;
+        let request = self.hosts[n].requests;
+        let admission = Admission { from, account: None };
+        self.command(n, Command::Publish { request, pool, body: body.clone(), admission });
+        self.hosts[n].fates[&request]
+    }
+
+    /// Publishes a block and makes it the tip.
+    pub(super) fn produce(&mut self, n: usize, block: &crate::io::Block) {
+        self.hosts[n].executed.insert(block.block, block.header.clone());
+        self.command(n, Command::PublishBlock(block.clone()));
+        let tip = tip_change(block);
+        self.command(n, Command::SetTip(tip));
+    }
+
+    pub(super) fn answer(&mut self, n: usize, ticket: Ticket, verdict: Verdict) {
+        self.hosts[n].open.remove(&ticket);
+        self.command(n, Command::Verdict { ticket, verdict });
+    }
+
+    /// Lets time pass.
+    pub(super) fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            let event = self.events.first_key_value().map(|((at, _), _)| *at);
+            let timers = self.hosts.iter().filter_map(|host| host.node.poll_timeout());
+            let timer = timers.map(|(at, _)| at).min();
+            let Some(next) = event.into_iter().chain(timer).min().filter(|next| *next <= end)
+            else {
+                break;
+            };
+            self.now = self.now.max(next);
+            if event.is_some_and(|at| at <= next) {
+                let (_, (to, input)) = self.events.pop_first().unwrap();
+                self.deliver(to, input);
+            } else {
+                for n in 0..self.hosts.len() {
+                    if self.hosts[n].node.poll_timeout().is_some_and(|(at, _)| at <= next) {
+                        self.hosts[n].node.handle_timeout(self.now);
+                        self.drain(n);
+                    }
+                }
+            }
+        }
+        self.now = end;
+    }
+
+    pub(super) fn run_ms(&mut self, ms: u64) {
+        self.run(Duration::from_millis(ms));
+    }
+
+    /// Both ends learn that their connections are gone.
+    pub(super) fn reset(&mut self, a: usize, b: usize) {
+        for (connection, ends) in self.ends.clone() {
+            if ends == [a, b] || ends == [b, a] {
+                self.close(connection);
+            }
+        }
+    }
+
+    pub(super) fn holds(&self, n: usize, pool: PoolIndex, body: &Bytes) -> bool {
+        let id = super::app::id(pool, body);
+        self.hosts[n].node.pool_ids(pool).any(|known| *known == id)
+    }
+
+    pub(super) fn ids(&self, n: usize, pool: PoolIndex) -> Vec<ItemId> {
+        self.hosts[n].node.pool_ids(pool).copied().collect()
+    }
+
+    pub(super) fn height(&self, n: usize) -> u64 {
+        self.hosts[n].node.tip().unwrap().height
+    }
+
+    /// Messages from one node to another that a pattern picks.
+    pub(super) fn sent<T>(
+        &self,
+        from: usize,
+        to: usize,
+        pick: impl Fn(&Message) -> Option<T>,
+    ) -> Vec<T> {
+        let passed = self.log.iter().filter(|(_, f, t, _)| (*f, *t) == (from, to));
+        passed.filter_map(|(_, _, _, message)| pick(message)).collect()
+    }
+
+    /// Connections of a node that are up.
+    pub(super) fn links(&self, n: usize) -> usize {
+        self.hosts[n].node.status().peers.len()
+    }
+
+    fn later(&mut self, delay: Duration, to: usize, input: Input) {
+        let at = self.now + delay;
+        self.next += 1;
+        self.events.insert((at, self.next), (to, input));
+    }
+
+    fn dial(&mut self, from: usize, dial: DialId, to: usize) {
+        let connection = ConnectionId(self.next);
+        self.next += 1;
+        self.ends.insert(connection, [from, to]);
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&connection.0.to_be_bytes());
+        let binding = Binding::Exporter(bytes);
+        let connected = |peer, direction, n| Input::Connected {
+            connection,
+            peer,
+            direction,
+            address: address(n),
+            binding: binding.clone(),
+        };
+        let inbound = connected(self.peer(from), Direction::Inbound, from);
+        let outbound = connected(self.peer(to), Direction::Outbound(dial), to);
+        let delay = self.delay;
+        self.later(delay, to, inbound);
+        self.later(delay * 2, from, outbound);
+        for end in [from, to] {
+            let wire = Wire { open: [0].into(), ..Wire::default() };
+            self.wires.insert((connection, end), wire);
+        }
+    }
+
+    fn deliver(&mut self, to: usize, input: Input) {
+        match &input {
+            Input::Frame { connection, channel, frame } => {
+                let Some(wire) = self.wires.get_mut(&(*connection, to)) else { return };
+                if wire.closed {
+                    return;
+                }
+                if !wire.open.contains(channel) {
+                    wire.unread.entry(*channel).or_default().push_back(frame.clone());
+                    return;
+                }
+                self.note(*connection, to, *channel, frame);
+            }
+            Input::Closed { connection } => {
+                let Some(wire) = self.wires.get_mut(&(*connection, to)) else { return };
+                if std::mem::replace(&mut wire.closed, true) {
+                    return;
+                }
+            }
+            _ => {}
+        }
+        self.hosts[to].node.handle_input(self.now, input);
+        self.drain(to);
+    }
+
+    fn note(&mut self, connection: ConnectionId, to: usize, channel: u32, frame: &Frame) {
+        let [a, b] = self.ends[&connection];
+        let from = if to == a { b } else { a };
+        // Sorted by kind and name: the block channel, then the pools.
+        let message = match channel {
+            0 => Message::Control(frame.decode().unwrap()),
+            1 => Message::Tip(frame.decode().unwrap()),
+            16 => Message::Block(frame.decode().unwrap()),
+            _ => Message::Pool(frame.decode().unwrap()),
+        };
+        self.log.push((self.now, from, to, message));
+    }
+
+    fn drain(&mut self, n: usize) {
+        while let Some(output) = self.hosts[n].node.poll_output() {
+            match output {
+                Output::Dial { dial, address, .. } => {
+                    let to = address.0[0] as usize;
+                    self.dial(n, dial, to);
+                }
+                Output::Frame { connection, channel, frame } => {
+                    let [a, b] = self.ends[&connection];
+                    let to = if n == a { b } else { a };
+                    if self.stalled.contains(&(n, channel)) {
+                        continue;
+                    }
+                    if !self.cut.contains(&(n, to)) {
+                        let delay = self.delay;
+                        self.later(delay, to, Input::Frame { connection, channel, frame });
+                    }
+                    self.later(Duration::ZERO, n, Input::Writable { connection, channel });
+                }
+                Output::Open { connection, channel } => {
+                    let Some(wire) = self.wires.get_mut(&(connection, n)) else { continue };
+                    wire.open.insert(channel);
+                    for frame in wire.unread.remove(&channel).into_iter().flatten() {
+                        self.later(Duration::ZERO, n, Input::Frame { connection, channel, frame });
+                    }
+                }
+                Output::Close { connection } => self.close(connection),
+                Output::Sign { .. } => {}
+                Output::Verify { ticket, subject } => self.verify(n, ticket, subject),
+                Output::Published { request, fate } => {
+                    self.hosts[n].fates.insert(request, fate);
+                }
+                Output::Event(event) => self.hosts[n].events.push(event),
+            }
+        }
+    }
+
+    fn close(&mut self, connection: ConnectionId) {
+        let [a, b] = self.ends[&connection];
+        let delay = self.delay;
+        self.later(delay, a, Input::Closed { connection });
+        self.later(delay, b, Input::Closed { connection });
+    }
+
+    fn verify(&mut self, n: usize, ticket: Ticket, subject: Subject) {
+        let host = &mut self.hosts[n];
+        host.asked.push(subject.clone());
+        let Some(verdict) = (host.judge)(&subject) else {
+            host.open.insert(ticket, subject);
+            return;
+        };
+        host.node.handle_command(self.now, Command::Verdict { ticket, verdict });
+        if let (Subject::Block(block), Verdict::Accept(_)) = (&subject, verdict)
+            && host.follows
+        {
+            let better = host.node.tip().is_none_or(|tip| {
+                crate::rules::Rules::compare(&TestRules, &facts(&block.header), tip).is_gt()
+            });
+            host.executed.insert(block.block, block.header.clone());
+            if better {
+                host.node.handle_command(self.now, Command::SetTip(tip_change(block)));
+            }
+        }
+    }
+}
+
+/// The items of the block leave the pools.
+fn tip_change(block: &crate::io::Block) -> TipChange {
+    let key = |item: &crate::io::BlockItem| {
+        let name = &config(0).pools[item.pool.0 as usize].name;
+        let facts = crate::rules::Rules::item(&TestRules, name, &item.body).unwrap();
+        (item.pool, facts.key)
+    };
+    TipChange {
+        block: block.block,
+        remove: block.items.iter().map(key).collect(),
+        add: Vec::new(),
+        accounts: Vec::new(),
+    }
+}
+
+pub(super) fn address(n: usize) -> Address {
+    Address(Bytes::from(vec![n as u8]))
+}
+
+/// A filter for the log: the variants of a message that a pattern matches.
+macro_rules! pick {
+    ($pattern:pat => $value:expr) => {
+        |message: &Message| match message {
+            $pattern => Some($value),
+            _ => None,
+        }
+    };
+}
+pub(super) use pick;

@@ -1,0 +1,90 @@
+//! When the node must be called again, and why.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::id::{ConnectionId, Ticket};
+use crate::time::Time;
+
+/// What a timer is for. There is one of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// A channel of a connection has something to do.
+    Channel { link: ConnectionId, slot: usize },
+    /// A fetch of a pool times out.
+    Pool(usize),
+    /// Something about blocks times out.
+    Blocks,
+    /// A verdict is overdue.
+    Ticket(Ticket),
+}
+
+impl Timer {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Channel { .. } => "channel",
+            Self::Pool(_) => "fetch",
+            Self::Blocks => "block",
+            Self::Ticket(_) => "verdict",
+        }
+    }
+}
+
+/// The node's timers: set and found in logarithmic time.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    set: BTreeMap<Timer, Time>,
+    queue: BTreeSet<(Time, Timer)>,
+}
+
+impl Timers {
+    /// Sets, moves or (with `None`) clears a timer.
+    pub(crate) fn set(&mut self, timer: Timer, at: Option<Time>) {
+        let before = match at {
+            Some(at) => self.set.insert(timer, at),
+            None => self.set.remove(&timer),
+        };
+        if before != at {
+            if let Some(before) = before {
+                self.queue.remove(&(before, timer));
+            }
+            if let Some(at) = at {
+                self.queue.insert((at, timer));
+            }
+        }
+    }
+
+    /// The next timer that is due; it is cleared.
+    pub(crate) fn pop(&mut self, now: Time) -> Option<Timer> {
+        let &(at, timer) = self.queue.first()?;
+        if at > now {
+            return None;
+        }
+        self.queue.pop_first();
+        self.set.remove(&timer);
+        Some(timer)
+    }
+
+    /// When the first timer is due, and what it is for.
+    pub(crate) fn next(&self) -> Option<(Time, &'static str)> {
+        self.queue.first().map(|(at, timer)| (*at, timer.reason()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timer_that_moves_fires_once() {
+        let at = Time::from_micros;
+        let mut timers = Timers::default();
+        timers.set(Timer::Blocks, Some(at(10)));
+        timers.set(Timer::Pool(0), Some(at(20)));
+        timers.set(Timer::Blocks, Some(at(30)));
+        assert_eq!(timers.next(), Some((at(20), "fetch")));
+        timers.set(Timer::Pool(0), None);
+        assert_eq!(timers.pop(at(29)), None);
+        assert_eq!(timers.pop(at(30)), Some(Timer::Blocks));
+        assert_eq!(timers.next(), None);
+    }
+}

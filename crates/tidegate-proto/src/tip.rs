@@ -1,0 +1,209 @@
+//! The tip: which block is best, and what each peer says it holds (specification section 8).
+//!
+//! ```text
+//! A → B   Header      the best header whose verdict was accept; one permit
+//! A → B   Held        the best block that was executed; one permit
+//! B → A   Return      the next one may come
+//! ```
+//!
+//! Both are made when the link can take them, so what is superseded is never sent.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::block;
+use crate::channel::{Channel as ChannelTrait, Context, Terms};
+use crate::config::Config;
+use crate::id::{BlockId, ConnectionId};
+use crate::link::At;
+use crate::pool;
+use crate::rules::{HeaderFacts, Rules};
+use crate::time::Time;
+use crate::violation::Violation;
+use crate::wire::{Held, MAX_HEADER, Offer, TipMessage, TipSlot};
+
+/// The tip of this node, and what the links know of it.
+#[derive(Debug, Default)]
+pub(crate) struct Tip {
+    held: Option<HeaderFacts>,
+    /// The best header whose verdict was *accept*; its block may be on its way.
+    best: Option<(HeaderFacts, Bytes)>,
+    links: BTreeMap<ConnectionId, TipLink>,
+}
+
+#[derive(Debug)]
+struct TipLink {
+    at: At,
+    /// What was announced last, and whether its permit is back.
+    header: Announced,
+    held: Announced,
+    /// What the peer announced last, and when its permit goes back.
+    from_peer: [Incoming; 2],
+}
+
+#[derive(Debug, Default)]
+struct Announced {
+    last: Option<BlockId>,
+    out: bool,
+}
+
+/// A permit that the peer spent.
+#[derive(Debug, Default)]
+struct Incoming {
+    out: bool,
+    /// It has been processed: it goes back at that time.
+    back_at: Option<Time>,
+    /// When the last one went back.
+    last: Option<Time>,
+}
+
+impl Tip {
+    pub(crate) fn new(genesis: Option<(HeaderFacts, Bytes)>) -> Self {
+        let held = genesis.as_ref().map(|(facts, _)| *facts);
+        Self { held, best: genesis, links: BTreeMap::new() }
+    }
+
+    /// The best executed block.
+    pub(crate) fn held(&self) -> Option<&HeaderFacts> {
+        self.held.as_ref()
+    }
+
+    /// The best block by its header.
+    pub(crate) fn best(&self) -> Option<&HeaderFacts> {
+        self.best.as_ref().map(|(facts, _)| facts)
+    }
+}
+
+/// There is a better executed block.
+pub(crate) fn set_held(cx: &mut Context, facts: HeaderFacts) {
+    cx.tip.held = Some(facts);
+    wake_all(cx);
+}
+
+/// There is a better header, or the best one is not good any more.
+pub(crate) fn set_best(cx: &mut Context, facts: HeaderFacts, header: Bytes) {
+    cx.tip.best = Some((facts, header));
+    wake_all(cx);
+}
+
+fn wake_all(cx: &mut Context) {
+    for link in cx.tip.links.values() {
+        cx.links.wake(link.at.link, link.at.slot);
+    }
+}
+
+/// The header that a peer announced has its verdict, or needs none.
+pub(crate) fn header_done(cx: &mut Context, link: ConnectionId) {
+    done(cx, link, TipSlot::Header);
+}
+
+fn done(cx: &mut Context, link: ConnectionId, slot: TipSlot) {
+    let (now, interval) = (cx.now, cx.config.limits.tip_interval);
+    let Some(link) = cx.tip.links.get_mut(&link) else { return };
+    let incoming = &mut link.from_peer[slot as usize];
+    if incoming.out && incoming.back_at.is_none() {
+        incoming.back_at = Some(incoming.last.map_or(now, |last| now.max(last + interval)));
+        cx.links.wake(link.at.link, link.at.slot);
+    }
+}
+
+/// The channel of tips.
+pub(crate) struct Channel;
+
+impl ChannelTrait for Channel {
+    const NAME: &'static str = "tip";
+    const MAX_FRAME: usize = MAX_HEADER + 8;
+    type Message = TipMessage;
+
+    fn offers(_: &Config, _: &dyn Rules) -> Vec<Offer> {
+        // Its number is fixed.
+        Vec::new()
+    }
+
+    fn on_up(cx: &mut Context, at: At, _: &Terms) {
+        let link = TipLink {
+            at,
+            header: Announced::default(),
+            held: Announced::default(),
+            from_peer: Default::default(),
+        };
+        cx.tip.links.insert(at.link, link);
+        cx.links.wake(at.link, at.slot);
+    }
+
+    fn on_down(cx: &mut Context, at: At) {
+        cx.tip.links.remove(&at.link);
+    }
+
+    fn on_message(cx: &mut Context, at: At, message: TipMessage) -> Result<(), Violation> {
+        let link = cx.tip.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+        match message {
+            TipMessage::Header(header) => {
+                spend(&mut link.from_peer[TipSlot::Header as usize])?;
+                block::header_announced(cx, at.link, header)
+            }
+            TipMessage::Held(held) => {
+                spend(&mut link.from_peer[TipSlot::Held as usize])?;
+                let connection = cx.links.get_mut(at.link).ok_or(Violation::UnknownChannel)?;
+                connection.held = Some(held.clone());
+                pool::peer_tip_changed(cx, at.link);
+                block::peer_holds(cx, at.link, &held);
+                done(cx, at.link, TipSlot::Held);
+                Ok(())
+            }
+            TipMessage::Return(slot) => {
+                let announced = match slot {
+                    TipSlot::Header => &mut link.header,
+                    TipSlot::Held => &mut link.held,
+                };
+                if !std::mem::take(&mut announced.out) {
+                    return Err(Violation::FalseReturn);
+                }
+                cx.links.wake(at.link, at.slot);
+                Ok(())
+            }
+        }
+    }
+
+    fn poll_message(cx: &mut Context, at: At) -> Option<TipMessage> {
+        let link = cx.tip.links.get_mut(&at.link)?;
+        for slot in [TipSlot::Header, TipSlot::Held] {
+            let incoming = &mut link.from_peer[slot as usize];
+            if incoming.back_at.is_some_and(|at| at <= cx.now) {
+                *incoming = Incoming { last: Some(cx.now), ..Incoming::default() };
+                return Some(TipMessage::Return(slot));
+            }
+        }
+        if let Some((best, header)) = &cx.tip.best
+            && !link.header.out
+            && link.header.last != Some(best.block)
+        {
+            link.header.last = Some(best.block);
+            if !block::announced_by(&cx.blocks, &best.block, at.link) {
+                link.header.out = true;
+                return Some(TipMessage::Header(header.clone()));
+            }
+        }
+        if let Some(held) = cx.tip.held
+            && !link.held.out
+            && link.held.last != Some(held.block)
+        {
+            link.held = Announced { last: Some(held.block), out: true };
+            return Some(TipMessage::Held(Held { block: held.block, height: held.height }));
+        }
+        None
+    }
+
+    fn deadline(cx: &Context, at: At) -> Option<Time> {
+        let link = cx.tip.links.get(&at.link)?;
+        link.from_peer.iter().filter_map(|incoming| incoming.back_at).min()
+    }
+}
+
+fn spend(incoming: &mut Incoming) -> Result<(), Violation> {
+    match std::mem::replace(&mut incoming.out, true) {
+        true => Err(Violation::TipPermit),
+        false => Ok(()),
+    }
+}
