@@ -1,0 +1,211 @@
+//! The genesis file: what all nodes of a network must agree on.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tidegate_proto::id::{AccountId, BlockId, NetworkId};
+use tidegate_proto::merkle;
+
+use crate::block::Header;
+use crate::state::State;
+use crate::work::MAX_WEIGHT;
+
+/// What a network begins with. Its hash is the network's id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Genesis {
+    /// A name for people.
+    pub name: String,
+    /// When slot 0 begins, in milliseconds since the Unix epoch.
+    pub start_ms: u64,
+    /// How long a slot is, in milliseconds.
+    pub slot_ms: u64,
+    /// Public keys of the producers, in hex, in the order of their turns; at most 128.
+    pub producers: Vec<String>,
+    /// Balances by public key, in hex.
+    pub accounts: BTreeMap<String, u64>,
+    /// Jobs and their proofs.
+    pub work: WorkRules,
+}
+
+/// What jobs there are, and what their proofs must be like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkRules {
+    /// Jobs that each block creates.
+    pub jobs_per_block: u32,
+    /// Open jobs at most; the oldest expire.
+    pub max_jobs: u32,
+    /// Zero bits that the puzzle's hash must begin with.
+    pub difficulty: u32,
+    /// Bytes of a proof beside its 80 bytes of facts.
+    pub weight: u32,
+}
+
+impl Default for WorkRules {
+    /// Two jobs a block, proofs of 16 KiB that take about 4,000 hashes (a millisecond).
+    fn default() -> Self {
+        Self { jobs_per_block: 2, max_jobs: 256, difficulty: 12, weight: 16 << 10 }
+    }
+}
+
+/// Why a genesis file cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GenesisError {
+    /// It is no TOML of this shape.
+    #[error("{0}")]
+    Parse(String),
+    /// A key is none.
+    #[error("{0:?} is no public key: it should be 64 hex digits")]
+    Key(String),
+    /// The number of producers is out of range.
+    #[error("{0} producers: there must be between 1 and 128")]
+    Producers(usize),
+    /// A producer is named twice.
+    #[error("producer {0} is named twice")]
+    SameProducer(String),
+    /// The balances add up to more than can be counted.
+    #[error("all balances together exceed 2^64 - 1")]
+    Supply,
+    /// Proofs are too heavy.
+    #[error("work.weight is {0}: at most {MAX_WEIGHT} bytes are possible")]
+    Weight(u32),
+    /// A slot has no length.
+    #[error("slot_ms is 0: a slot needs some time")]
+    Slot,
+}
+
+impl Genesis {
+    /// Reads a genesis file.
+    pub fn from_toml(text: &str) -> Result<Self, GenesisError> {
+        let genesis: Self =
+            toml::from_str(text).map_err(|error| GenesisError::Parse(error.to_string()))?;
+        genesis.validate()?;
+        Ok(genesis)
+    }
+
+    /// The text of the genesis file.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("strings, numbers and maps have a TOML form")
+    }
+
+    /// Whether a network can begin with it.
+    pub fn validate(&self) -> Result<(), GenesisError> {
+        let producers = self.producer_keys()?;
+        if producers.is_empty() || producers.len() > 128 {
+            return Err(GenesisError::Producers(producers.len()));
+        }
+        for (i, producer) in producers.iter().enumerate() {
+            if producers[..i].contains(producer) {
+                return Err(GenesisError::SameProducer(hex::encode(producer)));
+            }
+        }
+        let balances = self.balances()?;
+        let mut supply = balances.iter().map(|(_, balance)| *balance);
+        if supply.try_fold(0u64, u64::checked_add).is_none() {
+            return Err(GenesisError::Supply);
+        }
+        if self.work.weight > MAX_WEIGHT {
+            return Err(GenesisError::Weight(self.work.weight));
+        }
+        if self.slot_ms == 0 {
+            return Err(GenesisError::Slot);
+        }
+        Ok(())
+    }
+
+    /// The network that begins with it.
+    pub fn network(&self) -> NetworkId {
+        NetworkId(blake3::derive_key("tidegate ledger genesis 1", self.to_toml().as_bytes()))
+    }
+
+    /// The first block: it has no items, and nobody signed it.
+    pub fn header(&self) -> Header {
+        Header {
+            parent: BlockId(self.network().0),
+            height: 0,
+            slot: 0,
+            producer: [0; 32],
+            item_root: merkle::root(&[]),
+            items: 0,
+            state_root: self.state().root(),
+            signature: [0; 64],
+        }
+    }
+
+    /// The slot at a time, in milliseconds since the Unix epoch.
+    pub fn slot_at(&self, unix_ms: u64) -> u64 {
+        unix_ms.saturating_sub(self.start_ms) / self.slot_ms
+    }
+
+    pub(crate) fn producer_keys(&self) -> Result<Vec<[u8; 32]>, GenesisError> {
+        self.producers.iter().map(|text| key(text)).collect()
+    }
+
+    pub(crate) fn balances(&self) -> Result<Vec<(AccountId, u64)>, GenesisError> {
+        let accounts = self.accounts.iter();
+        accounts.map(|(text, balance)| Ok((AccountId(key(text)?), *balance))).collect()
+    }
+
+    /// The state that it describes. Call only when it is valid.
+    pub(crate) fn state(&self) -> State {
+        State::new(&self.balances().unwrap_or_default(), self.work)
+    }
+}
+
+fn key(text: &str) -> Result<[u8; 32], GenesisError> {
+    let mut key = [0; 32];
+    hex::decode_to_slice(text, &mut key).map_err(|_| GenesisError::Key(text.to_owned()))?;
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn genesis() -> Genesis {
+        Genesis {
+            name: "test".into(),
+            start_ms: 1000,
+            slot_ms: 500,
+            producers: vec![hex::encode([1; 32]), hex::encode([2; 32])],
+            accounts: [(hex::encode([3; 32]), 10), (hex::encode([4; 32]), 20)].into(),
+            work: WorkRules::default(),
+        }
+    }
+
+    #[test]
+    fn the_file_comes_back_and_names_the_network() {
+        let text = genesis().to_toml();
+        assert_eq!(Genesis::from_toml(&text), Ok(genesis()));
+        let other = Genesis { slot_ms: 501, ..genesis() };
+        assert_ne!(other.network(), genesis().network());
+        assert_ne!(other.header().id(), genesis().header().id());
+        assert_eq!(genesis().slot_at(999), 0);
+        assert_eq!(genesis().slot_at(2000), 2);
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        let refused = |change: fn(&mut Genesis)| {
+            let mut genesis = genesis();
+            change(&mut genesis);
+            Genesis::from_toml(&genesis.to_toml()).unwrap_err().to_string()
+        };
+        assert!(refused(|g| g.producers.clear()).contains("between 1 and 128"));
+        assert!(
+            refused(|g| g.producers = (0..129).map(|n| hex::encode([n; 32])).collect())
+                .contains("129")
+        );
+        assert!(refused(|g| g.producers[1] = g.producers[0].clone()).contains("twice"));
+        assert!(refused(|g| g.producers[0] = "xyz".into()).contains("64 hex digits"));
+        assert!(refused(|g| *g.accounts.values_mut().next().unwrap() = u64::MAX).contains("2^64"));
+        assert!(refused(|g| g.work.weight = MAX_WEIGHT + 1).contains("24577"));
+        assert!(refused(|g| g.slot_ms = 0).contains("some time"));
+        let unknown = genesis().to_toml().replace("slot_ms", "slots_ms");
+        assert!(Genesis::from_toml(&unknown).unwrap_err().to_string().contains("slots_ms"));
+        let most =
+            Genesis { producers: (0..128).map(|n| hex::encode([n; 32])).collect(), ..genesis() };
+        assert_eq!(most.validate(), Ok(()));
+    }
+}

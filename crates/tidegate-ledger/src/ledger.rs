@@ -1,0 +1,507 @@
+//! The ledger: what holds at the tip, which block is next, and how the tip moves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidegate_proto::id::{AccountId, BlockId, ItemId, ItemKey, NetworkId, PoolIndex};
+use tidegate_proto::io::{Admission, Block, BlockItem, Subject, TipChange, Verdict};
+use tidegate_proto::merkle;
+use tidegate_proto::rules::{Account, Rules as _};
+
+use crate::block::{Header, MAX_TRANSFERS, MAX_WORKS};
+use crate::genesis::{Genesis, GenesisError, WorkRules};
+use crate::rules::{LedgerRules, TRANSFERS, WORKS};
+use crate::state::{AccountState, JobId, State, StateError, Undo};
+use crate::transfer::{NONCE_WINDOW, Transfer};
+use crate::work::Work;
+
+/// Blocks that can be undone: as deep as a re-org may go.
+const UNDO_DEPTH: u64 = 64;
+/// Headers that are kept below the tip: those of the deepest fork, and those that the rule of
+/// turns looks back on.
+const HEADERS_KEPT: u64 = UNDO_DEPTH + 64 + 1;
+/// How many slots a producer's clock may be ahead of this node's.
+const SLOTS_AHEAD: u64 = 1;
+
+/// The checks that need no state. They are expensive, so they are made outside the ledger's lock.
+#[derive(Clone, Debug)]
+pub struct Checker(Arc<Params>);
+
+#[derive(Debug)]
+struct Params {
+    network: NetworkId,
+    producers: Vec<[u8; 32]>,
+    work: WorkRules,
+}
+
+/// A subject whose signatures and proofs have been looked at.
+#[derive(Clone, Debug)]
+pub struct Checked(Content);
+
+#[derive(Clone, Debug)]
+enum Content {
+    Transfer(Transfer),
+    Work(JobId),
+    Header(BlockId, Header),
+    Block(Block, Vec<Item>),
+    /// It is no good, whatever the state.
+    Invalid,
+}
+
+/// An item of a block, read.
+#[derive(Clone, Debug)]
+enum Item {
+    Transfer(Transfer),
+    Work { job: JobId, prover: AccountId, fee: u64 },
+}
+
+impl Checker {
+    /// Checks everything about a subject that does not depend on the state.
+    pub fn check(&self, subject: &Subject) -> Checked {
+        let content = match subject {
+            Subject::Item { pool, body, .. } => match self.item(*pool, body, false) {
+                Some(Item::Transfer(transfer)) => Some(Content::Transfer(transfer)),
+                Some(Item::Work { job, .. }) => Some(Content::Work(job)),
+                None => None,
+            },
+            Subject::Header { block, header } => {
+                let header = Header::from_bytes(header);
+                header.filter(|h| self.is_header_valid(h)).map(|h| Content::Header(*block, h))
+            }
+            Subject::Block(block) => {
+                let items = block.items.iter().map(|i| self.item(i.pool, &i.body, i.known));
+                let items = items.collect::<Option<Vec<_>>>();
+                items.map(|items| Content::Block(block.clone(), items))
+            }
+        };
+        Checked(content.unwrap_or(Content::Invalid))
+    }
+
+    /// Reads an item, and unless it is `known` to be good checks it.
+    fn item(&self, pool: PoolIndex, body: &[u8], known: bool) -> Option<Item> {
+        match pool {
+            TRANSFERS => {
+                let transfer = Transfer::from_bytes(body)?;
+                (known || transfer.cost().is_some() && transfer.is_signed(&self.0.network))
+                    .then_some(Item::Transfer(transfer))
+            }
+            WORKS => {
+                let work = Work::from_bytes(body)?;
+                let WorkRules { difficulty, weight, .. } = self.0.work;
+                (known || work.is_proven(difficulty, weight)).then_some(Item::Work {
+                    job: work.job,
+                    prover: work.prover,
+                    fee: work.fee,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    fn is_header_valid(&self, header: &Header) -> bool {
+        self.producer_at(header.slot) == header.producer
+            && header.items as usize <= MAX_TRANSFERS + MAX_WORKS
+            && header.is_signed(&self.0.network)
+    }
+
+    /// Whose turn a slot is.
+    fn producer_at(&self, slot: u64) -> [u8; 32] {
+        self.0.producers[(slot % self.0.producers.len() as u64) as usize]
+    }
+}
+
+/// The ledger's answer to a subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The tip has moved with it.
+    pub tip: Option<TipChange>,
+}
+
+impl Judgement {
+    fn of(verdict: Verdict) -> Self {
+        Self { verdict, tip: None }
+    }
+}
+
+const GOOD: Verdict = Verdict::Accept(Admission { from: 0, account: None });
+
+/// A block the ledger knows.
+#[derive(Debug)]
+struct Stored {
+    header: Header,
+    /// It, or a block it builds on, does not hold.
+    bad: bool,
+    body: Option<(Block, Vec<Item>)>,
+    /// If it is on the best chain: how to take it back.
+    undo: Option<Undo>,
+}
+
+/// The ledger of one node.
+#[derive(Debug)]
+pub struct Ledger {
+    genesis: Genesis,
+    checker: Checker,
+    blocks: BTreeMap<BlockId, Stored>,
+    tip: BlockId,
+    state: State,
+}
+
+impl Ledger {
+    /// The ledger at its genesis.
+    pub fn new(genesis: Genesis) -> Result<Self, GenesisError> {
+        genesis.validate()?;
+        let (network, producers) = (genesis.network(), genesis.producer_keys()?);
+        let checker = Checker(Arc::new(Params { network, producers, work: genesis.work }));
+        let header = genesis.header();
+        let tip = header.id();
+        let first = Stored { header, bad: false, body: None, undo: None };
+        let state = genesis.state();
+        Ok(Self { genesis, checker, blocks: [(tip, first)].into(), tip, state })
+    }
+
+    /// What the network began with.
+    pub fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+
+    /// The checks that need no state.
+    pub fn checker(&self) -> Checker {
+        self.checker.clone()
+    }
+
+    /// Id and header of the best block.
+    pub fn tip(&self) -> (BlockId, &Header) {
+        (self.tip, &self.blocks[&self.tip].header)
+    }
+
+    /// An account at the tip.
+    pub fn account(&self, account: &AccountId) -> AccountState {
+        self.state.account(account).unwrap_or_default()
+    }
+
+    /// Jobs that are open at the tip, the oldest first.
+    pub fn open_jobs(&self) -> impl Iterator<Item = JobId> {
+        self.state.open_jobs()
+    }
+
+    /// Answers a subject that has been checked. `slot` is the present one.
+    pub fn judge(&mut self, checked: Checked, slot: u64) -> Judgement {
+        match checked.0 {
+            Content::Invalid => Judgement::of(Verdict::Reject),
+            Content::Transfer(transfer) => Judgement::of(self.admit_transfer(&transfer)),
+            Content::Work(job) => Judgement::of(self.admit_work(&job)),
+            Content::Header(id, header) => Judgement::of(self.judge_header(id, header, slot)),
+            Content::Block(block, items) => self.judge_block(block, items),
+        }
+    }
+
+    /// Whether a transfer holds at the tip, for itself alone.
+    fn admit_transfer(&self, transfer: &Transfer) -> Verdict {
+        let sender = self.account(&transfer.from);
+        let ahead = transfer.nonce.checked_sub(sender.nonce);
+        let affordable = transfer.cost().is_some_and(|cost| cost <= sender.balance);
+        if ahead.is_none_or(|ahead| ahead >= NONCE_WINDOW) || !affordable {
+            return Verdict::Ignore;
+        }
+        let account = Account { next: sender.nonce, balance: sender.balance };
+        Verdict::Accept(Admission { from: sender.changed_at, account: Some(account) })
+    }
+
+    fn admit_work(&self, job: &JobId) -> Verdict {
+        match self.state.job(job) {
+            Some(from) => Verdict::Accept(Admission { from, account: None }),
+            None => Verdict::Ignore,
+        }
+    }
+
+    fn judge_header(&mut self, id: BlockId, header: Header, slot: u64) -> Verdict {
+        let Some(parent) = self.blocks.get(&header.parent) else { return Verdict::Ignore };
+        if parent.bad || header.slot > slot + SLOTS_AHEAD {
+            return Verdict::Ignore;
+        }
+        if header.slot <= parent.header.slot || !self.may_follow(&header.parent, &header.producer) {
+            return Verdict::Reject;
+        }
+        let stored = Stored { header, bad: false, body: None, undo: None };
+        self.blocks.entry(id).or_insert(stored);
+        GOOD
+    }
+
+    /// Whether a producer may sign on top of a block: at most one of any ⌊n/2⌋+1 in a row is his,
+    /// so that a minority that is cut off comes to a stop.
+    fn may_follow(&self, parent: &BlockId, producer: &[u8; 32]) -> bool {
+        let mut at = self.blocks.get(parent);
+        for _ in 0..self.checker.0.producers.len() / 2 {
+            match at {
+                Some(stored) if stored.header.producer == *producer => return false,
+                Some(stored) => at = self.blocks.get(&stored.header.parent),
+                None => break,
+            }
+        }
+        true
+    }
+
+    fn judge_block(&mut self, block: Block, items: Vec<Item>) -> Judgement {
+        let id = block.block;
+        let Some(stored) = self.blocks.get_mut(&id).filter(|stored| !stored.bad) else {
+            return Judgement::of(Verdict::Ignore);
+        };
+        stored.body = Some((block, items));
+        let better = {
+            let (facts, tip) = (stored.header.facts(), self.tip().1.facts());
+            LedgerRules.compare(&facts, &tip).is_gt()
+        };
+        if !better {
+            // Its content is looked at when it, or a block on top of it, becomes the best.
+            return Judgement::of(GOOD);
+        }
+        match self.move_to(id) {
+            Some(tip) => Judgement { verdict: GOOD, tip: Some(tip) },
+            None => Judgement::of(Verdict::Reject),
+        }
+    }
+
+    /// Makes a block the tip. If it or one below it does not hold, that one and all on top of it
+    /// are bad and everything is as before.
+    fn move_to(&mut self, target: BlockId) -> Option<TipChange> {
+        let mut path = Vec::new();
+        let mut at = target;
+        while self.blocks.get(&at)?.undo.is_none() && self.blocks[&at].header.height > 0 {
+            path.push(at);
+            at = self.blocks[&at].header.parent;
+        }
+        let before = self.tip;
+        let mut change = Change::default();
+        while self.tip != at {
+            self.revert_tip(&mut change);
+        }
+        while let Some(next) = path.pop() {
+            if let Err(_error) = self.apply(next, &mut change) {
+                path.push(next);
+                self.mark_bad(&path);
+                self.restore(at, before);
+                return None;
+            }
+        }
+        self.prune();
+        Some(self.describe(change))
+    }
+
+    fn mark_bad(&mut self, blocks: &[BlockId]) {
+        for block in blocks {
+            if let Some(stored) = self.blocks.get_mut(block) {
+                stored.bad = true;
+                stored.body = None;
+            }
+        }
+    }
+
+    /// Goes back to the tip that was there before a failed move.
+    fn restore(&mut self, fork: BlockId, before: BlockId) {
+        let mut unused = Change::default();
+        while self.tip != fork {
+            self.revert_tip(&mut unused);
+        }
+        let mut path = Vec::new();
+        let mut at = before;
+        while at != fork {
+            path.push(at);
+            at = self.blocks[&at].header.parent;
+        }
+        for block in path.into_iter().rev() {
+            self.apply(block, &mut unused).expect("it held before");
+        }
+    }
+
+    fn revert_tip(&mut self, change: &mut Change) {
+        let tip = self.blocks.get_mut(&self.tip).expect("the tip is known");
+        let undo = tip.undo.take().expect("blocks of the best chain can be undone");
+        change.jobs.extend(undo.opened(&self.state));
+        change.accounts.extend(undo.accounts().copied());
+        self.state.revert(&undo);
+        let body = tip.body.as_ref().map(|(block, _)| block.items.clone());
+        change.reverted.extend(body.unwrap_or_default());
+        self.tip = tip.header.parent;
+    }
+
+    fn apply(&mut self, id: BlockId, change: &mut Change) -> Result<(), StateError> {
+        let stored = self.blocks.get_mut(&id).expect("its path was walked");
+        let (block, items) = stored.body.as_ref().ok_or(StateError::Body)?;
+        let undo = execute(&mut self.state, &stored.header, items)?;
+        change.jobs.extend(undo.closed());
+        change.accounts.extend(undo.accounts().copied());
+        change.applied.extend(block.items.iter().map(|item| (item.id, item.clone())));
+        stored.undo = Some(undo);
+        self.tip = id;
+        Ok(())
+    }
+
+    /// What the pools must know of a move.
+    fn describe(&self, change: Change) -> TipChange {
+        let key = |item: &BlockItem| match item.pool {
+            WORKS => Work::head(&item.body).map(|(work, _)| ItemKey(work.job.0)),
+            _ => Some(ItemKey(item.id.0)),
+        };
+        let mut remove = BTreeSet::new();
+        for item in change.applied.values() {
+            remove.extend(key(item).map(|key| (item.pool, key)));
+        }
+        let closed = change.jobs.into_iter().filter(|job| self.state.job(job).is_none());
+        remove.extend(closed.map(|job| (WORKS, ItemKey(job.0))));
+        let back =
+            change.reverted.into_iter().filter(|item| !change.applied.contains_key(&item.id));
+        let add = back.filter_map(|item| match self.admit(item.pool, &item.body) {
+            Verdict::Accept(admission) => Some((item.pool, item.body, admission)),
+            Verdict::Reject | Verdict::Ignore => None,
+        });
+        let account = |id: AccountId| {
+            let AccountState { nonce, balance, .. } = self.account(&id);
+            (id, Account { next: nonce, balance })
+        };
+        TipChange {
+            block: self.tip,
+            remove: remove.into_iter().collect(),
+            add: add.collect(),
+            accounts: change.accounts.into_iter().map(account).collect(),
+        }
+    }
+
+    /// Whether an item whose signature or proof is good holds at the tip.
+    pub fn admit(&self, pool: PoolIndex, body: &[u8]) -> Verdict {
+        match pool {
+            TRANSFERS => match Transfer::from_bytes(body) {
+                Some(transfer) => self.admit_transfer(&transfer),
+                None => Verdict::Reject,
+            },
+            _ => match Work::head(body) {
+                Some((work, _)) => self.admit_work(&work.job),
+                None => Verdict::Reject,
+            },
+        }
+    }
+
+    /// Forgets what no re-org can reach.
+    fn prune(&mut self) {
+        let height = self.tip().1.height;
+        self.blocks.retain(|_, stored| stored.header.height + HEADERS_KEPT > height);
+        let deep = |stored: &&mut Stored| stored.header.height + UNDO_DEPTH < height;
+        for stored in self.blocks.values_mut().filter(deep) {
+            stored.body = None;
+            // It stays on the best chain, but nothing will ask to undo it.
+            if let Some(undo) = &mut stored.undo {
+                *undo = Undo::default();
+            }
+        }
+    }
+
+    /// Whether a key may make a block in a slot, on top of the tip.
+    pub fn may_propose(&self, slot: u64, key: &crate::SigningKey) -> bool {
+        let producer = key.verifying_key().to_bytes();
+        slot > self.tip().1.slot
+            && self.checker.producer_at(slot) == producer
+            && self.may_follow(&self.tip, &producer)
+    }
+
+    /// Makes the next block from candidates, the best first, and moves the tip to it.
+    ///
+    /// Candidates must have had their verdicts. What does not hold together is left out. `None`
+    /// if it is not this key's turn.
+    pub fn propose(
+        &mut self,
+        slot: u64,
+        key: &crate::SigningKey,
+        transfers: impl IntoIterator<Item = (ItemId, Bytes)>,
+        works: impl IntoIterator<Item = (ItemId, Bytes)>,
+    ) -> Option<(Block, TipChange)> {
+        if !self.may_propose(slot, key) {
+            return None;
+        }
+        let parent = self.tip;
+        let height = self.tip().1.height + 1;
+        let producer = key.verifying_key().to_bytes();
+        let mut draft = self.state.begin(height);
+        let mut chosen = Vec::new();
+        for (id, body) in transfers {
+            let Some(transfer) = Transfer::from_bytes(&body) else { continue };
+            if chosen.len() < MAX_TRANSFERS && draft.transfer(&transfer).is_ok() {
+                chosen.push((TRANSFERS, id, body, Item::Transfer(transfer)));
+            }
+        }
+        let most = chosen.len() + MAX_WORKS;
+        for (id, body) in works {
+            let Some((Work { job, prover, fee, .. }, _)) = Work::head(&body) else { continue };
+            if chosen.len() < most && draft.work(job, prover, fee).is_ok() {
+                chosen.push((WORKS, id, body, Item::Work { job, prover, fee }));
+            }
+        }
+        let undo = draft.finish(parent, slot, AccountId(producer));
+        let mut items = Vec::new();
+        let mut read = Vec::new();
+        for (pool, id, body, item) in chosen {
+            items.push(BlockItem { pool, id, body, known: true });
+            read.push(item);
+        }
+        let ids = items.iter().map(|item| item.id).collect::<Vec<_>>();
+        let header = Header {
+            parent,
+            height,
+            slot,
+            producer,
+            item_root: merkle::root(&ids),
+            items: ids.len() as u32,
+            state_root: self.state.root(),
+            signature: [0; 64],
+        };
+        // Moving the tip is done in one place: the block is taken back and comes in like others.
+        self.state.revert(&undo);
+        let header = header.sign(&self.checker.0.network, key);
+        let block = Block { block: header.id(), header: header.to_bytes(), items };
+        let body = Some((block.clone(), read));
+        self.blocks.insert(block.block, Stored { header, bad: false, body, undo: None });
+        let change = self.move_to(block.block)?;
+        Some((block, change))
+    }
+}
+
+/// What a move of the tip did.
+#[derive(Default)]
+struct Change {
+    reverted: Vec<BlockItem>,
+    applied: BTreeMap<ItemId, BlockItem>,
+    accounts: BTreeSet<AccountId>,
+    /// Jobs that may not be open any more.
+    jobs: BTreeSet<JobId>,
+}
+
+/// Applies a block's items to the state of its parent. On an error the state is as before.
+fn execute(state: &mut State, header: &Header, items: &[Item]) -> Result<Undo, StateError> {
+    let mut draft = state.begin(header.height);
+    let mut works = 0;
+    for (i, item) in items.iter().enumerate() {
+        let result = match item {
+            // Transfers come first.
+            Item::Transfer(transfer) if works == 0 && i < MAX_TRANSFERS => draft.transfer(transfer),
+            Item::Work { job, prover, fee } if works < MAX_WORKS => {
+                works += 1;
+                draft.work(*job, *prover, *fee)
+            }
+            _ => Err(StateError::Order),
+        };
+        if let Err(error) = result {
+            draft.abandon();
+            return Err(error);
+        }
+    }
+    let undo = draft.finish(header.parent, header.slot, AccountId(header.producer));
+    if state.root() != header.state_root {
+        state.revert(&undo);
+        return Err(StateError::Root);
+    }
+    Ok(undo)
+}
+
+#[cfg(test)]
+mod tests;

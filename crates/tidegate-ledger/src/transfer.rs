@@ -1,0 +1,116 @@
+//! Transfers: signed, numbered, and paid for.
+
+use bytes::Bytes;
+use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use tidegate_proto::id::{AccountId, ItemId, NetworkId};
+
+use crate::layout::{number, take};
+
+/// How far ahead of its account a transfer's nonce may be. Enough for a busy sender's next few
+/// blocks, and few enough to rank quickly.
+pub const NONCE_WINDOW: u64 = 64;
+
+/// A signed order to move an amount from one account to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// Who pays.
+    pub from: AccountId,
+    /// Who is paid.
+    pub to: AccountId,
+    /// How much.
+    pub amount: u64,
+    /// What the producer of the block gets for it.
+    pub fee: u64,
+    /// How many transfers the sender made before.
+    pub nonce: u64,
+    /// Ed25519 by the sender, over all of the above and the network.
+    pub signature: [u8; 64],
+}
+
+impl Transfer {
+    /// Signs a transfer for one network.
+    pub fn new(
+        network: &NetworkId,
+        key: &SigningKey,
+        to: AccountId,
+        amount: u64,
+        fee: u64,
+        nonce: u64,
+    ) -> Self {
+        let from = crate::account(key);
+        let mut transfer = Self { from, to, amount, fee, nonce, signature: [0; 64] };
+        transfer.signature = key.sign(&transfer.signed(network)).to_bytes();
+        transfer
+    }
+
+    fn signed(&self, network: &NetworkId) -> Vec<u8> {
+        let mut bytes = b"tidegate ledger transfer 1".to_vec();
+        bytes.extend(network.0);
+        bytes.extend(&self.to_bytes()[..88]);
+        bytes
+    }
+
+    /// Its 152 bytes.
+    pub fn to_bytes(&self) -> Bytes {
+        let mut bytes = Vec::with_capacity(152);
+        bytes.extend(self.from.0);
+        bytes.extend(self.to.0);
+        bytes.extend([self.amount, self.fee, self.nonce].map(u64::to_be_bytes).concat());
+        bytes.extend(self.signature);
+        bytes.into()
+    }
+
+    /// Reads a transfer; `None` if these are not the bytes of one.
+    pub fn from_bytes(mut bytes: &[u8]) -> Option<Self> {
+        let input = &mut bytes;
+        let transfer = Self {
+            from: AccountId(take(input)?),
+            to: AccountId(take(input)?),
+            amount: number(input)?,
+            fee: number(input)?,
+            nonce: number(input)?,
+            signature: take(input)?,
+        };
+        input.is_empty().then_some(transfer)
+    }
+
+    /// The id of a transfer with these bytes.
+    pub fn id(bytes: &[u8]) -> ItemId {
+        ItemId(blake3::derive_key("tidegate ledger transfer id 1", bytes))
+    }
+
+    /// What it takes from the sender; `None` if no account could ever pay it.
+    pub fn cost(&self) -> Option<u64> {
+        self.amount.checked_add(self.fee)
+    }
+
+    /// Whether the sender signed it, for this network. This is the expensive part of checking.
+    pub fn is_signed(&self, network: &NetworkId) -> bool {
+        let Ok(key) = VerifyingKey::from_bytes(&self.from.0) else { return false };
+        key.verify_strict(&self.signed(network), &self.signature.into()).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_covers_every_field_and_the_network() {
+        let network = NetworkId([1; 32]);
+        let key = SigningKey::from_bytes(&[2; 32]);
+        let transfer = Transfer::new(&network, &key, AccountId([3; 32]), 4, 5, 6);
+        assert!(transfer.is_signed(&network));
+        assert!(!transfer.is_signed(&NetworkId([9; 32])));
+        let bytes = transfer.to_bytes();
+        assert_eq!(Transfer::from_bytes(&bytes), Some(transfer));
+        for at in 0..bytes.len() {
+            let mut changed = bytes.to_vec();
+            changed[at] ^= 1;
+            let changed = Transfer::from_bytes(&changed).unwrap();
+            assert!(!changed.is_signed(&network), "byte {at}");
+        }
+        assert_eq!(Transfer::from_bytes(&bytes[1..]), None);
+        assert_eq!(Transfer::from_bytes(&[&bytes[..], &[0]].concat()), None);
+    }
+}
