@@ -59,18 +59,30 @@ enum Item {
 impl Checker {
     /// Checks everything about a subject that does not depend on the state.
     pub fn check(&self, subject: &Subject) -> Checked {
+        self.read(subject, false)
+    }
+
+    /// The same without signatures and proofs, for a subject whose check is known to be good: a
+    /// simulator need not repeat for each of its nodes what comes out the same.
+    pub fn trust(&self, subject: &Subject) -> Checked {
+        self.read(subject, true)
+    }
+
+    fn read(&self, subject: &Subject, trusted: bool) -> Checked {
         let content = match subject {
-            Subject::Item { pool, body, .. } => match self.item(*pool, body, false) {
+            Subject::Item { pool, body, .. } => match self.item(*pool, body, trusted) {
                 Some(Item::Transfer(transfer)) => Some(Content::Transfer(transfer)),
                 Some(Item::Work { job, .. }) => Some(Content::Work(job)),
                 None => None,
             },
             Subject::Header { block, header } => {
                 let header = Header::from_bytes(header);
-                header.filter(|h| self.is_header_valid(h)).map(|h| Content::Header(*block, h))
+                let header = header.filter(|h| trusted || self.is_header_valid(h));
+                header.map(|header| Content::Header(*block, header))
             }
             Subject::Block(block) => {
-                let items = block.items.iter().map(|i| self.item(i.pool, &i.body, i.known));
+                let items =
+                    block.items.iter().map(|i| self.item(i.pool, &i.body, i.known || trusted));
                 let items = items.collect::<Option<Vec<_>>>();
                 items.map(|items| Content::Block(block.clone(), items))
             }
@@ -108,6 +120,13 @@ impl Checker {
     /// Whose turn a slot is.
     fn producer_at(&self, slot: u64) -> [u8; 32] {
         self.0.producers[(slot % self.0.producers.len() as u64) as usize]
+    }
+}
+
+impl Checked {
+    /// Whether the check found nothing wrong.
+    pub fn is_valid(&self) -> bool {
+        !matches!(self.0, Content::Invalid)
     }
 }
 

@@ -52,6 +52,7 @@ mod node;
 mod peers;
 mod permit;
 mod pool;
+pub mod recording;
 pub mod rng;
 mod route;
 pub mod rules;

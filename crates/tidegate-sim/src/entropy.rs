@@ -1,0 +1,119 @@
+//! Where a world's randomness comes from: a seed, or a string of bytes.
+
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng as _, SeedableRng};
+
+/// A source of decisions.
+///
+/// A byte string is used up from its front, and what it does not decide any more is zero. So a
+/// fuzzer can drive a whole world, and a shorter string is a simpler world.
+#[derive(Clone, Debug)]
+pub struct Entropy(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    Seed(Box<ChaCha8Rng>),
+    Bytes(Vec<u8>),
+}
+
+impl Entropy {
+    /// Randomness of a seed.
+    pub fn seed(seed: u64) -> Self {
+        Self(Source::Seed(Box::new(ChaCha8Rng::seed_from_u64(seed))))
+    }
+
+    /// Decisions read from bytes.
+    pub fn bytes(bytes: &[u8]) -> Self {
+        let mut reversed = bytes.to_vec();
+        reversed.reverse();
+        Self(Source::Bytes(reversed))
+    }
+
+    /// A source of its own for one part of the world. Bytes cannot be split: the part takes from
+    /// the front what it draws here.
+    pub fn fork(&mut self, label: &str) -> Self {
+        match &self.0 {
+            Source::Seed(rng) => {
+                let seed = blake3::keyed_hash(&rng.get_seed(), label.as_bytes());
+                Self(Source::Seed(Box::new(ChaCha8Rng::from_seed(seed.into()))))
+            }
+            Source::Bytes(_) => Self::seed(self.next()),
+        }
+    }
+
+    /// Whether there is nothing left to decide with.
+    pub fn is_spent(&self) -> bool {
+        matches!(&self.0, Source::Bytes(bytes) if bytes.is_empty())
+    }
+
+    /// Any number.
+    pub fn next(&mut self) -> u64 {
+        match &mut self.0 {
+            Source::Seed(rng) => rng.next_u64(),
+            Source::Bytes(bytes) => {
+                let from = bytes.len().saturating_sub(8);
+                bytes.drain(from..).fold(0, |number, byte| number << 8 | u64::from(byte))
+            }
+        }
+    }
+
+    /// Any byte.
+    pub fn byte(&mut self) -> u8 {
+        match &mut self.0 {
+            Source::Seed(rng) => rng.next_u32() as u8,
+            Source::Bytes(bytes) => bytes.pop().unwrap_or(0),
+        }
+    }
+
+    /// A number below `n`, which is not zero.
+    pub fn below(&mut self, n: u64) -> u64 {
+        let number = match &self.0 {
+            Source::Bytes(_) if n <= 256 => u64::from(self.byte()) << 56,
+            _ => self.next(),
+        };
+        (u128::from(number) * u128::from(n) >> 64) as u64
+    }
+
+    /// Whether something with this probability, in parts of a million, happens.
+    pub fn happens(&mut self, millionths: u64) -> bool {
+        self.below(1_000_000) < millionths
+    }
+
+    /// A time between two others.
+    pub fn between(&mut self, least: Duration, most: Duration) -> Duration {
+        let span = most.saturating_sub(least).as_micros() as u64;
+        least + Duration::from_micros(self.below(span + 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_decide_until_they_are_spent() {
+        let mut entropy = Entropy::bytes(&[255, 0, 128]);
+        assert_eq!(entropy.below(4), 3);
+        assert_eq!(entropy.below(4), 0);
+        assert!(!entropy.is_spent());
+        assert_eq!(entropy.below(4), 2);
+        assert!(entropy.is_spent());
+        assert_eq!((entropy.below(4), entropy.next()), (0, 0));
+    }
+
+    #[test]
+    fn seeds_repeat_and_forks_differ() {
+        let mut a = Entropy::seed(7);
+        let mut b = Entropy::seed(7);
+        b.next();
+        assert_eq!(a.fork("x").next(), b.fork("x").next());
+        assert_ne!(a.fork("x").next(), a.fork("y").next());
+        let spread = (0..1000).map(|_| a.below(10)).fold([0; 10], |mut n, i| {
+            n[i as usize] += 1;
+            n
+        });
+        assert!(spread.iter().all(|n| (50..150).contains(n)), "{spread:?}");
+    }
+}

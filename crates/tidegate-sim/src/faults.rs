@@ -1,0 +1,71 @@
+//! What goes wrong, and when: drawn from the scenario and the seed before the world begins.
+
+use std::time::Duration;
+
+use tidegate_proto::Time;
+
+use crate::entropy::Entropy;
+use crate::scenario::Scenario;
+
+/// Nodes that stall do so after they have met their peers.
+const STALL_FROM: Duration = Duration::from_secs(3);
+
+/// Something that happens to the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The connections of a pair of nodes are lost.
+    Reset(usize),
+    /// Nothing passes between a pair for a while; from one to the other only if `one_way`.
+    Stall { pair: usize, until: Time, one_way: Option<bool> },
+    /// Nothing passes between the two sides.
+    Partition { until: Time },
+    /// A node reads nothing any more.
+    Deaf { node: usize, until: Time },
+    /// Everything passes again.
+    Heal,
+}
+
+/// All faults of a run, in no particular order. Pairs are those that dial each other.
+pub(crate) fn plan(scenario: &Scenario, pairs: usize, entropy: &mut Entropy) -> Vec<(Time, Fault)> {
+    let healed = Time::ZERO + scenario.healed_at();
+    let faults = &scenario.faults;
+    let mut plan = vec![(healed, Fault::Heal)];
+    let stall = Duration::from_millis(faults.stall_ms);
+    for pair in 0..pairs {
+        for at in moments(scenario, faults.resets, entropy) {
+            plan.push((at, Fault::Reset(pair)));
+        }
+        for at in moments(scenario, faults.stalls, entropy) {
+            let until = at + entropy.between(stall / 10, stall);
+            plan.push((at, Fault::Stall { pair, until, one_way: None }));
+        }
+        for at in moments(scenario, faults.one_way, entropy) {
+            let until = at + entropy.between(stall / 10, stall);
+            let one_way = Some(entropy.below(2) == 1);
+            plan.push((at, Fault::Stall { pair, until, one_way }));
+        }
+    }
+    if faults.partition_ms > 0 {
+        let at = Time::from_micros(faults.partition_at_ms * 1000);
+        let until = at + Duration::from_millis(faults.partition_ms);
+        plan.push((at, Fault::Partition { until }));
+    }
+    for node in &faults.stalled_nodes {
+        plan.push((Time::ZERO + STALL_FROM, Fault::Deaf { node: *node, until: healed }));
+    }
+    plan
+}
+
+/// Moments of the troubled time, so many thousandths a minute on average.
+fn moments(scenario: &Scenario, thousandths: u64, entropy: &mut Entropy) -> Vec<Time> {
+    let mut moments = Vec::new();
+    let troubled = scenario.healed_at();
+    // Second by second, so that each is one decision.
+    for second in 0..troubled.as_secs() {
+        if entropy.happens(thousandths * 1000 / 60) {
+            let within = Duration::from_micros(entropy.below(1_000_000));
+            moments.push(Time::ZERO + Duration::from_secs(second) + within);
+        }
+    }
+    moments
+}

@@ -1,0 +1,236 @@
+//! A simulated node: the core, the ledger, and the application around them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidegate_ledger::{
+    Checked, Genesis, JobId, Ledger, LedgerRules, SigningKey, TRANSFERS, Transfer, WORKS, Work,
+    pools,
+};
+use tidegate_proto::id::{AccountId, BlockId, ItemId, NetworkId, PeerId, PoolIndex, Ticket};
+use tidegate_proto::io::{Admission, Block, Command, Subject, Verdict};
+use tidegate_proto::{Config, EventQueue, Node, Time};
+
+use crate::entropy::Entropy;
+
+/// What checking costs on the simulated machine: signatures and proofs as measured on a slow core.
+const ITEM_COST: Duration = Duration::from_micros(60);
+const HEADER_COST: Duration = Duration::from_micros(80);
+const BLOCK_COST: Duration = Duration::from_micros(300);
+const BLOCK_ITEM_COST: Duration = Duration::from_micros(5);
+/// How much slower a slow validator is.
+const SLOW: u32 = 100;
+
+/// One node of the world.
+pub(crate) struct Host {
+    pub(crate) node: Node,
+    pub(crate) ledger: Ledger,
+    pub(crate) events: EventQueue,
+    /// Its application reads events.
+    pub(crate) reads_events: bool,
+    pub(crate) key: SigningKey,
+    pub(crate) produces: bool,
+    pub(crate) proves: bool,
+    accounts: Vec<Account>,
+    next_account: usize,
+    /// When each worker is free.
+    workers: Vec<Time>,
+    slow: bool,
+    /// For when the node has a timer set.
+    pub(crate) timer: Option<Time>,
+    requests: u64,
+}
+
+struct Account {
+    key: SigningKey,
+    next: u64,
+}
+
+/// Signatures and proofs that are known to be good: all nodes come to the same result.
+#[derive(Default)]
+pub(crate) struct Good {
+    items: BTreeSet<ItemId>,
+    headers: BTreeSet<BlockId>,
+}
+
+/// What a host is made of.
+pub(crate) struct Setup<'a> {
+    pub(crate) index: usize,
+    pub(crate) genesis: &'a Genesis,
+    pub(crate) accounts: usize,
+    pub(crate) workers: u32,
+    pub(crate) seed: [u8; 32],
+}
+
+/// The key of node `index`.
+pub(crate) fn node_key(index: usize) -> SigningKey {
+    key("node", index, 0)
+}
+
+/// The key of one of the accounts of node `index`.
+pub(crate) fn account_key(index: usize, account: usize) -> SigningKey {
+    key("account", index, account)
+}
+
+fn key(kind: &str, index: usize, number: usize) -> SigningKey {
+    let text = format!("{kind} {index} {number}");
+    SigningKey::from_bytes(&blake3::derive_key("tidegate simulator key 1", text.as_bytes()))
+}
+
+/// What a core is set up with, on a network that begins with `genesis`.
+pub(crate) fn config(genesis: &Genesis, peer: PeerId, workers: u32) -> Config {
+    let mut config = Config::new(peer, genesis.network());
+    config.genesis = Some(genesis.header().to_bytes());
+    config.pools = pools();
+    config.workers = workers;
+    config
+}
+
+impl Host {
+    pub(crate) fn new(setup: &Setup<'_>) -> Self {
+        let key = node_key(setup.index);
+        let peer = PeerId(key.verifying_key().to_bytes());
+        let config = config(setup.genesis, peer, setup.workers);
+        let node = Node::new(config, Box::new(LedgerRules), setup.seed, Time::ZERO);
+        let account = |n| Account { key: account_key(setup.index, n), next: 0 };
+        Self {
+            node: node.expect("the ledger's configuration is valid"),
+            ledger: Ledger::new(setup.genesis.clone()).expect("the genesis was checked"),
+            events: EventQueue::default(),
+            reads_events: true,
+            key,
+            produces: false,
+            proves: false,
+            accounts: (0..setup.accounts).map(account).collect(),
+            next_account: 0,
+            workers: vec![Time::ZERO; setup.workers as usize],
+            slow: false,
+            timer: None,
+            requests: 0,
+        }
+    }
+
+    pub(crate) fn peer(&self) -> PeerId {
+        self.node.config().peer
+    }
+
+    pub(crate) fn set_slow(&mut self, slow: bool) {
+        self.slow = slow;
+    }
+
+    /// A worker takes a question: when it has the answer.
+    pub(crate) fn work_on(&mut self, subject: &Subject, now: Time) -> Time {
+        let cost = match subject {
+            Subject::Item { .. } => ITEM_COST,
+            Subject::Header { .. } => HEADER_COST,
+            Subject::Block(block) => {
+                let fetched = block.items.iter().filter(|item| !item.known).count() as u32;
+                BLOCK_COST + BLOCK_ITEM_COST * block.items.len() as u32 + ITEM_COST * fetched
+            }
+        };
+        let cost = if self.slow { cost * SLOW } else { cost };
+        let worker = self.workers.iter_mut().min().expect("there is at least one");
+        *worker = (*worker).max(now) + cost;
+        *worker
+    }
+
+    /// The answer to a question, as commands in their order.
+    pub(crate) fn judge(
+        &mut self,
+        ticket: Ticket,
+        subject: &Subject,
+        slot: u64,
+        good: &mut Good,
+    ) -> Vec<Command> {
+        let checked = good.check(&self.ledger, subject);
+        let judgement = self.ledger.judge(checked, slot);
+        let mut commands = vec![Command::Verdict { ticket, verdict: judgement.verdict }];
+        commands.extend(judgement.tip.map(Command::SetTip));
+        commands
+    }
+
+    /// The next transfer of one of this node's accounts.
+    pub(crate) fn transfer(
+        &mut self,
+        network: &NetworkId,
+        entropy: &mut Entropy,
+    ) -> Option<Command> {
+        for _ in 0..self.accounts.len() {
+            self.next_account = (self.next_account + 1) % self.accounts.len();
+            let account = &mut self.accounts[self.next_account];
+            let sender = tidegate_ledger::account(&account.key);
+            account.next = account.next.max(self.ledger.account(&sender).nonce);
+            let to = AccountId([entropy.byte(); 32]);
+            let fee = 1 + entropy.below(20);
+            let transfer = Transfer::new(network, &account.key, to, 1, fee, account.next);
+            let body = transfer.to_bytes();
+            if let Verdict::Accept(admission) = self.ledger.admit(TRANSFERS, &body) {
+                account.next += 1;
+                return Some(self.publish(TRANSFERS, body, admission));
+            }
+        }
+        None
+    }
+
+    /// A proof for a job that is still open.
+    pub(crate) fn prove(&mut self, job: JobId, fee: u64) -> Option<Command> {
+        let rules = self.ledger.genesis().work;
+        let prover = tidegate_ledger::account(&self.key);
+        let work = Work::search(job, prover, fee, (rules.difficulty, rules.weight), 0, u64::MAX);
+        let body = work.ok()?.to_bytes();
+        match self.ledger.admit(WORKS, &body) {
+            Verdict::Accept(admission) => Some(self.publish(WORKS, body, admission)),
+            Verdict::Reject | Verdict::Ignore => None,
+        }
+    }
+
+    fn publish(&mut self, pool: PoolIndex, body: Bytes, admission: Admission) -> Command {
+        self.requests += 1;
+        Command::Publish { request: self.requests, pool, body, admission }
+    }
+
+    /// The block of this slot, if it is this node's turn.
+    pub(crate) fn propose(&mut self, slot: u64) -> Option<(Block, [Command; 2])> {
+        if !self.produces || !self.ledger.may_propose(slot, &self.key) {
+            return None;
+        }
+        let pool = |pool| {
+            let items = self.node.pool(pool).filter(|(_, _, executable)| *executable);
+            items.map(|(id, body, _)| (id, body.clone())).take(1024).collect::<Vec<_>>()
+        };
+        let (transfers, works) = (pool(TRANSFERS), pool(WORKS));
+        let (block, tip) = self.ledger.propose(slot, &self.key, transfers, works)?;
+        Some((block.clone(), [Command::PublishBlock(block), Command::SetTip(tip)]))
+    }
+}
+
+impl Good {
+    /// Checks a subject unless it is known to be good.
+    fn check(&mut self, ledger: &Ledger, subject: &Subject) -> Checked {
+        let checker = ledger.checker();
+        match subject {
+            Subject::Item { id, .. } if self.items.contains(id) => checker.trust(subject),
+            Subject::Header { block, .. } if self.headers.contains(block) => checker.trust(subject),
+            Subject::Block(block) if block.items.iter().all(|i| self.items.contains(&i.id)) => {
+                checker.trust(subject)
+            }
+            _ => {
+                let checked = checker.check(subject);
+                if checked.is_valid() {
+                    match subject {
+                        Subject::Item { id, .. } => drop(self.items.insert(*id)),
+                        Subject::Header { block, .. } => drop(self.headers.insert(*block)),
+                        Subject::Block(_) => {}
+                    }
+                }
+                checked
+            }
+        }
+    }
+
+    /// An item of this world's own making is good.
+    pub(crate) fn made(&mut self, id: ItemId) {
+        self.items.insert(id);
+    }
+}

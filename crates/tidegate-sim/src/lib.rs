@@ -1,0 +1,31 @@
+//! A deterministic simulator of Tidegate networks.
+//!
+//! It is another driver of the very code that runs in a node, never a mock: the same core, the
+//! same ledger, real frames. Everything that happens follows from a [`Scenario`] and an
+//! [`Entropy`], which is a seed or a string of bytes.
+//!
+//! ```
+//! use tidegate_sim::{Entropy, Scenario, World};
+//!
+//! let scenario = Scenario::from_toml("nodes = 4\ntrouble_ms = 4000\nsettle_ms = 8000")?;
+//! let report = World::new(scenario, Entropy::seed(1)).run();
+//! assert_eq!(report.broken, None);
+//! # Ok::<_, tidegate_sim::ScenarioError>(())
+//! ```
+
+#![warn(missing_docs)]
+
+mod checkers;
+mod entropy;
+mod faults;
+mod host;
+mod network;
+mod report;
+mod scenario;
+mod world;
+
+pub use checkers::Broken;
+pub use entropy::Entropy;
+pub use report::{Percentiles, Report};
+pub use scenario::{Faults, Links, Load, Scenario, ScenarioError};
+pub use world::World;

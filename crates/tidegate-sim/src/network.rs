@@ -1,0 +1,179 @@
+//! Connections between simulated nodes: delay, bandwidth, and what can go wrong with them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use tidegate_proto::Time;
+use tidegate_proto::id::ConnectionId;
+use tidegate_proto::wire::Frame;
+
+/// Bytes of a frame that are not its own: its length, and headers and acknowledgements of the
+/// packet it is in.
+const OVERHEAD: usize = 60;
+
+/// All connections of a world.
+#[derive(Debug, Default)]
+pub(crate) struct Network {
+    connections: BTreeMap<ConnectionId, Connection>,
+    next: u64,
+}
+
+/// A connection, whose dialer is end 0.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) ends: [usize; 2],
+    pub(crate) delay: Duration,
+    kbit: u64,
+    /// What leaves each end.
+    ways: [Way; 2],
+    /// The end has been told that it is over.
+    pub(crate) closed: [bool; 2],
+}
+
+/// One direction of a connection.
+#[derive(Debug, Default)]
+struct Way {
+    /// The line is free from then on.
+    free_at: Time,
+    /// Nothing passes before then.
+    blocked_until: Time,
+    /// Channels that the receiver reads.
+    open: BTreeSet<u32>,
+    unread: BTreeMap<u32, VecDeque<Frame>>,
+}
+
+impl Network {
+    /// A new connection. Control is read from the start.
+    pub(crate) fn connect(&mut self, ends: [usize; 2], delay: Duration, kbit: u64) -> ConnectionId {
+        let id = ConnectionId(self.next);
+        self.next += 1;
+        let way = || Way { open: [0].into(), ..Way::default() };
+        let ways = [way(), way()];
+        self.connections.insert(id, Connection { ends, delay, kbit, ways, closed: [false; 2] });
+        id
+    }
+
+    pub(crate) fn get(&self, id: ConnectionId) -> Option<&Connection> {
+        self.connections.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.connections.get_mut(&id)
+    }
+
+    pub(crate) fn ids(&self) -> Vec<ConnectionId> {
+        self.connections.keys().copied().collect()
+    }
+
+    /// Forgets a connection that both ends know is over.
+    pub(crate) fn forget(&mut self, id: ConnectionId) {
+        if self.connections.get(&id).is_some_and(|connection| connection.closed == [true; 2]) {
+            self.connections.remove(&id);
+        }
+    }
+
+    /// Blocks what one node sends to another, on all their connections.
+    pub(crate) fn block(&mut self, from: usize, to: usize, until: Time) {
+        for connection in self.connections.values_mut() {
+            for end in [0, 1] {
+                if connection.ends[end] == from && connection.ends[1 - end] == to {
+                    connection.block(end, until);
+                }
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// Which end a node is.
+    pub(crate) fn end(&self, node: usize) -> usize {
+        usize::from(self.ends[0] != node)
+    }
+
+    /// Puts a frame on the line: when the line is free again, and when the frame arrives.
+    pub(crate) fn send(&mut self, end: usize, length: usize, now: Time) -> (Time, Time) {
+        let way = &mut self.ways[end];
+        let bits = (length + OVERHEAD) as u64 * 8;
+        let sending = (bits * 1000).checked_div(self.kbit).unwrap_or(0);
+        let start = now.max(way.free_at).max(way.blocked_until);
+        way.free_at = start + Duration::from_micros(sending);
+        (way.free_at, way.free_at + self.delay)
+    }
+
+    /// Blocks one direction until a time.
+    pub(crate) fn block(&mut self, end: usize, until: Time) {
+        let way = &mut self.ways[end];
+        way.blocked_until = way.blocked_until.max(until);
+    }
+
+    /// Until when a direction is blocked, if it is.
+    pub(crate) fn blocked(&self, end: usize, now: Time) -> Option<Time> {
+        let until = self.ways[end].blocked_until;
+        (until > now).then_some(until)
+    }
+
+    /// Everything passes again.
+    pub(crate) fn heal(&mut self, now: Time) {
+        for way in &mut self.ways {
+            way.blocked_until = way.blocked_until.min(now);
+        }
+    }
+
+    /// A frame from `end` arrives: whether the receiver reads its channel. If not, it is kept.
+    pub(crate) fn arrive(&mut self, end: usize, channel: u32, frame: &Frame) -> bool {
+        let way = &mut self.ways[end];
+        let reads = way.open.contains(&channel);
+        if !reads {
+            way.unread.entry(channel).or_default().push_back(frame.clone());
+        }
+        reads
+    }
+
+    /// The node at `end` reads a channel from now on: what has arrived on it.
+    pub(crate) fn open(&mut self, end: usize, channel: u32) -> VecDeque<Frame> {
+        let way = &mut self.ways[1 - end];
+        way.open.insert(channel);
+        way.unread.remove(&channel).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Time {
+        Time::from_micros(ms * 1000)
+    }
+
+    #[test]
+    fn a_line_takes_its_time_exactly() {
+        let mut network = Network::default();
+        let id = network.connect([3, 5], Duration::from_millis(50), 1000);
+        let connection = network.get_mut(id).unwrap();
+        assert_eq!((connection.end(3), connection.end(5)), (0, 1));
+        // 65 + 60 bytes are 1,000 bits: a millisecond at 1 Mbit/s.
+        assert_eq!(connection.send(0, 65, at(0)), (at(1), at(51)));
+        assert_eq!(connection.send(0, 65, at(0)), (at(2), at(52)));
+        assert_eq!(connection.send(1, 65, at(0)), (at(1), at(51)));
+        connection.block(0, at(100));
+        assert_eq!(connection.send(0, 65, at(10)), (at(101), at(151)));
+        assert_eq!(connection.blocked(0, at(99)), Some(at(100)));
+        connection.heal(at(50));
+        assert_eq!(connection.blocked(0, at(50)), None);
+        let id = network.connect([0, 1], Duration::from_millis(50), 0);
+        assert_eq!(network.get_mut(id).unwrap().send(0, 1 << 20, at(7)), (at(7), at(57)));
+    }
+
+    #[test]
+    fn what_is_not_read_waits() {
+        let mut network = Network::default();
+        let id = network.connect([0, 1], Duration::ZERO, 0);
+        let connection = network.get_mut(id).unwrap();
+        let frame = Frame::from(bytes::Bytes::from_static(b"x"));
+        assert!(connection.arrive(0, 0, &frame));
+        assert!(!connection.arrive(0, 16, &frame));
+        assert_eq!(connection.open(1, 16).len(), 1);
+        assert!(connection.arrive(0, 16, &frame));
+        assert!(!connection.arrive(1, 16, &frame), "the other direction is another matter");
+    }
+}

@@ -1,0 +1,192 @@
+//! What came of a run.
+
+use std::fmt;
+use std::time::Duration;
+
+use tidegate_proto::Time;
+use tidegate_proto::stats::Count;
+
+use crate::checkers::Broken;
+use crate::host::Host;
+use crate::scenario::Scenario;
+
+/// What is counted while the world runs.
+#[derive(Debug, Default)]
+pub(crate) struct Measured {
+    pub(crate) wall: Duration,
+    pub(crate) events: u64,
+    pub(crate) frames: u64,
+    pub(crate) frame_bytes: u64,
+    pub(crate) useful_bytes: u64,
+    items: Vec<(usize, Duration)>,
+    blocks: Vec<(usize, Duration)>,
+}
+
+impl Measured {
+    /// An item reached a node so long after it was published.
+    pub(crate) fn item(&mut self, node: usize, after: Duration) {
+        self.items.push((node, after));
+    }
+
+    /// A block became a node's tip so long after it was made.
+    pub(crate) fn block(&mut self, node: usize, after: Duration) {
+        self.blocks.push((node, after));
+    }
+}
+
+/// Half, 95 and 99 of a hundred values are not above these; and the greatest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Percentiles {
+    /// How many values there are.
+    pub count: usize,
+    /// The median.
+    pub p50: Duration,
+    /// The 95th percentile.
+    pub p95: Duration,
+    /// The 99th percentile.
+    pub p99: Duration,
+    /// The greatest.
+    pub max: Duration,
+}
+
+impl Percentiles {
+    /// Of any values.
+    pub fn of(values: impl IntoIterator<Item = Duration>) -> Self {
+        let mut values = values.into_iter().collect::<Vec<_>>();
+        values.sort_unstable();
+        let at = |percent: usize| {
+            let rank = (values.len() * percent).div_ceil(100).max(1) - 1;
+            values.get(rank).copied().unwrap_or_default()
+        };
+        Self { count: values.len(), p50: at(50), p95: at(95), p99: at(99), max: at(100) }
+    }
+}
+
+impl fmt::Display for Percentiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |d: Duration| d.as_secs_f64() * 1000.0;
+        let Self { p50, p95, p99, max, .. } = *self;
+        write!(f, "{:.0} / {:.0} / {:.0} / {:.0} ms", ms(p50), ms(p95), ms(p99), ms(max))
+    }
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// What must be true and is not.
+    pub broken: Option<Broken>,
+    /// Hash over everything that every node did.
+    pub trace: Option<[u8; 32]>,
+    /// How far virtual time came.
+    pub virtual_time: Duration,
+    /// How long it took.
+    pub wall: Duration,
+    /// Things that happened.
+    pub events: u64,
+    /// Frames that nodes sent.
+    pub frames: u64,
+    /// Bytes of those frames.
+    pub frame_bytes: u64,
+    /// Bytes of items, once for each node that had to get them.
+    pub useful_bytes: u64,
+    /// Height of the tip of node 0.
+    pub height: u64,
+    /// Items in its pools.
+    pub items: Vec<(String, usize)>,
+    /// Items of blocks that had to be fetched, in thousandths.
+    pub lacked: u64,
+    items_by_node: Vec<(usize, Duration)>,
+    blocks_by_node: Vec<(usize, Duration)>,
+}
+
+impl Report {
+    pub(crate) fn new(
+        scenario: &Scenario,
+        hosts: &[Host],
+        measured: Measured,
+        trace: Option<[u8; 32]>,
+        now: Time,
+        broken: Option<Broken>,
+    ) -> Self {
+        let _ = scenario;
+        let first = hosts[0].node.status();
+        let sum = |count| hosts.iter().map(|host| host.node.stats().of(count)).sum::<u64>();
+        Self {
+            broken,
+            trace,
+            virtual_time: now.since(Time::ZERO),
+            wall: measured.wall,
+            events: measured.events,
+            frames: measured.frames,
+            frame_bytes: measured.frame_bytes,
+            useful_bytes: measured.useful_bytes,
+            height: first.height,
+            items: first.pools.iter().map(|(name, pool)| (name.clone(), pool.items)).collect(),
+            lacked: (sum(Count::BlockItemsLacked) * 1000)
+                .checked_div(sum(Count::BlockItems))
+                .unwrap_or(0),
+            items_by_node: measured.items,
+            blocks_by_node: measured.blocks,
+        }
+    }
+
+    /// How long items took to the nodes that `which` picks.
+    pub fn item_latency(&self, which: impl Fn(usize) -> bool) -> Percentiles {
+        let picked = self.items_by_node.iter().filter(|(node, _)| which(*node));
+        Percentiles::of(picked.map(|(_, after)| *after))
+    }
+
+    /// How long blocks took to become the tip of the nodes that `which` picks.
+    pub fn block_latency(&self, which: impl Fn(usize) -> bool) -> Percentiles {
+        let picked = self.blocks_by_node.iter().filter(|(node, _)| which(*node));
+        Percentiles::of(picked.map(|(_, after)| *after))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.wall.as_secs_f64().max(1e-9);
+        let speed = self.virtual_time.as_secs_f64() / seconds;
+        writeln!(f, "virtual time      {:.1} s", self.virtual_time.as_secs_f64())?;
+        writeln!(f, "wall time         {seconds:.1} s ({speed:.1} virtual seconds a second)")?;
+        let rate = self.frames as f64 / seconds;
+        writeln!(f, "frames            {} ({rate:.0} a second)", self.frames)?;
+        writeln!(f, "tip               height {}", self.height)?;
+        for (name, items) in &self.items {
+            writeln!(f, "pool {name:<12} {items} items")?;
+        }
+        writeln!(f, "items             {} (p50 / p95 / p99 / max)", self.item_latency(|_| true))?;
+        writeln!(f, "blocks            {}", self.block_latency(|_| true))?;
+        let ratio = self.frame_bytes as f64 / self.useful_bytes.max(1) as f64;
+        writeln!(f, "bytes             {ratio:.2} sent for each useful one")?;
+        writeln!(f, "block items       {} of 1,000 had to be fetched", self.lacked)?;
+        if let Some(trace) = &self.trace {
+            writeln!(f, "trace             {}", hex::encode(trace))?;
+        }
+        match &self.broken {
+            None => write!(f, "result            all equal, nothing broken"),
+            Some(broken) => write!(f, "result            BROKEN: {broken}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_values_that_occur() {
+        let of = |values: std::ops::RangeInclusive<u64>| {
+            Percentiles::of(values.map(Duration::from_millis))
+        };
+        let ms = Duration::from_millis;
+        let hundred = of(1..=100);
+        assert_eq!(
+            (hundred.p50, hundred.p95, hundred.p99, hundred.max),
+            (ms(50), ms(95), ms(99), ms(100))
+        );
+        assert_eq!(of(7..=7).p50, ms(7));
+        assert_eq!(Percentiles::of([]), Percentiles::default());
+    }
+}

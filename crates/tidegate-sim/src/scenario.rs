@@ -1,0 +1,225 @@
+//! What is simulated: a scenario, in TOML.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tidegate_ledger::WorkRules;
+
+/// A network, its load, and what happens to it. Times are in milliseconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct Scenario {
+    /// What it shows, for people.
+    pub about: String,
+    /// Nodes.
+    pub nodes: usize,
+    /// How many others each node dials; with as many as there are, everyone dials everyone once.
+    pub dials: usize,
+    /// Nodes that produce blocks, spread evenly.
+    pub producers: usize,
+    /// Nodes that prove jobs, spread evenly.
+    pub provers: usize,
+    /// How many questions each node's application works on at a time.
+    pub workers: u32,
+    /// The links.
+    pub links: Links,
+    /// What is published.
+    pub load: Load,
+    /// What goes wrong.
+    pub faults: Faults,
+    /// Jobs and their proofs.
+    pub work: WorkRules,
+    /// How long until everything is healed.
+    pub trouble_ms: u64,
+    /// How long producers go on after that.
+    pub produce_ms: u64,
+    /// How long the load goes on after that.
+    pub load_ms: u64,
+    /// How long after the healing all must be equal.
+    pub settle_ms: u64,
+    /// What must be in the pools when they are compared.
+    pub least_transfers: usize,
+    /// As above.
+    pub least_works: usize,
+}
+
+/// What links are like: each draws its own from these ranges.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Links {
+    /// Shortest delay, one way.
+    pub least_delay_ms: u64,
+    /// Longest delay, one way.
+    pub most_delay_ms: u64,
+    /// Bits a second in each direction, in thousands; 0 is without limit.
+    pub kbit: u64,
+}
+
+/// What is published.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Load {
+    /// Transfers a second, on all nodes together.
+    pub transfers: u64,
+    /// Transfers a second once the producers have stopped: the pools must not be empty then.
+    pub last_transfers: u64,
+    /// Accounts of each node.
+    pub accounts: usize,
+}
+
+/// What goes wrong, until all is healed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Faults {
+    /// Connections that are lost, each minute and on each link, in thousandths.
+    pub resets: u64,
+    /// Times that a link carries nothing for a while, each minute and on each link, in
+    /// thousandths.
+    pub stalls: u64,
+    /// How long at most.
+    pub stall_ms: u64,
+    /// The same in one direction only.
+    pub one_way: u64,
+    /// A partition of the nodes: when it begins.
+    pub partition_at_ms: u64,
+    /// How long it lasts; none if 0.
+    pub partition_ms: u64,
+    /// How many of a hundred nodes are cut off.
+    pub partition_percent: u64,
+    /// Nodes that read nothing from their peers any more, from the start; healed like the rest.
+    pub stalled_nodes: Vec<usize>,
+    /// Nodes whose validator takes a hundred times as long.
+    pub slow_validators: Vec<usize>,
+    /// Nodes whose application never reads an event.
+    pub deaf_applications: Vec<usize>,
+}
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Self {
+            about: String::new(),
+            nodes: 8,
+            dials: 4,
+            producers: 4,
+            provers: 2,
+            workers: 2,
+            links: Links::default(),
+            load: Load::default(),
+            faults: Faults::default(),
+            work: WorkRules { jobs_per_block: 2, max_jobs: 64, difficulty: 4, weight: 2048 },
+            trouble_ms: 20_000,
+            produce_ms: 3_000,
+            load_ms: 3_000,
+            settle_ms: 10_000,
+            least_transfers: 1,
+            least_works: 1,
+        }
+    }
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self { least_delay_ms: 5, most_delay_ms: 80, kbit: 50_000 }
+    }
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self { transfers: 20, last_transfers: 200, accounts: 10 }
+    }
+}
+
+/// Why a scenario cannot be run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScenarioError {
+    /// It is no TOML of this shape.
+    #[error("{0}")]
+    Parse(String),
+    /// A number is out of range.
+    #[error("{0}")]
+    Range(&'static str),
+}
+
+impl Scenario {
+    /// Reads a scenario.
+    pub fn from_toml(text: &str) -> Result<Self, ScenarioError> {
+        let scenario: Self =
+            toml::from_str(text).map_err(|error| ScenarioError::Parse(error.to_string()))?;
+        scenario.validate()?;
+        Ok(scenario)
+    }
+
+    /// Whether it can be run.
+    pub fn validate(&self) -> Result<(), ScenarioError> {
+        let faults = &self.faults;
+        let named = [&faults.stalled_nodes, &faults.slow_validators, &faults.deaf_applications];
+        let range = |ok, what| if ok { Ok(()) } else { Err(ScenarioError::Range(what)) };
+        range((2..=100_000).contains(&self.nodes), "nodes: between 2 and 100,000")?;
+        range(self.dials > 0, "dials: at least 1, or nobody is connected")?;
+        range((1..=self.nodes.min(128)).contains(&self.producers), "producers: 1 to 128 nodes")?;
+        range(self.provers <= self.nodes, "provers: not more than nodes")?;
+        range(self.workers > 0, "workers: at least 1")?;
+        range(self.load.accounts > 0, "load.accounts: at least 1")?;
+        range(faults.partition_percent <= 100, "faults.partition_percent: at most 100")?;
+        range(
+            self.links.least_delay_ms <= self.links.most_delay_ms,
+            "links: least_delay_ms is above most_delay_ms",
+        )?;
+        range(
+            named.iter().all(|nodes| nodes.iter().all(|node| *node < self.nodes)),
+            "faults: nodes are numbered from 0",
+        )
+    }
+
+    /// When everything is healed.
+    pub fn healed_at(&self) -> Duration {
+        Duration::from_millis(self.trouble_ms)
+    }
+
+    /// When producers stop.
+    pub fn producers_stop_at(&self) -> Duration {
+        Duration::from_millis(self.trouble_ms + self.produce_ms)
+    }
+
+    /// When the load ends.
+    pub fn load_ends_at(&self) -> Duration {
+        Duration::from_millis(self.trouble_ms + self.produce_ms + self.load_ms)
+    }
+
+    /// When all must be equal.
+    pub fn settled_at(&self) -> Duration {
+        Duration::from_millis(self.trouble_ms + self.settle_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scenario_in_the_folder_can_be_run() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
+        let mut count = 0;
+        for file in std::fs::read_dir(folder).unwrap() {
+            let path = file.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let scenario = Scenario::from_toml(&text);
+            let scenario = scenario.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            assert!(!scenario.about.is_empty(), "{}: say what it shows", path.display());
+            count += 1;
+        }
+        assert!(count > 0);
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        let error = |text: &str| Scenario::from_toml(text).unwrap_err().to_string();
+        assert!(error("nodes = 1").contains("between 2 and 100,000"));
+        assert!(error("nods = 3").contains("nods"));
+        assert!(error("nodes = 3\nproducers = 4").contains("1 to 128"));
+        assert!(
+            error("nodes = 3\nproducers = 1\n[faults]\nstalled_nodes = [3]").contains("from 0")
+        );
+    }
+}

@@ -1,0 +1,600 @@
+//! The world: nodes, links, a clock, and what happens next.
+//!
+//! It drives [`tidegate_proto::Node`] as a real driver does, and nothing in there knows that it is
+//! simulated. Virtual time is exact: a link of 50 ms takes 50 ms.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidegate_ledger::{Genesis, LedgerRules};
+use tidegate_proto::Time;
+use tidegate_proto::id::{Address, BlockId, ConnectionId, DialId, ItemId, PoolIndex, Ticket};
+use tidegate_proto::io::{Command, DialError, Direction, Event, Input, Output, Subject};
+use tidegate_proto::recording::TraceHash;
+use tidegate_proto::rules::Rules as _;
+use tidegate_proto::wire::{Binding, Frame};
+
+use crate::checkers::{self, Broken};
+use crate::entropy::Entropy;
+use crate::faults::{self, Fault};
+use crate::host::{Good, Host, Setup, account_key, node_key};
+use crate::network::Network;
+use crate::report::{Measured, Report};
+use crate::scenario::Scenario;
+
+/// How long a dial is tried.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// A slot of the simulated ledger.
+const SLOT: Duration = Duration::from_secs(1);
+/// How often the checkers look.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How long a prover works on a job.
+const PROVING: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(900));
+
+/// A simulated network.
+pub struct World {
+    scenario: Scenario,
+    now: Time,
+    queue: BinaryHeap<Reverse<(Time, u64, usize)>>,
+    slab: Vec<Option<Happening>>,
+    free: Vec<usize>,
+    sequence: u64,
+    hosts: Vec<Host>,
+    network: Network,
+    /// Who dials whom, and whether they are, or are about to be, connected.
+    pairs: Vec<Pair>,
+    /// Nodes on the far side of the partition, and until when there is one.
+    cut_off: BTreeSet<usize>,
+    partition_until: Time,
+    entropy: Entropy,
+    good: Good,
+    trace: Option<TraceHash>,
+    measured: Measured,
+    /// When each item was published, and each block made.
+    published: BTreeMap<ItemId, Time>,
+    produced: BTreeMap<BlockId, Time>,
+}
+
+struct Pair {
+    ends: [usize; 2],
+    delay: Duration,
+    connection: Option<ConnectionId>,
+    dial: Option<DialId>,
+}
+
+/// Something that will happen.
+enum Happening {
+    Input(usize, Input),
+    Timer(usize),
+    Verdict(usize, Ticket, Box<Subject>),
+    Slot(u64),
+    Prove(usize, tidegate_ledger::JobId),
+    Load,
+    Dial(usize),
+    Fault(Fault),
+    Check,
+}
+
+impl World {
+    /// A world in which everything follows from the scenario and the entropy.
+    pub fn new(scenario: Scenario, entropy: Entropy) -> Self {
+        let mut entropy = entropy;
+        let genesis = genesis(&scenario);
+        let mut seeds = entropy.fork("seeds");
+        let mut host = |index: usize| {
+            let mut seed = [0; 32];
+            seed[..8].copy_from_slice(&seeds.next().to_be_bytes());
+            seed[8..16].copy_from_slice(&(index as u64).to_be_bytes());
+            let (accounts, workers) = (scenario.load.accounts, scenario.workers);
+            let mut host = Host::new(&Setup { index, genesis: &genesis, accounts, workers, seed });
+            host.produces = spread(index, scenario.producers, scenario.nodes);
+            host.proves = spread(index, scenario.provers, scenario.nodes);
+            host.set_slow(scenario.faults.slow_validators.contains(&index));
+            host.reads_events = !scenario.faults.deaf_applications.contains(&index);
+            host
+        };
+        let hosts = (0..scenario.nodes).map(&mut host).collect();
+        let pairs = topology(&scenario, &mut entropy.fork("topology"));
+        let mut world = Self {
+            now: Time::ZERO,
+            queue: BinaryHeap::new(),
+            slab: Vec::new(),
+            free: Vec::new(),
+            sequence: 0,
+            hosts,
+            network: Network::default(),
+            pairs,
+            cut_off: BTreeSet::new(),
+            partition_until: Time::ZERO,
+            entropy: entropy.fork("events"),
+            good: Good::default(),
+            trace: Some(TraceHash::default()),
+            measured: Measured::default(),
+            published: BTreeMap::new(),
+            produced: BTreeMap::new(),
+            scenario,
+        };
+        world.begin(&mut entropy.fork("faults"));
+        world
+    }
+
+    /// Leaves the trace out: for measuring speed alone.
+    pub fn without_trace(mut self) -> Self {
+        self.trace = None;
+        self
+    }
+
+    fn begin(&mut self, entropy: &mut Entropy) {
+        for pair in 0..self.pairs.len() {
+            let at = Time::ZERO + self.entropy.between(Duration::ZERO, Duration::from_millis(500));
+            self.at(at, Happening::Dial(pair));
+        }
+        for (at, fault) in faults::plan(&self.scenario, self.pairs.len(), entropy) {
+            self.at(at, Happening::Fault(fault));
+        }
+        let percent = self.scenario.faults.partition_percent;
+        for node in 0..self.hosts.len() {
+            if entropy.below(100) < percent {
+                self.cut_off.insert(node);
+            }
+        }
+        self.at(Time::ZERO + SLOT, Happening::Slot(1));
+        self.at(Time::ZERO + Duration::from_secs(1), Happening::Load);
+        self.at(Time::ZERO + CHECK_EVERY, Happening::Check);
+    }
+
+    /// Runs the whole scenario and looks whether all is as it must be.
+    pub fn run(mut self) -> Report {
+        let end = Time::ZERO + self.scenario.settled_at();
+        let started = std::time::Instant::now();
+        let broken = loop {
+            if let Err(broken) = self.step(end) {
+                break Some(broken);
+            }
+            if self.now >= end {
+                break checkers::at_the_end(&self.scenario, &self.hosts).err();
+            }
+        };
+        self.measured.wall = started.elapsed();
+        let trace = self.trace.as_ref().map(TraceHash::finish);
+        let measured = std::mem::take(&mut self.measured);
+        Report::new(&self.scenario, &self.hosts, measured, trace, self.now, broken)
+    }
+
+    /// Does the next thing, if it happens before `end`.
+    fn step(&mut self, end: Time) -> Result<(), Broken> {
+        let Some(&Reverse((at, _, slot))) = self.queue.peek() else {
+            self.now = end;
+            return Ok(());
+        };
+        if at > end {
+            self.now = end;
+            return Ok(());
+        }
+        self.queue.pop();
+        self.now = at;
+        let happening = self.slab[slot].take().expect("each is taken once");
+        self.free.push(slot);
+        self.measured.events += 1;
+        match happening {
+            Happening::Input(node, input) => self.input(node, input),
+            Happening::Timer(node) => self.timer(node),
+            Happening::Verdict(node, ticket, subject) => self.verdict(node, ticket, &subject),
+            Happening::Slot(slot) => self.slot(slot),
+            Happening::Prove(node, job) => self.prove(node, job),
+            Happening::Load => self.load(),
+            Happening::Dial(pair) => self.dial_pair(pair),
+            Happening::Fault(fault) => self.fault(fault),
+            Happening::Check => {
+                checkers::at_any_time(&self.hosts)?;
+                let next = self.now + CHECK_EVERY;
+                self.at(next, Happening::Check);
+            }
+        }
+        Ok(())
+    }
+
+    fn at(&mut self, at: Time, happening: Happening) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slab.push(None);
+            self.slab.len() - 1
+        });
+        self.slab[slot] = Some(happening);
+        self.sequence += 1;
+        self.queue.push(Reverse((at, self.sequence, slot)));
+    }
+
+    fn input(&mut self, node: usize, input: Input) {
+        if !self.passes(node, &input) {
+            return;
+        }
+        self.hosts[node].node.handle_input(self.now, input);
+        self.drain(node);
+    }
+
+    /// Whether an input reaches its node now. If its way is blocked it comes later; if the
+    /// connection is over, never.
+    fn passes(&mut self, node: usize, input: &Input) -> bool {
+        let (id, arriving) = match input {
+            Input::Frame { connection, .. } => (*connection, true),
+            Input::Writable { connection, .. } => (*connection, false),
+            Input::Closed { connection } => (*connection, true),
+            _ => return true,
+        };
+        let Some(connection) = self.network.get_mut(id) else { return false };
+        let end = connection.end(node);
+        if connection.closed[end] {
+            return false;
+        }
+        // What arrives left the other end; a channel becomes writable as its own end sends.
+        let from = if arriving { 1 - end } else { end };
+        if let Some(until) = connection.blocked(from, self.now) {
+            self.at(until, Happening::Input(node, input.clone()));
+            return false;
+        }
+        match input {
+            Input::Frame { channel, frame, .. } => connection.arrive(from, *channel, frame),
+            Input::Closed { .. } => {
+                connection.closed[end] = true;
+                self.network.forget(id);
+                self.lost(id);
+                true
+            }
+            _ => true,
+        }
+    }
+
+    /// The dialer of a pair learns that they are not connected, and dials again.
+    fn lost(&mut self, id: ConnectionId) {
+        let found = self.pairs.iter().position(|pair| pair.connection == Some(id));
+        if let Some(pair) = found {
+            self.pairs[pair].connection = None;
+            self.dial_later(pair);
+        }
+    }
+
+    fn dial_later(&mut self, pair: usize) {
+        let pause = self.entropy.between(Duration::from_secs(1), Duration::from_secs(2));
+        let at = self.now + pause;
+        self.at(at, Happening::Dial(pair));
+    }
+
+    fn dial_pair(&mut self, pair: usize) {
+        let [from, to] = self.pairs[pair].ends;
+        let peer = self.hosts[to].peer();
+        self.command(from, Command::Dial { address: address(to), peer: Some(peer) });
+    }
+
+    fn timer(&mut self, node: usize) {
+        let host = &mut self.hosts[node];
+        if host.timer == Some(self.now) {
+            host.timer = None;
+        }
+        if host.node.poll_timeout().is_some_and(|(at, _)| at <= self.now) {
+            host.node.handle_timeout(self.now);
+            self.drain(node);
+        }
+    }
+
+    fn command(&mut self, node: usize, command: Command) {
+        self.hosts[node].node.handle_command(self.now, command);
+        self.drain(node);
+    }
+
+    fn verdict(&mut self, node: usize, ticket: Ticket, subject: &Subject) {
+        let slot = self.present_slot();
+        let commands = self.hosts[node].judge(ticket, subject, slot, &mut self.good);
+        for command in commands {
+            self.command(node, command);
+        }
+    }
+
+    fn present_slot(&self) -> u64 {
+        self.now.as_micros() / SLOT.as_micros() as u64
+    }
+
+    fn slot(&mut self, slot: u64) {
+        for node in 0..self.hosts.len() {
+            if let Some((block, commands)) = self.hosts[node].propose(slot) {
+                self.produced.insert(block.block, self.now);
+                for command in commands {
+                    self.command(node, command);
+                }
+            }
+        }
+        let next = self.now + SLOT;
+        if next < Time::ZERO + self.scenario.producers_stop_at() {
+            self.at(next, Happening::Slot(slot + 1));
+        }
+    }
+
+    /// A node's tip moved: its prover takes up the newest jobs.
+    fn tip_changed(&mut self, node: usize) {
+        if !self.hosts[node].proves {
+            return;
+        }
+        let newest = self.scenario.work.jobs_per_block as usize;
+        let jobs = self.hosts[node].ledger.open_jobs().collect::<Vec<_>>();
+        for job in jobs.into_iter().rev().take(newest) {
+            let at = self.now + self.entropy.between(PROVING.0, PROVING.1);
+            self.at(at, Happening::Prove(node, job));
+        }
+    }
+
+    fn prove(&mut self, node: usize, job: tidegate_ledger::JobId) {
+        let fee = self.entropy.below(4);
+        if let Some(command) = self.hosts[node].prove(job, fee) {
+            self.publish(node, command);
+        }
+    }
+
+    fn load(&mut self) {
+        let last = self.now >= Time::ZERO + self.scenario.producers_stop_at();
+        let load = &self.scenario.load;
+        let rate = if last { load.last_transfers } else { load.transfers };
+        if rate > 0 {
+            let node = self.entropy.below(self.hosts.len() as u64) as usize;
+            let network = self.hosts[node].node.config().network;
+            if let Some(command) = self.hosts[node].transfer(&network, &mut self.entropy) {
+                self.publish(node, command);
+            }
+        }
+        let next = self.now + SLOT / u32::try_from(rate.max(1)).unwrap_or(u32::MAX);
+        if next < Time::ZERO + self.scenario.load_ends_at() {
+            self.at(next, Happening::Load);
+        }
+    }
+
+    fn publish(&mut self, node: usize, command: Command) {
+        if let Command::Publish { pool, body, .. } = &command {
+            let id = self.item_id(*pool, body);
+            self.good.made(id);
+            self.published.insert(id, self.now);
+            self.measured.useful_bytes += body.len() as u64 * (self.hosts.len() as u64 - 1);
+        }
+        self.command(node, command);
+    }
+
+    fn item_id(&self, pool: PoolIndex, body: &Bytes) -> ItemId {
+        let spec = &self.hosts[0].node.config().pools[pool.0 as usize];
+        LedgerRules.item_id(&spec.name, body)
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        match fault {
+            Fault::Reset(pair) => {
+                if let Some(id) = self.pairs[pair].connection {
+                    let ends = self.pairs[pair].ends;
+                    for node in ends {
+                        self.at(self.now, Happening::Input(node, Input::Closed { connection: id }));
+                    }
+                }
+            }
+            Fault::Stall { pair, until, one_way } => {
+                if let Some(connection) =
+                    self.pairs[pair].connection.and_then(|id| self.network.get_mut(id))
+                {
+                    for end in [0, 1] {
+                        if one_way.is_none_or(|second| usize::from(second) == end) {
+                            connection.block(end, until);
+                        }
+                    }
+                }
+            }
+            Fault::Partition { until } => {
+                self.partition_until = until;
+                for id in self.network.ids() {
+                    let Some(connection) = self.network.get_mut(id) else { continue };
+                    let [a, b] = connection.ends;
+                    if self.cut_off.contains(&a) != self.cut_off.contains(&b) {
+                        connection.block(0, until);
+                        connection.block(1, until);
+                    }
+                }
+            }
+            Fault::Deaf { node, until } => {
+                for other in 0..self.hosts.len() {
+                    self.network.block(other, node, until);
+                }
+            }
+            Fault::Heal => {
+                self.partition_until = self.now;
+                for id in self.network.ids() {
+                    if let Some(connection) = self.network.get_mut(id) {
+                        connection.heal(self.now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does what a node says, until it has nothing more to say.
+    fn drain(&mut self, node: usize) {
+        while let Some(output) = self.hosts[node].node.poll_output() {
+            if let Some(trace) = &mut self.trace {
+                trace.number(self.now.as_micros());
+                trace.number(node as u64);
+                trace.output(&output);
+            }
+            match output {
+                Output::Frame { connection, channel, frame } => {
+                    self.frame(node, connection, channel, frame);
+                }
+                Output::Dial { dial, address, .. } => self.dial(node, dial, &address),
+                Output::Open { connection, channel } => self.open(node, connection, channel),
+                Output::Close { connection } => self.close(node, connection),
+                Output::Verify { ticket, subject } => {
+                    let at = self.hosts[node].work_on(&subject, self.now);
+                    self.at(at, Happening::Verdict(node, ticket, Box::new(subject)));
+                }
+                Output::Event(event) => self.event(node, event),
+                // Records and answers to `publish` mean nothing to this world.
+                Output::Sign { .. } | Output::Published { .. } => {}
+            }
+        }
+        self.set_timer(node);
+    }
+
+    fn set_timer(&mut self, node: usize) {
+        let host = &mut self.hosts[node];
+        let Some((at, _)) = host.node.poll_timeout() else { return };
+        let at = at.max(self.now);
+        if host.timer.is_none_or(|set| at < set) {
+            host.timer = Some(at);
+            self.at(at, Happening::Timer(node));
+        }
+    }
+
+    fn frame(&mut self, node: usize, id: ConnectionId, channel: u32, frame: Frame) {
+        let Some(connection) = self.network.get_mut(id) else { return };
+        let end = connection.end(node);
+        let to = connection.ends[1 - end];
+        let (free, arrives) = connection.send(end, frame.len(), self.now);
+        self.measured.frames += 1;
+        self.measured.frame_bytes += frame.len() as u64;
+        self.at(arrives, Happening::Input(to, Input::Frame { connection: id, channel, frame }));
+        self.at(free, Happening::Input(node, Input::Writable { connection: id, channel }));
+    }
+
+    fn dial(&mut self, node: usize, dial: DialId, address: &Address) {
+        let to = usize::try_from(u32::from_be_bytes(address.0[..4].try_into().unwrap_or_default()));
+        let to = to.unwrap_or_default();
+        let Some(pair) = self.pairs.iter().position(|pair| pair.ends == [node, to]) else { return };
+        let crossing = self.cut_off.contains(&node) != self.cut_off.contains(&to);
+        if crossing && self.now < self.partition_until {
+            let at = self.now + DIAL_TIMEOUT;
+            let failed = Input::DialFailed { dial, error: DialError::TimedOut };
+            self.pairs[pair].dial = Some(dial);
+            self.at(at, Happening::Input(node, failed));
+            return;
+        }
+        let delay = self.pairs[pair].delay;
+        let id = self.network.connect([node, to], delay, self.scenario.links.kbit);
+        self.pairs[pair].connection = Some(id);
+        let mut exporter = [0; 32];
+        exporter[..8].copy_from_slice(&id.0.to_be_bytes());
+        let connected = |other: usize, peer, direction| Input::Connected {
+            connection: id,
+            peer,
+            direction,
+            address: self::address(other),
+            binding: Binding::Exporter(exporter),
+        };
+        let outbound = connected(to, self.hosts[to].peer(), Direction::Outbound(dial));
+        let inbound = connected(node, self.hosts[node].peer(), Direction::Inbound);
+        // As with QUIC: the dialer is done after a round trip, the listener half of one later.
+        let at = self.now + delay * 2;
+        self.at(at, Happening::Input(node, outbound));
+        self.at(at + delay, Happening::Input(to, inbound));
+    }
+
+    fn open(&mut self, node: usize, id: ConnectionId, channel: u32) {
+        let Some(connection) = self.network.get_mut(id) else { return };
+        let end = connection.end(node);
+        for frame in connection.open(end, channel) {
+            let input = Input::Frame { connection: id, channel, frame };
+            self.at(self.now, Happening::Input(node, input));
+        }
+    }
+
+    fn close(&mut self, node: usize, id: ConnectionId) {
+        let Some(connection) = self.network.get_mut(id) else { return };
+        let end = connection.end(node);
+        let other = connection.ends[1 - end];
+        let (_, arrives) = connection.send(end, 0, self.now);
+        self.at(arrives, Happening::Input(other, Input::Closed { connection: id }));
+        // Its own end is done with it, whatever its way out.
+        self.network.get_mut(id).into_iter().for_each(|c| c.closed[end] = true);
+        self.hosts[node].node.handle_input(self.now, Input::Closed { connection: id });
+        self.network.forget(id);
+        if self.pairs.iter().any(|pair| pair.connection == Some(id) && pair.ends[0] == node) {
+            self.lost(id);
+        }
+    }
+
+    fn event(&mut self, node: usize, event: Event) {
+        match &event {
+            Event::ItemAdded { id, .. } => {
+                if let Some(at) = self.published.get(id) {
+                    self.measured.item(node, self.now.since(*at));
+                }
+            }
+            Event::TipChanged { block, .. } => {
+                if let Some(at) = self.produced.get(block) {
+                    self.measured.block(node, self.now.since(*at));
+                }
+                self.tip_changed(node);
+            }
+            Event::DialFailed { address, .. } => {
+                let to = u32::from_be_bytes(address.0[..4].try_into().unwrap_or_default());
+                let ends = [node, to as usize];
+                if let Some(pair) = self.pairs.iter().position(|pair| pair.ends == ends) {
+                    self.pairs[pair].dial = None;
+                    self.dial_later(pair);
+                }
+            }
+            _ => {}
+        }
+        let host = &mut self.hosts[node];
+        host.events.push(event);
+        while host.reads_events && host.events.pop().is_some() {}
+    }
+}
+
+fn address(node: usize) -> Address {
+    Address(Bytes::copy_from_slice(&(node as u32).to_be_bytes()))
+}
+
+/// Whether `index` is one of `some`, spread evenly over `all`.
+fn spread(index: usize, some: usize, all: usize) -> bool {
+    (index + 1) * some / all > index * some / all
+}
+
+fn genesis(scenario: &Scenario) -> Genesis {
+    let hex_of = |key: &tidegate_ledger::SigningKey| hex::encode(tidegate_ledger::account(key).0);
+    let producers = (0..scenario.nodes).filter(|i| spread(*i, scenario.producers, scenario.nodes));
+    let accounts = (0..scenario.nodes)
+        .flat_map(|node| (0..scenario.load.accounts).map(move |n| account_key(node, n)));
+    Genesis {
+        name: "simulation".into(),
+        start_ms: 0,
+        slot_ms: SLOT.as_millis() as u64,
+        producers: producers.map(|index| hex_of(&node_key(index))).collect(),
+        accounts: accounts.map(|key| (hex_of(&key), 1_000_000)).collect(),
+        work: scenario.work,
+    }
+}
+
+/// A ring, so that all are connected, and random pairs.
+fn topology(scenario: &Scenario, entropy: &mut Entropy) -> Vec<Pair> {
+    let nodes = scenario.nodes;
+    let mut ends = BTreeSet::new();
+    let mut pairs = Vec::new();
+    let links = &scenario.links;
+    for from in 0..nodes {
+        let mut dialed = 0;
+        for attempt in 0..nodes.min(scenario.dials * 10) {
+            let everyone = scenario.dials + 1 >= nodes;
+            let to = match (attempt, everyone) {
+                (_, true) => (from + 1 + attempt) % nodes,
+                (0, false) => (from + 1) % nodes,
+                _ => entropy.below(nodes as u64) as usize,
+            };
+            if dialed == scenario.dials {
+                break;
+            }
+            if to == from || !ends.insert((from.min(to), from.max(to))) {
+                continue;
+            }
+            dialed += 1;
+            let delay = entropy.between(
+                Duration::from_millis(links.least_delay_ms),
+                Duration::from_millis(links.most_delay_ms),
+            );
+            pairs.push(Pair { ends: [from, to], delay, connection: None, dial: None });
+        }
+    }
+    pairs
+}
