@@ -6,6 +6,7 @@
 //! and the compact block when its items are known; both before it is executed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -32,6 +33,10 @@ pub(crate) use headers::{header_announced, header_overdue, header_verdict, peer_
 use link::BlockLink;
 use reconstruct::{Progress, Reconstruction};
 
+/// How often what is wanted and not here is asked for anew: everyone may have failed to deliver it,
+/// and nobody announces it twice.
+const WANT_AGAIN: Duration = Duration::from_secs(1);
+
 /// All blocks this node knows of.
 #[derive(Debug)]
 pub(crate) struct Blocks {
@@ -48,6 +53,8 @@ pub(crate) struct Blocks {
     links: BTreeMap<ConnectionId, BlockLink>,
     /// Bytes of items of whole blocks.
     bytes: usize,
+    /// When to ask anew for what is wanted.
+    want_again: Option<Time>,
 }
 
 /// A block whose header is good.
@@ -107,13 +114,14 @@ impl Blocks {
             building: BTreeMap::new(),
             links: BTreeMap::new(),
             bytes: 0,
+            want_again: None,
         }
     }
 
     /// When [`expire`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let links = self.links.values().filter_map(BlockLink::deadline).min();
-        [self.fetcher.deadline(), links].into_iter().flatten().min()
+        [self.fetcher.deadline(), links, self.want_again].into_iter().flatten().min()
     }
 
     /// Blocks that are kept, and bytes of their items.
@@ -147,22 +155,27 @@ pub(crate) fn subject(cx: &Context, question: Question) -> Option<Subject> {
 /// Asks for the bodies of a block and its ancestors, as far as they are not here.
 fn want(cx: &mut Context, block: BlockId, patience: Option<Time>) {
     let Some(tip) = cx.blocks.known.get(&block) else { return };
-    let candidates = tip.announced_by.clone();
+    let height = tip.facts.height;
+    // Who holds a tip as high probably has it too; if not, he says so.
+    let holders = cx.links.iter().filter(|(_, link)| link.height() >= height);
+    let mut candidates = tip.announced_by.clone();
+    candidates.extend(holders.map(|(id, _)| id));
     let mut path = Vec::new();
     let mut at = block;
-    while let Some(known) = cx.blocks.known.get(&at)
-        && matches!(known.body, Body::Missing)
-    {
-        path.push(at);
+    while let Some(known) = cx.blocks.known.get(&at).filter(|known| !known.is_accepted()) {
+        if matches!(known.body, Body::Missing) {
+            path.push(at);
+        }
         at = known.facts.parent;
     }
-    for (i, block) in path.iter().enumerate().rev() {
+    for missing in path.into_iter().rev() {
         // Only the newest may still come unasked.
-        let patience = patience.filter(|_| i == 0);
+        let patience = patience.filter(|_| missing == block);
         for link in &candidates {
-            offer(cx, *block, BlockPart::Compact, *link, patience);
+            offer(cx, missing, BlockPart::Compact, *link, patience);
         }
     }
+    cx.blocks.want_again = Some(cx.now + WANT_AGAIN);
 }
 
 /// `link` could be asked for a part of a block.
@@ -451,6 +464,12 @@ pub(crate) fn expire(cx: &mut Context) {
     }
     for (link, block, part) in late {
         channel::lost(cx, link, &block, &part);
+    }
+    if cx.blocks.want_again.take_if(|at| *at <= now).is_some()
+        && let Some(best) = cx.tip.best().copied()
+        && is_better(cx, &best)
+    {
+        want(cx, best.block, None);
     }
 }
 

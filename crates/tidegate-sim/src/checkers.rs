@@ -64,6 +64,14 @@ pub(crate) fn at_the_end(scenario: &Scenario, hosts: &[Host]) -> Result<(), Brok
     at_any_time(hosts)?;
     let tip = |host: &Host| host.node.tip().map(|tip| (tip.height, tip.block));
     let expected = tip(&hosts[0]);
+    if std::env::var("DBG").is_ok() {
+        for (n, host) in hosts.iter().enumerate() {
+            if tip(host) != expected {
+                let s = host.node.status();
+                eprintln!("node {n}: tip {:?} best {:?} peers {:?} tickets {} stats {:?}", s.height, host.node.best_header().map(|b| b.height), s.peers.iter().map(|p| (p.height, p.connected_for.as_secs(), p.round_trip.as_millis())).collect::<Vec<_>>(), s.tickets, host.node.stats());
+            }
+        }
+    }
     for (n, host) in hosts.iter().enumerate() {
         check(tip(host) == expected, || {
             format!("node {n} holds tip {:?}, node 0 {expected:?}", tip(host))
