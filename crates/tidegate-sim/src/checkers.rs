@@ -68,7 +68,17 @@ pub(crate) fn at_the_end(scenario: &Scenario, hosts: &[Host]) -> Result<(), Brok
         for (n, host) in hosts.iter().enumerate() {
             if tip(host) != expected {
                 let s = host.node.status();
-                eprintln!("node {n}: tip {:?} best {:?} peers {:?} tickets {} stats {:?}", s.height, host.node.best_header().map(|b| b.height), s.peers.iter().map(|p| (p.height, p.connected_for.as_secs(), p.round_trip.as_millis())).collect::<Vec<_>>(), s.tickets, host.node.stats());
+                eprintln!(
+                    "node {n}: tip {:?} best {:?} peers {:?} tickets {} stats {:?}",
+                    s.height,
+                    host.node.best_header().map(|b| b.height),
+                    s.peers
+                        .iter()
+                        .map(|p| (p.height, p.connected_for.as_secs(), p.round_trip.as_millis()))
+                        .collect::<Vec<_>>(),
+                    s.tickets,
+                    host.node.stats()
+                );
             }
         }
     }

@@ -1,0 +1,223 @@
+//! From configuration to a running node.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use bytes::Bytes;
+use multiaddr::Multiaddr;
+use tidegate_proto::config::ConfigError;
+use tidegate_proto::id::{NetworkId, PeerId};
+use tidegate_proto::io::Command;
+use tidegate_proto::recording::{Recorder, Start};
+use tidegate_proto::rules::Rules;
+use tidegate_proto::{Config, Limits, Node as Core, PoolSpec, Time};
+use tokio::sync::mpsc::unbounded_channel;
+
+use crate::driver::{Driver, Mailbox, Message};
+use crate::identity::{Identity, IdentityError};
+use crate::node::{Events, Node, Shared};
+use crate::rt::{self, Clock};
+use crate::transport::{ListenError, Transport, to_core, with_peer};
+use crate::validator::{Validator, Workers};
+
+/// Sets a node up. Begin with [`Builder::new`].
+pub struct Builder {
+    config: Config,
+    rules: Box<dyn Rules>,
+    validator: Arc<dyn Validator>,
+    identity: Option<Identity>,
+    transports: Vec<Box<dyn Transport>>,
+    listen: Vec<Multiaddr>,
+    recording: Option<PathBuf>,
+    quic: bool,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration does not hold together.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is no identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Connections cannot be accepted.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// QUIC cannot be had.
+    #[cfg(feature = "quic")]
+    #[error(transparent)]
+    Tls(#[from] crate::transport::quic::TlsError),
+    /// The recording cannot be written.
+    #[error("{}: {source}", path.display())]
+    Recording {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The operating system gives no threads or no randomness.
+    #[error("the operating system refuses: {0}")]
+    System(String),
+}
+
+impl Builder {
+    /// A node of a network, with the application's rules and its validator.
+    ///
+    /// Unless told otherwise it has a new identity, dials by QUIC, accepts no connections, and has
+    /// no pools and no blocks.
+    pub fn new(network: NetworkId, rules: impl Rules + 'static, validator: impl Validator) -> Self {
+        Self {
+            config: Config::new(PeerId([0; 32]), network),
+            rules: Box::new(rules),
+            validator: Arc::new(validator),
+            identity: None,
+            transports: Vec::new(),
+            listen: Vec::new(),
+            recording: None,
+            quic: true,
+        }
+    }
+
+    /// Who the node is.
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// A pool. They are numbered in the order of these calls.
+    pub fn pool(mut self, spec: PoolSpec) -> Self {
+        self.config.pools.push(spec);
+        self
+    }
+
+    /// The header of the first block: with it the node has a tip and blocks.
+    pub fn genesis(mut self, header: impl Into<Bytes>) -> Self {
+        self.config.genesis = Some(header.into());
+        self
+    }
+
+    /// Accepts connections at an address, for instance `/ip4/0.0.0.0/udp/4001/quic-v1`.
+    pub fn listen(mut self, address: Multiaddr) -> Self {
+        self.listen.push(address);
+        self
+    }
+
+    /// A transport besides QUIC.
+    pub fn transport(mut self, transport: impl Transport) -> Self {
+        self.transports.push(Box::new(transport));
+        self
+    }
+
+    /// Leaves QUIC out.
+    pub fn without_quic(mut self) -> Self {
+        self.quic = false;
+        self
+    }
+
+    /// How many questions the validator works on at a time; 2 by default.
+    pub fn workers(mut self, workers: u32) -> Self {
+        self.config.workers = workers;
+        self
+    }
+
+    /// Talks to these peers only.
+    pub fn allow(mut self, peers: impl IntoIterator<Item = PeerId>) -> Self {
+        self.config.allow.get_or_insert_default().extend(peers);
+        self
+    }
+
+    /// Name and version of the application, for other operators to read.
+    pub fn client(mut self, client: impl Into<String>) -> Self {
+        self.config.client = client.into();
+        self
+    }
+
+    /// The limits on what peers can make the node cost.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.config.limits = limits;
+        self
+    }
+
+    /// Writes everything that goes into the core to a file, from which the run can be repeated.
+    /// It holds no key, but all that the node receives.
+    pub fn record(mut self, path: impl Into<PathBuf>) -> Self {
+        self.recording = Some(path.into());
+        self
+    }
+
+    /// Starts the node. Must be called within a tokio runtime.
+    pub fn start(mut self) -> Result<(Node, Events), StartError> {
+        let identity = match self.identity.take() {
+            Some(identity) => identity,
+            None => Identity::generate()?,
+        };
+        self.config.peer = identity.peer_id();
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| StartError::System(error.to_string()))?;
+        let config = self.config.clone();
+        let recorder = self.recorder(seed)?;
+        let core = Core::new(self.config, self.rules, seed, Time::ZERO)?;
+        #[cfg(feature = "quic")]
+        if self.quic {
+            let quic = crate::transport::quic::Quic::new(&identity, &config.limits)?;
+            self.transports.push(Box::new(quic));
+        }
+        let mut addresses = Vec::new();
+        for address in &self.listen {
+            let transport = self.transports.iter_mut().find(|t| t.handles(address));
+            let transport = transport.ok_or_else(|| ListenError::Unsupported(address.clone()))?;
+            addresses.push(transport.listen(address)?);
+        }
+        let workers = Workers::start(config.workers, self.validator)
+            .map_err(|error| StartError::System(error.to_string()))?;
+        let (sender, messages) = unbounded_channel();
+        let mailbox = Arc::new(Mailbox::default());
+        let events = Events { mailbox: mailbox.clone(), node: sender.downgrade() };
+        let listening = addresses.iter().map(to_core).collect();
+        // The receiver is here, so this arrives.
+        let _ = sender.send(Message::Command(Command::Listening { addresses: listening }));
+        let driver = Driver {
+            core,
+            transports: self.transports,
+            workers,
+            messages,
+            sender: sender.downgrade(),
+            mailbox,
+            recorder,
+            clock: Clock::start(),
+            routes: BTreeMap::new(),
+            fates: BTreeMap::new(),
+            requests: 0,
+            leaving: None,
+            turn: 0,
+            identity,
+        };
+        rt::spawn(driver.run());
+        let peer = config.peer;
+        let addresses = addresses.into_iter().map(|address| with_peer(address, peer)).collect();
+        let publishing = Arc::new(AtomicUsize::new(0));
+        let shared = Shared { driver: sender, peer, addresses, publishing };
+        Ok((Node { shared: Arc::new(shared) }, events))
+    }
+
+    fn recorder(&self, seed: [u8; 32]) -> Result<Option<Recorder>, StartError> {
+        let Some(path) = &self.recording else { return Ok(None) };
+        let failed = |source| StartError::Recording { path: path.clone(), source };
+        let file: Box<dyn Write + Send> =
+            Box::new(BufWriter::new(File::create(path).map_err(failed)?));
+        let start = Start {
+            config: self.config.clone(),
+            seed,
+            build: concat!("tidegate ", env!("CARGO_PKG_VERSION")).to_owned(),
+            rules: self.rules.id().to_owned(),
+            at: Time::ZERO,
+        };
+        Recorder::new(file, &start).map(Some).map_err(failed)
+    }
+}

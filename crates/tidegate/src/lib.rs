@@ -1,0 +1,101 @@
+//! A peer-to-peer network layer that cannot be flooded.
+//!
+//! **Nothing arrives unasked**: a peer may only send what the receiver's permits allow, and a
+//! permit is given back when the message has been *processed*, not when it arrived. From that one
+//! rule follow bounded memory, fairness between peers, and pools that converge without
+//! rebroadcast.
+//!
+//! A node has *pools* of items (transactions, proofs, log entries) that all nodes of a network
+//! share, and if it is given a genesis header also a *tip* and *blocks*, which are rebuilt from the
+//! pools. What an item is, and whether it is good, the application says: [`rules::Rules`] are
+//! pure facts, a [`Validator`] gives verdicts.
+//!
+//! ```
+//! use tidegate::id::{ItemId, ItemKey, NetworkId, PoolIndex};
+//! use tidegate::io::{Admission, Event, Subject};
+//! use tidegate::rules::{HeaderFacts, ItemFacts, Rules};
+//! use tidegate::transport::memory::MemoryNetwork;
+//! use tidegate::{Answer, Builder, Identity, PoolSpec};
+//!
+//! /// Notes: any text, the shorter the better.
+//! struct Notes;
+//!
+//! impl Rules for Notes {
+//!     fn id(&self) -> &str {
+//!         "notes 1"
+//!     }
+//!     fn item_id(&self, _pool: &str, body: &[u8]) -> ItemId {
+//!         ItemId(*blake3::hash(body).as_bytes())
+//!     }
+//!     fn item(&self, pool: &str, body: &[u8]) -> Option<ItemFacts> {
+//!         let key = ItemKey(self.item_id(pool, body).0);
+//!         let priority = u64::MAX - body.len() as u64;
+//!         std::str::from_utf8(body).ok().map(|_| ItemFacts { key, priority, chain: None })
+//!     }
+//!     // Without blocks there are no headers.
+//!     fn header(&self, _header: &[u8]) -> Option<HeaderFacts> {
+//!         None
+//!     }
+//!     fn compare(&self, a: &HeaderFacts, b: &HeaderFacts) -> std::cmp::Ordering {
+//!         a.height.cmp(&b.height)
+//!     }
+//! }
+//!
+//! fn validate(_subject: Subject, answer: Answer) {
+//!     answer.accept(Admission::default());
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let network = MemoryNetwork::new();
+//!     let start = |seed: u8, port: &str| {
+//!         let identity = Identity::from_seed(&[seed; 32]);
+//!         Builder::new(NetworkId([7; 32]), Notes, validate)
+//!             .pool(PoolSpec::new("notes"))
+//!             .transport(network.transport(&identity))
+//!             .identity(identity)
+//!             .listen(port.parse().expect("a multiaddr"))
+//!             .start()
+//!     };
+//!     let (alice, _) = start(1, "/memory/1")?;
+//!     let (bob, mut events) = start(2, "/memory/2")?;
+//!     alice.dial(&bob.addresses()[0])?;
+//!
+//!     let notes = PoolIndex(0);
+//!     let fate = alice.publish(notes, "high tide at nine", Admission::default())?.await?;
+//!     println!("{fate:?}, and on its way");
+//!     while let Some(event) = events.next().await {
+//!         if let Event::ItemAdded { pool, .. } = event {
+//!             let items = bob.pool(pool, 10).await?;
+//!             println!("bob has {:?}", items[0].body);
+//!             break;
+//!         }
+//!     }
+//!     println!("{} peer", alice.status().await?.peers.len());
+//!     alice.shutdown().await;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! By default a node talks to the peers it is told of and to nobody else.
+
+#![warn(missing_docs)]
+
+mod builder;
+mod driver;
+mod identity;
+mod node;
+mod rt;
+pub mod transport;
+mod validator;
+
+pub use builder::{Builder, StartError};
+pub use identity::{Identity, IdentityError};
+pub use multiaddr::Multiaddr;
+pub use node::{Events, Node, NodeError, PoolItem, Publishing};
+pub use tidegate_proto::{
+    Config, Limits, PeerStatus, PoolSpec, PoolStatus, Status, config, id, io, merkle, recording,
+    rules, stats, wire,
+};
+pub use transport::Transport;
+pub use validator::{Answer, Validator};

@@ -1,0 +1,246 @@
+//! The handle that applications hold.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use multiaddr::Multiaddr;
+use tidegate_proto::Status;
+use tidegate_proto::id::{ItemId, PeerId, PoolIndex};
+use tidegate_proto::io::{Admission, Block, Command, Event, Fate, TipChange};
+use tidegate_proto::stats::Stats;
+use tidegate_proto::wire::Grant;
+use tokio::sync::oneshot;
+
+use crate::driver::{Mailbox, Message, Sender};
+use crate::transport::{Traffic, split_peer, to_core};
+
+/// Items that wait to be published: as many as a pool holds.
+const PUBLISHING: usize = 4096;
+
+/// A running node. Clones are the same node; it shuts down when all are gone.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) driver: Sender,
+    pub(crate) peer: PeerId,
+    pub(crate) addresses: Vec<Multiaddr>,
+    pub(crate) publishing: Arc<AtomicUsize>,
+}
+
+/// Why a node does not do something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// It has been shut down.
+    #[error("the node has been shut down")]
+    Closed,
+    /// Too much is being published at once.
+    #[error("{PUBLISHING} items are being published: wait for their fates before the next")]
+    Busy,
+}
+
+impl Node {
+    /// Who it is.
+    pub fn peer_id(&self) -> PeerId {
+        self.shared.peer
+    }
+
+    /// Where it accepts connections.
+    pub fn addresses(&self) -> &[Multiaddr] {
+        &self.shared.addresses
+    }
+
+    /// Connects to a peer. With `/p2p/…` at the address's end nobody else is accepted there.
+    ///
+    /// [`Event::PeerConnected`], [`Event::Refused`] or [`Event::DialFailed`] tells what came of it.
+    pub fn dial(&self, address: &Multiaddr) -> Result<(), NodeError> {
+        let (address, peer) = split_peer(address.clone());
+        self.command(Command::Dial { address: to_core(&address), peer })
+    }
+
+    /// Ends the connection to a peer.
+    pub fn disconnect(&self, peer: PeerId) -> Result<(), NodeError> {
+        self.command(Command::Disconnect { peer })
+    }
+
+    /// Puts an item of this node's own into a pool, from where it spreads. The application must
+    /// have accepted it, as it would accept one of a peer.
+    ///
+    /// It is on its way when this returns; the future tells its fate.
+    pub fn publish(
+        &self,
+        pool: PoolIndex,
+        body: impl Into<Bytes>,
+        admission: Admission,
+    ) -> Result<Publishing, NodeError> {
+        let slot = Slot::take(&self.shared.publishing)?;
+        let (fate, receiver) = oneshot::channel();
+        self.tell(Message::Publish { pool, body: body.into(), admission, fate })?;
+        Ok(Publishing { receiver, _slot: slot })
+    }
+
+    /// Sends a block of this node's own; [`Node::set_tip`] makes it the tip.
+    pub fn publish_block(&self, block: Block) -> Result<(), NodeError> {
+        self.command(Command::PublishBlock(block))
+    }
+
+    /// Moves the tip, and the pools with it.
+    pub fn set_tip(&self, change: TipChange) -> Result<(), NodeError> {
+        self.command(Command::SetTip(change))
+    }
+
+    /// Allows a peer more on a pool, for instance one of the operator's own.
+    pub fn raise(&self, peer: PeerId, pool: PoolIndex, grant: Grant) -> Result<(), NodeError> {
+        self.command(Command::Raise { peer, pool, grant })
+    }
+
+    /// Peers, pools and tip at a glance.
+    pub async fn status(&self) -> Result<Status, NodeError> {
+        self.query(|core, _| core.status()).await
+    }
+
+    /// Counters since the start.
+    pub async fn stats(&self) -> Result<Stats, NodeError> {
+        self.query(|core, _| core.stats().clone()).await
+    }
+
+    /// Bytes on the wire since the start.
+    pub async fn traffic(&self) -> Result<Traffic, NodeError> {
+        self.query(|_, traffic| traffic).await
+    }
+
+    /// Up to `most` items of a pool, the best first, and whether each is executable.
+    pub async fn pool(&self, pool: PoolIndex, most: usize) -> Result<Vec<PoolItem>, NodeError> {
+        self.query(move |core, _| {
+            let item = |(id, body, executable): (ItemId, &Bytes, bool)| PoolItem {
+                id,
+                body: body.clone(),
+                executable,
+            };
+            core.pool(pool).take(most).map(item).collect()
+        })
+        .await
+    }
+
+    /// Ids of all items of a pool, ascending.
+    pub async fn pool_ids(&self, pool: PoolIndex) -> Result<Vec<ItemId>, NodeError> {
+        self.query(move |core, _| core.pool_ids(pool).copied().collect()).await
+    }
+
+    /// Says goodbye to all peers and stops.
+    pub async fn shutdown(&self) {
+        let (told, done) = oneshot::channel();
+        if self.tell(Message::Shutdown(told)).is_ok() {
+            // An error means that it is done already.
+            let _ = done.await;
+        }
+    }
+
+    fn command(&self, command: Command) -> Result<(), NodeError> {
+        self.tell(Message::Command(command))
+    }
+
+    fn tell(&self, message: Message) -> Result<(), NodeError> {
+        self.shared.driver.send(message).map_err(|_| NodeError::Closed)
+    }
+
+    async fn query<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&tidegate_proto::Node, Traffic) -> T + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let (answer, receiver) = oneshot::channel();
+        let query = move |core: &tidegate_proto::Node, traffic| {
+            // Who asked may not want to know any more.
+            let _ = answer.send(look(core, traffic));
+        };
+        self.tell(Message::Query(Box::new(query)))?;
+        receiver.await.map_err(|_| NodeError::Closed)
+    }
+}
+
+/// An item of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolItem {
+    /// Its id.
+    pub id: ItemId,
+    /// Its bytes.
+    pub body: Bytes,
+    /// Whether nothing before it is missing.
+    pub executable: bool,
+}
+
+/// The fate of an item, when it is known.
+#[derive(Debug)]
+pub struct Publishing {
+    receiver: oneshot::Receiver<Fate>,
+    _slot: Slot,
+}
+
+impl Future for Publishing {
+    type Output = Result<Fate, NodeError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.receiver).poll(cx).map_err(|_| NodeError::Closed)
+    }
+}
+
+/// One of the places for items that are being published.
+#[derive(Debug)]
+struct Slot(Arc<AtomicUsize>);
+
+impl Slot {
+    fn take(places: &Arc<AtomicUsize>) -> Result<Self, NodeError> {
+        let slot = Self(places.clone());
+        match places.fetch_add(1, Ordering::Relaxed) {
+            taken if taken < PUBLISHING => Ok(slot),
+            // The slot that was made gives its place back.
+            _ => Err(NodeError::Busy),
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What happens on a node, for one reader.
+///
+/// Nothing waits for the reader: after 1,024 unread events the rest is counted, and
+/// [`Event::Lagged`] stands in its place.
+#[derive(Debug)]
+pub struct Events {
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) node: tokio::sync::mpsc::WeakUnboundedSender<Message>,
+}
+
+impl Events {
+    /// The next event; `None` when the node is gone.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.mailbox.pop() {
+                return Some(event);
+            }
+            // What is pushed from here on wakes this up, and so does the end of the node.
+            if self.node.upgrade().is_none_or(|node| node.is_closed()) {
+                return None;
+            }
+            self.mailbox.filled.notified().await;
+        }
+    }
+
+    /// The next event, if one is there.
+    pub fn try_next(&mut self) -> Option<Event> {
+        self.mailbox.pop()
+    }
+}

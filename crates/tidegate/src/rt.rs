@@ -1,0 +1,67 @@
+//! What the node needs of its surroundings besides transports: tasks, time, threads.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tidegate_proto::Time;
+use tokio::time::{Instant, Sleep};
+
+/// Runs a future beside the caller.
+pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(future);
+}
+
+/// The node's clock: it begins when the node does.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        Time::ZERO + self.start.elapsed()
+    }
+
+    fn instant(&self, at: Time) -> Instant {
+        self.start + at.since(Time::ZERO)
+    }
+}
+
+/// A timer that can be set again and again.
+#[derive(Debug)]
+pub(crate) struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    at: Option<Time>,
+}
+
+impl Timer {
+    pub(crate) fn new() -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep(Duration::ZERO)), at: None }
+    }
+
+    /// Is ready when the time has come; with `None` never.
+    pub(crate) fn poll(
+        &mut self,
+        clock: &Clock,
+        at: Option<Time>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let Some(at) = at else { return Poll::Pending };
+        if self.at != Some(at) {
+            self.at = Some(at);
+            self.sleep.as_mut().reset(clock.instant(at));
+        }
+        let ready = self.sleep.as_mut().poll(cx);
+        if ready.is_ready() {
+            // A sleep that is over must not be polled again.
+            self.at = None;
+        }
+        ready
+    }
+}

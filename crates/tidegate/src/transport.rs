@@ -1,0 +1,151 @@
+//! Transports: what turns sockets into [`Input`]s.
+//!
+//! A transport proves identities, keeps frames in order per channel, and paces the core with
+//! [`Input::Writable`]. Permits, retries and peer policy are above it. The trait is public, and
+//! the transports in here use nothing else.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use multiaddr::{Multiaddr, Protocol};
+use tidegate_proto::id::{Address, ConnectionId, DialId, PeerId};
+use tidegate_proto::io::Input;
+use tidegate_proto::wire::Frame;
+
+pub mod memory;
+#[cfg(feature = "quic")]
+pub mod quic;
+
+/// Carries frames between nodes.
+///
+/// What a transport must do, which `tests/transports.rs` checks of each:
+///
+/// - [`Input::Connected`] comes once for a connection, with an identity that the peer has proven;
+///   where one was asked for in [`Transport::dial`], no other is accepted.
+/// - Frames of one channel and direction arrive in order, once, and whole. A frame of more than
+///   [`tidegate_proto::wire::MAX_FRAME`] bytes ends the connection before it is read.
+/// - It is given one frame for a channel at a time. When it says [`Input::Writable`], no more than
+///   the path takes is waiting in front of the next one. A channel that is stuck holds up no other.
+/// - Channel 0 is read from the start, any other from [`Transport::open`] on; until then what
+///   comes on it stays where the peer's flow control bounds it.
+/// - After [`Transport::close`], frames that were given for channel 0 still leave, within a second
+///   or so. [`Input::Closed`] comes once, last, for every connection.
+pub trait Transport: Send + 'static {
+    /// Whether addresses of this form are this transport's.
+    fn handles(&self, address: &Multiaddr) -> bool;
+
+    /// Accepts connections at an address, and says at which it really does.
+    fn listen(&mut self, address: &Multiaddr) -> Result<Multiaddr, ListenError>;
+
+    /// Connects to an address; [`Input::Connected`] or [`Input::DialFailed`] follows.
+    fn dial(&mut self, dial: DialId, address: &Multiaddr, peer: Option<PeerId>);
+
+    /// Sends a frame; [`Input::Writable`] follows.
+    fn send(&mut self, connection: ConnectionId, channel: u32, frame: Frame);
+
+    /// Reads a channel from now on.
+    fn open(&mut self, connection: ConnectionId, channel: u32);
+
+    /// Ends a connection.
+    fn close(&mut self, connection: ConnectionId);
+
+    /// The next thing that happened.
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input>;
+
+    /// Bytes that were sent and received so far, with everything that travels with the frames.
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
+}
+
+/// Bytes on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// Bytes sent.
+    pub sent: u64,
+    /// Bytes received.
+    pub received: u64,
+}
+
+impl Traffic {
+    /// So many bytes.
+    pub fn new(sent: u64, received: u64) -> Self {
+        Self { sent, received }
+    }
+}
+
+impl std::ops::AddAssign for Traffic {
+    fn add_assign(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.received += other.received;
+    }
+}
+
+/// Why connections cannot be accepted at an address.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// No transport knows such addresses.
+    #[error("{0}: no transport of this node knows such addresses")]
+    Unsupported(Multiaddr),
+    /// The operating system refuses.
+    #[error("{address}: {source}")]
+    Io {
+        /// Where.
+        address: Multiaddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A number for a new connection, which no other connection of this process has.
+pub fn new_connection_id() -> ConnectionId {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    ConnectionId(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The core's form of an address.
+pub fn to_core(address: &Multiaddr) -> Address {
+    Address(address.to_vec().into())
+}
+
+/// The address of the core's form; `None` if it is none.
+pub fn from_core(address: &Address) -> Option<Multiaddr> {
+    Multiaddr::try_from(address.0.to_vec()).ok()
+}
+
+/// Takes `/p2p/…` off the end of an address: where, and who.
+pub fn split_peer(mut address: Multiaddr) -> (Multiaddr, Option<PeerId>) {
+    match address.iter().last() {
+        Some(Protocol::P2p(peer)) => {
+            address.pop();
+            (address, peer.to_base58().parse().ok())
+        }
+        _ => (address, None),
+    }
+}
+
+/// An address with `/p2p/…` at its end.
+pub fn with_peer(address: Multiaddr, peer: PeerId) -> Multiaddr {
+    let suffix = format!("/p2p/{peer}").parse::<Multiaddr>();
+    let suffix = suffix.expect("a PeerId has a multiaddr form");
+    suffix.iter().fold(address, |address, protocol| address.with(protocol))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_goes_with_its_address() {
+        let peer = PeerId([3; 32]);
+        let address: Multiaddr = "/ip4/127.0.0.1/udp/4001/quic-v1".parse().unwrap();
+        let with = with_peer(address.clone(), peer);
+        assert!(with.to_string().ends_with(&format!("/p2p/{peer}")), "{with}");
+        assert_eq!(split_peer(with), (address.clone(), Some(peer)));
+        assert_eq!(split_peer(address.clone()), (address.clone(), None));
+        assert_eq!(from_core(&to_core(&address)), Some(address));
+        assert_eq!(from_core(&Address(vec![0xff].into())), None);
+    }
+}

@@ -1,0 +1,229 @@
+//! Nodes of one process, without sockets: for tests and examples.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use multiaddr::{Multiaddr, Protocol};
+use tidegate_proto::id::{ConnectionId, DialId, PeerId};
+use tidegate_proto::io::{DialError, Direction, Input};
+use tidegate_proto::wire::{Binding, Frame, MAX_FRAME};
+
+use super::{ListenError, Traffic, Transport, new_connection_id, to_core};
+use crate::identity::Identity;
+
+/// A network in memory. Transports of one network reach each other at `/memory/…` addresses.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryNetwork(Arc<Mutex<Hub>>);
+
+#[derive(Debug, Default)]
+struct Hub {
+    listeners: BTreeMap<u64, usize>,
+    ends: Vec<End>,
+    /// Which transport each end of a connection belongs to, the dialer's first.
+    connections: BTreeMap<ConnectionId, Link>,
+}
+
+/// What waits for one transport.
+#[derive(Debug, Default)]
+struct End {
+    /// Whose it is: in one process an identity needs no proof.
+    peer: Option<PeerId>,
+    inputs: VecDeque<Input>,
+    waker: Option<Waker>,
+    gone: bool,
+    traffic: Traffic,
+}
+
+#[derive(Debug)]
+struct Link {
+    ends: [usize; 2],
+    /// Channels that each end reads.
+    open: [BTreeSet<u32>; 2],
+    /// Frames for channels that are not read yet.
+    unread: [BTreeMap<u32, Frame>; 2],
+}
+
+impl MemoryNetwork {
+    /// A network without nodes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A node's way into this network.
+    pub fn transport(&self, identity: &Identity) -> Memory {
+        let mut hub = self.lock();
+        hub.ends.push(End { peer: Some(identity.peer_id()), ..End::default() });
+        Memory { network: self.clone(), end: hub.ends.len() - 1 }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Hub> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hub {
+    fn give(&mut self, end: usize, input: Input) {
+        let end = &mut self.ends[end];
+        if !end.gone {
+            end.inputs.push_back(input);
+            end.waker.take().into_iter().for_each(Waker::wake);
+        }
+    }
+
+    fn close(&mut self, connection: ConnectionId) {
+        let Some(link) = self.connections.remove(&connection) else { return };
+        for end in link.ends {
+            self.give(end, Input::Closed { connection });
+        }
+    }
+
+    fn connect(&mut self, from: usize, dial: DialId, address: &Multiaddr, peer: Option<PeerId>) {
+        let listener = port(address).and_then(|port| self.listeners.get(&port).copied());
+        let listener = listener.filter(|end| !self.ends[*end].gone);
+        let error = match listener.map(|end| (end, self.ends[end].peer)) {
+            None => DialError::Unreachable,
+            Some((_, found)) if peer.is_some() && found != peer => DialError::WrongPeer,
+            Some((to, Some(found))) => {
+                self.join(from, to, dial, found, address);
+                return;
+            }
+            Some((_, None)) => DialError::Unreachable,
+        };
+        self.give(from, Input::DialFailed { dial, error });
+    }
+
+    fn join(&mut self, from: usize, to: usize, dial: DialId, found: PeerId, address: &Multiaddr) {
+        let Some(dialer) = self.ends[from].peer else { return };
+        let connection = new_connection_id();
+        let mut exporter = [0; 32];
+        exporter[..8].copy_from_slice(&connection.0.to_be_bytes());
+        let connected = |peer, direction, address| Input::Connected {
+            connection,
+            peer,
+            direction,
+            address: to_core(&address),
+            binding: Binding::Exporter(exporter),
+        };
+        let back = Multiaddr::from(Protocol::Memory(from as u64 + DIALER_PORTS));
+        let inbound = connected(dialer, Direction::Inbound, back);
+        let outbound = connected(found, Direction::Outbound(dial), address.clone());
+        let open = || BTreeSet::from([0]);
+        let link = Link { ends: [from, to], open: [open(), open()], unread: Default::default() };
+        self.connections.insert(connection, link);
+        self.give(from, outbound);
+        self.give(to, inbound);
+    }
+}
+
+/// Addresses that dialers are seen at: nobody listens there.
+const DIALER_PORTS: u64 = 1 << 32;
+
+/// The transport of one node of a [`MemoryNetwork`].
+#[derive(Debug)]
+pub struct Memory {
+    network: MemoryNetwork,
+    end: usize,
+}
+
+fn port(address: &Multiaddr) -> Option<u64> {
+    let mut parts = address.iter();
+    match (parts.next(), parts.next()) {
+        (Some(Protocol::Memory(port)), None) => Some(port),
+        _ => None,
+    }
+}
+
+impl Link {
+    /// Which end a transport is; a node that dials itself is both.
+    fn end(&self, transport: usize) -> usize {
+        usize::from(self.ends[0] != transport)
+    }
+}
+
+impl Transport for Memory {
+    fn handles(&self, address: &Multiaddr) -> bool {
+        port(address).is_some()
+    }
+
+    fn listen(&mut self, address: &Multiaddr) -> Result<Multiaddr, ListenError> {
+        let asked = port(address).ok_or_else(|| ListenError::Unsupported(address.clone()))?;
+        let mut hub = self.network.lock();
+        let free = |port: &u64| !hub.listeners.contains_key(port);
+        // Port 0 is any, as with sockets.
+        let port = if asked == 0 { (1..DIALER_PORTS).find(free) } else { Some(asked).filter(free) };
+        let port = port.ok_or_else(|| ListenError::Io {
+            address: address.clone(),
+            source: std::io::ErrorKind::AddrInUse.into(),
+        })?;
+        hub.listeners.insert(port, self.end);
+        Ok(Protocol::Memory(port).into())
+    }
+
+    fn dial(&mut self, dial: DialId, address: &Multiaddr, peer: Option<PeerId>) {
+        self.network.lock().connect(self.end, dial, address, peer);
+    }
+
+    fn send(&mut self, connection: ConnectionId, channel: u32, frame: Frame) {
+        let mut hub = self.network.lock();
+        let Some(link) = hub.connections.get_mut(&connection) else { return };
+        if frame.len() > MAX_FRAME {
+            return hub.close(connection);
+        }
+        let to = 1 - link.end(self.end);
+        let receiver = link.ends[to];
+        let length = frame.len() as u64;
+        if link.open[to].contains(&channel) {
+            hub.give(receiver, Input::Frame { connection, channel, frame });
+        } else {
+            link.unread[to].insert(channel, frame);
+        }
+        hub.ends[self.end].traffic.sent += length;
+    }
+
+    fn open(&mut self, connection: ConnectionId, channel: u32) {
+        let mut hub = self.network.lock();
+        let Some(link) = hub.connections.get_mut(&connection) else { return };
+        let end = link.end(self.end);
+        link.open[end].insert(channel);
+        if let Some(frame) = link.unread[end].remove(&channel) {
+            hub.give(self.end, Input::Frame { connection, channel, frame });
+        }
+    }
+
+    fn close(&mut self, connection: ConnectionId) {
+        self.network.lock().close(connection);
+    }
+
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
+        let mut hub = self.network.lock();
+        let Some(input) = hub.ends[self.end].inputs.pop_front() else {
+            hub.ends[self.end].waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        // The sender may send the next frame when this one is taken.
+        if let Input::Frame { connection, channel, frame } = &input {
+            hub.ends[self.end].traffic.received += frame.len() as u64;
+            if let Some(link) = hub.connections.get(connection) {
+                let sender = link.ends[1 - link.end(self.end)];
+                let writable = Input::Writable { connection: *connection, channel: *channel };
+                hub.give(sender, writable);
+            }
+        }
+        Poll::Ready(input)
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.network.lock().ends[self.end].traffic
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let mut hub = self.network.lock();
+        hub.ends[self.end].gone = true;
+        let own = |link: &Link| link.ends.contains(&self.end);
+        let own = hub.connections.iter().filter(|(_, link)| own(link)).map(|(id, _)| *id);
+        own.collect::<Vec<_>>().into_iter().for_each(|connection| hub.close(connection));
+    }
+}

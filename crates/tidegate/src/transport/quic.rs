@@ -1,0 +1,524 @@
+//! QUIC, by quinn: one unidirectional stream for each channel and direction.
+//!
+//! A stream begins with its channel's number; a frame is its length and its bytes, both numbers
+//! u32 and big-endian (specification section 4). Identities are proven by TLS 1.3 with self-signed
+//! certificates of Ed25519 keys.
+//!
+//! Everything is driven from [`Transport::poll_input`]: what the driver does not ask for is not
+//! read, so quinn's windows bound what a peer can send.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use multiaddr::{Multiaddr, Protocol};
+use quinn::{RecvStream, SendStream, VarInt};
+use tidegate_proto::Limits;
+use tidegate_proto::id::{ConnectionId, DialId, PeerId};
+use tidegate_proto::io::{DialError, Direction, Input};
+use tidegate_proto::wire::{Binding, Frame, MAX_FRAME, MAX_OFFERS};
+
+use super::{ListenError, Traffic, Transport, new_connection_id, to_core};
+use crate::identity::Identity;
+
+mod tls;
+
+pub use tls::TlsError;
+
+/// Streams that a peer may have: one for each channel with a fixed number or an offer.
+const STREAMS: u32 = 3 + MAX_OFFERS as u32;
+/// Handshakes of peers at once.
+const HANDSHAKES: usize = 64;
+/// From so many on, a peer must first show that it receives at its address.
+const RETRY_FROM: usize = 32;
+/// How long a handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a dial may take.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the last frames of control may take to arrive.
+const LAST_FRAMES: Duration = Duration::from_secs(1);
+/// When quinn gives a silent connection up: long after the core has.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// What may be written beyond what is under way: one largest frame.
+const AHEAD: u64 = MAX_FRAME as u64;
+
+const CODE_CLOSED: u32 = 0;
+const CODE_FRAMING: u32 = 1;
+
+/// QUIC on one UDP socket for each address that is listened at, and one for dialing.
+pub struct Quic {
+    server: quinn::ServerConfig,
+    client: tls::Dialer,
+    transport: Arc<quinn::TransportConfig>,
+    limits: Limits,
+    endpoints: Vec<quinn::Endpoint>,
+    connections: BTreeMap<ConnectionId, Connection>,
+    work: FuturesUnordered<BoxFuture<'static, Done>>,
+    inputs: VecDeque<Input>,
+    handshakes: usize,
+    /// Traffic of connections that are gone.
+    past: Traffic,
+}
+
+struct Connection {
+    quic: quinn::Connection,
+    /// Channels the core reads.
+    open: BTreeSet<u32>,
+    /// Channels that have their stream.
+    known: BTreeSet<u32>,
+    /// Streams of channels that are not read yet.
+    unread: BTreeMap<u32, RecvStream>,
+    /// Streams that can take a frame.
+    writers: BTreeMap<u32, SendStream>,
+    /// Channels whose streams are being written to.
+    busy: BTreeSet<u32>,
+    closing: bool,
+}
+
+/// A piece of work that is done.
+enum Done {
+    Incoming(quinn::Endpoint, Option<quinn::Incoming>),
+    Accepted(Result<quinn::Connection, quinn::ConnectionError>),
+    Dialed(DialId, Multiaddr, Result<(quinn::Connection, PeerId), DialError>),
+    Stream(ConnectionId, Result<(u32, RecvStream), StreamError>),
+    Read(ConnectionId, u32, Result<(RecvStream, Bytes), StreamError>),
+    Written(ConnectionId, u32, Option<SendStream>),
+    Flushed(ConnectionId),
+    Closed(ConnectionId),
+}
+
+/// Why a stream gives nothing more.
+enum StreamError {
+    /// It, or its connection, is over.
+    Over,
+    /// What came on it breaks the framing.
+    Framing,
+}
+
+impl Quic {
+    /// A transport for a node with this identity.
+    pub fn new(identity: &Identity, limits: &Limits) -> Result<Self, TlsError> {
+        let mut transport = quinn::TransportConfig::default();
+        let window = VarInt::from_u32(limits.receive_window);
+        let idle = IDLE_TIMEOUT.try_into().expect("two minutes fit");
+        transport
+            .max_concurrent_uni_streams(STREAMS.into())
+            .max_concurrent_bidi_streams(VarInt::from_u32(0))
+            .datagram_receive_buffer_size(None)
+            .receive_window(window)
+            .stream_receive_window(window)
+            .send_window(limits.send_window.into())
+            .max_idle_timeout(Some(idle));
+        let transport = Arc::new(transport);
+        let mut server = tls::server(identity)?;
+        server
+            .transport_config(transport.clone())
+            .migration(true)
+            .max_incoming(HANDSHAKES)
+            .incoming_buffer_size(64 << 10)
+            .incoming_buffer_size_total(4 << 20);
+        Ok(Self {
+            server,
+            client: tls::Dialer::new(identity)?,
+            transport,
+            limits: limits.clone(),
+            endpoints: Vec::new(),
+            connections: BTreeMap::new(),
+            work: FuturesUnordered::new(),
+            inputs: VecDeque::new(),
+            handshakes: 0,
+            past: Traffic::default(),
+        })
+    }
+
+    /// The socket to dial from: that of a listener of the same family, so that peers see the
+    /// address that they could dial.
+    fn endpoint_for(&mut self, to: SocketAddr) -> std::io::Result<quinn::Endpoint> {
+        let same = |endpoint: &&quinn::Endpoint| {
+            endpoint.local_addr().is_ok_and(|own| own.is_ipv4() == to.is_ipv4())
+        };
+        if let Some(endpoint) = self.endpoints.iter().find(same) {
+            return Ok(endpoint.clone());
+        }
+        let any: SocketAddr = match to.is_ipv4() {
+            true => ([0; 4], 0).into(),
+            false => ([0; 16], 0).into(),
+        };
+        let endpoint = quinn::Endpoint::client(any)?;
+        self.endpoints.push(endpoint.clone());
+        Ok(endpoint)
+    }
+
+    fn accept_next(&self, endpoint: quinn::Endpoint) {
+        self.work.push(Box::pin(async move {
+            let incoming = endpoint.accept().await;
+            Done::Incoming(endpoint, incoming)
+        }));
+    }
+
+    fn on_incoming(&mut self, incoming: quinn::Incoming) {
+        if self.handshakes >= HANDSHAKES {
+            // Nothing is kept of it, and nothing is sent.
+            incoming.ignore();
+            return;
+        }
+        if self.handshakes >= RETRY_FROM && incoming.may_retry() {
+            // An error means that it may not be retried, which was just asked.
+            let _ = incoming.retry();
+            return;
+        }
+        let Ok(connecting) = incoming.accept() else { return };
+        self.handshakes += 1;
+        self.work.push(Box::pin(async move {
+            let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await;
+            Done::Accepted(accepted.unwrap_or(Err(quinn::ConnectionError::TimedOut)))
+        }));
+    }
+
+    fn connected(
+        &mut self,
+        quic: quinn::Connection,
+        peer: PeerId,
+        direction: Direction,
+        address: &Multiaddr,
+    ) {
+        let mut exporter = [0; 32];
+        if quic.export_keying_material(&mut exporter, b"tidegate binding 1", b"").is_err() {
+            quic.close(CODE_CLOSED.into(), b"");
+            return;
+        }
+        let connection = new_connection_id();
+        let closed = quic.clone();
+        self.work.push(Box::pin(async move {
+            closed.closed().await;
+            Done::Closed(connection)
+        }));
+        let entry = Connection {
+            quic,
+            open: [0].into(),
+            known: BTreeSet::new(),
+            unread: BTreeMap::new(),
+            writers: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            closing: false,
+        };
+        self.next_stream(connection, &entry.quic);
+        self.connections.insert(connection, entry);
+        self.inputs.push_back(Input::Connected {
+            connection,
+            peer,
+            direction,
+            address: to_core(address),
+            binding: Binding::Exporter(exporter),
+        });
+    }
+
+    /// Waits for the peer's next stream.
+    fn next_stream(&self, connection: ConnectionId, quic: &quinn::Connection) {
+        let quic = quic.clone();
+        self.work.push(Box::pin(async move {
+            let stream = async {
+                let mut stream = quic.accept_uni().await.map_err(|_| StreamError::Over)?;
+                let channel = read_u32(&mut stream).await?;
+                Ok((channel, stream))
+            };
+            Done::Stream(connection, stream.await)
+        }));
+    }
+
+    fn on_stream(&mut self, id: ConnectionId, channel: u32, stream: RecvStream) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if !connection.known.insert(channel) {
+            // A channel has one stream.
+            connection.quic.close(CODE_FRAMING.into(), b"a channel opened twice");
+            return;
+        }
+        if connection.known.len() < STREAMS as usize {
+            let quic = connection.quic.clone();
+            self.next_stream(id, &quic);
+        }
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.open.contains(&channel) {
+            self.read_next(id, channel, stream);
+        } else {
+            connection.unread.insert(channel, stream);
+        }
+    }
+
+    /// Reads the next frame of a channel.
+    fn read_next(&self, connection: ConnectionId, channel: u32, mut stream: RecvStream) {
+        self.work.push(Box::pin(async move {
+            let frame = async {
+                let length = read_u32(&mut stream).await? as usize;
+                if length > MAX_FRAME {
+                    return Err(StreamError::Framing);
+                }
+                let frame = read_frame(&mut stream, length).await?;
+                Ok((stream, frame))
+            };
+            Done::Read(connection, channel, frame.await)
+        }));
+    }
+
+    fn on_written(&mut self, id: ConnectionId, channel: u32, stream: Option<SendStream>) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.busy.remove(&channel);
+        // Without a stream the connection is over, and says so itself.
+        let Some(stream) = stream else { return };
+        connection.writers.insert(channel, stream);
+        if connection.closing {
+            if channel == 0 {
+                self.flush(id);
+            }
+            return;
+        }
+        // What is written beyond the path's needs would only grow old.
+        let path = connection.quic.stats().path;
+        let window = (path.cwnd + AHEAD).min(self.limits.send_window.into());
+        connection.quic.set_send_window(window);
+        self.inputs.push_back(Input::Writable { connection: id, channel });
+    }
+
+    /// Waits until the last frames of control have arrived.
+    fn flush(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let control = connection.writers.remove(&0);
+        self.work.push(Box::pin(async move {
+            if let Some(mut control) = control
+                && control.finish().is_ok()
+            {
+                let _ = tokio::time::timeout(LAST_FRAMES, control.stopped()).await;
+            }
+            Done::Flushed(id)
+        }));
+    }
+
+    fn on_closed(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.remove(&id) else { return };
+        self.past += traffic(&connection.quic);
+        self.inputs.push_back(Input::Closed { connection: id });
+    }
+
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Incoming(endpoint, Some(incoming)) => {
+                self.accept_next(endpoint);
+                self.on_incoming(incoming);
+            }
+            Done::Incoming(_, None) => {}
+            Done::Accepted(result) => {
+                self.handshakes -= 1;
+                if let Ok(quic) = result
+                    && let Some(peer) = tls::peer(&quic)
+                {
+                    let address = address_of(quic.remote_address());
+                    self.connected(quic, peer, Direction::Inbound, &address);
+                }
+            }
+            Done::Dialed(dial, address, Ok((quic, peer))) => {
+                self.connected(quic, peer, Direction::Outbound(dial), &address);
+            }
+            Done::Dialed(dial, _, Err(error)) => {
+                self.inputs.push_back(Input::DialFailed { dial, error });
+            }
+            Done::Stream(id, Ok((channel, stream))) => self.on_stream(id, channel, stream),
+            Done::Read(id, channel, Ok((stream, frame))) => {
+                if self.connections.contains_key(&id) {
+                    self.read_next(id, channel, stream);
+                    let frame = Frame::from(frame);
+                    self.inputs.push_back(Input::Frame { connection: id, channel, frame });
+                }
+            }
+            Done::Stream(id, Err(StreamError::Framing))
+            | Done::Read(id, _, Err(StreamError::Framing)) => {
+                if let Some(connection) = self.connections.get(&id) {
+                    connection.quic.close(CODE_FRAMING.into(), b"a frame that is too large");
+                }
+            }
+            Done::Stream(_, Err(StreamError::Over)) | Done::Read(_, _, Err(StreamError::Over)) => {}
+            Done::Written(id, channel, stream) => self.on_written(id, channel, stream),
+            Done::Flushed(id) => {
+                if let Some(connection) = self.connections.get(&id) {
+                    connection.quic.close(CODE_CLOSED.into(), b"");
+                }
+            }
+            Done::Closed(id) => self.on_closed(id),
+        }
+    }
+}
+
+impl Transport for Quic {
+    fn handles(&self, address: &Multiaddr) -> bool {
+        socket_address(address).is_some()
+    }
+
+    fn listen(&mut self, address: &Multiaddr) -> Result<Multiaddr, ListenError> {
+        let socket =
+            socket_address(address).ok_or_else(|| ListenError::Unsupported(address.clone()))?;
+        let io = |source| ListenError::Io { address: address.clone(), source };
+        let endpoint = quinn::Endpoint::server(self.server.clone(), socket).map_err(io)?;
+        let bound = endpoint.local_addr().map_err(io)?;
+        // Dials go out from listeners rather than from sockets of their own.
+        self.endpoints.insert(0, endpoint.clone());
+        self.accept_next(endpoint);
+        Ok(address_of(bound))
+    }
+
+    fn dial(&mut self, dial: DialId, address: &Multiaddr, peer: Option<PeerId>) {
+        let Some(to) = socket_address(address) else {
+            let error = DialError::UnsupportedAddress;
+            return self.inputs.push_back(Input::DialFailed { dial, error });
+        };
+        let connecting = self.endpoint_for(to).ok().and_then(|endpoint| {
+            let config = self.client.config(peer, self.transport.clone());
+            // The name is not looked at: the key is.
+            endpoint.connect_with(config, to, "tidegate").ok()
+        });
+        let address = address.clone();
+        self.work.push(Box::pin(async move {
+            let connected = async {
+                let connecting = connecting.ok_or(DialError::Unreachable)?;
+                let connected = tokio::time::timeout(DIAL_TIMEOUT, connecting).await;
+                let quic = connected.map_err(|_| DialError::TimedOut)?.map_err(tls::dial_error)?;
+                let found = tls::peer(&quic).ok_or(DialError::WrongPeer)?;
+                match peer.is_none_or(|expected| expected == found) {
+                    true => Ok((quic, found)),
+                    false => Err(DialError::WrongPeer),
+                }
+            };
+            let connected = connected.await;
+            Done::Dialed(dial, address, connected)
+        }));
+    }
+
+    fn send(&mut self, id: ConnectionId, channel: u32, frame: Frame) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.busy.insert(channel);
+        let stream = connection.writers.remove(&channel);
+        let quic = connection.quic.clone();
+        self.work.push(Box::pin(async move {
+            Done::Written(id, channel, write(&quic, stream, channel, &frame).await)
+        }));
+    }
+
+    fn open(&mut self, id: ConnectionId, channel: u32) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.open.insert(channel);
+        if let Some(stream) = connection.unread.remove(&channel) {
+            self.read_next(id, channel, stream);
+        }
+    }
+
+    fn close(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if std::mem::replace(&mut connection.closing, true) {
+            return;
+        }
+        // A frame of control that is being written goes first.
+        if !connection.busy.contains(&0) {
+            self.flush(id);
+        } else {
+            let closing = connection.quic.clone();
+            self.work.push(Box::pin(async move {
+                tokio::time::sleep(LAST_FRAMES).await;
+                closing.close(CODE_CLOSED.into(), b"");
+                Done::Flushed(id)
+            }));
+        }
+    }
+
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
+        loop {
+            if let Some(input) = self.inputs.pop_front() {
+                return Poll::Ready(input);
+            }
+            match self.work.poll_next_unpin(cx) {
+                Poll::Ready(Some(done)) => self.on_done(done),
+                // With nothing to do there is nothing to wait for, until something is begun.
+                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn traffic(&self) -> Traffic {
+        let mut sum = self.past;
+        for connection in self.connections.values() {
+            sum += traffic(&connection.quic);
+        }
+        sum
+    }
+}
+
+fn traffic(quic: &quinn::Connection) -> Traffic {
+    let stats = quic.stats();
+    Traffic::new(stats.udp_tx.bytes, stats.udp_rx.bytes)
+}
+
+/// Writes a frame, behind the channel's number if it is the stream's first. `None` if the
+/// connection is over.
+async fn write(
+    quic: &quinn::Connection,
+    stream: Option<SendStream>,
+    channel: u32,
+    frame: &Frame,
+) -> Option<SendStream> {
+    let mut stream = match stream {
+        Some(stream) => stream,
+        None => {
+            let mut stream = quic.open_uni().await.ok()?;
+            // Control goes first.
+            stream.set_priority(i32::from(channel == 0)).ok()?;
+            stream.write_all(&channel.to_be_bytes()).await.ok()?;
+            stream
+        }
+    };
+    let [head, body, pad] = frame.parts();
+    let length = Bytes::copy_from_slice(&(frame.len() as u32).to_be_bytes());
+    stream.write_all_chunks(&mut [length, head, body, pad]).await.ok()?;
+    Some(stream)
+}
+
+async fn read_u32(stream: &mut RecvStream) -> Result<u32, StreamError> {
+    let mut number = [0; 4];
+    stream.read_exact(&mut number).await.map_err(|_| StreamError::Over)?;
+    Ok(u32::from_be_bytes(number))
+}
+
+/// Reads a frame as it comes: memory is taken for what has arrived, not for what was announced.
+async fn read_frame(stream: &mut RecvStream, length: usize) -> Result<Bytes, StreamError> {
+    let mut frame = BytesMut::new();
+    while frame.len() < length {
+        let chunk = stream.read_chunk(length - frame.len(), true).await;
+        let chunk = chunk.ok().flatten().ok_or(StreamError::Over)?;
+        if frame.is_empty() && chunk.bytes.len() == length {
+            return Ok(chunk.bytes);
+        }
+        frame.extend_from_slice(&chunk.bytes);
+    }
+    Ok(frame.freeze())
+}
+
+fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = address.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => ip.into(),
+        Protocol::Ip6(ip) => ip.into(),
+        _ => return None,
+    };
+    match (parts.next()?, parts.next()?, parts.next()) {
+        (Protocol::Udp(port), Protocol::QuicV1, None) => Some(SocketAddr::new(ip, port)),
+        _ => None,
+    }
+}
+
+fn address_of(socket: SocketAddr) -> Multiaddr {
+    let mut address = Multiaddr::from(socket.ip());
+    address.push(Protocol::Udp(socket.port()));
+    address.push(Protocol::QuicV1);
+    address
+}

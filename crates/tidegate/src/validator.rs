@@ -1,0 +1,137 @@
+//! The application's checks, outside the node's task.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tidegate_proto::id::Ticket;
+use tidegate_proto::io::{Admission, Command, Subject, TipChange, Verdict};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::driver::Message;
+
+/// Decides about items, headers and blocks.
+///
+/// It is called on threads of its own, as many as [`crate::Builder::workers`] says, so it may take
+/// its time; a peer's permits come back when it has answered.
+///
+/// **A verdict must be a function of the subject and of the tip, never of what else has arrived**:
+/// nodes with the same tip must come to the same verdicts, or their pools will differ for ever.
+///
+/// *Reject* says that the subject proves misbehaviour whatever the state: who sent it is banned for
+/// a while. Everything that depends on state is *ignore*.
+///
+/// A closure is a validator:
+///
+/// ```
+/// use tidegate::{Answer, Validator, io::{Admission, Subject}};
+///
+/// fn accept_short_items(subject: Subject, answer: Answer) {
+///     match subject {
+///         Subject::Item { body, .. } if body.len() < 100 => answer.accept(Admission::default()),
+///         _ => answer.ignore(),
+///     }
+/// }
+/// # fn is_validator(_: impl Validator) {}
+/// is_validator(accept_short_items);
+/// ```
+pub trait Validator: Send + Sync + 'static {
+    /// Looks at `subject` and gives the answer.
+    ///
+    /// Whoever keeps state should answer while holding its lock: then answers, and what
+    /// [`crate::Node`] is told, reach the node in the order of the states that they speak of.
+    fn validate(&self, subject: Subject, answer: Answer);
+}
+
+impl<F: Fn(Subject, Answer) + Send + Sync + 'static> Validator for F {
+    fn validate(&self, subject: Subject, answer: Answer) {
+        self(subject, answer);
+    }
+}
+
+/// Takes one answer. Dropped without one it is *ignore*.
+#[derive(Debug)]
+pub struct Answer {
+    ticket: Ticket,
+    verdict: Option<Verdict>,
+    tip: Option<TipChange>,
+    driver: UnboundedSender<Message>,
+}
+
+impl Answer {
+    pub(crate) fn new(ticket: Ticket, driver: UnboundedSender<Message>) -> Self {
+        Self { ticket, verdict: None, tip: None, driver }
+    }
+
+    /// It is good. For headers the default admission will do.
+    pub fn accept(mut self, admission: Admission) {
+        self.verdict = Some(Verdict::Accept(admission));
+    }
+
+    /// The block is good, and perhaps the tip moves with it.
+    pub fn accept_block(mut self, tip: Option<TipChange>) {
+        self.verdict = Some(Verdict::Accept(Admission::default()));
+        self.tip = tip;
+    }
+
+    /// It proves misbehaviour.
+    pub fn reject(mut self) {
+        self.verdict = Some(Verdict::Reject);
+    }
+
+    /// It is of no use now.
+    pub fn ignore(self) {}
+
+    /// A verdict that has been made elsewhere.
+    pub fn give(mut self, verdict: Verdict, tip: Option<TipChange>) {
+        self.verdict = Some(verdict);
+        self.tip = tip;
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let verdict = self.verdict.take().unwrap_or(Verdict::Ignore);
+        let verdict = Command::Verdict { ticket: self.ticket, verdict };
+        // Without a driver nobody waits for the answer.
+        let _ = self.driver.send(Message::Command(verdict));
+        if let Some(tip) = self.tip.take() {
+            let _ = self.driver.send(Message::Command(Command::SetTip(tip)));
+        }
+    }
+}
+
+/// The threads that validators run on. No queue builds up: the core asks two questions for each
+/// worker at most, and waits for the answers.
+#[derive(Debug)]
+pub(crate) struct Workers(Sender<(Subject, Answer)>);
+
+impl Workers {
+    pub(crate) fn start(count: u32, validator: Arc<dyn Validator>) -> std::io::Result<Self> {
+        let (sender, receiver) = channel();
+        let receiver = Arc::new(Mutex::new(receiver));
+        for n in 0..count {
+            let (receiver, validator) = (receiver.clone(), validator.clone());
+            let name = format!("tidegate-check-{n}");
+            std::thread::Builder::new().name(name).spawn(move || work(&receiver, &*validator))?;
+        }
+        Ok(Self(sender))
+    }
+
+    pub(crate) fn ask(&self, subject: Subject, answer: Answer) {
+        // The threads end when this sender is gone, so while it is here they are.
+        let _ = self.0.send((subject, answer));
+    }
+}
+
+fn work(questions: &Mutex<Receiver<(Subject, Answer)>>, validator: &dyn Validator) {
+    loop {
+        let next = questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((subject, answer)) = next else { return };
+        // A validator that panics has given no answer, and this thread has more to do.
+        let validated = catch_unwind(AssertUnwindSafe(|| validator.validate(subject, answer)));
+        if validated.is_err() {
+            tracing::error!("the validator panicked: its answer counts as ignore");
+        }
+    }
+}
