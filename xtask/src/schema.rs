@@ -75,8 +75,8 @@ pub(crate) enum Type {
     Opaque(Length),
     String(u32),
     Named(String),
-    List(Box<Type>, u32),
-    Optional(Box<Type>),
+    List(Box<Self>, u32),
+    Optional(Box<Self>),
 }
 
 /// How much opaque data.

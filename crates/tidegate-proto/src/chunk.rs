@@ -119,7 +119,7 @@ mod tests {
     use crate::wire::MAX_CHUNK;
 
     fn body(size: usize) -> Bytes {
-        (0..size).map(|i| (i * 31 >> 3) as u8).collect::<Vec<_>>().into()
+        (0..size).map(|i| (i * 31 / 8) as u8).collect::<Vec<_>>().into()
     }
 
     fn chunked(body: &Bytes) -> (Chunked, Sending) {

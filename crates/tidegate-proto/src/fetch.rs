@@ -184,6 +184,7 @@ impl<K: Ord + Copy> Fetcher<K> {
     }
 
     /// Whether `key` is wanted.
+    #[cfg(test)]
     pub(crate) fn wants(&self, key: K) -> bool {
         self.wants.contains_key(&key)
     }

@@ -92,7 +92,7 @@ impl Node {
                 }
             }
             Input::Frame { connection, channel, frame } => {
-                self.on_frame(connection, channel, &frame)
+                self.on_frame(connection, channel, &frame);
             }
             Input::Writable { connection, channel } => self.cx.links.writable(connection, channel),
             Input::Closed { connection } => self.on_closed(connection),
@@ -226,8 +226,6 @@ impl Node {
         let cx = &mut self.cx;
         let Some(link) = cx.links.get_mut(connection) else { return };
         link.heard = cx.now;
-        cx.stats.count(Count::FramesIn);
-        cx.stats.add(Count::BytesIn, frame.len() as u64);
         let Some(slot) = link.slot_of(channel) else {
             // What was on its way when the connection ended says nothing about the peer.
             if link.up {
@@ -238,6 +236,7 @@ impl Node {
         };
         let (kind, index) = (link.slots[slot].kind, link.slots[slot].index);
         let at = At { link: connection, slot, index };
+        cx.stats.frame_in(kind.name(), frame.len());
         if let Err(violation) = kind.on_frame(cx, at, frame) {
             control::violated(cx, connection, violation);
         }
@@ -299,8 +298,7 @@ impl Node {
 
     fn send(&mut self, kind: Kind, at: At, frame: Frame) -> Output {
         let channel = self.cx.links.sent(at);
-        self.cx.stats.count(Count::FramesOut);
-        self.cx.stats.add(Count::BytesOut, frame.len() as u64);
+        self.cx.stats.frame_out(kind.name(), frame.len());
         self.set_deadline(at.link, at.slot);
         if kind != Kind::Control {
             // A request may have left: then an answer is awaited.

@@ -9,16 +9,6 @@ use crate::wire::{RefusalKind, Report};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Count {
-    /// Frames that came in.
-    FramesIn,
-    /// Frames that went out.
-    FramesOut,
-    /// Bytes of frames that came in.
-    BytesIn,
-    /// Bytes of frames that went out.
-    BytesOut,
-    /// Bytes of items and blocks that came in and were new.
-    UsefulBytes,
     /// Connections that came up.
     Connections,
     /// Verdicts that were given.
@@ -37,10 +27,25 @@ pub enum Count {
     Internal,
 }
 
+/// Frames of one kind of channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Frames {
+    /// Frames that came in.
+    pub received: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// Frames that went out.
+    pub sent: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+}
+
 /// Counters since the start of the node.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
     counts: BTreeMap<Count, u64>,
+    frames: BTreeMap<&'static str, Frames>,
     reports: [u64; 6],
     refused: BTreeMap<(bool, u32), u64>,
     violations: BTreeMap<Violation, u64>,
@@ -50,6 +55,11 @@ impl Stats {
     /// How often, or how much.
     pub fn of(&self, count: Count) -> u64 {
         self.counts.get(&count).copied().unwrap_or(0)
+    }
+
+    /// Frames by kind of channel.
+    pub fn frames(&self) -> impl Iterator<Item = (&'static str, Frames)> {
+        self.frames.iter().map(|(channel, frames)| (*channel, *frames))
     }
 
     /// Reports that this node gave.
@@ -65,6 +75,18 @@ impl Stats {
     /// Violations by peers, those that happened.
     pub fn violations(&self) -> impl Iterator<Item = (Violation, u64)> {
         self.violations.iter().map(|(violation, count)| (*violation, *count))
+    }
+
+    pub(crate) fn frame_in(&mut self, channel: &'static str, bytes: usize) {
+        let frames = self.frames.entry(channel).or_default();
+        frames.received += 1;
+        frames.received_bytes += bytes as u64;
+    }
+
+    pub(crate) fn frame_out(&mut self, channel: &'static str, bytes: usize) {
+        let frames = self.frames.entry(channel).or_default();
+        frames.sent += 1;
+        frames.sent_bytes += bytes as u64;
     }
 
     pub(crate) fn count(&mut self, count: Count) {

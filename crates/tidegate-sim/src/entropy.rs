@@ -39,7 +39,7 @@ impl Entropy {
                 let seed = blake3::keyed_hash(&rng.get_seed(), label.as_bytes());
                 Self(Source::Seed(Box::new(ChaCha8Rng::from_seed(seed.into()))))
             }
-            Source::Bytes(_) => Self::seed(self.next()),
+            Source::Bytes(_) => Self::seed(self.number()),
         }
     }
 
@@ -49,12 +49,12 @@ impl Entropy {
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         match &mut self.0 {
             Source::Seed(rng) => rng.next_u64(),
             Source::Bytes(bytes) => {
                 let from = bytes.len().saturating_sub(8);
-                bytes.drain(from..).fold(0, |number, byte| number << 8 | u64::from(byte))
+                bytes.drain(from..).fold(0, |number, byte| (number << 8) | u64::from(byte))
             }
         }
     }
@@ -71,9 +71,9 @@ impl Entropy {
     pub fn below(&mut self, n: u64) -> u64 {
         let number = match &self.0 {
             Source::Bytes(_) if n <= 256 => u64::from(self.byte()) << 56,
-            _ => self.next(),
+            _ => self.number(),
         };
-        (u128::from(number) * u128::from(n) >> 64) as u64
+        ((u128::from(number) * u128::from(n)) >> 64) as u64
     }
 
     /// Whether something with this probability, in parts of a million, happens.
@@ -100,16 +100,16 @@ mod tests {
         assert!(!entropy.is_spent());
         assert_eq!(entropy.below(4), 2);
         assert!(entropy.is_spent());
-        assert_eq!((entropy.below(4), entropy.next()), (0, 0));
+        assert_eq!((entropy.below(4), entropy.number()), (0, 0));
     }
 
     #[test]
     fn seeds_repeat_and_forks_differ() {
         let mut a = Entropy::seed(7);
         let mut b = Entropy::seed(7);
-        b.next();
-        assert_eq!(a.fork("x").next(), b.fork("x").next());
-        assert_ne!(a.fork("x").next(), a.fork("y").next());
+        b.number();
+        assert_eq!(a.fork("x").number(), b.fork("x").number());
+        assert_ne!(a.fork("x").number(), a.fork("y").number());
         let spread = (0..1000).map(|_| a.below(10)).fold([0; 10], |mut n, i| {
             n[i as usize] += 1;
             n

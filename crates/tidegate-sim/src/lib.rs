@@ -29,3 +29,9 @@ pub use entropy::Entropy;
 pub use report::{Percentiles, Report};
 pub use scenario::{Faults, Links, Load, Scenario, ScenarioError};
 pub use world::World;
+
+/// The built-in scenarios: their names and their texts.
+pub const SCENARIOS: &[(&str, &str)] = &[
+    ("partition", include_str!("../scenarios/partition.toml")),
+    ("small", include_str!("../scenarios/small.toml")),
+];

@@ -53,10 +53,6 @@ impl Network {
         id
     }
 
-    pub(crate) fn get(&self, id: ConnectionId) -> Option<&Connection> {
-        self.connections.get(&id)
-    }
-
     pub(crate) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
         self.connections.get_mut(&id)
     }

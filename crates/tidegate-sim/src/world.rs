@@ -85,7 +85,7 @@ impl World {
         let mut seeds = entropy.fork("seeds");
         let mut host = |index: usize| {
             let mut seed = [0; 32];
-            seed[..8].copy_from_slice(&seeds.next().to_be_bytes());
+            seed[..8].copy_from_slice(&seeds.number().to_be_bytes());
             seed[8..16].copy_from_slice(&(index as u64).to_be_bytes());
             let (accounts, workers) = (scenario.load.accounts, scenario.workers);
             let mut host = Host::new(&Setup { index, genesis: &genesis, accounts, workers, seed });

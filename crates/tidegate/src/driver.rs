@@ -28,15 +28,20 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// What handles and validators tell the driver.
 pub(crate) enum Message {
     Command(Command),
-    Publish {
-        pool: PoolIndex,
-        body: Bytes,
-        admission: Admission,
-        fate: oneshot::Sender<Fate>,
-    },
-    /// Looks at the core.
-    Query(Box<dyn FnOnce(&Core, Traffic) + Send>),
+    Publish { pool: PoolIndex, body: Bytes, admission: Admission, fate: oneshot::Sender<Fate> },
+    Query(Box<dyn Query>),
     Shutdown(oneshot::Sender<()>),
+}
+
+/// A look at the core.
+pub(crate) trait Query: Send {
+    fn look(self: Box<Self>, core: &Core, traffic: Traffic);
+}
+
+impl<F: FnOnce(&Core, Traffic) + Send> Query for F {
+    fn look(self: Box<Self>, core: &Core, traffic: Traffic) {
+        self(core, traffic);
+    }
 }
 
 impl std::fmt::Debug for Message {
@@ -187,7 +192,7 @@ impl Driver {
                 self.fates.insert(request, fate);
                 self.command(Command::Publish { request, pool, body, admission });
             }
-            Message::Query(query) => query(&self.core, self.traffic()),
+            Message::Query(query) => query.look(&self.core, self.traffic()),
             Message::Shutdown(told) => self.leave(Some(told)),
         }
     }

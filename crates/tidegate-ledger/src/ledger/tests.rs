@@ -178,7 +178,7 @@ fn the_longer_fork_wins_and_gives_items_back() {
     let [mut a, mut b] = [new(4), new(4)];
     let [x, y, z] = [transfer(101, 1, 1, 0), transfer(102, 1, 1, 0), transfer(103, 1, 1, 0)];
     let on_a = propose(&mut a, 1, &[x.clone(), y.clone()]).unwrap();
-    let b1 = propose(&mut b, 2, &[y.clone()]).unwrap();
+    let b1 = propose(&mut b, 2, &[y]).unwrap();
     let b2 = propose(&mut b, 3, &[z]).unwrap();
     // As high, but of a later slot: stored, not followed.
     assert_eq!(receive(&mut a, &b1), Judgement::of(GOOD));

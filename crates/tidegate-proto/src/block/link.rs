@@ -135,7 +135,7 @@ impl BlockLink {
     }
 
     /// The open request for a part of a block.
-    pub(super) fn find(&mut self, block: &BlockId, kind: BlockPart) -> Option<usize> {
+    pub(super) fn find(&self, block: &BlockId, kind: BlockPart) -> Option<usize> {
         self.requests.iter().position(|r| r.block == *block && r.part.kind() == kind)
     }
 

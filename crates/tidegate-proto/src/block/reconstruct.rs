@@ -77,7 +77,6 @@ pub(crate) fn compact(
 #[derive(Debug)]
 pub(crate) struct Reconstruction {
     pub(crate) facts: HeaderFacts,
-    pub(crate) header: Bytes,
     /// Which pool each item belongs to.
     pools: Vec<PoolIndex>,
     ids: Vec<Option<ItemId>>,
@@ -137,7 +136,6 @@ impl Reconstruction {
         }
         let mut block = Self {
             facts,
-            header: compact.header.clone(),
             pools: indices,
             ids: vec![None; count],
             items: vec![None; count],

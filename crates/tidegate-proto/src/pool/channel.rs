@@ -188,9 +188,8 @@ fn on_fetch(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     for number in numbers {
-        let sent = match link.holder.look_up_mut(number) {
-            Some((Spent::Announcement, sent)) => sent,
-            _ => return Err(Violation::UnknownNumber),
+        let Some((Spent::Announcement, sent)) = link.holder.look_up_mut(number) else {
+            return Err(Violation::UnknownNumber);
         };
         if std::mem::replace(&mut sent.asked, true) {
             return Err(Violation::RequestPermit);

@@ -407,9 +407,9 @@ mod tests {
     fn offer(from: &Content, to: &mut Content) -> bool {
         let items = from.best_first().map(|(item, _)| item.clone()).collect::<Vec<_>>();
         let account = Some(Account { next: 1, balance: 100 });
-        items.into_iter().fold(false, |took, item| {
-            (!to.contains(&item.id) && to.insert(item, account).kept) || took
-        })
+        let new = items.into_iter().filter(|item| !to.contains(&item.id)).collect::<Vec<_>>();
+        let kept = new.into_iter().map(|item| to.insert(item, account).kept);
+        kept.filter(|kept| *kept).count() > 0
     }
 
     proptest! {

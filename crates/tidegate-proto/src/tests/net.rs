@@ -35,7 +35,6 @@ pub(super) struct Host {
     pub(super) judge: fn(&Subject) -> Option<Verdict>,
     /// Set the tip when a better block is accepted.
     pub(super) follows: bool,
-    seen: BTreeMap<ConnectionId, usize>,
     executed: BTreeMap<crate::id::BlockId, Bytes>,
     requests: u64,
 }
@@ -87,7 +86,6 @@ impl Net {
             asked: Vec::new(),
             judge: accept,
             follows: true,
-            seen: BTreeMap::new(),
             executed: BTreeMap::new(),
             requests: 0,
         };

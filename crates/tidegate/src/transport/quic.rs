@@ -82,7 +82,7 @@ struct Connection {
 
 /// A piece of work that is done.
 enum Done {
-    Incoming(quinn::Endpoint, Option<quinn::Incoming>),
+    Incoming(quinn::Endpoint, Option<Box<quinn::Incoming>>),
     Accepted(Result<quinn::Connection, quinn::ConnectionError>),
     Dialed(DialId, Multiaddr, Result<(quinn::Connection, PeerId), DialError>),
     Stream(ConnectionId, Result<(u32, RecvStream), StreamError>),
@@ -157,7 +157,7 @@ impl Quic {
     fn accept_next(&self, endpoint: quinn::Endpoint) {
         self.work.push(Box::pin(async move {
             let incoming = endpoint.accept().await;
-            Done::Incoming(endpoint, incoming)
+            Done::Incoming(endpoint, incoming.map(Box::new))
         }));
     }
 
@@ -308,7 +308,7 @@ impl Quic {
         match done {
             Done::Incoming(endpoint, Some(incoming)) => {
                 self.accept_next(endpoint);
-                self.on_incoming(incoming);
+                self.on_incoming(*incoming);
             }
             Done::Incoming(_, None) => {}
             Done::Accepted(result) => {

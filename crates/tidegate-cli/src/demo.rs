@@ -1,0 +1,153 @@
+//! `tidegate demo`: real nodes over real QUIC on this machine, under load, compared at the end.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use tidegate::Node;
+use tidegate::id::{BlockId, ItemId};
+use tidegate_ledger::{TRANSFERS, WORKS};
+
+mod measure;
+mod network;
+mod summary;
+mod table;
+
+use measure::Measures;
+use network::Network;
+use summary::Summary;
+use table::Table;
+
+/// How long the load goes on when the producers have stopped: so the pools hold something when
+/// they are compared.
+const LAST_LOAD: Duration = Duration::from_secs(3);
+/// How long the nodes have to become equal.
+const SETTLE: Duration = Duration::from_secs(10);
+/// How often they are compared.
+const COMPARE_EVERY: Duration = Duration::from_millis(50);
+
+/// The network and its load.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Nodes, each of them a full one.
+    #[arg(long, default_value_t = 8)]
+    nodes: usize,
+    /// How long blocks are made.
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// Transfers a second, on all nodes together.
+    #[arg(long, default_value_t = 200)]
+    tx_rate: u64,
+    /// Print the summary as JSON and nothing else.
+    #[arg(long)]
+    json: bool,
+    /// Write each node's run to this folder, for `tidegate replay`.
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
+}
+
+/// Runs the demo; `true` if all nodes came to the same end.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
+    ensure!((2..=128).contains(&arguments.nodes), "--nodes: between 2 and 128");
+    ensure!(arguments.seconds > 0, "--seconds: at least 1");
+    if let Some(folder) = &arguments.record {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let summary = runtime.block_on(demo(arguments))?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&summary)?);
+    } else {
+        println!("{summary}");
+    }
+    Ok(summary.converged)
+}
+
+async fn demo(arguments: &Arguments) -> anyhow::Result<Summary> {
+    let measures = Arc::new(Measures::default());
+    let network = Network::start(arguments.nodes, arguments.record.as_deref(), &measures)?;
+    let stopped = Arc::new(AtomicBool::new(false));
+    tokio::spawn({
+        let stopped = stopped.clone();
+        async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                stopped.store(true, Ordering::Relaxed);
+            }
+        }
+    });
+    let mut table = Table::new(arguments.json, network.len());
+    let started = Instant::now();
+    network.connect()?;
+    network.begin_load(arguments.tx_rate, &measures);
+    network.begin_producing(&measures);
+    let produce = Duration::from_secs(arguments.seconds);
+    watch(&network, &measures, &mut table, &stopped, started, produce, "producing").await?;
+    network.stop_producing();
+    let end = started.elapsed() + LAST_LOAD;
+    watch(&network, &measures, &mut table, &stopped, started, end, "load only").await?;
+    network.stop_load();
+    let (state, settled) = settle(&network).await?;
+    table.finish();
+    let summary = Summary::new(&network, &measures, &state, settled, started.elapsed()).await?;
+    network.shutdown().await;
+    Ok(summary)
+}
+
+/// Shows what goes on, until a time or until somebody wants it to end.
+async fn watch(
+    network: &Network,
+    measures: &Measures,
+    table: &mut Table,
+    stopped: &AtomicBool,
+    started: Instant,
+    until: Duration,
+    phase: &str,
+) -> anyhow::Result<()> {
+    while started.elapsed() < until && !stopped.load(Ordering::Relaxed) {
+        table.show(network, measures, started.elapsed(), phase).await?;
+        let left = until.saturating_sub(started.elapsed());
+        tokio::time::sleep(left.min(Duration::from_millis(250))).await;
+    }
+    Ok(())
+}
+
+/// What a node holds.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct State {
+    pub tip: Option<String>,
+    pub ledger_tip: BlockId,
+    pub transfers: BTreeSet<ItemId>,
+    pub works: BTreeSet<ItemId>,
+}
+
+async fn state(node: &Node, ledger_tip: BlockId) -> anyhow::Result<State> {
+    Ok(State {
+        tip: node.status().await?.tip,
+        ledger_tip,
+        transfers: node.pool_ids(TRANSFERS).await?.into_iter().collect(),
+        works: node.pool_ids(WORKS).await?.into_iter().collect(),
+    })
+}
+
+/// Waits until all nodes are equal: what each holds, and how long it took.
+async fn settle(network: &Network) -> anyhow::Result<(Vec<State>, Option<Duration>)> {
+    let from = Instant::now();
+    loop {
+        let mut states = Vec::new();
+        for (node, app) in network.nodes() {
+            let ledger_tip = app.ledger().tip().0;
+            states.push(state(node, ledger_tip).await?);
+        }
+        let equal = states.windows(2).all(|pair| pair[0] == pair[1]);
+        if equal {
+            return Ok((states, Some(from.elapsed())));
+        }
+        if from.elapsed() > SETTLE {
+            return Ok((states, None));
+        }
+        tokio::time::sleep(COMPARE_EVERY).await;
+    }
+}
