@@ -130,6 +130,13 @@ impl Blocks {
     }
 }
 
+/// An item's short id in a block, for tests that play a peer.
+#[cfg(test)]
+pub(crate) fn short_id(salt: &Salt, block: &BlockId, id: &crate::id::ItemId) -> Bytes {
+    let short = reconstruct::Shortener::new(salt, block).shorten(id);
+    Bytes::copy_from_slice(&short.to_be_bytes()[2..])
+}
+
 /// Whether the peer of a link has a block, or its header.
 pub(crate) fn announced_by(blocks: &Blocks, block: &BlockId, link: ConnectionId) -> bool {
     blocks.known.get(block).is_some_and(|known| known.announced_by.contains(&link))

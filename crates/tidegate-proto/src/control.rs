@@ -59,6 +59,8 @@ struct ControlLink {
     stage: Stage,
     /// The peer's hello, when it was good.
     hello: Option<Hello>,
+    /// The peer's setup, if it came while an older connection was being asked.
+    early_setup: Option<Setup>,
     send_hello: bool,
     send_setup: bool,
     raises: VecDeque<Raise>,
@@ -154,6 +156,7 @@ pub(crate) fn connected(cx: &mut Context, at: At, binding: Binding, known: bool)
         binding,
         stage: Stage::Hello(deadline),
         hello: None,
+        early_setup: None,
         send_hello: outbound,
         send_setup: false,
         raises: VecDeque::new(),
@@ -330,8 +333,14 @@ fn admit(cx: &mut Context, at: At) {
     link.stage = Stage::Setup(connection.since + cx.config.limits.handshake_timeout);
     link.send_hello |= connection.direction.is_inbound();
     link.send_setup = true;
+    let early = link.early_setup.take();
     cx.links.wake(at.link, at.slot);
     negotiate::open_fixed(cx, at.link);
+    if let Some(setup) = early
+        && let Err(violation) = on_setup(cx, at, setup)
+    {
+        violated(cx, at.link, violation);
+    }
 }
 
 /// An older connection is asked whether it lives.
@@ -359,8 +368,14 @@ fn yields(cx: &mut Context, link: ConnectionId) {
 
 fn on_setup(cx: &mut Context, at: At, setup: Setup) -> Result<(), Violation> {
     let link = cx.control.links.get_mut(&at.link).ok_or(Violation::OutOfTurn)?;
-    if !matches!(link.stage, Stage::Setup(_)) {
-        return Err(Violation::OutOfTurn);
+    match link.stage {
+        Stage::Setup(_) => {}
+        // A listener says both steps at once.
+        Stage::Asking { .. } if link.early_setup.is_none() => {
+            link.early_setup = Some(setup);
+            return Ok(());
+        }
+        _ => return Err(Violation::OutOfTurn),
     }
     let Some(connection) = cx.links.get(at.link) else { return Ok(()) };
     if let Some(record) = &setup.record

@@ -227,6 +227,12 @@ fn alias(salt: &Salt, id: &ItemId) -> u64 {
     hasher.finish()
 }
 
+/// An announcement, for tests that play a peer.
+#[cfg(test)]
+pub(crate) fn announcement(salt: &Salt, id: &ItemId, size: usize) -> crate::wire::Announcement {
+    crate::wire::Announcement { id: alias(salt, id), facts: Facts::new(size, 100).to_wire() }
+}
+
 /// An item came in from `at`, whole. What was `reserved` for it is free at its verdict.
 fn arrived(
     cx: &mut Context,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tidegate_proto::Time;
 use tidegate_proto::id::ConnectionId;
+use tidegate_proto::io::Input;
 use tidegate_proto::wire::Frame;
 
 /// Bytes of a frame that are not its own: its length, and headers and acknowledgements of the
@@ -37,9 +38,19 @@ struct Way {
     free_at: Time,
     /// Nothing passes before then.
     blocked_until: Time,
+    /// What would have passed, in its order, and the node it is for.
+    held: VecDeque<(usize, Input)>,
     /// Channels that the receiver reads.
     open: BTreeSet<u32>,
     unread: BTreeMap<u32, VecDeque<Frame>>,
+}
+
+/// What becomes of what was kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Release {
+    Now(usize, Input),
+    Later(Time),
+    Empty,
 }
 
 impl Network {
@@ -51,6 +62,10 @@ impl Network {
         let ways = [way(), way()];
         self.connections.insert(id, Connection { ends, delay, kbit, ways, closed: [false; 2] });
         id
+    }
+
+    pub(crate) fn get(&self, id: ConnectionId) -> Option<&Connection> {
+        self.connections.get(&id)
     }
 
     pub(crate) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
@@ -102,10 +117,34 @@ impl Connection {
         way.blocked_until = way.blocked_until.max(until);
     }
 
-    /// Until when a direction is blocked, if it is.
-    pub(crate) fn blocked(&self, end: usize, now: Time) -> Option<Time> {
-        let until = self.ways[end].blocked_until;
-        (until > now).then_some(until)
+    /// Keeps something that cannot pass now: when to [`Connection::release`] it. `None` if it
+    /// passes. What comes behind something that is kept is kept as well.
+    pub(crate) fn hold(
+        &mut self,
+        end: usize,
+        node: usize,
+        input: &Input,
+        now: Time,
+    ) -> Option<Time> {
+        let way = &mut self.ways[end];
+        if way.blocked_until <= now && way.held.is_empty() {
+            return None;
+        }
+        way.held.push_back((node, input.clone()));
+        Some(way.blocked_until.max(now))
+    }
+
+    /// The next thing that was kept, if it passes now; or when it may.
+    pub(crate) fn release(&mut self, end: usize, now: Time) -> Release {
+        let way = &mut self.ways[end];
+        match way.held.is_empty() {
+            true => Release::Empty,
+            false if way.blocked_until > now => Release::Later(way.blocked_until),
+            false => way
+                .held
+                .pop_front()
+                .map_or(Release::Empty, |(node, input)| Release::Now(node, input)),
+        }
     }
 
     /// Everything passes again.
@@ -153,11 +192,27 @@ mod tests {
         assert_eq!(connection.send(1, 65, at(0)), (at(1), at(51)));
         connection.block(0, at(100));
         assert_eq!(connection.send(0, 65, at(10)), (at(101), at(151)));
-        assert_eq!(connection.blocked(0, at(99)), Some(at(100)));
-        connection.heal(at(50));
-        assert_eq!(connection.blocked(0, at(50)), None);
         let id = network.connect([0, 1], Duration::from_millis(50), 0);
         assert_eq!(network.get_mut(id).unwrap().send(0, 1 << 20, at(7)), (at(7), at(57)));
+    }
+
+    #[test]
+    fn what_is_blocked_keeps_its_order() {
+        let mut network = Network::default();
+        let id = network.connect([0, 1], Duration::ZERO, 0);
+        let connection = network.get_mut(id).unwrap();
+        let input = |channel| Input::Writable { connection: id, channel };
+        assert_eq!(connection.hold(0, 1, &input(1), at(5)), None);
+        connection.block(0, at(100));
+        assert_eq!(connection.hold(0, 1, &input(2), at(10)), Some(at(100)));
+        assert_eq!(connection.release(0, at(10)), Release::Later(at(100)));
+        connection.heal(at(20));
+        // What comes after the healing, and before the release, is behind what was kept.
+        assert_eq!(connection.hold(0, 1, &input(3), at(20)), Some(at(20)));
+        assert_eq!(connection.release(0, at(20)), Release::Now(1, input(2)));
+        assert_eq!(connection.release(0, at(20)), Release::Now(1, input(3)));
+        assert_eq!(connection.release(0, at(20)), Release::Empty);
+        assert_eq!(connection.hold(0, 1, &input(4), at(20)), None);
     }
 
     #[test]

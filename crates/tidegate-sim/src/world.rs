@@ -20,7 +20,7 @@ use crate::checkers::{self, Broken};
 use crate::entropy::Entropy;
 use crate::faults::{self, Fault};
 use crate::host::{Good, Host, Setup, account_key, node_key};
-use crate::network::Network;
+use crate::network::{Network, Release};
 use crate::report::{Measured, Report};
 use crate::scenario::Scenario;
 
@@ -74,6 +74,7 @@ enum Happening {
     Load,
     Dial(usize),
     Fault(Fault),
+    Release(ConnectionId, usize),
     Check,
 }
 
@@ -187,6 +188,7 @@ impl World {
             Happening::Load => self.load(),
             Happening::Dial(pair) => self.dial_pair(pair),
             Happening::Fault(fault) => self.fault(fault),
+            Happening::Release(id, from) => self.release(id, from),
             Happening::Check => {
                 checkers::at_any_time(&self.hosts)?;
                 let next = self.now + CHECK_EVERY;
@@ -207,35 +209,63 @@ impl World {
     }
 
     fn input(&mut self, node: usize, input: Input) {
-        if !self.passes(node, &input) {
-            return;
+        if let Some((id, from)) = self.way(node, &input) {
+            let Some(connection) = self.network.get_mut(id) else { return };
+            if let Some(at) = connection.hold(from, node, &input, self.now) {
+                self.at(at, Happening::Release(id, from));
+                return;
+            }
         }
-        self.hosts[node].node.handle_input(self.now, input);
-        self.drain(node);
+        self.deliver(node, input);
     }
 
-    /// Whether an input reaches its node now. If its way is blocked it comes later; if the
-    /// connection is over, never.
-    fn passes(&mut self, node: usize, input: &Input) -> bool {
+    /// Delivers what was kept on one way of a connection, as far as it passes now.
+    fn release(&mut self, id: ConnectionId, from: usize) {
+        while let Some(connection) = self.network.get_mut(id) {
+            match connection.release(from, self.now) {
+                Release::Now(node, input) => self.deliver(node, input),
+                Release::Later(at) => return self.at(at, Happening::Release(id, from)),
+                Release::Empty => return,
+            }
+        }
+    }
+
+    fn deliver(&mut self, node: usize, input: Input) {
+        if self.reaches(node, &input) {
+            self.hosts[node].node.handle_input(self.now, input);
+            self.drain(node);
+        }
+    }
+
+    /// Which way of which connection an input takes, if it takes one: what arrives left the other
+    /// end; a channel becomes writable as its own end sends.
+    fn way(&self, node: usize, input: &Input) -> Option<(ConnectionId, usize)> {
         let (id, arriving) = match input {
-            Input::Frame { connection, .. } => (*connection, true),
+            Input::Frame { connection, .. } | Input::Closed { connection } => (*connection, true),
             Input::Writable { connection, .. } => (*connection, false),
-            Input::Closed { connection } => (*connection, true),
-            _ => return true,
+            _ => return None,
         };
+        let end = self.network.get(id)?.end(node);
+        Some((id, if arriving { 1 - end } else { end }))
+    }
+
+    /// Whether an input reaches its node: not if the connection is over, or its channel is not
+    /// read yet.
+    fn reaches(&mut self, node: usize, input: &Input) -> bool {
+        let (Input::Frame { connection: id, .. }
+        | Input::Writable { connection: id, .. }
+        | Input::Closed { connection: id }) = input
+        else {
+            return true;
+        };
+        let id = *id;
         let Some(connection) = self.network.get_mut(id) else { return false };
         let end = connection.end(node);
         if connection.closed[end] {
             return false;
         }
-        // What arrives left the other end; a channel becomes writable as its own end sends.
-        let from = if arriving { 1 - end } else { end };
-        if let Some(until) = connection.blocked(from, self.now) {
-            self.at(until, Happening::Input(node, input.clone()));
-            return false;
-        }
         match input {
-            Input::Frame { channel, frame, .. } => connection.arrive(from, *channel, frame),
+            Input::Frame { channel, frame, .. } => connection.arrive(1 - end, *channel, frame),
             Input::Closed { .. } => {
                 connection.closed[end] = true;
                 self.network.forget(id);
@@ -404,6 +434,9 @@ impl World {
                 for id in self.network.ids() {
                     if let Some(connection) = self.network.get_mut(id) {
                         connection.heal(self.now);
+                    }
+                    for from in [0, 1] {
+                        self.at(self.now, Happening::Release(id, from));
                     }
                 }
             }

@@ -21,10 +21,10 @@ const SHORT: usize = 6;
 const PREFILL: usize = 10 << 10;
 
 /// The key of a block's short ids: new for each block, so that nobody can prepare collisions.
-struct Shortener(SipHasher24);
+pub(super) struct Shortener(SipHasher24);
 
 impl Shortener {
-    fn new(salt: &Salt, block: &BlockId) -> Self {
+    pub(super) fn new(salt: &Salt, block: &BlockId) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("tidegate 1 short ids");
         hasher.update(&salt.0);
         hasher.update(&block.0);
@@ -33,7 +33,7 @@ impl Shortener {
         Self(SipHasher24::new_with_key(&key))
     }
 
-    fn shorten(&self, id: &ItemId) -> u64 {
+    pub(super) fn shorten(&self, id: &ItemId) -> u64 {
         let mut hasher = self.0;
         hasher.write(&id.0);
         hasher.finish() >> 16

@@ -10,7 +10,7 @@ use crate::wire::{Encode as _, EncodeError, PeerRecord, RecordPayload};
 
 const DOMAIN: &str = "tidegate record 1";
 
-fn payload(
+pub(crate) fn payload(
     network: &NetworkId,
     peer: PeerId,
     sequence: u64,

@@ -371,8 +371,9 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link)?;
     let mut announcements = Vec::new();
-    while announcements.len() < MAX_ANNOUNCEMENTS && link.has_room(cx.config.limits.held_back) {
-        let Some(position) = link.next_position(&pool.log) else { break };
+    let limit = cx.config.limits.held_back;
+    while announcements.len() < MAX_ANNOUNCEMENTS {
+        let Some(position) = link.next_position(&pool.log, limit) else { break };
         let Some(entry) = pool.log.get(&position) else {
             link.pass(position);
             continue;

@@ -111,16 +111,6 @@ impl PoolLink {
         self.returns.push(number, report, now);
     }
 
-    /// Positions held back, and those that permits out may add to them.
-    fn held(&self) -> usize {
-        self.held_back.len() + self.due.len() + self.holder.out()
-    }
-
-    /// Whether the cursor may go on: what it meets may have to be held back.
-    pub(super) fn has_room(&self, limit: u32) -> bool {
-        self.held() < limit as usize
-    }
-
     pub(super) fn hold_back(&mut self, position: u64) {
         self.held_back.insert(position);
     }
@@ -141,10 +131,16 @@ impl PoolLink {
         }
     }
 
-    /// The next position to look at: what was held back first.
-    pub(super) fn next_position(&self, log: &BTreeMap<u64, Entry>) -> Option<u64> {
-        let due = self.due.first().copied();
-        due.or_else(|| log.range(self.cursor..).next().map(|(position, _)| *position))
+    /// The next position to look at: what was held back first. The cursor goes on only while what
+    /// it meets, and what is out and may come back as ignored, could be held back.
+    pub(super) fn next_position(&self, log: &BTreeMap<u64, Entry>, limit: u32) -> Option<u64> {
+        if let Some(due) = self.due.first() {
+            return Some(*due);
+        }
+        if self.held_back.len() + self.holder.out() >= limit as usize {
+            return None;
+        }
+        log.range(self.cursor..).next().map(|(position, _)| *position)
     }
 
     /// The position is dealt with.

@@ -2,5 +2,10 @@
 
 mod app;
 mod blocks;
+mod hello;
 mod net;
+mod permits;
 mod pools;
+mod script;
+mod verdicts;
+mod violations;

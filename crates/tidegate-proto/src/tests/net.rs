@@ -189,6 +189,17 @@ impl Net {
         self.run(Duration::from_millis(ms));
     }
 
+    /// A node starts anew, and its peers do not learn of it.
+    pub(super) fn restart(&mut self, n: usize) {
+        let config = self.hosts[n].node.config().clone();
+        let seed = [n as u8 + 100; 32];
+        self.hosts[n].node = Node::new(config, Box::new(TestRules), seed, self.now).unwrap();
+        self.hosts[n].events.clear();
+        for ((_, end), wire) in &mut self.wires {
+            wire.closed |= *end == n;
+        }
+    }
+
     /// Both ends learn that their connections are gone.
     pub(super) fn reset(&mut self, a: usize, b: usize) {
         for (connection, ends) in self.ends.clone() {

@@ -1,0 +1,418 @@
+//! Section 5: who is let in, who is refused and why, and which of two connections stays.
+
+use std::time::Duration;
+
+use super::app::{SMALL, config, item};
+use super::net::{Message, Net, pick};
+use super::script::{CONTROL, PEER, Script, hello, setup};
+use crate::Violation;
+use crate::id::{ConnectionId, Digest, NetworkId, PeerId, Signature};
+use crate::io::{Admission, Command, Disconnect, Event};
+use crate::wire::{
+    Binding, ControlMessage, Goodbye, Hello, PeerRecord, Refusal, RefusalKind, Setup,
+};
+
+fn say(script: &mut Script, change: impl FnOnce(&mut Hello)) {
+    let mut hello = hello(script.connection);
+    change(&mut hello);
+    script.send(CONTROL, &ControlMessage::Hello(hello));
+}
+
+/// A peer says `change`d hello to a fresh node: what it hears.
+fn refused(change: impl FnOnce(&mut Hello)) -> Option<Refusal> {
+    let mut script = Script::alone();
+    script.connect(PEER);
+    say(&mut script, change);
+    let sent = script.take();
+    assert_eq!(sent.len(), 1, "a refusal and nothing else: {sent:?}");
+    match sent[0].1.decode() {
+        Ok(ControlMessage::Refuse(refusal)) => {
+            assert!(script.closed.contains(&script.connection));
+            assert_eq!(script.node.stats().refused(true, refusal.kind()), 1);
+            Some(refusal)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_stranger_hears_one_reason_and_nothing_else() {
+    assert_eq!(refused(|h| h.versions = vec![2, 3]), Some(Refusal::NoCommonVersion));
+    assert_eq!(refused(|h| h.versions.clear()), Some(Refusal::NoCommonVersion));
+    assert_eq!(refused(|h| h.network = NetworkId([8; 32])), Some(Refusal::WrongNetwork));
+    // Version first: another version may mean another form of everything behind it.
+    let both = refused(|h| (h.versions, h.network) = (vec![2], NetworkId([8; 32])));
+    assert_eq!(both, Some(Refusal::NoCommonVersion));
+    let other_session = Binding::Exporter([1; 32]);
+    assert_eq!(refused(|h| h.binding = other_session), Some(Refusal::BadSignature));
+}
+
+#[test]
+fn a_newer_peer_that_speaks_this_version_too_is_welcome() {
+    let mut script = Script::alone();
+    script.connect(PEER);
+    say(&mut script, |hello| hello.versions = vec![1, 2]);
+    assert_eq!(script.refusal(), None);
+}
+
+#[test]
+fn a_node_does_not_connect_to_itself() {
+    let mut script = Script::alone();
+    script.connect(config(1).peer);
+    say(&mut script, |_| {});
+    assert_eq!(script.refusal(), Some(Refusal::SelfDial));
+}
+
+#[test]
+fn full_is_full_at_the_limit() {
+    let mut config = config(1);
+    config.limits.max_inbound = 2;
+    let mut script = Script::with(config);
+    for n in [20, 21] {
+        script.connect(PeerId([n; 32]));
+        script.shake_hands();
+    }
+    assert_eq!(script.node.status().peers.len(), 2);
+    script.connect(PeerId([22; 32]));
+    say(&mut script, |_| {});
+    assert_eq!(script.refusal(), Some(Refusal::Full));
+}
+
+#[test]
+fn only_the_allowed_are_let_in() {
+    let mut config = config(1);
+    config.allow = Some([PEER].into());
+    let mut script = Script::with(config);
+    script.connect(PeerId([8; 32]));
+    say(&mut script, |_| {});
+    assert_eq!(script.refusal(), Some(Refusal::NotAllowed));
+    script.connect(PEER);
+    script.shake_hands();
+    assert_eq!(script.node.status().peers.len(), 1);
+}
+
+#[test]
+fn a_node_that_shuts_down_says_so_and_refuses() {
+    let mut script = Script::up();
+    script.command(Command::Shutdown);
+    let said = script.received::<ControlMessage>(CONTROL);
+    assert_eq!(said, [ControlMessage::Goodbye(Goodbye::ShuttingDown)]);
+    script.connect(PEER);
+    say(&mut script, |_| {});
+    assert_eq!(script.refusal(), Some(Refusal::ShuttingDown));
+}
+
+#[test]
+fn too_many_hellos_at_once_are_told_to_come_back() {
+    let mut config = config(1);
+    config.limits.handshakes = 2;
+    let mut script = Script::with(config);
+    for n in [20, 21] {
+        script.connect(PeerId([n; 32]));
+        assert_eq!(script.refusal(), None);
+    }
+    script.connect(PeerId([22; 32]));
+    assert_eq!(script.refusal(), Some(Refusal::Busy(1000)));
+}
+
+#[test]
+fn a_record_must_be_the_peers_own_and_signed() {
+    let record = |peer, signature| PeerRecord {
+        peer,
+        sequence: 1,
+        addresses: Vec::new(),
+        signature: Signature(signature),
+    };
+    let with = |record: PeerRecord| {
+        let mut script = Script::alone();
+        script.connect(PEER);
+        say(&mut script, |_| {});
+        let setup = Setup { record: Some(record), ..setup(script.node.config()) };
+        script.send(CONTROL, &ControlMessage::Setup(setup));
+        script.refusal()
+    };
+    assert_eq!(with(record(PEER, [0; 64])), Some(Refusal::BadSignature));
+    assert_eq!(with(record(PeerId([1; 32]), [0; 64])), Some(Refusal::BadSignature));
+}
+
+#[test]
+fn a_signed_record_is_accepted() {
+    use ed25519_dalek::{Signer as _, SigningKey};
+    let key = SigningKey::from_bytes(&[3; 32]);
+    let peer = PeerId(key.verifying_key().to_bytes());
+    let mut script = Script::alone();
+    script.connect(peer);
+    say(&mut script, |_| {});
+    let mut record =
+        PeerRecord { peer, sequence: 7, addresses: Vec::new(), signature: Signature([0; 64]) };
+    let network = script.node.config().network;
+    let payload = crate::control::record::payload(&network, peer, 7, &[]).unwrap();
+    record.signature = Signature(key.sign(&payload).to_bytes());
+    assert!(crate::control::record::verify(&record, &network));
+    assert!(!crate::control::record::verify(&record, &NetworkId([0; 32])));
+    let setup = Setup { record: Some(record), ..setup(script.node.config()) };
+    script.send(CONTROL, &ControlMessage::Setup(setup));
+    assert_eq!(script.refusal(), None);
+    assert_eq!(script.node.status().peers.len(), 1);
+}
+
+#[test]
+fn whoever_does_not_finish_the_hello_is_let_go() {
+    for steps in 0..2 {
+        let mut script = Script::alone();
+        script.connect(PEER);
+        if steps == 1 {
+            say(&mut script, |_| {});
+        }
+        script.take();
+        script.wait(4999);
+        assert!(script.closed.is_empty());
+        script.wait(1);
+        let said = script.received::<ControlMessage>(CONTROL);
+        assert_eq!(said, [ControlMessage::Goodbye(Goodbye::Silent)]);
+        assert!(script.closed.contains(&script.connection));
+    }
+}
+
+#[test]
+fn both_sides_count_and_report_a_refusal() {
+    let mut other = config(2);
+    other.network = NetworkId([8; 32]);
+    let mut net = Net::with(vec![config(1), other]);
+    net.connect(0, 1);
+    net.run_ms(1000);
+    let kind = RefusalKind::WrongNetwork;
+    assert_eq!(net.hosts[1].node.stats().refused(true, kind), 1);
+    assert_eq!(net.hosts[0].node.stats().refused(false, kind), 1);
+    let refused = |n: usize, by_us: bool| {
+        let peer = net.peer(1 - n);
+        net.hosts[n].events.contains(&Event::Refused {
+            peer,
+            by_us,
+            refusal: Refusal::WrongNetwork,
+        })
+    };
+    assert!(refused(1, true) && refused(0, false));
+    assert_eq!((net.links(0), net.links(1)), (0, 0));
+}
+
+#[test]
+fn the_tip_goes_with_the_hello_to_one_whose_identity_is_known() {
+    let mut net = Net::new(2);
+    net.connect(0, 1);
+    net.run_ms(200);
+    let first = |n: usize| {
+        let times = net
+            .log
+            .iter()
+            .filter(|(_, from, _, message)| *from == n && matches!(message, Message::Tip(_)));
+        times.map(|(at, ..)| *at).min().unwrap()
+    };
+    let hello = net.log.iter().find(|(.., m)| matches!(m, Message::Control(_))).unwrap().0;
+    assert_eq!(first(0), hello, "with the first message");
+    assert_eq!(first(1).since(hello), net.delay, "and the answer after one more way");
+}
+
+// Two connections between the same two.
+
+fn connected(net: &Net, n: usize) -> usize {
+    let events = net.hosts[n].events.iter();
+    events.filter(|event| matches!(event, Event::PeerConnected { .. })).count()
+}
+
+fn disconnected(net: &Net, n: usize) -> usize {
+    let events = net.hosts[n].events.iter();
+    events.filter(|event| matches!(event, Event::PeerDisconnected { .. })).count()
+}
+
+#[test]
+fn who_dial_each_other_at_once_keep_one_connection() {
+    // The second dial comes at every moment of the first one's hello.
+    for late in 0..60 {
+        let mut net = Net::new(2);
+        net.connect(0, 1);
+        net.run_ms(late);
+        net.connect(1, 0);
+        net.run_ms(8000);
+        assert_eq!((net.links(0), net.links(1)), (1, 1), "{late} ms");
+        for n in [0, 1] {
+            assert_eq!((connected(&net, n), disconnected(&net, n)), (1, 0), "{late} ms");
+        }
+        // And it works.
+        let body = item(1, 100);
+        net.publish(0, SMALL, &body);
+        net.publish(1, SMALL, &item(2, 100));
+        net.run_ms(100);
+        assert!(net.holds(1, SMALL, &body) && net.holds(0, SMALL, &item(2, 100)), "{late} ms");
+    }
+}
+
+#[test]
+fn the_connection_that_the_smaller_dialed_stays() {
+    let mut net = Net::new(2);
+    assert!(net.peer(0) < net.peer(1));
+    net.connect(1, 0);
+    net.connect(0, 1);
+    net.run_ms(8000);
+    let inbound = |n: usize| net.hosts[n].node.status().peers[0].inbound;
+    assert!(!inbound(0) && inbound(1));
+}
+
+#[test]
+fn a_second_connection_is_refused_while_the_first_answers() {
+    let mut net = Net::pair();
+    net.connect(0, 1);
+    net.run_ms(3000);
+    assert_eq!((net.links(0), net.links(1)), (1, 1));
+    assert_eq!(net.hosts[1].node.stats().refused(true, RefusalKind::Duplicate), 1);
+    assert_eq!((disconnected(&net, 0), disconnected(&net, 1)), (0, 0));
+}
+
+#[test]
+fn a_connection_that_is_dead_is_replaced() {
+    let mut net = Net::pair();
+    // Node 0 has lost its side and does not say so.
+    net.restart(0);
+    net.connect(0, 1);
+    net.run_ms(1900);
+    assert_eq!(net.links(0), 0, "the older one has two seconds to answer");
+    net.run_ms(300);
+    assert_eq!((net.links(0), net.links(1)), (1, 1));
+    let body = item(1, 100);
+    net.publish(1, SMALL, &body);
+    net.run_ms(100);
+    assert!(net.holds(0, SMALL, &body));
+}
+
+#[test]
+fn a_dialer_that_still_holds_a_dead_connection_gets_a_new_one() {
+    let mut net = Net::pair();
+    // Node 1 starts anew; node 0 does not know, and dials again in the same direction.
+    net.restart(1);
+    net.connect(0, 1);
+    net.run_ms(3000);
+    assert_eq!((net.links(0), net.links(1)), (1, 1));
+    assert!(net.hosts[0].node.stats().violations().next().is_none());
+    let body = item(1, 100);
+    net.publish(0, SMALL, &body);
+    net.run_ms(100);
+    assert!(net.holds(1, SMALL, &body));
+}
+
+#[test]
+fn what_is_said_of_a_connection_that_was_replaced_does_not_touch_its_successor() {
+    let mut script = Script::up();
+    let old = script.connection;
+    script.connect(PEER);
+    say(&mut script, |hello| hello.instance = 78);
+    script.wait(2000);
+    assert!(script.closed.contains(&old));
+    script.send(CONTROL, &ControlMessage::Setup(setup(script.node.config())));
+    assert_eq!(script.node.status().peers.len(), 1);
+    script.input(crate::io::Input::Closed { connection: old });
+    script.input(crate::io::Input::Closed { connection: ConnectionId(999) });
+    assert_eq!(script.node.status().peers.len(), 1);
+}
+
+// Liveness.
+
+#[test]
+fn an_idle_connection_is_pinged_by_its_dialer() {
+    let mut net = Net::pair();
+    net.run(Duration::from_secs(29));
+    assert_eq!(net.log, []);
+    net.run(Duration::from_secs(2));
+    let pings = net.sent(0, 1, pick!(Message::Control(ControlMessage::Ping(n)) => *n));
+    let pongs = net.sent(1, 0, pick!(Message::Control(ControlMessage::Pong(n)) => *n));
+    assert_eq!(pings.len(), 1);
+    assert_eq!(pings, pongs);
+}
+
+#[test]
+fn a_peer_that_falls_silent_is_given_up() {
+    let mut net = Net::pair();
+    net.cut.extend([(0, 1), (1, 0)]);
+    net.run(Duration::from_secs(37));
+    assert_eq!(net.links(0), 1);
+    // The dialer pings after 30 s and waits for 8 more; the listener pings after 45.
+    net.run(Duration::from_secs(2));
+    assert_eq!(net.links(0), 0);
+    let reason = Disconnect::Local(Goodbye::Silent);
+    let peer = net.peer(1);
+    assert!(net.hosts[0].events.contains(&Event::PeerDisconnected { peer, reason }));
+}
+
+// Channel instances and their versions.
+
+#[test]
+fn a_network_is_upgraded_node_by_node() {
+    let newer = |n| {
+        let mut config = config(n);
+        config.pools[1].versions = vec![1, 2];
+        config
+    };
+    let mut net = Net::with(vec![newer(1), config(2), newer(3)]);
+    for (a, b) in [(0, 1), (1, 2), (2, 0)] {
+        net.connect(a, b);
+    }
+    net.run_ms(500);
+    let version = |net: &Net, n: usize, of: usize| {
+        let status = net.hosts[n].node.status();
+        let peer = status.peers.iter().find(|p| p.peer == net.peer(of).to_string()).unwrap();
+        peer.channels.iter().find(|(number, _)| *number == 18).unwrap().1
+    };
+    assert_eq!([version(&net, 0, 1), version(&net, 1, 2), version(&net, 0, 2)], [1, 1, 2]);
+    for n in 0..3 {
+        net.publish(n, SMALL, &item(n as u8 + 1, 100));
+    }
+    net.run_ms(500);
+    assert!((0..3).all(|n| net.ids(n, SMALL).len() == 3));
+}
+
+#[test]
+fn other_rules_refuse_the_instance_and_not_the_connection() {
+    let mut other = config(2);
+    // Items of another size: the two would not agree on what is too large.
+    other.pools[1].max_item += 1;
+    let mut net = Net::with(vec![config(1), other]);
+    net.connect(0, 1);
+    net.run_ms(500);
+    assert_eq!((net.links(0), net.links(1)), (1, 1));
+    net.publish(0, SMALL, &item(1, 100));
+    net.publish(0, super::app::LARGE, &item(2, 100));
+    net.run_ms(1000);
+    assert!(!net.holds(1, SMALL, &item(1, 100)));
+    assert!(net.holds(1, super::app::LARGE, &item(2, 100)));
+}
+
+#[test]
+fn a_kind_of_channel_that_is_unknown_is_passed_over() {
+    let mut script = Script::alone();
+    script.connect(PEER);
+    say(&mut script, |_| {});
+    let mut setup = setup(script.node.config());
+    let mut unknown = setup.offers[2].clone();
+    unknown.kind = 999;
+    unknown.versions[0].rules = Digest([1; 32]);
+    setup.offers.push(unknown);
+    setup.roles = u32::MAX;
+    script.send(CONTROL, &ControlMessage::Setup(setup));
+    assert_eq!(script.accusation(), None);
+    assert_eq!(script.node.status().peers[0].channels.len(), 5);
+    let admission = Admission::default();
+    let (request, pool, body) = (1, SMALL, item(1, 100));
+    script.command(Command::Publish { request, pool, body, admission });
+    assert_eq!(script.take().iter().filter(|(channel, _)| *channel == 18).count(), 1);
+}
+
+#[test]
+fn nothing_but_the_hello_is_listened_to_before_it() {
+    for message in
+        [ControlMessage::Ping(1), ControlMessage::Pong(1), ControlMessage::Setup(setup(&config(1)))]
+    {
+        let mut script = Script::alone();
+        script.connect(PEER);
+        script.send(CONTROL, &message);
+        assert_eq!(script.accusation(), Some(Violation::OutOfTurn), "{message:?}");
+    }
+}

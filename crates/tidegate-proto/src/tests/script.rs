@@ -1,0 +1,247 @@
+//! A node, and a peer that the test plays itself: it may send anything.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::app::{TestRules, config};
+use crate::config::PoolSpec;
+use crate::id::{Address, ConnectionId, Digest, PeerId, Salt, Ticket};
+use crate::io::{Admission, Command, Direction, Event, Input, Output, Subject, Verdict};
+use crate::rules::Rules as _;
+use crate::wire::{
+    Binding, ControlMessage, Decode, Encode, Frame, Goodbye, Grant, Hello, Offer, OfferedVersion,
+    Refusal, Setup,
+};
+use crate::{Config, Node, Time, Violation};
+
+pub(super) const CONTROL: u32 = 0;
+pub(super) const TIP: u32 = 1;
+/// Sorted by kind and name.
+pub(super) const BLOCK: u32 = 16;
+pub(super) const LARGE_POOL: u32 = 17;
+pub(super) const SMALL_POOL: u32 = 18;
+
+/// The identity that the test plays.
+pub(super) const PEER: PeerId = PeerId([9; 32]);
+/// The salt that it gives.
+pub(super) const SALT: Salt = Salt([5; 16]);
+
+pub(super) struct Script {
+    pub(super) node: Node,
+    pub(super) now: Time,
+    pub(super) connection: ConnectionId,
+    /// Frames the node sent on the present connection that the test has not looked at.
+    sent: VecDeque<(u32, Frame)>,
+    pub(super) questions: Vec<(Ticket, Subject)>,
+    pub(super) events: Vec<Event>,
+    pub(super) closed: BTreeSet<ConnectionId>,
+    /// What to answer at once.
+    pub(super) judge: fn(&Subject) -> Option<Verdict>,
+    next: u64,
+}
+
+pub(super) fn hello(connection: ConnectionId) -> Hello {
+    Hello {
+        versions: vec![crate::VERSION],
+        network: config(1).network,
+        client: "script".to_owned(),
+        instance: 77,
+        binding: binding(connection),
+    }
+}
+
+pub(super) fn binding(connection: ConnectionId) -> Binding {
+    let mut exporter = [0; 32];
+    exporter[..8].copy_from_slice(&connection.0.to_be_bytes());
+    Binding::Exporter(exporter)
+}
+
+/// The same offers as the node's own.
+pub(super) fn setup(config: &Config) -> Setup {
+    let rules = TestRules;
+    let block = Offer {
+        kind: 3,
+        name: String::new(),
+        versions: vec![OfferedVersion {
+            number: 1,
+            rules: Digest(blake3::derive_key("tidegate 1 block rules", rules.id().as_bytes())),
+        }],
+        grant: config.limits.block_grant.clone(),
+        capacity: 64,
+    };
+    let pool = |spec: &PoolSpec| Offer {
+        kind: 4,
+        name: spec.name.clone(),
+        versions: vec![OfferedVersion { number: 1, rules: spec.rules_digest(rules.id(), 1) }],
+        grant: spec.grant.clone(),
+        capacity: spec.capacity,
+    };
+    let mut offers = vec![block];
+    offers.extend(config.pools.iter().map(pool));
+    Setup { offers, roles: 0, record: None, observed: Address(Bytes::new()), salt: SALT }
+}
+
+impl Script {
+    /// A node that nobody is connected to.
+    pub(super) fn alone() -> Self {
+        Self::with(config(1))
+    }
+
+    pub(super) fn with(config: Config) -> Self {
+        let node = Node::new(config, Box::new(TestRules), [1; 32], Time::ZERO).unwrap();
+        Self {
+            node,
+            now: Time::ZERO,
+            connection: ConnectionId(0),
+            sent: VecDeque::new(),
+            questions: Vec::new(),
+            events: Vec::new(),
+            closed: BTreeSet::new(),
+            judge: |_| Some(Verdict::Accept(Admission::default())),
+            next: 1,
+        }
+    }
+
+    /// A node that this peer has just connected to, both setups exchanged.
+    pub(super) fn up() -> Self {
+        Self::up_with(config(1))
+    }
+
+    pub(super) fn up_with(config: Config) -> Self {
+        let mut script = Self::with(config);
+        script.connect(PEER);
+        script.shake_hands();
+        script
+    }
+
+    /// Another connection, of any peer.
+    pub(super) fn connect(&mut self, peer: PeerId) {
+        self.connection = ConnectionId(self.next);
+        self.next += 1;
+        self.sent.clear();
+        let connected = Input::Connected {
+            connection: self.connection,
+            peer,
+            direction: Direction::Inbound,
+            address: Address(Bytes::from_static(b"here")),
+            binding: binding(self.connection),
+        };
+        self.input(connected);
+    }
+
+    pub(super) fn shake_hands(&mut self) {
+        self.send(CONTROL, &ControlMessage::Hello(hello(self.connection)));
+        let setup = setup(self.node.config());
+        self.send(CONTROL, &ControlMessage::Setup(setup));
+        self.now = self.now + Duration::from_millis(1);
+        self.take();
+    }
+
+    pub(super) fn send(&mut self, channel: u32, message: &impl Encode) {
+        self.frame(channel, message.to_frame().unwrap());
+    }
+
+    pub(super) fn frame(&mut self, channel: u32, frame: Frame) {
+        self.input(Input::Frame { connection: self.connection, channel, frame });
+    }
+
+    pub(super) fn input(&mut self, input: Input) {
+        self.node.handle_input(self.now, input);
+        self.drain();
+    }
+
+    pub(super) fn command(&mut self, command: Command) {
+        self.node.handle_command(self.now, command);
+        self.drain();
+    }
+
+    /// Lets time pass.
+    pub(super) fn wait(&mut self, ms: u64) {
+        let end = self.now + Duration::from_millis(ms);
+        while let Some((at, _)) = self.node.poll_timeout().filter(|(at, _)| *at <= end) {
+            assert!(at >= self.now || !self.sent.is_empty(), "a timer that is always due");
+            self.now = self.now.max(at);
+            self.node.handle_timeout(self.now);
+            self.drain();
+        }
+        self.now = end;
+    }
+
+    /// Takes what the node sent.
+    pub(super) fn take(&mut self) -> Vec<(u32, Frame)> {
+        self.sent.drain(..).collect()
+    }
+
+    /// Takes the messages that it sent on one channel.
+    pub(super) fn received<T: Decode>(&mut self, channel: u32) -> Vec<T> {
+        let (wanted, rest) = self.sent.drain(..).partition::<Vec<_>, _>(|(c, _)| *c == channel);
+        self.sent = rest.into();
+        wanted.into_iter().map(|(_, frame)| frame.decode().unwrap()).collect()
+    }
+
+    /// What the node accuses this peer of, if it does; then the connection must be closed.
+    pub(super) fn accusation(&mut self) -> Option<Violation> {
+        let messages = self.received::<ControlMessage>(CONTROL);
+        let code = messages.iter().find_map(|message| match message {
+            ControlMessage::Goodbye(Goodbye::Violation(code)) => Some(*code),
+            _ => None,
+        })?;
+        assert!(self.closed.contains(&self.connection), "the connection ends with the accusation");
+        Violation::from_code(code)
+    }
+
+    /// Why the node refuses this connection, if it does; then it must be closed.
+    pub(super) fn refusal(&mut self) -> Option<Refusal> {
+        let messages = self.received::<ControlMessage>(CONTROL);
+        let refusals = messages.into_iter().filter_map(|message| match message {
+            ControlMessage::Refuse(refusal) => Some(refusal),
+            _ => None,
+        });
+        let refusal = refusals.last()?;
+        assert!(self.closed.contains(&self.connection), "the connection ends with the refusal");
+        Some(refusal)
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Frame { connection, channel, frame } => {
+                    if connection == self.connection {
+                        self.sent.push_back((channel, frame));
+                    }
+                    let writable = Input::Writable { connection, channel };
+                    self.node.handle_input(self.now, writable);
+                }
+                Output::Close { connection } => {
+                    self.closed.insert(connection);
+                    self.node.handle_input(self.now, Input::Closed { connection });
+                }
+                Output::Verify { ticket, subject } => match (self.judge)(&subject) {
+                    Some(verdict) => {
+                        let verdict = Command::Verdict { ticket, verdict };
+                        self.node.handle_command(self.now, verdict);
+                    }
+                    None => self.questions.push((ticket, subject)),
+                },
+                Output::Event(event) => self.events.push(event),
+                Output::Dial { .. }
+                | Output::Open { .. }
+                | Output::Sign { .. }
+                | Output::Published { .. } => {}
+            }
+        }
+    }
+}
+
+/// A grant that does not get in the way.
+pub(super) fn generous() -> Grant {
+    Grant {
+        announcements: 10_000,
+        bodies: 10_000,
+        body_bytes: 1 << 30,
+        requests: 10_000,
+        fetch_bytes: 1 << 30,
+    }
+}
