@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tidegate_proto::id::{AccountId, BlockId, ItemId, ItemKey, NetworkId, PoolIndex};
 use tidegate_proto::io::{Admission, Block, BlockItem, Subject, TipChange, Verdict};
 use tidegate_proto::merkle;
-use tidegate_proto::rules::{Account, Rules as _};
+use tidegate_proto::rules::{Account, ChainLink, Rules as _};
 
 use crate::block::{Header, MAX_TRANSFERS, MAX_WORKS};
 use crate::genesis::{Genesis, GenesisError, WorkRules};
@@ -220,13 +220,12 @@ impl Ledger {
     /// Whether a transfer holds at the tip, for itself alone.
     fn admit_transfer(&self, transfer: &Transfer) -> Verdict {
         let sender = self.account(&transfer.from);
-        let ahead = transfer.nonce.checked_sub(sender.nonce);
-        let affordable = transfer.cost().is_some_and(|cost| cost <= sender.balance);
-        if ahead.is_none_or(|ahead| ahead >= NONCE_WINDOW) || !affordable {
-            return Verdict::Ignore;
+        let account = chain_of(&sender);
+        let (nonce, cost) = (transfer.nonce, transfer.cost().unwrap_or(u64::MAX));
+        match account.admits(&ChainLink { account: transfer.from, nonce, cost }) {
+            true => Verdict::Accept(Admission { from: sender.changed_at, account: Some(account) }),
+            false => Verdict::Ignore,
         }
-        let account = Account { next: sender.nonce, balance: sender.balance };
-        Verdict::Accept(Admission { from: sender.changed_at, account: Some(account) })
     }
 
     fn admit_work(&self, job: &JobId) -> Verdict {
@@ -376,10 +375,7 @@ impl Ledger {
             Verdict::Accept(admission) => Some((item.pool, item.body, admission)),
             Verdict::Reject | Verdict::Ignore => None,
         });
-        let account = |id: AccountId| {
-            let AccountState { nonce, balance, .. } = self.account(&id);
-            (id, Account { next: nonce, balance })
-        };
+        let account = |id: AccountId| (id, chain_of(&self.account(&id)));
         TipChange {
             block: self.tip,
             remove: remove.into_iter().collect(),
@@ -483,6 +479,12 @@ impl Ledger {
         let change = self.move_to(block.block)?;
         Some((block, change))
     }
+}
+
+/// Which transfers of an account hold.
+fn chain_of(account: &AccountState) -> Account {
+    let AccountState { nonce, balance, .. } = *account;
+    Account { next: nonce, until: nonce.saturating_add(NONCE_WINDOW), balance }
 }
 
 /// What a move of the tip did.

@@ -187,7 +187,7 @@ pub struct TipChange {
     pub remove: Vec<(PoolIndex, ItemKey)>,
     /// Items of blocks that are no longer on the best chain and hold again.
     pub add: Vec<(PoolIndex, Bytes, Admission)>,
-    /// Accounts whose next nonce or balance is another. Items below the next nonce are dropped.
+    /// Accounts that are others at the new tip. Their items that do not hold any more are dropped.
     pub accounts: Vec<(AccountId, Account)>,
 }
 

@@ -50,19 +50,29 @@ pub struct ChainLink {
     pub cost: u64,
 }
 
-/// Where an account's chain begins, at the tip.
+/// What an account's chain may be like, at the tip. An item that does not fit is not in the pool:
+/// nodes with the same tip must agree on that, whatever they held before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
-    /// The nonce of the next executable item.
+    /// The nonce of the next executable item. What is below it is stale.
     pub next: u64,
-    /// What all items of the chain together may cost.
+    /// Nonces from this one on are too far ahead.
+    pub until: u64,
+    /// What one item may cost, and what all executable ones together may.
     pub balance: u64,
+}
+
+impl Account {
+    /// Whether an item of the account holds for itself alone.
+    pub fn admits(&self, link: &ChainLink) -> bool {
+        (self.next..self.until).contains(&link.nonce) && link.cost <= self.balance
+    }
 }
 
 impl Default for Account {
     /// An account without limits: what the core assumes of one it was told nothing about.
     fn default() -> Self {
-        Self { next: 0, balance: u64::MAX }
+        Self { next: 0, until: u64::MAX, balance: u64::MAX }
     }
 }
 

@@ -32,6 +32,7 @@ pub use world::World;
 
 /// The built-in scenarios: their names and their texts.
 pub const SCENARIOS: &[(&str, &str)] = &[
+    ("forks", include_str!("../scenarios/forks.toml")),
     ("partition", include_str!("../scenarios/partition.toml")),
     ("small", include_str!("../scenarios/small.toml")),
 ];

@@ -87,6 +87,9 @@ pub struct Faults {
     pub partition_ms: u64,
     /// How many of a hundred nodes are cut off.
     pub partition_percent: u64,
+    /// They are the first ones by number, so that producers and provers are parted in proportion;
+    /// otherwise any.
+    pub partition_in_order: bool,
     /// Nodes that read nothing from their peers any more, from the start; healed like the rest.
     pub stalled_nodes: Vec<usize>,
     /// Nodes whose validator takes a hundred times as long.

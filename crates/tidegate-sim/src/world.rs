@@ -137,7 +137,11 @@ impl World {
         }
         let percent = self.scenario.faults.partition_percent;
         for node in 0..self.hosts.len() {
-            if entropy.below(100) < percent {
+            let cut = match self.scenario.faults.partition_in_order {
+                true => (node as u64) < self.hosts.len() as u64 * percent / 100,
+                false => entropy.below(100) < percent,
+            };
+            if cut {
                 self.cut_off.insert(node);
             }
         }
@@ -335,7 +339,7 @@ impl World {
             }
         }
         let next = self.now + SLOT;
-        if next < Time::ZERO + self.scenario.producers_stop_at() {
+        if next <= Time::ZERO + self.scenario.producers_stop_at() {
             self.at(next, Happening::Slot(slot + 1));
         }
     }

@@ -77,7 +77,7 @@ fn a_transfer_is_judged_for_itself_alone() {
     let mut ledger = new(4);
     let mut verdict = |t: &Transfer| verdict(&mut ledger, &subject(t));
     let Verdict::Accept(admission) = verdict(&transfer(101, 900, 100, 0)) else { panic!() };
-    assert_eq!(admission.account, Some(Account { next: 0, balance: 1000 }));
+    assert_eq!(admission.account, Some(Account { next: 0, until: 64, balance: 1000 }));
     // Each alone is covered, though not all together.
     assert!(matches!(verdict(&transfer(101, 900, 100, 63)), Verdict::Accept(_)));
     assert_eq!(verdict(&transfer(101, 1, 0, 64)), Verdict::Ignore);
@@ -106,7 +106,7 @@ fn a_block_moves_the_tip_and_tells_the_pools() {
     assert!(change.remove.contains(&(TRANSFERS, ItemKey(item(&moved).0.0))));
     assert!(change.remove.contains(&(WORKS, ItemKey(jobs[0].0))));
     let sender = change.accounts.iter().find(|(id, _)| *id == account_of(101)).unwrap();
-    assert_eq!(sender.1, Account { next: 1, balance: 985 });
+    assert_eq!(sender.1, Account { next: 1, until: 65, balance: 985 });
     // Another node comes to the same end.
     let judgement = receive(&mut other, &block);
     assert_eq!(judgement.tip, Some(change));

@@ -131,7 +131,7 @@ impl Content {
                 removed.extend(self.set_account(chain.account, account));
             }
             let known = self.chains.get(&chain.account).map(|chain| chain.account);
-            if known.or(account).is_some_and(|account| chain.nonce < account.next) {
+            if known.or(account).is_some_and(|account| !account.admits(&chain)) {
                 return Inserted { kept: false, removed };
             }
         }
@@ -178,20 +178,21 @@ impl Content {
         Some(item)
     }
 
-    /// An account is another at the tip. Items that were passed over are dropped.
+    /// An account is another at the tip. Items that do not hold any more are dropped.
     pub(crate) fn set_account(&mut self, id: AccountId, account: Account) -> Vec<ItemId> {
         let Some(chain) = self.chains.get_mut(&id) else { return Vec::new() };
         chain.account = account;
-        let stale = chain
-            .items
-            .range(..(account.next, Reverse(u64::MAX), Reverse(ItemId([0xff; 32]))))
-            .map(|((_, _, Reverse(id)), _)| *id)
-            .collect::<Vec<_>>();
-        for id in &stale {
+        let ids = chain.items.keys().map(|(_, _, Reverse(id))| *id);
+        let holds = |id: &ItemId| {
+            let link = self.items.get(id).and_then(|(_, item)| item.facts.chain);
+            link.is_some_and(|link| account.admits(&link))
+        };
+        let dropped = ids.filter(|id| !holds(id)).collect::<Vec<_>>();
+        for id in &dropped {
             self.remove(id);
         }
         self.rank_chain(&id);
-        stale
+        dropped
     }
 
     /// Enters an item into its account's chain. The account is kept as long as items are.
@@ -271,7 +272,7 @@ mod tests {
     fn filled(items: &[Item], capacity: u64, bytes: u64) -> Content {
         let mut content = Content::new(capacity, bytes);
         for item in items {
-            content.insert(item.clone(), Some(Account { next: 1, balance: 100 }));
+            content.insert(item.clone(), Some(Account { next: 1, until: 50, balance: 100 }));
             content.check();
         }
         content
@@ -344,13 +345,27 @@ mod tests {
         let items = [chained(1, 5, 7, 1, 60), chained(2, 5, 7, 2, 41), chained(3, 5, 7, 3, 1)];
         let mut content = filled(&items, 10, 1000);
         assert_eq!(order(&content), [(1, true), (3, false), (2, false)]);
-        content.set_account(AccountId([7; 32]), Account { next: 1, balance: 102 });
+        content.set_account(AccountId([7; 32]), Account { next: 1, until: 50, balance: 102 });
         assert_eq!(order(&content), [(1, true), (2, true), (3, true)]);
         // The chain moves on: what it passed is dropped.
-        let stale = content.set_account(AccountId([7; 32]), Account { next: 3, balance: 1 });
+        let moved = Account { next: 3, until: 50, balance: 1 };
+        let stale = content.set_account(AccountId([7; 32]), moved);
         assert_eq!(stale, [ItemId([1; 32]), ItemId([2; 32])]);
         assert_eq!(order(&content), [(3, true)]);
         assert!(!content.insert(chained(9, 99, 7, 2, 0), None).kept);
+        content.check();
+    }
+
+    #[test]
+    fn what_another_tip_does_not_admit_is_dropped() {
+        let items = [chained(1, 5, 7, 1, 60), chained(2, 5, 7, 2, 10), chained(3, 5, 7, 3, 10)];
+        let mut content = filled(&items, 10, 1000);
+        // Another fork: the balance never covers the first, and the last is too far ahead.
+        let other = Account { next: 0, until: 3, balance: 59 };
+        assert_eq!(content.set_account(AccountId([7; 32]), other).len(), 2);
+        assert_eq!(order(&content), [(2, false)]);
+        assert!(!content.insert(chained(4, 9, 7, 3, 1), None).kept);
+        assert!(content.insert(chained(5, 9, 7, 0, 1), None).kept);
         content.check();
     }
 
@@ -406,7 +421,7 @@ mod tests {
     /// Offers `to` what `from` holds and it has not: whether it took anything.
     fn offer(from: &Content, to: &mut Content) -> bool {
         let items = from.best_first().map(|(item, _)| item.clone()).collect::<Vec<_>>();
-        let account = Some(Account { next: 1, balance: 100 });
+        let account = Some(Account { next: 1, until: 50, balance: 100 });
         let new = items.into_iter().filter(|item| !to.contains(&item.id)).collect::<Vec<_>>();
         let kept = new.into_iter().map(|item| to.insert(item, account).kept);
         kept.filter(|kept| *kept).count() > 0
