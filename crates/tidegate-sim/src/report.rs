@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tidegate_proto::Time;
 use tidegate_proto::stats::Count;
+use tidegate_proto::wire;
 
 use crate::checkers::Broken;
 use crate::host::Host;
@@ -96,9 +97,20 @@ pub struct Report {
     pub items: Vec<(String, usize)>,
     /// Items of blocks that had to be fetched, in thousandths.
     pub lacked: u64,
+    /// Reports that nodes gave: first, duplicate, late, surplus, ignored, rejected.
+    pub reports: [u64; 6],
     items_by_node: Vec<(usize, Duration)>,
     blocks_by_node: Vec<(usize, Duration)>,
 }
+
+const REPORTS: [wire::Report; 6] = [
+    wire::Report::First,
+    wire::Report::Duplicate,
+    wire::Report::Late,
+    wire::Report::Surplus,
+    wire::Report::Ignored,
+    wire::Report::Rejected,
+];
 
 impl Report {
     pub(crate) fn new(
@@ -126,6 +138,9 @@ impl Report {
             lacked: (sum(Count::BlockItemsLacked) * 1000)
                 .checked_div(sum(Count::BlockItems))
                 .unwrap_or(0),
+            reports: REPORTS.map(|report| {
+                hosts.iter().map(|host| host.node.stats().reports(report)).sum()
+            }),
             items_by_node: measured.items,
             blocks_by_node: measured.blocks,
         }
@@ -161,6 +176,12 @@ impl fmt::Display for Report {
         let ratio = self.frame_bytes as f64 / self.useful_bytes.max(1) as f64;
         writeln!(f, "bytes             {ratio:.2} sent for each useful one")?;
         writeln!(f, "block items       {} of 1,000 had to be fetched", self.lacked)?;
+        let [first, duplicate, late, surplus, ignored, rejected] = self.reports;
+        writeln!(
+            f,
+            "reports           {first} first, {duplicate} duplicate, {late} late, \
+             {surplus} surplus, {ignored} ignored, {rejected} rejected"
+        )?;
         if let Some(trace) = &self.trace {
             writeln!(f, "trace             {}", hex::encode(trace))?;
         }

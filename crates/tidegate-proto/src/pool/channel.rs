@@ -10,7 +10,7 @@
 use bytes::Bytes;
 
 use super::facts::Facts;
-use super::link::{Asked, Incoming, PoolLink, Requested, Sent};
+use super::link::{Asked, Incoming, PoolLink, Requested};
 use super::{How, Source, arrived, release, spend_for};
 use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
 use crate::chunk::{self, Receiving};
@@ -118,9 +118,8 @@ fn on_return(cx: &mut Context, at: At, returns: Vec<Return>) -> Result<(), Viola
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     for Return { number, report } in returns {
         let (_, sent) = link.holder.returned(number)?;
-        // Ignored now, but perhaps not at the peer's next tip.
         if report == Report::Ignored && pool.log.contains_key(&sent.position) {
-            link.hold_back(sent.position);
+            link.ignored(&sent);
         }
     }
     cx.links.wake(at.link, at.slot);
@@ -391,7 +390,7 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
         };
         let delivery = decide(candidate);
         let bound = entry.facts.size_bound().min(pool.spec.max_item);
-        let sent = Sent { position, bound, asked: false };
+        let sent = link.sent(position, bound);
         match delivery {
             Delivery::Nothing => link.pass(position),
             // What was announced before it leaves first: numbers follow the stream.

@@ -36,6 +36,8 @@ pub(super) struct PoolLink {
     held_back: BTreeSet<u64>,
     /// Positions that were held back and may go out again.
     due: BTreeSet<u64>,
+    /// How often the peer's tip has changed.
+    tips: u32,
     /// What the peer asked for.
     pub(super) asked: VecDeque<Asked>,
     /// A body that leaves in chunks.
@@ -52,6 +54,8 @@ pub(super) struct Sent {
     pub(super) bound: u32,
     /// The peer has asked for it.
     pub(super) asked: bool,
+    /// The peer's tip was its so many-th when this left.
+    tips: u32,
 }
 
 /// A request to the peer.
@@ -95,6 +99,7 @@ impl PoolLink {
             old_before: log_end,
             held_back: BTreeSet::new(),
             due: BTreeSet::new(),
+            tips: 0,
             asked: VecDeque::new(),
             outgoing: None,
             answer_next: false,
@@ -111,12 +116,28 @@ impl PoolLink {
         self.returns.push(number, report, now);
     }
 
+    /// What is remembered of something that leaves now.
+    pub(super) fn sent(&self, position: u64, bound: u32) -> Sent {
+        Sent { position, bound, asked: false, tips: self.tips }
+    }
+
+    /// The peer's tip is too low for an entry.
     pub(super) fn hold_back(&mut self, position: u64) {
         self.held_back.insert(position);
     }
 
+    /// The peer ignored an entry: it is offered again at another tip than the one it was sent to.
+    /// That tip may be there already, since reports may wait for company.
+    pub(super) fn ignored(&mut self, sent: &Sent) {
+        match sent.tips == self.tips {
+            true => self.held_back.insert(sent.position),
+            false => self.due.insert(sent.position),
+        };
+    }
+
     /// The peer's tip is another: what holds there is due.
     pub(super) fn tip_changed(&mut self, height: u64, log: &BTreeMap<u64, Entry>) {
+        self.tips = self.tips.wrapping_add(1);
         let held = std::mem::take(&mut self.held_back);
         for position in held {
             match log.get(&position) {

@@ -91,6 +91,23 @@ fn what_is_ignored_is_offered_again_once_for_each_new_tip() {
     assert_eq!(pushes(&net, 0, 1), 5, "it is not offered any more");
 }
 
+#[test]
+fn a_report_that_waited_while_the_tip_moved_is_about_the_old_tip() {
+    let mut net = Net::pair();
+    net.hosts[1].judge = ignore;
+    net.publish(0, SMALL, &item(1, 100));
+    // It is ignored at 10 ms; the report waits for company, and the tip moves meanwhile.
+    net.run_ms(100);
+    net.hosts[1].judge = accept;
+    net.hosts[0].judge = withhold;
+    net.produce(1, &block(&genesis(), 1, 1, &[]));
+    net.run_ms(500);
+    let heard = net.hosts[0].node.status().peers[0].height;
+    assert_eq!((heard, net.ids(1, SMALL).len()), (1, 0));
+    net.run_ms(1000);
+    assert!(net.holds(1, SMALL, &item(1, 100)), "no other tip will come");
+}
+
 /// Node 0 at height 2, node 1 at `height` of a chain of its own, neither knowing the other's
 /// blocks: they are far apart until the test lets them see each other.
 fn apart(height: u64) -> Net {
