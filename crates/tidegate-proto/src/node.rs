@@ -316,12 +316,14 @@ impl Node {
         };
         let at = At { link, slot, index };
         let deadline = kind.deadline(&self.cx, at);
-        let due = deadline.is_some_and(|deadline| deadline <= self.cx.now);
-        if due && kind != Kind::Control {
+        let timer = Timer::Channel { link, slot };
+        if kind == Kind::Control {
+            self.cx.timers.set_at_most(timer, deadline);
+        } else if deadline.is_some_and(|deadline| deadline <= self.cx.now) {
             self.cx.links.wake(link, slot);
-            self.cx.timers.set(Timer::Channel { link, slot }, None);
+            self.cx.timers.set(timer, None);
         } else {
-            self.cx.timers.set(Timer::Channel { link, slot }, deadline);
+            self.cx.timers.set(timer, deadline);
         }
     }
 

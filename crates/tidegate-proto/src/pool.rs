@@ -20,6 +20,7 @@ use crate::link::{At, Links};
 use crate::permit::Spent;
 use crate::rules::{Account, ItemFacts};
 use crate::time::Time;
+use crate::timers::Timer;
 use crate::violation::Violation;
 use crate::wire::Report;
 
@@ -211,12 +212,18 @@ impl Pool {
     fn entry_mut(&mut self, id: &ItemId) -> Option<&mut Entry> {
         self.log.get_mut(self.positions.get(id)?)
     }
+}
 
-    fn report(&mut self, source: Source, report: Report, now: Time, links: &mut Links) {
-        if let Some(link) = self.links.get_mut(&source.link) {
-            link.give_back(source.number, report, now);
-            links.wake(source.link, link.at.slot);
-        }
+/// A permit goes back to its source, now or when it has had some company.
+fn report(cx: &mut Context, pool: usize, source: Source, report: Report) {
+    let Some(link) = cx.pools[pool].links.get_mut(&source.link) else { return };
+    link.give_back(source.number, report, cx.now);
+    let due = link.returns.due(&link.issuer);
+    let slot = link.at.slot;
+    if due.is_some_and(|due| due <= cx.now) {
+        cx.links.wake(source.link, slot);
+    } else {
+        cx.timers.set_at_most(Timer::Channel { link: source.link, slot }, due);
     }
 }
 
@@ -251,7 +258,7 @@ fn arrived(
     if let Some(entry) = pool.entry_mut(&id) {
         entry.known_by(at.link);
         release(cx, at, reserved);
-        cx.pools[at.index].report(source, Report::Duplicate, cx.now, &mut cx.links);
+        report(cx, at.index, source, Report::Duplicate);
         return Ok(());
     }
     if let Some(pending) = pool.pending.get_mut(&id) {
@@ -263,7 +270,7 @@ fn arrived(
         }
         release(cx, at, reserved);
         if overdue {
-            cx.pools[at.index].report(source, Report::Ignored, cx.now, &mut cx.links);
+            report(cx, at.index, source, Report::Ignored);
         }
         return Ok(());
     }
@@ -329,7 +336,7 @@ pub(crate) fn verdict(
     };
     let mut guilty = Vec::new();
     for (i, source) in pending.sources.iter().enumerate() {
-        let report = match (verdict, accepted, source.how) {
+        let outcome = match (verdict, accepted, source.how) {
             (Verdict::Reject, ..) => Report::Rejected,
             (Verdict::Ignore, ..) => Report::Ignored,
             (_, Some(true), How::Pushed) if i == 0 => Report::First,
@@ -337,9 +344,9 @@ pub(crate) fn verdict(
             (_, Some(true), _) => Report::Duplicate,
             _ => Report::Surplus,
         };
-        cx.stats.report(report);
+        cx.stats.report(outcome);
         if !pending.overdue {
-            pool.report(*source, report, cx.now, &mut cx.links);
+            report(cx, index, *source, outcome);
         }
         // Who only announced it has not shown that he has it.
         if verdict == Verdict::Reject && source.how != How::Announced {
@@ -359,7 +366,7 @@ pub(crate) fn overdue(cx: &mut Context, pool: PoolIndex, id: ItemId) {
         release(cx, At { link, slot: 0, index }, Some(bytes));
     }
     for source in sources {
-        cx.pools[index].report(source, Report::Ignored, cx.now, &mut cx.links);
+        report(cx, index, source, Report::Ignored);
     }
 }
 
@@ -389,7 +396,8 @@ pub(crate) fn publish(
         verdict(cx, pool_index, id, Verdict::Accept(admission));
     } else {
         let item = Item { id, body, facts };
-        let known_by = announcers(pool, id, cx.now, &mut cx.links);
+        let known_by = announcers(cx, pool_index, id);
+        let pool = &mut cx.pools[pool_index.0 as usize];
         pool.insert(item, admission, known_by, cx.now, &mut cx.links, &mut cx.outputs);
     }
     let content = &cx.pools[pool_index.0 as usize].content;
@@ -400,11 +408,13 @@ pub(crate) fn publish(
 }
 
 /// Peers announced what is here now: their permits go back.
-fn announcers(pool: &mut Pool, id: ItemId, now: Time, links: &mut Links) -> Vec<ConnectionId> {
-    let candidates = pool.fetcher.resolved(pool.alias(&id));
+fn announcers(cx: &mut Context, pool: PoolIndex, id: ItemId) -> Vec<ConnectionId> {
+    let index = pool.0 as usize;
+    let alias = cx.pools[index].alias(&id);
+    let candidates = cx.pools[index].fetcher.resolved(alias);
     for candidate in &candidates {
         let source = Source { link: candidate.link, number: candidate.tag, how: How::Announced };
-        pool.report(source, Report::Duplicate, now, links);
+        report(cx, index, source, Report::Duplicate);
     }
     candidates.into_iter().map(|candidate| candidate.link).collect()
 }
@@ -449,8 +459,8 @@ pub(crate) fn peer_tip_changed(cx: &mut Context, link: ConnectionId) {
 }
 
 /// Ends fetches that have timed out.
-pub(crate) fn expire(cx: &mut Context, pool: usize) {
-    let pool = &mut cx.pools[pool];
+pub(crate) fn expire(cx: &mut Context, index: usize) {
+    let pool = &mut cx.pools[index];
     let expired = pool.fetcher.expire(cx.now);
     for (link, number) in expired.timed_out {
         let link = pool.links.get_mut(&link);
@@ -468,7 +478,7 @@ pub(crate) fn expire(cx: &mut Context, pool: usize) {
         for candidate in candidates {
             let source =
                 Source { link: candidate.link, number: candidate.tag, how: How::Announced };
-            pool.report(source, Report::Ignored, cx.now, &mut cx.links);
+            report(cx, index, source, Report::Ignored);
         }
     }
 }

@@ -39,17 +39,31 @@ pub(crate) struct Timers {
 impl Timers {
     /// Sets, moves or (with `None`) clears a timer.
     pub(crate) fn set(&mut self, timer: Timer, at: Option<Time>) {
-        let before = match at {
-            Some(at) => self.set.insert(timer, at),
-            None => self.set.remove(&timer),
-        };
-        if before != at {
-            if let Some(before) = before {
-                self.queue.remove(&(before, timer));
-            }
-            if let Some(at) = at {
+        let before = self.set.get(&timer).copied();
+        if before == at {
+            return;
+        }
+        if let Some(before) = before {
+            self.queue.remove(&(before, timer));
+        }
+        match at {
+            Some(at) => {
+                self.set.insert(timer, at);
                 self.queue.insert((at, timer));
             }
+            None => {
+                self.set.remove(&timer);
+            }
+        }
+    }
+
+    /// Sets a timer, or moves it forward. One that is set to an earlier time stays: when it fires
+    /// there is nothing to do yet, and it is set anew. So a deadline that every frame postpones
+    /// costs nothing.
+    pub(crate) fn set_at_most(&mut self, timer: Timer, at: Option<Time>) {
+        let earlier = self.set.get(&timer).is_some_and(|set| at.is_some_and(|at| *set <= at));
+        if !earlier {
+            self.set(timer, at);
         }
     }
 
@@ -85,6 +99,13 @@ mod tests {
         timers.set(Timer::Pool(0), None);
         assert_eq!(timers.pop(at(29)), None);
         assert_eq!(timers.pop(at(30)), Some(Timer::Blocks));
+        assert_eq!(timers.next(), None);
+        timers.set_at_most(Timer::Blocks, Some(at(40)));
+        timers.set_at_most(Timer::Blocks, Some(at(50)));
+        assert_eq!(timers.next(), Some((at(40), "block")));
+        timers.set_at_most(Timer::Blocks, Some(at(35)));
+        assert_eq!(timers.next(), Some((at(35), "block")));
+        timers.set_at_most(Timer::Blocks, None);
         assert_eq!(timers.next(), None);
     }
 }

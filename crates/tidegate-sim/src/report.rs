@@ -138,9 +138,8 @@ impl Report {
             lacked: (sum(Count::BlockItemsLacked) * 1000)
                 .checked_div(sum(Count::BlockItems))
                 .unwrap_or(0),
-            reports: REPORTS.map(|report| {
-                hosts.iter().map(|host| host.node.stats().reports(report)).sum()
-            }),
+            reports: REPORTS
+                .map(|report| hosts.iter().map(|host| host.node.stats().reports(report)).sum()),
             items_by_node: measured.items,
             blocks_by_node: measured.blocks,
         }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::facts::Facts;
 use super::link::{Asked, Incoming, PoolLink, Requested};
-use super::{How, Source, arrived, release, spend_for};
+use super::{How, Source, arrived, release, report, spend_for};
 use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
 use crate::chunk::{self, Receiving};
 use crate::config::{Config, PoolSpec};
@@ -127,9 +127,8 @@ fn on_return(cx: &mut Context, at: At, returns: Vec<Return>) -> Result<(), Viola
 }
 
 fn on_announce(cx: &mut Context, at: At, announcements: &[Announcement]) -> Result<(), Violation> {
-    let now = cx.now;
-    let pool = &mut cx.pools[at.index];
     for Announcement { id: alias, facts } in announcements {
+        let pool = &mut cx.pools[at.index];
         let facts = Facts::from_wire(*facts);
         let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
         let number = link.issuer.announcement()?;
@@ -140,7 +139,7 @@ fn on_announce(cx: &mut Context, at: At, announcements: &[Announcement]) -> Resu
         let Some(id) = pool.aliases.get(alias).copied() else {
             if pool.fetcher.is_candidate(*alias, at.link) {
                 // The peer repeats itself.
-                pool.report(source, Report::Duplicate, now, &mut cx.links);
+                report(cx, at.index, source, Report::Duplicate);
                 continue;
             }
             let bound = facts.size_bound().min(pool.spec.max_item);
@@ -151,11 +150,11 @@ fn on_announce(cx: &mut Context, at: At, announcements: &[Announcement]) -> Resu
         };
         if let Some(entry) = pool.entry_mut(&id) {
             entry.known_by(at.link);
-            pool.report(source, Report::Duplicate, now, &mut cx.links);
+            report(cx, at.index, source, Report::Duplicate);
         } else if let Some(pending) = pool.pending.get_mut(&id) {
             pending.sources.push(source);
             if pending.overdue {
-                pool.report(source, Report::Ignored, now, &mut cx.links);
+                report(cx, at.index, source, Report::Ignored);
             }
         }
     }
@@ -255,7 +254,7 @@ fn answered(
     release(cx, at, Some(requested.bound));
     if offered {
         let source = Source { link: at.link, number, how: How::Fetched };
-        cx.pools[at.index].report(source, Report::Ignored, cx.now, &mut cx.links);
+        report(cx, at.index, source, Report::Ignored);
     }
     Ok(())
 }
