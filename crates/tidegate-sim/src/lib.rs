@@ -26,13 +26,16 @@ mod world;
 
 pub use checkers::Broken;
 pub use entropy::Entropy;
-pub use report::{Percentiles, Report};
+pub use report::{Arrival, Percentiles, Report};
 pub use scenario::{Faults, Links, Load, Scenario, ScenarioError};
 pub use world::World;
 
 /// The built-in scenarios: their names and their texts.
 pub const SCENARIOS: &[(&str, &str)] = &[
+    ("crowded", include_str!("../scenarios/crowded.toml")),
     ("forks", include_str!("../scenarios/forks.toml")),
+    ("isolation", include_str!("../scenarios/isolation.toml")),
+    ("minority", include_str!("../scenarios/minority.toml")),
     ("partition", include_str!("../scenarios/partition.toml")),
     ("small", include_str!("../scenarios/small.toml")),
 ];

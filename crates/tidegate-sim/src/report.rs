@@ -9,7 +9,6 @@ use tidegate_proto::wire;
 
 use crate::checkers::Broken;
 use crate::host::Host;
-use crate::scenario::Scenario;
 
 /// What is counted while the world runs.
 #[derive(Debug, Default)]
@@ -19,19 +18,37 @@ pub(crate) struct Measured {
     pub(crate) frames: u64,
     pub(crate) frame_bytes: u64,
     pub(crate) useful_bytes: u64,
-    items: Vec<(usize, Duration)>,
-    blocks: Vec<(usize, Duration)>,
+    items: Vec<Arrival>,
+    blocks: Vec<Arrival>,
+}
+
+/// Something came from one node to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Who published or made it.
+    pub from: usize,
+    /// Who got it, and it was good.
+    pub to: usize,
+    /// How long it took.
+    pub after: Duration,
+    /// When it was published.
+    pub at: Time,
 }
 
 impl Measured {
-    /// An item reached a node so long after it was published.
-    pub(crate) fn item(&mut self, node: usize, after: Duration) {
-        self.items.push((node, after));
+    /// An item has reached a node. Who published it has it at once.
+    pub(crate) fn item(&mut self, arrival: Arrival, bytes: u64) {
+        if arrival.from != arrival.to {
+            self.items.push(arrival);
+            self.useful_bytes += bytes;
+        }
     }
 
-    /// A block became a node's tip so long after it was made.
-    pub(crate) fn block(&mut self, node: usize, after: Duration) {
-        self.blocks.push((node, after));
+    /// A block has become a node's tip.
+    pub(crate) fn block(&mut self, arrival: Arrival) {
+        if arrival.from != arrival.to {
+            self.blocks.push(arrival);
+        }
     }
 }
 
@@ -89,7 +106,7 @@ pub struct Report {
     pub frames: u64,
     /// Bytes of those frames.
     pub frame_bytes: u64,
-    /// Bytes of items, once for each node that had to get them.
+    /// Bytes of items, once for each node that got them from another.
     pub useful_bytes: u64,
     /// Height of the tip of node 0.
     pub height: u64,
@@ -99,8 +116,8 @@ pub struct Report {
     pub lacked: u64,
     /// Reports that nodes gave: first, duplicate, late, surplus, ignored, rejected.
     pub reports: [u64; 6],
-    items_by_node: Vec<(usize, Duration)>,
-    blocks_by_node: Vec<(usize, Duration)>,
+    items_arrived: Vec<Arrival>,
+    blocks_arrived: Vec<Arrival>,
 }
 
 const REPORTS: [wire::Report; 6] = [
@@ -114,14 +131,12 @@ const REPORTS: [wire::Report; 6] = [
 
 impl Report {
     pub(crate) fn new(
-        scenario: &Scenario,
         hosts: &[Host],
         measured: Measured,
         trace: Option<[u8; 32]>,
         now: Time,
         broken: Option<Broken>,
     ) -> Self {
-        let _ = scenario;
         let first = hosts[0].node.status();
         let sum = |count| hosts.iter().map(|host| host.node.stats().of(count)).sum::<u64>();
         Self {
@@ -140,21 +155,19 @@ impl Report {
                 .unwrap_or(0),
             reports: REPORTS
                 .map(|report| hosts.iter().map(|host| host.node.stats().reports(report)).sum()),
-            items_by_node: measured.items,
-            blocks_by_node: measured.blocks,
+            items_arrived: measured.items,
+            blocks_arrived: measured.blocks,
         }
     }
 
-    /// How long items took to the nodes that `which` picks.
-    pub fn item_latency(&self, which: impl Fn(usize) -> bool) -> Percentiles {
-        let picked = self.items_by_node.iter().filter(|(node, _)| which(*node));
-        Percentiles::of(picked.map(|(_, after)| *after))
+    /// Items that came to a node and were accepted there.
+    pub fn items_arrived(&self) -> &[Arrival] {
+        &self.items_arrived
     }
 
-    /// How long blocks took to become the tip of the nodes that `which` picks.
-    pub fn block_latency(&self, which: impl Fn(usize) -> bool) -> Percentiles {
-        let picked = self.blocks_by_node.iter().filter(|(node, _)| which(*node));
-        Percentiles::of(picked.map(|(_, after)| *after))
+    /// Blocks that came to a node and became its tip.
+    pub fn blocks_arrived(&self) -> &[Arrival] {
+        &self.blocks_arrived
     }
 }
 
@@ -170,8 +183,10 @@ impl fmt::Display for Report {
         for (name, items) in &self.items {
             writeln!(f, "pool {name:<12} {items} items")?;
         }
-        writeln!(f, "items             {} (p50 / p95 / p99 / max)", self.item_latency(|_| true))?;
-        writeln!(f, "blocks            {}", self.block_latency(|_| true))?;
+        let latency = |of: &[Arrival]| Percentiles::of(of.iter().map(|arrival| arrival.after));
+        let items = latency(&self.items_arrived);
+        writeln!(f, "items             {items} (p50 / p95 / p99 / max)")?;
+        writeln!(f, "blocks            {}", latency(&self.blocks_arrived))?;
         let ratio = self.frame_bytes as f64 / self.useful_bytes.max(1) as f64;
         writeln!(f, "bytes             {ratio:.2} sent for each useful one")?;
         writeln!(f, "block items       {} of 1,000 had to be fetched", self.lacked)?;

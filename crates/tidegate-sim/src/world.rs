@@ -21,7 +21,7 @@ use crate::entropy::Entropy;
 use crate::faults::{self, Fault};
 use crate::host::{Good, Host, Setup, account_key, node_key};
 use crate::network::{Network, Release};
-use crate::report::{Measured, Report};
+use crate::report::{Arrival, Measured, Report};
 use crate::scenario::Scenario;
 
 /// How long a dial is tried.
@@ -52,9 +52,11 @@ pub struct World {
     good: Good,
     trace: Option<TraceHash>,
     measured: Measured,
-    /// When each item was published, and each block made.
-    published: BTreeMap<ItemId, Time>,
-    produced: BTreeMap<BlockId, Time>,
+    /// Who published each item, when, and how large it is; who made each block, and when.
+    published: BTreeMap<ItemId, (usize, Time, u64)>,
+    produced: BTreeMap<BlockId, (usize, Time)>,
+    /// Nodes that read nothing before then.
+    deaf: BTreeMap<usize, Time>,
 }
 
 struct Pair {
@@ -115,6 +117,7 @@ impl World {
             measured: Measured::default(),
             published: BTreeMap::new(),
             produced: BTreeMap::new(),
+            deaf: BTreeMap::new(),
             scenario,
         };
         world.begin(&mut entropy.fork("faults"));
@@ -165,7 +168,7 @@ impl World {
         self.measured.wall = started.elapsed();
         let trace = self.trace.as_ref().map(TraceHash::finish);
         let measured = std::mem::take(&mut self.measured);
-        Report::new(&self.scenario, &self.hosts, measured, trace, self.now, broken)
+        Report::new(&self.hosts, measured, trace, self.now, broken)
     }
 
     /// Does the next thing, if it happens before `end`.
@@ -332,7 +335,7 @@ impl World {
     fn slot(&mut self, slot: u64) {
         for node in 0..self.hosts.len() {
             if let Some((block, commands)) = self.hosts[node].propose(slot) {
-                self.produced.insert(block.block, self.now);
+                self.produced.insert(block.block, (node, self.now));
                 for command in commands {
                     self.command(node, command);
                 }
@@ -385,8 +388,7 @@ impl World {
         if let Command::Publish { pool, body, .. } = &command {
             let id = self.item_id(*pool, body);
             self.good.made(id);
-            self.published.insert(id, self.now);
-            self.measured.useful_bytes += body.len() as u64 * (self.hosts.len() as u64 - 1);
+            self.published.insert(id, (node, self.now, body.len() as u64));
         }
         self.command(node, command);
     }
@@ -429,12 +431,14 @@ impl World {
                 }
             }
             Fault::Deaf { node, until } => {
+                self.deaf.insert(node, until);
                 for other in 0..self.hosts.len() {
                     self.network.block(other, node, until);
                 }
             }
             Fault::Heal => {
                 self.partition_until = self.now;
+                self.deaf.clear();
                 for id in self.network.ids() {
                     if let Some(connection) = self.network.get_mut(id) {
                         connection.heal(self.now);
@@ -510,6 +514,11 @@ impl World {
         let delay = self.pairs[pair].delay;
         let id = self.network.connect([node, to], delay, self.scenario.links.kbit);
         self.pairs[pair].connection = Some(id);
+        for (from, to) in [(node, to), (to, node)] {
+            if let Some(until) = self.deaf.get(&to).copied() {
+                self.network.block(from, to, until);
+            }
+        }
         let mut exporter = [0; 32];
         exporter[..8].copy_from_slice(&id.0.to_be_bytes());
         let connected = |other: usize, peer, direction| Input::Connected {
@@ -554,13 +563,15 @@ impl World {
     fn event(&mut self, node: usize, event: Event) {
         match &event {
             Event::ItemAdded { id, .. } => {
-                if let Some(at) = self.published.get(id) {
-                    self.measured.item(node, self.now.since(*at));
+                if let Some((from, at, bytes)) = self.published.get(id).copied() {
+                    let after = self.now.since(at);
+                    self.measured.item(Arrival { from, to: node, after, at }, bytes);
                 }
             }
             Event::TipChanged { block, .. } => {
-                if let Some(at) = self.produced.get(block) {
-                    self.measured.block(node, self.now.since(*at));
+                if let Some((from, at)) = self.produced.get(block).copied() {
+                    let after = self.now.since(at);
+                    self.measured.block(Arrival { from, to: node, after, at });
                 }
                 self.tip_changed(node);
             }

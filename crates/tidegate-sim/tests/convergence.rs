@@ -1,0 +1,35 @@
+//! Networks under load, with faults, that must come to the same end. Five seeds of the large ones
+//! here, a hundred by `cargo xtask soak`.
+
+use tidegate_sim::{Entropy, SCENARIOS, Scenario, World};
+
+fn check(name: &str, seed: u64) {
+    let text = SCENARIOS.iter().find(|(known, _)| *known == name).expect("a built-in scenario").1;
+    let scenario = Scenario::from_toml(text).expect("it was checked");
+    let report = World::new(scenario, Entropy::seed(seed)).run();
+    if let Some(broken) = report.broken {
+        panic!("{broken}\nagain: cargo run --release -- sim run {name} --seed {seed}");
+    }
+}
+
+/// One test for each seed, so that they run side by side.
+macro_rules! seeds {
+    ($($test:ident: $name:literal, $seeds:expr;)+) => {$(
+        #[test]
+        fn $test() {
+            $seeds.into_iter().for_each(|seed| check($name, seed));
+        }
+    )+};
+}
+
+seeds! {
+    small_networks_converge: "small", 1..=20;
+    forks_converge: "forks", 1..=10;
+    a_minority_of_producers_that_is_cut_off_and_healed_converges: "minority", 1..=10;
+    bounded_pools_stay_within_their_bounds: "crowded", 1..=3;
+    two_hundred_nodes_converge_1: "partition", [1];
+    two_hundred_nodes_converge_2: "partition", [2];
+    two_hundred_nodes_converge_3: "partition", [3];
+    two_hundred_nodes_converge_4: "partition", [4];
+    two_hundred_nodes_converge_5: "partition", [5];
+}
