@@ -1,0 +1,129 @@
+//! The command as its users run it: real processes, real QUIC.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn tidegate() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_tidegate"))
+}
+
+fn run(arguments: &[&str]) -> Output {
+    tidegate().args(arguments).output().expect("the command runs")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("it prints text")
+}
+
+/// Exit code 2 and a message with this in it.
+fn refuses(arguments: &[&str], message: &str) {
+    let output = run(arguments);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    assert!(text(&output.stderr).contains(message), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_demo_converges_and_its_recordings_replay() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = folder.path().to_str().unwrap();
+    let sizes = ["--nodes", "4", "--seconds", "5", "--tx-rate", "200"];
+    let output =
+        tidegate().arg("demo").args(sizes).args(["--json", "--record", record]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["converged"], true, "{summary:#}");
+    assert_eq!(summary["violations"], 0, "{summary:#}");
+    let pools = summary["transfers_in_pools"].as_array().unwrap();
+    assert_eq!(pools.len(), 4);
+    assert!(pools.iter().all(|pool| *pool == pools[0] && pool.as_u64() > Some(0)), "{summary:#}");
+    for key in ["height", "transfers_in_blocks", "works_published", "useful_bytes"] {
+        assert!(summary[key].as_u64() > Some(0), "{key}: {summary:#}");
+    }
+    assert!(summary["block_propagation_ms"]["count"].as_u64() > Some(0), "{summary:#}");
+
+    let files = recordings(folder.path());
+    assert_eq!(files.len(), 4);
+    let output = tidegate().arg("replay").args(&files).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    assert_eq!(text(&output.stdout).matches("the same as recorded").count(), 4);
+    a_recording_that_is_damaged_is_told(&files[0]);
+}
+
+fn recordings(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().path().to_str().unwrap().to_owned()).collect()
+}
+
+fn a_recording_that_is_damaged_is_told(file: &str) {
+    let whole = std::fs::read(file).unwrap();
+    std::fs::write(file, &whole[..whole.len() / 2]).unwrap();
+    let output = run(&["replay", file]);
+    assert_ne!(output.status.code(), Some(0));
+    let told = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    assert!(told.contains("cut off"), "{told}");
+    std::fs::write(file, b"something else").unwrap();
+    refuses(&["replay", file], file);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_demo_ends_with_its_summary() {
+    let mut child = tidegate()
+        .args(["demo", "--nodes", "3", "--seconds", "600", "--tx-rate", "50"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first line of the table says that it runs, and heeds signals.
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let status = child.wait().unwrap();
+    let mut summary = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut summary).unwrap();
+    assert_eq!(status.code(), Some(0), "{summary}");
+    assert!(summary.contains("tips                equal"), "{summary}");
+    assert!(summary.contains("all equal"), "{summary}");
+}
+
+#[test]
+fn a_scenario_runs_and_repeats() {
+    let scenario = ["sim", "run", "small", "--seed", "5"];
+    let (first, again) = (run(&scenario), run(&scenario));
+    assert_eq!(first.status.code(), Some(0), "{}", text(&first.stdout));
+    let trace = |output: &Output| {
+        let line = text(&output.stdout).lines().find(|line| line.starts_with("trace"));
+        line.expect("it prints a trace").to_owned()
+    };
+    assert_eq!(trace(&first), trace(&again));
+    let list = run(&["sim", "list"]);
+    assert!(text(&list.stdout).lines().any(|line| line.starts_with("small ")));
+}
+
+#[test]
+fn a_scenario_that_fails_says_how_to_see_it_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hopeless.toml");
+    let hopeless = "about = \"more than can be there\"\nnodes = 2\ndials = 1\nproducers = 1\n\
+                    provers = 1\ntrouble_ms = 1000\nleast_transfers = 1000000\n";
+    std::fs::write(&file, hopeless).unwrap();
+    let file = file.to_str().unwrap();
+    let output = run(&["sim", "run", file, "--seed", "7"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let again = format!("again: tidegate sim run {file} --seed 7");
+    assert!(text(&output.stderr).contains(&again), "{}", text(&output.stderr));
+}
+
+#[test]
+fn bad_arguments_are_told() {
+    refuses(&["demo", "--nodes", "1"], "--nodes: between 2 and 128");
+    refuses(&["demo", "--nodes", "129"], "--nodes: between 2 and 128");
+    refuses(&["demo", "--seconds", "0"], "--seconds: at least 1");
+    refuses(&["sim", "run", "nowhere"], "`tidegate sim list` lists them");
+    refuses(&["replay", "nowhere.run"], "nowhere.run");
+    refuses(&["replay"], "FILES");
+}
