@@ -1,17 +1,27 @@
 //! The project's own tools: `cargo xtask` lists them.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+mod codegen;
+mod foreign;
 mod schema;
+mod suites;
+mod tidy;
 mod vectors;
 
 const USAGE: &str = "\
 usage: cargo xtask <command>
 
+  test                set up what the tests need, and run all of them
+  vectors             read and write the golden vectors with C code from rpcgen
   codegen [--check]   write the codec and the vectors from spec/tidegate.x,
                       or check that they are current
+  traces              write the trace hashes of the simulator anew
+  soak [SEEDS]        run the large scenarios of the simulator, 100 seeds each
+  fuzz [SECONDS]      fuzz the codec and a small world, 600 seconds each
+  tidy                check the length of files and functions, and that each
+                      requirement of the specification has its code and a test
 ";
 
 type Result<T = ()> = std::result::Result<T, String>;
@@ -19,9 +29,20 @@ type Result<T = ()> = std::result::Result<T, String>;
 fn main() -> ExitCode {
     let args = std::env::args().skip(1).collect::<Vec<_>>();
     let args = args.iter().map(String::as_str).collect::<Vec<_>>();
+    let number = |text: &str| {
+        text.parse::<u32>().map_err(|_| format!("{text}: a number is needed\n\n{USAGE}"))
+    };
     let result = match args.as_slice() {
-        ["codegen"] => codegen(false),
-        ["codegen", "--check"] => codegen(true),
+        ["test"] => suites::test(),
+        ["vectors"] => foreign::check(),
+        ["codegen"] => codegen::run(false),
+        ["codegen", "--check"] => codegen::run(true),
+        ["traces"] => suites::traces(),
+        ["soak"] => suites::soak(100),
+        ["soak", seeds] => number(seeds).and_then(suites::soak),
+        ["fuzz"] => suites::fuzz(600),
+        ["fuzz", seconds] => number(seconds).and_then(suites::fuzz),
+        ["tidy"] => tidy::check(),
         _ => Err(USAGE.to_owned()),
     };
     match result {
@@ -39,57 +60,21 @@ fn root() -> PathBuf {
     here.parent().expect("xtask lies in the root").to_owned()
 }
 
-fn codegen(check: bool) -> Result {
-    let text = read(&root().join("spec/tidegate.x"))?;
-    let schema =
-        schema::parse::parse(&text).map_err(|error| format!("spec/tidegate.x: {error}"))?;
-    let mut files = BTreeMap::new();
-    files.insert(
-        "crates/tidegate-proto/src/wire/schema.rs".to_owned(),
-        rustfmt(&schema::rust::generate(&schema))?,
-    );
-    for file in vectors::generate(&schema) {
-        files.insert(format!("spec/vectors/{}", file.name), file.text);
-    }
-    for (path, text) in files {
-        let full = root().join(&path);
-        if check {
-            if std::fs::read_to_string(&full).ok().as_ref() != Some(&text) {
-                return Err(format!("{path} is not current: run `cargo xtask codegen`"));
-            }
-        } else {
-            std::fs::create_dir_all(full.parent().expect("a file has a folder"))
-                .and_then(|()| std::fs::write(&full, text))
-                .map_err(|error| format!("{path}: {error}"))?;
-            println!("wrote {path}");
-        }
-    }
-    Ok(())
-}
-
 fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Formats Rust code as the project's `cargo fmt` does.
-fn rustfmt(code: &str) -> Result<String> {
-    use std::io::Write as _;
-    use std::process::Stdio;
-    let failed = |error: std::io::Error| format!("rustfmt: {error} (rustup component add rustfmt)");
-    let mut child = Command::new("rustfmt")
-        .args(["--edition", "2024"])
-        .current_dir(root())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    let mut stdin = child.stdin.take().expect("piped");
-    let code = code.to_owned();
-    let writer = std::thread::spawn(move || stdin.write_all(code.as_bytes()));
-    let output = child.wait_with_output().map_err(failed)?;
-    writer.join().expect("the writer does not panic").map_err(failed)?;
-    match output.status.success() {
-        true => String::from_utf8(output.stdout).map_err(|_| "rustfmt wrote no text".to_owned()),
-        false => Err("rustfmt refused the generated code".to_owned()),
+/// Runs a program to its end.
+fn run(command: &mut Command) -> Result {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let shown = || {
+        let arguments = command.get_args().map(|word| word.to_string_lossy().into_owned());
+        std::iter::once(name.clone()).chain(arguments).collect::<Vec<_>>().join(" ")
+    };
+    let shown = shown();
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{shown}: {status}")),
+        Err(error) => Err(format!("{name}: {error}")),
     }
 }

@@ -1,0 +1,80 @@
+//! `cargo xtask vectors`: the golden vectors, read and written by code that is not ours.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{Result, root, run};
+
+/// Debian's packages with `rpcgen`, with the XDR runtime, and with a C compiler.
+const PACKAGES: [&str; 4] = ["rpcsvc-proto", "libtirpc-dev", "gcc", "libc6-dev"];
+const HEADERS: &str = "/usr/include/tirpc";
+
+/// Builds the program of `spec/check` with what `rpcgen` makes of the schema, and runs it.
+pub(crate) fn check() -> Result {
+    set_up()?;
+    let folder = target().join("foreign");
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    std::fs::create_dir_all(&folder).map_err(failed)?;
+    let spec = root().join("spec");
+    // rpcgen derives names from the path that it is given: it runs where a copy of the file is.
+    std::fs::copy(spec.join("tidegate.x"), folder.join("tidegate.x")).map_err(failed)?;
+    for (flag, output) in [("-h", "tidegate.h"), ("-c", "tidegate_xdr.c")] {
+        // It does not write over a file that is there.
+        let _ = std::fs::remove_file(folder.join(output));
+        let rpcgen = ["rpcgen", flag, "-o", output, "tidegate.x"];
+        run(Command::new(rpcgen[0]).args(&rpcgen[1..]).current_dir(&folder))?;
+    }
+    let program = folder.join("vectors");
+    run(Command::new("cc")
+        .args(["-O1", "-I.", "-I", HEADERS, "tidegate_xdr.c"])
+        .arg(spec.join("check/vectors.c"))
+        .args(["-ltirpc", "-o"])
+        .arg(&program)
+        .current_dir(&folder))?;
+    run(Command::new(program).args(vectors(&spec.join("vectors"))?))
+}
+
+fn vectors(folder: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        files.extend((path.extension().is_some_and(|ext| ext == "json")).then_some(path));
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Installs what is missing where this is possible, and says so.
+fn set_up() -> Result {
+    let there = |program: &str| Command::new(program).arg("--version").output().is_ok();
+    if there("rpcgen") && there("cc") && Path::new(HEADERS).exists() {
+        return Ok(());
+    }
+    let packages = PACKAGES.join(" ");
+    let missing = format!(
+        "rpcgen, a C compiler or libtirpc is missing. On Debian: apt-get install {packages}"
+    );
+    if !there("apt-get") {
+        return Err(missing);
+    }
+    eprintln!("installing {packages}");
+    let sudo: &[&str] = if is_root() { &[] } else { &["sudo", "-n"] };
+    let apt = |arguments: &[&str]| {
+        let words = [sudo, &["apt-get", "-qq"], arguments].concat();
+        run(Command::new(words[0]).args(&words[1..]))
+    };
+    let install = [&["install", "-y", "--no-install-recommends"][..], &PACKAGES].concat();
+    // The lists may be older than the packages, or not there at all.
+    let installed = apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install)));
+    installed.map_err(|error| format!("{missing}\n({error})"))
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}

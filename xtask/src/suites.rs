@@ -1,0 +1,67 @@
+//! The tests: those of every day, and the long ones.
+
+use std::process::Command;
+
+use crate::{Result, foreign, root, run};
+
+/// The scenarios that `soak` runs.
+const LARGE: [&str; 5] = ["partition", "forks", "minority", "crowded", "small"];
+/// The targets in `fuzz/`, with the largest input that is tried.
+const TARGETS: [(&str, u32); 2] = [("codec", 65_537), ("world", 4096)];
+
+fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root());
+    cargo
+}
+
+/// Every test: those in C, those in the documentation, and then all others, whose runner has the
+/// last word.
+pub(crate) fn test() -> Result {
+    foreign::check()?;
+    run(cargo().args(["test", "--workspace", "--doc"]))?;
+    let nextest = Command::new("cargo-nextest").arg("--version").output();
+    if nextest.is_ok_and(|output| output.status.success()) {
+        run(cargo().args(["nextest", "run", "--workspace", "--no-fail-fast"]))
+    } else {
+        eprintln!("cargo-nextest is not installed: `cargo test` runs the tests, a little slower");
+        run(cargo().args(["test", "--workspace", "--all-targets", "--no-fail-fast"]))
+    }
+}
+
+/// Writes `crates/tidegate-sim/tests/traces.txt`.
+pub(crate) fn traces() -> Result {
+    let test = ["test", "--release", "-p", "tidegate-sim", "--test", "traces"];
+    run(cargo().args(test).env("TIDEGATE_WRITE_TRACES", "1"))
+}
+
+/// Many seeds of every large scenario.
+pub(crate) fn soak(seeds: u32) -> Result {
+    for scenario in LARGE {
+        let sim = ["run", "--release", "-q", "--", "sim", "run", scenario, "--seeds"];
+        run(cargo().args(sim).arg(seeds.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Fuzzes every target for a while.
+pub(crate) fn fuzz(seconds: u32) -> Result {
+    for (target, most) in TARGETS {
+        let fuzz = ["+nightly", "fuzz", "run", "-s", "none", target, "--"];
+        run(Command::new("cargo")
+            .current_dir(root())
+            // The toolchain that runs this would win over the one that is asked for.
+            .env_remove("RUSTUP_TOOLCHAIN")
+            .env_remove("CARGO")
+            .args(fuzz)
+            .arg(format!("-max_total_time={seconds}"))
+            .arg(format!("-max_len={most}")))
+        .map_err(|error| {
+            format!(
+                "{error}\nFuzzing needs `cargo install cargo-fuzz` and `rustup toolchain install \
+                 nightly`."
+            )
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! `cargo xtask tidy`: the shape of the code.
+
+use std::path::{Path, PathBuf};
+
+use crate::{Result, read, root};
+
+/// Lines of a file before its tests: beyond, it has more than one subject.
+const FILE: usize = 800;
+/// Lines of a function.
+const FUNCTION: usize = 100;
+/// Lines of the README, and of ARCHITECTURE.md at most.
+const README: std::ops::RangeInclusive<usize> = 100..=170;
+const ARCHITECTURE: usize = 250;
+/// Written by a program, and read by none.
+const GENERATED: &str = "wire/schema.rs";
+
+/// Names what is too long.
+pub(crate) fn check() -> Result {
+    let mut found = Vec::new();
+    for path in sources()? {
+        if !path.ends_with(GENERATED) {
+            let text = read(&path)?;
+            let name = path.strip_prefix(root()).unwrap_or(&path).display().to_string();
+            found.extend(look(&text).into_iter().map(|wrong| format!("{name}: {wrong}")));
+        }
+    }
+    let lines = |name: &str| Ok::<_, String>(read(&root().join(name))?.lines().count());
+    let readme = lines("README.md")?;
+    if !README.contains(&readme) {
+        found.push(format!("README.md has {readme} lines, not {README:?}"));
+    }
+    let architecture = lines("ARCHITECTURE.md")?;
+    if architecture > ARCHITECTURE {
+        found.push(format!("ARCHITECTURE.md has {architecture} lines, over {ARCHITECTURE}"));
+    }
+    if found.is_empty() { Ok(()) } else { Err(found.join("\n")) }
+}
+
+/// What is wrong with one file. It is formatted, so a function ends where a brace stands as far
+/// to the right as the function began.
+fn look(text: &str) -> Vec<String> {
+    let lines = text.lines().collect::<Vec<_>>();
+    let before_tests = lines.iter().position(|line| line.starts_with("#[cfg(test)]"));
+    let length = before_tests.unwrap_or(lines.len());
+    let mut found = Vec::new();
+    if length > FILE {
+        found.push(format!("{length} lines before its tests, over {FILE}"));
+    }
+    for (at, line) in lines.iter().enumerate() {
+        let code = line.trim_start();
+        let indent = line.len() - code.len();
+        let words = code.split_whitespace().take_while(|word| !word.starts_with('('));
+        if code.starts_with("//") || !words.take(5).any(|word| word == "fn") {
+            continue;
+        }
+        let end = format!("{}}}", " ".repeat(indent));
+        let after = lines[at..].iter().position(|line| **line == end);
+        if after.is_some_and(|after| after + 1 > FUNCTION) {
+            let length = after.unwrap_or_default() + 1;
+            found.push(format!("line {}: {length} lines in a function, over {FUNCTION}", at + 1));
+        }
+    }
+    found
+}
+
+/// All Rust files of the project.
+pub(crate) fn sources() -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for folder in ["crates", "xtask", "fuzz"] {
+        collect(&root().join(folder), &mut files)?;
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result {
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.is_dir() && !path.ends_with("target") {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn function(lines: usize) -> String {
+        format!("    pub(crate) async fn f() {{\n{}    }}\n", "        x;\n".repeat(lines - 2))
+    }
+
+    #[test]
+    fn a_function_may_have_so_many_lines_and_no_more() {
+        assert_eq!(look(&function(FUNCTION)), Vec::<String>::new());
+        assert_eq!(look(&function(FUNCTION + 1)).len(), 1);
+    }
+
+    #[test]
+    fn a_file_may_have_so_many_lines_before_its_tests() {
+        let tests = format!("#[cfg(test)]\n{}", "x\n".repeat(FILE));
+        assert_eq!(look(&("x\n".repeat(FILE) + &tests)), Vec::<String>::new());
+        assert_eq!(look(&("x\n".repeat(FILE + 1) + &tests)).len(), 1);
+    }
+}
