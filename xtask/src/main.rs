@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+mod cite;
 mod codegen;
 mod foreign;
 mod schema;

@@ -1,8 +1,8 @@
-//! `cargo xtask tidy`: the shape of the code.
+//! `cargo xtask tidy`: the shape of the code, and the ties between specification, code and tests.
 
 use std::path::{Path, PathBuf};
 
-use crate::{Result, read, root};
+use crate::{Result, cite, read, root};
 
 /// Lines of a file before its tests: beyond, it has more than one subject.
 const FILE: usize = 800;
@@ -14,7 +14,7 @@ const ARCHITECTURE: usize = 250;
 /// Written by a program, and read by none.
 const GENERATED: &str = "wire/schema.rs";
 
-/// Names what is too long.
+/// Names what is too long, and which requirements are without code or test.
 pub(crate) fn check() -> Result {
     let mut found = Vec::new();
     for path in sources()? {
@@ -32,6 +32,10 @@ pub(crate) fn check() -> Result {
     let architecture = lines("ARCHITECTURE.md")?;
     if architecture > ARCHITECTURE {
         found.push(format!("ARCHITECTURE.md has {architecture} lines, over {ARCHITECTURE}"));
+    }
+    match cite::check(&root()) {
+        Ok(labels) => println!("{labels} requirements have their code and a test"),
+        Err(wrong) => found.extend(wrong),
     }
     if found.is_empty() { Ok(()) } else { Err(found.join("\n")) }
 }

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use tidegate::id::{AccountId, ItemId};
-use tidegate::io::{Subject, Verdict};
+use tidegate::id::{AccountId, BlockId, ItemId};
+use tidegate::io::{Fate, Subject, Verdict};
 use tidegate::{Answer, Node, NodeError, PoolItem, Publishing, Validator};
 use tidegate_ledger::{
     Checker, Genesis, JobId, Ledger, SigningKey, TRANSFERS, Transfer, WORKS, Work,
@@ -48,28 +48,38 @@ impl App {
         next
     }
 
-    /// Makes the block of a slot if it is the key's turn. Returns its id and how many transfers
-    /// it holds.
+    /// Makes the block of a slot if it is the key's turn. `before` is called with its id and how
+    /// many transfers it holds right before it leaves.
     pub(crate) async fn produce(
         &self,
         node: &Node,
         key: &SigningKey,
         slot: u64,
-    ) -> Result<Option<(tidegate::id::BlockId, usize)>, NodeError> {
+        before: impl FnOnce(BlockId, usize),
+    ) -> Result<(), NodeError> {
         if !self.ledger().may_propose(slot, key) {
-            return Ok(None);
+            return Ok(());
         }
         let transfers = candidates(node.pool(TRANSFERS, CANDIDATES).await?);
         let works = candidates(node.pool(WORKS, CANDIDATES).await?);
-        let mut ledger = self.ledger();
-        let Some((block, tip)) = ledger.propose(slot, key, transfers, works) else {
-            return Ok(None);
+        let (id, fate) = {
+            let mut ledger = self.ledger();
+            let Some((block, tip)) = ledger.propose(slot, key, transfers, works) else {
+                return Ok(());
+            };
+            let count = block.items.iter().filter(|item| item.pool == TRANSFERS).count();
+            let id = block.block;
+            before(id, count);
+            let fate = node.publish_block(block)?;
+            // The ledger has moved already: its next tip must come after this one.
+            node.set_tip(tip)?;
+            (id, fate)
         };
-        let count = block.items.iter().filter(|item| item.pool == TRANSFERS).count();
-        let id = block.block;
-        node.publish_block(block)?;
-        node.set_tip(tip)?;
-        Ok(Some((id, count)))
+        let fate = fate.await?;
+        if fate != Fate::Accepted {
+            tracing::error!(block = %id, ?fate, "a block of this node's own is not sent");
+        }
+        Ok(())
     }
 
     /// Proves a job and publishes the proof, unless somebody else was faster. Blocks the thread.

@@ -148,7 +148,7 @@ impl Judgement {
 const GOOD: Verdict = Verdict::Accept(Admission { from: 0, account: None });
 
 /// A block the ledger knows.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Stored {
     header: Header,
     /// It, or a block it builds on, does not hold.
@@ -159,7 +159,7 @@ struct Stored {
 }
 
 /// The ledger of one node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ledger {
     genesis: Genesis,
     checker: Checker,

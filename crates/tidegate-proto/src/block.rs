@@ -13,14 +13,15 @@ use bytes::Bytes;
 use crate::channel::Context;
 use crate::fetch::Fetcher;
 use crate::id::{BlockId, ConnectionId, Salt};
-use crate::io::{Block, BlockItem, Event, Subject, Verdict};
+use crate::io::{Block, BlockItem, Event, Fate, Invalid, Subject, Verdict};
+use crate::merkle;
 use crate::rules::HeaderFacts;
 use crate::stats::Count;
 use crate::tickets::Question;
 use crate::time::Time;
 use crate::tip;
 use crate::violation::Violation;
-use crate::wire::{BlockPart, Compact, MAX_FRAME, MAX_HEADER, Report};
+use crate::wire::{BlockPart, Compact, MAX_FRAME, MAX_GROUPS, MAX_HEADER, Report};
 
 mod channel;
 mod headers;
@@ -140,6 +141,14 @@ pub(crate) fn short_id(salt: &Salt, block: &BlockId, id: &crate::id::ItemId) -> 
 /// Whether the peer of a link has a block, or its header.
 pub(crate) fn announced_by(blocks: &Blocks, block: &BlockId, link: ConnectionId) -> bool {
     blocks.known.get(block).is_some_and(|known| known.announced_by.contains(&link))
+}
+
+/// A link is gone on which headers may have come. If it had a channel for blocks, that looks after
+/// what it vouched for.
+pub(crate) fn announcer_down(cx: &mut Context, link: ConnectionId) {
+    if !cx.blocks.links.contains_key(&link) {
+        headers::link_down(cx, link);
+    }
 }
 
 /// What to ask the application about a header or a block.
@@ -268,8 +277,14 @@ fn compact_arrived(
     cx.blocks.fetcher.resolved((block, BlockPart::Compact));
     started.pushed = pushed.map(|number| (link, number));
     started.sources.push(link);
+    // Only who has a channel for blocks can be asked; its own sender may be gone by now.
+    let can_be_asked = |link: &ConnectionId| cx.blocks.links.contains_key(link);
     let others = cx.blocks.known.get(&block).map(|known| known.announced_by.iter());
-    started.reserve = others.into_iter().flatten().filter(|o| **o != link).copied().collect();
+    let others = others.into_iter().flatten().filter(|o| **o != link && can_be_asked(o));
+    started.reserve = others.copied().collect();
+    if !can_be_asked(&link) {
+        started.forget_source(link);
+    }
     cx.stats.count(Count::CompactBlocks);
     cx.blocks.building.insert(block, started);
     advance(cx, block);
@@ -332,6 +347,7 @@ fn ask_if_ready(cx: &mut Context, block: BlockId) {
     let blocks = &mut cx.blocks;
     let Some(known) = blocks.known.get(&block) else { return };
     let parent = blocks.known.get(&known.facts.parent);
+    // R9.1.2
     if !parent.is_some_and(Known::is_accepted) {
         return;
     }
@@ -393,10 +409,13 @@ fn mark_bad(cx: &mut Context, block: BlockId) {
 }
 
 /// Sends a block of this node's own.
-pub(crate) fn publish(cx: &mut Context, block: Block) {
-    let Some(facts) = cx.rules.header(&block.header) else { return };
-    if cx.blocks.known.contains_key(&facts.block) || !cx.blocks.known.contains_key(&facts.parent) {
-        return;
+pub(crate) fn publish(cx: &mut Context, block: Block) -> Fate {
+    let facts = match publishable(cx, &block) {
+        Ok(facts) => facts,
+        Err(invalid) => return Fate::Invalid(invalid),
+    };
+    if cx.blocks.known.contains_key(&facts.block) {
+        return Fate::Known;
     }
     let (body, announced_by) = (Body::Missing, BTreeSet::new());
     let known = Known { facts, header: block.header.clone(), body, announced_by };
@@ -408,6 +427,36 @@ pub(crate) fn publish(cx: &mut Context, block: Block) {
         *judged = Judged::Accepted;
     }
     headers::accepted(cx, facts, block.header);
+    Fate::Accepted
+}
+
+/// Whether a block can be sent, and peers can take it.
+fn publishable(cx: &Context, block: &Block) -> Result<HeaderFacts, Invalid> {
+    let facts = headers::parse(cx, &block.header).map_err(|_| Invalid::MalformedHeader)?;
+    if block.header.len() > MAX_HEADER {
+        return Err(Invalid::MalformedHeader);
+    }
+    if !cx.blocks.known.contains_key(&facts.parent) {
+        return Err(Invalid::UnknownParent);
+    }
+    for item in &block.items {
+        let pool = cx.pools.get(item.pool.0 as usize).ok_or(Invalid::NoSuchPool)?;
+        if item.body.len() > pool.spec.max_item as usize {
+            return Err(Invalid::TooLarge);
+        }
+    }
+    let ids = block.items.iter().map(|item| item.id).collect::<Vec<_>>();
+    if ids.len() != facts.items as usize || merkle::root(&ids) != facts.item_root {
+        return Err(Invalid::OtherItems);
+    }
+    let bytes: usize = block.items.iter().map(|item| item.body.len()).sum();
+    if bytes > cx.config.limits.block_size as usize {
+        return Err(Invalid::BlockTooLarge);
+    }
+    if block.items.chunk_by(|a, b| a.pool == b.pool).count() > MAX_GROUPS {
+        return Err(Invalid::TooManyGroups);
+    }
+    Ok(facts)
 }
 
 /// The application moved its tip. Blocks too far below it are forgotten.

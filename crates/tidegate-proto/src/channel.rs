@@ -120,9 +120,11 @@ macro_rules! channels {
             /// A frame came: decodes it and hands it to the channel.
             pub(crate) fn on_frame(self, cx: &mut Context, at: At, frame: &Frame) -> Result<(), Violation> {
                 match self { $(Self::$variant => {
+                    // R3.8
                     if frame.len() > <$channel>::MAX_FRAME {
                         return Err(Violation::FrameTooLarge);
                     }
+                    // R3.7
                     let message = frame.decode().map_err(|_| Violation::Malformed)?;
                     <$channel>::on_message(cx, at, message)
                 }),+ }

@@ -35,6 +35,7 @@ pub(crate) struct Sending {
 
 /// How a body begins on the wire, and the rest of it if it is larger than a frame.
 pub(crate) fn start(body: &Bytes) -> (Body, Option<Sending>) {
+    // R6.4.1
     if body.len() <= MAX_WHOLE {
         return (Body::Whole(body.clone()), None);
     }
@@ -54,6 +55,7 @@ impl Sending {
         }
         let mut chunk = Vec::with_capacity(CHUNK + 1024);
         let ranges = ranges(self.sent, self.body.len());
+        // R6.4.3
         encode_ranges(&self.body[..], &self.outboard, &ranges, &mut chunk)
             .expect("body and hashes are in memory");
         self.sent += CHUNK;
@@ -73,9 +75,11 @@ impl Receiving {
     /// The start of a body of at most `bound` bytes, which is larger than a frame.
     pub(crate) fn new(start: &Chunked, bound: usize) -> Result<Self, Violation> {
         let size = start.size as usize;
+        // R6.4.2
         if size > bound {
             return Err(Violation::ItemTooLarge);
         }
+        // R6.4.1
         if size <= MAX_WHOLE {
             return Err(Violation::WrongChunk);
         }
@@ -91,10 +95,12 @@ impl Receiving {
         let mut encoded = Cursor::new(chunk);
         let items = DecodeResponseIter::new(self.root.0.into(), tree, &mut encoded, &ranges);
         for item in items {
+            // R6.4.4
             if let BaoContentItem::Leaf(leaf) = item.map_err(|_| Violation::WrongChunk)? {
                 self.body.extend_from_slice(&leaf.data);
             }
         }
+        // R6.4.4
         if encoded.position() != chunk.len() as u64 {
             return Err(Violation::WrongChunk);
         }
@@ -149,6 +155,47 @@ mod tests {
         assert!(matches!(start(&whole), (Body::Whole(bytes), None) if bytes == whole));
     }
 
+    /// The slice of R6.4.3, written down as the specification has it.
+    fn slice(body: &[u8], range: &std::ops::Range<usize>, from: usize, to: usize) -> Vec<u8> {
+        use blake3::hazmat::HasherExt as _;
+        let cv = |from: usize, to: usize| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.set_input_offset(from as u64).update(&body[from..to]);
+            hasher.finalize_non_root()
+        };
+        if from >= range.end || to <= range.start {
+            return Vec::new();
+        }
+        if to - from <= 16_384 {
+            return body[from..to].to_vec();
+        }
+        let mut left = 16_384;
+        while left * 2 < to - from {
+            left *= 2;
+        }
+        let mid = from + left;
+        let (a, b) = (slice(body, range, from, mid), slice(body, range, mid, to));
+        [&cv(from, mid)[..], &cv(mid, to), &a, &b].concat()
+    }
+
+    /// R6.4.3
+    #[test]
+    fn a_chunk_is_a_slice_of_the_hash_tree() {
+        for size in [MAX_WHOLE + 1, 65_536, 65_537, 100_000, 1 << 18, 1_000_003] {
+            let body = body(size);
+            let (start, mut rest) = chunked(&body);
+            let mut chunks = vec![start.chunk];
+            chunks.extend(std::iter::from_fn(|| rest.next()));
+            assert_eq!(chunks.len(), size.div_ceil(32_768));
+            assert_eq!(start.root.0, *blake3::hash(&body).as_bytes());
+            for (i, chunk) in chunks.iter().enumerate() {
+                let range = i * 32_768..(i + 1) * 32_768;
+                assert_eq!(*chunk, slice(&body, &range, 0, size), "chunk {i} of {size}");
+            }
+        }
+    }
+
+    /// R6.4.4
     #[test]
     fn a_liar_is_found_at_the_first_wrong_chunk() {
         let body = body(200_000);
@@ -171,6 +218,7 @@ mod tests {
         assert_eq!(receiving.push(&good), Err(Violation::WrongChunk));
     }
 
+    /// R6.4.1, R6.4.2
     #[test]
     fn sizes_are_checked_before_anything_is_kept() {
         let (start, _) = chunked(&body(100_000));

@@ -172,7 +172,7 @@ impl PoolSpec {
         }
     }
 
-    /// Digest of what two nodes must agree on to share this pool at one version.
+    /// Digest of what two nodes must agree on to share this pool at one version. R5.7.8
     pub fn rules_digest(&self, rules: &str, version: u32) -> Digest {
         let mut hasher = blake3::Hasher::new_derive_key("tidegate 1 pool rules");
         for part in [self.name.as_bytes(), rules.as_bytes()] {

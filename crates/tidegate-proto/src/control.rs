@@ -144,6 +144,12 @@ pub(crate) fn was_up(cx: &Context, link: ConnectionId) -> bool {
     cx.control.links.get(&link).is_some_and(|link| link.was_up)
 }
 
+/// Whether the last words of a connection are said, or nothing more is.
+pub(crate) fn is_over(cx: &Context, link: ConnectionId) -> bool {
+    let stage = cx.control.links.get(&link).map(|link| &link.stage);
+    stage.is_none_or(|stage| matches!(stage, Stage::Ending(..) | Stage::Closed(_)))
+}
+
 /// A connection is there, and proven to be the peer's.
 ///
 /// `known` if the dialer knew whom it would meet.
@@ -157,6 +163,7 @@ pub(crate) fn connected(cx: &mut Context, at: At, binding: Binding, known: bool)
         stage: Stage::Hello(deadline),
         hello: None,
         early_setup: None,
+        // R5.1.1
         send_hello: outbound,
         send_setup: false,
         raises: VecDeque::new(),
@@ -171,7 +178,7 @@ pub(crate) fn connected(cx: &mut Context, at: At, binding: Binding, known: bool)
     };
     cx.control.links.insert(at.link, link);
     if outbound && known {
-        // To one whose identity is known, a tip may go with the hello.
+        // To one whose identity is known, a tip may go with the hello. R5.1.8
         negotiate::add_fixed(cx, at.link);
     }
     if let Err(refusal) = peers::has_room_for_hello(cx) {
@@ -186,6 +193,7 @@ fn refuse(cx: &mut Context, link: ConnectionId, refusal: Refusal) {
     if let Some(peer) = cx.links.get(link).map(|link| link.peer) {
         cx.event(Event::Refused { peer, by_us: true, refusal: refusal.clone() });
     }
+    // R5.2.1
     end(cx, link, Last::Refuse(refusal));
 }
 
@@ -198,8 +206,10 @@ pub(crate) fn goodbye(cx: &mut Context, link: ConnectionId, goodbye: Goodbye) {
 /// The peer broke the rules: the connection ends, and it is remembered.
 pub(crate) fn violated(cx: &mut Context, link: ConnectionId, violation: Violation) {
     let Some(connection) = cx.links.get(link) else { return };
+    // R11.2
     cx.peers.ban(connection.peer, violation, cx.now, cx.config.limits.bans);
     cx.stats.violation(violation);
+    // R11.1
     let goodbye = Goodbye::Violation(violation.code());
     end(cx, link, Last::Goodbye(goodbye, Disconnect::Violation(violation)));
 }
@@ -249,6 +259,7 @@ fn close(cx: &mut Context, link: ConnectionId, reason: Disconnect) {
 /// The transport says that a connection is gone: why it ended.
 pub(crate) fn closed(cx: &mut Context, link: ConnectionId) -> Disconnect {
     bring_down(cx, link);
+    // R5.3.4
     for newer in waiting_for(cx, link) {
         cx.control.waiting -= 1;
         admit(cx, newer);
@@ -276,14 +287,16 @@ fn waiting_for(cx: &Context, link: ConnectionId) -> Vec<At> {
 
 fn on_hello(cx: &mut Context, at: At, hello: Hello) -> Result<(), Violation> {
     let link = cx.control.links.get_mut(&at.link).ok_or(Violation::OutOfTurn)?;
+    // R5.1.6
     if !matches!(link.stage, Stage::Hello(_)) {
         return Err(Violation::OutOfTurn);
     }
-    // Version and network first: a stranger learns nothing more.
+    // Version and network first: a stranger learns nothing more. R5.1.3
     let strange = if !hello.versions.contains(&VERSION) {
         Some(Refusal::NoCommonVersion)
     } else if hello.network != cx.config.network {
         Some(Refusal::WrongNetwork)
+    // R5.1.4
     } else if hello.binding != link.binding {
         Some(Refusal::BadSignature)
     } else {
@@ -309,6 +322,7 @@ fn on_hello(cx: &mut Context, at: At, hello: Hello) -> Result<(), Violation> {
             // Its listener refuses; its dialer waits for that.
             let connection = cx.links.get(at.link);
             if connection.is_some_and(|connection| connection.direction.is_inbound()) {
+                // R5.3.2
                 refuse(cx, at.link, Refusal::Duplicate);
                 return Ok(());
             }
@@ -331,6 +345,7 @@ fn admit(cx: &mut Context, at: At) {
     let Some(link) = cx.control.links.get_mut(&at.link) else { return };
     let Some(connection) = cx.links.get(at.link) else { return };
     link.stage = Stage::Setup(connection.since + cx.config.limits.handshake_timeout);
+    // R5.1.2
     link.send_hello |= connection.direction.is_inbound();
     link.send_setup = true;
     let early = link.early_setup.take();
@@ -351,6 +366,7 @@ fn ask(cx: &mut Context, link: ConnectionId, older: ConnectionId) {
         cx.control.waiting += 1;
     }
     if let Some(older) = cx.control.links.get_mut(&older) {
+        // R5.3.3
         older.ping_now = true;
         cx.links.wake(older.at.link, older.at.slot);
     }
@@ -372,13 +388,16 @@ fn on_setup(cx: &mut Context, at: At, setup: Setup) -> Result<(), Violation> {
         Stage::Setup(_) => {}
         // A listener says both steps at once.
         Stage::Asking { .. } if link.early_setup.is_none() => {
+            // R5.3.5
             link.early_setup = Some(setup);
             return Ok(());
         }
+        // R5.1.6
         _ => return Err(Violation::OutOfTurn),
     }
     let Some(connection) = cx.links.get(at.link) else { return Ok(()) };
     if let Some(record) = &setup.record
+        // R5.4.2
         && (record.peer != connection.peer || !record::verify(record, &cx.config.network))
     {
         refuse(cx, at.link, Refusal::BadSignature);
@@ -402,6 +421,7 @@ fn on_setup(cx: &mut Context, at: At, setup: Setup) -> Result<(), Violation> {
     if let Some(older) = replaces {
         let listener = cx.links.get(older).is_some_and(|link| link.direction.is_inbound());
         if listener {
+            // R5.3.2
             goodbye(cx, older, Goodbye::Duplicate);
         }
     }
@@ -440,12 +460,14 @@ impl ChannelTrait for Channel {
                 close(cx, at.link, Disconnect::Remote(goodbye));
                 Ok(())
             }
-            // The last words are said: what else was under way does not matter.
+            // The last words are said: what else was under way does not matter. R5.6.2
             _ if matches!(link.stage, Stage::Ending(..) | Stage::Closed(_)) => Ok(()),
             ControlMessage::Hello(hello) => on_hello(cx, at, hello),
             ControlMessage::Setup(setup) => on_setup(cx, at, setup),
+            // R5.1.5
             _ if link.stage != Stage::Up => Err(Violation::OutOfTurn),
             ControlMessage::Ping(number) => {
+                // R5.5.2
                 if link.pong.replace(number).is_some() {
                     return Err(Violation::Ping);
                 }
@@ -459,10 +481,12 @@ impl ChannelTrait for Channel {
                         connection.measured(cx.now.since(sent));
                     }
                     for newer in waiting_for(cx, at.link) {
+                        // R5.3.3
                         refuse(cx, newer.link, Refusal::Duplicate);
                     }
                     Ok(())
                 }
+                // R5.5.3
                 _ => Err(Violation::Ping),
             },
             ControlMessage::Raise(raise) => negotiate::raised(cx, at.link, &raise),
@@ -477,6 +501,7 @@ impl ChannelTrait for Channel {
                 Last::Refuse(refusal) => (ControlMessage::Refuse(refusal), Disconnect::Lost),
                 Last::Goodbye(goodbye, reason) => (ControlMessage::Goodbye(goodbye), reason),
             };
+            // R5.6.1
             close(cx, at.link, reason);
             return Some(message);
         }
@@ -504,6 +529,7 @@ impl ChannelTrait for Channel {
             }));
         }
         if let Some(number) = link.pong.take() {
+            // R5.5.1
             return Some(ControlMessage::Pong(number));
         }
         if let Some(raise) = link.raises.pop_front() {
@@ -579,7 +605,7 @@ pub(crate) fn expire(cx: &mut Context, at: At) {
             goodbye(cx, at.link, Goodbye::Silent);
         }
         Stage::Asking { older, until, .. } if until <= now => {
-            // It did not answer: this one takes its place.
+            // It did not answer: this one takes its place. R5.3.4
             cx.control.waiting -= 1;
             goodbye(cx, older, Goodbye::Silent);
             admit(cx, at);
@@ -591,6 +617,7 @@ pub(crate) fn expire(cx: &mut Context, at: At) {
             };
             close(cx, at.link, reason);
         }
+        // R5.5.4
         Stage::Up if silence(cx, link).is_some_and(|until| until <= now) => {
             goodbye(cx, at.link, Goodbye::Silent);
         }

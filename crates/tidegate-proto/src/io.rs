@@ -82,6 +82,9 @@ pub enum DialError {
     /// No transport of this node knows such addresses.
     #[error("no transport for this kind of address")]
     UnsupportedAddress,
+    /// This node has dialed as many as [`Limits::max_outbound`](crate::Limits) allows.
+    #[error("`max_outbound` connections are dialed already")]
+    Full,
     /// Nobody answered in time.
     #[error("no answer in time")]
     TimedOut,
@@ -139,7 +142,13 @@ pub enum Command {
         admission: Admission,
     },
     /// Sends a block of this node's own. Its verdict is taken to be *accept*.
-    PublishBlock(Block),
+    /// [`Output::Published`] tells its fate.
+    PublishBlock {
+        /// A number of the application's choice, for the answer; one series with those of items.
+        request: u64,
+        /// The block.
+        block: Block,
+    },
     /// Moves the tip, and the pools with it.
     SetTip(TipChange),
     /// Allows a peer more on one pool.
@@ -298,10 +307,10 @@ pub enum Subject {
     Block(Block),
 }
 
-/// What became of a published item.
+/// What became of a published item or block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fate {
-    /// It is in the pool, and on its way.
+    /// It is in the pool, or among the blocks, and on its way.
     Accepted,
     /// It was there already.
     Known,
@@ -314,7 +323,7 @@ pub enum Fate {
     Invalid(Invalid),
 }
 
-/// Why an item cannot be published.
+/// Why an item or a block cannot be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Invalid {
     /// There is no such pool.
@@ -326,6 +335,22 @@ pub enum Invalid {
     /// The rules do not know such bytes.
     #[error("the bytes are no item of this pool")]
     Malformed,
+    /// The block's header is none by the rules, or has more than
+    /// [`MAX_HEADER`](crate::wire::MAX_HEADER) bytes.
+    #[error("the header is none by the application's rules, or is larger than 16 KiB")]
+    MalformedHeader,
+    /// The block's parent is not known here, or no genesis was given.
+    #[error("the block's parent is not known: publish it first")]
+    UnknownParent,
+    /// The block's items are not those that its header is about.
+    #[error("the items are not as many as the header says, or not those under its item root")]
+    OtherItems,
+    /// The block's items are too large together.
+    #[error("the block's items have more bytes than `Limits::block_size`")]
+    BlockTooLarge,
+    /// The block's items change too often between pools.
+    #[error("the items change between pools more than 8 times: sort them by pool")]
+    TooManyGroups,
 }
 
 /// Something the application may want to know. Nothing depends on its being read.

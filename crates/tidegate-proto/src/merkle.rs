@@ -6,7 +6,7 @@
 
 use crate::id::{Digest, ItemId};
 
-/// The root over the ids of all items, in the block's order.
+/// The root over the ids of all items, in the block's order. R10.1
 pub fn root(ids: &[ItemId]) -> Digest {
     seal(ids.len(), subtree(ids))
 }
@@ -35,6 +35,7 @@ fn subtree(ids: &[ItemId]) -> [u8; 32] {
     }
 }
 
+/// R10.2
 fn path(ids: &[ItemId], index: usize) -> Vec<Digest> {
     if ids.len() < 2 {
         return Vec::new();
@@ -48,7 +49,7 @@ fn path(ids: &[ItemId], index: usize) -> Vec<Digest> {
     proof
 }
 
-/// The hash of a subtree of `count` items from the hash of one of its leaves.
+/// The hash of a subtree of `count` items from the hash of one of its leaves. R10.2
 fn climb(count: usize, index: usize, hash: [u8; 32], proof: &[Digest]) -> Option<[u8; 32]> {
     if count < 2 {
         return proof.is_empty().then_some(hash);
@@ -97,6 +98,7 @@ mod tests {
         (0..count).map(|i| ItemId(*blake3::hash(&i.to_be_bytes()).as_bytes())).collect()
     }
 
+    /// R10.1, R10.2
     #[test]
     fn every_item_of_small_blocks_has_a_proof() {
         for count in 1..70 {
@@ -109,6 +111,8 @@ mod tests {
                     !verify(&root, count, (index + 1) % count, &ids[index], &proof) || count == 1
                 );
                 assert!(!verify(&root, count + 1, index, &ids[index], &proof));
+                let longer = [&[Digest([0; 32])], &proof[..]].concat();
+                assert!(!verify(&root, count, index, &ids[index], &longer));
             }
             assert_eq!(prove(&ids, count), None);
         }
@@ -140,6 +144,7 @@ mod tests {
     }
 
     proptest! {
+        /// R10.2
         #[test]
         fn a_changed_proof_proves_nothing(count in 1..200usize, index in 0..200usize, byte in 0..32usize, at in 0..12usize) {
             let ids = ids(count);

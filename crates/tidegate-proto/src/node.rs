@@ -11,9 +11,9 @@ use crate::channel::{Context, Kind};
 use crate::config::{Config, ConfigError};
 use crate::control::{self, Control, record};
 use crate::id::{Address, ConnectionId, ItemId, PeerId, PoolIndex, Ticket};
-use crate::io::{Command, Direction, Event, Input, Output, TipChange, Verdict};
+use crate::io::{Command, DialError, Direction, Event, Input, Output, TipChange, Verdict};
 use crate::link::{At, Link, Links};
-use crate::peers::Peers;
+use crate::peers::{self, Peers};
 use crate::pool::{self, Pool};
 use crate::rng::Rng;
 use crate::rules::{HeaderFacts, Rules};
@@ -105,6 +105,9 @@ impl Node {
         self.advance(now);
         let cx = &mut self.cx;
         match command {
+            Command::Dial { address, .. } if !peers::may_dial(cx) => {
+                cx.event(Event::DialFailed { address, error: DialError::Full });
+            }
             Command::Dial { address, peer } => {
                 let dial = cx.peers.dial(address.clone(), peer);
                 cx.outputs.push_back(Output::Dial { dial, address, peer });
@@ -121,7 +124,10 @@ impl Node {
                 let fate = pool::publish(cx, pool, body, admission);
                 cx.outputs.push_back(Output::Published { request, fate });
             }
-            Command::PublishBlock(block) => block::publish(cx, block),
+            Command::PublishBlock { request, block } => {
+                let fate = block::publish(cx, block);
+                cx.outputs.push_back(Output::Published { request, fate });
+            }
             Command::SetTip(TipChange { block, remove, add, accounts }) => {
                 block::set_tip(cx, block);
                 pool::tip_changed(cx, remove, add, accounts);
@@ -229,6 +235,7 @@ impl Node {
         let Some(slot) = link.slot_of(channel) else {
             // What was on its way when the connection ended says nothing about the peer.
             if link.up {
+                // R5.7.7
                 control::violated(cx, connection, Violation::UnknownChannel);
                 self.set_deadline(connection, 0);
             }
@@ -237,7 +244,11 @@ impl Node {
         let (kind, index) = (link.slots[slot].kind, link.slots[slot].index);
         let at = At { link: connection, slot, index };
         cx.stats.frame_in(kind.name(), frame.len());
-        if let Err(violation) = kind.on_frame(cx, at, frame) {
+        let outcome = kind.on_frame(cx, at, frame);
+        // R5.6.2
+        if let Err(violation) = outcome
+            && !control::is_over(cx, connection)
+        {
             control::violated(cx, connection, violation);
         }
         self.set_deadline(connection, slot);

@@ -45,6 +45,11 @@ impl Peers {
         dial
     }
 
+    /// Dials that are under way.
+    pub(crate) fn dialing(&self) -> usize {
+        self.dials.len()
+    }
+
     /// A dial has come to its end.
     pub(crate) fn dialed(&mut self, dial: DialId) -> Option<Dialing> {
         self.dials.remove(&dial)
@@ -78,6 +83,7 @@ impl Peers {
 pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
     let Some(connection) = cx.links.get(link) else { return Ok(()) };
     let peer = connection.peer;
+    // R5.2.2
     if peer == cx.config.peer {
         return Err(Refusal::SelfDial);
     }
@@ -85,6 +91,7 @@ pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
         return Err(Refusal::ShuttingDown);
     }
     if let Some(until) = cx.peers.banned(&peer, cx.now) {
+        // R5.2.3
         let remaining = until.since(cx.now).as_secs().max(1);
         return Err(Refusal::Banned(u32::try_from(remaining).unwrap_or(u32::MAX)));
     }
@@ -100,6 +107,12 @@ pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Whether one more may be dialed.
+pub(crate) fn may_dial(cx: &Context) -> bool {
+    let dialed = cx.links.iter().filter(|(_, link)| !link.direction.is_inbound()).count();
+    dialed + cx.peers.dialing() < cx.config.limits.max_outbound as usize
 }
 
 /// Whether there is room for one more hello.
@@ -137,6 +150,7 @@ pub(crate) fn second(cx: &Context, link: ConnectionId, instance: u64) -> Option<
         Direction::Inbound => this.peer,
         Direction::Outbound(_) => cx.config.peer,
     };
+    // R5.3.1
     Some(match dialer == this.peer.min(cx.config.peer) {
         true => Second::Replaces(older),
         false => Second::Yields,

@@ -87,11 +87,13 @@ impl Issuer {
 
     /// The peer announced something: its number.
     pub(crate) fn announcement(&mut self) -> Result<u32, Violation> {
+        // R6.1.1
         self.spend(Spent::Announcement).ok_or(Violation::AnnouncementPermit)
     }
 
     /// The peer pushed a body, or began to: its number.
     pub(crate) fn body(&mut self, bytes: u32) -> Result<u32, Violation> {
+        // R6.1.2
         self.spend(Spent::Body(bytes)).ok_or(Violation::BodyPermit)
     }
 
@@ -99,6 +101,7 @@ impl Issuer {
         if !self.outstanding.allows(&self.grant, spent) {
             return None;
         }
+        // R6.2.1
         let number = self.next;
         self.next = self.next.wrapping_add(1);
         self.outstanding.add(spent);
@@ -124,6 +127,7 @@ impl Issuer {
     /// The peer asks for something of at most so many bytes.
     pub(crate) fn request(&mut self, bytes: u32) -> Result<(), Violation> {
         if !self.outstanding.allows_request(&self.grant, bytes) {
+            // R6.1.3
             return Err(Violation::RequestPermit);
         }
         self.outstanding.requests += 1;
@@ -137,9 +141,11 @@ impl Issuer {
         self.outstanding.fetch_bytes -= bytes;
     }
 
-    /// New limits, none below the old.
-    pub(crate) fn raise(&mut self, grant: &Grant) {
-        self.grant = highest(&self.grant, grant);
+    /// New limits, none below the old. Whether one is above.
+    pub(crate) fn raise(&mut self, grant: &Grant) -> bool {
+        let raised = highest(&self.grant, grant);
+        let before = std::mem::replace(&mut self.grant, raised);
+        before != self.grant
     }
 
     pub(crate) fn grant(&self) -> &Grant {
@@ -182,6 +188,7 @@ impl<T> Holder<T> {
 
     /// The peer gives a permit back: what it was spent on.
     pub(crate) fn returned(&mut self, number: u32) -> Result<(Spent, T), Violation> {
+        // R6.3.1
         let (spent, what) = self.out.remove(&number).ok_or(Violation::FalseReturn)?;
         self.outstanding.subtract(spent);
         Ok((spent, what))
@@ -214,8 +221,13 @@ impl<T> Holder<T> {
 
     /// The peer raises its limits.
     pub(crate) fn raise(&mut self, grant: &Grant) -> Result<(), Violation> {
+        // R6.1.4
         if highest(&self.grant, grant) != *grant {
             return Err(Violation::GrantShrunk);
+        }
+        // R6.2.3
+        if self.grant == *grant {
+            return Err(Violation::Empty);
         }
         self.grant = grant.clone();
         Ok(())
@@ -295,6 +307,7 @@ mod tests {
     const GRANT: Grant =
         Grant { announcements: 3, bodies: 2, body_bytes: 100, requests: 2, fetch_bytes: 50 };
 
+    /// R6.1.1, R6.1.2, R6.1.3
     #[test]
     fn each_permit_ends_at_its_limit() {
         let mut issuer = Issuer::new(GRANT);
@@ -337,6 +350,7 @@ mod tests {
         assert_eq!(returns.take(&mut issuer, at(700)).unwrap().len(), 1);
     }
 
+    /// R6.1.4
     #[test]
     fn a_grant_never_shrinks() {
         let mut holder = Holder::<()>::new(GRANT);
@@ -369,6 +383,7 @@ mod tests {
 
     proptest! {
         /// Whatever happens, the two ends agree on what is out, and neither exceeds the grant.
+        /// R6.2.1, R6.3.1
         #[test]
         fn holder_and_issuer_agree(steps in steps()) {
             let mut holder = Holder::new(GRANT);

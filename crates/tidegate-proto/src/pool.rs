@@ -214,7 +214,7 @@ impl Pool {
     }
 }
 
-/// A permit goes back to its source, now or when it has had some company.
+/// A permit goes back to its source, now or when it has had some company. R6.3.2
 fn report(cx: &mut Context, pool: usize, source: Source, report: Report) {
     let Some(link) = cx.pools[pool].links.get_mut(&source.link) else { return };
     link.give_back(source.number, report, cx.now);
@@ -227,7 +227,7 @@ fn report(cx: &mut Context, pool: usize, source: Source, report: Report) {
     }
 }
 
-/// SipHash-2-4 of an item's id (specification section 7.3).
+/// SipHash-2-4 of an item's id (specification section 7.3). R7.3.1
 fn alias(salt: &Salt, id: &ItemId) -> u64 {
     let mut hasher = SipHasher24::new_with_key(&salt.0);
     hasher.write(&id.0);
@@ -250,6 +250,7 @@ fn arrived(
     reserved: Option<u32>,
 ) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
+    // R7.3.9
     if body.len() > pool.spec.max_item as usize {
         return Err(Violation::ItemTooLarge);
     }
@@ -275,6 +276,7 @@ fn arrived(
         return Ok(());
     }
     let Some(facts) = cx.rules.item(&pool.spec.name, &body) else {
+        // R7.3.10
         return Err(Violation::MalformedItem);
     };
     let alias = pool.alias(&id);
@@ -336,6 +338,7 @@ pub(crate) fn verdict(
     };
     let mut guilty = Vec::new();
     for (i, source) in pending.sources.iter().enumerate() {
+        // R6.3.4
         let outcome = match (verdict, accepted, source.how) {
             (Verdict::Reject, ..) => Report::Rejected,
             (Verdict::Ignore, ..) => Report::Ignored,
@@ -345,10 +348,11 @@ pub(crate) fn verdict(
             _ => Report::Surplus,
         };
         cx.stats.report(outcome);
+        // R12.2
         if !pending.overdue {
             report(cx, index, *source, outcome);
         }
-        // Who only announced it has not shown that he has it.
+        // Who only announced it has not shown that he has it. R7.3.11
         if verdict == Verdict::Reject && source.how != How::Announced {
             guilty.push((source.link, Violation::RejectedItem));
         }
@@ -360,6 +364,7 @@ pub(crate) fn verdict(
 pub(crate) fn overdue(cx: &mut Context, pool: PoolIndex, id: ItemId) {
     let index = pool.0 as usize;
     let Some(pending) = cx.pools[index].pending.get_mut(&id) else { return };
+    // R6.3.3
     pending.overdue = true;
     let sources = pending.sources.clone();
     if let Some((link, bytes)) = pending.reserved.take() {

@@ -128,6 +128,11 @@ impl Recorder {
     fn write<T: Serialize>(&mut self, record: &T) -> io::Result<()> {
         self.buffer.clear();
         postcard::to_io(record, &mut self.buffer).map_err(io::Error::other)?;
+        if self.buffer.len() > MAX_RECORD as usize {
+            // It could not be read again.
+            let what = format!("a record of {} bytes, over {MAX_RECORD}", self.buffer.len());
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+        }
         self.file.write_all(&(self.buffer.len() as u32).to_be_bytes())?;
         self.file.write_all(&self.buffer)
     }
@@ -181,10 +186,12 @@ pub enum ReplayError {
 pub fn replay(mut file: impl Read, rules: Box<dyn Rules>) -> Result<Replay, ReplayError> {
     let mut magic = [0; 8];
     file.read_exact(&mut magic).map_err(|_| ReplayError::NotARecording)?;
+    // R13.1
     if magic != *MAGIC {
         return Err(ReplayError::NotARecording);
     }
     let start: Start = read(&mut file, 0)?.ok_or(ReplayError::NotARecording)?;
+    // R13.2
     if start.rules != rules.id() {
         let own = rules.id().to_owned();
         return Err(ReplayError::OtherRules { recorded: start.rules, own });
@@ -219,6 +226,7 @@ pub fn replay(mut file: impl Read, rules: Box<dyn Rules>) -> Result<Replay, Repl
         };
         replay.end = at;
     }
+    // R13.5
     replay.hash = trace.finish();
     Ok(replay)
 }
@@ -235,11 +243,13 @@ fn read<T: for<'de> Deserialize<'de>>(
         other => other?,
     }
     let length = u32::from_be_bytes(length);
+    // R13.3
     if length > MAX_RECORD {
         return Err(damaged);
     }
     let mut bytes = Vec::new();
     file.take(u64::from(length)).read_to_end(&mut bytes)?;
+    // R13.4
     if bytes.len() < length as usize {
         // Cut off while it was written: what came before counts.
         return Ok(None);

@@ -28,7 +28,9 @@ pub(crate) struct Candidate {
 /// Decides for one entry and one link.
 pub(crate) fn decide(candidate: Candidate) -> Delivery {
     match candidate {
+        // R7.2.1
         Candidate { has_it: true, .. } => Delivery::Nothing,
+        // R7.2.2, R7.4.2
         Candidate { old: false, small: true, body_permit: true, .. } => Delivery::Body,
         _ => Delivery::Announcement,
     }

@@ -65,6 +65,7 @@ impl Tickets {
             Some(question) => question,
             None if self.items_out + 1 >= self.limit => return None,
             None => {
+                // R12.1
                 let link = self.turns.pop_front()?;
                 let queue = self.items.get_mut(&link)?;
                 let question = queue.pop_front()?;
@@ -117,6 +118,7 @@ mod tests {
         std::iter::from_fn(|| tickets.next().map(|(_, question)| question)).collect()
     }
 
+    /// R12.1
     #[test]
     fn peers_take_turns_and_one_place_is_kept() {
         let mut tickets = Tickets::new(2);

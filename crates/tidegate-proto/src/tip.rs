@@ -134,6 +134,7 @@ impl ChannelTrait for Channel {
 
     fn on_down(cx: &mut Context, at: At) {
         cx.tip.links.remove(&at.link);
+        block::announcer_down(cx, at.link);
     }
 
     fn on_message(cx: &mut Context, at: At, message: TipMessage) -> Result<(), Violation> {
@@ -158,6 +159,7 @@ impl ChannelTrait for Channel {
                     TipSlot::Held => &mut link.held,
                 };
                 if !std::mem::take(&mut announced.out) {
+                    // R8.3
                     return Err(Violation::FalseReturn);
                 }
                 cx.links.wake(at.link, at.slot);
@@ -179,7 +181,9 @@ impl ChannelTrait for Channel {
             && !link.header.out
             && link.header.last != Some(best.block)
         {
+            // R8.5
             link.header.last = Some(best.block);
+            // R8.8
             if !block::announced_by(&cx.blocks, &best.block, at.link) {
                 link.header.out = true;
                 return Some(TipMessage::Header(header.clone()));
@@ -203,6 +207,7 @@ impl ChannelTrait for Channel {
 
 fn spend(incoming: &mut Incoming) -> Result<(), Violation> {
     match std::mem::replace(&mut incoming.out, true) {
+        // R8.2
         true => Err(Violation::TipPermit),
         false => Ok(()),
     }

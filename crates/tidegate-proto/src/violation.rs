@@ -32,7 +32,7 @@ pub enum Violation {
     /// A frame larger than its channel allows (section 4).
     #[error("a frame larger than its channel allows")]
     FrameTooLarge = 2,
-    /// A frame on an instance that was not agreed on (section 6).
+    /// A frame on an instance that was not agreed on (section 5.7).
     #[error("a frame on a channel that is not open")]
     UnknownChannel = 3,
     /// A message that the state of the channel does not allow, such as a second hello (section 5).
@@ -104,11 +104,16 @@ pub enum Violation {
     /// An offer list that is not sorted, or that names an instance twice (section 5).
     #[error("offers out of order")]
     Offers = 26,
+
+    /// A message that says nothing, such as an empty list or a grant that raises nothing: without a
+    /// permit to pay for it, it could be repeated for ever (section 6).
+    #[error("a message that says nothing")]
+    Empty = 27,
 }
 
 impl Violation {
     /// All of them, in the order of their codes.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Malformed,
         Self::FrameTooLarge,
         Self::UnknownChannel,
@@ -135,6 +140,7 @@ impl Violation {
         Self::WrongItem,
         Self::WrongIds,
         Self::Offers,
+        Self::Empty,
     ];
 
     /// The number that stands for it on the wire.
@@ -176,6 +182,6 @@ mod tests {
             assert_eq!(Violation::from_code(violation.code()), Some(violation));
         }
         assert_eq!(Violation::from_code(0), None);
-        assert_eq!(Violation::from_code(27), None);
+        assert_eq!(Violation::from_code(28), None);
     }
 }

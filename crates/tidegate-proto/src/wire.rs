@@ -27,6 +27,11 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// A frame in two pieces, of which the second may be shared with other frames.
+    pub fn from_pieces(head: Bytes, body: Bytes) -> Self {
+        Self { head, body: Some(body) }
+    }
+
     /// Bytes on the wire, without the transport's own framing.
     pub fn len(&self) -> usize {
         match &self.body {
@@ -55,11 +60,12 @@ impl Frame {
         }
     }
 
-    /// Decodes a message that fills the frame.
+    /// Decodes a message that fills the frame. R3.9
     pub fn decode<T: Decode>(&self) -> Result<T, DecodeError> {
         let mut reader = Reader { frame: self, at: 0, len: self.len() };
         let message = T::decode(&mut reader)?;
         match reader.left() {
+            // R3.1
             0 => Ok(message),
             left => Err(DecodeError::Trailing { left }),
         }
@@ -194,6 +200,7 @@ impl Writer {
         }
         let frame = Frame { head: self.head.into(), body: self.body };
         match frame.len() {
+            // R3.6
             length if length > MAX_FRAME => Err(EncodeError { length, bound: MAX_FRAME }),
             _ => Ok(frame),
         }
@@ -306,6 +313,7 @@ impl Reader<'_> {
         match self.u32()? {
             0 => Ok(false),
             1 => Ok(true),
+            // R3.4
             value => Err(DecodeError::UnknownValue { of: "bool", value }),
         }
     }
@@ -329,6 +337,7 @@ impl Reader<'_> {
     /// Reads a string.
     pub fn string(&mut self, bound: usize) -> Result<String, DecodeError> {
         let bytes = self.opaque(bound)?;
+        // R3.5
         String::from_utf8(bytes.into()).map_err(|_| DecodeError::NotUtf8)
     }
 
@@ -353,6 +362,7 @@ impl Reader<'_> {
     /// A length that its bound and what is left of the frame allow.
     fn length(&mut self, bound: usize, smallest: usize) -> Result<usize, DecodeError> {
         let length = self.u32()? as usize;
+        // R3.2
         if length > bound {
             return Err(DecodeError::TooLong { length, bound });
         }
@@ -395,6 +405,7 @@ impl Reader<'_> {
         if self.left() < pad {
             return Err(DecodeError::Short);
         }
+        // R3.3
         if self.slice(pad).iter().any(|byte| *byte != 0) {
             return Err(DecodeError::Padding);
         }

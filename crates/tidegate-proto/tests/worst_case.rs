@@ -256,7 +256,10 @@ impl World {
             let header = header(parent.block, parent.height + 1, 0, &ids, 0);
             parent = Plain.header(&header).unwrap();
             let block = parent.block;
-            self.command(Command::PublishBlock(Block { block, header, items }));
+            self.command(Command::PublishBlock {
+                request: 0,
+                block: Block { block, header, items },
+            });
             let change = TipChange { block, remove: vec![], add: vec![], accounts: vec![] };
             self.command(Command::SetTip(change));
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use tidegate_ledger::{TRANSFERS, WORKS};
+use tidegate_proto::stats::Count;
 
 use crate::host::Host;
 use crate::scenario::Scenario;
@@ -11,6 +12,12 @@ use crate::scenario::Scenario;
 /// Something that must be true and is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken(String);
+
+impl Broken {
+    pub(crate) fn new(what: String) -> Self {
+        Self(what)
+    }
+}
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -22,9 +29,16 @@ fn check(ok: bool, what: impl FnOnce() -> String) -> Result<(), Broken> {
     if ok { Ok(()) } else { Err(Broken(what())) }
 }
 
+/// The nodes of which something is demanded, with their numbers.
+fn honest<'a>(scenario: &Scenario, hosts: &'a [Host]) -> Vec<(usize, &'a Host)> {
+    let hostile = &scenario.faults.hostile_nodes;
+    hosts.iter().enumerate().filter(|(n, _)| !hostile.contains(n)).collect()
+}
+
 /// What must be true whatever goes wrong: memory is bounded, and nobody honest is punished.
-pub(crate) fn at_any_time(hosts: &[Host]) -> Result<(), Broken> {
-    for (n, host) in hosts.iter().enumerate() {
+/// Hostile nodes have had so many `names`.
+pub(crate) fn at_any_time(scenario: &Scenario, hosts: &[Host], names: u64) -> Result<(), Broken> {
+    for (n, host) in honest(scenario, hosts) {
         let config = host.node.config();
         let status = host.node.status();
         for spec in &config.pools {
@@ -38,8 +52,13 @@ pub(crate) fn at_any_time(hosts: &[Host]) -> Result<(), Broken> {
             })?;
             let grant = u64::from(spec.grant.announcements) + u64::from(spec.grant.bodies);
             let most = grant * status.peers.len() as u64;
-            check(pool.given as u64 <= most && pool.spent as u64 <= most, || {
-                format!("node {n}: {} permits out in pool {}", pool.given, spec.name)
+            // A hostile node may grant any number; what is remembered of it has a bound of its own.
+            let granted =
+                if names > 0 { u64::from(config.limits.held_back) + grant } else { grant };
+            let most_spent = granted * status.peers.len() as u64;
+            check(pool.given as u64 <= most && pool.spent as u64 <= most_spent, || {
+                let (given, spent) = (pool.given, pool.spent);
+                format!("node {n}: {given} and {spent} permits out in pool {}", spec.name)
             })?;
         }
         check(status.tickets <= config.workers as usize * 2, || {
@@ -52,21 +71,25 @@ pub(crate) fn at_any_time(hosts: &[Host]) -> Result<(), Broken> {
             format!("node {n}: {} bytes of blocks", status.block_bytes)
         })?;
         if let Some((violation, _)) = host.node.stats().violations().next() {
-            check(false, || format!("node {n} accuses an honest peer: {violation}"))?;
+            check(names > 0, || format!("node {n} accuses an honest peer: {violation}"))?;
         }
-        check(status.bans == 0, || format!("node {n} refuses an honest peer"))?;
+        check(status.bans as u64 <= names, || format!("node {n} refuses an honest peer"))?;
+        let internal = host.node.stats().of(Count::Internal);
+        check(internal == 0, || format!("node {n}: {internal} messages that have no wire form"))?;
     }
     Ok(())
 }
 
 /// What must be true when all has been healed for a while.
-pub(crate) fn at_the_end(scenario: &Scenario, hosts: &[Host]) -> Result<(), Broken> {
-    at_any_time(hosts)?;
+pub(crate) fn at_the_end(scenario: &Scenario, hosts: &[Host], names: u64) -> Result<(), Broken> {
+    at_any_time(scenario, hosts, names)?;
+    let honest = honest(scenario, hosts);
+    let (first, one) = honest[0];
     let tip = |host: &Host| host.node.tip().map(|tip| (tip.height, tip.block));
-    let expected = tip(&hosts[0]);
-    for (n, host) in hosts.iter().enumerate() {
+    let expected = tip(one);
+    for (n, host) in &honest {
         check(tip(host) == expected, || {
-            format!("node {n} holds tip {:?}, node 0 {expected:?}", tip(host))
+            format!("node {n} holds tip {:?}, node {first} {expected:?}", tip(host))
         })?;
         check(Some(host.ledger.tip().0) == host.node.tip().map(|tip| tip.block), || {
             format!("node {n}: core and ledger hold different tips")
@@ -75,26 +98,33 @@ pub(crate) fn at_the_end(scenario: &Scenario, hosts: &[Host]) -> Result<(), Brok
     check(expected.is_some_and(|(height, _)| height > 0), || "no block was made".to_owned())?;
     for (pool, least) in [(TRANSFERS, scenario.least_transfers), (WORKS, scenario.least_works)] {
         let ids = |host: &Host| host.node.pool_ids(pool).copied().collect::<BTreeSet<_>>();
-        let name = &hosts[0].node.config().pools[pool.0 as usize].name;
-        let expected = ids(&hosts[0]);
+        let name = &one.node.config().pools[pool.0 as usize].name;
+        let expected = ids(one);
         check(expected.len() >= least, || {
             format!("only {} items in pool {name}: they prove little", expected.len())
         })?;
-        for (n, host) in hosts.iter().enumerate() {
+        for (n, host) in &honest {
             let own = ids(host);
             check(own == expected, || {
                 let missing = expected.difference(&own).count();
                 let more = own.difference(&expected).count();
-                format!("pool {name} of node {n}: {missing} missing and {more} more than node 0")
+                format!("pool {name} of node {n}: {missing} missing, {more} more than node {first}")
             })?;
         }
     }
-    for (n, host) in hosts.iter().enumerate() {
-        for (name, pool) in host.node.status().pools {
-            check(pool.given == 0 && pool.spent == 0, || {
-                format!("node {n}: permits of pool {name} are out though all is quiet")
-            })?;
-        }
+    honest.iter().try_for_each(|(n, host)| quiet(*n, host))
+}
+
+/// Nothing is under way any more.
+fn quiet(n: usize, host: &Host) -> Result<(), Broken> {
+    let status = host.node.status();
+    for (name, pool) in status.pools {
+        check(pool.given == 0 && pool.spent == 0, || {
+            format!("node {n}: permits of pool {name} are out though all is quiet")
+        })?;
     }
-    Ok(())
+    check(status.tickets == 0, || format!("node {n}: tickets are out though all is quiet"))?;
+    check(status.fetch_bytes == 0, || {
+        format!("node {n}: {} bytes are asked for though all is quiet", status.fetch_bytes)
+    })
 }

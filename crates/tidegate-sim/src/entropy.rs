@@ -31,15 +31,35 @@ impl Entropy {
         Self(Source::Bytes(reversed))
     }
 
-    /// A source of its own for one part of the world. Bytes cannot be split: the part takes from
-    /// the front what it draws here.
+    /// A seed of its own for one part of the world. Of bytes it takes one: what needs many numbers
+    /// and does not care which would use them all up.
     pub fn fork(&mut self, label: &str) -> Self {
+        match self.forked(label) {
+            Some(fork) => fork,
+            None => Self::seed(u64::from(self.byte())),
+        }
+    }
+
+    /// Lets one part of the world draw: from a seed of its own, or from the front of the bytes.
+    pub fn part<T>(&mut self, label: &str, draw: impl FnOnce(&mut Self) -> T) -> T {
+        match self.forked(label) {
+            Some(mut fork) => draw(&mut fork),
+            None => draw(self),
+        }
+    }
+
+    /// What the last part of the world draws from: a seed of its own, or the bytes that are left.
+    pub fn rest(self, label: &str) -> Self {
+        self.forked(label).unwrap_or(self)
+    }
+
+    fn forked(&self, label: &str) -> Option<Self> {
         match &self.0 {
             Source::Seed(rng) => {
                 let seed = blake3::keyed_hash(&rng.get_seed(), label.as_bytes());
-                Self(Source::Seed(Box::new(ChaCha8Rng::from_seed(seed.into()))))
+                Some(Self(Source::Seed(Box::new(ChaCha8Rng::from_seed(seed.into())))))
             }
-            Source::Bytes(_) => Self::seed(self.number()),
+            Source::Bytes(_) => None,
         }
     }
 
@@ -67,18 +87,27 @@ impl Entropy {
         }
     }
 
-    /// A number below `n`, which is not zero.
+    /// A number below `n`, which is not zero. It takes as few bytes as can tell so many apart.
     pub fn below(&mut self, n: u64) -> u64 {
         let number = match &self.0 {
-            Source::Bytes(_) if n <= 256 => u64::from(self.byte()) << 56,
-            _ => self.number(),
+            Source::Seed(_) => self.number(),
+            Source::Bytes(_) => {
+                let bits = u64::BITS - (n - 1).leading_zeros();
+                let bytes = bits.div_ceil(8).max(1);
+                let number = (0..bytes).fold(0, |n, _| (n << 8) | u64::from(self.byte()));
+                number << (64 - 8 * bytes)
+            }
         };
         ((u128::from(number) * u128::from(n)) >> 64) as u64
     }
 
-    /// Whether something with this probability, in parts of a million, happens.
+    /// Whether something with this probability, in parts of a million, happens. What bytes do not
+    /// decide does not happen; one byte decides it, to 1 in 256.
     pub fn happens(&mut self, millionths: u64) -> bool {
-        self.below(1_000_000) < millionths
+        match &self.0 {
+            Source::Seed(_) => self.below(1_000_000) < millionths,
+            Source::Bytes(_) => (255 - u64::from(self.byte())) * 1_000_000 < millionths * 256,
+        }
     }
 
     /// A time between two others.
@@ -101,6 +130,14 @@ mod tests {
         assert_eq!(entropy.below(4), 2);
         assert!(entropy.is_spent());
         assert_eq!((entropy.below(4), entropy.number()), (0, 0));
+        assert!(!entropy.happens(900_000));
+        let mut entropy = Entropy::bytes(&[128, 0, 128, 128, 255, 200, 127, 9]);
+        assert_eq!(entropy.below(1000), 500);
+        assert_eq!(entropy.below(1000), 501);
+        assert!(entropy.happens(1));
+        assert!(entropy.happens(500_000));
+        assert!(!entropy.part("one byte", |entropy| entropy.happens(500_000)));
+        assert_eq!(entropy.rest("the others").byte(), 9);
     }
 
     #[test]

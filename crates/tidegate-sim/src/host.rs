@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_ledger::{
-    Checked, Genesis, JobId, Ledger, LedgerRules, SigningKey, TRANSFERS, Transfer, WORKS, Work,
-    pools,
+    Checked, JobId, Ledger, LedgerRules, SigningKey, TRANSFERS, Transfer, WORKS, Work, pools,
 };
 use tidegate_proto::id::{AccountId, BlockId, ItemId, NetworkId, PeerId, PoolIndex, Ticket};
 use tidegate_proto::io::{Admission, Block, Command, Subject, Verdict};
@@ -57,7 +56,9 @@ pub(crate) struct Good {
 /// What a host is made of.
 pub(crate) struct Setup<'a> {
     pub(crate) index: usize,
-    pub(crate) genesis: &'a Genesis,
+    /// The ledger at its genesis: all begin with the same.
+    pub(crate) ledger: &'a Ledger,
+    pub(crate) network: NetworkId,
     pub(crate) accounts: usize,
     pub(crate) workers: u32,
     pub(crate) seed: [u8; 32],
@@ -78,10 +79,10 @@ fn key(kind: &str, index: usize, number: usize) -> SigningKey {
     SigningKey::from_bytes(&blake3::derive_key("tidegate simulator key 1", text.as_bytes()))
 }
 
-/// What a core is set up with, on a network that begins with `genesis`.
-pub(crate) fn config(genesis: &Genesis, peer: PeerId, workers: u32) -> Config {
-    let mut config = Config::new(peer, genesis.network());
-    config.genesis = Some(genesis.header().to_bytes());
+/// What a core is set up with, on a network that begins with this ledger.
+fn config(ledger: &Ledger, network: NetworkId, peer: PeerId, workers: u32) -> Config {
+    let mut config = Config::new(peer, network);
+    config.genesis = Some(ledger.tip().1.to_bytes());
     config.pools = pools();
     config.workers = workers;
     config
@@ -91,12 +92,12 @@ impl Host {
     pub(crate) fn new(setup: &Setup<'_>) -> Self {
         let key = node_key(setup.index);
         let peer = PeerId(key.verifying_key().to_bytes());
-        let config = config(setup.genesis, peer, setup.workers);
+        let config = config(setup.ledger, setup.network, peer, setup.workers);
         let node = Node::new(config, Box::new(LedgerRules), setup.seed, Time::ZERO);
         let account = |n| Account { key: account_key(setup.index, n), next: 0 };
         Self {
             node: node.expect("the ledger's configuration is valid"),
-            ledger: Ledger::new(setup.genesis.clone()).expect("the genesis was checked"),
+            ledger: setup.ledger.clone(),
             events: EventQueue::default(),
             reads_events: true,
             key,
@@ -201,7 +202,7 @@ impl Host {
         };
         let (transfers, works) = (pool(TRANSFERS), pool(WORKS));
         let (block, tip) = self.ledger.propose(slot, &self.key, transfers, works)?;
-        Some((block.clone(), [Command::PublishBlock(block), Command::SetTip(tip)]))
+        Some((block.clone(), [Command::PublishBlock { request: 0, block }, Command::SetTip(tip)]))
     }
 }
 

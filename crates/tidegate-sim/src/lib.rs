@@ -15,11 +15,17 @@
 
 #![warn(missing_docs)]
 
+use std::sync::LazyLock;
+
+use tidegate_ledger::Ledger;
+
 mod checkers;
 mod entropy;
 mod faults;
 mod host;
+mod hostile;
 mod network;
+mod permits;
 mod report;
 mod scenario;
 mod world;
@@ -30,10 +36,25 @@ pub use report::{Arrival, Percentiles, Report};
 pub use scenario::{Faults, Links, Load, Scenario, ScenarioError};
 pub use world::World;
 
+/// The world that a string of bytes stands for: three nodes and a hostile one, in which everything
+/// that happens is read from the bytes. `tidegate sim run fuzz --bytes FILE` runs the same.
+pub fn fuzzed(bytes: &[u8]) -> Report {
+    static BEGIN: LazyLock<(Scenario, Ledger)> = LazyLock::new(|| {
+        let text = include_str!("../scenarios/fuzz.toml");
+        let scenario = Scenario::from_toml(text).expect("a test reads every scenario");
+        let ledger = world::first_ledger(&scenario);
+        (scenario, ledger)
+    });
+    let (scenario, ledger) = &*BEGIN;
+    let world = World::with_ledger(scenario.clone(), ledger, Entropy::bytes(bytes));
+    world.without_trace().run()
+}
+
 /// The built-in scenarios: their names and their texts.
 pub const SCENARIOS: &[(&str, &str)] = &[
     ("crowded", include_str!("../scenarios/crowded.toml")),
     ("forks", include_str!("../scenarios/forks.toml")),
+    ("fuzz", include_str!("../scenarios/fuzz.toml")),
     ("isolation", include_str!("../scenarios/isolation.toml")),
     ("minority", include_str!("../scenarios/minority.toml")),
     ("partition", include_str!("../scenarios/partition.toml")),

@@ -96,6 +96,9 @@ pub struct Faults {
     pub slow_validators: Vec<usize>,
     /// Nodes whose application never reads an event.
     pub deaf_applications: Vec<usize>,
+    /// Nodes that break the rules in every way they can, under ever new names, and are cut off
+    /// when the rest is healed. Nothing is demanded of them.
+    pub hostile_nodes: Vec<usize>,
 }
 
 impl Default for Scenario {
@@ -156,7 +159,12 @@ impl Scenario {
     /// Whether it can be run.
     pub fn validate(&self) -> Result<(), ScenarioError> {
         let faults = &self.faults;
-        let named = [&faults.stalled_nodes, &faults.slow_validators, &faults.deaf_applications];
+        let named = [
+            &faults.stalled_nodes,
+            &faults.slow_validators,
+            &faults.deaf_applications,
+            &faults.hostile_nodes,
+        ];
         let range = |ok, what| if ok { Ok(()) } else { Err(ScenarioError::Range(what)) };
         range((2..=100_000).contains(&self.nodes), "nodes: between 2 and 100,000")?;
         range(self.dials > 0, "dials: at least 1, or nobody is connected")?;
@@ -172,7 +180,9 @@ impl Scenario {
         range(
             named.iter().all(|nodes| nodes.iter().all(|node| *node < self.nodes)),
             "faults: nodes are numbered from 0",
-        )
+        )?;
+        let honest = (0..self.nodes).filter(|node| !faults.hostile_nodes.contains(node));
+        range(honest.count() >= 2, "faults.hostile_nodes: two nodes at least must be honest")
     }
 
     /// When everything is healed.

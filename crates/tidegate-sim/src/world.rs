@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidegate_ledger::{Genesis, LedgerRules};
+use tidegate_ledger::{Genesis, Ledger, LedgerRules};
 use tidegate_proto::Time;
-use tidegate_proto::id::{Address, BlockId, ConnectionId, DialId, ItemId, PoolIndex, Ticket};
+use tidegate_proto::id::{
+    Address, BlockId, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Ticket,
+};
 use tidegate_proto::io::{Command, DialError, Direction, Event, Input, Output, Subject};
 use tidegate_proto::recording::TraceHash;
 use tidegate_proto::rules::Rules as _;
@@ -20,9 +22,13 @@ use crate::checkers::{self, Broken};
 use crate::entropy::Entropy;
 use crate::faults::{self, Fault};
 use crate::host::{Good, Host, Setup, account_key, node_key};
+use crate::hostile::Hostile;
 use crate::network::{Network, Release};
+use crate::permits::Permits;
 use crate::report::{Arrival, Measured, Report};
 use crate::scenario::Scenario;
+
+mod attack;
 
 /// How long a dial is tried.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -57,6 +63,11 @@ pub struct World {
     produced: BTreeMap<BlockId, (usize, Time)>,
     /// Nodes that read nothing before then.
     deaf: BTreeMap<usize, Time>,
+    hostile: BTreeMap<usize, Hostile>,
+    /// Counted only where somebody is hostile.
+    permits: Permits,
+    /// What was seen on the way and must not be.
+    broken: Option<Broken>,
 }
 
 struct Pair {
@@ -64,6 +75,8 @@ struct Pair {
     delay: Duration,
     connection: Option<ConnectionId>,
     dial: Option<DialId>,
+    /// If one end is hostile: its name for the other, and the other's name for it.
+    names: Option<[PeerId; 2]>,
 }
 
 /// Something that will happen.
@@ -76,6 +89,7 @@ enum Happening {
     Load,
     Dial(usize),
     Fault(Fault),
+    Attack(usize),
     Release(ConnectionId, usize),
     Check,
 }
@@ -83,15 +97,22 @@ enum Happening {
 impl World {
     /// A world in which everything follows from the scenario and the entropy.
     pub fn new(scenario: Scenario, entropy: Entropy) -> Self {
+        let ledger = first_ledger(&scenario);
+        Self::with_ledger(scenario, &ledger, entropy)
+    }
+
+    /// The same, with the ledger that all worlds of the scenario begin with: hashing its state
+    /// takes as long as a small world.
+    pub(crate) fn with_ledger(scenario: Scenario, ledger: &Ledger, entropy: Entropy) -> Self {
         let mut entropy = entropy;
-        let genesis = genesis(&scenario);
+        let network = ledger.genesis().network();
         let mut seeds = entropy.fork("seeds");
         let mut host = |index: usize| {
             let mut seed = [0; 32];
             seed[..8].copy_from_slice(&seeds.number().to_be_bytes());
             seed[8..16].copy_from_slice(&(index as u64).to_be_bytes());
             let (accounts, workers) = (scenario.load.accounts, scenario.workers);
-            let mut host = Host::new(&Setup { index, genesis: &genesis, accounts, workers, seed });
+            let mut host = Host::new(&Setup { index, ledger, network, accounts, workers, seed });
             host.produces = spread(index, scenario.producers, scenario.nodes);
             host.proves = spread(index, scenario.provers, scenario.nodes);
             host.set_slow(scenario.faults.slow_validators.contains(&index));
@@ -99,7 +120,10 @@ impl World {
             host
         };
         let hosts = (0..scenario.nodes).map(&mut host).collect();
-        let pairs = topology(&scenario, &mut entropy.fork("topology"));
+        let pairs = entropy.part("topology", |entropy| topology(&scenario, entropy));
+        let plan = entropy.part("faults", |entropy| Plan::draw(&scenario, pairs.len(), entropy));
+        let hostile = scenario.faults.hostile_nodes.iter();
+        let hostile = hostile.map(|node| (*node, Hostile::default())).collect();
         let mut world = Self {
             now: Time::ZERO,
             queue: BinaryHeap::new(),
@@ -109,18 +133,21 @@ impl World {
             hosts,
             network: Network::default(),
             pairs,
-            cut_off: BTreeSet::new(),
+            cut_off: plan.cut_off,
             partition_until: Time::ZERO,
-            entropy: entropy.fork("events"),
+            entropy: entropy.rest("events"),
             good: Good::default(),
             trace: Some(TraceHash::default()),
             measured: Measured::default(),
             published: BTreeMap::new(),
             produced: BTreeMap::new(),
             deaf: BTreeMap::new(),
+            hostile,
+            permits: Permits::default(),
+            broken: None,
             scenario,
         };
-        world.begin(&mut entropy.fork("faults"));
+        world.begin(plan.faults);
         world
     }
 
@@ -130,24 +157,15 @@ impl World {
         self
     }
 
-    fn begin(&mut self, entropy: &mut Entropy) {
+    fn begin(&mut self, faults: Vec<(Time, Fault)>) {
         for pair in 0..self.pairs.len() {
             let at = Time::ZERO + self.entropy.between(Duration::ZERO, Duration::from_millis(500));
             self.at(at, Happening::Dial(pair));
         }
-        for (at, fault) in faults::plan(&self.scenario, self.pairs.len(), entropy) {
+        for (at, fault) in faults {
             self.at(at, Happening::Fault(fault));
         }
-        let percent = self.scenario.faults.partition_percent;
-        for node in 0..self.hosts.len() {
-            let cut = match self.scenario.faults.partition_in_order {
-                true => (node as u64) < self.hosts.len() as u64 * percent / 100,
-                false => entropy.below(100) < percent,
-            };
-            if cut {
-                self.cut_off.insert(node);
-            }
-        }
+        self.begin_attacks();
         self.at(Time::ZERO + SLOT, Happening::Slot(1));
         self.at(Time::ZERO + Duration::from_secs(1), Happening::Load);
         self.at(Time::ZERO + CHECK_EVERY, Happening::Check);
@@ -156,13 +174,14 @@ impl World {
     /// Runs the whole scenario and looks whether all is as it must be.
     pub fn run(mut self) -> Report {
         let end = Time::ZERO + self.scenario.settled_at();
+        #[expect(clippy::disallowed_types, reason = "it is reported, and decides nothing")]
         let started = std::time::Instant::now();
         let broken = loop {
             if let Err(broken) = self.step(end) {
                 break Some(broken);
             }
             if self.now >= end {
-                break checkers::at_the_end(&self.scenario, &self.hosts).err();
+                break checkers::at_the_end(&self.scenario, &self.hosts, self.names()).err();
             }
         };
         self.measured.wall = started.elapsed();
@@ -195,14 +214,16 @@ impl World {
             Happening::Load => self.load(),
             Happening::Dial(pair) => self.dial_pair(pair),
             Happening::Fault(fault) => self.fault(fault),
+            Happening::Attack(node) => self.attack(node),
             Happening::Release(id, from) => self.release(id, from),
             Happening::Check => {
-                checkers::at_any_time(&self.hosts)?;
+                checkers::at_any_time(&self.scenario, &self.hosts, self.names())?;
+                self.permits.check(self.now)?;
                 let next = self.now + CHECK_EVERY;
                 self.at(next, Happening::Check);
             }
         }
-        Ok(())
+        self.broken.take().map_or(Ok(()), Err)
     }
 
     fn at(&mut self, at: Time, happening: Happening) {
@@ -239,6 +260,9 @@ impl World {
 
     fn deliver(&mut self, node: usize, input: Input) {
         if self.reaches(node, &input) {
+            if let Input::Frame { connection, channel, frame } = &input {
+                self.arriving(node, *connection, *channel, frame);
+            }
             self.hosts[node].node.handle_input(self.now, input);
             self.drain(node);
         }
@@ -259,6 +283,10 @@ impl World {
     /// Whether an input reaches its node: not if the connection is over, or its channel is not
     /// read yet.
     fn reaches(&mut self, node: usize, input: &Input) -> bool {
+        if let Input::Connected { connection, .. } = input {
+            // Lost before it was there.
+            return self.network.get(*connection).is_some();
+        }
         let (Input::Frame { connection: id, .. }
         | Input::Writable { connection: id, .. }
         | Input::Closed { connection: id }) = input
@@ -275,6 +303,7 @@ impl World {
             Input::Frame { channel, frame, .. } => connection.arrive(1 - end, *channel, frame),
             Input::Closed { .. } => {
                 connection.closed[end] = true;
+                self.permits.ended((id, node));
                 self.network.forget(id);
                 self.lost(id);
                 true
@@ -293,12 +322,18 @@ impl World {
     }
 
     fn dial_later(&mut self, pair: usize) {
+        if !self.is_dialed(pair) {
+            return;
+        }
         let pause = self.entropy.between(Duration::from_secs(1), Duration::from_secs(2));
         let at = self.now + pause;
         self.at(at, Happening::Dial(pair));
     }
 
     fn dial_pair(&mut self, pair: usize) {
+        if !self.is_dialed(pair) || self.dial_hostile(pair) {
+            return;
+        }
         let [from, to] = self.pairs[pair].ends;
         let peer = self.hosts[to].peer();
         self.command(from, Command::Dial { address: address(to), peer: Some(peer) });
@@ -309,9 +344,15 @@ impl World {
         if host.timer == Some(self.now) {
             host.timer = None;
         }
-        if host.node.poll_timeout().is_some_and(|(at, _)| at <= self.now) {
-            host.node.handle_timeout(self.now);
-            self.drain(node);
+        match host.node.poll_timeout() {
+            Some((at, _)) if at <= self.now => {
+                host.node.handle_timeout(self.now);
+                self.drain(node);
+            }
+            // What this was set for is not due any more; something later may be. Where nobody is
+            // hostile the next input sets the timer: the traces that are checked in are of that.
+            _ if !self.hostile.is_empty() => self.set_timer(node),
+            _ => {}
         }
     }
 
@@ -437,6 +478,7 @@ impl World {
                 }
             }
             Fault::Heal => {
+                self.end_attacks();
                 self.partition_until = self.now;
                 self.deaf.clear();
                 for id in self.network.ids() {
@@ -489,6 +531,17 @@ impl World {
     }
 
     fn frame(&mut self, node: usize, id: ConnectionId, channel: u32, frame: Frame) {
+        if self.hostile.is_empty() {
+            return self.put_on_the_line(node, id, channel, frame);
+        }
+        self.look_for_accusations(id, channel, &frame);
+        self.permits.left((id, node), channel, &frame);
+        for (channel, frame) in self.leaving(node, channel, frame) {
+            self.put_on_the_line(node, id, channel, frame);
+        }
+    }
+
+    fn put_on_the_line(&mut self, node: usize, id: ConnectionId, channel: u32, frame: Frame) {
         let Some(connection) = self.network.get_mut(id) else { return };
         let end = connection.end(node);
         let to = connection.ends[1 - end];
@@ -503,6 +556,7 @@ impl World {
         let to = usize::try_from(u32::from_be_bytes(address.0[..4].try_into().unwrap_or_default()));
         let to = to.unwrap_or_default();
         let Some(pair) = self.pairs.iter().position(|pair| pair.ends == [node, to]) else { return };
+        let names = [self.name(pair, node), self.name(pair, to)];
         let crossing = self.cut_off.contains(&node) != self.cut_off.contains(&to);
         if crossing && self.now < self.partition_until {
             let at = self.now + DIAL_TIMEOUT;
@@ -528,8 +582,8 @@ impl World {
             address: self::address(other),
             binding: Binding::Exporter(exporter),
         };
-        let outbound = connected(to, self.hosts[to].peer(), Direction::Outbound(dial));
-        let inbound = connected(node, self.hosts[node].peer(), Direction::Inbound);
+        let outbound = connected(to, names[1], Direction::Outbound(dial));
+        let inbound = connected(node, names[0], Direction::Inbound);
         // As with QUIC: the dialer is done after a round trip, the listener half of one later.
         let at = self.now + delay * 2;
         self.at(at, Happening::Input(node, outbound));
@@ -546,11 +600,15 @@ impl World {
     }
 
     fn close(&mut self, node: usize, id: ConnectionId) {
+        let lingers = self.lingers(node);
+        self.permits.ended((id, node));
         let Some(connection) = self.network.get_mut(id) else { return };
         let end = connection.end(node);
         let other = connection.ends[1 - end];
-        let (_, arrives) = connection.send(end, 0, self.now);
-        self.at(arrives, Happening::Input(other, Input::Closed { connection: id }));
+        if !lingers {
+            let (_, arrives) = connection.send(end, 0, self.now);
+            self.at(arrives, Happening::Input(other, Input::Closed { connection: id }));
+        }
         // Its own end is done with it, whatever its way out.
         self.network.get_mut(id).into_iter().for_each(|c| c.closed[end] = true);
         self.hosts[node].node.handle_input(self.now, Input::Closed { connection: id });
@@ -591,6 +649,26 @@ impl World {
     }
 }
 
+/// What goes wrong, and who is on the far side of a partition.
+struct Plan {
+    faults: Vec<(Time, Fault)>,
+    cut_off: BTreeSet<usize>,
+}
+
+impl Plan {
+    fn draw(scenario: &Scenario, pairs: usize, entropy: &mut Entropy) -> Self {
+        let faults = faults::plan(scenario, pairs, entropy);
+        let (nodes, percent) = (scenario.nodes as u64, scenario.faults.partition_percent);
+        let in_order = scenario.faults.partition_in_order;
+        let cut = (0..nodes).filter(|node| match in_order {
+            true => *node < nodes * percent / 100,
+            false => entropy.below(100) < percent,
+        });
+        let cut_off = cut.map(|node| node as usize).collect();
+        Self { faults, cut_off }
+    }
+}
+
 fn address(node: usize) -> Address {
     Address(Bytes::copy_from_slice(&(node as u32).to_be_bytes()))
 }
@@ -598,6 +676,11 @@ fn address(node: usize) -> Address {
 /// Whether `index` is one of `some`, spread evenly over `all`.
 fn spread(index: usize, some: usize, all: usize) -> bool {
     (index + 1) * some / all > index * some / all
+}
+
+/// The ledger that every node of a scenario begins with.
+pub(crate) fn first_ledger(scenario: &Scenario) -> Ledger {
+    Ledger::new(genesis(scenario)).expect("its keys are those of the nodes")
 }
 
 fn genesis(scenario: &Scenario) -> Genesis {
@@ -641,7 +724,7 @@ fn topology(scenario: &Scenario, entropy: &mut Entropy) -> Vec<Pair> {
                 Duration::from_millis(links.least_delay_ms),
                 Duration::from_millis(links.most_delay_ms),
             );
-            pairs.push(Pair { ends: [from, to], delay, connection: None, dial: None });
+            pairs.push(Pair { ends: [from, to], delay, connection: None, dial: None, names: None });
         }
     }
     pairs

@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_proto::id::{ConnectionId, PoolIndex};
-use tidegate_proto::io::{Admission, Command, DialError, Event, Fate, Input, Output};
+use tidegate_proto::io::{Admission, Block, Command, DialError, Event, Fate, Input, Output};
 use tidegate_proto::recording::Recorder;
 use tidegate_proto::{EventQueue, Node as Core, Time};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{Notify, oneshot};
 
 use crate::identity::Identity;
-use crate::rt::{Clock, Timer};
+use crate::rt::{self, Clock, Timer};
 use crate::transport::{Traffic, Transport, from_core};
 use crate::validator::{Answer, Workers};
 
@@ -29,6 +29,7 @@ const FAREWELL: Duration = Duration::from_secs(3);
 pub(crate) enum Message {
     Command(Command),
     Publish { pool: PoolIndex, body: Bytes, admission: Admission, fate: oneshot::Sender<Fate> },
+    PublishBlock { block: Block, fate: oneshot::Sender<Fate> },
     Query(Box<dyn Query>),
     Shutdown(oneshot::Sender<()>),
 }
@@ -49,6 +50,7 @@ impl std::fmt::Debug for Message {
         f.write_str(match self {
             Self::Command(_) => "Command",
             Self::Publish { .. } => "Publish",
+            Self::PublishBlock { .. } => "PublishBlock",
             Self::Query(_) => "Query",
             Self::Shutdown(_) => "Shutdown",
         })
@@ -129,32 +131,33 @@ impl Driver {
                     self.core.handle_timeout(now);
                 }
             }
+            rt::breathe().await;
         }
         self.finish();
     }
 
-    /// Messages and transports take turns to be asked first.
+    /// Transports, messages and time take turns to be asked first: none of them can have so much
+    /// to say that the others are not heard.
     fn poll_step(&mut self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<Step> {
-        let sources = self.transports.len() + 1;
-        self.turn = (self.turn + 1) % sources;
-        for source in (0..sources).map(|n| (self.turn + n) % sources) {
-            match self.transports.get_mut(source) {
-                Some(transport) => {
-                    if let Poll::Ready(input) = transport.poll_input(cx) {
-                        return Poll::Ready(Step::Input(source, input));
-                    }
-                }
-                None if self.leaving.is_some() && self.messages.is_closed() => {}
-                None => {
-                    if let Poll::Ready(message) = self.messages.poll_recv(cx) {
-                        return Poll::Ready(Step::Message(message));
-                    }
-                }
-            }
-        }
         let deadline = self.core.poll_timeout().map(|(at, _)| at);
         let farewell = self.leaving.as_ref().map(|leaving| leaving.until);
         let next = deadline.into_iter().chain(farewell).min();
+        let (messages, sources) = (self.transports.len(), self.transports.len() + 2);
+        self.turn = (self.turn + 1) % sources;
+        for source in (0..sources).map(|n| (self.turn + n) % sources) {
+            if let Some(transport) = self.transports.get_mut(source) {
+                if let Poll::Ready(input) = transport.poll_input(cx) {
+                    return Poll::Ready(Step::Input(source, input));
+                }
+            } else if source == messages {
+                let deaf = self.leaving.is_some() && self.messages.is_closed();
+                if !deaf && let Poll::Ready(message) = self.messages.poll_recv(cx) {
+                    return Poll::Ready(Step::Message(message));
+                }
+            } else if next.is_some_and(|at| at <= self.clock.now()) {
+                return Poll::Ready(Step::Timeout);
+            }
+        }
         timer.poll(&self.clock, next, cx).map(|()| Step::Timeout)
     }
 
@@ -187,14 +190,23 @@ impl Driver {
         match message {
             Message::Command(command) => self.command(command),
             Message::Publish { pool, body, admission, fate } => {
-                self.requests += 1;
-                let request = self.requests;
-                self.fates.insert(request, fate);
+                let request = self.request(fate);
                 self.command(Command::Publish { request, pool, body, admission });
+            }
+            Message::PublishBlock { block, fate } => {
+                let request = self.request(fate);
+                self.command(Command::PublishBlock { request, block });
             }
             Message::Query(query) => query.look(&self.core, self.traffic()),
             Message::Shutdown(told) => self.leave(Some(told)),
         }
+    }
+
+    /// A number for what somebody waits to hear the fate of.
+    fn request(&mut self, fate: oneshot::Sender<Fate>) -> u64 {
+        self.requests += 1;
+        self.fates.insert(self.requests, fate);
+        self.requests
     }
 
     fn leave(&mut self, told: Option<oneshot::Sender<()>>) {

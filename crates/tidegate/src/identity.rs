@@ -73,9 +73,9 @@ impl Identity {
         let path = path.as_ref();
         let io = |source| IdentityError::Io { path: path.to_owned(), source };
         check_mode(path, &fs::metadata(path).map_err(io)?)?;
-        let text = Zeroizing::new(fs::read_to_string(path).map_err(io)?);
+        let text = Zeroizing::new(fs::read(path).map_err(io)?);
         let mut seed = Zeroizing::new([0; 32]);
-        hex::decode_to_slice(text.trim(), &mut *seed)
+        hex::decode_to_slice(text.trim_ascii(), &mut *seed)
             .map_err(|_| IdentityError::NotAKey { path: path.to_owned() })?;
         Ok(Self::from_seed(&seed))
     }

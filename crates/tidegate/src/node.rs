@@ -87,9 +87,13 @@ impl Node {
         Ok(Publishing { receiver, _slot: slot })
     }
 
-    /// Sends a block of this node's own; [`Node::set_tip`] makes it the tip.
-    pub fn publish_block(&self, block: Block) -> Result<(), NodeError> {
-        self.command(Command::PublishBlock(block))
+    /// Sends a block of this node's own; [`Node::set_tip`] makes it the tip, and may follow at
+    /// once. The future tells the block's fate.
+    pub fn publish_block(&self, block: Block) -> Result<Publishing, NodeError> {
+        let slot = Slot::take(&self.shared.publishing)?;
+        let (fate, receiver) = oneshot::channel();
+        self.tell(Message::PublishBlock { block, fate })?;
+        Ok(Publishing { receiver, _slot: slot })
     }
 
     /// Moves the tip, and the pools with it.
@@ -228,13 +232,15 @@ impl Events {
     /// The next event; `None` when the node is gone.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
+            // In this order: a node's last events come before its end.
+            let over = self.node.upgrade().is_none_or(|node| node.is_closed());
             if let Some(event) = self.mailbox.pop() {
                 return Some(event);
             }
-            // What is pushed from here on wakes this up, and so does the end of the node.
-            if self.node.upgrade().is_none_or(|node| node.is_closed()) {
+            if over {
                 return None;
             }
+            // What has been pushed since wakes this up, and so does the end of the node.
             self.mailbox.filled.notified().await;
         }
     }

@@ -13,6 +13,11 @@ pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(future);
 }
 
+/// Lets others run, if the caller has run for long.
+pub(crate) async fn breathe() {
+    tokio::task::consume_budget().await;
+}
+
 /// The node's clock: it begins when the node does.
 #[derive(Debug)]
 pub(crate) struct Clock {

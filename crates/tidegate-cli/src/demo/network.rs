@@ -154,10 +154,9 @@ impl Network {
                         return;
                     }
                     let at = Instant::now();
-                    match app.produce(&node, &key, slot).await {
-                        Ok(Some((block, transfers))) => measures.made(block, transfers, at),
-                        Ok(None) => {}
-                        Err(_) => return,
+                    let made = |block, transfers| measures.made(block, transfers, at);
+                    if app.produce(&node, &key, slot, made).await.is_err() {
+                        return;
                     }
                 }
             });

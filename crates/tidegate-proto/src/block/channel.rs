@@ -40,6 +40,7 @@ impl ChannelTrait for Channel {
     type Message = BlockMessage;
 
     fn offers(config: &Config, rules: &dyn Rules) -> Vec<Offer> {
+        // R5.7.9
         let hash = blake3::derive_key("tidegate 1 block rules", rules.id().as_bytes());
         let offer = Offer {
             kind: Kind::Block.number(),
@@ -77,6 +78,8 @@ impl ChannelTrait for Channel {
     fn on_message(cx: &mut Context, at: At, message: BlockMessage) -> Result<(), Violation> {
         let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
         match message {
+            // R6.2.3
+            BlockMessage::Return(list) if list.is_empty() => Err(Violation::Empty),
             BlockMessage::Return(returns) => {
                 for back in returns {
                     link.holder.returned(back.number)?;
@@ -88,20 +91,19 @@ impl ChannelTrait for Channel {
                 let number = link.issuer.body(size(&compact))?;
                 let facts = headers::parse(cx, &compact.header)?;
                 let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+                // R9.2.5
                 if !link.from_peer.note(&facts) {
                     return Err(Violation::SecondBody);
                 }
                 headers::compact_with_header(cx, at.link, compact, Some(number))
             }
             BlockMessage::Fetch(fetch) => on_fetch(cx, at, fetch),
-            BlockMessage::Header(header) => {
-                answered(cx, at.link);
-                headers::header_answered(cx, at.link, header)
-            }
+            BlockMessage::Header(header) => headers::header_answered(cx, at.link, header),
             BlockMessage::Compact(compact) => {
                 let facts = headers::parse(cx, &compact.header)?;
                 let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
                 let request = link.find(&facts.block, BlockPart::Compact);
+                // R9.2.13
                 link.answered(request.ok_or(Violation::Unasked)?);
                 answered(cx, at.link);
                 // Asked only once: if it does not lead to a block, others are asked.
@@ -112,6 +114,7 @@ impl ChannelTrait for Channel {
             BlockMessage::Item(item) => on_item(cx, at, item),
             BlockMessage::Chunk(chunk) => on_chunk(cx, at, &chunk),
             BlockMessage::NotHere(NotHere { block, part }) => {
+                // R9.2.13
                 let request = link.find(&block, part).ok_or(Violation::Unasked)?;
                 let request = link.answered(request);
                 answered(cx, at.link);
@@ -151,7 +154,7 @@ impl ChannelTrait for Channel {
 }
 
 /// The link has one answer less to wait for.
-fn answered(cx: &mut Context, link: ConnectionId) {
+pub(super) fn answered(cx: &mut Context, link: ConnectionId) {
     if let Some(link) = cx.links.get_mut(link) {
         link.answered();
     }
@@ -177,6 +180,7 @@ fn on_fetch(cx: &mut Context, at: At, fetch: BlockFetch) -> Result<(), Violation
     if let BlockWant::Items(indices) = &fetch.want
         && (indices.is_empty() || !indices.windows(2).all(|pair| pair[0] < pair[1]))
     {
+        // R9.2.10
         return Err(Violation::UnknownNumber);
     }
     link.asked.push_back(Asked { fetch, until, sent: 0 });
@@ -186,6 +190,7 @@ fn on_fetch(cx: &mut Context, at: At, fetch: BlockFetch) -> Result<(), Violation
 
 fn on_ids(cx: &mut Context, at: At, ids: BlockIds) -> Result<(), Violation> {
     let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    // R9.2.13
     let request = link.find(&ids.block, BlockPart::Ids).ok_or(Violation::Unasked)?;
     if link.requests[request].part != Part::Ids(ids.first) {
         return Err(Violation::Unasked);
@@ -207,6 +212,7 @@ fn on_item(cx: &mut Context, at: At, item: wire::BlockItem) -> Result<(), Violat
     let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     let request = link.find(&block, BlockPart::Items).ok_or(Violation::Unasked)?;
     let Part::Items(indices) = &mut link.requests[request].part else { return Ok(()) };
+    // R9.2.13
     if !indices.remove(&index) || link.incoming.is_some() {
         return Err(Violation::Unasked);
     }
@@ -217,6 +223,7 @@ fn on_item(cx: &mut Context, at: At, item: wire::BlockItem) -> Result<(), Violat
     if let Some(building) = cx.blocks.building.get(&block)
         && !building.proves(index, &id, &proof)
     {
+        // R9.2.12
         return Err(Violation::WrongItem);
     }
     match body {
@@ -236,6 +243,7 @@ fn on_item(cx: &mut Context, at: At, item: wire::BlockItem) -> Result<(), Violat
 
 fn on_chunk(cx: &mut Context, at: At, chunk: &[u8]) -> Result<(), Violation> {
     let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    // R6.4.6
     let incoming = link.incoming.as_mut().ok_or(Violation::Unasked)?;
     if !incoming.body.push(chunk)? {
         return Ok(());
@@ -259,6 +267,7 @@ fn deliver(
         return Err(Violation::ItemTooLarge);
     }
     if cx.rules.item_id(&spec.name, &body) != id {
+        // R9.2.12
         return Err(Violation::WrongItem);
     }
     building.deliver(index, id, body);
@@ -341,6 +350,7 @@ fn poll_push(cx: &mut Context, at: At) -> Option<BlockMessage> {
     let known = cx.blocks.known.get(&best.block)?;
     let link = cx.blocks.links.get_mut(&at.link)?;
     let (items, lacked) = served(known)?;
+    // R9.2.5
     if link.to_peer.of(best).is_some() || link.old == Some(best.block) {
         return None;
     }
@@ -359,13 +369,13 @@ fn poll_push(cx: &mut Context, at: At) -> Option<BlockMessage> {
     }
 }
 
-/// What a compact block takes of the permit for bytes.
+/// What a compact block takes of the permit for bytes. R9.2.4
 fn size(compact: &wire::Compact) -> u32 {
     let prefilled: usize = compact.prefilled.iter().map(|item| item.body.len()).sum();
     (compact.header.len() + compact.short_ids.len() + prefilled) as u32
 }
 
-/// The items of a block, if it can be served.
+/// The items of a block, if it can be served. R9.2.6
 fn served(known: &Known) -> Option<(&[BlockItem], &[u32])> {
     match &known.body {
         Body::Whole { items, lacked, .. } if items.len() == known.facts.items as usize => {
@@ -386,6 +396,7 @@ fn poll_answer(cx: &mut Context, at: At) -> Option<BlockMessage> {
         let known = cx.blocks.known.get(&block);
         let whole = known.and_then(|known| served(known).map(|body| (known, body)));
         let answer = match (&asked.fetch.want, whole) {
+            // R9.1.3
             (BlockWant::Header, _) => {
                 let checking = cx.blocks.checking.get(&block).map(|checking| &checking.header);
                 let header = known.map(|known| &known.header).or(checking);
@@ -399,6 +410,7 @@ fn poll_answer(cx: &mut Context, at: At) -> Option<BlockMessage> {
             (BlockWant::Compact, None) => {
                 let coming = known.is_some_and(|known| matches!(known.body, Body::Missing));
                 let coming = coming || cx.blocks.checking.contains_key(&block);
+                // R9.2.9
                 if coming && asked.until.is_some() {
                     link.asked.push_back(asked);
                     continue;
@@ -431,6 +443,7 @@ fn poll_answer(cx: &mut Context, at: At) -> Option<BlockMessage> {
         };
         link.issuer.answered(0);
         let part = part(&asked.fetch.want);
+        // R9.2.8
         return Some(answer.unwrap_or(BlockMessage::NotHere(NotHere { block, part })));
     }
     None

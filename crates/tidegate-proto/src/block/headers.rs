@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::{Body, Known, compact_arrived, give_back, is_better, offer, rival, want};
+use super::{Body, Known, channel, compact_arrived, give_back, is_better, offer, rival, want};
 use crate::channel::Context;
 use crate::id::{BlockId, ConnectionId};
 use crate::io::{Event, Verdict};
@@ -51,7 +51,9 @@ enum Standing {
 
 /// The header's facts, if it is one.
 pub(super) fn parse(cx: &Context, header: &[u8]) -> Result<HeaderFacts, Violation> {
+    // R8.6
     let facts = cx.rules.header(header).ok_or(Violation::MalformedHeader)?;
+    // R9.1.1
     match facts.items as usize <= MAX_BLOCK_ITEMS {
         true => Ok(facts),
         false => Err(Violation::MalformedHeader),
@@ -100,9 +102,11 @@ pub(super) fn header_answered(
 ) -> Result<(), Violation> {
     let facts = parse(cx, &header)?;
     let asked = cx.blocks.links.get_mut(&link).ok_or(Violation::UnknownChannel)?;
+    // R9.1.4
     if !asked.header_answered(&facts.block) {
         return Err(Violation::WrongHeader);
     }
+    channel::answered(cx, link);
     cx.blocks.fetcher.resolved((facts.block, BlockPart::Header));
     take(cx, link, facts, header, true);
     Ok(())
@@ -172,6 +176,7 @@ fn standing(cx: &Context, facts: &HeaderFacts, asked: bool) -> Standing {
         Some(parent) if parent.facts.height + 1 == facts.height => Standing::Ready,
         // It contradicts its own parent.
         Some(_) => Standing::Useless,
+        // R9.1.2
         None => Standing::Orphan,
     }
 }
@@ -219,6 +224,7 @@ pub(crate) fn header_verdict(
 ) -> Vec<(ConnectionId, Violation)> {
     let Some(checking) = cx.blocks.checking.remove(&block) else { return Vec::new() };
     for link in &checking.sources {
+        // R8.4
         tip::header_done(cx, *link);
     }
     let Verdict::Accept(_) = verdict else {
@@ -234,6 +240,7 @@ pub(crate) fn header_verdict(
             // Headers are relayed at their verdict only, so all who sent it are to blame.
             Verdict::Reject => {
                 let sources = checking.sources.into_iter();
+                // R8.7
                 sources.map(|link| (link, Violation::RejectedHeader)).collect()
             }
             _ => Vec::new(),
@@ -252,7 +259,7 @@ pub(crate) fn header_verdict(
     guilty
 }
 
-/// A header is good: it is relayed, its body is wanted, and its children can be checked.
+/// A header is good: it is relayed, its body is wanted, and its children can be checked. R8.1
 pub(super) fn accepted(cx: &mut Context, facts: HeaderFacts, header: Bytes) {
     if cx.tip.best().is_none_or(|best| cx.rules.compare(&facts, best).is_gt()) {
         tip::set_best(cx, facts, header);

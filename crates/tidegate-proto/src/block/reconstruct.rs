@@ -33,6 +33,7 @@ impl Shortener {
         Self(SipHasher24::new_with_key(&key))
     }
 
+    /// R9.2.3
     pub(super) fn shorten(&self, id: &ItemId) -> u64 {
         let mut hasher = self.0;
         hasher.write(&id.0);
@@ -122,6 +123,7 @@ impl Reconstruction {
     ) -> Result<Option<Self>, Violation> {
         let count = facts.items as usize;
         let groups: usize = compact.groups.iter().map(|group| group.count as usize).sum();
+        // R9.2.1
         if compact.salt != *own_salt || groups != count || compact.short_ids.len() != count * SHORT
         {
             return Err(Violation::MalformedCompact);
@@ -217,6 +219,7 @@ impl Reconstruction {
         let mut next = 0;
         for Prefilled { index, body } in &compact.prefilled {
             let at = *index as usize;
+            // R9.2.2
             if at < next || at >= self.items.len() {
                 return Err(Violation::MalformedCompact);
             }
@@ -292,6 +295,7 @@ impl Reconstruction {
         pools: &[Pool],
     ) -> Result<(), Violation> {
         let end = first as usize + ids.len();
+        // R9.2.11
         if self.ids_wanted != Some(first) || ids.is_empty() || end > self.ids.len() {
             return Err(Violation::WrongIds);
         }
@@ -307,6 +311,7 @@ impl Reconstruction {
         self.ids_wanted = (end < self.ids.len()).then_some(end as u32);
         if self.ids_wanted.is_none() {
             self.ids_proven = true;
+            // R9.2.11
             if self.root() != Some(self.facts.item_root) {
                 return Err(Violation::WrongIds);
             }
@@ -331,6 +336,7 @@ impl Reconstruction {
             return Progress::Complete;
         }
         // Some short id met another item of the pool. That is nobody's fault: ask for all ids.
+        // R9.2.7
         self.ids_wanted = Some(0);
         Progress::Wanting
     }

@@ -1,5 +1,5 @@
 //! Which channels a connection has: fixed ones, and those that both ends offer
-//! (specification section 6).
+//! (specification section 5.7).
 
 use crate::channel::{Context, Kind, Terms};
 use crate::config::Config;
@@ -24,7 +24,9 @@ pub(super) fn offers(config: &Config, rules: &dyn Rules) -> Vec<Offer> {
 
 /// Whether a peer's offers are in order: both ends must number the instances alike.
 pub(super) fn check(offers: &[Offer]) -> Result<(), Violation> {
+    // R5.7.1
     let ascending = offers.windows(2).all(|w| (w[0].kind, &w[0].name) < (w[1].kind, &w[1].name));
+    // R5.7.2
     let versions = offers.iter().all(|offer| {
         let ascending = offer.versions.windows(2).all(|pair| pair[0].number < pair[1].number);
         ascending && !offer.versions.is_empty()
@@ -63,13 +65,16 @@ pub(super) fn open_agreed(cx: &mut Context, link: ConnectionId, setup: &Setup) {
     connection.salt = setup.salt;
     let pools = &cx.config.pools;
     let mut opened = Vec::new();
+    // R5.7.3
     let mut number = FIRST_AGREED;
     for offer in &own {
         let same = |theirs: &&Offer| theirs.kind == offer.kind && theirs.name == offer.name;
+        // R5.1.7
         let Some(theirs) = setup.offers.iter().find(same) else { continue };
-        // A number is taken even if the two do not agree on more than the name.
+        // A number is taken even if the two do not agree on more than the name. R5.7.4
         let instance = number;
         number += 1;
+        // R5.7.6
         let Some(version) = common_version(offer, theirs) else { continue };
         let Some(kind) = Kind::ALL.iter().copied().find(|kind| kind.number() == offer.kind) else {
             continue;
@@ -87,7 +92,7 @@ pub(super) fn open_agreed(cx: &mut Context, link: ConnectionId, setup: &Setup) {
     }
 }
 
-/// The highest version that both know, if they agree on its rules.
+/// The highest version that both know, if they agree on its rules. R5.7.5
 fn common_version(ours: &Offer, theirs: &Offer) -> Option<u32> {
     let common = ours.versions.iter().rev().find_map(|version| {
         let same = theirs.versions.iter().find(|other| other.number == version.number)?;
@@ -103,6 +108,7 @@ pub(super) fn raised(cx: &mut Context, link: ConnectionId, raise: &Raise) -> Res
     let Slot { kind, index, .. } = connection.slots[slot];
     match kind {
         Kind::Pool => pool::raised(cx, At { link, slot, index }, &raise.grant),
+        // R6.1.5
         _ => Err(Violation::UnknownChannel),
     }
 }
@@ -127,6 +133,7 @@ mod tests {
         }
     }
 
+    /// R5.7.5
     #[test]
     fn the_highest_common_version_counts() {
         let v = |versions: &[(u32, u8)]| offer(4, "a", versions);
@@ -137,6 +144,7 @@ mod tests {
         assert_eq!(common_version(&v(&[(1, 0), (2, 0)]), &v(&[(1, 0), (2, 9)])), None);
     }
 
+    /// R5.7.1, R5.7.2
     #[test]
     fn offers_must_be_in_order() {
         let one = &[(1, 0)][..];

@@ -10,6 +10,7 @@ use crate::wire::{Encode as _, EncodeError, PeerRecord, RecordPayload};
 
 const DOMAIN: &str = "tidegate record 1";
 
+/// R5.4.1
 pub(crate) fn payload(
     network: &NetworkId,
     peer: PeerId,
@@ -26,6 +27,7 @@ pub(crate) fn verify(record: &PeerRecord, network: &NetworkId) -> bool {
     let (Ok(payload), Ok(key)) = (payload, VerifyingKey::from_bytes(&record.peer.0)) else {
         return false;
     };
+    // R5.4.1
     key.verify_strict(&payload, &record.signature.0.into()).is_ok()
 }
 

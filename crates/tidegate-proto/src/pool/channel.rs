@@ -75,6 +75,12 @@ impl ChannelTrait for Channel {
 
     fn on_message(cx: &mut Context, at: At, message: PoolMessage) -> Result<(), Violation> {
         match message {
+            // R6.2.3
+            PoolMessage::Return(list) if list.is_empty() => Err(Violation::Empty),
+            PoolMessage::Announce(list) if list.is_empty() => Err(Violation::Empty),
+            PoolMessage::Fetch(list) | PoolMessage::Gone(list) if list.is_empty() => {
+                Err(Violation::Empty)
+            }
             PoolMessage::Return(returns) => on_return(cx, at, returns),
             PoolMessage::Announce(announcements) => on_announce(cx, at, &announcements),
             PoolMessage::Push(body) => on_push(cx, at, body),
@@ -132,6 +138,7 @@ fn on_announce(cx: &mut Context, at: At, announcements: &[Announcement]) -> Resu
         let facts = Facts::from_wire(*facts);
         let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
         let number = link.issuer.announcement()?;
+        // R7.3.3
         if facts.size_floor() >= pool.spec.max_item {
             return Err(Violation::ItemTooLarge);
         }
@@ -172,9 +179,11 @@ fn on_push(cx: &mut Context, at: At, body: Body) -> Result<(), Violation> {
         }
         Body::Chunked(start) => {
             if link.incoming.is_some() {
+                // R6.4.5
                 return Err(Violation::OutOfTurn);
             }
             let body = Receiving::new(&start, pool.spec.max_item as usize)?;
+            // R6.2.2
             let number = link.issuer.body(start.size)?;
             link.incoming = Some(Incoming { body, number, answers: None });
             Ok(())
@@ -187,8 +196,10 @@ fn on_fetch(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     for number in numbers {
         let Some((Spent::Announcement, sent)) = link.holder.look_up_mut(number) else {
+            // R7.3.4
             return Err(Violation::UnknownNumber);
         };
+        // R7.3.5
         if std::mem::replace(&mut sent.asked, true) {
             return Err(Violation::RequestPermit);
         }
@@ -205,10 +216,13 @@ fn on_answer(cx: &mut Context, at: At, answer: Answer) -> Result<(), Violation> 
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     let number = answer.number;
-    let requested = link.requested.remove(&number).ok_or(Violation::Unasked)?;
-    link.holder.answered(requested.bound);
+    // It stays there until the answer is known to be in order: what a link is asked for is freed
+    // with the link. R7.3.7
+    let requested = *link.requested.get(&number).ok_or(Violation::Unasked)?;
     match answer.body {
         Body::Whole(body) => {
+            link.requested.remove(&number);
+            link.holder.answered(requested.bound);
             if let Some(connection) = cx.links.get_mut(at.link) {
                 connection.answered();
                 connection.measured_rate(body.len() as u64, now.since(requested.sent));
@@ -223,6 +237,8 @@ fn on_answer(cx: &mut Context, at: At, answer: Answer) -> Result<(), Violation> 
                 return Err(Violation::WrongBody);
             }
             let body = Receiving::new(&start, pool.spec.max_item as usize)?;
+            link.requested.remove(&number);
+            link.holder.answered(requested.bound);
             link.incoming = Some(Incoming { body, number, answers: Some(requested) });
             Ok(())
         }
@@ -239,7 +255,9 @@ fn answered(
 ) -> Result<(), Violation> {
     let pool = &cx.pools[at.index];
     let id = cx.rules.item_id(&pool.spec.name, &body);
+    // R7.3.8
     if pool.alias(&id) != requested.alias || body.len() > requested.bound as usize {
+        cx.fetch_bytes -= requested.charged;
         return Err(Violation::WrongBody);
     }
     // If it timed out, the node's share went to others; there must be room again.
@@ -248,7 +266,11 @@ fn answered(
     let offered = pool.links.get(&at.link).is_some_and(|link| link.offered.contains(&number));
     cx.fetch_bytes += charge;
     if offered && charge <= room {
-        return arrived(cx, at, number, body, How::Fetched, Some(requested.bound));
+        let arrived = arrived(cx, at, number, body, How::Fetched, Some(requested.bound));
+        if arrived.is_err() {
+            cx.fetch_bytes -= requested.bound;
+        }
+        return arrived;
     }
     // Or its permit went back already: another peer was faster, or it was given up.
     release(cx, at, Some(requested.bound));
@@ -263,6 +285,7 @@ fn on_chunk(cx: &mut Context, at: At, chunk: &[u8]) -> Result<(), Violation> {
     let now = cx.now;
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    // R6.4.6
     let incoming = link.incoming.as_mut().ok_or(Violation::Unasked)?;
     if !incoming.body.push(chunk)? {
         return Ok(());
@@ -336,7 +359,7 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
     (!numbers.is_empty()).then_some(PoolMessage::Fetch(numbers))
 }
 
-/// Answers what the peer asked for.
+/// Answers what the peer asked for. R7.3.6
 fn poll_answer(cx: &mut Context, at: At) -> Option<PoolMessage> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link)?;
@@ -376,6 +399,7 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
             link.pass(position);
             continue;
         };
+        // R7.4.1
         if entry.from > height {
             link.pass(position);
             link.hold_back(position);
@@ -402,6 +426,7 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
                 link.outgoing = rest;
                 return Some(PoolMessage::Push(body));
             }
+            // R7.4.2
             Delivery::Announcement if !link.holder.allows(Spent::Announcement) => break,
             Delivery::Announcement => {
                 link.pass(position);
@@ -417,8 +442,7 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
 /// Raises what a peer may have outstanding on a pool; what it is now.
 pub(crate) fn raise(cx: &mut Context, at: At, grant: &Grant) -> Option<Grant> {
     let link = cx.pools[at.index].links.get_mut(&at.link)?;
-    link.issuer.raise(grant);
-    Some(link.issuer.grant().clone())
+    link.issuer.raise(grant).then(|| link.issuer.grant().clone())
 }
 
 /// The peer raised what this node may have outstanding.

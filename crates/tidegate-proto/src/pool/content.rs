@@ -24,7 +24,7 @@ use crate::rules::{Account, ChainLink, ItemFacts};
 /// without a bound one account could slow the pool down.
 pub(crate) const ALTERNATIVES: usize = 4;
 
-/// Where an item stands in the pool; the greatest is kept longest.
+/// Where an item stands in the pool; the greatest is kept longest. R7.1.1
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     executable: bool,
@@ -131,10 +131,12 @@ impl Content {
                 removed.extend(self.set_account(chain.account, account));
             }
             let known = self.chains.get(&chain.account).map(|chain| chain.account);
+            // R7.1.5
             if known.or(account).is_some_and(|account| !account.admits(&chain)) {
                 return Inserted { kept: false, removed };
             }
         }
+        // R7.1.3
         if let Some(known) = self.by_key(&facts.key) {
             if (self.items[&known].1.facts.priority, known) > (facts.priority, id) {
                 return Inserted { kept: false, removed };
@@ -183,6 +185,7 @@ impl Content {
         let Some(chain) = self.chains.get_mut(&id) else { return Vec::new() };
         chain.account = account;
         let ids = chain.items.keys().map(|(_, _, Reverse(id))| *id);
+        // R7.1.5
         let holds = |id: &ItemId| {
             let link = self.items.get(id).and_then(|(_, item)| item.facts.chain);
             link.is_some_and(|link| account.admits(&link))
@@ -203,7 +206,7 @@ impl Content {
         self.rank_chain(&link.account);
     }
 
-    /// The worst at a nonce that has too many.
+    /// The worst at a nonce that has too many. R7.1.6
     fn surplus_alternative(&mut self, link: &ChainLink) -> Option<ItemId> {
         let chain = &self.chains[&link.account];
         let from = (link.nonce, Reverse(u64::MAX), Reverse(ItemId([0xff; 32])));
@@ -213,7 +216,7 @@ impl Content {
         Some(worst)
     }
 
-    /// The worst item, if those above it fill the pool.
+    /// The worst item, if those above it fill the pool. R7.1.2
     fn surplus(&self) -> Option<ItemId> {
         let (_, id) = self.order.first()?;
         let above = self.bytes - self.items[id].1.body.len();
@@ -221,7 +224,7 @@ impl Content {
         full.then_some(*id)
     }
 
-    /// Ranks the items of an account anew.
+    /// Ranks the items of an account anew. R7.1.4
     fn rank_chain(&mut self, account: &AccountId) {
         let Some(chain) = self.chains.get(account) else { return };
         let first = chain.account.next;
@@ -295,6 +298,7 @@ mod tests {
         }
     }
 
+    /// R7.1.2
     #[test]
     fn the_crossing_item_is_kept_and_nothing_behind_it() {
         let mut content = filled(&[item(1, 60, 9), item(2, 60, 8), item(3, 1, 7)], 10, 100);
@@ -309,6 +313,7 @@ mod tests {
         assert_eq!(order(&content), [(4, true), (1, true), (2, true)]);
     }
 
+    /// R7.1.3
     #[test]
     fn one_item_a_key_and_the_better_one() {
         let better = Item { id: ItemId([9; 32]), ..item(1, 10, 6) };
@@ -320,6 +325,7 @@ mod tests {
         content.check();
     }
 
+    /// R7.1.4
     #[test]
     fn chains_rank_by_their_weakest_link() {
         // Nonces 1, 2 and 4 of account 7: the first drags the second down, the last has a gap.
@@ -340,6 +346,7 @@ mod tests {
         content.check();
     }
 
+    /// R7.1.4
     #[test]
     fn what_the_balance_does_not_cover_ranks_last() {
         let items = [chained(1, 5, 7, 1, 60), chained(2, 5, 7, 2, 41), chained(3, 5, 7, 3, 1)];
@@ -356,6 +363,7 @@ mod tests {
         content.check();
     }
 
+    /// R7.1.5
     #[test]
     fn what_another_tip_does_not_admit_is_dropped() {
         let items = [chained(1, 5, 7, 1, 60), chained(2, 5, 7, 2, 10), chained(3, 5, 7, 3, 10)];
@@ -369,6 +377,7 @@ mod tests {
         content.check();
     }
 
+    /// R7.1.6
     #[test]
     fn alternatives_at_one_nonce_are_bounded() {
         let items = (1..=6).map(|n| chained(n, u64::from(n), 7, 1, 1)).collect::<Vec<_>>();
@@ -428,7 +437,7 @@ mod tests {
     }
 
     proptest! {
-        /// The order of arrival does not matter, whatever is cut on the way.
+        /// The order of arrival does not matter, whatever is cut on the way. R7.1.1
         #[test]
         fn content_does_not_depend_on_the_order_of_arrival(
             items in distinct(false),

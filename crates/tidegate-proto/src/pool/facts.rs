@@ -53,6 +53,7 @@ fn size_bound(class: u8) -> u32 {
         .unwrap_or(u32::MAX)
 }
 
+/// R7.3.2
 fn size_class(size: usize) -> u8 {
     (0..=u8::MAX).find(|class| size <= size_bound(*class) as usize).unwrap_or(u8::MAX)
 }
@@ -73,6 +74,7 @@ mod tests {
 
     use super::*;
 
+    /// R7.3.2
     #[test]
     fn bounds_are_tight_and_ascend() {
         assert_eq!(size_bound(0), 64);
@@ -86,6 +88,7 @@ mod tests {
     }
 
     proptest! {
+        /// R7.3.2
         #[test]
         fn classes_hold_their_values(size in 0..(16usize << 20), a in any::<u64>(), shift in 0..64u32, b in any::<u64>()) {
             let facts = Facts::new(size, a).aged(Duration::from_millis(70_000));

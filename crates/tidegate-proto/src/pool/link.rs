@@ -127,7 +127,7 @@ impl PoolLink {
     }
 
     /// The peer ignored an entry: it is offered again at another tip than the one it was sent to.
-    /// That tip may be there already, since reports may wait for company.
+    /// That tip may be there already, since reports may wait for company. R7.4.3
     pub(super) fn ignored(&mut self, sent: &Sent) {
         match sent.tips == self.tips {
             true => self.held_back.insert(sent.position),

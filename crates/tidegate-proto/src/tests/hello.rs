@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::app::{SMALL, config, item};
 use super::net::{Message, Net, pick};
-use super::script::{CONTROL, PEER, Script, hello, setup};
+use super::script::{CONTROL, PEER, Script, binding, hello, setup};
 use crate::Violation;
-use crate::id::{ConnectionId, Digest, NetworkId, PeerId, Signature};
-use crate::io::{Admission, Command, Disconnect, Event};
+use crate::id::{Address, ConnectionId, Digest, NetworkId, PeerId, Signature};
+use crate::io::{Admission, Command, DialError, Direction, Disconnect, Event, Input, Output};
 use crate::wire::{
     Binding, ControlMessage, Goodbye, Hello, PeerRecord, Refusal, RefusalKind, Setup,
 };
@@ -35,6 +37,7 @@ fn refused(change: impl FnOnce(&mut Hello)) -> Option<Refusal> {
     }
 }
 
+/// R5.1.3, R5.1.4, R5.2.1
 #[test]
 fn a_stranger_hears_one_reason_and_nothing_else() {
     assert_eq!(refused(|h| h.versions = vec![2, 3]), Some(Refusal::NoCommonVersion));
@@ -55,12 +58,45 @@ fn a_newer_peer_that_speaks_this_version_too_is_welcome() {
     assert_eq!(script.refusal(), None);
 }
 
+/// R5.2.2
 #[test]
 fn a_node_does_not_connect_to_itself() {
     let mut script = Script::alone();
     script.connect(config(1).peer);
     say(&mut script, |_| {});
     assert_eq!(script.refusal(), Some(Refusal::SelfDial));
+}
+
+/// Dials under way count, and those that failed do not.
+#[test]
+fn no_more_is_dialed_than_the_limit() {
+    let mut config = config(1);
+    config.limits.max_outbound = 2;
+    let mut script = Script::with(config);
+    let dial = |script: &mut Script| {
+        let address = Address(Bytes::from_static(b"there"));
+        script.node.handle_command(script.now, Command::Dial { address, peer: None });
+        let outputs = std::iter::from_fn(|| script.node.poll_output()).collect::<Vec<_>>();
+        match &outputs[..] {
+            [Output::Dial { dial, .. }] => Some(*dial),
+            [Output::Event(Event::DialFailed { error: DialError::Full, .. })] => None,
+            other => panic!("{other:?}"),
+        }
+    };
+    let first = dial(&mut script).unwrap();
+    assert!(dial(&mut script).is_some());
+    assert_eq!(dial(&mut script), None);
+    let error = DialError::Unreachable;
+    script.input(Input::DialFailed { dial: first, error });
+    let third = dial(&mut script).unwrap();
+    script.input(Input::Connected {
+        connection: ConnectionId(1),
+        peer: PEER,
+        direction: Direction::Outbound(third),
+        address: Address(Bytes::new()),
+        binding: binding(ConnectionId(1)),
+    });
+    assert_eq!(dial(&mut script), None);
 }
 
 #[test]
@@ -115,6 +151,7 @@ fn too_many_hellos_at_once_are_told_to_come_back() {
     assert_eq!(script.refusal(), Some(Refusal::Busy(1000)));
 }
 
+/// R5.4.2
 #[test]
 fn a_record_must_be_the_peers_own_and_signed() {
     let record = |peer, signature| PeerRecord {
@@ -135,6 +172,7 @@ fn a_record_must_be_the_peers_own_and_signed() {
     assert_eq!(with(record(PeerId([1; 32]), [0; 64])), Some(Refusal::BadSignature));
 }
 
+/// R5.4.1
 #[test]
 fn a_signed_record_is_accepted() {
     use ed25519_dalek::{Signer as _, SigningKey};
@@ -196,6 +234,7 @@ fn both_sides_count_and_report_a_refusal() {
     assert_eq!((net.links(0), net.links(1)), (0, 0));
 }
 
+/// R5.1.8
 #[test]
 fn the_tip_goes_with_the_hello_to_one_whose_identity_is_known() {
     let mut net = Net::new(2);
@@ -225,6 +264,7 @@ fn disconnected(net: &Net, n: usize) -> usize {
     events.filter(|event| matches!(event, Event::PeerDisconnected { .. })).count()
 }
 
+/// R5.3.2
 #[test]
 fn who_dial_each_other_at_once_keep_one_connection() {
     // The second dial comes at every moment of the first one's hello.
@@ -247,6 +287,7 @@ fn who_dial_each_other_at_once_keep_one_connection() {
     }
 }
 
+/// R5.3.1
 #[test]
 fn the_connection_that_the_smaller_dialed_stays() {
     let mut net = Net::new(2);
@@ -258,6 +299,7 @@ fn the_connection_that_the_smaller_dialed_stays() {
     assert!(!inbound(0) && inbound(1));
 }
 
+/// R5.3.3
 #[test]
 fn a_second_connection_is_refused_while_the_first_answers() {
     let mut net = Net::pair();
@@ -268,6 +310,7 @@ fn a_second_connection_is_refused_while_the_first_answers() {
     assert_eq!((disconnected(&net, 0), disconnected(&net, 1)), (0, 0));
 }
 
+/// R5.3.4
 #[test]
 fn a_connection_that_is_dead_is_replaced() {
     let mut net = Net::pair();
@@ -284,6 +327,7 @@ fn a_connection_that_is_dead_is_replaced() {
     assert!(net.holds(0, SMALL, &body));
 }
 
+/// R5.3.5
 #[test]
 fn a_dialer_that_still_holds_a_dead_connection_gets_a_new_one() {
     let mut net = Net::pair();
@@ -309,13 +353,14 @@ fn what_is_said_of_a_connection_that_was_replaced_does_not_touch_its_successor()
     assert!(script.closed.contains(&old));
     script.send(CONTROL, &ControlMessage::Setup(setup(script.node.config())));
     assert_eq!(script.node.status().peers.len(), 1);
-    script.input(crate::io::Input::Closed { connection: old });
-    script.input(crate::io::Input::Closed { connection: ConnectionId(999) });
+    script.input(Input::Closed { connection: old });
+    script.input(Input::Closed { connection: ConnectionId(999) });
     assert_eq!(script.node.status().peers.len(), 1);
 }
 
 // Liveness.
 
+/// R5.5.1
 #[test]
 fn an_idle_connection_is_pinged_by_its_dialer() {
     let mut net = Net::pair();
@@ -328,6 +373,7 @@ fn an_idle_connection_is_pinged_by_its_dialer() {
     assert_eq!(pings, pongs);
 }
 
+/// R5.5.4
 #[test]
 fn a_peer_that_falls_silent_is_given_up() {
     let mut net = Net::pair();
@@ -369,6 +415,7 @@ fn a_network_is_upgraded_node_by_node() {
     assert!((0..3).all(|n| net.ids(n, SMALL).len() == 3));
 }
 
+/// R5.7.6
 #[test]
 fn other_rules_refuse_the_instance_and_not_the_connection() {
     let mut other = config(2);
@@ -385,6 +432,7 @@ fn other_rules_refuse_the_instance_and_not_the_connection() {
     assert!(net.holds(1, super::app::LARGE, &item(2, 100)));
 }
 
+/// R5.1.7
 #[test]
 fn a_kind_of_channel_that_is_unknown_is_passed_over() {
     let mut script = Script::alone();
@@ -405,6 +453,7 @@ fn a_kind_of_channel_that_is_unknown_is_passed_over() {
     assert_eq!(script.take().iter().filter(|(channel, _)| *channel == 18).count(), 1);
 }
 
+/// R5.1.5
 #[test]
 fn nothing_but_the_hello_is_listened_to_before_it() {
     for message in
@@ -415,4 +464,66 @@ fn nothing_but_the_hello_is_listened_to_before_it() {
         script.send(CONTROL, &message);
         assert_eq!(script.accusation(), Some(Violation::OutOfTurn), "{message:?}");
     }
+}
+
+/// R5.1.1, R5.1.2
+#[test]
+fn the_dialer_speaks_first_and_setups_follow_hellos() {
+    let mut script = Script::alone();
+    script.connect(PEER);
+    assert_eq!(script.take(), [], "the listener waits");
+    let mut net = Net::new(2);
+    net.connect(0, 1);
+    net.run_ms(200);
+    let steps = |n: usize| {
+        let said = net.log.iter().filter(|(_, from, ..)| *from == n);
+        let said = said.filter_map(|(at, _, _, message)| match message {
+            Message::Control(ControlMessage::Hello(_)) => Some(("hello", *at)),
+            Message::Control(ControlMessage::Setup(_)) => Some(("setup", *at)),
+            Message::Control(_) => Some(("other", *at)),
+            _ => None,
+        });
+        said.collect::<Vec<_>>()
+    };
+    let [dialer, listener] = [steps(0), steps(1)];
+    let names = |steps: &[(&'static str, _)]| steps.iter().map(|(n, _)| *n).collect::<Vec<_>>();
+    assert_eq!(
+        (names(&dialer), names(&listener)),
+        (vec!["hello", "setup"], vec!["hello", "setup"])
+    );
+    // Each answer takes one way: nothing was said before it was due.
+    assert_eq!(listener[0].1.since(dialer[0].1), net.delay);
+    assert_eq!(dialer[1].1.since(listener[0].1), net.delay);
+}
+
+/// R5.1.8
+#[test]
+fn a_tip_does_not_go_to_one_who_may_be_anyone() {
+    let mut net = Net::new(2);
+    let address = super::net::address(1);
+    net.command(0, Command::Dial { address, peer: None });
+    net.run_ms(200);
+    let first = |wanted: fn(&Message) -> bool, n: usize| {
+        let said = net.log.iter().filter(|(_, from, _, message)| *from == n && wanted(message));
+        said.map(|(at, ..)| *at).next().unwrap()
+    };
+    let hello = first(|message| matches!(message, Message::Control(_)), 1);
+    let tip = first(|message| matches!(message, Message::Tip(_)), 0);
+    assert_eq!(tip.since(hello), net.delay, "after the other's hello");
+}
+
+/// R5.7.4
+#[test]
+fn an_instance_that_is_refused_keeps_its_number() {
+    let mut other = config(2);
+    other.pools[0].max_item += 1;
+    let mut net = Net::with(vec![config(1), other]);
+    net.connect(0, 1);
+    net.run_ms(500);
+    let channels = &net.hosts[0].node.status().peers[0].channels;
+    let numbers = channels.iter().map(|(number, _)| *number).collect::<Vec<_>>();
+    assert_eq!(numbers, [0, 1, 16, 18]);
+    net.publish(0, SMALL, &item(1, 100));
+    net.run_ms(500);
+    assert!(net.holds(1, SMALL, &item(1, 100)));
 }

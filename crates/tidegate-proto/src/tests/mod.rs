@@ -3,9 +3,12 @@
 mod app;
 mod blocks;
 mod hello;
+mod hostile;
 mod net;
 mod permits;
 mod pools;
+mod recording;
 mod script;
 mod verdicts;
 mod violations;
+mod worked;

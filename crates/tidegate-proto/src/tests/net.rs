@@ -148,7 +148,7 @@ impl Net {
     /// Publishes a block and makes it the tip.
     pub(super) fn produce(&mut self, n: usize, block: &crate::io::Block) {
         self.hosts[n].executed.insert(block.block, block.header.clone());
-        self.command(n, Command::PublishBlock(block.clone()));
+        self.command(n, Command::PublishBlock { request: 0, block: block.clone() });
         let tip = tip_change(block);
         self.command(n, Command::SetTip(tip));
     }

@@ -39,6 +39,7 @@ fn announced(net: &Net) -> usize {
     counts.into_iter().sum()
 }
 
+/// R7.4.2
 #[test]
 fn a_body_without_a_permit_becomes_an_announcement() {
     let mut net = stingy(Grant { bodies: 2, ..grant() });
@@ -64,6 +65,7 @@ fn bytes_of_bodies_run_out_as_well() {
     assert_eq!((pushes(&net), announced(&net)), (2, 2));
 }
 
+/// R6.3.2, R7.4.2
 #[test]
 fn without_a_permit_for_announcements_the_cursor_waits() {
     let mut net = stingy(Grant { announcements: 2, bodies: 0, ..grant() });
@@ -173,6 +175,7 @@ fn every_permit_is_back_when_all_is_quiet() {
     }
 }
 
+/// R6.3.4
 #[test]
 fn reports_say_what_became_of_a_body() {
     let reports = |net: &Net| -> BTreeSet<Report> {

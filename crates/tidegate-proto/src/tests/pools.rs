@@ -1,10 +1,13 @@
 //! Section 7: how items get from pool to pool.
 
-use super::app::{LARGE, SMALL, item};
+use super::app::{LARGE, SMALL, facts, genesis, item};
 use super::net::{Message, Net, pick};
-use crate::io::Fate;
-use crate::wire::{PoolMessage, Report};
+use super::script::{LARGE_POOL, Script};
+use crate::id::ItemKey;
+use crate::io::{Admission, Command, Fate, Subject, TipChange, Verdict};
+use crate::wire::{Answer, Body, PoolMessage, Report};
 
+/// R7.2.1
 #[test]
 fn a_small_item_rides_along() {
     let mut net = Net::pair();
@@ -42,4 +45,65 @@ fn a_large_item_is_announced_and_fetched() {
     };
     assert_eq!(kinds(0, 1), ["announce", "answer"]);
     assert_eq!(kinds(1, 0), ["fetch", "late"]);
+}
+
+/// R7.2.2
+#[test]
+fn what_is_older_than_the_link_is_announced() {
+    let mut net = Net::new(2);
+    net.publish(0, SMALL, &item(1, 100));
+    net.connect(0, 1);
+    net.run_ms(1000);
+    net.publish(0, SMALL, &item(2, 100));
+    net.run_ms(1000);
+    assert_eq!(net.ids(1, SMALL).len(), 2);
+    let kinds = net.sent(0, 1, |message| match message {
+        Message::Pool(PoolMessage::Announce(list)) => Some(("announce", list.len())),
+        Message::Pool(PoolMessage::Push(_)) => Some(("push", 1)),
+        _ => None,
+    });
+    assert_eq!(kinds, [("announce", 1), ("push", 1)]);
+}
+
+/// R7.3.6
+#[test]
+fn what_has_left_the_pool_is_gone() {
+    let mut script = Script::up();
+    for n in [1, 2] {
+        let (request, pool, body) = (1, LARGE, item(n, 20_000));
+        let admission = Admission::default();
+        script.command(Command::Publish { request, pool, body, admission });
+    }
+    let key = ItemKey(super::app::id(LARGE, &item(1, 20_000)).0);
+    let block = facts(&genesis()).block;
+    let remove = vec![(LARGE, key)];
+    let change = TipChange { block, remove, add: Vec::new(), accounts: Vec::new() };
+    script.command(Command::SetTip(change));
+    script.take();
+    script.send(LARGE_POOL, &PoolMessage::Fetch(vec![0, 1]));
+    let answers = script.received::<PoolMessage>(LARGE_POOL);
+    let body = Body::Whole(item(2, 20_000));
+    let expected = [PoolMessage::Gone(vec![0]), PoolMessage::Answer(Answer { number: 1, body })];
+    assert_eq!(answers, expected);
+}
+
+/// R7.3.11
+#[test]
+fn who_only_announced_a_bad_item_is_not_blamed() {
+    let mut net = Net::new(3);
+    net.connect(0, 1);
+    net.connect(2, 1);
+    net.run_ms(500);
+    net.hosts[1].judge = |subject| match subject {
+        Subject::Item { .. } => Some(Verdict::Reject),
+        _ => super::net::accept(subject),
+    };
+    net.publish(0, LARGE, &item(1, 5000));
+    net.publish(2, LARGE, &item(1, 5000));
+    net.run_ms(3000);
+    // One of the two was asked for it; the other has its permit back.
+    assert_eq!(net.links(1), 1);
+    assert_eq!(net.hosts[1].node.status().bans, 1);
+    let innocent = if net.links(0) == 1 { 0 } else { 2 };
+    assert_eq!(net.hosts[innocent].node.status().pools["large"].spent, 0);
 }

@@ -18,7 +18,7 @@ use crate::{Config, Node, Time, Violation};
 
 pub(super) const CONTROL: u32 = 0;
 pub(super) const TIP: u32 = 1;
-/// Sorted by kind and name.
+/// Sorted by kind and name. R5.7.3
 pub(super) const BLOCK: u32 = 16;
 pub(super) const LARGE_POOL: u32 = 17;
 pub(super) const SMALL_POOL: u32 = 18;

@@ -15,6 +15,7 @@ fn pushes(net: &Net, from: usize, to: usize) -> usize {
     net.sent(from, to, pick!(Message::Pool(PoolMessage::Push(_)) => ())).len()
 }
 
+/// R6.3.3, R12.2
 #[test]
 fn a_late_verdict_gives_the_permit_back_and_still_counts() {
     let mut net = Net::pair();
@@ -64,6 +65,7 @@ fn a_validator_that_hangs_is_asked_no_more_than_it_can_take() {
     assert_eq!(net.height(1), 1);
 }
 
+/// R7.4.3
 #[test]
 fn what_is_ignored_is_offered_again_once_for_each_new_tip() {
     let mut net = Net::pair();
@@ -91,6 +93,7 @@ fn what_is_ignored_is_offered_again_once_for_each_new_tip() {
     assert_eq!(pushes(&net, 0, 1), 5, "it is not offered any more");
 }
 
+/// R7.4.3
 #[test]
 fn a_report_that_waited_while_the_tip_moved_is_about_the_old_tip() {
     let mut net = Net::pair();
@@ -132,6 +135,7 @@ fn apart(height: u64) -> Net {
     net
 }
 
+/// R7.4.1
 #[test]
 fn an_item_waits_for_a_tip_that_is_high_enough() {
     // Two ahead of the item, level with it, one and two behind it, and on another fork.

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -28,7 +30,7 @@ fn check<T: Encode + Decode + Serialize>(cases: &[Case]) {
     }
 }
 
-/// Section 3: what the vectors say is what the codec reads and writes.
+/// Section 3: what the vectors say is what the codec reads and writes. R3.9
 #[test]
 fn the_golden_vectors_hold() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/vectors");
@@ -55,37 +57,40 @@ fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_be_bytes()).collect()
 }
 
-/// Section 3, rule by rule: hand-picked frames that are refused, and why.
-#[test]
-fn the_strict_profile_refuses() {
-    let error = |bytes: &[u8]| frame(bytes).decode::<PoolMessage>().unwrap_err();
-    // Unknown values: an arm, an enum constant, a bool.
-    assert_eq!(error(&words(&[7])), DecodeError::UnknownValue { of: "PoolMessage", value: 7 });
-    let report = error(&words(&[0, 1, 0, 6]));
-    assert_eq!(report, DecodeError::UnknownValue { of: "Report", value: 6 });
-    // A length over its bound, one over what is there, one that overflows.
-    assert_eq!(error(&words(&[3, 65])), DecodeError::TooLong { length: 65, bound: 64 });
-    assert_eq!(error(&words(&[3, 2, 0])), DecodeError::Short);
-    let huge = error(&words(&[1, u32::MAX]));
-    assert_eq!(huge, DecodeError::TooLong { length: u32::MAX as usize, bound: 256 });
-    // Padding that is not zero; padding that is not there.
-    let push = |body: &[u8]| [words(&[2, 0, 1]), body.to_vec()].concat();
-    assert_eq!(error(&push(&[9, 0, 1, 0])), DecodeError::Padding);
-    assert_eq!(error(&push(&[9, 0, 0])), DecodeError::Short);
-    assert!(frame(&push(&[9, 0, 0, 0])).decode::<PoolMessage>().is_ok());
-    // Something behind the message; nothing at all.
-    assert_eq!(error(&words(&[3, 0, 0])), DecodeError::Trailing { left: 4 });
-    assert_eq!(error(&[words(&[3, 0]), vec![0]].concat()), DecodeError::Trailing { left: 1 });
-    assert_eq!(error(&[]), DecodeError::Short);
-    // A string that is no UTF-8, an optional that is neither there nor not.
-    let hello = [words(&[0, 0]), vec![0; 32], words(&[1]), vec![0xff, 0, 0, 0]].concat();
-    let hello = [hello, vec![0; 44]].concat();
-    assert_eq!(frame(&hello).decode::<ControlMessage>(), Err(DecodeError::NotUtf8));
-    let setup = words(&[1, 0, 0, 2, 0, 0, 0, 0, 0]);
-    let bad = DecodeError::UnknownValue { of: "bool", value: 2 };
-    assert_eq!(frame(&setup).decode::<ControlMessage>(), Err(bad));
+#[derive(Deserialize)]
+struct Refused {
+    r#type: String,
+    case: String,
+    hex: String,
+    error: String,
 }
 
+/// Section 3, rule by rule: hand-picked frames that are refused, and why.
+/// R3.1, R3.2, R3.3, R3.4, R3.5
+#[test]
+fn the_strict_profile_refuses() {
+    let file: BTreeMap<String, Vec<Refused>> =
+        serde_json::from_str(include_str!("../../../../spec/refused.json")).unwrap();
+    assert!(file["cases"].len() >= 19);
+    for Refused { r#type, case, hex, error } in &file["cases"] {
+        let frame = frame(&hex::decode(hex).unwrap());
+        let decoded = match r#type.as_str() {
+            "ControlMessage" => frame.decode::<ControlMessage>().map(drop),
+            "TipMessage" => frame.decode::<TipMessage>().map(drop),
+            "BlockMessage" => frame.decode::<BlockMessage>().map(drop),
+            "PoolMessage" => frame.decode::<PoolMessage>().map(drop),
+            "RecordPayload" => frame.decode::<RecordPayload>().map(drop),
+            other => panic!("no check for {other}"),
+        };
+        let found = format!("{:?}", decoded.expect_err(case));
+        let name = found.split([' ', '{']).next().unwrap_or_default();
+        assert_eq!(name, error, "{case}: {found}");
+    }
+    let error = frame(&words(&[7])).decode::<PoolMessage>().unwrap_err();
+    assert_eq!(error, DecodeError::UnknownValue { of: "PoolMessage", value: 7 });
+}
+
+/// R3.6
 #[test]
 fn nothing_over_its_bound_is_written() {
     let fetch = |count| PoolMessage::Fetch(vec![0; count]).to_frame();

@@ -20,8 +20,9 @@ pub struct MemoryNetwork(Arc<Mutex<Hub>>);
 struct Hub {
     listeners: BTreeMap<u64, usize>,
     ends: Vec<End>,
-    /// Which transport each end of a connection belongs to, the dialer's first.
-    connections: BTreeMap<ConnectionId, Link>,
+    /// Each side of a connection has a number of its own, as between processes: a node may dial
+    /// itself.
+    sides: BTreeMap<ConnectionId, Side>,
 }
 
 /// What waits for one transport.
@@ -35,13 +36,16 @@ struct End {
     traffic: Traffic,
 }
 
+/// One side of a connection.
 #[derive(Debug)]
-struct Link {
-    ends: [usize; 2],
-    /// Channels that each end reads.
-    open: [BTreeSet<u32>; 2],
-    /// Frames for channels that are not read yet.
-    unread: [BTreeMap<u32, Frame>; 2],
+struct Side {
+    /// Which transport it belongs to.
+    end: usize,
+    other: ConnectionId,
+    /// Channels that it reads.
+    open: BTreeSet<u32>,
+    /// Frames for channels that it does not read yet.
+    unread: BTreeMap<u32, Frame>,
 }
 
 impl MemoryNetwork {
@@ -72,10 +76,9 @@ impl Hub {
     }
 
     fn close(&mut self, connection: ConnectionId) {
-        let Some(link) = self.connections.remove(&connection) else { return };
-        for end in link.ends {
-            self.give(end, Input::Closed { connection });
-        }
+        let Some(side) = self.sides.remove(&connection) else { return };
+        self.give(side.end, Input::Closed { connection });
+        self.close(side.other);
     }
 
     fn connect(&mut self, from: usize, dial: DialId, address: &Multiaddr, peer: Option<PeerId>) {
@@ -95,24 +98,22 @@ impl Hub {
 
     fn join(&mut self, from: usize, to: usize, dial: DialId, found: PeerId, address: &Multiaddr) {
         let Some(dialer) = self.ends[from].peer else { return };
-        let connection = new_connection_id();
+        let (near, far) = (new_connection_id(), new_connection_id());
         let mut exporter = [0; 32];
-        exporter[..8].copy_from_slice(&connection.0.to_be_bytes());
-        let connected = |peer, direction, address| Input::Connected {
+        exporter[..8].copy_from_slice(&near.0.to_be_bytes());
+        let connected = |connection, peer, direction, address| Input::Connected {
             connection,
             peer,
             direction,
             address: to_core(&address),
             binding: Binding::Exporter(exporter),
         };
+        let side = |end, other| Side { end, other, open: [0].into(), unread: BTreeMap::new() };
+        self.sides.insert(near, side(from, far));
+        self.sides.insert(far, side(to, near));
         let back = Multiaddr::from(Protocol::Memory(from as u64 + DIALER_PORTS));
-        let inbound = connected(dialer, Direction::Inbound, back);
-        let outbound = connected(found, Direction::Outbound(dial), address.clone());
-        let open = || BTreeSet::from([0]);
-        let link = Link { ends: [from, to], open: [open(), open()], unread: Default::default() };
-        self.connections.insert(connection, link);
-        self.give(from, outbound);
-        self.give(to, inbound);
+        self.give(from, connected(near, found, Direction::Outbound(dial), address.clone()));
+        self.give(to, connected(far, dialer, Direction::Inbound, back));
     }
 }
 
@@ -131,13 +132,6 @@ fn port(address: &Multiaddr) -> Option<u64> {
     match (parts.next(), parts.next()) {
         (Some(Protocol::Memory(port)), None) => Some(port),
         _ => None,
-    }
-}
-
-impl Link {
-    /// Which end a transport is; a node that dials itself is both.
-    fn end(&self, transport: usize) -> usize {
-        usize::from(self.ends[0] != transport)
     }
 }
 
@@ -166,27 +160,26 @@ impl Transport for Memory {
 
     fn send(&mut self, connection: ConnectionId, channel: u32, frame: Frame) {
         let mut hub = self.network.lock();
-        let Some(link) = hub.connections.get_mut(&connection) else { return };
+        let Some(connection) = hub.sides.get(&connection).map(|side| side.other) else { return };
+        let Some(receiver) = hub.sides.get_mut(&connection) else { return };
         if frame.len() > MAX_FRAME {
             return hub.close(connection);
         }
-        let to = 1 - link.end(self.end);
-        let receiver = link.ends[to];
         let length = frame.len() as u64;
-        if link.open[to].contains(&channel) {
-            hub.give(receiver, Input::Frame { connection, channel, frame });
+        if receiver.open.contains(&channel) {
+            let end = receiver.end;
+            hub.give(end, Input::Frame { connection, channel, frame });
         } else {
-            link.unread[to].insert(channel, frame);
+            receiver.unread.insert(channel, frame);
         }
         hub.ends[self.end].traffic.sent += length;
     }
 
     fn open(&mut self, connection: ConnectionId, channel: u32) {
         let mut hub = self.network.lock();
-        let Some(link) = hub.connections.get_mut(&connection) else { return };
-        let end = link.end(self.end);
-        link.open[end].insert(channel);
-        if let Some(frame) = link.unread[end].remove(&channel) {
+        let Some(side) = hub.sides.get_mut(&connection) else { return };
+        side.open.insert(channel);
+        if let Some(frame) = side.unread.remove(&channel) {
             hub.give(self.end, Input::Frame { connection, channel, frame });
         }
     }
@@ -204,10 +197,10 @@ impl Transport for Memory {
         // The sender may send the next frame when this one is taken.
         if let Input::Frame { connection, channel, frame } = &input {
             hub.ends[self.end].traffic.received += frame.len() as u64;
-            if let Some(link) = hub.connections.get(connection) {
-                let sender = link.ends[1 - link.end(self.end)];
-                let writable = Input::Writable { connection: *connection, channel: *channel };
-                hub.give(sender, writable);
+            if let Some(sender) = hub.sides.get(connection).map(|side| side.other)
+                && let Some(end) = hub.sides.get(&sender).map(|side| side.end)
+            {
+                hub.give(end, Input::Writable { connection: sender, channel: *channel });
             }
         }
         Poll::Ready(input)
@@ -222,8 +215,9 @@ impl Drop for Memory {
     fn drop(&mut self) {
         let mut hub = self.network.lock();
         hub.ends[self.end].gone = true;
-        let own = |link: &Link| link.ends.contains(&self.end);
-        let own = hub.connections.iter().filter(|(_, link)| own(link)).map(|(id, _)| *id);
+        hub.ends[self.end].inputs.clear();
+        hub.listeners.retain(|_, end| *end != self.end);
+        let own = hub.sides.iter().filter(|(_, side)| side.end == self.end).map(|(id, _)| *id);
         own.collect::<Vec<_>>().into_iter().for_each(|connection| hub.close(connection));
     }
 }

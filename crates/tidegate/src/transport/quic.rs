@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use multiaddr::{Multiaddr, Protocol};
@@ -26,8 +26,10 @@ use tidegate_proto::wire::{Binding, Frame, MAX_FRAME, MAX_OFFERS};
 use super::{ListenError, Traffic, Transport, new_connection_id, to_core};
 use crate::identity::Identity;
 
+mod stream;
 mod tls;
 
+use stream::StreamError;
 pub use tls::TlsError;
 
 /// Streams that a peer may have: one for each channel with a fixed number or an offer.
@@ -77,7 +79,11 @@ struct Connection {
     writers: BTreeMap<u32, SendStream>,
     /// Channels whose streams are being written to.
     busy: BTreeSet<u32>,
+    /// Streams that are being read or waited for.
+    reading: usize,
     closing: bool,
+    /// The connection has ended; what has arrived before is still read.
+    over: bool,
 }
 
 /// A piece of work that is done.
@@ -92,12 +98,13 @@ enum Done {
     Closed(ConnectionId),
 }
 
-/// Why a stream gives nothing more.
-enum StreamError {
-    /// It, or its connection, is over.
-    Over,
-    /// What came on it breaks the framing.
-    Framing,
+impl Connection {
+    /// Ends the connection because of what the peer does with its streams.
+    fn break_off(&self, reason: &[u8]) {
+        if self.quic.close_reason().is_none() {
+            self.quic.close(CODE_FRAMING.into(), reason);
+        }
+    }
 }
 
 impl Quic {
@@ -105,13 +112,15 @@ impl Quic {
     pub fn new(identity: &Identity, limits: &Limits) -> Result<Self, TlsError> {
         let mut transport = quinn::TransportConfig::default();
         let window = VarInt::from_u32(limits.receive_window);
+        // A channel that is not read must leave some of the window to the others.
+        let stream_window = VarInt::from_u32(limits.receive_window / 3 * 2);
         let idle = IDLE_TIMEOUT.try_into().expect("two minutes fit");
         transport
             .max_concurrent_uni_streams(STREAMS.into())
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)
             .receive_window(window)
-            .stream_receive_window(window)
+            .stream_receive_window(stream_window)
             .send_window(limits.send_window.into())
             .max_idle_timeout(Some(idle));
         let transport = Arc::new(transport);
@@ -139,9 +148,12 @@ impl Quic {
     /// The socket to dial from: that of a listener of the same family, so that peers see the
     /// address that they could dial.
     fn endpoint_for(&mut self, to: SocketAddr) -> std::io::Result<quinn::Endpoint> {
-        let same = |endpoint: &&quinn::Endpoint| {
-            endpoint.local_addr().is_ok_and(|own| own.is_ipv4() == to.is_ipv4())
+        // A loopback address reaches nothing but loopback addresses, and the other way round.
+        let reaches = |own: SocketAddr| {
+            own.is_ipv4() == to.is_ipv4()
+                && (own.ip().is_unspecified() || own.ip().is_loopback() == to.ip().is_loopback())
         };
+        let same = |endpoint: &&quinn::Endpoint| endpoint.local_addr().is_ok_and(reaches);
         if let Some(endpoint) = self.endpoints.iter().find(same) {
             return Ok(endpoint.clone());
         }
@@ -205,10 +217,12 @@ impl Quic {
             unread: BTreeMap::new(),
             writers: BTreeMap::new(),
             busy: BTreeSet::new(),
+            reading: 0,
             closing: false,
+            over: false,
         };
-        self.next_stream(connection, &entry.quic);
         self.connections.insert(connection, entry);
+        self.next_stream(connection);
         self.inputs.push_back(Input::Connected {
             connection,
             peer,
@@ -219,57 +233,49 @@ impl Quic {
     }
 
     /// Waits for the peer's next stream.
-    fn next_stream(&self, connection: ConnectionId, quic: &quinn::Connection) {
-        let quic = quic.clone();
-        self.work.push(Box::pin(async move {
-            let stream = async {
-                let mut stream = quic.accept_uni().await.map_err(|_| StreamError::Over)?;
-                let channel = read_u32(&mut stream).await?;
-                Ok((channel, stream))
-            };
-            Done::Stream(connection, stream.await)
-        }));
+    fn next_stream(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.reading += 1;
+        let quic = connection.quic.clone();
+        self.work.push(Box::pin(async move { Done::Stream(id, stream::accept(&quic).await) }));
     }
 
     fn on_stream(&mut self, id: ConnectionId, channel: u32, stream: RecvStream) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
+        // R4.1.2
         if !connection.known.insert(channel) {
             // A channel has one stream.
-            connection.quic.close(CODE_FRAMING.into(), b"a channel opened twice");
-            return;
+            return connection.break_off(b"a channel opened twice");
         }
-        if connection.known.len() < STREAMS as usize {
-            let quic = connection.quic.clone();
-            self.next_stream(id, &quic);
-        }
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let more = connection.known.len() < STREAMS as usize;
+        // R4.1.5
         if connection.open.contains(&channel) {
             self.read_next(id, channel, stream);
         } else {
             connection.unread.insert(channel, stream);
         }
+        if more {
+            self.next_stream(id);
+        }
     }
 
     /// Reads the next frame of a channel.
-    fn read_next(&self, connection: ConnectionId, channel: u32, mut stream: RecvStream) {
+    fn read_next(&mut self, id: ConnectionId, channel: u32, mut stream: RecvStream) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.reading += 1;
         self.work.push(Box::pin(async move {
-            let frame = async {
-                let length = read_u32(&mut stream).await? as usize;
-                if length > MAX_FRAME {
-                    return Err(StreamError::Framing);
-                }
-                let frame = read_frame(&mut stream, length).await?;
-                Ok((stream, frame))
-            };
-            Done::Read(connection, channel, frame.await)
+            let frame = stream::read(&mut stream).await;
+            Done::Read(id, channel, frame.map(|frame| (stream, frame)))
         }));
     }
 
     fn on_written(&mut self, id: ConnectionId, channel: u32, stream: Option<SendStream>) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.busy.remove(&channel);
-        // Without a stream the connection is over, and says so itself.
-        let Some(stream) = stream else { return };
+        let Some(stream) = stream else {
+            // The connection is over, or the peer takes no more: the core would wait for ever.
+            return connection.break_off(b"a channel that was stopped");
+        };
         connection.writers.insert(channel, stream);
         if connection.closing {
             if channel == 0 {
@@ -298,10 +304,28 @@ impl Quic {
         }));
     }
 
-    fn on_closed(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.remove(&id) else { return };
-        self.past += traffic(&connection.quic);
-        self.inputs.push_back(Input::Closed { connection: id });
+    fn on_stream_error(&self, id: ConnectionId, error: StreamError) {
+        if let (StreamError::Framing, Some(connection)) = (error, self.connections.get(&id)) {
+            connection.break_off(b"what is no frame");
+        }
+    }
+
+    /// A piece of reading is done, and what follows from it has begun.
+    fn read_one(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.reading -= 1;
+        }
+        self.end_if_read(id);
+    }
+
+    /// The end of a connection comes behind the frames that arrived before it.
+    fn end_if_read(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        if connection.over && connection.reading == 0 {
+            self.past += traffic(&connection.quic);
+            self.connections.remove(&id);
+            self.inputs.push_back(Input::Closed { connection: id });
+        }
     }
 
     fn on_done(&mut self, done: Done) {
@@ -326,28 +350,39 @@ impl Quic {
             Done::Dialed(dial, _, Err(error)) => {
                 self.inputs.push_back(Input::DialFailed { dial, error });
             }
-            Done::Stream(id, Ok((channel, stream))) => self.on_stream(id, channel, stream),
-            Done::Read(id, channel, Ok((stream, frame))) => {
-                if self.connections.contains_key(&id) {
-                    self.read_next(id, channel, stream);
-                    let frame = Frame::from(frame);
-                    self.inputs.push_back(Input::Frame { connection: id, channel, frame });
+            Done::Stream(id, result) => {
+                match result {
+                    Ok((channel, stream)) => self.on_stream(id, channel, stream),
+                    Err(error) => self.on_stream_error(id, error),
                 }
+                self.read_one(id);
             }
-            Done::Stream(id, Err(StreamError::Framing))
-            | Done::Read(id, _, Err(StreamError::Framing)) => {
-                if let Some(connection) = self.connections.get(&id) {
-                    connection.quic.close(CODE_FRAMING.into(), b"a frame that is too large");
+            Done::Read(id, channel, result) => {
+                match result {
+                    Ok((stream, frame)) => {
+                        self.inputs.push_back(Input::Frame {
+                            connection: id,
+                            channel,
+                            frame: frame.into(),
+                        });
+                        self.read_next(id, channel, stream);
+                    }
+                    Err(error) => self.on_stream_error(id, error),
                 }
+                self.read_one(id);
             }
-            Done::Stream(_, Err(StreamError::Over)) | Done::Read(_, _, Err(StreamError::Over)) => {}
             Done::Written(id, channel, stream) => self.on_written(id, channel, stream),
             Done::Flushed(id) => {
                 if let Some(connection) = self.connections.get(&id) {
                     connection.quic.close(CODE_CLOSED.into(), b"");
                 }
             }
-            Done::Closed(id) => self.on_closed(id),
+            Done::Closed(id) => {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.over = true;
+                }
+                self.end_if_read(id);
+            }
         }
     }
 }
@@ -398,11 +433,14 @@ impl Transport for Quic {
 
     fn send(&mut self, id: ConnectionId, channel: u32, frame: Frame) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.closing {
+            return;
+        }
         connection.busy.insert(channel);
         let stream = connection.writers.remove(&channel);
         let quic = connection.quic.clone();
         self.work.push(Box::pin(async move {
-            Done::Written(id, channel, write(&quic, stream, channel, &frame).await)
+            Done::Written(id, channel, stream::write(&quic, stream, channel, &frame).await)
         }));
     }
 
@@ -459,50 +497,6 @@ fn traffic(quic: &quinn::Connection) -> Traffic {
     Traffic::new(stats.udp_tx.bytes, stats.udp_rx.bytes)
 }
 
-/// Writes a frame, behind the channel's number if it is the stream's first. `None` if the
-/// connection is over.
-async fn write(
-    quic: &quinn::Connection,
-    stream: Option<SendStream>,
-    channel: u32,
-    frame: &Frame,
-) -> Option<SendStream> {
-    let mut stream = match stream {
-        Some(stream) => stream,
-        None => {
-            let mut stream = quic.open_uni().await.ok()?;
-            // Control goes first.
-            stream.set_priority(i32::from(channel == 0)).ok()?;
-            stream.write_all(&channel.to_be_bytes()).await.ok()?;
-            stream
-        }
-    };
-    let [head, body, pad] = frame.parts();
-    let length = Bytes::copy_from_slice(&(frame.len() as u32).to_be_bytes());
-    stream.write_all_chunks(&mut [length, head, body, pad]).await.ok()?;
-    Some(stream)
-}
-
-async fn read_u32(stream: &mut RecvStream) -> Result<u32, StreamError> {
-    let mut number = [0; 4];
-    stream.read_exact(&mut number).await.map_err(|_| StreamError::Over)?;
-    Ok(u32::from_be_bytes(number))
-}
-
-/// Reads a frame as it comes: memory is taken for what has arrived, not for what was announced.
-async fn read_frame(stream: &mut RecvStream, length: usize) -> Result<Bytes, StreamError> {
-    let mut frame = BytesMut::new();
-    while frame.len() < length {
-        let chunk = stream.read_chunk(length - frame.len(), true).await;
-        let chunk = chunk.ok().flatten().ok_or(StreamError::Over)?;
-        if frame.is_empty() && chunk.bytes.len() == length {
-            return Ok(chunk.bytes);
-        }
-        frame.extend_from_slice(&chunk.bytes);
-    }
-    Ok(frame.freeze())
-}
-
 fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
     let mut parts = address.iter();
     let ip = match parts.next()? {
@@ -521,4 +515,26 @@ fn address_of(socket: SocketAddr) -> Multiaddr {
     address.push(Protocol::Udp(socket.port()));
     address.push(Protocol::QuicV1);
     address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn dials_go_out_from_a_socket_that_reaches_there() {
+        let identity = Identity::from_seed(&[1; 32]);
+        let mut quic = Quic::new(&identity, &Limits::default()).unwrap();
+        let local = quic.listen(&"/ip4/127.0.0.1/udp/0/quic-v1".parse().unwrap()).unwrap();
+        let own = socket_address(&local).unwrap();
+        let from = |quic: &mut Quic, to: &str| {
+            quic.endpoint_for(to.parse().unwrap()).unwrap().local_addr().unwrap()
+        };
+        assert_eq!(from(&mut quic, "127.0.0.1:4001"), own);
+        // The listener's socket could not send there.
+        let any = from(&mut quic, "192.0.2.1:4001");
+        assert!(any.ip().is_unspecified() && any.port() != own.port(), "{any}");
+        assert_eq!(from(&mut quic, "192.0.2.2:4001"), any);
+        assert_eq!(from(&mut quic, "127.0.0.1:4002"), own);
+    }
 }

@@ -16,6 +16,7 @@ use tidegate_proto::io::DialError;
 
 use crate::identity::Identity;
 
+/// R4.2.1
 const ALPN: &[u8] = b"tidegate/1";
 /// The DER of an Ed25519 public key is this and the key (RFC 8410 section 4).
 const SPKI_PREFIX: [u8; 12] =
@@ -141,6 +142,7 @@ pub(super) fn peer(quic: &quinn::Connection) -> Option<PeerId> {
 fn key_of(certificate: &CertificateDer<'_>) -> Result<PeerId, Error> {
     let parsed = ParsedCertificate::try_from(certificate)?;
     let spki = parsed.subject_public_key_info();
+    // R4.2.2
     let key = spki.as_ref().strip_prefix(&SPKI_PREFIX).and_then(|key| key.try_into().ok());
     key.map(PeerId).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))
 }
@@ -160,6 +162,7 @@ impl Verifier {
         chain: &[CertificateDer<'_>],
     ) -> Result<(), Error> {
         let key = key_of(certificate)?;
+        // R4.2.3
         let wanted = self.expected.is_none_or(|expected| expected == key);
         match chain.is_empty() && wanted {
             true => Ok(()),
@@ -175,6 +178,7 @@ impl Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        // R4.2.2
         if signature.scheme != SignatureScheme::ED25519 {
             return Err(Error::InvalidCertificate(CertificateError::BadSignature));
         }

@@ -1,0 +1,92 @@
+//! What hostile peers did to a node in the fuzzer, told as stories.
+
+use bytes::Bytes;
+
+use super::app::{LARGE, block, config, genesis, id, item};
+use super::script::{BLOCK, CONTROL, LARGE_POOL, PEER, Script, hello};
+use crate::Violation;
+use crate::id::{Digest, ItemId, Salt};
+use crate::wire::{Answer, BlockMessage, Body, Chunked, ControlMessage, MAX_WHOLE, PoolMessage};
+
+/// What ids announced to the node are keyed with: it says so in its setup.
+fn salt() -> Salt {
+    let mut probe = Script::alone();
+    probe.connect(PEER);
+    probe.send(CONTROL, &ControlMessage::Hello(hello(probe.connection)));
+    let setups = probe.received::<ControlMessage>(CONTROL).into_iter();
+    let salts = setups.filter_map(|message| match message {
+        ControlMessage::Setup(setup) => Some(setup.salt),
+        _ => None,
+    });
+    salts.last().unwrap()
+}
+
+/// The peer announces an item of 100,000 bytes as the next number, and is asked for it.
+fn asked(script: &mut Script, number: u32, id: &ItemId) {
+    let announcement = crate::pool::announcement(&salt(), id, 100_000);
+    script.send(LARGE_POOL, &PoolMessage::Announce(vec![announcement]));
+    let fetch = script.received::<PoolMessage>(LARGE_POOL);
+    assert_eq!(fetch, [PoolMessage::Fetch(vec![number])]);
+    assert!(script.node.status().fetch_bytes >= 100_000);
+}
+
+fn answer(script: &mut Script, number: u32, body: Body) {
+    script.send(LARGE_POOL, &PoolMessage::Answer(Answer { number, body }));
+}
+
+fn start(size: u32, chunk: &'static [u8]) -> Body {
+    let (root, chunk) = (Digest([1; 32]), Bytes::from_static(chunk));
+    Body::Chunked(Chunked { size, root, chunk })
+}
+
+/// Otherwise a few wrong answers, under ever new identities, would use up for ever what a
+/// node may have asked for, and it could fetch nothing any more.
+#[test]
+fn a_wrong_answer_frees_what_was_asked_for() {
+    let wanted = id(LARGE, &item(1, 100_000));
+    let nothing = Bytes::from_static(b"short");
+    let whole = |body: &Bytes| Body::Whole(body.clone());
+    let answers = [
+        (wanted, whole(&item(2, 20_000)), Violation::WrongBody),
+        (id(LARGE, &nothing), whole(&nothing), Violation::MalformedItem),
+        (wanted, start(199_999, b""), Violation::WrongBody),
+        (wanted, start(MAX_WHOLE as u32, b""), Violation::WrongChunk),
+        (wanted, start(100_000, b"no chunk"), Violation::WrongChunk),
+    ];
+    for (wanted, wrong, violation) in answers {
+        let mut script = Script::up_with(config(1));
+        asked(&mut script, 0, &wanted);
+        answer(&mut script, 0, wrong);
+        assert_eq!(script.accusation(), Some(violation));
+        assert_eq!(script.node.status().fetch_bytes, 0, "{violation}");
+    }
+    // In chunks that are in order, and yet another item than was announced.
+    let mut script = Script::up();
+    asked(&mut script, 0, &wanted);
+    let (body, rest) = crate::chunk::start(&item(2, 100_000));
+    answer(&mut script, 0, body);
+    let mut rest = rest.unwrap();
+    while let Some(chunk) = rest.next() {
+        script.send(LARGE_POOL, &PoolMessage::Chunk(chunk));
+    }
+    assert_eq!(script.accusation(), Some(Violation::WrongBody));
+    assert_eq!(script.node.status().fetch_bytes, 0);
+    // A second answer in chunks before the first is whole.
+    let mut script = Script::up();
+    asked(&mut script, 0, &wanted);
+    let other = id(LARGE, &item(2, 100_000));
+    let announcement = crate::pool::announcement(&salt(), &other, 100_000);
+    script.send(LARGE_POOL, &PoolMessage::Announce(vec![announcement]));
+    answer(&mut script, 0, crate::chunk::start(&item(1, 100_000)).0);
+    answer(&mut script, 1, crate::chunk::start(&item(2, 100_000)).0);
+    assert_eq!(script.accusation(), Some(Violation::OutOfTurn));
+    assert_eq!(script.node.status().fetch_bytes, 0);
+}
+
+/// R9.1.4: it was taken for an answer before it was looked for among the requests.
+#[test]
+fn a_header_that_nobody_asked_for_answers_nothing() {
+    let mut script = Script::up();
+    script.send(BLOCK, &BlockMessage::Header(block(&genesis(), 1, 1, &[]).header));
+    assert_eq!(script.accusation(), Some(Violation::WrongHeader));
+}

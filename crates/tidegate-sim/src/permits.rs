@@ -1,0 +1,209 @@
+//! Permits, counted from outside: from the frames that come to a node and those that leave it.
+//!
+//! The node's own ledger is not asked. A frame without its permit, or one that is no message,
+//! must end the connection.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tidegate_proto::id::ConnectionId;
+use tidegate_proto::wire::{
+    BlockMessage, Body, Compact, ControlMessage, Frame, Grant, PoolMessage, Return, TipMessage,
+    TipSlot,
+};
+use tidegate_proto::{Config, Time};
+
+use crate::checkers::Broken;
+use crate::hostile::Kind;
+
+/// How long a node may take to end a connection: its last words may have to wait.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What peers have outstanding at the nodes.
+#[derive(Debug, Default)]
+pub(crate) struct Permits {
+    /// By connection and the node that granted them.
+    links: BTreeMap<(ConnectionId, usize), Link>,
+}
+
+#[derive(Debug, Default)]
+struct Link {
+    channels: BTreeMap<u32, Outstanding>,
+    /// Headers and held tips.
+    tips: [bool; 2],
+    /// Why the connection must end, and since when.
+    guilty: Option<(Time, &'static str)>,
+}
+
+#[derive(Debug, Default)]
+struct Outstanding {
+    next: u32,
+    /// Announcements, and bodies with their bytes.
+    out: BTreeMap<u32, Option<u64>>,
+}
+
+impl Outstanding {
+    fn spend(&mut self, body: Option<u64>) {
+        self.out.insert(self.next, body);
+        self.next += 1;
+    }
+
+    fn give_back(&mut self, returns: &[Return]) {
+        for back in returns {
+            self.out.remove(&back.number);
+        }
+    }
+
+    fn exceeds(&self, grant: &Grant) -> bool {
+        let bodies = self.out.values().flatten();
+        let announcements = self.out.len() - bodies.clone().count();
+        announcements > grant.announcements as usize
+            || bodies.clone().count() > grant.bodies as usize
+            || bodies.sum::<u64>() > u64::from(grant.body_bytes)
+    }
+}
+
+impl Permits {
+    /// A node gets a frame on a channel that it reads.
+    pub(crate) fn arrived(
+        &mut self,
+        at: (ConnectionId, usize),
+        (channel, frame): (u32, &Frame),
+        config: &Config,
+        now: Time,
+    ) {
+        let link = self.links.entry(at).or_default();
+        let wrong = match Kind::of(channel) {
+            Kind::Control => frame.decode::<ControlMessage>().err().map(|_| "no message"),
+            Kind::Tip => link.tip(frame),
+            Kind::Block => {
+                let out = link.channels.entry(channel).or_default();
+                match frame.decode() {
+                    Ok(BlockMessage::Push(compact)) => out.spend(Some(size(&compact))),
+                    Ok(_) => {}
+                    Err(_) => return link.accuse("no message", now),
+                }
+                out.exceeds(&config.limits.block_grant).then_some("a block without a permit")
+            }
+            Kind::Pool => {
+                let out = link.channels.entry(channel).or_default();
+                match frame.decode() {
+                    Ok(PoolMessage::Announce(list)) => list.iter().for_each(|_| out.spend(None)),
+                    Ok(PoolMessage::Push(Body::Whole(body))) => out.spend(Some(body.len() as u64)),
+                    Ok(PoolMessage::Push(Body::Chunked(start))) => {
+                        out.spend(Some(start.size.into()))
+                    }
+                    Ok(_) => {}
+                    Err(_) => return link.accuse("no message", now),
+                }
+                // Behind the blocks, in the order of their names, which is that of the ledger.
+                let pool = config.pools.get(channel as usize - 17);
+                let grant = pool.map(|pool| &pool.grant);
+                grant.is_some_and(|grant| out.exceeds(grant)).then_some("an item without a permit")
+            }
+        };
+        if let Some(wrong) = wrong {
+            link.accuse(wrong, now);
+        }
+    }
+
+    /// A frame leaves a node.
+    pub(crate) fn left(&mut self, at: (ConnectionId, usize), channel: u32, frame: &Frame) {
+        let Some(link) = self.links.get_mut(&at) else { return };
+        match Kind::of(channel) {
+            Kind::Control => {
+                if let Ok(ControlMessage::Goodbye(_) | ControlMessage::Refuse(_)) = frame.decode() {
+                    self.ended(at);
+                }
+            }
+            Kind::Tip => {
+                if let Ok(TipMessage::Return(slot)) = frame.decode() {
+                    link.tips[slot as usize] = false;
+                }
+            }
+            Kind::Block => {
+                if let Ok(BlockMessage::Return(returns)) = frame.decode() {
+                    link.channels.entry(channel).or_default().give_back(&returns);
+                }
+            }
+            Kind::Pool => {
+                if let Ok(PoolMessage::Return(returns)) = frame.decode() {
+                    link.channels.entry(channel).or_default().give_back(&returns);
+                }
+            }
+        }
+    }
+
+    /// A node is done with a connection.
+    pub(crate) fn ended(&mut self, at: (ConnectionId, usize)) {
+        self.links.remove(&at);
+    }
+
+    /// Whether everyone who had to go is gone.
+    pub(crate) fn check(&self, now: Time) -> Result<(), Broken> {
+        for ((_, node), link) in &self.links {
+            if let Some((since, what)) = link.guilty
+                && now.since(since) > PATIENCE
+            {
+                return Err(Broken::new(format!("node {node} got {what} and goes on")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Link {
+    fn accuse(&mut self, what: &'static str, now: Time) {
+        self.guilty.get_or_insert((now, what));
+    }
+
+    fn tip(&mut self, frame: &Frame) -> Option<&'static str> {
+        let slot = match frame.decode() {
+            Ok(TipMessage::Header(_)) => TipSlot::Header,
+            Ok(TipMessage::Held(_)) => TipSlot::Held,
+            Ok(TipMessage::Return(_)) => return None,
+            Err(_) => return Some("no message"),
+        };
+        let out = std::mem::replace(&mut self.tips[slot as usize], true);
+        out.then_some("a tip without a permit")
+    }
+}
+
+/// What a compact block takes of the permit for bytes (specification section 9).
+fn size(compact: &Compact) -> u64 {
+    let prefilled: usize = compact.prefilled.iter().map(|item| item.body.len()).sum();
+    (compact.header.len() + compact.short_ids.len() + prefilled) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_proto::id::{NetworkId, PeerId};
+    use tidegate_proto::wire::{Announcement, Encode as _, Goodbye, Report};
+
+    use super::*;
+
+    const AT: (ConnectionId, usize) = (ConnectionId(1), 0);
+
+    #[test]
+    fn one_too_many_must_end_the_connection() {
+        let mut config = Config::new(PeerId([0; 32]), NetworkId([0; 32]));
+        config.pools = tidegate_ledger::pools();
+        let one = Announcement { id: 1, facts: 0 };
+        let most = config.pools[0].grant.announcements as usize;
+        let announce = |count| PoolMessage::Announce(vec![one.clone(); count]).to_frame().unwrap();
+        let mut permits = Permits::default();
+        permits.arrived(AT, (17, &announce(most)), &config, Time::ZERO);
+        let later = Time::ZERO + PATIENCE * 2;
+        assert_eq!(permits.check(later), Ok(()));
+        let back = Return { number: 7, report: Report::First };
+        permits.left(AT, 17, &PoolMessage::Return(vec![back]).to_frame().unwrap());
+        permits.arrived(AT, (17, &announce(1)), &config, Time::ZERO);
+        assert_eq!(permits.check(later), Ok(()));
+        permits.arrived(AT, (17, &announce(1)), &config, Time::ZERO);
+        assert_eq!(permits.check(Time::ZERO), Ok(()));
+        let broken = permits.check(later).unwrap_err().to_string();
+        assert_eq!(broken, "node 0 got an item without a permit and goes on");
+        permits.left(AT, 0, &ControlMessage::Goodbye(Goodbye::Violation(5)).to_frame().unwrap());
+        assert_eq!(permits.check(later), Ok(()));
+    }
+}

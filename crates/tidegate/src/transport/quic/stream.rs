@@ -1,0 +1,88 @@
+//! Streams: which channel one is of, and the frames on it.
+
+use bytes::Bytes;
+use quinn::{ReadError, ReadExactError, RecvStream, SendStream};
+use tidegate_proto::wire::{Frame, MAX_FRAME};
+
+/// Why a stream gives nothing more.
+pub(super) enum StreamError {
+    /// It, or its connection, is over.
+    Over,
+    /// What came on it breaks the framing.
+    Framing,
+}
+
+impl From<ReadError> for StreamError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            // A channel lasts as long as its connection: frames do not get lost. R4.1.4
+            ReadError::Reset(_) => Self::Framing,
+            _ => Self::Over,
+        }
+    }
+}
+
+/// Waits for the peer's next stream and its channel's number.
+pub(super) async fn accept(quic: &quinn::Connection) -> Result<(u32, RecvStream), StreamError> {
+    let mut stream = quic.accept_uni().await.map_err(|_| StreamError::Over)?;
+    let channel = read_u32(&mut stream).await?;
+    Ok((channel, stream))
+}
+
+/// Reads a frame.
+pub(super) async fn read(stream: &mut RecvStream) -> Result<Bytes, StreamError> {
+    let length = read_u32(stream).await? as usize;
+    // R4.1.3
+    match length > MAX_FRAME {
+        true => Err(StreamError::Framing),
+        false => read_bytes(stream, length).await,
+    }
+}
+
+/// Writes a frame, behind the channel's number if it is the stream's first. `None` if the peer
+/// stops the stream or the connection is over.
+pub(super) async fn write(
+    quic: &quinn::Connection,
+    stream: Option<SendStream>,
+    channel: u32,
+    frame: &Frame,
+) -> Option<SendStream> {
+    let mut stream = match stream {
+        Some(stream) => stream,
+        None => {
+            let mut stream = quic.open_uni().await.ok()?;
+            // Control goes first.
+            stream.set_priority(i32::from(channel == 0)).ok()?;
+            // R4.1.1
+            stream.write_all(&channel.to_be_bytes()).await.ok()?;
+            stream
+        }
+    };
+    let [head, body, pad] = frame.parts();
+    let length = Bytes::copy_from_slice(&(frame.len() as u32).to_be_bytes());
+    stream.write_all_chunks(&mut [length, head, body, pad]).await.ok()?;
+    Some(stream)
+}
+
+async fn read_u32(stream: &mut RecvStream) -> Result<u32, StreamError> {
+    let mut number = [0; 4];
+    match stream.read_exact(&mut number).await {
+        Ok(()) => Ok(u32::from_be_bytes(number)),
+        Err(ReadExactError::FinishedEarly(0)) => Err(StreamError::Over),
+        Err(ReadExactError::FinishedEarly(_)) => Err(StreamError::Framing),
+        Err(ReadExactError::ReadError(error)) => Err(error.into()),
+    }
+}
+
+/// Reads bytes as they come: memory is taken for what has arrived, not for what was announced.
+/// They are a copy, for what arrives shares its memory with all that came along with it.
+async fn read_bytes(stream: &mut RecvStream, length: usize) -> Result<Bytes, StreamError> {
+    let mut frame = Vec::new();
+    while frame.len() < length {
+        let chunk = stream.read_chunk(length - frame.len(), true).await?;
+        // R4.1.4
+        let chunk = chunk.ok_or(StreamError::Framing)?;
+        frame.extend_from_slice(&chunk.bytes);
+    }
+    Ok(frame.into_boxed_slice().into())
+}

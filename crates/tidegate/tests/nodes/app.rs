@@ -1,0 +1,156 @@
+//! A tiny application, and nodes that run it.
+
+use std::time::Duration;
+
+use tidegate::id::{ItemId, ItemKey, NetworkId, PoolIndex};
+use tidegate::io::{Admission, Event, Subject};
+use tidegate::rules::{HeaderFacts, ItemFacts, Rules};
+use tidegate::transport::memory::MemoryNetwork;
+use tidegate::{Answer, Builder, Events, Identity, Node, PoolSpec, Validator};
+
+/// After so long a test has failed. Nothing waits for it when all goes well.
+pub(crate) const GUARD: Duration = Duration::from_secs(30);
+pub(crate) const NETWORK: NetworkId = NetworkId([7; 32]);
+pub(crate) const NOTES: PoolIndex = PoolIndex(0);
+
+/// Notes: any text. The first byte is the priority.
+pub(crate) struct Notes;
+
+impl Rules for Notes {
+    fn id(&self) -> &str {
+        "notes 1"
+    }
+
+    fn item_id(&self, _pool: &str, body: &[u8]) -> ItemId {
+        ItemId(*blake3::hash(body).as_bytes())
+    }
+
+    fn item(&self, pool: &str, body: &[u8]) -> Option<ItemFacts> {
+        let priority = u64::from(*std::str::from_utf8(body).ok()?.as_bytes().first()?);
+        Some(ItemFacts { key: ItemKey(self.item_id(pool, body).0), priority, chain: None })
+    }
+
+    fn header(&self, _header: &[u8]) -> Option<HeaderFacts> {
+        None
+    }
+
+    fn compare(&self, a: &HeaderFacts, b: &HeaderFacts) -> std::cmp::Ordering {
+        a.height.cmp(&b.height)
+    }
+}
+
+pub(crate) fn note_id(note: &str) -> ItemId {
+    Notes.item_id("notes", note.as_bytes())
+}
+
+pub(crate) fn accept_all(_: Subject, answer: Answer) {
+    answer.accept(Admission::default());
+}
+
+/// What nodes are connected by.
+pub(crate) enum By {
+    Memory(MemoryNetwork),
+    #[cfg(feature = "quic")]
+    Quic,
+}
+
+impl By {
+    pub(crate) fn all() -> Vec<Self> {
+        vec![
+            Self::memory(),
+            #[cfg(feature = "quic")]
+            Self::Quic,
+        ]
+    }
+
+    pub(crate) fn memory() -> Self {
+        Self::Memory(MemoryNetwork::new())
+    }
+
+    /// A node that takes notes and listens.
+    pub(crate) fn builder(&self, validator: impl Validator) -> Builder {
+        let identity = Identity::generate().expect("randomness");
+        let builder = Builder::new(NETWORK, Notes, validator).pool(PoolSpec::new("notes"));
+        self.connect(builder, identity)
+    }
+
+    pub(crate) fn connect(&self, builder: Builder, identity: Identity) -> Builder {
+        let address = |text: &str| text.parse().expect("a multiaddr");
+        match self {
+            Self::Memory(network) => builder
+                .transport(network.transport(&identity))
+                .without_quic()
+                .listen(address("/memory/0"))
+                .identity(identity),
+            #[cfg(feature = "quic")]
+            Self::Quic => {
+                builder.listen(address("/ip4/127.0.0.1/udp/0/quic-v1")).identity(identity)
+            }
+        }
+    }
+
+    pub(crate) fn start(&self, validator: impl Validator) -> Running {
+        Running::start(self.builder(validator))
+    }
+
+    /// Two nodes that know each other.
+    pub(crate) async fn pair(&self, validator: impl Validator) -> (Running, Running) {
+        let (mut alice, mut bob) = (self.start(accept_all), self.start(validator));
+        alice.meet(&mut bob).await;
+        (alice, bob)
+    }
+}
+
+/// A node and its events.
+pub(crate) struct Running {
+    pub(crate) node: Node,
+    pub(crate) events: Events,
+}
+
+impl Running {
+    pub(crate) fn start(builder: Builder) -> Self {
+        let (node, events) = builder.start().expect("a node");
+        Self { node, events }
+    }
+
+    pub(crate) async fn meet(&mut self, other: &mut Self) {
+        self.node.dial(&other.node.addresses()[0]).expect("a running node");
+        self.connected(other.node.peer_id(), false).await;
+        other.connected(self.node.peer_id(), true).await;
+    }
+
+    async fn connected(&mut self, expected: tidegate::id::PeerId, dialed_by_peer: bool) {
+        let event = self.until(|event| matches!(event, Event::PeerConnected { .. })).await;
+        let Event::PeerConnected { peer, inbound, .. } = event else { unreachable!() };
+        assert_eq!((peer, inbound), (expected, dialed_by_peer));
+    }
+
+    /// The next event for which something holds.
+    pub(crate) async fn until(&mut self, holds: impl Fn(&Event) -> bool) -> Event {
+        let next = async {
+            loop {
+                let event = self.events.next().await.expect("a running node");
+                if holds(&event) {
+                    return event;
+                }
+            }
+        };
+        within("an event", next).await
+    }
+
+    /// Waits until a note is in the pool.
+    pub(crate) async fn has(&mut self, note: &str) {
+        let wanted = note_id(note);
+        self.until(|event| matches!(event, Event::ItemAdded { id, .. } if *id == wanted)).await;
+    }
+
+    pub(crate) async fn publish(&self, note: &str) -> tidegate::io::Fate {
+        let publishing = self.node.publish(NOTES, note.to_owned(), Admission::default());
+        within("a fate", publishing.expect("a place")).await.expect("a running node")
+    }
+}
+
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let done = tokio::time::timeout(GUARD, future).await;
+    done.unwrap_or_else(|_| panic!("{what}: not within {GUARD:?}"))
+}

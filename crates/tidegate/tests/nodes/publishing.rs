@@ -1,0 +1,96 @@
+//! Items on their way through pools.
+
+use tidegate::id::PoolIndex;
+use tidegate::io::{Admission, Event, Fate, Invalid};
+use tidegate::{NodeError, PoolSpec};
+
+use super::app::{By, NOTES, Running, accept_all, note_id, within};
+
+#[tokio::test]
+async fn an_item_gets_from_one_node_to_the_other() {
+    for by in By::all() {
+        let (mut alice, mut bob) = by.pair(accept_all).await;
+        let large = "x".repeat(30_000);
+        for note in ["high tide at nine", &large] {
+            assert_eq!(alice.publish(note).await, Fate::Accepted);
+            bob.has(note).await;
+        }
+        assert_eq!(bob.publish("low tide at three").await, Fate::Accepted);
+        alice.has("low tide at three").await;
+
+        let items = alice.node.pool(NOTES, 10).await.unwrap();
+        let bodies: Vec<_> = items.iter().map(|item| item.body.clone()).collect();
+        assert_eq!(bodies, [&large, "low tide at three", "high tide at nine"]);
+        assert_eq!(alice.node.pool(NOTES, 1).await.unwrap(), items[..1]);
+        let ids = alice.node.pool_ids(NOTES).await.unwrap();
+        assert!(ids.is_sorted() && ids.contains(&note_id(&large)));
+        assert_eq!(bob.node.pool_ids(NOTES).await.unwrap(), ids);
+
+        let status = bob.node.status().await.unwrap();
+        assert_eq!((status.peers.len(), status.pools["notes"].items), (1, 3));
+        let traffic = alice.node.traffic().await.unwrap();
+        assert!(traffic.sent > 30_000 && traffic.received > 0, "{traffic:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_comes_later_gets_what_is_there() {
+    for by in By::all() {
+        let (mut alice, mut bob) = (by.start(accept_all), by.start(accept_all));
+        for number in 0..300 {
+            assert_eq!(alice.publish(&format!("note {number}")).await, Fate::Accepted);
+        }
+        bob.meet(&mut alice).await;
+        let all = alice.node.pool_ids(NOTES).await.unwrap();
+        let mut here = 0;
+        while here < all.len() {
+            bob.until(|event| matches!(event, Event::ItemAdded { .. })).await;
+            here += 1;
+        }
+        assert_eq!(bob.node.pool_ids(NOTES).await.unwrap(), all);
+    }
+}
+
+#[tokio::test]
+async fn publishing_tells_the_fate() {
+    let by = By::memory();
+    let mut spec = PoolSpec::new("few");
+    (spec.capacity, spec.max_item) = (2, 100);
+    let alice = Running::start(by.builder(accept_all).pool(spec));
+    let publish = async |pool: u16, note: &[u8]| {
+        let note = note.to_vec();
+        let publishing = alice.node.publish(PoolIndex(pool), note, Admission::default());
+        within("a fate", publishing.unwrap()).await.unwrap()
+    };
+    assert_eq!(publish(1, b"m").await, Fate::Accepted);
+    assert_eq!(publish(1, b"m").await, Fate::Known);
+    assert_eq!(publish(2, b"m").await, Fate::Invalid(Invalid::NoSuchPool));
+    assert_eq!(publish(1, &[b'm'; 101]).await, Fate::Invalid(Invalid::TooLarge));
+    assert_eq!(publish(1, &[0xff]).await, Fate::Invalid(Invalid::Malformed));
+    assert_eq!(publish(1, &[b'm'; 100]).await, Fate::Accepted);
+    // Only what is better than the worst finds a place now.
+    assert_eq!(publish(1, b"a").await, Fate::Full { floor: u64::from(b'm') });
+    assert_eq!(publish(1, b"z").await, Fate::Accepted);
+    assert_eq!(alice.node.status().await.unwrap().pools["few"].items, 2);
+}
+
+#[tokio::test]
+async fn what_waits_to_be_published_is_bounded() {
+    const PLACES: usize = 4096;
+    let alice = By::memory().start(accept_all);
+    let publish = |number| {
+        let note = format!("note {number}");
+        alice.node.publish(NOTES, note, Admission::default())
+    };
+    // Nothing runs while this does not wait: all of them are under way.
+    let mut waiting: Vec<_> = (0..PLACES).map(|number| publish(number).unwrap()).collect();
+    assert_eq!(publish(PLACES).unwrap_err(), NodeError::Busy);
+    assert_eq!(publish(PLACES).unwrap_err(), NodeError::Busy);
+    let first = waiting.swap_remove(0);
+    assert_eq!(within("a fate", first).await, Ok(Fate::Accepted));
+    let last = publish(PLACES).expect("the place of the first");
+    for publishing in waiting {
+        assert_eq!(within("a fate", publishing).await, Ok(Fate::Accepted));
+    }
+    assert!(matches!(within("a fate", last).await, Ok(Fate::Full { .. } | Fate::Accepted)));
+}

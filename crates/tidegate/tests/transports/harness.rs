@@ -1,0 +1,346 @@
+//! Transports under test, and a protocol of what they said. Every step checks what must hold in
+//! every case; the cases add what is special to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidegate::id::{ConnectionId, DialId, PeerId};
+use tidegate::io::{DialError, Direction, Input};
+use tidegate::transport::from_core;
+use tidegate::wire::{Binding, Encode as _, Frame, MAX_FRAME, Writer};
+use tidegate::{Identity, Limits, Multiaddr, Transport};
+
+/// After so long a case has failed. Nothing waits for it when all goes well.
+const GUARD: Duration = Duration::from_secs(30);
+
+/// A kind of transport; its value is a world in which such transports reach each other.
+pub(crate) trait Kind: Default {
+    /// Whether the way between two transports is bad enough that cases should do less.
+    const LOSSY: bool = false;
+
+    /// A transport of a node.
+    fn transport(&self, identity: &Identity) -> Box<dyn Transport>;
+    /// Where a listener finds a free place.
+    fn listen_address(&self) -> Multiaddr;
+    /// Where nobody listens.
+    fn nobody(&self) -> Multiaddr;
+    /// An address of another kind of transport.
+    fn foreign(&self) -> Multiaddr;
+    /// The address to dial to get to a listener.
+    fn way_to(&self, address: &Multiaddr) -> Multiaddr {
+        address.clone()
+    }
+}
+
+/// Several transports, by their numbers.
+pub(crate) struct Net<K> {
+    pub(crate) kind: K,
+    pub(crate) peers: Vec<Peer>,
+    turn: usize,
+}
+
+/// A transport and what it has said.
+pub(crate) struct Peer {
+    /// `None` when it has been dropped.
+    pub(crate) transport: Option<Box<dyn Transport>>,
+    pub(crate) id: PeerId,
+    pub(crate) address: Option<Multiaddr>,
+    pub(crate) links: BTreeMap<ConnectionId, Link>,
+    /// What came of dials.
+    pub(crate) dials: BTreeMap<DialId, Result<ConnectionId, DialError>>,
+    dialed: u64,
+}
+
+/// A connection as one side sees it.
+pub(crate) struct Link {
+    pub(crate) peer: PeerId,
+    pub(crate) direction: Direction,
+    pub(crate) address: Multiaddr,
+    pub(crate) binding: Binding,
+    pub(crate) closed: bool,
+    closing: bool,
+    open: BTreeSet<u32>,
+    /// Channels with a frame that is not on its way yet.
+    busy: BTreeSet<u32>,
+    /// What arrived, by channel.
+    pub(crate) received: BTreeMap<u32, Vec<Frame>>,
+    /// How many frames are on their way, by channel.
+    pub(crate) left: BTreeMap<u32, usize>,
+}
+
+impl Link {
+    pub(crate) fn count(&self, channel: u32) -> usize {
+        self.received.get(&channel).map_or(0, Vec::len)
+    }
+
+    pub(crate) fn bytes(&self, channel: u32) -> Vec<Bytes> {
+        self.received.get(&channel).into_iter().flatten().map(Frame::to_bytes).collect()
+    }
+
+    pub(crate) fn writable(&self, channel: u32) -> bool {
+        !self.closing && !self.closed && !self.busy.contains(&channel)
+    }
+}
+
+impl<K: Kind> Net<K> {
+    /// A network of `count` nodes, all of which listen.
+    pub(crate) fn new(count: usize) -> Self {
+        let mut net = Self { kind: K::default(), peers: Vec::new(), turn: 0 };
+        for _ in 0..count {
+            net.add();
+            let peer = net.peers.last_mut().expect("it was just added");
+            let listen = net.kind.listen_address();
+            let address = peer.transport.as_mut().unwrap().listen(&listen);
+            peer.address = Some(address.expect("an address to listen at"));
+        }
+        net
+    }
+
+    /// Another node, which does not listen.
+    pub(crate) fn add(&mut self) -> usize {
+        let identity = Identity::generate().expect("randomness");
+        let transport = self.kind.transport(&identity);
+        self.peers.push(Peer::new(transport, identity.peer_id()));
+        self.peers.len() - 1
+    }
+
+    /// Where to dial a node.
+    pub(crate) fn way_to(&self, peer: usize) -> Multiaddr {
+        self.kind.way_to(self.peers[peer].address.as_ref().expect("a listener"))
+    }
+
+    /// Begins to dial one node from another.
+    pub(crate) fn dial(&mut self, from: usize, to: usize, expected: Option<PeerId>) -> DialId {
+        let address = self.way_to(to);
+        self.peers[from].dial(&address, expected)
+    }
+
+    /// Connects two nodes; returns the connection as each of them sees it.
+    pub(crate) async fn connect(&mut self, from: usize, to: usize) -> (End, End) {
+        loop {
+            let before = self.peers[to].links.len();
+            let id = self.peers[to].id;
+            let dial = self.dial(from, to, Some(id));
+            self.until("a dial to end", |net| net.peers[from].dials.contains_key(&dial)).await;
+            let connection = match self.peers[from].dials[&dial] {
+                Ok(connection) => connection,
+                // Losses can take a handshake longer than a dial lasts.
+                Err(DialError::TimedOut) if K::LOSSY => continue,
+                Err(error) => panic!("dialing: {error}"),
+            };
+            let links = |net: &Self| net.peers[to].links.len();
+            self.until("the listener's side", |net| links(net) > before).await;
+            // Numbers ascend, so the last is the newest.
+            let (inbound, _) = self.peers[to].links.last_key_value().expect("the new one");
+            return (End(from, connection), End(to, *inbound));
+        }
+    }
+
+    /// Two nodes with a connection.
+    pub(crate) async fn pair() -> (Self, End, End) {
+        let mut net = Self::new(2);
+        let (a, b) = net.connect(0, 1).await;
+        (net, a, b)
+    }
+
+    pub(crate) fn link(&self, end: End) -> &Link {
+        &self.peers[end.0].links[&end.1]
+    }
+
+    /// Sends a frame on a channel that is writable.
+    pub(crate) fn send(&mut self, end: End, channel: u32, frame: Frame) {
+        let peer = &mut self.peers[end.0];
+        let link = peer.links.get_mut(&end.1).expect("a connection");
+        assert!(link.busy.insert(channel), "channel {channel} is not writable");
+        peer.transport.as_mut().expect("a transport").send(end.1, channel, frame);
+    }
+
+    /// Waits until the channel is writable, then sends.
+    pub(crate) async fn send_when_writable(&mut self, end: End, channel: u32, frame: Frame) {
+        self.until("Writable", |net| net.link(end).writable(channel)).await;
+        self.send(end, channel, frame);
+    }
+
+    pub(crate) fn open(&mut self, end: End, channel: u32) {
+        let peer = &mut self.peers[end.0];
+        peer.links.get_mut(&end.1).expect("a connection").open.insert(channel);
+        peer.transport.as_mut().expect("a transport").open(end.1, channel);
+    }
+
+    pub(crate) fn close(&mut self, end: End) {
+        let peer = &mut self.peers[end.0];
+        peer.links.get_mut(&end.1).expect("a connection").closing = true;
+        peer.transport.as_mut().expect("a transport").close(end.1);
+    }
+
+    /// Goes on until something holds.
+    pub(crate) async fn until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+        let waiting = async {
+            while !holds(self) {
+                self.step().await;
+            }
+        };
+        let waited = tokio::time::timeout(GUARD, waiting).await;
+        assert!(waited.is_ok(), "{what}: not within {GUARD:?}");
+    }
+
+    /// Goes on until a future of the test's own is done.
+    #[cfg(feature = "quic")]
+    pub(crate) async fn alongside<T>(&mut self, what: &str, future: impl Future<Output = T>) -> T {
+        let mut future = std::pin::pin!(future);
+        let waiting = async {
+            loop {
+                tokio::select! {
+                    done = &mut future => return done,
+                    () = self.step() => {}
+                }
+            }
+        };
+        let waited = tokio::time::timeout(GUARD, waiting).await;
+        waited.unwrap_or_else(|_| panic!("{what}: not within {GUARD:?}"))
+    }
+
+    /// Goes on until nothing has happened for a while. For what must *not* happen: too short a
+    /// while can only let a case pass that should have failed.
+    pub(crate) async fn settle(&mut self) {
+        while tokio::time::timeout(Duration::from_millis(300), self.step()).await.is_ok() {}
+    }
+
+    /// Sends a frame each way on channel 0 and waits for it: what was under way before has had
+    /// time to arrive, or to be dropped.
+    pub(crate) async fn round_trip(&mut self, a: End, b: End) {
+        for (from, to) in [(a, b), (b, a)] {
+            let before = self.link(to).count(0);
+            self.send_when_writable(from, 0, frame(b"round trip")).await;
+            self.until("a round trip", |net| net.link(to).count(0) > before).await;
+        }
+    }
+
+    /// Drops a transport, with all its connections.
+    pub(crate) fn drop_transport(&mut self, peer: usize) {
+        self.peers[peer].transport = None;
+    }
+
+    /// The next thing that any transport says.
+    pub(crate) async fn step(&mut self) {
+        let (at, input) = poll_fn(|cx| {
+            let count = self.peers.len();
+            self.turn += 1;
+            for at in (0..count).map(|n| (self.turn + n) % count) {
+                if let Some(transport) = &mut self.peers[at].transport
+                    && let Poll::Ready(input) = transport.poll_input(cx)
+                {
+                    return Poll::Ready((at, input));
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        self.peers[at].on_input(input);
+        // Transports do not yield by themselves, and their sockets have tasks of their own.
+        tokio::task::consume_budget().await;
+    }
+}
+
+/// One side of a connection: which node, and the number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End(pub(crate) usize, pub(crate) ConnectionId);
+
+impl Peer {
+    pub(crate) fn new(transport: Box<dyn Transport>, id: PeerId) -> Self {
+        Self {
+            transport: Some(transport),
+            id,
+            address: None,
+            links: BTreeMap::new(),
+            dials: BTreeMap::new(),
+            dialed: 0,
+        }
+    }
+
+    pub(crate) fn dial(&mut self, address: &Multiaddr, expected: Option<PeerId>) -> DialId {
+        self.dialed += 1;
+        let dial = DialId(self.dialed);
+        self.transport.as_mut().expect("a transport").dial(dial, address, expected);
+        dial
+    }
+
+    fn on_input(&mut self, input: Input) {
+        match input {
+            Input::Connected { connection, peer, direction, address, binding } => {
+                if let Direction::Outbound(dial) = direction {
+                    let again = self.dials.insert(dial, Ok(connection));
+                    assert_eq!(again, None, "a dial ends once");
+                }
+                let address = from_core(&address).expect("a multiaddr");
+                let link = Link {
+                    peer,
+                    direction,
+                    address,
+                    binding,
+                    closed: false,
+                    closing: false,
+                    open: [0].into(),
+                    busy: BTreeSet::new(),
+                    received: BTreeMap::new(),
+                    left: BTreeMap::new(),
+                };
+                let again = self.links.insert(connection, link);
+                assert!(again.is_none(), "a connection is connected once");
+            }
+            Input::DialFailed { dial, error } => {
+                assert_eq!(self.dials.insert(dial, Err(error)), None, "a dial ends once");
+            }
+            Input::Frame { connection, channel, frame } => {
+                let link = self.live(connection);
+                assert!(link.open.contains(&channel), "channel {channel} has not been opened");
+                assert!(frame.len() <= MAX_FRAME, "a frame of {} bytes", frame.len());
+                link.received.entry(channel).or_default().push(frame);
+            }
+            Input::Writable { connection, channel } => {
+                let link = self.live(connection);
+                assert!(link.busy.remove(&channel), "Writable of {channel} without a frame");
+                *link.left.entry(channel).or_default() += 1;
+            }
+            Input::Closed { connection } => self.live(connection).closed = true,
+        }
+    }
+
+    /// The connection, which must be connected and not closed yet.
+    fn live(&mut self, connection: ConnectionId) -> &mut Link {
+        let link = self.links.get_mut(&connection).expect("Connected comes first");
+        assert!(!link.closed, "Closed comes once, and last");
+        link
+    }
+}
+
+/// A frame of these bytes.
+pub(crate) fn frame(bytes: &[u8]) -> Frame {
+    Bytes::copy_from_slice(bytes).into()
+}
+
+/// A frame with content that says which one of which channel it is.
+pub(crate) fn numbered(channel: u32, number: u32, size: usize) -> Bytes {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&channel.to_be_bytes()).update(&number.to_be_bytes());
+    let mut bytes = vec![0; size];
+    hasher.finalize_xof().fill(&mut bytes);
+    bytes.into()
+}
+
+/// A frame whose body is an allocation of its own.
+pub(crate) fn with_body(head: &[u32], body: &Bytes) -> Frame {
+    let mut writer = Writer::default();
+    head.iter().for_each(|number| number.encode(&mut writer));
+    writer.opaque(body, MAX_FRAME);
+    writer.finish().expect("it fits into a frame")
+}
+
+/// More than a transport should take of one connection whose peer does not read.
+pub(crate) fn most_unread() -> usize {
+    let limits = Limits::default();
+    (limits.receive_window + limits.send_window) as usize + MAX_FRAME
+}

@@ -1,0 +1,309 @@
+//! What only QUIC promises: peers that do not play by the rules do no harm.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use quinn::{ConnectionError, VarInt};
+use tidegate::io::DialError;
+use tidegate::transport::Transport as _;
+use tidegate::wire::MAX_FRAME;
+
+use super::harness::{End, Net, frame, numbered};
+use super::raw::{Shows, address_of, client, endpoint, good_client, quic, socket_of, thief};
+use super::relay::{Dice, Fate, Relay, socket};
+use crate::OverQuic;
+
+type QuicNet = Net<OverQuic>;
+
+/// The code of a connection that ends because of its framing.
+const FRAMING: VarInt = VarInt::from_u32(1);
+
+/// A bare client and the listener's end of its connection.
+async fn accepted(net: &mut QuicNet) -> (quinn::Connection, End) {
+    let to = socket_of(net.peers[0].address.as_ref().expect("a listener"));
+    let connecting = endpoint().connect_with(good_client(), to, "x").expect("a dial");
+    let dialing = tokio::spawn(connecting);
+    let before = net.peers[0].links.len();
+    net.until("a bare client", |net| net.peers[0].links.len() > before).await;
+    let connection = dialing.await.expect("no panic").expect("a connection");
+    let (id, _) = net.peers[0].links.last_key_value().expect("its end");
+    (connection, End(0, *id))
+}
+
+/// A stream of a channel, with bytes behind its number.
+async fn stream(quic: &quinn::Connection, channel: u32, bytes: &[u8]) -> quinn::SendStream {
+    let mut stream = quic.open_uni().await.expect("a stream");
+    stream.write_all(&channel.to_be_bytes()).await.expect("its channel");
+    stream.write_all(bytes).await.expect("its bytes");
+    stream
+}
+
+fn framed(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u32).to_be_bytes(), bytes].concat()
+}
+
+async fn ends_for_framing(net: &mut QuicNet, quic: &quinn::Connection, end: End) {
+    net.until("Closed", |net| net.link(end).closed).await;
+    match quic.closed().await {
+        ConnectionError::ApplicationClosed(close) => assert_eq!(close.error_code, FRAMING),
+        error => panic!("{error}"),
+    }
+}
+
+/// R4.2.1, R4.2.2
+#[tokio::test]
+async fn only_those_who_show_an_ed25519_key_come_in() {
+    let mut net = QuicNet::new(1);
+    let to = socket_of(net.peers[0].address.as_ref().unwrap());
+    let tidegate: &[&[u8]] = &[b"tidegate/1"];
+    let strangers: [(&str, Shows, &[&[u8]]); 6] = [
+        ("no certificate", Shows::Nothing, tidegate),
+        ("another kind of key", Shows::P256, tidegate),
+        ("two certificates", Shows::TwoCertificates, tidegate),
+        ("a stolen certificate", Shows::Stolen, tidegate),
+        ("another protocol", Shows::Ed25519, &[b"tidegate/2", b"h3"]),
+        ("no protocol", Shows::Ed25519, &[]),
+    ];
+    for (what, shows, alpn) in strangers {
+        let connecting = endpoint().connect_with(client(shows, alpn), to, "x").expect("a dial");
+        // A client is done before the server has looked at its certificate.
+        let refused = async {
+            match connecting.await {
+                Ok(connection) => connection.closed().await,
+                Err(error) => error,
+            }
+        };
+        let error = net.alongside("a refusal", refused).await;
+        // Told by TLS, not by silence.
+        let by_tls = matches!(error, ConnectionError::ConnectionClosed(_));
+        assert!(by_tls || matches!(error, ConnectionError::TransportError(_)), "{what}: {error}");
+        assert!(net.peers[0].links.is_empty(), "{what}: it came in");
+    }
+    let (_connection, end) = accepted(&mut net).await;
+    assert!(!net.link(end).closed);
+}
+
+/// R4.1.3
+/// A certificate alone proves nothing: whoever was dialed has shown it to many.
+#[tokio::test]
+async fn a_server_with_a_stolen_certificate_is_no_peer() {
+    let mut net = QuicNet::new(0);
+    let dialer = net.add();
+    let thief = thief();
+    let address = address_of(thief.local_addr().expect("its address"));
+    let dial = net.peers[dialer].dial(&address, None);
+    let serving = tokio::spawn(async move {
+        if let Some(incoming) = thief.accept().await {
+            let _ = incoming.await;
+        }
+        thief
+    });
+    net.until("a dial", |net| net.peers[dialer].dials.contains_key(&dial)).await;
+    assert_eq!(net.peers[dialer].dials[&dial], Err(DialError::WrongPeer));
+    assert!(serving.await.is_ok());
+}
+
+#[tokio::test]
+async fn an_announced_length_above_the_bound_ends_the_connection() {
+    for length in [MAX_FRAME as u32 + 1, u32::MAX] {
+        let mut net = QuicNet::new(1);
+        let (quic, end) = accepted(&mut net).await;
+        // The length alone is enough: nothing of the frame is waited for.
+        let control = [framed(b"good"), length.to_be_bytes().to_vec()].concat();
+        let _stream = stream(&quic, 0, &control).await;
+        ends_for_framing(&mut net, &quic, end).await;
+        assert_eq!(net.link(end).bytes(0), [&b"good"[..]]);
+    }
+}
+
+/// R4.1.2
+#[tokio::test]
+async fn a_channel_has_one_stream() {
+    for channel in [0, 16] {
+        let mut net = QuicNet::new(1);
+        let (quic, end) = accepted(&mut net).await;
+        let _first = stream(&quic, channel, &framed(b"first")).await;
+        let _second = stream(&quic, channel, &framed(b"second")).await;
+        ends_for_framing(&mut net, &quic, end).await;
+        assert!(!net.link(end).bytes(channel).contains(&b"second"[..].into()));
+    }
+}
+
+/// R4.1.4
+#[tokio::test]
+async fn half_a_frame_is_none() {
+    let mut net = QuicNet::new(1);
+    let (quic, end) = accepted(&mut net).await;
+    net.open(end, 16);
+    let mut half = stream(&quic, 16, &[0, 0, 0, 9, 1, 2, 3]).await;
+    half.finish().expect("it is open");
+    ends_for_framing(&mut net, &quic, end).await;
+    assert_eq!(net.link(end).count(16), 0);
+}
+
+/// R4.1.4
+#[tokio::test]
+async fn a_channel_that_is_taken_back_ends_the_connection() {
+    let mut net = QuicNet::new(1);
+    let (quic, end) = accepted(&mut net).await;
+    let mut control = stream(&quic, 0, &framed(b"first")).await;
+    net.until("a frame", |net| net.link(end).count(0) == 1).await;
+    control.reset(VarInt::from_u32(7)).expect("it is open");
+    ends_for_framing(&mut net, &quic, end).await;
+}
+
+/// R4.1.1
+#[tokio::test]
+async fn a_frame_arrives_byte_by_byte() {
+    let mut net = QuicNet::new(1);
+    let (quic, end) = accepted(&mut net).await;
+    let dribble = tokio::spawn(async move {
+        let mut stream = quic.open_uni().await.expect("a stream");
+        for byte in [vec![0; 4], framed(b"slowly"), framed(b"but whole")].concat() {
+            stream.write_all(&[byte]).await.expect("a byte");
+            // Each in a packet of its own.
+            while stream.id().index() == 0 && quic.stats().frame_tx.stream == 0 {
+                tokio::task::yield_now().await;
+            }
+            tokio::task::yield_now().await;
+        }
+        (quic, stream)
+    });
+    net.until("both frames", |net| net.link(end).count(0) == 2).await;
+    assert_eq!(net.link(end).bytes(0), [&b"slowly"[..], b"but whole"]);
+    assert!(dribble.await.is_ok());
+}
+
+/// A peer that refuses to read a channel would otherwise wait for it in vain, and the core with it.
+#[tokio::test]
+async fn a_channel_that_the_peer_stops_ends_the_connection() {
+    let mut net = QuicNet::new(1);
+    let (quic, end) = accepted(&mut net).await;
+    net.send(end, 0, frame(b"hello"));
+    let reading = tokio::spawn(async move {
+        let mut stream = quic.accept_uni().await.expect("a stream");
+        stream.stop(VarInt::from_u32(7)).expect("it is open");
+        (quic.closed().await, quic)
+    });
+    for _ in 0..1000 {
+        if net.link(end).closed {
+            break;
+        }
+        if net.link(end).writable(0) {
+            net.send(end, 0, frame(&[0; 1000]));
+        }
+        net.until("Writable or Closed", |net| net.link(end).closed || net.link(end).writable(0))
+            .await;
+    }
+    assert!(net.link(end).closed);
+    assert!(reading.await.is_ok());
+}
+
+/// An item that is kept must not keep the datagrams that it came with.
+#[tokio::test]
+async fn a_frame_holds_its_own_bytes_only() {
+    let mut net = QuicNet::new(1);
+    let (quic, end) = accepted(&mut net).await;
+    let sizes = [1, 300, 900, 3000, 40_000, MAX_FRAME];
+    let frames = sizes.repeat(20).into_iter().map(|size| framed(&vec![5; size]));
+    let bytes = frames.collect::<Vec<_>>().concat();
+    let sending = tokio::spawn(async move { (stream(&quic, 0, &bytes).await, quic) });
+    net.until("all frames", |net| net.link(end).count(0) == 120).await;
+    let link = net.peers[0].links.get_mut(&end.1).unwrap();
+    for frame in link.received.remove(&0).unwrap() {
+        let length = frame.len();
+        let [head, ..] = frame.parts();
+        drop(frame);
+        let held = head.try_into_mut().expect("nobody else holds it").capacity();
+        assert_eq!(held, length, "bytes held");
+    }
+    assert!(sending.await.is_ok());
+}
+
+#[tokio::test]
+async fn garbage_does_not_disturb_a_listener() {
+    let mut net = QuicNet::new(1);
+    let to = socket_of(net.peers[0].address.as_ref().unwrap());
+    let (quic, end) = accepted(&mut net).await;
+    let (noise, mut dice) = (socket(), Dice(2));
+    for round in 0..3000_u64 {
+        let size = [1, 20, 21, 100, 1199, 1200, 1400][round as usize % 7];
+        let mut datagram: Vec<u8> = (0..size).map(|_| dice.roll() as u8).collect();
+        // Long headers of this version and of an unknown one, a short one as of a connection.
+        let headers: [&[u8]; 4] =
+            [&[0xc3, 0, 0, 0, 1, 8], &[0xc3, 0xfa, 0xce, 0xb0, 0], &[0x40], &[]];
+        let header = headers[round as usize % 4];
+        datagram.iter_mut().zip(header).for_each(|(byte, head)| *byte = *head);
+        // The listener's buffer may be full: then it is lost.
+        let _ = noise.send_to(&datagram, to).await;
+        tokio::task::yield_now().await;
+    }
+    let _stream = stream(&quic, 0, &framed(b"still here")).await;
+    net.until("a frame", |net| net.link(end).count(0) == 1).await;
+    assert_eq!(net.peers[0].links.len(), 1, "garbage has connected");
+    let (_other, end) = accepted(&mut net).await;
+    assert!(!net.link(end).closed);
+}
+
+/// On a way that has gone dead a transport takes little more than what is under way, and a
+/// connection that nobody answers on can be closed.
+#[tokio::test]
+async fn a_dead_way_takes_little_and_can_be_closed() {
+    for busy in [false, true] {
+        let mut net = QuicNet::new(1);
+        let dialer = net.add();
+        let dead = Arc::new(AtomicBool::new(false));
+        let to = socket_of(net.peers[0].address.as_ref().unwrap());
+        let relay = Relay::start(to, {
+            let dead = dead.clone();
+            move |_, _| match dead.load(Ordering::Relaxed) {
+                true => Fate::IsLost,
+                false => Fate::Passes,
+            }
+        });
+        let dial = net.peers[dialer].dial(&address_of(relay.address), None);
+        net.until("a dial", |net| net.peers[dialer].dials.contains_key(&dial)).await;
+        let end = End(dialer, net.peers[dialer].dials[&dial].expect("a connection"));
+        net.until("the other end", |net| net.peers[0].links.len() == 1).await;
+        dead.store(true, Ordering::Relaxed);
+        if busy {
+            while net.link(end).writable(0) {
+                net.send(end, 0, numbered(0, 0, 4096).into());
+                net.settle().await;
+            }
+            let taken = net.link(end).left[&0] * 4096;
+            // A window that has not grown yet, and one frame.
+            assert!(taken <= (16 << 10) + MAX_FRAME, "{taken} bytes");
+        }
+        net.close(end);
+        net.until("Closed", |net| net.link(end).closed).await;
+        net.settle().await;
+    }
+}
+
+/// The process of a peer is gone, and with it its sockets: nobody says goodbye.
+#[tokio::test]
+async fn a_peer_that_vanished_can_be_closed() {
+    let mut net = QuicNet::new(1);
+    let address = net.peers[0].address.clone().unwrap();
+    let gone = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let identity = tidegate::Identity::generate().unwrap();
+        runtime.block_on(async {
+            let mut transport = quic(&identity);
+            transport.dial(tidegate::id::DialId(1), &address, None);
+            let input = std::future::poll_fn(|cx| transport.poll_input(cx)).await;
+            assert!(matches!(input, tidegate::io::Input::Connected { .. }), "{input:?}");
+            // Without its runtime nothing of it runs any more, not even its end.
+            transport
+        })
+    });
+    net.until("the peer", |net| net.peers[0].links.len() == 1).await;
+    let transport = gone.join().expect("no panic");
+    let end = End(0, *net.peers[0].links.keys().next().unwrap());
+    assert!(!net.link(end).closed);
+    net.send(end, 0, frame(b"are you there?"));
+    net.close(end);
+    net.until("Closed", |net| net.link(end).closed).await;
+    drop(transport);
+}

@@ -1,0 +1,116 @@
+//! The bounds on peers that have not proven who they are (specification section 4.2): at most 64
+//! handshakes at once, 5 s each, and from 32 on only with those who receive at their address.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::harness::Net;
+use super::raw::{endpoint, good_client, socket_of};
+use super::relay::{Fate, Relay, Way};
+use crate::OverQuic;
+
+const HANDSHAKES: usize = 64;
+const RETRY_FROM: usize = 32;
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Retry,
+    Handshake,
+}
+
+/// What a QUIC server says first (RFC 9000 section 17.2).
+fn answer(datagram: &[u8]) -> Option<Answer> {
+    // The form and the type. The bit between them is any (RFC 9287), and the rest is encrypted.
+    match datagram.first()? & 0xb0 {
+        0xb0 => Some(Answer::Retry),
+        0x80 => Some(Answer::Handshake),
+        _ => None,
+    }
+}
+
+/// A handshake that goes no further than the server's first words: the client never hears them.
+struct Stuck {
+    _endpoint: quinn::Endpoint,
+    _dialing: tokio::task::JoinHandle<()>,
+    answers: UnboundedReceiver<Answer>,
+    begun: Instant,
+}
+
+impl Stuck {
+    fn begin(to: std::net::SocketAddr) -> Self {
+        let (told, answers) = unbounded_channel();
+        let relay = Relay::start(to, move |way, datagram| match (way, answer(datagram)) {
+            (Way::ToServer, _) => Fate::Passes,
+            (Way::ToClient, Some(answer)) => {
+                let _ = told.send(answer);
+                // Who asks to come back is obeyed.
+                match answer {
+                    Answer::Retry => Fate::Passes,
+                    Answer::Handshake => Fate::IsLost,
+                }
+            }
+            (Way::ToClient, None) => Fate::IsLost,
+        });
+        let mut config = good_client();
+        let mut transport = quinn::TransportConfig::default();
+        // It asks again soon, and does not give up.
+        transport.initial_rtt(Duration::from_millis(100));
+        config.transport_config(transport.into());
+        let endpoint = endpoint();
+        let connecting = endpoint.connect_with(config, relay.address, "x").expect("a dial");
+        let dialing = tokio::spawn(async move {
+            let _ = connecting.await;
+        });
+        Self { _endpoint: endpoint, _dialing: dialing, answers, begun: Instant::now() }
+    }
+
+    /// What the server says next.
+    async fn next(&mut self, net: &mut Net<OverQuic>) -> Answer {
+        let next = net.alongside("the server's answer", self.answers.recv()).await;
+        next.expect("the relay is there")
+    }
+}
+
+#[tokio::test]
+async fn handshakes_are_few_short_and_soon_from_known_addresses_only() {
+    let mut net = Net::<OverQuic>::new(1);
+    let to = socket_of(net.peers[0].address.as_ref().unwrap());
+    let mut stuck = Vec::new();
+    for number in 0..HANDSHAKES {
+        let mut next = Stuck::begin(to);
+        if number >= RETRY_FROM {
+            assert_eq!(next.next(&mut net).await, Answer::Retry, "handshake {number}");
+        }
+        assert_eq!(next.next(&mut net).await, Answer::Handshake, "handshake {number}");
+        stuck.push(next);
+    }
+    let first = stuck[0].begun;
+    assert!(first.elapsed() < TIMEOUT, "too slow a machine to fill the listener in time");
+    // There is no place for one more until the first has had its time.
+    let mut late: Vec<Stuck> = Vec::new();
+    while late.iter_mut().all(|stuck| stuck.answers.try_recv().is_err()) {
+        assert!(first.elapsed() < 3 * TIMEOUT, "nobody is answered any more");
+        late.push(Stuck::begin(to));
+        // The listener goes on; how often somebody new comes does not matter.
+        let _ = tokio::time::timeout(Duration::from_millis(200), async {
+            loop {
+                net.step().await;
+            }
+        })
+        .await;
+    }
+    assert!(first.elapsed() >= TIMEOUT, "it was answered after {:?}", first.elapsed());
+    assert!(net.peers[0].links.is_empty());
+    // Then the listener is as it was.
+    let dialer = net.add();
+    loop {
+        let dial = net.dial(dialer, 0, None);
+        net.until("a dial", |net| net.peers[dialer].dials.contains_key(&dial)).await;
+        if net.peers[dialer].dials[&dial].is_ok() {
+            break;
+        }
+    }
+    assert!(first.elapsed() < 4 * TIMEOUT, "{:?}", first.elapsed());
+}

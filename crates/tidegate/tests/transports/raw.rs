@@ -1,0 +1,160 @@
+//! Bare QUIC clients and servers, for what transports never do themselves.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use multiaddr::Protocol;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::client::ResolvesClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+use tidegate::transport::quic::Quic;
+use tidegate::{Identity, Limits, Multiaddr};
+
+pub(crate) fn quic(identity: &Identity) -> Quic {
+    Quic::new(identity, &Limits::default()).expect("TLS")
+}
+
+pub(crate) fn socket_of(address: &Multiaddr) -> SocketAddr {
+    let port = address.iter().find_map(|part| match part {
+        Protocol::Udp(port) => Some(port),
+        _ => None,
+    });
+    (Ipv4Addr::LOCALHOST, port.expect("a port")).into()
+}
+
+pub(crate) fn address_of(socket: SocketAddr) -> Multiaddr {
+    format!("/ip4/{}/udp/{}/quic-v1", socket.ip(), socket.port()).parse().expect("a multiaddr")
+}
+
+/// How a bare client shows who it is.
+pub(crate) enum Shows {
+    Nothing,
+    Ed25519,
+    P256,
+    TwoCertificates,
+    /// The certificate of somebody else.
+    Stolen,
+}
+
+/// A quinn client that trusts any server.
+pub(crate) fn client(shows: Shows, alpn: &[&[u8]]) -> quinn::ClientConfig {
+    let builder =
+        rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone));
+    let mut tls = match shows {
+        Shows::Nothing => builder.with_no_client_auth(),
+        _ => builder.with_client_cert_resolver(Arc::new(Shown::new(shows))),
+    };
+    tls.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("QUIC")))
+}
+
+/// A server with the certificate of a key that it does not have.
+pub(crate) fn thief() -> quinn::Endpoint {
+    let mut tls =
+        rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Shown::new(Shows::Stolen)));
+    tls.alpn_protocols = vec![b"tidegate/1".to_vec()];
+    let tls = QuicServerConfig::try_from(tls).expect("QUIC");
+    let config = quinn::ServerConfig::with_crypto(Arc::new(tls));
+    quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).expect("a socket")
+}
+
+/// Shows the same certificate to everyone, whether it fits its key or not.
+#[derive(Debug)]
+struct Shown(Arc<CertifiedKey>);
+
+impl Shown {
+    fn new(shows: Shows) -> Self {
+        let algorithm = match shows {
+            Shows::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+            _ => &rcgen::PKCS_ED25519,
+        };
+        let new_key = || rcgen::KeyPair::generate_for(algorithm).expect("a key");
+        let key = new_key();
+        let params = rcgen::CertificateParams::new(vec!["test".to_owned()]).expect("a name");
+        let certificate = params.self_signed(&key).expect("a certificate").der().clone();
+        let (chain, key) = match shows {
+            Shows::TwoCertificates => (vec![certificate.clone(), certificate], key),
+            Shows::Stolen => (vec![certificate], new_key()),
+            _ => (vec![certificate], key),
+        };
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let key = aws_lc_rs::sign::any_supported_type(&key).expect("a key for TLS");
+        Self(Arc::new(CertifiedKey::new(chain, key)))
+    }
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}
+
+/// A client that is accepted.
+pub(crate) fn good_client() -> quinn::ClientConfig {
+    client(Shows::Ed25519, &[b"tidegate/1"])
+}
+
+pub(crate) fn endpoint() -> quinn::Endpoint {
+    quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).expect("a socket")
+}
+
+#[derive(Debug)]
+struct Anyone;
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        unreachable!("QUIC knows no TLS 1.2")
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
