@@ -91,7 +91,7 @@ impl Permits {
                     Ok(PoolMessage::Announce(list)) => list.iter().for_each(|_| out.spend(None)),
                     Ok(PoolMessage::Push(Body::Whole(body))) => out.spend(Some(body.len() as u64)),
                     Ok(PoolMessage::Push(Body::Chunked(start))) => {
-                        out.spend(Some(start.size.into()))
+                        out.spend(Some(start.size.into()));
                     }
                     Ok(_) => {}
                     Err(_) => return link.accuse("no message", now),

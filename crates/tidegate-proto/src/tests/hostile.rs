@@ -2,11 +2,15 @@
 
 use bytes::Bytes;
 
-use super::app::{LARGE, block, config, genesis, id, item};
-use super::script::{BLOCK, CONTROL, LARGE_POOL, PEER, Script, hello};
+use super::app::{LARGE, SMALL, block, config, genesis, id, item};
+use super::script::{BLOCK, CONTROL, LARGE_POOL, PEER, Script, TIP, hello, setup};
 use crate::Violation;
-use crate::id::{Digest, ItemId, Salt};
-use crate::wire::{Answer, BlockMessage, Body, Chunked, ControlMessage, MAX_WHOLE, PoolMessage};
+use crate::id::{Digest, ItemId, PeerId, Salt};
+use crate::io::Input;
+use crate::wire::{
+    Answer, BlockFetch, BlockMessage, BlockWant, Body, Chunked, Compact, ControlMessage, Group,
+    Held, MAX_WHOLE, PoolMessage, TipMessage,
+};
 
 /// What ids announced to the node are keyed with: it says so in its setup.
 fn salt() -> Salt {
@@ -89,4 +93,42 @@ fn a_header_that_nobody_asked_for_answers_nothing() {
     let mut script = Script::up();
     script.send(BLOCK, &BlockMessage::Header(block(&genesis(), 1, 1, &[]).header));
     assert_eq!(script.accusation(), Some(Violation::WrongHeader));
+}
+
+/// A block whose header came from one with whom no channel for blocks was agreed on must not wait
+/// for that one: he cannot be asked, and a few such blocks would be all that a node puts together.
+#[test]
+fn a_block_does_not_wait_for_one_who_cannot_be_asked() {
+    let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
+    let mut script = Script::up();
+    let sender = script.connection;
+    // Another peer has pools only, and announces the header.
+    script.connect(PeerId([8; 32]));
+    let announcer = script.connection;
+    script.send(CONTROL, &ControlMessage::Hello(hello(announcer)));
+    let mut pools_only = setup(script.node.config());
+    pools_only.offers.retain(|offer| offer.kind == 4);
+    script.send(CONTROL, &ControlMessage::Setup(pools_only));
+    script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+    // The block comes without its item, and its sender goes.
+    script.connection = sender;
+    let push = Compact {
+        header: wanted.header.clone(),
+        salt: salt(),
+        groups: vec![Group { pool: "small".into(), count: 1 }],
+        short_ids: Bytes::from_static(&[0; 6]),
+        prefilled: Vec::new(),
+    };
+    script.send(BLOCK, &BlockMessage::Push(push));
+    let fetch = |want| BlockMessage::Fetch(BlockFetch { block: wanted.block, want });
+    assert_eq!(script.received::<BlockMessage>(BLOCK), [fetch(BlockWant::Items(vec![0]))]);
+    for connection in [sender, announcer] {
+        script.input(Input::Closed { connection });
+    }
+    // Who holds the block is asked for it.
+    script.connect(PEER);
+    script.shake_hands();
+    script.send(TIP, &TipMessage::Held(Held { block: wanted.block, height: 1 }));
+    script.wait(100);
+    assert_eq!(script.received::<BlockMessage>(BLOCK), [fetch(BlockWant::Compact)]);
 }

@@ -196,7 +196,7 @@ impl Hostile {
                 .map(|header| header.id()),
             _ => None,
         }
-        .unwrap_or(BlockId([entropy.byte(); 32]))
+        .unwrap_or_else(|| BlockId([entropy.byte(); 32]))
     }
 
     fn item(&self, entropy: &mut Entropy) -> Bytes {

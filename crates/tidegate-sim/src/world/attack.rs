@@ -152,6 +152,6 @@ impl World {
             _ => return,
         };
         let what = format!("between the honest nodes {a} and {b}: {accusation}");
-        self.broken.get_or_insert(Broken::new(what));
+        self.broken.get_or_insert_with(|| Broken::new(what));
     }
 }

@@ -1,0 +1,104 @@
+//! What must hold of any bytes that may be a message. The fuzzer and the tests share it.
+
+// An allocator that counts is an unsafe thing, and the only way to see what decoding takes.
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use bytes::Bytes;
+use tidegate_proto::wire::{
+    BlockMessage, ControlMessage, Decode, Encode, Frame, MAX_FRAME, PoolMessage, Prefilled,
+    RecordPayload, TipMessage,
+};
+
+thread_local! {
+    /// Bytes that this thread holds, and the most it has held since [`peak`] began.
+    static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
+}
+
+/// The system's allocator, counting bytes by thread.
+pub(crate) struct Counting;
+
+fn count(bytes: isize) {
+    // A thread that is ending has nothing to count with any more.
+    let _ = HELD.try_with(|cell| {
+        let (held, most) = cell.get();
+        cell.set((held + bytes, most.max(held + bytes)));
+    });
+}
+
+// SAFETY: it does what the system's allocator does, and counts; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller's promises are those that `System` asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+/// What `f` holds at most beyond what was held before.
+fn peak<T>(f: impl FnOnce() -> T) -> (T, usize) {
+    let before = HELD.with(|cell| {
+        let (held, _) = cell.get();
+        cell.set((held, held));
+        held
+    });
+    let result = f();
+    let (_, most) = HELD.with(Cell::get);
+    (result, (most - before) as usize)
+}
+
+/// Bytes that a byte of a frame may cost while it is decoded. The dearest element of a list is the
+/// prefilled item: 8 bytes on the wire at least, 40 in memory. One more for strings, which are
+/// copied, and one for opaque data that lie across head and body of a frame.
+const PER_BYTE: usize = size_of::<Prefilled>().div_ceil(Prefilled::MIN_SIZE) + 2;
+/// Sixteen addresses of 32 bytes, which may be empty on the wire, and the counters of shared bytes.
+const BESIDE: usize = 1024;
+
+/// Checks one input: the first byte picks the message, the rest is the frame.
+pub(crate) fn check(input: &[u8]) {
+    let Some((kind, frame)) = input.split_first() else { return };
+    match kind % 5 {
+        0 => check_as::<ControlMessage>(frame),
+        1 => check_as::<TipMessage>(frame),
+        2 => check_as::<BlockMessage>(frame),
+        3 => check_as::<PoolMessage>(frame),
+        _ => check_as::<RecordPayload>(frame),
+    }
+}
+
+fn check_as<T: Decode + Encode + PartialEq + std::fmt::Debug>(input: &[u8]) {
+    let bytes = Bytes::copy_from_slice(input);
+    let whole = Frame::from(bytes.clone());
+    let most = PER_BYTE * input.len() + BESIDE;
+    let (decoded, took) = peak(|| whole.decode::<T>());
+    assert!(took <= most, "{took} bytes to decode {}", input.len());
+    if let Ok(message) = &decoded
+        && input.len() <= MAX_FRAME
+    {
+        let encoded = message.to_frame().expect("what was decoded has a wire form");
+        assert_eq!(encoded.len(), input.len());
+        assert_eq!(encoded.to_bytes(), input, "another wire form of {message:?}");
+    }
+    // A frame that is not a multiple of four is made one when it is in pieces.
+    if !input.len().is_multiple_of(4) {
+        assert!(decoded.is_err());
+        return;
+    }
+    // All cuts of a small frame, some of a large one, shifted by what is in it.
+    let step = (input.len() / 64).max(1);
+    let first = input.iter().fold(0, |sum, byte| sum + usize::from(*byte)) % step;
+    for cut in (first..=input.len()).step_by(step) {
+        let pieces = Frame::from_pieces(bytes.slice(..cut), bytes.slice(cut..));
+        let (again, took) = peak(|| pieces.decode::<T>());
+        assert_eq!(again, decoded, "cut at {cut}");
+        assert!(took <= most, "{took} bytes to decode {}, cut at {cut}", input.len());
+    }
+}
