@@ -25,6 +25,7 @@ use crate::wire::{BlockPart, Compact, MAX_FRAME, MAX_GROUPS, MAX_HEADER, Report}
 
 mod channel;
 mod headers;
+mod keep;
 mod link;
 mod reconstruct;
 
@@ -52,7 +53,9 @@ pub(crate) struct Blocks {
     fetcher: Fetcher<(BlockId, BlockPart)>,
     building: BTreeMap<BlockId, Reconstruction>,
     links: BTreeMap<ConnectionId, BlockLink>,
-    /// Bytes of items of whole blocks.
+    /// What the headers of known blocks cost.
+    header_bytes: usize,
+    /// What the items of whole blocks cost.
     bytes: usize,
     /// When to ask anew for what is wanted.
     want_again: Option<Time>,
@@ -89,6 +92,12 @@ enum Judged {
     Accepted,
 }
 
+impl Body {
+    fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing)
+    }
+}
+
 impl Known {
     fn is_accepted(&self) -> bool {
         matches!(self.body, Body::Whole { judged: Judged::Accepted, .. })
@@ -101,22 +110,24 @@ impl Known {
 
 impl Blocks {
     pub(crate) fn new(genesis: Option<(HeaderFacts, Bytes)>, salt: Salt) -> Self {
-        let genesis = genesis.map(|(facts, header)| {
-            let body =
-                Body::Whole { items: Vec::new(), lacked: Vec::new(), judged: Judged::Accepted };
-            (facts.block, Known { facts, header, body, announced_by: BTreeSet::new() })
-        });
-        Self {
+        let mut blocks = Self {
             salt,
-            known: genesis.into_iter().collect(),
+            known: BTreeMap::new(),
             checking: BTreeMap::new(),
             orphans: BTreeMap::new(),
             fetcher: Fetcher::new(),
             building: BTreeMap::new(),
             links: BTreeMap::new(),
+            header_bytes: 0,
             bytes: 0,
             want_again: None,
+        };
+        if let Some((facts, header)) = genesis {
+            let body =
+                Body::Whole { items: Vec::new(), lacked: Vec::new(), judged: Judged::Accepted };
+            blocks.insert(Known { facts, header, body, announced_by: BTreeSet::new() });
         }
+        blocks
     }
 
     /// When [`expire`] has something to do.
@@ -125,7 +136,7 @@ impl Blocks {
         [self.fetcher.deadline(), links, self.want_again].into_iter().flatten().min()
     }
 
-    /// Blocks that are kept, and bytes of their items.
+    /// Blocks that are kept, and what their items cost.
     pub(crate) fn kept(&self) -> (usize, usize) {
         (self.known.len(), self.bytes)
     }
@@ -171,6 +182,10 @@ pub(crate) fn subject(cx: &Context, question: Question) -> Option<Subject> {
 /// Asks for the bodies of a block and its ancestors, as far as they are not here.
 fn want(cx: &mut Context, block: BlockId, patience: Option<Time>) {
     let Some(tip) = cx.blocks.known.get(&block) else { return };
+    // A third body of one producer and slot is fetched as an ancestor only. R9.3.1
+    if tip.body.is_missing() && rivals(cx, &tip.facts).count() >= 2 {
+        return;
+    }
     let height = tip.facts.height;
     // Who holds a tip as high probably has it too; if not, he says so.
     let holders = cx.links.iter().filter(|(_, link)| link.height() >= height);
@@ -179,7 +194,7 @@ fn want(cx: &mut Context, block: BlockId, patience: Option<Time>) {
     let mut path = Vec::new();
     let mut at = block;
     while let Some(known) = cx.blocks.known.get(&at).filter(|known| !known.is_accepted()) {
-        if matches!(known.body, Body::Missing) {
+        if known.body.is_missing() && keep::may_start(cx, &known.facts.parent) {
             path.push(at);
         }
         at = known.facts.parent;
@@ -216,16 +231,16 @@ fn offer(
     cx.links.wake(link, at.slot);
 }
 
-/// Another block of the same producer and slot whose body is here, or on its way.
-fn rival(cx: &Context, facts: &HeaderFacts) -> Option<HeaderFacts> {
-    let (producer, slot) = (facts.producer, facts.slot);
-    let others = cx.blocks.known.values().filter(|known| {
-        let same = known.facts.producer == producer && known.facts.slot == slot;
+/// Other blocks of the same producer and slot whose bodies were fetched, or are on their way.
+fn rivals<'a>(cx: &'a Context, facts: &HeaderFacts) -> impl Iterator<Item = &'a HeaderFacts> {
+    let facts = *facts;
+    let others = cx.blocks.known.values().filter(move |known| {
+        let same = (known.facts.producer, known.facts.slot) == (facts.producer, facts.slot);
         same && known.facts.block != facts.block
     });
     let building = |block| cx.blocks.building.contains_key(block);
-    let mut others = others.filter(|known| known.is_whole() || building(&known.facts.block));
-    others.next().map(|known| known.facts)
+    let fetched = others.filter(move |o| !o.body.is_missing() || building(&o.facts.block));
+    fetched.map(|known| &known.facts)
 }
 
 /// Whether fork choice puts a header above the executed tip.
@@ -243,7 +258,7 @@ fn compact_arrived(
 ) -> Result<(), Violation> {
     let block = facts.block;
     let report = match cx.blocks.known.get(&block) {
-        _ if pushed.is_some() && rival(cx, &facts).is_some() => Some(Report::Ignored),
+        _ if pushed.is_some() && rivals(cx, &facts).next().is_some() => Some(Report::Ignored),
         Some(known) if known.is_whole() => Some(Report::Duplicate),
         Some(Known { body: Body::Missing, .. }) => {
             if let Some(building) = cx.blocks.building.get_mut(&block) {
@@ -252,7 +267,9 @@ fn compact_arrived(
                 }
                 wake_block(cx, link);
                 Some(Report::Duplicate)
-            } else if cx.blocks.building.len() >= cx.config.limits.reconstructions as usize {
+            } else if cx.blocks.building.len() >= cx.config.limits.reconstructions as usize
+                || !keep::may_start(cx, &facts.parent)
+            {
                 Some(Report::Ignored)
             } else {
                 None
@@ -331,12 +348,13 @@ fn complete(cx: &mut Context, block: BlockId) {
     }
     whole(cx, block, items, lacked);
     ask_if_ready(cx, block);
+    keep::prune_bodies(cx);
 }
 
 /// A block's items are here: it can be relayed and served.
 fn whole(cx: &mut Context, block: BlockId, items: Vec<BlockItem>, lacked: Vec<u32>) {
     let Some(known) = cx.blocks.known.get_mut(&block) else { return };
-    cx.blocks.bytes += items.iter().map(|item| item.body.len()).sum::<usize>();
+    cx.blocks.bytes += keep::cost(&items);
     known.body = Body::Whole { items, lacked, judged: Judged::Waiting };
     cx.blocks.fetcher.resolved((block, BlockPart::Compact));
     wake_all(cx);
@@ -373,7 +391,7 @@ pub(crate) fn block_verdict(cx: &mut Context, block: BlockId, verdict: Verdict) 
         // Whoever relayed it could not know: only its producer is to blame.
         Verdict::Reject => mark_bad(cx, block),
         // It will be asked for again when somebody announces it again.
-        Verdict::Ignore => drop_body(cx, block),
+        Verdict::Ignore => keep::drop_body(cx, block),
     }
 }
 
@@ -382,18 +400,11 @@ fn children(blocks: &Blocks, parent: &BlockId) -> Vec<BlockId> {
     children.map(|known| known.facts.block).collect()
 }
 
-fn drop_body(cx: &mut Context, block: BlockId) {
-    let Some(known) = cx.blocks.known.get_mut(&block) else { return };
-    if let Body::Whole { items, .. } = std::mem::replace(&mut known.body, Body::Missing) {
-        cx.blocks.bytes -= items.iter().map(|item| item.body.len()).sum::<usize>();
-    }
-}
-
 /// A block is no good, nor is what builds on it: another header is best.
 fn mark_bad(cx: &mut Context, block: BlockId) {
     let mut bad = VecDeque::from([block]);
     while let Some(block) = bad.pop_front() {
-        drop_body(cx, block);
+        keep::drop_body(cx, block);
         abandon(cx, block);
         cx.blocks.fetcher.resolved((block, BlockPart::Compact));
         let Some(known) = cx.blocks.known.get_mut(&block) else { continue };
@@ -405,6 +416,9 @@ fn mark_bad(cx: &mut Context, block: BlockId) {
     let best = good.max_by(|a, b| rules.compare(&a.facts, &b.facts));
     if let Some((facts, header)) = best.map(|best| (best.facts, best.header.clone())) {
         tip::set_best(cx, facts, header);
+        if is_better(cx, &facts) {
+            want(cx, facts.block, None);
+        }
     }
 }
 
@@ -419,7 +433,9 @@ pub(crate) fn publish(cx: &mut Context, block: Block) -> Fate {
     }
     let (body, announced_by) = (Body::Missing, BTreeSet::new());
     let known = Known { facts, header: block.header.clone(), body, announced_by };
-    cx.blocks.known.insert(facts.block, known);
+    // What this node makes is never too much.
+    let _ = keep::room_for_header(cx, &facts, &block.header);
+    cx.blocks.insert(known);
     whole(cx, facts.block, block.items, Vec::new());
     if let Some(Known { body: Body::Whole { judged, .. }, .. }) =
         cx.blocks.known.get_mut(&facts.block)
@@ -471,39 +487,9 @@ pub(crate) fn set_tip(cx: &mut Context, block: BlockId) {
         tip::set_best(cx, facts, header);
     }
     cx.event(Event::TipChanged { block, height: facts.height });
-    let lowest = facts.height.saturating_sub(u64::from(cx.config.limits.blocks_kept));
-    let old = cx.blocks.known.values().filter(|known| known.facts.height < lowest);
-    for block in old.map(|known| known.facts.block).collect::<Vec<_>>() {
-        drop_body(cx, block);
-        abandon(cx, block);
-        cx.blocks.fetcher.resolved((block, BlockPart::Compact));
-        cx.blocks.known.remove(&block);
-    }
-    prune_bytes(cx, block);
+    keep::prune_below(cx, facts.height);
+    keep::prune_bodies(cx);
     headers::prune(cx);
-}
-
-/// The oldest bodies make room.
-fn prune_bytes(cx: &mut Context, tip: BlockId) {
-    while cx.blocks.bytes > cx.config.limits.block_bytes as usize {
-        let bodies = cx.blocks.known.values().filter(|known| match &known.body {
-            Body::Whole { items, .. } => !items.is_empty() && known.facts.block != tip,
-            _ => false,
-        });
-        let Some(oldest) = bodies.min_by_key(|known| (known.facts.height, known.facts.block))
-        else {
-            return;
-        };
-        let block = oldest.facts.block;
-        let Some(known) = cx.blocks.known.get_mut(&block) else { return };
-        // It stays accepted, and cannot be served any more.
-        if let Body::Whole { items, lacked, .. } = &mut known.body {
-            let bytes: usize = items.iter().map(|item| item.body.len()).sum();
-            cx.blocks.bytes -= bytes;
-            items.clear();
-            lacked.clear();
-        }
-    }
 }
 
 /// Ends what has timed out.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Digest, NetworkId, PeerId};
-use crate::wire::{Grant, MAX_FRAME, MAX_HEADER, MAX_NAME};
+use crate::wire::{Grant, MAX_BLOCK_ITEMS, MAX_FRAME, MAX_HEADER, MAX_NAME};
 
 /// What a node is set up with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,8 +115,10 @@ impl Config {
         peers * per_peer
             + self.pools.iter().map(pool).sum::<u64>()
             + u64::from(limits.fetch_bytes_node)
+            + u64::from(limits.header_bytes)
             + u64::from(limits.block_bytes)
-            + u64::from(limits.reconstructions) * u64::from(limits.block_size)
+            + u64::from(limits.reconstructions)
+                * (u64::from(limits.block_size) + MAX_BLOCK_ITEMS as u64 * BLOCK_ITEM)
             + handshakes
             + u64::from(limits.bans) * BAN
     }
@@ -133,6 +135,8 @@ const KNOWN_BY: u64 = 8;
 const ANNOUNCED: u64 = 256;
 const HELD_BACK: u64 = 14;
 const LINK: u64 = 8 << 10;
+pub(crate) const HEADER: u64 = 2 << 10;
+pub(crate) const BLOCK_ITEM: u64 = 160;
 const BAN: u64 = 64;
 
 /// A pool of items: what the application wants kept and spread.
@@ -237,7 +241,10 @@ pub struct Limits {
     pub block_grant: Grant,
     /// Blocks below the tip that are kept and served: as deep as a re-org may go.
     pub blocks_kept: u32,
-    /// Bytes of items of those blocks; the oldest make room.
+    /// Bytes of headers whose verdict was *accept*, with 2 KiB for each: about 1,000 of 100 bytes.
+    /// Only a producer who makes many for one slot needs more, and displaces his own.
+    pub header_bytes: u32,
+    /// Bytes of items of those blocks, with 160 for each: the oldest make room.
     pub block_bytes: u32,
     /// Bytes of the items of the largest block.
     pub block_size: u32,
@@ -281,6 +288,7 @@ impl Default for Limits {
                 fetch_bytes: 256 << 10,
             },
             blocks_kept: 64,
+            header_bytes: 2 << 20,
             block_bytes: 24 << 20,
             block_size: 4 << 20,
             reconstructions: 4,

@@ -209,6 +209,14 @@ impl Pool {
         }
     }
 
+    /// An item that is neither here nor pending was announced.
+    fn wanted(&mut self, alias: u64, link: ConnectionId, number: u32, facts: Facts) {
+        let Some(announcer) = self.links.get_mut(&link) else { return };
+        announcer.offered.insert(number);
+        let bound = facts.size_bound().min(self.spec.max_item);
+        self.fetcher.announced(alias, link, number, facts.priority_class(), bound, None);
+    }
+
     fn entry_mut(&mut self, id: &ItemId) -> Option<&mut Entry> {
         self.log.get_mut(self.positions.get(id)?)
     }
@@ -289,6 +297,35 @@ fn arrived(
     pool.pending.insert(id, Pending { body, facts, sources, reserved, overdue: false });
     cx.tickets.ask_item(at.link, pool.index, id);
     Ok(())
+}
+
+/// A link is gone, and with it the permits that paid for what it sent and nobody checks yet: who
+/// comes back has new ones, so that must not stay. What others announced is fetched from them.
+/// R12.3
+fn withdraw(cx: &mut Context, at: At) {
+    let index = cx.pools[at.index].index;
+    for id in cx.tickets.withdraw_items(at.link, index) {
+        let pool = &mut cx.pools[at.index];
+        let Some(pending) = pool.pending.get_mut(&id) else { continue };
+        pending.sources.retain(|source| pool.links.contains_key(&source.link));
+        if let Some(other) = pending.sources.iter().find(|source| source.how != How::Announced) {
+            cx.tickets.ask_item(other.link, index, id);
+            continue;
+        }
+        let Some(pending) = pool.pending.remove(&id) else { continue };
+        if let Some((_, bytes)) = pending.reserved {
+            release(cx, at, Some(bytes));
+        }
+        let pool = &mut cx.pools[at.index];
+        pool.forget_alias(&id);
+        let alias = pool.alias(&id);
+        let facts = Facts::new(pending.body.len(), pending.facts.priority);
+        for source in pending.sources {
+            pool.wanted(alias, source.link, source.number, facts);
+            let slot = pool.links.get(&source.link).map(|link| link.at.slot);
+            slot.into_iter().for_each(|slot| cx.links.wake(source.link, slot));
+        }
+    }
 }
 
 /// Bytes that were asked for on a link are not awaited any more, or have their verdict.

@@ -56,6 +56,31 @@ impl Tickets {
         self.chain.push_back(question);
     }
 
+    /// Items of a pool that wait for a link's turn: they are not asked about.
+    pub(crate) fn withdraw_items(&mut self, link: ConnectionId, pool: PoolIndex) -> Vec<ItemId> {
+        let Some(queue) = self.items.get_mut(&link) else { return Vec::new() };
+        let mut withdrawn = Vec::new();
+        queue.retain(|question| match question {
+            Question::Item(of, id) if *of == pool => {
+                withdrawn.push(*id);
+                false
+            }
+            _ => true,
+        });
+        if queue.is_empty() {
+            self.items.remove(&link);
+            self.turns.retain(|turn| *turn != link);
+        }
+        withdrawn
+    }
+
+    /// Does not ask about a header or a block, if it still waits: whether it did.
+    pub(crate) fn withdraw(&mut self, question: Question) -> bool {
+        let waiting = self.chain.len();
+        self.chain.retain(|waits| *waits != question);
+        self.chain.len() < waiting
+    }
+
     /// The next question, if there is room for it. Headers and blocks go first.
     pub(crate) fn next(&mut self) -> Option<(Ticket, Question)> {
         if self.out.len() >= self.limit {
@@ -136,6 +161,23 @@ mod tests {
         tickets.answered(Ticket(0)).unwrap();
         assert_eq!(drain(&mut tickets), [Question::Block(BlockId([2; 32]))]);
         assert_eq!(tickets.answered(Ticket(0)), None);
+    }
+
+    #[test]
+    fn what_is_withdrawn_is_not_asked() {
+        let mut tickets = Tickets::new(2);
+        let other = PoolIndex(1);
+        tickets.ask_item(ConnectionId(1), POOL, item(1));
+        tickets.ask_item(ConnectionId(1), other, item(2));
+        tickets.ask_item(ConnectionId(1), POOL, item(3));
+        tickets.ask_item(ConnectionId(2), POOL, item(4));
+        let header = Question::Header(BlockId([1; 32]));
+        tickets.ask(header);
+        assert_eq!(tickets.withdraw_items(ConnectionId(1), POOL), [item(1), item(3)]);
+        assert!(tickets.withdraw(header) && !tickets.withdraw(header));
+        assert_eq!(tickets.withdraw_items(ConnectionId(1), other), [item(2)]);
+        assert_eq!(tickets.withdraw_items(ConnectionId(1), other), []);
+        assert_eq!(drain(&mut tickets), [Question::Item(POOL, item(4))]);
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::{Body, Known, channel, compact_arrived, give_back, is_better, offer, rival, want};
+use super::{
+    Body, Known, channel, compact_arrived, give_back, is_better, keep, offer, rivals, want,
+};
 use crate::channel::Context;
 use crate::id::{BlockId, ConnectionId};
 use crate::io::{Event, Verdict};
@@ -30,7 +32,7 @@ pub(super) struct Checking {
 /// A header whose parent is not known.
 #[derive(Debug)]
 pub(super) struct Orphan {
-    facts: HeaderFacts,
+    pub(super) facts: HeaderFacts,
     header: Bytes,
     /// Who sent it: it counts against his share.
     link: ConnectionId,
@@ -81,7 +83,7 @@ pub(crate) fn peer_holds(cx: &mut Context, link: ConnectionId, held: &Held) {
     if let Some(known) = cx.blocks.known.get_mut(&held.block) {
         known.announced_by.insert(link);
         let facts = known.facts;
-        if matches!(known.body, Body::Missing) && is_better(cx, &facts) {
+        if known.body.is_missing() && is_better(cx, &facts) {
             want(cx, held.block, None);
         }
     } else if let Some(checking) = cx.blocks.checking.get_mut(&held.block) {
@@ -141,7 +143,7 @@ fn take(cx: &mut Context, link: ConnectionId, facts: HeaderFacts, header: Bytes,
             let block = facts.block;
             if let Some(known) = cx.blocks.known.get_mut(&block) {
                 known.announced_by.insert(link);
-                if matches!(known.body, Body::Missing) && is_better(cx, &facts) {
+                if known.body.is_missing() && is_better(cx, &facts) {
                     want(cx, block, None);
                 }
             } else if let Some(checking) = cx.blocks.checking.get_mut(&block) {
@@ -190,11 +192,13 @@ fn check(cx: &mut Context, facts: HeaderFacts, header: Bytes, sources: BTreeSet<
 /// Keeps a header until its parent is known, within its sender's share.
 fn adopt(cx: &mut Context, orphan: Orphan) {
     let link = orphan.link;
-    let height = orphan.facts.height;
     cx.blocks.orphans.insert(orphan.facts.block, orphan);
     let limits = &cx.config.limits;
-    let own = cx.blocks.orphans.values().filter(|orphan| orphan.link == link);
-    let (count, bytes) = own.fold((0, 0), |(n, b), orphan| (n + 1, b + orphan.header.len()));
+    let (mut count, mut bytes, mut height) = (0, 0, 0);
+    for own in cx.blocks.orphans.values().filter(|orphan| orphan.link == link) {
+        (count, bytes) = (count + 1, bytes + own.header.len());
+        height = height.max(own.facts.height);
+    }
     if count > limits.ancestors as usize || bytes > limits.orphan_bytes as usize {
         // Too far behind to be followed header by header: that is a matter of sync.
         cx.blocks.orphans.retain(|_, orphan| orphan.link != link);
@@ -227,6 +231,12 @@ pub(crate) fn header_verdict(
         // R8.4
         tip::header_done(cx, *link);
     }
+    let verdict = match verdict {
+        Verdict::Accept(_) if !keep::room_for_header(cx, &checking.facts, &checking.header) => {
+            Verdict::Ignore
+        }
+        verdict => verdict,
+    };
     let Verdict::Accept(_) = verdict else {
         if let Some((link, Some(number), _)) = checking.compact {
             let report = match verdict {
@@ -248,7 +258,7 @@ pub(crate) fn header_verdict(
     };
     let Checking { facts, header, sources, compact, .. } = checking;
     let known = Known { facts, header: header.clone(), body: Body::Missing, announced_by: sources };
-    cx.blocks.known.insert(block, known);
+    cx.blocks.insert(known);
     accepted(cx, facts, header);
     let mut guilty = Vec::new();
     if let Some((link, pushed, compact)) = compact
@@ -265,7 +275,7 @@ pub(super) fn accepted(cx: &mut Context, facts: HeaderFacts, header: Bytes) {
         tip::set_best(cx, facts, header);
     }
     // A second body for one producer and slot is worth fetching only if it would be preferred.
-    let second = rival(cx, &facts).is_some_and(|rival| cx.rules.compare(&facts, &rival).is_lt());
+    let second = rivals(cx, &facts).any(|rival| cx.rules.compare(&facts, rival).is_lt());
     if is_better(cx, &facts) && !second {
         want(cx, facts.block, Some(cx.now + cx.config.limits.block_patience));
     }
@@ -333,8 +343,25 @@ pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
     for known in cx.blocks.known.values_mut() {
         known.announced_by.remove(&link);
     }
-    for checking in cx.blocks.checking.values_mut() {
+    let mut unpaid = Vec::new();
+    for (block, checking) in &mut cx.blocks.checking {
         checking.sources.remove(&link);
+        checking.compact.take_if(|(sender, ..)| *sender == link);
+        if checking.sources.is_empty() {
+            unpaid.push(*block);
+        }
+    }
+    // What waits to be checked was paid for with permits that are gone: who comes back has new
+    // ones. R12.3
+    for block in unpaid {
+        if cx.tickets.withdraw(Question::Header(block)) {
+            cx.blocks.checking.remove(&block);
+            let orphans = cx.blocks.orphans.values().filter(|o| o.facts.parent == block);
+            let orphans = orphans.map(|orphan| (orphan.link, orphan.facts.block));
+            for (link, orphan) in orphans.collect::<Vec<_>>() {
+                follow_back(cx, link, orphan);
+            }
+        }
     }
     // What came through it may have to be asked of others.
     let links = cx.links.iter().filter(|(id, _)| *id != link);

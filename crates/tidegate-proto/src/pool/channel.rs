@@ -71,6 +71,7 @@ impl ChannelTrait for Channel {
         for entry in pool.log.values_mut() {
             entry.known_by.retain(|known| *known != at.link);
         }
+        super::withdraw(cx, at);
     }
 
     fn on_message(cx: &mut Context, at: At, message: PoolMessage) -> Result<(), Violation> {
@@ -149,10 +150,7 @@ fn on_announce(cx: &mut Context, at: At, announcements: &[Announcement]) -> Resu
                 report(cx, at.index, source, Report::Duplicate);
                 continue;
             }
-            let bound = facts.size_bound().min(pool.spec.max_item);
-            link.offered.insert(number);
-            let priority = facts.priority_class();
-            pool.fetcher.announced(*alias, at.link, number, priority, bound, None);
+            pool.wanted(*alias, at.link, number, facts);
             continue;
         };
         if let Some(entry) = pool.entry_mut(&id) {

@@ -4,12 +4,12 @@ use bytes::Bytes;
 
 use super::app::{LARGE, SMALL, block, facts, genesis, item};
 use super::net::{Message, Net, accept, pick};
-use super::script::{BLOCK, CONTROL, PEER, SALT, Script, TIP};
-use crate::id::{ConnectionId, PeerId, PoolIndex, Salt, Ticket};
+use super::script::{BLOCK, SALT, Script, TIP};
+use crate::id::{ConnectionId, PeerId, PoolIndex, Ticket};
 use crate::io::{Admission, Block, Command, Fate, Input, Invalid, Output, Subject, Verdict};
 use crate::wire::{
-    BlockFetch, BlockItem, BlockMessage, BlockPart, BlockWant, Body, Compact, ControlMessage,
-    Encode as _, Group, Held, NotHere, TipMessage, TipSlot,
+    BlockFetch, BlockItem, BlockMessage, BlockPart, BlockWant, Body, Encode as _, Held, NotHere,
+    TipMessage, TipSlot,
 };
 
 /// R8.8
@@ -179,35 +179,15 @@ fn ancestors_are_checked_first() {
     // Blocks: both are complete.
     let mut script = Script::up();
     script.judge = withhold_blocks;
-    let salt = own_salt(&script);
     for block in [&first, &second] {
-        script.send(BLOCK, &BlockMessage::Push(compact(block, salt)));
+        let compact = script.compact(block);
+        script.send(BLOCK, &BlockMessage::Push(compact));
     }
     for expected in [&first, &second] {
         let (ticket, subject) = asked(&mut script);
         assert_eq!(subject, Subject::Block(expected.clone()));
         script.command(Command::Verdict { ticket, verdict: accept });
     }
-}
-
-/// The salt that the node says in its setup.
-fn own_salt(script: &Script) -> Salt {
-    let mut probe = Script::with(script.node.config().clone());
-    probe.connect(PEER);
-    let hello = ControlMessage::Hello(super::script::hello(probe.connection));
-    probe.send(CONTROL, &hello);
-    let said = probe.received::<ControlMessage>(CONTROL);
-    let [_, ControlMessage::Setup(setup)] = &said[..] else { panic!("{said:?}") };
-    setup.salt
-}
-
-/// A compact block of small items that the receiver lacks.
-fn compact(block: &Block, salt: Salt) -> Compact {
-    let count = block.items.len();
-    let group = Group { pool: "small".into(), count: count as u32 };
-    let groups = if count == 0 { Vec::new() } else { vec![group] };
-    let (header, short_ids) = (block.header.clone(), Bytes::from(vec![0; 6 * count]));
-    Compact { header, salt, groups, short_ids, prefilled: Vec::new() }
 }
 
 fn fetch(block: &Block, want: BlockWant) -> BlockMessage {
@@ -228,9 +208,8 @@ impl Watched {
         script.connect(PeerId([8; 32]));
         script.shake_hands();
         let block = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
-        let salt = own_salt(&script);
+        let push = BlockMessage::Push(script.compact(&block));
         let mut watched = Self { script, sender, block };
-        let push = BlockMessage::Push(compact(&watched.block, salt));
         watched.hear(&push);
         watched
     }

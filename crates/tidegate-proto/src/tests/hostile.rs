@@ -5,29 +5,16 @@ use bytes::Bytes;
 use super::app::{LARGE, SMALL, block, config, genesis, id, item};
 use super::script::{BLOCK, CONTROL, LARGE_POOL, PEER, Script, TIP, hello, setup};
 use crate::Violation;
-use crate::id::{Digest, ItemId, PeerId, Salt};
+use crate::id::{Digest, ItemId, PeerId};
 use crate::io::Input;
 use crate::wire::{
-    Answer, BlockFetch, BlockMessage, BlockWant, Body, Chunked, Compact, ControlMessage, Group,
-    Held, MAX_WHOLE, PoolMessage, TipMessage,
+    Answer, BlockFetch, BlockMessage, BlockWant, Body, Chunked, ControlMessage, Held, MAX_WHOLE,
+    PoolMessage, TipMessage,
 };
-
-/// What ids announced to the node are keyed with: it says so in its setup.
-fn salt() -> Salt {
-    let mut probe = Script::alone();
-    probe.connect(PEER);
-    probe.send(CONTROL, &ControlMessage::Hello(hello(probe.connection)));
-    let setups = probe.received::<ControlMessage>(CONTROL).into_iter();
-    let salts = setups.filter_map(|message| match message {
-        ControlMessage::Setup(setup) => Some(setup.salt),
-        _ => None,
-    });
-    salts.last().unwrap()
-}
 
 /// The peer announces an item of 100,000 bytes as the next number, and is asked for it.
 fn asked(script: &mut Script, number: u32, id: &ItemId) {
-    let announcement = crate::pool::announcement(&salt(), id, 100_000);
+    let announcement = crate::pool::announcement(&script.salt(), id, 100_000);
     script.send(LARGE_POOL, &PoolMessage::Announce(vec![announcement]));
     let fetch = script.received::<PoolMessage>(LARGE_POOL);
     assert_eq!(fetch, [PoolMessage::Fetch(vec![number])]);
@@ -79,7 +66,7 @@ fn a_wrong_answer_frees_what_was_asked_for() {
     let mut script = Script::up();
     asked(&mut script, 0, &wanted);
     let other = id(LARGE, &item(2, 100_000));
-    let announcement = crate::pool::announcement(&salt(), &other, 100_000);
+    let announcement = crate::pool::announcement(&script.salt(), &other, 100_000);
     script.send(LARGE_POOL, &PoolMessage::Announce(vec![announcement]));
     answer(&mut script, 0, crate::chunk::start(&item(1, 100_000)).0);
     answer(&mut script, 1, crate::chunk::start(&item(2, 100_000)).0);
@@ -112,13 +99,7 @@ fn a_block_does_not_wait_for_one_who_cannot_be_asked() {
     script.send(TIP, &TipMessage::Header(wanted.header.clone()));
     // The block comes without its item, and its sender goes.
     script.connection = sender;
-    let push = Compact {
-        header: wanted.header.clone(),
-        salt: salt(),
-        groups: vec![Group { pool: "small".into(), count: 1 }],
-        short_ids: Bytes::from_static(&[0; 6]),
-        prefilled: Vec::new(),
-    };
+    let push = script.compact(&wanted);
     script.send(BLOCK, &BlockMessage::Push(push));
     let fetch = |want| BlockMessage::Fetch(BlockFetch { block: wanted.block, want });
     assert_eq!(script.received::<BlockMessage>(BLOCK), [fetch(BlockWant::Items(vec![0]))]);

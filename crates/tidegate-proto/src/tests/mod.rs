@@ -4,6 +4,7 @@ mod app;
 mod blocks;
 mod hello;
 mod hostile;
+mod limits;
 mod net;
 mod permits;
 mod pools;

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use super::app::{TestRules, config};
 use crate::config::PoolSpec;
 use crate::id::{Address, ConnectionId, Digest, PeerId, Salt, Ticket};
-use crate::io::{Admission, Command, Direction, Event, Input, Output, Subject, Verdict};
+use crate::io::{Admission, Block, Command, Direction, Event, Input, Output, Subject, Verdict};
 use crate::rules::Rules as _;
 use crate::wire::{
-    Binding, ControlMessage, Decode, Encode, Frame, Goodbye, Grant, Hello, Offer, OfferedVersion,
-    Refusal, Setup,
+    Binding, Compact, ControlMessage, Decode, Encode, Frame, Goodbye, Grant, Group, Hello, Offer,
+    OfferedVersion, Refusal, Setup,
 };
 use crate::{Config, Node, Time, Violation};
 
@@ -137,6 +137,35 @@ impl Script {
         self.send(CONTROL, &ControlMessage::Setup(setup));
         self.now = self.now + Duration::from_millis(1);
         self.take();
+    }
+
+    /// What ids and compact blocks for the node are keyed with: it says so in its setup.
+    pub(super) fn salt(&self) -> Salt {
+        let mut probe = Self::with(self.node.config().clone());
+        probe.connect(PEER);
+        probe.send(CONTROL, &ControlMessage::Hello(hello(probe.connection)));
+        let setups = probe.received::<ControlMessage>(CONTROL).into_iter();
+        let salts = setups.filter_map(|message| match message {
+            ControlMessage::Setup(setup) => Some(setup.salt),
+            _ => None,
+        });
+        salts.last().unwrap()
+    }
+
+    /// A compact block for the node, which lacks all its items.
+    pub(super) fn compact(&self, block: &Block) -> Compact {
+        let runs = block.items.chunk_by(|a, b| a.pool == b.pool);
+        let groups = runs.map(|run| Group {
+            pool: self.node.config().pools[run[0].pool.0 as usize].name.clone(),
+            count: run.len() as u32,
+        });
+        Compact {
+            header: block.header.clone(),
+            salt: self.salt(),
+            groups: groups.collect(),
+            short_ids: vec![0; 6 * block.items.len()].into(),
+            prefilled: Vec::new(),
+        }
     }
 
     pub(super) fn send(&mut self, channel: u32, message: &impl Encode) {

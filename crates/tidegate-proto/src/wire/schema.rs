@@ -1159,7 +1159,7 @@ pub struct Compact {
     /// Six bytes for each item, in the block's order.
     #[serde(with = "super::hex_bytes")]
     pub short_ids: Bytes,
-    /// Some of the items, ascending by index, MAX_WHOLE bytes at most in the whole message.
+    /// Some of the items, ascending by index; the permit for bytes bounds their sum.
     pub prefilled: Vec<Prefilled>,
 }
 

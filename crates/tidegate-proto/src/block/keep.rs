@@ -1,0 +1,132 @@
+//! What is kept of blocks, and what makes room (specification section 9.3).
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::{Blocks, Body, Judged, Known, WANT_AGAIN, abandon};
+use crate::channel::Context;
+use crate::config::{BLOCK_ITEM, HEADER};
+use crate::id::BlockId;
+use crate::io::BlockItem;
+use crate::rules::HeaderFacts;
+use crate::wire::BlockPart;
+
+impl Blocks {
+    pub(super) fn insert(&mut self, known: Known) {
+        self.header_bytes += header_cost(&known.header);
+        self.known.insert(known.facts.block, known);
+    }
+}
+
+fn header_cost(header: &Bytes) -> usize {
+    header.len() + HEADER as usize
+}
+
+/// What the items of a block cost.
+pub(super) fn cost(items: &[BlockItem]) -> usize {
+    items.iter().map(|item| item.body.len() + BLOCK_ITEM as usize).sum()
+}
+
+/// Makes room for one more header. `false` if it is itself what is missed least.
+pub(super) fn room_for_header(cx: &mut Context, facts: &HeaderFacts, header: &Bytes) -> bool {
+    let most = cx.config.limits.header_bytes as usize;
+    while cx.blocks.header_bytes + header_cost(header) > most {
+        match least_missed(cx, facts) {
+            Some(block) if block != facts.block => forget(cx, block),
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// The header that is missed least, of those that are known and a new one: nothing builds on it,
+/// its producer made the most for its slot, and of those fork choice likes it least. So who makes
+/// many for one slot displaces his own, and no others.
+fn least_missed(cx: &Context, new: &HeaderFacts) -> Option<BlockId> {
+    let known = || cx.blocks.known.values().map(|known| &known.facts).chain([new]);
+    let orphans = cx.blocks.orphans.values().map(|orphan| &orphan.facts);
+    let parents = known().chain(orphans).map(|facts| facts.parent).collect::<BTreeSet<_>>();
+    let mut of_slot = BTreeMap::<_, usize>::new();
+    for facts in known() {
+        *of_slot.entry((facts.producer, facts.slot)).or_default() += 1;
+    }
+    let tips = [cx.tip.held(), cx.tip.best()];
+    let is_tip = |block: &BlockId| tips.iter().flatten().any(|tip| tip.block == *block);
+    let leaves = known().filter(|facts| !parents.contains(&facts.block) && !is_tip(&facts.block));
+    let count = |facts: &HeaderFacts| Reverse(of_slot[&(facts.producer, facts.slot)]);
+    let least = leaves.min_by(|a, b| count(a).cmp(&count(b)).then(cx.rules.compare(a, b)));
+    least.map(|facts| facts.block)
+}
+
+fn forget(cx: &mut Context, block: BlockId) {
+    drop_body(cx, block);
+    abandon(cx, block);
+    cx.blocks.fetcher.resolved((block, BlockPart::Compact));
+    if let Some(known) = cx.blocks.known.remove(&block) {
+        cx.blocks.header_bytes -= header_cost(&known.header);
+    }
+}
+
+/// Forgets blocks that are too far below the tip.
+pub(super) fn prune_below(cx: &mut Context, height: u64) {
+    let lowest = height.saturating_sub(u64::from(cx.config.limits.blocks_kept));
+    let old = cx.blocks.known.values().filter(|known| known.facts.height < lowest);
+    for block in old.map(|known| known.facts.block).collect::<Vec<_>>() {
+        forget(cx, block);
+    }
+}
+
+/// The items of a block are not kept any more, and it is as if they had never been here.
+pub(super) fn drop_body(cx: &mut Context, block: BlockId) {
+    let Some(known) = cx.blocks.known.get_mut(&block) else { return };
+    if let Body::Whole { items, .. } = std::mem::replace(&mut known.body, Body::Missing) {
+        cx.blocks.bytes -= cost(&items);
+    }
+}
+
+/// Whether a block may be fetched that builds on `parent`: what has not been executed may take
+/// half of the room, or else executed blocks could not be served. What can be executed next never
+/// waits for what cannot.
+pub(super) fn may_start(cx: &Context, parent: &BlockId) -> bool {
+    let next = cx.blocks.known.get(parent).is_some_and(Known::is_accepted);
+    let bodies = cx.blocks.known.values().filter_map(|known| match &known.body {
+        Body::Whole { items, judged: Judged::Asked, .. } => Some(items),
+        Body::Whole { items, judged: Judged::Waiting, .. } if !next => Some(items),
+        _ => None,
+    });
+    bodies.map(|items| cost(items)).sum::<usize>() < cx.config.limits.block_bytes as usize / 2
+}
+
+/// Bodies make room: the oldest that were executed, then the newest that cannot be yet.
+pub(super) fn prune_bodies(cx: &mut Context) {
+    while cx.blocks.bytes > cx.config.limits.block_bytes as usize {
+        let tip = cx.tip.held().map(|held| held.block);
+        let place = |known: &Known| (known.facts.height, known.facts.block);
+        let whole = |judged| {
+            cx.blocks.known.values().filter(move |known| match &known.body {
+                Body::Whole { items, judged: is, .. } => !items.is_empty() && *is == judged,
+                _ => false,
+            })
+        };
+        let executed = whole(Judged::Accepted).filter(|known| Some(known.facts.block) != tip);
+        if let Some((_, block)) = executed.map(place).min() {
+            empty(cx, block);
+        } else if let Some((_, block)) = whole(Judged::Waiting).map(place).max() {
+            drop_body(cx, block);
+            cx.blocks.want_again.get_or_insert(cx.now + WANT_AGAIN);
+        } else {
+            return;
+        }
+    }
+}
+
+/// A block stays accepted, and cannot be served any more.
+fn empty(cx: &mut Context, block: BlockId) {
+    let Some(known) = cx.blocks.known.get_mut(&block) else { return };
+    if let Body::Whole { items, lacked, .. } = &mut known.body {
+        cx.blocks.bytes -= cost(&std::mem::take(items));
+        lacked.clear();
+    }
+}

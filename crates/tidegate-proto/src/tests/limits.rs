@@ -1,0 +1,486 @@
+//! Limits of a node that no permit shows: each at its value and one past it.
+
+use bytes::Bytes;
+
+use super::app::{LARGE, SMALL, block, config, facts, genesis, id, item};
+use super::script::{BLOCK, CONTROL, LARGE_POOL, PEER, SMALL_POOL, Script, TIP};
+use crate::config::{BLOCK_ITEM, HEADER};
+use crate::id::{BlockId, ConnectionId, PeerId};
+use crate::io::{Admission, Block, Command, Event, Input, Subject, TipChange, Verdict};
+use crate::wire::{
+    BlockFetch, BlockItem, BlockMessage, BlockPart, BlockWant, Body, Compact, ControlMessage, Held,
+    NotHere, PoolMessage, Report, Return, TipMessage, TipSlot,
+};
+use crate::{Config, Limits};
+
+fn limited(change: impl FnOnce(&mut Limits)) -> Config {
+    let mut config = config(1);
+    change(&mut config.limits);
+    config
+}
+
+fn withhold(_: &Subject) -> Option<Verdict> {
+    None
+}
+
+fn withhold_blocks(subject: &Subject) -> Option<Verdict> {
+    let withheld = matches!(subject, Subject::Block(_));
+    (!withheld).then(|| Verdict::Accept(Admission::default()))
+}
+
+/// Blocks on top of each other, the first on the genesis.
+fn chain(length: u64, items: &dyn Fn(u64) -> Vec<Bytes>) -> Vec<Block> {
+    let mut parent = genesis();
+    let grow = |slot| {
+        let items = items(slot).into_iter().map(|body| (SMALL, body)).collect::<Vec<_>>();
+        let block = block(&parent, slot, 1, &items);
+        parent = block.header.clone();
+        block
+    };
+    (1..=length).map(grow).collect()
+}
+
+fn fetch(block: BlockId, want: BlockWant) -> BlockMessage {
+    BlockMessage::Fetch(BlockFetch { block, want })
+}
+
+/// What the node sends on the channel of blocks, but for its own tip.
+fn said(script: &mut Script) -> Vec<BlockMessage> {
+    script.received(BLOCK)
+}
+
+/// Whether the node serves a part of a block.
+fn serves(script: &mut Script, block: &Block, want: BlockWant) -> bool {
+    script.take();
+    script.send(BLOCK, &fetch(block.block, want));
+    script.wait(2000);
+    let answers = said(script).into_iter().filter_map(|message| match message {
+        BlockMessage::Header(_) | BlockMessage::Compact(_) => Some(true),
+        BlockMessage::NotHere(_) => Some(false),
+        _ => None,
+    });
+    let answers = answers.collect::<Vec<_>>();
+    assert_eq!(answers.len(), 1);
+    answers[0]
+}
+
+fn announce(script: &mut Script, block: &Block) {
+    script.send(TIP, &TipMessage::Header(block.header.clone()));
+    // Its permit is back by then.
+    script.wait(20);
+}
+
+/// The peer sends what it was asked for of a block whose items are not here.
+fn deliver(script: &mut Script, block: &Block) {
+    for (index, item) in block.items.iter().enumerate() {
+        let ids = block.items.iter().map(|item| item.id).collect::<Vec<_>>();
+        let proof = crate::merkle::prove(&ids, index).unwrap();
+        let body = Body::Whole(item.body.clone());
+        let (block, index, id) = (block.block, index as u32, item.id);
+        script.send(BLOCK, &BlockMessage::Item(BlockItem { block, index, id, proof, body }));
+    }
+}
+
+fn publish(script: &mut Script, block: &Block) {
+    script.command(Command::PublishBlock { request: 0, block: block.clone() });
+    set_tip(script, block);
+}
+
+fn set_tip(script: &mut Script, block: &Block) {
+    let (remove, add, accounts) = Default::default();
+    let change = TipChange { block: block.block, remove, add, accounts };
+    script.command(Command::SetTip(change));
+}
+
+fn behind(script: &Script) -> Vec<u64> {
+    let heights = script.events.iter().filter_map(|event| match event {
+        Event::Behind { height, .. } => Some(*height),
+        _ => None,
+    });
+    heights.collect()
+}
+
+/// Announces the last of a chain and sends so many of its ancestors, each when it is asked for.
+fn follow_back(script: &mut Script, chain: &[Block], ancestors: usize) {
+    announce(script, chain.last().unwrap());
+    for block in chain.iter().rev().skip(1).take(ancestors) {
+        let header = fetch(block.block, BlockWant::Header);
+        assert_eq!(said(script), [header]);
+        script.send(BLOCK, &BlockMessage::Header(block.header.clone()));
+    }
+}
+
+#[test]
+fn ancestors_are_followed_so_far_and_no_further() {
+    let chain = chain(66, &|_| Vec::new());
+    let mut script = Script::up();
+    follow_back(&mut script, &chain, 63);
+    assert!(behind(&script).is_empty(), "64 wait");
+    follow_back(&mut script, &chain[..2], 0);
+    assert_eq!(behind(&script), [66], "that is the 65th");
+    // By bytes: headers of 84.
+    for (bytes, expected) in [(84 * 3, vec![]), (84 * 3 - 1, vec![66])] {
+        let mut script = Script::up_with(limited(|limits| limits.orphan_bytes = bytes));
+        follow_back(&mut script, &chain, 2);
+        assert_eq!(behind(&script), expected);
+    }
+}
+
+/// R9.3.1 bounds bodies; this bounds headers.
+#[test]
+fn many_headers_for_one_slot_displace_each_other_and_no_others() {
+    // The genesis and three others.
+    let room = 4 * (84 + HEADER as u32);
+    let fork = |n| block(&genesis(), 1, 1, &[(SMALL, item(n, 100))]);
+    let mut forks = (1..=5).map(fork).collect::<Vec<_>>();
+    // The best one comes first: with one height and slot that of the smallest id.
+    forks.sort_by_key(|block| block.block);
+    let kept = |script: &mut Script, block| serves(script, block, BlockWant::Header);
+    let mut script = Script::up_with(limited(|limits| limits.header_bytes = room));
+    script.judge = withhold_blocks;
+    for fork in &forks[..3] {
+        announce(&mut script, fork);
+    }
+    assert!(forks[..3].iter().all(|fork| kept(&mut script, fork)), "the limit itself");
+    // One more is worse than all of them.
+    announce(&mut script, &forks[3]);
+    assert!(!kept(&mut script, &forks[3]) && kept(&mut script, &forks[2]));
+    // An honest one is worse too, by its later slot, and takes the place of the worst of many.
+    let honest = block(&genesis(), 2, 2, &[]);
+    announce(&mut script, &honest);
+    assert!(kept(&mut script, &honest) && !kept(&mut script, &forks[2]));
+    // What something builds on stays, and so does the best.
+    let child = block(&forks[1].header, 3, 3, &[]);
+    announce(&mut script, &child);
+    assert!([&forks[1], &child].into_iter().all(|block| kept(&mut script, block)));
+    assert_eq!(script.node.status().blocks_kept, 4);
+}
+
+/// R9.3.1
+#[test]
+fn a_third_block_of_one_producer_and_slot_is_fetched_as_an_ancestor_only() {
+    let fork = |n| block(&genesis(), 1, 1, &[(SMALL, item(n, 100))]);
+    let mut forks = (1..=3).map(fork).collect::<Vec<_>>();
+    // Each is better than the one before.
+    forks.sort_by_key(|block| std::cmp::Reverse(block.block));
+    let mut script = Script::up();
+    script.judge = withhold_blocks;
+    let compact = |block: &Block| fetch(block.block, BlockWant::Compact);
+    for fork in &forks[..2] {
+        announce(&mut script, fork);
+        script.wait(50);
+        assert_eq!(said(&mut script), [compact(fork)]);
+        let answer = script.compact(fork);
+        script.send(BLOCK, &BlockMessage::Compact(answer));
+        deliver(&mut script, fork);
+        script.take();
+    }
+    announce(&mut script, &forks[2]);
+    script.wait(3000);
+    assert!(!said(&mut script).contains(&compact(&forks[2])));
+    announce(&mut script, &block(&forks[2].header, 2, 2, &[]));
+    script.wait(50);
+    assert!(said(&mut script).contains(&compact(&forks[2])));
+}
+
+#[test]
+fn blocks_are_kept_as_deep_as_a_reorg_may_go() {
+    let chain = chain(4, &|_| Vec::new());
+    let mut script = Script::up_with(limited(|limits| limits.blocks_kept = 2));
+    for block in &chain {
+        publish(&mut script, block);
+    }
+    assert_eq!(script.node.status().height, 4);
+    assert!(!serves(&mut script, &chain[0], BlockWant::Header), "three below");
+    assert!(serves(&mut script, &chain[1], BlockWant::Compact), "two below");
+}
+
+#[test]
+fn the_oldest_bodies_make_room() {
+    let chain = chain(3, &|slot| vec![item(slot as u8, 1000)]);
+    for (room, served) in [(0, true), (1, false)] {
+        let bytes = 3 * (1000 + BLOCK_ITEM as u32) - room;
+        let mut script = Script::up_with(limited(|limits| limits.block_bytes = bytes));
+        for block in &chain {
+            publish(&mut script, block);
+        }
+        assert_eq!(serves(&mut script, &chain[0], BlockWant::Compact), served);
+        assert!(serves(&mut script, &chain[0], BlockWant::Header));
+        assert!(serves(&mut script, &chain[1], BlockWant::Compact));
+        let kept = if served { 3 } else { 2 };
+        assert_eq!(script.node.status().block_bytes, kept * (1000 + BLOCK_ITEM as usize));
+    }
+}
+
+/// Blocks come faster than they are executed: the node fetches so many ahead and no more.
+#[test]
+fn what_is_not_executed_takes_half_of_the_room() {
+    let chain = chain(4, &|slot| vec![item(slot as u8, 1000)]);
+    let one = 1000 + BLOCK_ITEM as u32;
+    let mut script = Script::up_with(limited(|limits| limits.block_bytes = 4 * one));
+    script.judge = withhold_blocks;
+    let compact = |block: &Block| fetch(block.block, BlockWant::Compact);
+    for (n, block) in chain.iter().enumerate() {
+        announce(&mut script, block);
+        script.wait(3000);
+        let asked = said(&mut script).contains(&compact(block));
+        assert_eq!(asked, n < 2, "block {n}");
+        if asked {
+            let answer = script.compact(block);
+            script.send(BLOCK, &BlockMessage::Compact(answer));
+            deliver(&mut script, block);
+        }
+    }
+    // A push does not pass either.
+    script.send(BLOCK, &BlockMessage::Push(script.compact(&chain[2])));
+    script.wait(100);
+    let ignored = Return { number: 0, report: Report::Ignored };
+    assert!(said(&mut script).contains(&BlockMessage::Return(vec![ignored])));
+    // One is executed: now there is room for another.
+    let (ticket, _) = script.questions.remove(0);
+    let verdict = Verdict::Accept(Admission::default());
+    script.command(Command::Verdict { ticket, verdict });
+    set_tip(&mut script, &chain[0]);
+    script.wait(1000);
+    assert!(said(&mut script).contains(&compact(&chain[2])));
+}
+
+/// What can be executed next displaces what came too early.
+#[test]
+fn what_can_be_executed_next_is_fetched_first() {
+    let chain = chain(3, &|slot| vec![item(slot as u8, if slot == 1 { 2000 } else { 1000 })]);
+    let cost = |size| size + BLOCK_ITEM as usize;
+    let room = 3 * cost(1000) as u32;
+    let mut script = Script::up_with(limited(|limits| limits.block_bytes = room));
+    script.judge = withhold_blocks;
+    for block in &chain {
+        announce(&mut script, block);
+    }
+    // The second and the third are here, and wait for the first.
+    let take = |script: &mut Script, block: &Block| {
+        let answer = script.compact(block);
+        script.send(BLOCK, &BlockMessage::Compact(answer));
+        deliver(script, block);
+    };
+    script.wait(50);
+    assert_eq!(said(&mut script).len(), 3, "nothing was here yet");
+    take(&mut script, &chain[1]);
+    take(&mut script, &chain[2]);
+    assert_eq!(script.node.status().block_bytes, 2 * cost(1000));
+    take(&mut script, &chain[0]);
+    assert_eq!(script.node.status().block_bytes, cost(2000) + cost(1000));
+    assert_eq!(script.questions.len(), 1, "the first is executed");
+    assert!(serves(&mut script, &chain[1], BlockWant::Compact));
+    assert!(!serves(&mut script, &chain[2], BlockWant::Compact));
+}
+
+#[test]
+fn a_block_that_is_too_large_is_no_good() {
+    for (size, expected) in [(1000, 1), (1001, 0)] {
+        let mut script = Script::up_with(limited(|limits| limits.block_size = 2000));
+        script.judge = withhold_blocks;
+        let items = [(SMALL, item(1, 1000)), (SMALL, item(2, size))];
+        let block = block(&genesis(), 1, 1, &items);
+        script.send(BLOCK, &BlockMessage::Push(script.compact(&block)));
+        deliver(&mut script, &block);
+        assert_eq!(script.questions.len(), expected);
+        let best = if expected == 1 { &block.header } else { &genesis() };
+        assert_eq!(script.node.best_header(), Some(&facts(best)));
+        assert_eq!(script.accusation(), None, "who relayed it could not know");
+    }
+}
+
+#[test]
+fn so_many_blocks_are_put_together_at_a_time() {
+    let mut script = Script::up_with(limited(|limits| limits.reconstructions = 1));
+    let forks = [1, 2].map(|n| block(&genesis(), n, 1, &[(SMALL, item(n as u8, 100))]));
+    // The better one comes second.
+    for fork in [&forks[1], &forks[0]] {
+        script.send(BLOCK, &BlockMessage::Push(script.compact(fork)));
+    }
+    script.wait(100);
+    let reports = said(&mut script).into_iter().filter_map(|message| match message {
+        BlockMessage::Return(returns) => Some(returns),
+        _ => None,
+    });
+    let ignored = Return { number: 1, report: Report::Ignored };
+    assert_eq!(reports.flatten().collect::<Vec<_>>(), [ignored]);
+    let missing = BlockMessage::NotHere(NotHere { block: forks[1].block, part: BlockPart::Items });
+    script.send(BLOCK, &missing);
+    // There is room, and who has the header is asked for the block.
+    script.wait(1000);
+    assert!(said(&mut script).contains(&fetch(forks[0].block, BlockWant::Compact)));
+}
+
+#[test]
+fn a_block_is_waited_for_before_it_is_asked_for() {
+    let block = block(&genesis(), 1, 1, &[]);
+    let mut script = Script::up();
+    script.send(TIP, &TipMessage::Header(block.header.clone()));
+    script.wait(49);
+    assert_eq!(said(&mut script), []);
+    script.wait(1);
+    assert_eq!(said(&mut script), [fetch(block.block, BlockWant::Compact)]);
+}
+
+#[test]
+fn tips_come_one_in_so_much_time() {
+    let chain = chain(2, &|_| Vec::new());
+    let back = [TipMessage::Return(TipSlot::Header)];
+    let mut script = Script::up();
+    script.send(TIP, &TipMessage::Header(chain[0].header.clone()));
+    assert_eq!(script.received::<TipMessage>(TIP), back);
+    script.send(TIP, &TipMessage::Header(chain[1].header.clone()));
+    script.wait(19);
+    assert_eq!(script.received::<TipMessage>(TIP), []);
+    script.wait(1);
+    assert_eq!(script.received::<TipMessage>(TIP), back);
+}
+
+/// Each of two peers announces an item of 20,000 bytes, for which 20 KiB are set aside.
+#[test]
+fn bytes_that_are_asked_for_are_limited_over_all_links() {
+    for (bytes, expected) in [(40_960, 2), (40_959, 1)] {
+        let mut script = Script::up_with(limited(|limits| limits.fetch_bytes_node = bytes));
+        script.judge = withhold;
+        let mut asked = 0;
+        let mut number = |script: &mut Script, n| {
+            let announcement =
+                crate::pool::announcement(&script.salt(), &id(LARGE, &item(n, 20_000)), 20_000);
+            script.send(LARGE_POOL, &PoolMessage::Announce(vec![announcement]));
+            asked += script.received::<PoolMessage>(LARGE_POOL).len();
+        };
+        number(&mut script, 1);
+        script.connect(PeerId([8; 32]));
+        script.shake_hands();
+        number(&mut script, 2);
+        assert_eq!(asked, expected);
+        assert_eq!(script.node.status().fetch_bytes, 20_480 * expected as u32);
+    }
+}
+
+/// R5.5.1, R5.5.4: this side did not dial, so it pings after one and a half times 30 s.
+#[test]
+fn silence_is_asked_about_and_ended_in_time() {
+    let mut script = Script::up();
+    let pings = |script: &mut Script| {
+        let said = script.received::<ControlMessage>(CONTROL).into_iter();
+        said.filter(|message| matches!(message, ControlMessage::Ping(_))).count()
+    };
+    // The hello has taken 1 ms since the peer was heard.
+    script.wait(45_000 - 2);
+    assert_eq!(pings(&mut script), 0);
+    script.wait(1);
+    assert_eq!(pings(&mut script), 1);
+    script.wait(7999);
+    assert!(script.closed.is_empty());
+    script.wait(1);
+    assert!(script.closed.contains(&script.connection));
+    // While an answer is awaited it asks after 2 s.
+    let mut script = Script::up();
+    script.send(TIP, &TipMessage::Held(Held { block: BlockId([1; 32]), height: 1 }));
+    script.wait(1999);
+    assert_eq!(pings(&mut script), 0);
+    script.wait(1);
+    assert_eq!(pings(&mut script), 1);
+}
+
+/// R5.3.4: the older of two connections has 2 s to answer.
+#[test]
+fn the_older_of_two_connections_has_so_much_time() {
+    let mut script = Script::up();
+    let older = script.connection;
+    script.connect(PEER);
+    let hello = super::script::hello(script.connection);
+    script.send(CONTROL, &ControlMessage::Hello(hello));
+    script.wait(1999);
+    assert!(script.closed.is_empty());
+    script.wait(1);
+    assert!(script.closed.contains(&older) && !script.closed.contains(&script.connection));
+}
+
+fn close(script: &mut Script, connection: ConnectionId) {
+    script.input(Input::Closed { connection });
+}
+
+/// R12.3: otherwise a peer that comes again and again could make a node that is busy keep ever more.
+#[test]
+fn what_waits_goes_with_the_last_who_sent_it() {
+    let mut config = config(1);
+    config.workers = 1;
+    let mut script = Script::up_with(config);
+    script.judge = withhold;
+    // One place for items: the first is asked about, and the others wait.
+    for n in 1..=4 {
+        script.send(SMALL_POOL, &PoolMessage::Push(Body::Whole(item(n, 100))));
+    }
+    let first = script.connection;
+    // Another peer sends the second, and announces the third.
+    script.connect(PeerId([8; 32]));
+    script.shake_hands();
+    script.send(SMALL_POOL, &PoolMessage::Push(Body::Whole(item(2, 100))));
+    let announcement = crate::pool::announcement(&script.salt(), &id(SMALL, &item(3, 100)), 100);
+    script.send(SMALL_POOL, &PoolMessage::Announce(vec![announcement]));
+    assert_eq!(script.received::<PoolMessage>(SMALL_POOL), []);
+    close(&mut script, first);
+    // He announced it as number 1: now he is asked for it.
+    let asked = script.received::<PoolMessage>(SMALL_POOL);
+    assert_eq!(asked, [PoolMessage::Fetch(vec![1])]);
+    script.judge = |_| Some(Verdict::Accept(Admission::default()));
+    let (ticket, _) = script.questions.pop().unwrap();
+    let verdict = Verdict::Accept(Admission::default());
+    script.command(Command::Verdict { ticket, verdict });
+    let pooled = |script: &Script| script.node.status().pools["small"].items;
+    assert_eq!(pooled(&script), 2, "what was asked about counts, and what another sent");
+    script.wait(1000);
+    let first = PoolMessage::Return(vec![Return { number: 0, report: Report::First }]);
+    assert!(script.received::<PoolMessage>(SMALL_POOL).contains(&first));
+}
+
+/// R12.3
+#[test]
+fn a_header_that_waits_goes_with_the_last_who_sent_it() {
+    let mut config = config(1);
+    config.workers = 1;
+    let mut script = Script::up_with(config);
+    script.judge = withhold;
+    let forks = (1..=4).map(|slot| block(&genesis(), slot, 1, &[])).collect::<Vec<_>>();
+    let mut links = Vec::new();
+    // Two are asked about, two wait; the last one is sent by two peers.
+    for (n, header) in [0, 1, 2, 3, 3].into_iter().enumerate() {
+        script.connect(PeerId([100 + n as u8; 32]));
+        script.shake_hands();
+        links.push(script.connection);
+        announce(&mut script, &forks[header]);
+    }
+    assert_eq!(script.questions.len(), 2);
+    for link in &links[..4] {
+        close(&mut script, *link);
+    }
+    for (ticket, _) in std::mem::take(&mut script.questions) {
+        script.command(Command::Verdict { ticket, verdict: Verdict::Ignore });
+    }
+    let asked = script.questions.iter().map(|(_, subject)| subject.clone()).collect::<Vec<_>>();
+    let (block, header) = (forks[3].block, forks[3].header.clone());
+    assert_eq!(asked, [Subject::Header { block, header }]);
+}
+
+/// A compact block goes with who sent it, while its header waits for its verdict.
+#[test]
+fn a_compact_block_that_waits_goes_with_its_sender() {
+    let mut script = Script::up();
+    script.judge = withhold;
+    let wanted = block(&genesis(), 1, 1, &[]);
+    let Compact { header, .. } = script.compact(&wanted);
+    let sender = script.connection;
+    script.send(BLOCK, &BlockMessage::Push(script.compact(&wanted)));
+    script.connect(PeerId([8; 32]));
+    script.shake_hands();
+    script.send(TIP, &TipMessage::Header(header));
+    close(&mut script, sender);
+    let (ticket, _) = script.questions.pop().unwrap();
+    let verdict = Verdict::Accept(Admission::default());
+    script.command(Command::Verdict { ticket, verdict });
+    script.wait(50);
+    assert_eq!(said(&mut script), [fetch(wanted.block, BlockWant::Compact)]);
+}
