@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use quinn::{ConnectionError, VarInt};
 use tidegate::io::DialError;
 use tidegate::transport::Transport as _;
-use tidegate::wire::MAX_FRAME;
+use tidegate::wire::{Binding, MAX_FRAME};
 
 use super::harness::{End, Net, frame, numbered};
 use super::raw::{Shows, address_of, client, endpoint, good_client, quic, socket_of, thief};
@@ -36,6 +36,16 @@ async fn stream(quic: &quinn::Connection, channel: u32, bytes: &[u8]) -> quinn::
     stream.write_all(&channel.to_be_bytes()).await.expect("its channel");
     stream.write_all(bytes).await.expect("its bytes");
     stream
+}
+
+/// Another implementation finds the same binding by what the specification says (section 4.2).
+#[tokio::test]
+async fn the_binding_is_the_exporter_of_the_specification() {
+    let mut net = QuicNet::new(1);
+    let (quic, end) = accepted(&mut net).await;
+    let mut exporter = [0; 32];
+    quic.export_keying_material(&mut exporter, b"tidegate binding 1", b"").expect("32 bytes");
+    assert_eq!(net.link(end).binding, Binding::Exporter(exporter));
 }
 
 fn framed(bytes: &[u8]) -> Vec<u8> {
