@@ -5,6 +5,7 @@
 //! [`Reconstruction`] → relay and ticket → [`block_verdict`]. The header is relayed at its verdict
 //! and the compact block when its items are known; both before it is executed.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -27,12 +28,14 @@ mod channel;
 mod headers;
 mod keep;
 mod link;
+mod orphans;
 mod reconstruct;
 
 pub(crate) use channel::Channel;
-use headers::{Checking, Orphan};
+use headers::Checking;
 pub(crate) use headers::{header_announced, header_overdue, header_verdict, peer_holds};
 use link::BlockLink;
+use orphans::Orphans;
 use reconstruct::{Progress, Reconstruction};
 
 /// How often what is wanted and not here is asked for anew: everyone may have failed to deliver it,
@@ -48,7 +51,7 @@ pub(crate) struct Blocks {
     /// Headers that wait for their verdict.
     checking: BTreeMap<BlockId, Checking>,
     /// Headers whose parents are not known.
-    orphans: BTreeMap<BlockId, Orphan>,
+    orphans: Orphans,
     /// Headers and compact blocks that are asked for.
     fetcher: Fetcher<(BlockId, BlockPart)>,
     building: BTreeMap<BlockId, Reconstruction>,
@@ -79,6 +82,8 @@ enum Body {
         /// Indices of items that were not in this node's pools: others may lack them too.
         lacked: Vec<u32>,
         judged: Judged,
+        /// For proofs of items, made when the first is asked for.
+        tree: OnceCell<merkle::Tree>,
     },
     /// The application says that it, or an ancestor, is no good.
     Bad,
@@ -93,6 +98,10 @@ enum Judged {
 }
 
 impl Body {
+    fn whole(items: Vec<BlockItem>, lacked: Vec<u32>) -> Self {
+        Self::Whole { items, lacked, judged: Judged::Waiting, tree: OnceCell::new() }
+    }
+
     fn is_missing(&self) -> bool {
         matches!(self, Self::Missing)
     }
@@ -114,7 +123,7 @@ impl Blocks {
             salt,
             known: BTreeMap::new(),
             checking: BTreeMap::new(),
-            orphans: BTreeMap::new(),
+            orphans: Orphans::default(),
             fetcher: Fetcher::new(),
             building: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -123,8 +132,10 @@ impl Blocks {
             want_again: None,
         };
         if let Some((facts, header)) = genesis {
-            let body =
-                Body::Whole { items: Vec::new(), lacked: Vec::new(), judged: Judged::Accepted };
+            let mut body = Body::whole(Vec::new(), Vec::new());
+            if let Body::Whole { judged, .. } = &mut body {
+                *judged = Judged::Accepted;
+            }
             blocks.insert(Known { facts, header, body, announced_by: BTreeSet::new() });
         }
         blocks
@@ -261,18 +272,19 @@ fn compact_arrived(
         _ if pushed.is_some() && rivals(cx, &facts).next().is_some() => Some(Report::Ignored),
         Some(known) if known.is_whole() => Some(Report::Duplicate),
         Some(Known { body: Body::Missing, .. }) => {
-            if let Some(building) = cx.blocks.building.get_mut(&block) {
-                if !building.sources.contains(&link) {
-                    building.sources.push(link);
-                }
-                wake_block(cx, link);
-                Some(Report::Duplicate)
-            } else if cx.blocks.building.len() >= cx.config.limits.reconstructions as usize
-                || !keep::may_start(cx, &facts.parent)
+            if can_be_asked(&cx.blocks, link, &block)
+                && let Some(building) = cx.blocks.building.get_mut(&block)
+                && !building.sources.contains(&link)
             {
-                Some(Report::Ignored)
-            } else {
+                building.sources.push(link);
+                wake_block(cx, link);
+            }
+            if cx.blocks.building.contains_key(&block) {
+                Some(Report::Duplicate)
+            } else if keep::may_start(cx, &facts.parent) && keep::room_to_build(cx, &facts) {
                 None
+            } else {
+                Some(Report::Ignored)
             }
         }
         _ => Some(Report::Ignored),
@@ -294,18 +306,24 @@ fn compact_arrived(
     cx.blocks.fetcher.resolved((block, BlockPart::Compact));
     started.pushed = pushed.map(|number| (link, number));
     started.sources.push(link);
-    // Only who has a channel for blocks can be asked; its own sender may be gone by now.
-    let can_be_asked = |link: &ConnectionId| cx.blocks.links.contains_key(link);
     let others = cx.blocks.known.get(&block).map(|known| known.announced_by.iter());
-    let others = others.into_iter().flatten().filter(|o| **o != link && can_be_asked(o));
+    let others = others.into_iter().flatten().filter(|other| **other != link);
+    let others = others.filter(|other| can_be_asked(&cx.blocks, **other, &block));
     started.reserve = others.copied().collect();
-    if !can_be_asked(&link) {
+    // Its own sender may be gone by now.
+    if !can_be_asked(&cx.blocks, link, &block) {
         started.forget_source(link);
     }
     cx.stats.count(Count::CompactBlocks);
     cx.blocks.building.insert(block, started);
     advance(cx, block);
     Ok(())
+}
+
+/// Whether a link can be asked for what a block lacks: it has a channel for blocks, and no answer
+/// is outstanding.
+fn can_be_asked(blocks: &Blocks, link: ConnectionId, block: &BlockId) -> bool {
+    blocks.links.get(&link).is_some_and(|link| !link.owes(block))
 }
 
 /// A block that is being put together may be whole now, or something can be asked for.
@@ -355,7 +373,7 @@ fn complete(cx: &mut Context, block: BlockId) {
 fn whole(cx: &mut Context, block: BlockId, items: Vec<BlockItem>, lacked: Vec<u32>) {
     let Some(known) = cx.blocks.known.get_mut(&block) else { return };
     cx.blocks.bytes += keep::cost(&items);
-    known.body = Body::Whole { items, lacked, judged: Judged::Waiting };
+    known.body = Body::whole(items, lacked);
     cx.blocks.fetcher.resolved((block, BlockPart::Compact));
     wake_all(cx);
 }

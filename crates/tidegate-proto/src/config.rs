@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Digest, NetworkId, PeerId};
-use crate::wire::{Grant, MAX_BLOCK_ITEMS, MAX_FRAME, MAX_HEADER, MAX_NAME};
+use crate::wire::{Grant, MAX_BLOCK_ITEMS, MAX_FRAME, MAX_HEADER, MAX_NAME, MAX_WHOLE};
 
 /// What a node is set up with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,10 +105,16 @@ impl Config {
                 + u64::from(self.workers) * 2 * u64::from(pool.max_item)
         };
         let windows = u64::from(limits.receive_window) * 3 / 2 + u64::from(limits.send_window);
-        let blocks = u64::from(limits.block_grant.body_bytes) + 2 * MAX_HEADER as u64;
+        // Headers that are checked: one announced, those of two pushes, one that was asked for.
+        let blocks = u64::from(limits.block_grant.body_bytes) + 4 * MAX_HEADER as u64;
+        // Items that arrive in chunks: in a block, and in each pool as answers that are late.
+        let chunked = |item: u32| if item as usize > MAX_WHOLE { u64::from(item) } else { 0 };
+        let chunks = self.pools.iter().map(|pool| chunked(pool.max_item));
+        let chunks = chunks.clone().sum::<u64>() + chunks.max().unwrap_or(0);
         let per_peer = windows
             + self.pools.iter().map(link).sum::<u64>()
             + blocks
+            + chunks
             + u64::from(limits.orphan_bytes)
             + LINK;
         let handshakes = u64::from(limits.handshakes) * MAX_FRAME as u64;
@@ -136,7 +142,7 @@ const ANNOUNCED: u64 = 256;
 const HELD_BACK: u64 = 14;
 const LINK: u64 = 8 << 10;
 pub(crate) const HEADER: u64 = 2 << 10;
-pub(crate) const BLOCK_ITEM: u64 = 160;
+pub(crate) const BLOCK_ITEM: u64 = 224;
 const BAN: u64 = 64;
 
 /// A pool of items: what the application wants kept and spread.
@@ -244,7 +250,7 @@ pub struct Limits {
     /// Bytes of headers whose verdict was *accept*, with 2 KiB for each: about 1,000 of 100 bytes.
     /// Only a producer who makes many for one slot needs more, and displaces his own.
     pub header_bytes: u32,
-    /// Bytes of items of those blocks, with 160 for each: the oldest make room.
+    /// Bytes of items of those blocks, with 224 for each: the oldest make room.
     pub block_bytes: u32,
     /// Bytes of the items of the largest block.
     pub block_size: u32,
@@ -289,7 +295,7 @@ impl Default for Limits {
             },
             blocks_kept: 64,
             header_bytes: 2 << 20,
-            block_bytes: 24 << 20,
+            block_bytes: 20 << 20,
             block_size: 4 << 20,
             reconstructions: 4,
             block_patience: Duration::from_millis(50),

@@ -181,7 +181,7 @@ pub(crate) fn connected(cx: &mut Context, at: At, binding: Binding, known: bool)
         // To one whose identity is known, a tip may go with the hello. R5.1.8
         negotiate::add_fixed(cx, at.link);
     }
-    if let Err(refusal) = peers::has_room_for_hello(cx) {
+    if let Err(refusal) = peers::has_room_for_hello(cx, at.link) {
         refuse(cx, at.link, refusal);
     }
     cx.links.wake(at.link, at.slot);
@@ -260,11 +260,13 @@ fn close(cx: &mut Context, link: ConnectionId, reason: Disconnect) {
 pub(crate) fn closed(cx: &mut Context, link: ConnectionId) -> Disconnect {
     bring_down(cx, link);
     // R5.3.4
-    for newer in waiting_for(cx, link) {
+    let waiting = waiting_for(cx, link);
+    let stage = cx.control.links.remove(&link).map(|link| link.stage);
+    for newer in waiting {
         cx.control.waiting -= 1;
-        admit(cx, newer);
+        enter(cx, newer);
     }
-    match cx.control.links.remove(&link).map(|link| link.stage) {
+    match stage {
         Some(Stage::Closed(reason)) => reason,
         Some(Stage::Ending(Last::Goodbye(_, reason), _)) => reason,
         Some(Stage::Asking { .. }) => {
@@ -302,29 +304,37 @@ fn on_hello(cx: &mut Context, at: At, hello: Hello) -> Result<(), Violation> {
     } else {
         None
     };
-    let instance = hello.instance;
     if let Some(sent) = link.hello_sent
         && let Some(connection) = cx.links.get_mut(at.link)
     {
         connection.measured(cx.now.since(sent));
     }
     link.hello = Some(hello);
-    if let Some(refusal) = strange.or_else(|| peers::admit(cx, at.link).err()) {
-        refuse(cx, at.link, refusal);
-        return Ok(());
+    match strange {
+        Some(refusal) => refuse(cx, at.link, refusal),
+        None => enter(cx, at),
     }
+    Ok(())
+}
+
+/// The peer's hello is in order: there may be room for it, and it may be connected already. Asked
+/// again when another connection that this one waited for is gone: others may have waited too.
+fn enter(cx: &mut Context, at: At) {
+    let Some(link) = cx.control.links.get_mut(&at.link) else { return };
+    // If it waited for another, that is settled.
+    link.stage = Stage::Hello(cx.now);
+    if let Err(refusal) = peers::admit(cx, at.link) {
+        return refuse(cx, at.link, refusal);
+    }
+    let Some(instance) = cx.control.instance(at.link) else { return };
     match peers::second(cx, at.link, instance) {
-        Some(Second::Asks(older)) => {
-            ask(cx, at.link, older);
-            return Ok(());
-        }
+        Some(Second::Asks(older)) => return ask(cx, at.link, older),
         Some(Second::Yields) => {
             // Its listener refuses; its dialer waits for that.
             let connection = cx.links.get(at.link);
             if connection.is_some_and(|connection| connection.direction.is_inbound()) {
                 // R5.3.2
-                refuse(cx, at.link, Refusal::Duplicate);
-                return Ok(());
+                return refuse(cx, at.link, Refusal::Duplicate);
             }
             yields(cx, at.link);
         }
@@ -337,7 +347,6 @@ fn on_hello(cx: &mut Context, at: At, hello: Hello) -> Result<(), Violation> {
         None => {}
     }
     admit(cx, at);
-    Ok(())
 }
 
 /// The peer's hello is good.
@@ -550,7 +559,8 @@ impl ChannelTrait for Channel {
             }
             Stage::Closed(_) => None,
         };
-        let yields = link.yields.filter(|_| !matches!(link.stage, Stage::Closed(_)));
+        // Only what [`expire`] acts on: else it would be due for ever.
+        let yields = link.yields.filter(|_| matches!(link.stage, Stage::Setup(_) | Stage::Up));
         stage.into_iter().chain(yields).min()
     }
 }
@@ -608,7 +618,7 @@ pub(crate) fn expire(cx: &mut Context, at: At) {
             // It did not answer: this one takes its place. R5.3.4
             cx.control.waiting -= 1;
             goodbye(cx, older, Goodbye::Silent);
-            admit(cx, at);
+            enter(cx, at);
         }
         Stage::Ending(last, until) if until <= now => {
             let reason = match last {

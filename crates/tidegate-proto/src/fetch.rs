@@ -38,8 +38,6 @@ type Rank = (u8, u64);
 
 #[derive(Debug)]
 struct Want {
-    rank: Rank,
-    size: u32,
     candidates: Vec<Candidate>,
     state: State,
 }
@@ -50,6 +48,9 @@ pub(crate) struct Candidate {
     pub(crate) link: ConnectionId,
     /// What the announcement was numbered.
     pub(crate) tag: u32,
+    /// What it said of the size and the priority: it binds this one only.
+    size: u32,
+    rank: Rank,
     asked: bool,
 }
 
@@ -113,20 +114,25 @@ impl<K: Ord + Copy> Fetcher<K> {
         size: u32,
         patience: Option<Time>,
     ) {
-        let candidate = Candidate { link, tag, asked: false };
+        let rank = (!priority, self.announced);
+        self.announced += 1;
+        let candidate = Candidate { link, tag, size, rank, asked: false };
         if let Some(want) = self.wants.get_mut(&key) {
-            want.candidates.retain(|known| known.link != link);
+            if let Some(known) = want.candidates.iter().position(|known| known.link == link) {
+                let known = want.candidates.remove(known);
+                self.queues.entry(link).or_default().remove(&(known.rank, key));
+            }
             want.candidates.push(candidate);
             match want.state {
                 State::Exhausted(_) => self.change(key, State::Idle),
-                State::Idle => self.enqueue(key, link),
+                State::Idle => {
+                    self.queues.entry(link).or_default().insert((rank, key));
+                }
                 State::Patient(_) | State::InFlight(..) => {}
             }
             return;
         }
-        let rank = (!priority, self.announced);
-        self.announced += 1;
-        let want = Want { rank, size, candidates: vec![candidate], state: State::Idle };
+        let want = Want { candidates: vec![candidate], state: State::Idle };
         self.wants.insert(key, want);
         self.change(key, patience.map_or(State::Idle, State::Patient));
     }
@@ -135,19 +141,18 @@ impl<K: Ord + Copy> Fetcher<K> {
     pub(crate) fn next_for(
         &mut self,
         link: ConnectionId,
-        fits: impl FnOnce(u32) -> bool,
+        fits: impl FnOnce(&K, u32) -> bool,
         until: impl FnOnce(u32) -> Time,
     ) -> Option<Request<K>> {
         let &(_, key) = self.queues.get(&link)?.first()?;
         let want = self.wants.get_mut(&key).expect("what is queued is wanted");
-        if !fits(want.size) {
-            return None;
-        }
-        let size = want.size;
         let candidate = want.candidates.iter_mut().find(|candidate| candidate.link == link);
         let candidate = candidate.expect("only candidates have it in their queue");
+        let (tag, size) = (candidate.tag, candidate.size);
+        if !fits(&key, size) {
+            return None;
+        }
         candidate.asked = true;
-        let tag = candidate.tag;
         self.change(key, State::InFlight(link, until(size)));
         Some(Request { key, tag, size })
     }
@@ -160,8 +165,10 @@ impl<K: Ord + Copy> Fetcher<K> {
     /// `link` has not got `key`: it is no candidate any more. Who may be asked now, is returned.
     pub(crate) fn failed(&mut self, key: K, link: ConnectionId) -> Vec<ConnectionId> {
         let Some(want) = self.wants.get_mut(&key) else { return Vec::new() };
-        self.queues.entry(link).or_default().remove(&(want.rank, key));
-        want.candidates.retain(|candidate| candidate.link != link);
+        if let Some(known) = want.candidates.iter().position(|known| known.link == link) {
+            let known = want.candidates.remove(known);
+            self.queues.entry(link).or_default().remove(&(known.rank, key));
+        }
         if want.candidates.is_empty() {
             self.resolved(key);
             return Vec::new();
@@ -261,20 +268,17 @@ impl<K: Ord + Copy> Fetcher<K> {
         for candidate in want.candidates.iter().filter(|candidate| !candidate.asked) {
             let queue = self.queues.entry(candidate.link).or_default();
             if state == State::Idle {
-                queue.insert((want.rank, key));
+                queue.insert((candidate.rank, key));
             } else {
-                queue.remove(&(want.rank, key));
+                queue.remove(&(candidate.rank, key));
             }
         }
         // The one who is asked right now was in the queue as well.
-        if let State::InFlight(link, _) = state {
-            self.queues.entry(link).or_default().remove(&(want.rank, key));
+        if let State::InFlight(link, _) = state
+            && let Some(asked) = want.candidates.iter().find(|candidate| candidate.link == link)
+        {
+            self.queues.entry(link).or_default().remove(&(asked.rank, key));
         }
-    }
-
-    fn enqueue(&mut self, key: K, link: ConnectionId) {
-        let rank = self.wants[&key].rank;
-        self.queues.entry(link).or_default().insert((rank, key));
     }
 }
 
@@ -292,7 +296,7 @@ mod tests {
     }
 
     fn ask(fetcher: &mut Fetcher<u64>, link: ConnectionId, until: Time) -> Option<u64> {
-        fetcher.next_for(link, |_| true, |_| until).map(|request| request.key)
+        fetcher.next_for(link, |_, _| true, |_| until).map(|request| request.key)
     }
 
     #[test]
@@ -302,12 +306,12 @@ mod tests {
         fetcher.announced(11, A, 1, 9, 100, None);
         fetcher.announced(12, A, 2, 9, 100, None);
         fetcher.announced(11, B, 0, 9, 100, None);
-        let request = fetcher.next_for(A, |size| size == 100, |_| at(10)).unwrap();
+        let request = fetcher.next_for(A, |_, size| size == 100, |_| at(10)).unwrap();
         assert_eq!(request, Request { key: 11, tag: 1, size: 100 });
         // In flight with A, so not asked of B.
         assert_eq!(ask(&mut fetcher, B, at(10)), None);
         assert_eq!(ask(&mut fetcher, A, at(10)), Some(12));
-        assert_eq!(fetcher.next_for(A, |_| false, |_| at(10)), None);
+        assert_eq!(fetcher.next_for(A, |_, _| false, |_| at(10)), None);
         assert_eq!(ask(&mut fetcher, A, at(10)), Some(10));
         assert!(!fetcher.has_work(A));
     }
@@ -407,7 +411,7 @@ mod tests {
                     }
                     Step::Ask(l) => {
                         let until = now + Duration::from_millis(1000);
-                        if let Some(request) = fetcher.next_for(link(l), |_| true, |_| until) {
+                        if let Some(request) = fetcher.next_for(link(l), |_, _| true, |_| until) {
                             let k = request.key;
                             prop_assert!(!flights.contains_key(&k), "two in flight");
                             let asked = model.get_mut(&k).and_then(|m| m.get_mut(&link(l)));

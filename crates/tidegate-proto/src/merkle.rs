@@ -15,7 +15,41 @@ pub fn root(ids: &[ItemId]) -> Digest {
 ///
 /// `None` if there is no such item.
 pub fn prove(ids: &[ItemId], index: usize) -> Option<Vec<Digest>> {
-    (index < ids.len()).then(|| path(ids, index))
+    Tree::new(ids.iter().copied()).prove(index)
+}
+
+/// All hashes under a root, for more than one proof.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    /// From the leaves upwards; the last node of a level goes up alone if it has no sibling.
+    levels: Vec<Vec<[u8; 32]>>,
+}
+
+impl Tree {
+    pub(crate) fn new(ids: impl Iterator<Item = ItemId>) -> Self {
+        let mut level = ids.map(|id| leaf(&id)).collect::<Vec<_>>();
+        let mut levels = Vec::new();
+        while level.len() > 1 {
+            let next = level.chunks(2).map(|pair| match pair {
+                [left, right] => node(left, right),
+                alone => alone[0],
+            });
+            let next = next.collect();
+            levels.push(std::mem::replace(&mut level, next));
+        }
+        levels.push(level);
+        Self { levels }
+    }
+
+    /// The proof that the item at `index` is under the root. R10.2
+    pub(crate) fn prove(&self, index: usize) -> Option<Vec<Digest>> {
+        if index >= self.levels[0].len() {
+            return None;
+        }
+        let siblings = self.levels.iter().enumerate();
+        let siblings = siblings.filter_map(|(up, level)| level.get((index >> up) ^ 1));
+        Some(siblings.map(|sibling| Digest(*sibling)).collect())
+    }
 }
 
 /// Whether `id` is the item at `index` of `count` under `root`.
@@ -33,20 +67,6 @@ fn subtree(ids: &[ItemId]) -> [u8; 32] {
             node(&subtree(left), &subtree(right))
         }
     }
-}
-
-/// R10.2
-fn path(ids: &[ItemId], index: usize) -> Vec<Digest> {
-    if ids.len() < 2 {
-        return Vec::new();
-    }
-    let (left, right) = ids.split_at(left_size(ids.len()));
-    let (mut proof, sibling) = match index.checked_sub(left.len()) {
-        None => (path(left, index), subtree(right)),
-        Some(index) => (path(right, index), subtree(left)),
-    };
-    proof.push(Digest(sibling));
-    proof
 }
 
 /// The hash of a subtree of `count` items from the hash of one of its leaves. R10.2

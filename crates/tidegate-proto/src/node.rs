@@ -150,7 +150,10 @@ impl Node {
     /// Time has passed. Harmless when nothing was due.
     pub fn handle_timeout(&mut self, now: Time) {
         self.advance(now);
-        while let Some(timer) = self.cx.timers.pop(self.cx.now) {
+        // Each once: what is due again at once has something to send first.
+        let (now, timers) = (self.cx.now, &mut self.cx.timers);
+        let due = std::iter::from_fn(|| timers.pop(now)).collect::<Vec<_>>();
+        for timer in due {
             match timer {
                 Timer::Channel { link, slot } => {
                     if slot == 0 {

@@ -115,10 +115,14 @@ pub(crate) fn may_dial(cx: &Context) -> bool {
     dialed + cx.peers.dialing() < cx.config.limits.max_outbound as usize
 }
 
-/// Whether there is room for one more hello.
-pub(crate) fn has_room_for_hello(cx: &Context) -> Result<(), Refusal> {
-    let pending = cx.links.iter().filter(|(_, link)| !link.up).count();
-    match pending <= cx.config.limits.handshakes as usize {
+/// Whether there is room for one more hello. There always is for those whom this node dialed:
+/// strangers must not keep it from finding others.
+pub(crate) fn has_room_for_hello(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
+    if cx.links.get(link).is_some_and(|link| !link.direction.is_inbound()) {
+        return Ok(());
+    }
+    let pending = cx.links.iter().filter(|(_, link)| link.direction.is_inbound() && !link.up);
+    match pending.count() <= cx.config.limits.handshakes as usize {
         true => Ok(()),
         false => Err(Refusal::Busy(RETRY_MS)),
     }

@@ -13,7 +13,7 @@ use siphasher::sip::SipHasher24;
 
 use crate::channel::Context;
 use crate::config::PoolSpec;
-use crate::fetch::Fetcher;
+use crate::fetch::{Candidate, Fetcher};
 use crate::id::{AccountId, ConnectionId, ItemId, ItemKey, PoolIndex, Salt};
 use crate::io::{Admission, Event, Fate, Invalid, Output, Subject, Verdict};
 use crate::link::{At, Links};
@@ -84,6 +84,27 @@ struct Pending {
     reserved: Option<(ConnectionId, u32)>,
     /// The verdict is late: the permits went back as *ignored*.
     overdue: bool,
+}
+
+impl Pending {
+    /// Another source of the item: its report, if it is due at once. Each link is a source once,
+    /// so that what is kept does not grow with what it repeats.
+    fn another(&mut self, source: Source) -> Option<Report> {
+        let same = |known: &&mut Source| known.link == source.link;
+        if let Some(known) = self.sources.iter_mut().find(same) {
+            // Announced before, and asked for before another was faster.
+            if source.how != How::Announced {
+                known.how = source.how;
+            }
+            let outcome = if self.overdue { Report::Ignored } else { Report::Duplicate };
+            return (known.number != source.number).then_some(outcome);
+        }
+        if self.overdue {
+            return Some(Report::Ignored);
+        }
+        self.sources.push(source);
+        None
+    }
 }
 
 /// Who is owed a report about an item.
@@ -212,6 +233,10 @@ impl Pool {
     /// An item that is neither here nor pending was announced.
     fn wanted(&mut self, alias: u64, link: ConnectionId, number: u32, facts: Facts) {
         let Some(announcer) = self.links.get_mut(&link) else { return };
+        // It has been asked for, and the answer is on its way.
+        if announcer.requested.contains_key(&number) {
+            return;
+        }
         announcer.offered.insert(number);
         let bound = facts.size_bound().min(self.spec.max_item);
         self.fetcher.announced(alias, link, number, facts.priority_class(), bound, None);
@@ -271,15 +296,10 @@ fn arrived(
         return Ok(());
     }
     if let Some(pending) = pool.pending.get_mut(&id) {
-        let overdue = pending.overdue;
-        match pending.sources.iter_mut().find(|s| (s.link, s.number) == (at.link, number)) {
-            // Announced before, and asked for before another was faster.
-            Some(known) => known.how = how,
-            None => pending.sources.push(source),
-        }
+        let outcome = pending.another(source);
         release(cx, at, reserved);
-        if overdue {
-            report(cx, at.index, source, Report::Ignored);
+        if let Some(outcome) = outcome {
+            report(cx, at.index, source, outcome);
         }
         return Ok(());
     }
@@ -288,15 +308,51 @@ fn arrived(
         return Err(Violation::MalformedItem);
     };
     let alias = pool.alias(&id);
-    let announced = pool.fetcher.resolved(alias).into_iter();
-    let others = announced.filter(|c| (c.link, c.tag) != (at.link, number));
-    let others = others.map(|c| Source { link: c.link, number: c.tag, how: How::Announced });
-    let sources = std::iter::once(source).chain(others).collect();
+    let index = pool.index;
+    let announced = resolved(cx, at.index, alias).into_iter();
+    let others = announced.map(|c| Source { link: c.link, number: c.tag, how: How::Announced });
     let reserved = reserved.map(|bytes| (at.link, bytes));
+    let mut pending = Pending { body, facts, sources: vec![source], reserved, overdue: false };
+    let mut settled = Vec::new();
+    for other in others.filter(|other| (other.link, other.number) != (at.link, number)) {
+        settled.extend(pending.another(other).map(|outcome| (other, outcome)));
+    }
+    let pool = &mut cx.pools[at.index];
     pool.aliases.insert(alias, id);
-    pool.pending.insert(id, Pending { body, facts, sources, reserved, overdue: false });
-    cx.tickets.ask_item(at.link, pool.index, id);
+    pool.pending.insert(id, pending);
+    cx.tickets.ask_item(at.link, index, id);
+    for (other, outcome) in settled {
+        report(cx, at.index, other, outcome);
+    }
     Ok(())
+}
+
+/// An announced id is wanted no more: who announced it. If one of them has been asked, the node's
+/// share is free for others, and taken again when the answer comes.
+fn resolved(cx: &mut Context, index: usize, alias: u64) -> Vec<Candidate> {
+    let pool = &mut cx.pools[index];
+    let candidates = pool.fetcher.resolved(alias);
+    let mut charged = 0;
+    for candidate in &candidates {
+        let link = pool.links.get_mut(&candidate.link);
+        if let Some(requested) = link.and_then(|link| link.requested.get_mut(&candidate.tag)) {
+            charged += std::mem::take(&mut requested.charged);
+        }
+    }
+    if charged > 0 {
+        cx.fetch_bytes -= charged;
+        freed(cx);
+    }
+    candidates
+}
+
+/// The node's share of what may be asked for has room again: links that waited for it may ask.
+fn freed(cx: &mut Context) {
+    for pool in &cx.pools {
+        for link in pool.links.values().filter(|link| pool.fetcher.has_work(link.at.link)) {
+            cx.links.wake(link.at.link, link.at.slot);
+        }
+    }
 }
 
 /// A link is gone, and with it the permits that paid for what it sent and nobody checks yet: who
@@ -308,19 +364,39 @@ fn withdraw(cx: &mut Context, at: At) {
         let pool = &mut cx.pools[at.index];
         let Some(pending) = pool.pending.get_mut(&id) else { continue };
         pending.sources.retain(|source| pool.links.contains_key(&source.link));
-        if let Some(other) = pending.sources.iter().find(|source| source.how != How::Announced) {
+        let reserved = pending.reserved.take();
+        // Another push has its own permit; another answer gave its share back, and takes it again.
+        let pushed = pending.sources.iter().find(|source| source.how == How::Pushed).copied();
+        let fetched = pending.sources.iter().find(|source| source.how == How::Fetched).copied();
+        let bytes = pending.body.len() as u32;
+        if let Some((_, bytes)) = reserved {
+            release(cx, at, Some(bytes));
+        }
+        let room = cx.fetch_bytes + bytes <= cx.config.limits.fetch_bytes_node;
+        let pool = &mut cx.pools[at.index];
+        let Some(pending) = pool.pending.get_mut(&id) else { continue };
+        if let Some(other) = pushed.or_else(|| fetched.filter(|_| room)) {
+            if pushed.is_none()
+                && let Some(link) = pool.links.get_mut(&other.link)
+            {
+                link.reserved += bytes;
+                cx.fetch_bytes += bytes;
+                pending.reserved = Some((other.link, bytes));
+            }
             cx.tickets.ask_item(other.link, index, id);
             continue;
         }
         let Some(pending) = pool.pending.remove(&id) else { continue };
-        if let Some((_, bytes)) = pending.reserved {
-            release(cx, at, Some(bytes));
-        }
         let pool = &mut cx.pools[at.index];
         pool.forget_alias(&id);
         let alias = pool.alias(&id);
         let facts = Facts::new(pending.body.len(), pending.facts.priority);
         for source in pending.sources {
+            if source.how == How::Fetched {
+                report(cx, at.index, source, Report::Ignored);
+                continue;
+            }
+            let pool = &mut cx.pools[at.index];
             pool.wanted(alias, source.link, source.number, facts);
             let slot = pool.links.get(&source.link).map(|link| link.at.slot);
             slot.into_iter().for_each(|slot| cx.links.wake(source.link, slot));
@@ -336,10 +412,7 @@ fn release(cx: &mut Context, at: At, bytes: Option<u32>) {
     if let Some(link) = pool.links.get_mut(&at.link) {
         link.reserved -= bytes;
     }
-    // Links that waited for them may ask.
-    for link in pool.links.values().filter(|link| pool.fetcher.has_work(link.at.link)) {
-        cx.links.wake(link.at.link, link.at.slot);
-    }
+    freed(cx);
 }
 
 /// What to ask the application about an item that waits for its verdict.
@@ -453,7 +526,7 @@ pub(crate) fn publish(
 fn announcers(cx: &mut Context, pool: PoolIndex, id: ItemId) -> Vec<ConnectionId> {
     let index = pool.0 as usize;
     let alias = cx.pools[index].alias(&id);
-    let candidates = cx.pools[index].fetcher.resolved(alias);
+    let candidates = resolved(cx, index, alias);
     for candidate in &candidates {
         let source = Source { link: candidate.link, number: candidate.tag, how: How::Announced };
         report(cx, index, source, Report::Duplicate);
@@ -494,7 +567,7 @@ pub(crate) fn peer_tip_changed(cx: &mut Context, link: ConnectionId) {
     let height = cx.links.get(link).map_or(0, |link| link.height());
     for pool in &mut cx.pools {
         if let Some(held) = pool.links.get_mut(&link) {
-            held.tip_changed(height, &pool.log);
+            held.tip_changed(height, &pool.log, pool.next);
             cx.links.wake(link, held.at.slot);
         }
     }
@@ -511,6 +584,8 @@ pub(crate) fn expire(cx: &mut Context, index: usize) {
             cx.fetch_bytes -= std::mem::take(&mut requested.charged);
         }
     }
+    freed(cx);
+    let pool = &cx.pools[index];
     for link in expired.wake {
         if let Some(link) = pool.links.get(&link) {
             cx.links.wake(link.at.link, link.at.slot);

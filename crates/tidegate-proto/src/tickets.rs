@@ -81,12 +81,15 @@ impl Tickets {
         self.chain.len() < waiting
     }
 
-    /// The next question, if there is room for it. Headers and blocks go first.
+    /// The next question, if there is room for it. Headers and blocks go first; one place is kept
+    /// for them, and one for items while any wait.
     pub(crate) fn next(&mut self) -> Option<(Ticket, Question)> {
         if self.out.len() >= self.limit {
             return None;
         }
-        let question = match self.chain.pop_front() {
+        let kept =
+            !self.turns.is_empty() && self.items_out == 0 && self.out.len() + 1 == self.limit;
+        let question = match self.chain.pop_front_if(|_| !kept) {
             Some(question) => question,
             None if self.items_out + 1 >= self.limit => return None,
             None => {
@@ -178,6 +181,19 @@ mod tests {
         assert_eq!(tickets.withdraw_items(ConnectionId(1), other), [item(2)]);
         assert_eq!(tickets.withdraw_items(ConnectionId(1), other), []);
         assert_eq!(drain(&mut tickets), [Question::Item(POOL, item(4))]);
+    }
+
+    #[test]
+    fn one_place_is_kept_for_items() {
+        let mut tickets = Tickets::new(2);
+        let header = |n| Question::Header(BlockId([n; 32]));
+        tickets.ask_item(ConnectionId(1), POOL, item(1));
+        (1..=4).for_each(|n| tickets.ask(header(n)));
+        let first = [header(1), header(2), header(3), Question::Item(POOL, item(1))];
+        assert_eq!(drain(&mut tickets), first);
+        // None waits now.
+        tickets.answered(Ticket(3)).unwrap();
+        assert_eq!(drain(&mut tickets), [header(4)]);
     }
 
     #[test]

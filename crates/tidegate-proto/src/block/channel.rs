@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::link::{Asked, BlockLink, Incoming, Part};
-use super::{Body, Known, advance, headers, reconstruct, wake_block};
+use super::{Body, Known, advance, headers, keep, reconstruct, wake_block};
 use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
 use crate::chunk::{self, Receiving};
 use crate::config::Config;
@@ -27,8 +27,8 @@ use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire;
 use crate::wire::{
-    BlockFetch, BlockIds, BlockMessage, BlockPart, BlockWant, MAX_FRAME, MAX_HEADER, MAX_IDS,
-    MAX_INDICES, NotHere, Offer, OfferedVersion,
+    BlockFetch, BlockIds, BlockMessage, BlockPart, BlockWant, MAX_FRAME, MAX_IDS, MAX_INDICES,
+    NotHere, Offer, OfferedVersion,
 };
 
 /// The channel of blocks.
@@ -165,7 +165,7 @@ pub(super) fn lost(cx: &mut Context, link: ConnectionId, block: &BlockId, part: 
     let Some(building) = cx.blocks.building.get_mut(block) else { return };
     match part {
         Part::Header | Part::Compact => return,
-        Part::Ids(_) => building.ids_asked = false,
+        Part::Ids(_) => building.ids_failed(link),
         Part::Items(indices) => building.not_delivered(indices.iter().copied()),
     }
     building.forget_source(link);
@@ -197,11 +197,8 @@ fn on_ids(cx: &mut Context, at: At, ids: BlockIds) -> Result<(), Violation> {
     }
     link.answered(request);
     answered(cx, at.link);
-    if let Some(building) = cx.blocks.building.get_mut(&ids.block)
-        && building.ids_wanted == Some(ids.first)
-    {
-        building.ids_asked = false;
-        building.deliver_ids(ids.first, &ids.ids, &cx.pools)?;
+    if let Some(building) = cx.blocks.building.get_mut(&ids.block) {
+        building.deliver_ids(at.link, ids.first, &ids.ids, &cx.pools)?;
         advance(cx, ids.block);
     }
     Ok(())
@@ -279,11 +276,24 @@ fn deliver(
 fn poll_fetch(cx: &mut Context, at: At) -> Option<BlockMessage> {
     let link = cx.blocks.links.get_mut(&at.link)?;
     let connection = cx.links.get_mut(at.link)?;
-    let limits = &cx.config.limits;
-    let busy = cx.blocks.building.len() >= limits.reconstructions as usize;
-    let fits = |bytes: u32| {
-        let header = bytes as usize == MAX_HEADER;
-        link.holder.allows_request(0) && (header || !busy)
+    let room = link.has_room(&cx.config.limits);
+    // One header at a time, and none while another of his is being checked: headers that were
+    // asked for cost no permit, so they must not pile up.
+    let checking = &cx.blocks.checking;
+    let may_ask_header = || {
+        let open = link.find_any(BlockPart::Header).is_some();
+        !open && !checking.values().any(|checking| checking.is_from(at.link))
+    };
+    let (known, building) = (&cx.blocks.known, &cx.blocks.building);
+    let fits = |(block, part): &(BlockId, BlockPart), _: u32| {
+        let may_build = || {
+            let facts = known.get(block).map(|known| known.facts);
+            let most = cx.config.limits.reconstructions;
+            facts.is_some_and(|facts| {
+                keep::weakest(known, building, &*cx.rules, most, &facts).is_ok()
+            })
+        };
+        room && if *part == BlockPart::Header { may_ask_header() } else { may_build() }
     };
     let until = |bytes: u32| cx.now + connection.patience(bytes);
     let request = cx.blocks.fetcher.next_for(at.link, fits, until)?;
@@ -303,24 +313,24 @@ fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
     let limits = &cx.config.limits;
     let link = cx.blocks.links.get_mut(&at.link)?;
     let connection = cx.links.get_mut(at.link)?;
-    if !link.holder.allows_request(0) {
+    if !link.has_room(limits) {
         return None;
     }
     for (block, building) in &mut cx.blocks.building {
         if !building.sources.contains(&at.link) {
             continue;
         }
-        if let Some(first) = building.ids_wanted {
-            if std::mem::replace(&mut building.ids_asked, true) {
-                continue;
-            }
+        if let Some(first) = building.ask_for_ids(at.link) {
             let until = cx.now + connection.patience(MAX_FRAME as u32);
             link.request(*block, Part::Ids(first), MAX_FRAME as u32, Some(until));
             connection.ask(cx.now);
             let want = BlockWant::Ids(first);
             return Some(BlockMessage::Fetch(BlockFetch { block: *block, want }));
         }
-        if !building.has_missing() || link.find(block, BlockPart::Items).is_some() {
+        if building.ids_wanted.is_some()
+            || !building.has_missing()
+            || link.find(block, BlockPart::Items).is_some()
+        {
             continue;
         }
         // One item always fits.
@@ -355,6 +365,11 @@ fn poll_push(cx: &mut Context, at: At) -> Option<BlockMessage> {
         return None;
     }
     let has_it = known.announced_by.contains(&at.link);
+    // It takes time to make: only if it may leave.
+    let least = Spent::Body((known.header.len() + items.len() * 6) as u32);
+    if has_it || !link.holder.allows(least) {
+        return None;
+    }
     let compact = reconstruct::compact(&known.facts, &known.header, items, lacked, &cx.pools, salt);
     let spent = Spent::Body(size(&compact));
     let body_permit = link.holder.allows(spent);
@@ -423,10 +438,10 @@ fn poll_answer(cx: &mut Context, at: At) -> Option<BlockMessage> {
                 let first = *first;
                 (!ids.is_empty()).then_some(BlockMessage::Ids(BlockIds { block, first, ids }))
             }
-            (BlockWant::Items(indices), Some((_, (items, _)))) => {
+            (BlockWant::Items(indices), Some(_)) => {
                 let index = indices[asked.sent];
                 let last = asked.sent + 1 == indices.len();
-                let item = block_item(block, items, index);
+                let item = known.and_then(|known| block_item(known, index));
                 if let Some((item, rest)) = item {
                     link.outgoing = rest;
                     asked.sent += 1;
@@ -449,14 +464,12 @@ fn poll_answer(cx: &mut Context, at: At) -> Option<BlockMessage> {
     None
 }
 
-fn block_item(
-    block: BlockId,
-    items: &[BlockItem],
-    index: u32,
-) -> Option<(wire::BlockItem, Option<chunk::Sending>)> {
+fn block_item(known: &Known, index: u32) -> Option<(wire::BlockItem, Option<chunk::Sending>)> {
+    let Body::Whole { items, tree, .. } = &known.body else { return None };
     let item = items.get(index as usize)?;
-    let ids = items.iter().map(|item| item.id).collect::<Vec<_>>();
-    let proof = merkle::prove(&ids, index as usize)?;
+    let tree = tree.get_or_init(|| merkle::Tree::new(items.iter().map(|item| item.id)));
+    let proof = tree.prove(index as usize)?;
+    let block = known.facts.block;
     let (body, rest) = chunk::start(&item.body);
     Some((wire::BlockItem { block, index, id: item.id, proof, body }, rest))
 }

@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
+use super::orphans::Orphan;
 use super::{
-    Body, Known, channel, compact_arrived, give_back, is_better, keep, offer, rivals, want,
+    Body, Known, can_be_asked, channel, compact_arrived, give_back, is_better, keep, offer, rivals,
+    wake_block, want,
 };
 use crate::channel::Context;
 use crate::id::{BlockId, ConnectionId};
@@ -29,13 +31,11 @@ pub(super) struct Checking {
     overdue: bool,
 }
 
-/// A header whose parent is not known.
-#[derive(Debug)]
-pub(super) struct Orphan {
-    pub(super) facts: HeaderFacts,
-    header: Bytes,
-    /// Who sent it: it counts against his share.
-    link: ConnectionId,
+impl Checking {
+    /// Whether a link sent it.
+    pub(super) fn is_from(&self, link: ConnectionId) -> bool {
+        self.sources.contains(&link)
+    }
 }
 
 /// What a header that came in means.
@@ -81,14 +81,18 @@ pub(crate) fn header_announced(
 pub(crate) fn peer_holds(cx: &mut Context, link: ConnectionId, held: &Held) {
     let Some(own) = cx.tip.held().copied() else { return };
     if let Some(known) = cx.blocks.known.get_mut(&held.block) {
-        known.announced_by.insert(link);
+        let news = known.announced_by.insert(link);
         let facts = known.facts;
         if known.body.is_missing() && is_better(cx, &facts) {
-            want(cx, held.block, None);
+            match news {
+                true => want(cx, held.block, None),
+                // He had only the header before.
+                false => offer(cx, held.block, BlockPart::Compact, link, None),
+            }
         }
     } else if let Some(checking) = cx.blocks.checking.get_mut(&held.block) {
         checking.sources.insert(link);
-    } else if cx.blocks.orphans.contains_key(&held.block) {
+    } else if cx.blocks.orphans.get(&held.block).is_some() {
         follow_back(cx, link, held.block);
     } else if held.height >= own.height {
         // Its header was superseded, or this node was not there.
@@ -111,6 +115,7 @@ pub(super) fn header_answered(
     channel::answered(cx, link);
     cx.blocks.fetcher.resolved((facts.block, BlockPart::Header));
     take(cx, link, facts, header, true);
+    wake_block(cx, link);
     Ok(())
 }
 
@@ -142,8 +147,15 @@ fn take(cx: &mut Context, link: ConnectionId, facts: HeaderFacts, header: Bytes,
         Standing::Known => {
             let block = facts.block;
             if let Some(known) = cx.blocks.known.get_mut(&block) {
-                known.announced_by.insert(link);
-                if known.body.is_missing() && is_better(cx, &facts) {
+                let news = known.announced_by.insert(link);
+                let missing = known.body.is_missing();
+                if news
+                    && can_be_asked(&cx.blocks, link, &block)
+                    && let Some(building) = cx.blocks.building.get_mut(&block)
+                {
+                    building.reserve.push(link);
+                }
+                if news && missing && is_better(cx, &facts) {
                     want(cx, block, None);
                 }
             } else if let Some(checking) = cx.blocks.checking.get_mut(&block) {
@@ -166,7 +178,7 @@ fn standing(cx: &Context, facts: &HeaderFacts, asked: bool) -> Standing {
     let block = &facts.block;
     if blocks.known.contains_key(block)
         || blocks.checking.contains_key(block)
-        || blocks.orphans.contains_key(block)
+        || blocks.orphans.get(block).is_some()
     {
         return Standing::Known;
     }
@@ -192,20 +204,18 @@ fn check(cx: &mut Context, facts: HeaderFacts, header: Bytes, sources: BTreeSet<
 /// Keeps a header until its parent is known, within its sender's share.
 fn adopt(cx: &mut Context, orphan: Orphan) {
     let link = orphan.link;
-    cx.blocks.orphans.insert(orphan.facts.block, orphan);
+    let (count, bytes) = cx.blocks.orphans.insert(orphan);
     let limits = &cx.config.limits;
-    let (mut count, mut bytes, mut height) = (0, 0, 0);
-    for own in cx.blocks.orphans.values().filter(|orphan| orphan.link == link) {
-        (count, bytes) = (count + 1, bytes + own.header.len());
-        height = height.max(own.facts.height);
+    if count <= limits.ancestors as usize && bytes <= limits.orphan_bytes as usize {
+        return;
     }
-    if count > limits.ancestors as usize || bytes > limits.orphan_bytes as usize {
-        // Too far behind to be followed header by header: that is a matter of sync.
-        cx.blocks.orphans.retain(|_, orphan| orphan.link != link);
-        if let Some(peer) = cx.links.get(link).map(|link| link.peer) {
-            cx.event(Event::Behind { peer, height });
-        }
+    // Too far behind to be followed header by header: that is a matter of sync.
+    let height = cx.blocks.orphans.forget(link);
+    if let (Some(height), Some(peer)) = (height, cx.links.get(link).map(|link| link.peer)) {
+        cx.event(Event::Behind { peer, height });
     }
+    // Others may have sent some of them too, and may be asked.
+    ask_others(cx, link);
 }
 
 /// Asks `link`, which has `block`, for the first unknown ancestor of it.
@@ -230,6 +240,8 @@ pub(crate) fn header_verdict(
     for link in &checking.sources {
         // R8.4
         tip::header_done(cx, *link);
+        // He may be asked for another.
+        wake_block(cx, *link);
     }
     let verdict = match verdict {
         Verdict::Accept(_) if !keep::room_for_header(cx, &checking.facts, &checking.header) => {
@@ -279,9 +291,7 @@ pub(super) fn accepted(cx: &mut Context, facts: HeaderFacts, header: Bytes) {
     if is_better(cx, &facts) && !second {
         want(cx, facts.block, Some(cx.now + cx.config.limits.block_patience));
     }
-    let orphans = &cx.blocks.orphans;
-    let children = orphans.values().filter(|orphan| orphan.facts.parent == facts.block);
-    for child in children.map(|orphan| orphan.facts.block).collect::<Vec<_>>() {
+    for child in cx.blocks.orphans.children(&facts.block) {
         let Some(orphan) = cx.blocks.orphans.remove(&child) else { continue };
         if orphan.facts.height == facts.height + 1 {
             check(cx, orphan.facts, orphan.header, [orphan.link].into());
@@ -295,9 +305,7 @@ pub(super) fn accepted(cx: &mut Context, facts: HeaderFacts, header: Bytes) {
 fn disown(cx: &mut Context, block: BlockId) {
     let mut gone = vec![block];
     while let Some(parent) = gone.pop() {
-        let orphans = cx.blocks.orphans.values();
-        let children = orphans.filter(|orphan| orphan.facts.parent == parent);
-        let children = children.map(|orphan| orphan.facts.block).collect::<Vec<_>>();
+        let children = cx.blocks.orphans.children(&parent);
         for child in &children {
             cx.blocks.orphans.remove(child);
         }
@@ -317,7 +325,7 @@ pub(crate) fn header_overdue(cx: &mut Context, block: BlockId) {
 pub(super) fn prune(cx: &mut Context) {
     let Some(height) = cx.tip.held().map(|held| held.height) else { return };
     let lowest = height.saturating_sub(u64::from(cx.config.limits.blocks_kept));
-    cx.blocks.orphans.retain(|_, orphan| orphan.facts.height > lowest);
+    cx.blocks.orphans.prune(lowest);
 }
 
 /// A link can be asked now: tips may have come on it before.
@@ -325,8 +333,7 @@ pub(super) fn link_up(cx: &mut Context, link: ConnectionId) {
     if let Some(held) = cx.links.get(link).and_then(|link| link.held.clone()) {
         peer_holds(cx, link, &held);
     }
-    let orphans = cx.blocks.orphans.values().filter(|orphan| orphan.link == link);
-    for block in orphans.map(|orphan| orphan.facts.block).collect::<Vec<_>>() {
+    for block in cx.blocks.orphans.of(link) {
         follow_back(cx, link, block);
     }
     let known = cx.blocks.known.values().filter(|known| known.announced_by.contains(&link));
@@ -339,7 +346,7 @@ pub(super) fn link_up(cx: &mut Context, link: ConnectionId) {
 
 /// A link is gone, and what it alone vouched for.
 pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
-    cx.blocks.orphans.retain(|_, orphan| orphan.link != link);
+    cx.blocks.orphans.forget(link);
     for known in cx.blocks.known.values_mut() {
         known.announced_by.remove(&link);
     }
@@ -356,14 +363,18 @@ pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
     for block in unpaid {
         if cx.tickets.withdraw(Question::Header(block)) {
             cx.blocks.checking.remove(&block);
-            let orphans = cx.blocks.orphans.values().filter(|o| o.facts.parent == block);
-            let orphans = orphans.map(|orphan| (orphan.link, orphan.facts.block));
-            for (link, orphan) in orphans.collect::<Vec<_>>() {
-                follow_back(cx, link, orphan);
+            for orphan in cx.blocks.orphans.children(&block) {
+                if let Some(link) = cx.blocks.orphans.get(&orphan).map(|orphan| orphan.link) {
+                    follow_back(cx, link, orphan);
+                }
             }
         }
     }
-    // What came through it may have to be asked of others.
+    ask_others(cx, link);
+}
+
+/// What came from a link may have to be asked of others.
+fn ask_others(cx: &mut Context, link: ConnectionId) {
     let links = cx.links.iter().filter(|(id, _)| *id != link);
     let held = links.filter_map(|(id, link)| link.held.clone().map(|held| (id, held)));
     for (link, held) in held.collect::<Vec<_>>() {

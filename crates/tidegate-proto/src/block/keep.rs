@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::reconstruct::Reconstruction;
 use super::{Blocks, Body, Judged, Known, WANT_AGAIN, abandon};
 use crate::channel::Context;
 use crate::config::{BLOCK_ITEM, HEADER};
 use crate::id::BlockId;
 use crate::io::BlockItem;
-use crate::rules::HeaderFacts;
+use crate::rules::{HeaderFacts, Rules};
 use crate::wire::BlockPart;
 
 impl Blocks {
@@ -46,7 +47,7 @@ pub(super) fn room_for_header(cx: &mut Context, facts: &HeaderFacts, header: &By
 /// many for one slot displaces his own, and no others.
 fn least_missed(cx: &Context, new: &HeaderFacts) -> Option<BlockId> {
     let known = || cx.blocks.known.values().map(|known| &known.facts).chain([new]);
-    let orphans = cx.blocks.orphans.values().map(|orphan| &orphan.facts);
+    let orphans = cx.blocks.orphans.iter().map(|orphan| &orphan.facts);
     let parents = known().chain(orphans).map(|facts| facts.parent).collect::<BTreeSet<_>>();
     let mut of_slot = BTreeMap::<_, usize>::new();
     for facts in known() {
@@ -97,6 +98,46 @@ pub(super) fn may_start(cx: &Context, parent: &BlockId) -> bool {
         _ => None,
     });
     bodies.map(|items| cost(items)).sum::<usize>() < cx.config.limits.block_bytes as usize / 2
+}
+
+/// Makes room to put a block together; `false` if there is none.
+pub(super) fn room_to_build(cx: &mut Context, facts: &HeaderFacts) -> bool {
+    let (known, building) = (&cx.blocks.known, &cx.blocks.building);
+    let most = cx.config.limits.reconstructions;
+    match weakest(known, building, &*cx.rules, most, facts) {
+        Ok(None) => true,
+        Ok(Some(block)) => {
+            abandon(cx, block);
+            true
+        }
+        Err(Full) => false,
+    }
+}
+
+/// There is no room, and nothing that is weaker.
+pub(super) struct Full;
+
+/// What has to make room before a block can be put together, if anything has to: a block that
+/// cannot be executed next if this one can, or one that fork choice likes less. So nobody can fill
+/// all places with blocks whose items he keeps to himself.
+pub(super) fn weakest(
+    known: &BTreeMap<BlockId, Known>,
+    building: &BTreeMap<BlockId, Reconstruction>,
+    rules: &dyn Rules,
+    most: u32,
+    new: &HeaderFacts,
+) -> Result<Option<BlockId>, Full> {
+    if building.len() < most as usize {
+        return Ok(None);
+    }
+    let next = |facts: &HeaderFacts| known.get(&facts.parent).is_some_and(Known::is_accepted);
+    let compare =
+        |a: &HeaderFacts, b: &HeaderFacts| next(a).cmp(&next(b)).then_with(|| rules.compare(a, b));
+    let weakest = building.values().map(|building| &building.facts).min_by(|a, b| compare(a, b));
+    match weakest.filter(|weakest| compare(weakest, new).is_lt()) {
+        Some(weakest) => Ok(Some(weakest.block)),
+        None => Err(Full),
+    }
 }
 
 /// Bodies make room: the oldest that were executed, then the newest that cannot be yet.

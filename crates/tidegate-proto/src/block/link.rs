@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::channel::Terms;
 use crate::chunk::{Receiving, Sending};
+use crate::config::Limits;
 use crate::id::{BlockId, ItemId};
 use crate::link::At;
 use crate::permit::{Holder, Issuer, Returns};
@@ -129,9 +130,27 @@ impl BlockLink {
         self.requests.push(Request { block, part, bound, until });
     }
 
+    /// Whether the peer may be asked for more: he allows it, and what he has not answered is
+    /// little.
+    pub(super) fn has_room(&self, limits: &Limits) -> bool {
+        self.requests.len() < limits.block_grant.requests as usize && self.holder.allows_request(0)
+    }
+
     /// Bytes of answers that may be on their way.
     pub(super) fn requested_bytes(&self) -> u32 {
-        self.requests.iter().map(|request| request.bound).sum()
+        self.requests.iter().fold(0, |sum, request| request.bound.saturating_add(sum))
+    }
+
+    /// An open request for such a part of any block.
+    pub(super) fn find_any(&self, kind: BlockPart) -> Option<usize> {
+        self.requests.iter().position(|request| request.part.kind() == kind)
+    }
+
+    /// Whether the peer has not answered what was asked of a block that is being put together:
+    /// there is no use in asking again.
+    pub(super) fn owes(&self, block: &BlockId) -> bool {
+        let parts = [BlockPart::Ids, BlockPart::Items];
+        parts.into_iter().any(|part| self.find(block, part).is_some())
     }
 
     /// The open request for a part of a block.

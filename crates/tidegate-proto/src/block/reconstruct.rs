@@ -89,10 +89,14 @@ pub(crate) struct Reconstruction {
     lacked: Vec<u32>,
     /// The ids are those of the header: they were all sent in full.
     ids_proven: bool,
+    /// It may be too large, so nothing more is fetched until the ids are proven.
+    missing_wait: bool,
     /// The first id of the next part of the full list, while that is asked for.
     pub(crate) ids_wanted: Option<u32>,
+    /// Who is asked for it: the whole list comes from one, so that one answers for it.
+    ids_source: Option<ConnectionId>,
     /// That part has been asked for.
-    pub(crate) ids_asked: bool,
+    ids_asked: bool,
     /// Who has the block, as far as he has not failed to deliver.
     pub(crate) sources: Vec<ConnectionId>,
     /// Who may have it: they are asked when no source is left.
@@ -145,7 +149,9 @@ impl Reconstruction {
             missing: (0..count as u32).collect(),
             lacked: Vec::new(),
             ids_proven: false,
+            missing_wait: false,
             ids_wanted: None,
+            ids_source: None,
             ids_asked: false,
             sources: Vec::new(),
             reserve: Vec::new(),
@@ -255,6 +261,7 @@ impl Reconstruction {
 
     /// `link` does not deliver. When nobody is left, those in reserve are asked.
     pub(crate) fn forget_source(&mut self, link: ConnectionId) {
+        self.ids_failed(link);
         self.sources.retain(|source| *source != link);
         self.reserve.retain(|source| *source != link);
         if self.sources.is_empty() {
@@ -262,8 +269,32 @@ impl Reconstruction {
         }
     }
 
+    /// Whether there are items to ask for.
     pub(crate) fn has_missing(&self) -> bool {
-        !self.missing.is_empty()
+        !self.missing.is_empty() && !self.missing_wait
+    }
+
+    /// `link` is asked for the next ids, if there are any to ask for: the first of them.
+    pub(crate) fn ask_for_ids(&mut self, link: ConnectionId) -> Option<u32> {
+        let first = self.ids_wanted.filter(|_| !self.ids_asked)?;
+        if *self.ids_source.get_or_insert(link) != link {
+            return None;
+        }
+        self.ids_asked = true;
+        Some(first)
+    }
+
+    /// Ids will not come from there: another is asked for the whole list.
+    pub(crate) fn ids_failed(&mut self, link: ConnectionId) {
+        if self.ids_source == Some(link) {
+            self.want_all_ids();
+        }
+    }
+
+    fn want_all_ids(&mut self) {
+        self.ids_wanted = Some(0);
+        self.ids_source = None;
+        self.ids_asked = false;
     }
 
     /// What was asked for will not come from there.
@@ -287,16 +318,23 @@ impl Reconstruction {
         }
     }
 
-    /// Full ids from `first` on. `Err` if the whole list is not the header's.
+    /// Full ids from `first` on, which `link` was asked for. `Err` if the whole list is not the
+    /// header's.
     pub(crate) fn deliver_ids(
         &mut self,
+        link: ConnectionId,
         first: u32,
         ids: &[ItemId],
         pools: &[Pool],
     ) -> Result<(), Violation> {
+        // He was too slow, and another is asked.
+        if self.ids_wanted != Some(first) || self.ids_source != Some(link) {
+            return Ok(());
+        }
+        self.ids_asked = false;
         let end = first as usize + ids.len();
         // R9.2.11
-        if self.ids_wanted != Some(first) || ids.is_empty() || end > self.ids.len() {
+        if ids.is_empty() || end > self.ids.len() {
             return Err(Violation::WrongIds);
         }
         for (at, id) in (first as usize..).zip(ids) {
@@ -310,9 +348,11 @@ impl Reconstruction {
         }
         self.ids_wanted = (end < self.ids.len()).then_some(end as u32);
         if self.ids_wanted.is_none() {
-            self.ids_proven = true;
+            self.ids_source = None;
+            self.ids_proven = self.root() == Some(self.facts.item_root);
             // R9.2.11
-            if self.root() != Some(self.facts.item_root) {
+            if !self.ids_proven {
+                self.want_all_ids();
                 return Err(Violation::WrongIds);
             }
         }
@@ -326,9 +366,16 @@ impl Reconstruction {
 
     /// Where it stands, with blocks of at most so many bytes.
     pub(crate) fn progress(&mut self, most: u32) -> Progress {
+        // A short id may stand for another item than is meant, and one item may be large.
         if self.bytes > most as usize {
-            return Progress::TooLarge;
+            if self.ids_proven || self.root() == Some(self.facts.item_root) {
+                return Progress::TooLarge;
+            }
+            self.missing_wait = true;
+            self.ids_wanted.get_or_insert(0);
+            return Progress::Wanting;
         }
+        self.missing_wait = false;
         if self.items.iter().any(Option::is_none) || self.ids_wanted.is_some() {
             return Progress::Wanting;
         }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::facts::Facts;
 use super::link::{Asked, Incoming, PoolLink, Requested};
-use super::{How, Source, arrived, release, report, spend_for};
+use super::{How, Source, arrived, freed, release, report, spend_for};
 use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
 use crate::chunk::{self, Receiving};
 use crate::config::{Config, PoolSpec};
@@ -71,7 +71,11 @@ impl ChannelTrait for Channel {
         for entry in pool.log.values_mut() {
             entry.known_by.retain(|known| *known != at.link);
         }
+        for pending in pool.pending.values_mut() {
+            pending.sources.retain(|source| source.link != at.link);
+        }
         super::withdraw(cx, at);
+        freed(cx);
     }
 
     fn on_message(cx: &mut Context, at: At, message: PoolMessage) -> Result<(), Violation> {
@@ -125,8 +129,10 @@ fn on_return(cx: &mut Context, at: At, returns: Vec<Return>) -> Result<(), Viola
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     for Return { number, report } in returns {
         let (_, sent) = link.holder.returned(number)?;
-        if report == Report::Ignored && pool.log.contains_key(&sent.position) {
-            link.ignored(&sent);
+        if report == Report::Ignored
+            && let Some(entry) = pool.log.get(&sent.position)
+        {
+            link.ignored(&sent, entry.from);
         }
     }
     cx.links.wake(at.link, at.slot);
@@ -156,11 +162,10 @@ fn on_announce(cx: &mut Context, at: At, announcements: &[Announcement]) -> Resu
         if let Some(entry) = pool.entry_mut(&id) {
             entry.known_by(at.link);
             report(cx, at.index, source, Report::Duplicate);
-        } else if let Some(pending) = pool.pending.get_mut(&id) {
-            pending.sources.push(source);
-            if pending.overdue {
-                report(cx, at.index, source, Report::Ignored);
-            }
+        } else if let Some(pending) = pool.pending.get_mut(&id)
+            && let Some(outcome) = pending.another(source)
+        {
+            report(cx, at.index, source, outcome);
         }
     }
     cx.links.wake(at.link, at.slot);
@@ -256,17 +261,21 @@ fn answered(
     // R7.3.8
     if pool.alias(&id) != requested.alias || body.len() > requested.bound as usize {
         cx.fetch_bytes -= requested.charged;
+        freed(cx);
         return Err(Violation::WrongBody);
     }
-    // If it timed out, the node's share went to others; there must be room again.
+    // If it timed out, the node's share went to others; there must be room again, unless another
+    // was faster, and the body is not kept.
+    let here = pool.aliases.contains_key(&requested.alias);
     let room = cx.config.limits.fetch_bytes_node.saturating_sub(cx.fetch_bytes);
     let charge = requested.bound - requested.charged;
     let offered = pool.links.get(&at.link).is_some_and(|link| link.offered.contains(&number));
     cx.fetch_bytes += charge;
-    if offered && charge <= room {
+    if offered && (here || charge <= room) {
         let arrived = arrived(cx, at, number, body, How::Fetched, Some(requested.bound));
         if arrived.is_err() {
             cx.fetch_bytes -= requested.bound;
+            freed(cx);
         }
         return arrived;
     }
@@ -326,6 +335,7 @@ fn on_gone(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation>
         }
     }
     cx.links.wake(at.link, at.slot);
+    freed(cx);
     Ok(())
 }
 
@@ -336,9 +346,11 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
     let connection = cx.links.get_mut(at.link)?;
     let limits = &cx.config.limits;
     let mut numbers = Vec::new();
-    while numbers.len() < MAX_FETCH {
+    let most = link.issuer.grant().announcements as usize;
+    // What was given up stays open: the answer may come.
+    while numbers.len() < MAX_FETCH && link.requested.len() < most {
         // One item always fits, on the link and on the node.
-        let fits = |bytes: u32| {
+        let fits = |_: &u64, bytes: u32| {
             let on_link = link.reserved == 0 || link.reserved + bytes <= limits.fetch_bytes_link;
             let on_node = cx.fetch_bytes == 0 || cx.fetch_bytes + bytes <= limits.fetch_bytes_node;
             on_link && on_node && link.holder.allows_request(bytes)
@@ -400,7 +412,7 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
         // R7.4.1
         if entry.from > height {
             link.pass(position);
-            link.hold_back(position);
+            link.hold_back(position, entry.from);
             continue;
         }
         let candidate = Candidate {

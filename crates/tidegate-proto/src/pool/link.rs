@@ -10,6 +10,9 @@ use crate::permit::{Holder, Issuer, Returns};
 use crate::time::Time;
 use crate::wire::Report;
 
+/// After so many new entries, those held back are looked through for what has left the log.
+const LOOK_THROUGH: u64 = 256;
+
 /// One link of a pool.
 #[derive(Debug)]
 pub(super) struct PoolLink {
@@ -32,8 +35,11 @@ pub(super) struct PoolLink {
     pub(super) cursor: u64,
     /// Entries before this position are older than the link: they are announced only.
     pub(super) old_before: u64,
-    /// Positions that the peer's tip is too low for, or that it ignored.
-    held_back: BTreeSet<u64>,
+    /// Positions that the peer's tip is too low for, or that it ignored, behind the height from
+    /// which each holds.
+    held_back: BTreeSet<(u64, u64)>,
+    /// Where the log ended when they were last looked through.
+    looked_through: u64,
     /// Positions that were held back and may go out again.
     due: BTreeSet<u64>,
     /// How often the peer's tip has changed.
@@ -98,6 +104,7 @@ impl PoolLink {
             cursor: 0,
             old_before: log_end,
             held_back: BTreeSet::new(),
+            looked_through: log_end,
             due: BTreeSet::new(),
             tips: 0,
             asked: VecDeque::new(),
@@ -122,33 +129,33 @@ impl PoolLink {
     }
 
     /// The peer's tip is too low for an entry.
-    pub(super) fn hold_back(&mut self, position: u64) {
-        self.held_back.insert(position);
+    pub(super) fn hold_back(&mut self, position: u64, from: u64) {
+        self.held_back.insert((from, position));
     }
 
     /// The peer ignored an entry: it is offered again at another tip than the one it was sent to.
     /// That tip may be there already, since reports may wait for company. R7.4.3
-    pub(super) fn ignored(&mut self, sent: &Sent) {
+    pub(super) fn ignored(&mut self, sent: &Sent, from: u64) {
         match sent.tips == self.tips {
-            true => self.held_back.insert(sent.position),
-            false => self.due.insert(sent.position),
-        };
+            true => self.hold_back(sent.position, from),
+            false => drop(self.due.insert(sent.position)),
+        }
     }
 
     /// The peer's tip is another: what holds there is due.
-    pub(super) fn tip_changed(&mut self, height: u64, log: &BTreeMap<u64, Entry>) {
+    pub(super) fn tip_changed(&mut self, height: u64, log: &BTreeMap<u64, Entry>, log_end: u64) {
         self.tips = self.tips.wrapping_add(1);
-        let held = std::mem::take(&mut self.held_back);
-        for position in held {
-            match log.get(&position) {
-                Some(entry) if entry.from <= height => {
-                    self.due.insert(position);
-                }
-                Some(_) => {
-                    self.held_back.insert(position);
-                }
-                None => {}
-            }
+        let later = match height.checked_add(1) {
+            Some(next) => self.held_back.split_off(&(next, 0)),
+            None => BTreeSet::new(),
+        };
+        let now = std::mem::replace(&mut self.held_back, later);
+        self.due.extend(now.into_iter().map(|(_, position)| position));
+        // Entries that are gone take no room, but looking for them takes time: a peer must not be
+        // able to ask for that with each tip.
+        if log_end - self.looked_through >= LOOK_THROUGH {
+            self.looked_through = log_end;
+            self.held_back.retain(|(_, position)| log.contains_key(position));
         }
     }
 

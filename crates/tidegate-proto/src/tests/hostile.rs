@@ -1,16 +1,16 @@
-//! What hostile peers did to a node in the fuzzer, told as stories.
+//! What hostile peers did to a node, in the fuzzer and in reviews, told as stories.
 
 use bytes::Bytes;
 
 use super::app::{LARGE, SMALL, block, config, genesis, id, item};
-use super::script::{BLOCK, CONTROL, LARGE_POOL, PEER, Script, TIP, hello, setup};
-use crate::Violation;
-use crate::id::{Digest, ItemId, PeerId};
-use crate::io::Input;
+use super::script::{BLOCK, CONTROL, LARGE_POOL, PEER, SMALL_POOL, Script, TIP, hello, setup};
+use crate::id::{ConnectionId, Digest, ItemId, PeerId};
+use crate::io::{Admission, Block, Command, Input, Subject, Verdict};
 use crate::wire::{
-    Answer, BlockFetch, BlockMessage, BlockWant, Body, Chunked, ControlMessage, Held, MAX_WHOLE,
-    PoolMessage, TipMessage,
+    Answer, BlockFetch, BlockIds, BlockMessage, BlockWant, Body, Chunked, Compact, ControlMessage,
+    Held, MAX_WHOLE, PoolMessage, Refusal, Report, Return, TipMessage,
 };
+use crate::{Time, Violation};
 
 /// The peer announces an item of 100,000 bytes as the next number, and is asked for it.
 fn asked(script: &mut Script, number: u32, id: &ItemId) {
@@ -112,4 +112,370 @@ fn a_block_does_not_wait_for_one_who_cannot_be_asked() {
     script.send(TIP, &TipMessage::Held(Held { block: wanted.block, height: 1 }));
     script.wait(100);
     assert_eq!(script.received::<BlockMessage>(BLOCK), [fetch(BlockWant::Compact)]);
+}
+
+fn pushed(script: &mut Script, pool: u32, body: Bytes) {
+    script.send(pool, &PoolMessage::Push(Body::Whole(body)));
+}
+
+fn close(script: &mut Script, connection: ConnectionId) {
+    script.input(Input::Closed { connection });
+}
+
+fn withhold(_: &Subject) -> Option<Verdict> {
+    None
+}
+
+fn withhold_blocks(subject: &Subject) -> Option<Verdict> {
+    let withheld = matches!(subject, Subject::Block(_));
+    (!withheld).then(|| Verdict::Accept(Admission::default()))
+}
+
+fn another_peer(script: &mut Script) -> ConnectionId {
+    script.connect(PeerId([8; 32]));
+    script.shake_hands();
+    script.connection
+}
+
+/// A node whose pool has `count` items, and a block of all but the last of them; the compact block
+/// that a liar makes of it names the last one instead of the first.
+fn misnamed(script: &mut Script, count: usize) -> (Block, Compact) {
+    let bodies = (0..count).map(|n| item((n % 250) as u8, 20 + n / 250)).collect::<Vec<_>>();
+    for body in &bodies {
+        let (pool, body, admission) = (SMALL, body.clone(), Admission::default());
+        script.command(Command::Publish { request: 1, pool, body, admission });
+    }
+    let items = bodies[..count - 1].iter().map(|body| (SMALL, body.clone())).collect::<Vec<_>>();
+    let wanted = block(&genesis(), 1, 1, &items);
+    let named = wanted.items.iter().map(|item| item.id).collect::<Vec<_>>();
+    let named = [&[id(SMALL, &bodies[count - 1])], &named[1..]].concat();
+    let salt = script.salt();
+    let short = named.iter().map(|id| crate::block::short_id(&salt, &wanted.block, id));
+    let short_ids = short.collect::<Vec<_>>().concat().into();
+    let compact = Compact { short_ids, ..script.compact(&wanted) };
+    script.take();
+    (wanted, compact)
+}
+
+/// A list of ids that is not the header's was taken for proven once its sender was gone, and the
+/// wrong block for the right one: by its verdict the node would have left the chain for ever.
+#[test]
+fn a_wrong_list_of_ids_proves_nothing() {
+    let mut script = Script::up();
+    script.judge = withhold_blocks;
+    let (wanted, wrong) = misnamed(&mut script, 3);
+    script.send(BLOCK, &BlockMessage::Push(wrong));
+    let liar = script.connection;
+    let mut ids = wanted.items.iter().map(|item| item.id).collect::<Vec<_>>();
+    ids[0] = ItemId([7; 32]);
+    let honest = another_peer(&mut script);
+    script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+    script.connection = liar;
+    script.take();
+    script.send(BLOCK, &BlockMessage::Ids(BlockIds { block: wanted.block, first: 0, ids }));
+    assert_eq!(script.accusation(), Some(Violation::WrongIds));
+    assert!(script.questions.is_empty());
+    // The other one is asked for the ids now, and gives the right ones.
+    script.connection = honest;
+    script.take();
+    script.wait(50);
+    let ids = wanted.items.iter().map(|item| item.id).collect();
+    script.send(BLOCK, &BlockMessage::Ids(BlockIds { block: wanted.block, first: 0, ids }));
+    assert_eq!(script.accusation(), None);
+    let subjects = script.questions.iter().map(|(_, subject)| subject.clone());
+    assert_eq!(subjects.collect::<Vec<_>>(), [Subject::Block(wanted)]);
+}
+
+/// The parts of a list come from one peer: an honest one was blamed for what another had begun.
+#[test]
+fn nobody_goes_on_with_the_list_of_another() {
+    let mut script = Script::up();
+    script.judge = withhold_blocks;
+    let (wanted, wrong) = misnamed(&mut script, 1100);
+    let fetch = |first| {
+        BlockMessage::Fetch(BlockFetch { block: wanted.block, want: BlockWant::Ids(first) })
+    };
+    script.send(BLOCK, &BlockMessage::Push(wrong));
+    assert_eq!(script.received::<BlockMessage>(BLOCK), [fetch(0)]);
+    let ids = vec![ItemId([7; 32]); 1024];
+    script.send(BLOCK, &BlockMessage::Ids(BlockIds { block: wanted.block, first: 0, ids }));
+    assert_eq!(script.received::<BlockMessage>(BLOCK), [fetch(1024)]);
+    let liar = script.connection;
+    another_peer(&mut script);
+    script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+    script.take();
+    close(&mut script, liar);
+    for (first, part) in [(0, &wanted.items[..1024]), (1024, &wanted.items[1024..])] {
+        assert_eq!(script.received::<BlockMessage>(BLOCK), [fetch(first)]);
+        let ids = part.iter().map(|item| item.id).collect();
+        script.send(BLOCK, &BlockMessage::Ids(BlockIds { block: wanted.block, first, ids }));
+        assert_eq!(script.accusation(), None);
+    }
+    assert_eq!(script.questions.len(), 1);
+}
+
+/// Short ids may name anything in the pool: items that are too large together say nothing about
+/// the block.
+#[test]
+fn a_block_is_too_large_only_by_its_own_items() {
+    let mut config = config(1);
+    config.limits.block_size = 60;
+    let mut script = Script::up_with(config);
+    script.judge = withhold_blocks;
+    let large = item(9, 50);
+    for body in [item(1, 20), item(2, 20), large.clone()] {
+        let (pool, admission) = (SMALL, Admission::default());
+        script.command(Command::Publish { request: 1, pool, body, admission });
+    }
+    let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 20)), (SMALL, item(2, 20))]);
+    let salt = script.salt();
+    let short = [id(SMALL, &large), wanted.items[1].id];
+    let short = short.map(|id| crate::block::short_id(&salt, &wanted.block, &id));
+    let compact = Compact { short_ids: short.concat().into(), ..script.compact(&wanted) };
+    script.take();
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    let ids = BlockFetch { block: wanted.block, want: BlockWant::Ids(0) };
+    assert_eq!(script.received::<BlockMessage>(BLOCK), [BlockMessage::Fetch(ids)]);
+    let ids = wanted.items.iter().map(|item| item.id).collect();
+    script.send(BLOCK, &BlockMessage::Ids(BlockIds { block: wanted.block, first: 0, ids }));
+    assert_eq!(script.questions.len(), 1);
+}
+
+/// Who pushed a block, did not deliver what it lacks, and pushed it again, was the only one from
+/// whom it was awaited.
+#[test]
+fn who_owes_items_is_not_asked_for_them_again() {
+    let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
+    let mut script = Script::up();
+    let silent = script.connection;
+    let items = BlockFetch { block: wanted.block, want: BlockWant::Items(vec![0]) };
+    script.send(BLOCK, &BlockMessage::Push(script.compact(&wanted)));
+    assert_eq!(script.received::<BlockMessage>(BLOCK), [BlockMessage::Fetch(items.clone())]);
+    // It times out; only then another announces the block.
+    while script.node.poll_timeout().is_some() && script.now < Time::from_micros(6_000_000) {
+        script.wait(100);
+    }
+    script.send(BLOCK, &BlockMessage::Push(script.compact(&wanted)));
+    assert!(!script.received::<BlockMessage>(BLOCK).contains(&BlockMessage::Fetch(items)));
+    another_peer(&mut script);
+    script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+    script.wait(1100);
+    let compact = BlockFetch { block: wanted.block, want: BlockWant::Compact };
+    assert!(script.received::<BlockMessage>(BLOCK).contains(&BlockMessage::Fetch(compact)));
+    assert!(!script.closed.contains(&silent));
+}
+
+/// The size that one peer announced was demanded of the others too.
+#[test]
+fn an_announcement_binds_only_who_made_it() {
+    let wanted = item(1, 100_000);
+    let mut script = Script::up();
+    let announce = |script: &mut Script, size| {
+        let announcement = crate::pool::announcement(&script.salt(), &id(LARGE, &wanted), size);
+        script.send(LARGE_POOL, &PoolMessage::Announce(vec![announcement]));
+    };
+    announce(&mut script, 60);
+    assert_eq!(script.received::<PoolMessage>(LARGE_POOL), [PoolMessage::Fetch(vec![0])]);
+    let liar = script.connection;
+    let honest = another_peer(&mut script);
+    announce(&mut script, 100_000);
+    script.connection = liar;
+    script.send(LARGE_POOL, &PoolMessage::Gone(vec![0]));
+    script.connection = honest;
+    let (body, mut rest) = crate::chunk::start(&wanted);
+    answer(&mut script, 0, body);
+    while let Some(chunk) = rest.as_mut().and_then(|rest| rest.next()) {
+        script.send(LARGE_POOL, &PoolMessage::Chunk(chunk));
+    }
+    assert_eq!(script.accusation(), None);
+    assert_eq!(script.node.status().pools["large"].items, 1);
+}
+
+/// What one is asked for, and another delivers, holds no share of what a node may ask for: others
+/// wait for it.
+#[test]
+fn what_another_delivered_is_not_held_for() {
+    let mut config = config(1);
+    config.limits.fetch_bytes_node = 110_000;
+    let mut script = Script::up_with(config);
+    let silent = script.connection;
+    let wanted = item(1, 100_000);
+    asked(&mut script, 0, &id(LARGE, &wanted));
+    // Another has something else, for which there is no room yet.
+    let waiting = another_peer(&mut script);
+    let other = crate::pool::announcement(&script.salt(), &id(LARGE, &item(2, 100_000)), 100_000);
+    script.send(LARGE_POOL, &PoolMessage::Announce(vec![other]));
+    assert_eq!(script.received::<PoolMessage>(LARGE_POOL), []);
+    script.command(Command::Publish {
+        request: 1,
+        pool: LARGE,
+        body: wanted,
+        admission: Admission::default(),
+    });
+    let fetch = PoolMessage::Fetch(vec![0]);
+    assert!(script.received::<PoolMessage>(LARGE_POOL).contains(&fetch));
+    assert!(!script.closed.contains(&silent) && script.connection == waiting);
+}
+
+/// A body came from one peer while another was asked for it, and the first one left before its
+/// turn: what is on its way is not asked for again.
+#[test]
+fn what_is_on_its_way_is_not_asked_for_again() {
+    let mut config = config(1);
+    config.workers = 1;
+    let mut script = Script::up_with(config);
+    script.judge = withhold;
+    let wanted = item(1, 20_000);
+    let announcement = crate::pool::announcement(&script.salt(), &id(LARGE, &wanted), 20_000);
+    script.send(LARGE_POOL, &PoolMessage::Announce(vec![announcement]));
+    assert_eq!(script.received::<PoolMessage>(LARGE_POOL), [PoolMessage::Fetch(vec![0])]);
+    let honest = script.connection;
+    let other = another_peer(&mut script);
+    pushed(&mut script, SMALL_POOL, item(9, 100));
+    pushed(&mut script, LARGE_POOL, wanted.clone());
+    script.connection = honest;
+    close(&mut script, other);
+    script.wait(10);
+    assert_eq!(script.received::<PoolMessage>(LARGE_POOL), []);
+    answer(&mut script, 0, Body::Whole(wanted));
+    assert_eq!(script.accusation(), None);
+    script.judge = |_| Some(Verdict::Accept(Admission::default()));
+    let (ticket, _) = script.questions.pop().unwrap();
+    script.command(Command::Verdict { ticket, verdict: Verdict::Ignore });
+    assert_eq!(script.node.status().pools["large"].items, 1);
+    assert_eq!(script.node.status().fetch_bytes, 0);
+}
+
+/// An answer gave its share back because another was faster; when that one leaves, it is needed
+/// again, and paid for.
+#[test]
+fn an_answer_that_takes_the_place_of_a_push_is_paid_for() {
+    for (bytes, stays) in [(20_480, true), (20_479, false)] {
+        let mut config = config(1);
+        config.workers = 1;
+        config.limits.fetch_bytes_node = bytes;
+        let mut script = Script::up_with(config);
+        script.judge = withhold;
+        let wanted = item(1, 20_480);
+        let announcement = crate::pool::announcement(&script.salt(), &id(LARGE, &wanted), 20_480);
+        script.send(LARGE_POOL, &PoolMessage::Announce(vec![announcement]));
+        let honest = script.connection;
+        let other = another_peer(&mut script);
+        pushed(&mut script, SMALL_POOL, item(9, 100));
+        pushed(&mut script, LARGE_POOL, wanted.clone());
+        script.connection = honest;
+        answer(&mut script, 0, Body::Whole(wanted));
+        assert_eq!(script.node.status().fetch_bytes, 0);
+        script.take();
+        close(&mut script, other);
+        assert_eq!(script.node.status().fetch_bytes, if stays { 20_480 } else { 0 });
+        script.wait(1000);
+        let returns = script.received::<PoolMessage>(LARGE_POOL);
+        let ignored = PoolMessage::Return(vec![Return { number: 0, report: Report::Ignored }]);
+        assert_eq!(returns, if stays { vec![] } else { vec![ignored] });
+    }
+}
+
+/// Each repetition was kept until the verdict, and for ever if that was late.
+#[test]
+fn who_repeats_himself_is_told_at_once() {
+    let mut script = Script::up();
+    script.judge = withhold;
+    pushed(&mut script, SMALL_POOL, item(1, 100));
+    let reports = |script: &mut Script| {
+        let announcement =
+            crate::pool::announcement(&script.salt(), &id(SMALL, &item(1, 100)), 100);
+        script.send(SMALL_POOL, &PoolMessage::Announce(vec![announcement]));
+        script.wait(1000);
+        let returned = script.received::<PoolMessage>(SMALL_POOL).into_iter();
+        let reports = returned.flat_map(|message| match message {
+            PoolMessage::Return(returns) => returns,
+            _ => Vec::new(),
+        });
+        reports.map(|back| (back.number, back.report)).collect::<Vec<_>>()
+    };
+    assert_eq!(reports(&mut script), [(1, Report::Duplicate)]);
+    script.wait(10_000);
+    assert_eq!(script.accusation(), None);
+    assert_eq!(reports(&mut script), [(0, Report::Ignored), (2, Report::Ignored)]);
+}
+
+/// Headers that nobody has were asked for as fast as they were named, and each request was kept.
+#[test]
+fn one_header_is_asked_for_at_a_time() {
+    let mut script = Script::up();
+    script.judge = withhold;
+    let headers = (1..=3).map(|slot| block(&genesis(), slot, 1, &[])).collect::<Vec<_>>();
+    let named = |script: &mut Script, n: usize| {
+        script.send(TIP, &TipMessage::Held(Held { block: headers[n].block, height: 1 }));
+        script.wait(20);
+        script.received::<BlockMessage>(BLOCK).len()
+    };
+    assert_eq!((named(&mut script, 0), named(&mut script, 1)), (1, 0), "no answer yet");
+    script.send(BLOCK, &BlockMessage::Header(headers[0].header.clone()));
+    assert_eq!(named(&mut script, 2), 0, "no verdict yet");
+    let (ticket, _) = script.questions.pop().unwrap();
+    script.command(Command::Verdict { ticket, verdict: Verdict::Ignore });
+    assert_eq!(script.received::<BlockMessage>(BLOCK).len(), 1);
+}
+
+/// The end of a connection that makes room for another was due for ever, and the node did nothing
+/// else any more.
+#[test]
+fn a_connection_that_does_not_make_room_is_ended_once() {
+    let mut script = Script::alone();
+    let smaller = PeerId([0; 32]);
+    script.dial(smaller);
+    script.shake_hands();
+    let older = script.connection;
+    script.connect(smaller);
+    script.shake_hands();
+    script.wait(4_998);
+    assert!(script.closed.is_empty());
+    script.wait(2_000);
+    assert!(script.closed.contains(&older) && !script.closed.contains(&script.connection));
+}
+
+/// Strangers who only begin their hellos kept a node from all whom it dialed itself.
+#[test]
+fn there_is_always_room_for_those_who_were_dialed() {
+    let mut script = Script::alone();
+    for n in 0..=64 {
+        script.connect(PeerId([100 + n; 32]));
+    }
+    assert!(matches!(script.refusal(), Some(Refusal::Busy(_))));
+    script.dial(PEER);
+    assert_eq!(script.refusal(), None);
+}
+
+/// Connections that waited for an older one of the same peer came in together when that ended.
+#[test]
+fn of_those_who_waited_one_comes_in() {
+    let mut config = config(1);
+    config.limits.max_inbound = 2;
+    let mut script = Script::up_with(config);
+    let older = script.connection;
+    let waiting = (0..3).map(|_| {
+        script.connect(PEER);
+        script.send(CONTROL, &ControlMessage::Hello(hello(script.connection)));
+        script.connection
+    });
+    let waiting = waiting.collect::<Vec<_>>();
+    close(&mut script, older);
+    for link in &waiting {
+        script.connection = *link;
+        let setup = ControlMessage::Setup(setup(script.node.config()));
+        script.send(CONTROL, &setup);
+    }
+    script.wait(1500);
+    assert_eq!(script.node.status().peers.len(), 1);
+    // One whose connection ended by a violation does not come back by another.
+    let mut script = Script::up();
+    let older = script.connection;
+    script.connect(PEER);
+    script.send(CONTROL, &ControlMessage::Hello(hello(script.connection)));
+    let newer = std::mem::replace(&mut script.connection, older);
+    script.frame(SMALL_POOL, Bytes::from_static(&[0xff; 8]).into());
+    script.connection = newer;
+    assert!(script.closed.contains(&older) && script.closed.contains(&newer));
 }

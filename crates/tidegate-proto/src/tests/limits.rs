@@ -8,8 +8,8 @@ use crate::config::{BLOCK_ITEM, HEADER};
 use crate::id::{BlockId, ConnectionId, PeerId};
 use crate::io::{Admission, Block, Command, Event, Input, Subject, TipChange, Verdict};
 use crate::wire::{
-    BlockFetch, BlockItem, BlockMessage, BlockPart, BlockWant, Body, Compact, ControlMessage, Held,
-    NotHere, PoolMessage, Report, Return, TipMessage, TipSlot,
+    BlockFetch, BlockItem, BlockMessage, BlockWant, Body, Compact, ControlMessage, Held,
+    PoolMessage, Report, Return, TipMessage, TipSlot,
 };
 use crate::{Config, Limits};
 
@@ -292,24 +292,28 @@ fn a_block_that_is_too_large_is_no_good() {
 
 #[test]
 fn so_many_blocks_are_put_together_at_a_time() {
-    let mut script = Script::up_with(limited(|limits| limits.reconstructions = 1));
     let forks = [1, 2].map(|n| block(&genesis(), n, 1, &[(SMALL, item(n as u8, 100))]));
-    // The better one comes second.
-    for fork in [&forks[1], &forks[0]] {
-        script.send(BLOCK, &BlockMessage::Push(script.compact(fork)));
+    let ignored = |script: &mut Script| {
+        script.wait(100);
+        let reports = said(script).into_iter().filter_map(|message| match message {
+            BlockMessage::Return(returns) => Some(returns),
+            _ => None,
+        });
+        let reports = reports.flatten().collect::<Vec<_>>();
+        assert!(reports.iter().all(|back| back.report == Report::Ignored), "{reports:?}");
+        reports.into_iter().map(|back| back.number).collect::<Vec<_>>()
+    };
+    for (most, better_last, expected) in
+        [(2, true, vec![]), (1, false, vec![1]), (1, true, vec![0])]
+    {
+        let mut script = Script::up_with(limited(|limits| limits.reconstructions = most));
+        // The first one is better.
+        let (first, second) = if better_last { (1, 0) } else { (0, 1) };
+        for fork in [first, second] {
+            script.send(BLOCK, &BlockMessage::Push(script.compact(&forks[fork])));
+        }
+        assert_eq!(ignored(&mut script), expected);
     }
-    script.wait(100);
-    let reports = said(&mut script).into_iter().filter_map(|message| match message {
-        BlockMessage::Return(returns) => Some(returns),
-        _ => None,
-    });
-    let ignored = Return { number: 1, report: Report::Ignored };
-    assert_eq!(reports.flatten().collect::<Vec<_>>(), [ignored]);
-    let missing = BlockMessage::NotHere(NotHere { block: forks[1].block, part: BlockPart::Items });
-    script.send(BLOCK, &missing);
-    // There is room, and who has the header is asked for the block.
-    script.wait(1000);
-    assert!(said(&mut script).contains(&fetch(forks[0].block, BlockWant::Compact)));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::app::{TestRules, config};
 use crate::config::PoolSpec;
-use crate::id::{Address, ConnectionId, Digest, PeerId, Salt, Ticket};
+use crate::id::{Address, ConnectionId, DialId, Digest, PeerId, Salt, Ticket};
 use crate::io::{Admission, Block, Command, Direction, Event, Input, Output, Subject, Verdict};
 use crate::rules::Rules as _;
 use crate::wire::{
@@ -40,6 +40,7 @@ pub(super) struct Script {
     /// What to answer at once.
     pub(super) judge: fn(&Subject) -> Option<Verdict>,
     next: u64,
+    dials: Vec<DialId>,
 }
 
 pub(super) fn hello(connection: ConnectionId) -> Hello {
@@ -101,6 +102,7 @@ impl Script {
             closed: BTreeSet::new(),
             judge: |_| Some(Verdict::Accept(Admission::default())),
             next: 1,
+            dials: Vec::new(),
         }
     }
 
@@ -118,13 +120,25 @@ impl Script {
 
     /// Another connection, of any peer.
     pub(super) fn connect(&mut self, peer: PeerId) {
+        self.connected(peer, Direction::Inbound);
+    }
+
+    /// A connection that this node dialed.
+    pub(super) fn dial(&mut self, peer: PeerId) {
+        let address = Address(Bytes::from_static(b"there"));
+        self.command(Command::Dial { address, peer: Some(peer) });
+        let dial = self.dials.pop().unwrap();
+        self.connected(peer, Direction::Outbound(dial));
+    }
+
+    fn connected(&mut self, peer: PeerId, direction: Direction) {
         self.connection = ConnectionId(self.next);
         self.next += 1;
         self.sent.clear();
         let connected = Input::Connected {
             connection: self.connection,
             peer,
-            direction: Direction::Inbound,
+            direction,
             address: Address(Bytes::from_static(b"here")),
             binding: binding(self.connection),
         };
@@ -255,10 +269,8 @@ impl Script {
                     None => self.questions.push((ticket, subject)),
                 },
                 Output::Event(event) => self.events.push(event),
-                Output::Dial { .. }
-                | Output::Open { .. }
-                | Output::Sign { .. }
-                | Output::Published { .. } => {}
+                Output::Dial { dial, .. } => self.dials.push(dial),
+                Output::Open { .. } | Output::Sign { .. } | Output::Published { .. } => {}
             }
         }
     }
