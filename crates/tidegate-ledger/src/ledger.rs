@@ -337,7 +337,7 @@ impl Ledger {
     fn revert_tip(&mut self, change: &mut Change) {
         let tip = self.blocks.get_mut(&self.tip).expect("the tip is known");
         let undo = tip.undo.take().expect("blocks of the best chain can be undone");
-        change.jobs.extend(undo.opened(&self.state));
+        change.undone.extend(undo.opened(&self.state));
         change.accounts.extend(undo.accounts().copied());
         self.state.revert(&undo);
         let body = tip.body.as_ref().map(|(block, _)| block.items.clone());
@@ -350,6 +350,7 @@ impl Ledger {
         let (block, items) = stored.body.as_ref().ok_or(StateError::Body)?;
         let undo = execute(&mut self.state, &stored.header, items)?;
         change.jobs.extend(undo.closed());
+        change.opened.extend(undo.opened(&self.state));
         change.accounts.extend(undo.accounts().copied());
         change.applied.extend(block.items.iter().map(|item| (item.id, item.clone())));
         stored.undo = Some(undo);
@@ -367,8 +368,14 @@ impl Ledger {
         for item in change.applied.values() {
             remove.extend(key(item).map(|key| (item.pool, key)));
         }
-        let closed = change.jobs.into_iter().filter(|job| self.state.job(job).is_none());
-        remove.extend(closed.map(|job| (WORKS, ItemKey(job.0))));
+        let is_open = |job: &JobId| self.state.job(job).is_some();
+        let place = |job: JobId| (WORKS, ItemKey(job.0));
+        let closed = change.jobs.into_iter().filter(|job| !is_open(job));
+        remove.extend(closed.map(place));
+        // Their blocks may come back.
+        let shelve = change.undone.iter().copied().filter(|job| !is_open(job)).map(place);
+        let shelve = shelve.filter(|place| !remove.contains(place)).collect();
+        let restore = change.opened.into_iter().filter(|job| is_open(job)).map(place).collect();
         let back =
             change.reverted.into_iter().filter(|item| !change.applied.contains_key(&item.id));
         let add = back.filter_map(|item| match self.admit(item.pool, &item.body) {
@@ -376,12 +383,13 @@ impl Ledger {
             Verdict::Reject | Verdict::Ignore => None,
         });
         let account = |id: AccountId| (id, chain_of(&self.account(&id)));
-        TipChange {
-            block: self.tip,
-            remove: remove.into_iter().collect(),
-            add: add.collect(),
-            accounts: change.accounts.into_iter().map(account).collect(),
-        }
+        let mut described = TipChange::new(self.tip);
+        described.remove = remove.into_iter().collect();
+        described.shelve = shelve;
+        described.restore = restore;
+        described.add = add.collect();
+        described.accounts = change.accounts.into_iter().map(account).collect();
+        described
     }
 
     /// Whether an item whose signature or proof is good holds at the tip.
@@ -495,6 +503,9 @@ struct Change {
     accounts: BTreeSet<AccountId>,
     /// Jobs that may not be open any more.
     jobs: BTreeSet<JobId>,
+    /// Jobs that blocks created which were undone, and jobs of blocks that were applied.
+    undone: BTreeSet<JobId>,
+    opened: BTreeSet<JobId>,
 }
 
 /// Applies a block's items to the state of its parent. On an error the state is as before.

@@ -101,6 +101,8 @@ impl Config {
             pool.capacity_bytes
                 + u64::from(pool.max_item)
                 + pool.capacity * (ENTRY + peers * KNOWN_BY)
+                + u64::from(limits.shelved_bytes)
+                + u64::from(limits.shelved) * ENTRY
                 // Bodies whose permit went back before their late verdict.
                 + u64::from(self.workers) * 2 * u64::from(pool.max_item)
         };
@@ -245,6 +247,10 @@ pub struct Limits {
     pub orphan_bytes: u32,
     /// What a peer may have outstanding on the block channel: two compact blocks.
     pub block_grant: Grant,
+    /// Items of each pool that a re-org took out and that are kept aside.
+    pub shelved: u32,
+    /// Bytes of them in each pool; the best stay. Both are guesses at a few blocks.
+    pub shelved_bytes: u32,
     /// Blocks below the tip that are kept and served: as deep as a re-org may go.
     pub blocks_kept: u32,
     /// Bytes of headers whose verdict was *accept*, with 2 KiB for each: about 1,000 of 100 bytes.
@@ -293,6 +299,8 @@ impl Default for Limits {
                 requests: 8,
                 fetch_bytes: 256 << 10,
             },
+            shelved: 256,
+            shelved_bytes: 256 << 10,
             blocks_kept: 64,
             header_bytes: 2 << 20,
             block_bytes: 20 << 20,

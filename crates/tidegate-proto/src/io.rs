@@ -189,15 +189,36 @@ pub struct Admission {
 
 /// A better tip, and what it changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TipChange {
     /// The executed block that is best now.
     pub block: BlockId,
     /// Keys of items that have no place in the pools any more: they are in a block, or stale.
     pub remove: Vec<(PoolIndex, ItemKey)>,
+    /// Keys of items that do not hold at this tip, and may at another: blocks that they depend on
+    /// were undone. They are kept aside for so many blocks as a re-org may undo.
+    pub shelve: Vec<(PoolIndex, ItemKey)>,
+    /// Keys of items that hold again, if they were kept aside. What accounts admit again is found
+    /// without that.
+    pub restore: Vec<(PoolIndex, ItemKey)>,
     /// Items of blocks that are no longer on the best chain and hold again.
     pub add: Vec<(PoolIndex, Bytes, Admission)>,
     /// Accounts that are others at the new tip. Their items that do not hold any more are dropped.
     pub accounts: Vec<(AccountId, Account)>,
+}
+
+impl TipChange {
+    /// A tip that changes nothing in the pools.
+    pub fn new(block: BlockId) -> Self {
+        Self {
+            block,
+            remove: Vec::new(),
+            shelve: Vec::new(),
+            restore: Vec::new(),
+            add: Vec::new(),
+            accounts: Vec::new(),
+        }
+    }
 }
 
 /// A block: its header and its items, in order.

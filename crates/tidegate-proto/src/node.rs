@@ -11,7 +11,7 @@ use crate::channel::{Context, Kind};
 use crate::config::{Config, ConfigError};
 use crate::control::{self, Control, record};
 use crate::id::{Address, ConnectionId, ItemId, PeerId, PoolIndex, Ticket};
-use crate::io::{Command, DialError, Direction, Event, Input, Output, TipChange, Verdict};
+use crate::io::{Command, DialError, Direction, Event, Input, Output, Verdict};
 use crate::link::{At, Link, Links};
 use crate::peers::{self, Peers};
 use crate::pool::{self, Pool};
@@ -128,9 +128,9 @@ impl Node {
                 let fate = block::publish(cx, block);
                 cx.outputs.push_back(Output::Published { request, fate });
             }
-            Command::SetTip(TipChange { block, remove, add, accounts }) => {
-                block::set_tip(cx, block);
-                pool::tip_changed(cx, remove, add, accounts);
+            Command::SetTip(change) => {
+                block::set_tip(cx, change.block);
+                pool::tip_changed(cx, change);
             }
             Command::Raise { peer, pool, grant } => {
                 for link in links_of(cx, &peer) {

@@ -14,11 +14,11 @@ use siphasher::sip::SipHasher24;
 use crate::channel::Context;
 use crate::config::PoolSpec;
 use crate::fetch::{Candidate, Fetcher};
-use crate::id::{AccountId, ConnectionId, ItemId, ItemKey, PoolIndex, Salt};
-use crate::io::{Admission, Event, Fate, Invalid, Output, Subject, Verdict};
+use crate::id::{ConnectionId, ItemId, ItemKey, PoolIndex, Salt};
+use crate::io::{Admission, Event, Fate, Invalid, Output, Subject, TipChange, Verdict};
 use crate::link::{At, Links};
 use crate::permit::Spent;
-use crate::rules::{Account, ItemFacts};
+use crate::rules::ItemFacts;
 use crate::time::Time;
 use crate::timers::Timer;
 use crate::violation::Violation;
@@ -28,11 +28,13 @@ mod channel;
 pub(crate) mod content;
 mod facts;
 mod link;
+mod shelf;
 
 pub(crate) use channel::{Channel, raise, raised};
 use content::{Content, Item};
 use facts::Facts;
 use link::PoolLink;
+use shelf::Shelf;
 
 /// A pool and all that belongs to it.
 #[derive(Debug)]
@@ -41,6 +43,8 @@ pub(crate) struct Pool {
     index: PoolIndex,
     salt: Salt,
     content: Content,
+    /// What a re-org took out.
+    shelf: Shelf,
     /// The append-only log. Positions of entries that are gone stay empty.
     log: BTreeMap<u64, Entry>,
     positions: BTreeMap<ItemId, u64>,
@@ -127,6 +131,7 @@ impl Pool {
     pub(crate) fn new(spec: PoolSpec, index: PoolIndex, salt: Salt) -> Self {
         Self {
             content: Content::new(spec.capacity, spec.capacity_bytes),
+            shelf: Shelf::default(),
             spec,
             index,
             salt,
@@ -192,6 +197,7 @@ impl Pool {
         outputs: &mut impl Extend<Output>,
     ) -> bool {
         let (id, size, priority) = (item.id, item.body.len(), item.facts.priority);
+        self.shelf.remove(&id);
         let inserted = self.content.insert(item, admission.account);
         for gone in inserted.removed {
             outputs.extend([self.forget(gone)]);
@@ -211,6 +217,20 @@ impl Pool {
             links.wake(link.at.link, link.at.slot);
         }
         true
+    }
+
+    /// The height from which an item holds.
+    fn from(&self, id: &ItemId) -> u64 {
+        let entry = self.positions.get(id).and_then(|position| self.log.get(position));
+        entry.map_or(0, |entry| entry.from)
+    }
+
+    /// Takes out the item with a key, if there is one; the height from which it held.
+    fn take_out(&mut self, key: &ItemKey) -> Option<(Item, u64, Output)> {
+        let id = self.content.by_key(key)?;
+        let from = self.from(&id);
+        let item = self.content.remove(&id)?;
+        Some((item, from, self.forget(id)))
     }
 
     /// An item has left the content: it leaves the log as well, and cursors will pass its place.
@@ -535,29 +555,50 @@ fn announcers(cx: &mut Context, pool: PoolIndex, id: ItemId) -> Vec<ConnectionId
 }
 
 /// The tip moved: items leave and come back with it.
-pub(crate) fn tip_changed(
-    cx: &mut Context,
-    remove: Vec<(PoolIndex, ItemKey)>,
-    add: Vec<(PoolIndex, Bytes, Admission)>,
-    accounts: Vec<(AccountId, Account)>,
-) {
-    for (pool, key) in remove {
+pub(crate) fn tip_changed(cx: &mut Context, change: TipChange) {
+    let height = cx.tip.held().map_or(0, |tip| tip.height);
+    for (pool, key) in change.remove {
         let Some(pool) = cx.pools.get_mut(pool.0 as usize) else { continue };
-        if let Some(id) = pool.content.by_key(&key) {
-            pool.content.remove(&id);
-            let gone = pool.forget(id);
+        pool.shelf.take_key(&key);
+        if let Some((_, _, gone)) = pool.take_out(&key) {
             cx.outputs.push_back(gone);
         }
     }
-    for pool in &mut cx.pools {
-        for (account, state) in &accounts {
-            for id in pool.content.set_account(*account, *state) {
-                let gone = pool.forget(id);
-                cx.outputs.push_back(gone);
-            }
+    let limits = &cx.config.limits;
+    let most = (limits.shelved, limits.shelved_bytes);
+    for (pool, key) in change.shelve {
+        let Some(pool) = cx.pools.get_mut(pool.0 as usize) else { continue };
+        if let Some((item, from, gone)) = pool.take_out(&key) {
+            pool.shelf.put(item, from, height, most);
+            cx.outputs.push_back(gone);
         }
     }
-    for (pool, body, admission) in add {
+    let mut back = Vec::new();
+    for pool in &mut cx.pools {
+        pool.shelf.prune(height.saturating_sub(u64::from(limits.blocks_kept)));
+        for (account, state) in &change.accounts {
+            for item in pool.content.set_account(*account, *state) {
+                let from = pool.from(&item.id);
+                cx.outputs.push_back(pool.forget(item.id));
+                // What is stale stays so.
+                if item.facts.chain.is_some_and(|link| link.nonce >= state.next) {
+                    pool.shelf.put(item, from, height, most);
+                }
+            }
+            let admitted = pool.shelf.take_account(*account, state).into_iter();
+            back.extend(admitted.map(|(item, from)| {
+                (pool.index, item.body, Admission { from, account: Some(*state) })
+            }));
+        }
+    }
+    for (index, key) in change.restore {
+        let Some(pool) = cx.pools.get_mut(index.0 as usize) else { continue };
+        let restored = pool.shelf.take_key(&key);
+        back.extend(
+            restored.map(|(item, from)| (index, item.body, Admission { from, account: None })),
+        );
+    }
+    for (pool, body, admission) in back.into_iter().chain(change.add) {
         publish(cx, pool, body, admission);
     }
 }

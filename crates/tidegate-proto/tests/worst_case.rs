@@ -260,7 +260,7 @@ impl World {
                 request: 0,
                 block: Block { block, header, items },
             });
-            let change = TipChange { block, remove: vec![], add: vec![], accounts: vec![] };
+            let change = TipChange::new(block);
             self.command(Command::SetTip(change));
         }
         assert_eq!(self.node.tip().unwrap().height, BLOCKS);

@@ -120,7 +120,10 @@ fn quiet(n: usize, host: &Host) -> Result<(), Broken> {
     let status = host.node.status();
     for (name, pool) in status.pools {
         check(pool.given == 0 && pool.spent == 0, || {
-            format!("node {n}: permits of pool {name} are out though all is quiet")
+            let (given, spent) = (pool.given, pool.spent);
+            format!(
+                "node {n}: {given} permits of pool {name} are out and {spent} are spent though all is quiet"
+            )
         })?;
     }
     check(status.tickets == 0, || format!("node {n}: tickets are out though all is quiet"))?;

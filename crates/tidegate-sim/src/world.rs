@@ -349,10 +349,8 @@ impl World {
                 host.node.handle_timeout(self.now);
                 self.drain(node);
             }
-            // What this was set for is not due any more; something later may be. Where nobody is
-            // hostile the next input sets the timer: the traces that are checked in are of that.
-            _ if !self.hostile.is_empty() => self.set_timer(node),
-            _ => {}
+            // What this was set for is not due any more; something later may be.
+            _ => self.set_timer(node),
         }
     }
 

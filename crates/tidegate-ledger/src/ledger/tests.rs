@@ -197,6 +197,28 @@ fn the_longer_fork_wins_and_gives_items_back() {
     assert_eq!(b.tip().0, b2.block);
 }
 
+/// Proofs for the jobs of a block that is undone are kept aside: the block may come back.
+#[test]
+fn a_job_that_comes_back_is_told() {
+    let [mut a, mut b, mut c] = [new(4), new(4), new(4)];
+    let a1 = propose(&mut a, 1, &[]).unwrap();
+    let lost = a.open_jobs().map(|job| (WORKS, ItemKey(job.0))).collect::<BTreeSet<_>>();
+    assert!(!lost.is_empty());
+    receive(&mut c, &a1);
+    let [b2, b3] = [2, 3].map(|slot| propose(&mut b, slot, &[]).unwrap());
+    receive(&mut c, &b2);
+    let away = receive(&mut c, &b3).tip.unwrap();
+    assert_eq!(away.shelve.into_iter().collect::<BTreeSet<_>>(), lost);
+    assert!(away.remove.is_empty());
+    // The first chain becomes longer.
+    let mut moves = (4..10).filter_map(|slot| {
+        let block = propose(&mut a, slot, &[])?;
+        receive(&mut c, &block).tip
+    });
+    let back = moves.next().expect("the longer chain is followed");
+    assert!(back.restore.into_iter().collect::<BTreeSet<_>>().is_superset(&lost));
+}
+
 #[test]
 fn a_block_that_does_not_hold_leaves_no_trace() {
     let mut ledger = new(4);

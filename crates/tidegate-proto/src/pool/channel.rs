@@ -328,6 +328,12 @@ fn on_gone(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation>
                 cx.links.wake(other.at.link, other.at.slot);
             }
         }
+        // Another may have sent it; this one is owed nothing any more.
+        if let Some(pending) = pool.aliases.get(&requested.alias)
+            && let Some(pending) = pool.pending.get_mut(pending)
+        {
+            pending.sources.retain(|s| (s.link, s.number) != (at.link, number));
+        }
         // Unless it went back already.
         let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
         if link.offered.contains(&number) {

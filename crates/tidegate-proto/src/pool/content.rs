@@ -128,7 +128,8 @@ impl Content {
         let mut removed = Vec::new();
         if let Some(chain) = facts.chain {
             if let Some(account) = account {
-                removed.extend(self.set_account(chain.account, account));
+                let dropped = self.set_account(chain.account, account);
+                removed.extend(dropped.iter().map(|item| item.id));
             }
             let known = self.chains.get(&chain.account).map(|chain| chain.account);
             // R7.1.5
@@ -181,7 +182,7 @@ impl Content {
     }
 
     /// An account is another at the tip. Items that do not hold any more are dropped.
-    pub(crate) fn set_account(&mut self, id: AccountId, account: Account) -> Vec<ItemId> {
+    pub(crate) fn set_account(&mut self, id: AccountId, account: Account) -> Vec<Item> {
         let Some(chain) = self.chains.get_mut(&id) else { return Vec::new() };
         chain.account = account;
         let ids = chain.items.keys().map(|(_, _, Reverse(id))| *id);
@@ -191,9 +192,7 @@ impl Content {
             link.is_some_and(|link| account.admits(&link))
         };
         let dropped = ids.filter(|id| !holds(id)).collect::<Vec<_>>();
-        for id in &dropped {
-            self.remove(id);
-        }
+        let dropped = dropped.iter().filter_map(|id| self.remove(id)).collect();
         self.rank_chain(&id);
         dropped
     }
@@ -357,6 +356,7 @@ mod tests {
         // The chain moves on: what it passed is dropped.
         let moved = Account { next: 3, until: 50, balance: 1 };
         let stale = content.set_account(AccountId([7; 32]), moved);
+        let stale = stale.iter().map(|item| item.id).collect::<Vec<_>>();
         assert_eq!(stale, [ItemId([1; 32]), ItemId([2; 32])]);
         assert_eq!(order(&content), [(3, true)]);
         assert!(!content.insert(chained(9, 99, 7, 2, 0), None).kept);

@@ -35,9 +35,11 @@ pub(super) struct PoolLink {
     pub(super) cursor: u64,
     /// Entries before this position are older than the link: they are announced only.
     pub(super) old_before: u64,
-    /// Positions that the peer's tip is too low for, or that it ignored, behind the height from
-    /// which each holds.
-    held_back: BTreeSet<(u64, u64)>,
+    /// Positions that the peer's tip is too low for, or that it ignored, by the height from which
+    /// they hold.
+    held_back: BTreeMap<u64, BTreeSet<u64>>,
+    /// How many those are.
+    held: usize,
     /// Where the log ended when they were last looked through.
     looked_through: u64,
     /// Positions that were held back and may go out again.
@@ -103,7 +105,8 @@ impl PoolLink {
             holder: Holder::new(terms.theirs.clone()),
             cursor: 0,
             old_before: log_end,
-            held_back: BTreeSet::new(),
+            held_back: BTreeMap::new(),
+            held: 0,
             looked_through: log_end,
             due: BTreeSet::new(),
             tips: 0,
@@ -130,7 +133,7 @@ impl PoolLink {
 
     /// The peer's tip is too low for an entry.
     pub(super) fn hold_back(&mut self, position: u64, from: u64) {
-        self.held_back.insert((from, position));
+        self.held += usize::from(self.held_back.entry(from).or_default().insert(position));
     }
 
     /// The peer ignored an entry: it is offered again at another tip than the one it was sent to.
@@ -146,16 +149,22 @@ impl PoolLink {
     pub(super) fn tip_changed(&mut self, height: u64, log: &BTreeMap<u64, Entry>, log_end: u64) {
         self.tips = self.tips.wrapping_add(1);
         let later = match height.checked_add(1) {
-            Some(next) => self.held_back.split_off(&(next, 0)),
-            None => BTreeSet::new(),
+            Some(next) => self.held_back.split_off(&next),
+            None => BTreeMap::new(),
         };
-        let now = std::mem::replace(&mut self.held_back, later);
-        self.due.extend(now.into_iter().map(|(_, position)| position));
+        for positions in std::mem::replace(&mut self.held_back, later).into_values() {
+            self.held -= positions.len();
+            self.due.extend(positions);
+        }
         // Entries that are gone take no room, but looking for them takes time: a peer must not be
         // able to ask for that with each tip.
         if log_end - self.looked_through >= LOOK_THROUGH {
             self.looked_through = log_end;
-            self.held_back.retain(|(_, position)| log.contains_key(position));
+            for positions in self.held_back.values_mut() {
+                positions.retain(|position| log.contains_key(position));
+            }
+            self.held_back.retain(|_, positions| !positions.is_empty());
+            self.held = self.held_back.values().map(BTreeSet::len).sum();
         }
     }
 
@@ -165,7 +174,7 @@ impl PoolLink {
         if let Some(due) = self.due.first() {
             return Some(*due);
         }
-        if self.held_back.len() + self.holder.out() >= limit as usize {
+        if self.held + self.holder.out() >= limit as usize {
             return None;
         }
         log.range(self.cursor..).next().map(|(position, _)| *position)

@@ -87,9 +87,7 @@ fn publish(script: &mut Script, block: &Block) {
 }
 
 fn set_tip(script: &mut Script, block: &Block) {
-    let (remove, add, accounts) = Default::default();
-    let change = TipChange { block: block.block, remove, add, accounts };
-    script.command(Command::SetTip(change));
+    script.command(Command::SetTip(TipChange::new(block.block)));
 }
 
 fn behind(script: &Script) -> Vec<u64> {

@@ -380,12 +380,7 @@ fn tip_change(block: &crate::io::Block) -> TipChange {
         let facts = crate::rules::Rules::item(&TestRules, name, &item.body).unwrap();
         (item.pool, facts.key)
     };
-    TipChange {
-        block: block.block,
-        remove: block.items.iter().map(key).collect(),
-        add: Vec::new(),
-        accounts: Vec::new(),
-    }
+    TipChange { remove: block.items.iter().map(key).collect(), ..TipChange::new(block.block) }
 }
 
 pub(super) fn address(n: usize) -> Address {

@@ -1,10 +1,13 @@
 //! Section 7: how items get from pool to pool.
 
+use bytes::Bytes;
+
 use super::app::{LARGE, SMALL, facts, genesis, item};
 use super::net::{Message, Net, pick};
 use super::script::{LARGE_POOL, Script};
-use crate::id::ItemKey;
+use crate::id::{AccountId, ItemKey};
 use crate::io::{Admission, Command, Fate, Subject, TipChange, Verdict};
+use crate::rules::Account;
 use crate::wire::{Answer, Body, PoolMessage, Report};
 
 /// R7.2.1
@@ -77,7 +80,7 @@ fn what_has_left_the_pool_is_gone() {
     let key = ItemKey(super::app::id(LARGE, &item(1, 20_000)).0);
     let block = facts(&genesis()).block;
     let remove = vec![(LARGE, key)];
-    let change = TipChange { block, remove, add: Vec::new(), accounts: Vec::new() };
+    let change = TipChange { remove, ..TipChange::new(block) };
     script.command(Command::SetTip(change));
     script.take();
     script.send(LARGE_POOL, &PoolMessage::Fetch(vec![0, 1]));
@@ -106,4 +109,69 @@ fn who_only_announced_a_bad_item_is_not_blamed() {
     assert_eq!(net.hosts[1].node.status().bans, 1);
     let innocent = if net.links(0) == 1 { 0 } else { 2 };
     assert_eq!(net.hosts[innocent].node.status().pools["large"].spent, 0);
+}
+
+/// A re-org takes an item out, and the chain comes back: nobody offers the item again, since all
+/// know that it was here.
+#[test]
+fn what_a_reorg_took_out_comes_back() {
+    let genesis = facts(&genesis()).block;
+    let ids = |script: &Script| script.node.pool_ids(LARGE).copied().collect::<Vec<_>>();
+    let published = || {
+        let mut script = Script::up();
+        let (pool, body) = (LARGE, item(1, 20_000));
+        let (request, admission) = (1, Admission::default());
+        script.command(Command::Publish { request, pool, body, admission });
+        script.take();
+        script
+    };
+    let here = [super::app::id(LARGE, &item(1, 20_000))];
+    let place = vec![(LARGE, ItemKey(here[0].0))];
+    let shelve = TipChange { shelve: place.clone(), ..TipChange::new(genesis) };
+    let restore = TipChange { restore: place.clone(), ..TipChange::new(genesis) };
+    let remove = TipChange { remove: place, ..TipChange::new(genesis) };
+    let mut script = published();
+    assert_eq!(ids(&script), here);
+    script.command(Command::SetTip(shelve.clone()));
+    assert!(ids(&script).is_empty());
+    script.command(Command::SetTip(restore.clone()));
+    assert_eq!(ids(&script), here);
+    let offered = script.received::<PoolMessage>(LARGE_POOL);
+    assert!(matches!(&offered[..], [PoolMessage::Announce(_)]), "{offered:?}");
+    // What a block takes does not.
+    for change in [shelve, remove, restore] {
+        script.command(Command::SetTip(change));
+    }
+    assert!(ids(&script).is_empty());
+}
+
+/// An account goes back with its blocks, and what is too far ahead then holds again later.
+#[test]
+fn what_an_account_admits_again_comes_back() {
+    let genesis = facts(&genesis()).block;
+    let own = |nonce| {
+        let mut body = 100u64.to_be_bytes().to_vec();
+        body.extend([0, 1, nonce, 0, 7]);
+        Bytes::from(body)
+    };
+    let at = |next, until| {
+        let account = Account { next, until, balance: 100 };
+        TipChange { accounts: vec![(AccountId([1; 32]), account)], ..TipChange::new(genesis) }
+    };
+    let mut script = Script::up();
+    for nonce in [5, 6] {
+        let (request, pool, body) = (1, SMALL, own(nonce));
+        let account = Some(Account { next: 5, until: 10, balance: 100 });
+        let admission = Admission { from: 0, account };
+        script.command(Command::Publish { request, pool, body, admission });
+    }
+    let count = |script: &Script| script.node.status().pools["small"].items;
+    script.command(Command::SetTip(at(1, 6)));
+    assert_eq!(count(&script), 1);
+    script.command(Command::SetTip(at(1, 5)));
+    assert_eq!(count(&script), 0);
+    script.command(Command::SetTip(at(6, 10)));
+    assert_eq!(count(&script), 1, "the other one is stale");
+    script.command(Command::SetTip(at(5, 10)));
+    assert_eq!(count(&script), 1);
 }

@@ -231,12 +231,7 @@ fn what_is_published_while_it_is_checked_settles_the_check() {
 fn a_tip_that_nobody_knows_is_not_taken() {
     let mut net = Net::pair();
     let unknown = block(&genesis(), 1, 1, &[]);
-    let change = TipChange {
-        block: unknown.block,
-        remove: Vec::new(),
-        add: Vec::new(),
-        accounts: Vec::new(),
-    };
+    let change = TipChange::new(unknown.block);
     net.command(0, Command::SetTip(change));
     assert_eq!(net.hosts[0].node.tip(), Some(&facts(&genesis())));
     assert_eq!(net.hosts[0].node.stats().of(crate::stats::Count::UnknownTips), 1);
