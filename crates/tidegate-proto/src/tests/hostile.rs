@@ -423,17 +423,23 @@ fn one_header_is_asked_for_at_a_time() {
 /// else any more.
 #[test]
 fn a_connection_that_does_not_make_room_is_ended_once() {
-    let mut script = Script::alone();
-    let smaller = PeerId([0; 32]);
-    script.dial(smaller);
-    script.shake_hands();
-    let older = script.connection;
-    script.connect(smaller);
-    script.shake_hands();
-    script.wait(4_998);
-    assert!(script.closed.is_empty());
-    script.wait(2_000);
-    assert!(script.closed.contains(&older) && !script.closed.contains(&script.connection));
+    for stalled in [false, true] {
+        let mut script = Script::alone();
+        let smaller = PeerId([0; 32]);
+        script.dial(smaller);
+        script.shake_hands();
+        let older = script.connection;
+        script.connect(smaller);
+        script.shake_hands();
+        let newer = std::mem::replace(&mut script.connection, older);
+        // With this frame on its way the last words cannot leave.
+        script.stalled = stalled;
+        script.send(CONTROL, &ControlMessage::Ping(1));
+        script.wait(4_998);
+        assert!(script.closed.is_empty());
+        script.wait(2_000);
+        assert!(script.closed.contains(&older) && !script.closed.contains(&newer));
+    }
 }
 
 /// Strangers who only begin their hellos kept a node from all whom it dialed itself.
@@ -478,4 +484,31 @@ fn of_those_who_waited_one_comes_in() {
     script.frame(SMALL_POOL, Bytes::from_static(&[0xff; 8]).into());
     script.connection = newer;
     assert!(script.closed.contains(&older) && script.closed.contains(&newer));
+}
+
+/// Who has not got any more what he announced is told once; the verdict about what another sent in
+/// the meantime is not his.
+#[test]
+fn who_has_not_got_it_any_more_is_told_once() {
+    let mut script = Script::up();
+    script.judge = withhold;
+    let wanted = item(1, 20_000);
+    let announcement = crate::pool::announcement(&script.salt(), &id(LARGE, &wanted), 20_000);
+    script.send(LARGE_POOL, &PoolMessage::Announce(vec![announcement]));
+    let first = script.connection;
+    another_peer(&mut script);
+    pushed(&mut script, LARGE_POOL, wanted);
+    script.connection = first;
+    script.take();
+    script.send(LARGE_POOL, &PoolMessage::Gone(vec![0]));
+    let (ticket, _) = script.questions.pop().unwrap();
+    let verdict = Verdict::Accept(Admission::default());
+    script.command(Command::Verdict { ticket, verdict });
+    script.wait(2000);
+    let returns = script.received::<PoolMessage>(LARGE_POOL).into_iter().filter_map(|m| match m {
+        PoolMessage::Return(returns) => Some(returns),
+        _ => None,
+    });
+    let ignored = Return { number: 0, report: Report::Ignored };
+    assert_eq!(returns.flatten().collect::<Vec<_>>(), [ignored]);
 }

@@ -41,6 +41,8 @@ pub(super) struct Script {
     pub(super) judge: fn(&Subject) -> Option<Verdict>,
     next: u64,
     dials: Vec<DialId>,
+    /// The transport takes no second frame on any channel.
+    pub(super) stalled: bool,
 }
 
 pub(super) fn hello(connection: ConnectionId) -> Hello {
@@ -103,6 +105,7 @@ impl Script {
             judge: |_| Some(Verdict::Accept(Admission::default())),
             next: 1,
             dials: Vec::new(),
+            stalled: false,
         }
     }
 
@@ -203,8 +206,10 @@ impl Script {
     /// Lets time pass.
     pub(super) fn wait(&mut self, ms: u64) {
         let end = self.now + Duration::from_millis(ms);
+        let mut rounds = 0;
         while let Some((at, _)) = self.node.poll_timeout().filter(|(at, _)| *at <= end) {
-            assert!(at >= self.now || !self.sent.is_empty(), "a timer that is always due");
+            rounds += 1;
+            assert!(rounds < 10_000, "a timer that is always due");
             self.now = self.now.max(at);
             self.node.handle_timeout(self.now);
             self.drain();
@@ -254,8 +259,10 @@ impl Script {
                     if connection == self.connection {
                         self.sent.push_back((channel, frame));
                     }
-                    let writable = Input::Writable { connection, channel };
-                    self.node.handle_input(self.now, writable);
+                    if !self.stalled {
+                        let writable = Input::Writable { connection, channel };
+                        self.node.handle_input(self.now, writable);
+                    }
                 }
                 Output::Close { connection } => {
                     self.closed.insert(connection);
