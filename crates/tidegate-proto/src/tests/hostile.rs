@@ -301,11 +301,11 @@ fn what_another_delivered_is_not_held_for() {
     let silent = script.connection;
     let wanted = item(1, 100_000);
     asked(&mut script, 0, &id(LARGE, &wanted));
-    // Another has something else, for which there is no room yet.
+    // Another has something else for another pool, and there is no room for it yet.
     let waiting = another_peer(&mut script);
-    let other = crate::pool::announcement(&script.salt(), &id(LARGE, &item(2, 100_000)), 100_000);
-    script.send(LARGE_POOL, &PoolMessage::Announce(vec![other]));
-    assert_eq!(script.received::<PoolMessage>(LARGE_POOL), []);
+    let other = crate::pool::announcement(&script.salt(), &id(SMALL, &item(2, 30_000)), 30_000);
+    script.send(SMALL_POOL, &PoolMessage::Announce(vec![other]));
+    assert_eq!(script.received::<PoolMessage>(SMALL_POOL), []);
     script.command(Command::Publish {
         request: 1,
         pool: LARGE,
@@ -313,7 +313,7 @@ fn what_another_delivered_is_not_held_for() {
         admission: Admission::default(),
     });
     let fetch = PoolMessage::Fetch(vec![0]);
-    assert!(script.received::<PoolMessage>(LARGE_POOL).contains(&fetch));
+    assert_eq!(script.received::<PoolMessage>(SMALL_POOL), [fetch]);
     assert!(!script.closed.contains(&silent) && script.connection == waiting);
 }
 
