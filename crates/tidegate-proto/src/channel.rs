@@ -10,6 +10,7 @@ use crate::control::Control;
 use crate::io::{Event, Output};
 use crate::link::{At, Links};
 use crate::peers::Peers;
+use crate::peers::dialer::Dialer;
 use crate::pool::Pool;
 use crate::rules::Rules;
 use crate::stats::Stats;
@@ -68,6 +69,7 @@ pub(crate) struct Context {
     pub(crate) links: Links,
     pub(crate) control: Control,
     pub(crate) peers: Peers,
+    pub(crate) dialer: Dialer,
     pub(crate) tip: Tip,
     pub(crate) blocks: Blocks,
     pub(crate) pools: Vec<Pool>,

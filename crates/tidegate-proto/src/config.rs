@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Digest, NetworkId, PeerId};
+use crate::id::{Address, Digest, NetworkId, PeerId};
 use crate::wire::{Grant, MAX_BLOCK_ITEMS, MAX_FRAME, MAX_HEADER, MAX_NAME, MAX_WHOLE};
 
 /// What a node is set up with.
@@ -28,6 +28,8 @@ pub struct Config {
     pub workers: u32,
     /// Only these peers are talked to, if any are named.
     pub allow: Option<BTreeSet<PeerId>>,
+    /// Peers to stay connected to, at most as many as [`Limits::max_outbound`].
+    pub static_peers: Vec<StaticPeer>,
     /// Number of this node's last signed record: the next one must be newer.
     pub record_sequence: u64,
     /// The limits.
@@ -45,6 +47,7 @@ impl Config {
             pools: Vec::new(),
             workers: 2,
             allow: None,
+            static_peers: Vec::new(),
             record_sequence: 0,
             limits: Limits::default(),
         }
@@ -76,6 +79,10 @@ impl Config {
         }
         if self.genesis.as_ref().is_some_and(|genesis| genesis.len() > MAX_HEADER) {
             return Err(ConfigError::Genesis);
+        }
+        if self.static_peers.len() > self.limits.max_outbound as usize {
+            let (named, most) = (self.static_peers.len(), self.limits.max_outbound);
+            return Err(ConfigError::TooManyStaticPeers { named, most });
         }
         if self.workers == 0 {
             return Err(ConfigError::NoWorkers);
@@ -146,6 +153,15 @@ const LINK: u64 = 8 << 10;
 pub(crate) const HEADER: u64 = 2 << 10;
 pub(crate) const BLOCK_ITEM: u64 = 224;
 const BAN: u64 = 64;
+
+/// A peer that the configuration names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaticPeer {
+    /// Where it listens.
+    pub address: Address,
+    /// Who is expected there; anyone if `None`, and from then on the one who answered first.
+    pub peer: Option<PeerId>,
+}
 
 /// A pool of items: what the application wants kept and spread.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -218,6 +234,13 @@ pub struct Limits {
     /// Connections whose hello is not finished; the next is told to come back. 64 frames of
     /// 64 KiB are 4 MiB.
     pub handshakes: u32,
+    /// How long a dial may take before it counts as failed: a lost packet or two at any distance.
+    pub dial_timeout: Duration,
+    /// The time between a failed dial and the next; it doubles with each failure.
+    pub redial_first: Duration,
+    /// The longest such time: with a dial's time-out a peer that is back is found within ten
+    /// seconds.
+    pub redial_most: Duration,
     /// How long a hello may take.
     pub handshake_timeout: Duration,
     /// How long the older of two connections has to answer before the newer replaces it.
@@ -279,6 +302,9 @@ impl Default for Limits {
             max_inbound: 80,
             max_outbound: 20,
             handshakes: 64,
+            dial_timeout: Duration::from_secs(3),
+            redial_first: Duration::from_millis(500),
+            redial_most: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(5),
             duplicate_timeout: Duration::from_secs(2),
             ping_idle: Duration::from_secs(30),
@@ -338,6 +364,14 @@ pub enum ConfigError {
     /// The genesis header is none.
     #[error("genesis: these bytes are no header by the application's rules")]
     Genesis,
+    /// More peers are named than may be dialed.
+    #[error("{named} static peers, but `max_outbound` is {most}: raise it or name fewer")]
+    TooManyStaticPeers {
+        /// How many are named.
+        named: usize,
+        /// How many may be dialed.
+        most: u32,
+    },
     /// There is nobody to give verdicts.
     #[error("workers: at least one is needed")]
     NoWorkers,

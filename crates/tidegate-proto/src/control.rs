@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::id::{ConnectionId, PoolIndex, Salt};
 use crate::io::{Disconnect, Event, Output};
 use crate::link::At;
+use crate::peers::dialer;
 use crate::peers::{self, Second};
 use crate::pool;
 use crate::rng::Rng;
@@ -423,6 +424,7 @@ fn on_setup(cx: &mut Context, at: At, setup: Setup) -> Result<(), Violation> {
         cx.links.iter().any(|(id, other)| id != at.link && other.peer == peer && other.up);
     negotiate::open_agreed(cx, at.link, &setup);
     cx.stats.count(Count::Connections);
+    dialer::up(cx, at.link);
     if !already {
         let client = cx.control.client(at.link).unwrap_or_default().to_owned();
         cx.event(Event::PeerConnected { peer, client, inbound });
@@ -460,8 +462,9 @@ impl ChannelTrait for Channel {
             ControlMessage::Refuse(refusal) => {
                 if let Some(peer) = cx.links.get(at.link).map(|link| link.peer) {
                     cx.stats.refusal(false, refusal.kind());
-                    cx.event(Event::Refused { peer, by_us: false, refusal });
+                    cx.event(Event::Refused { peer, by_us: false, refusal: refusal.clone() });
                 }
+                dialer::refused(cx, at.link, &refusal);
                 close(cx, at.link, Disconnect::Lost);
                 Ok(())
             }

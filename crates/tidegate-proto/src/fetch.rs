@@ -162,13 +162,14 @@ impl<K: Ord + Copy> Fetcher<K> {
         self.queues.get(&link).is_some_and(|queue| !queue.is_empty())
     }
 
-    /// `link` has not got `key`: it is no candidate any more. Who may be asked now, is returned.
-    pub(crate) fn failed(&mut self, key: K, link: ConnectionId) -> Vec<ConnectionId> {
+    /// `link` has not got what it announced as `tag`: it is no candidate any more, unless it has
+    /// announced it again. Who may be asked now, is returned.
+    pub(crate) fn failed(&mut self, key: K, link: ConnectionId, tag: u32) -> Vec<ConnectionId> {
         let Some(want) = self.wants.get_mut(&key) else { return Vec::new() };
-        if let Some(known) = want.candidates.iter().position(|known| known.link == link) {
-            let known = want.candidates.remove(known);
-            self.queues.entry(link).or_default().remove(&(known.rank, key));
-        }
+        let same = |known: &Candidate| (known.link, known.tag) == (link, tag);
+        let Some(known) = want.candidates.iter().position(same) else { return Vec::new() };
+        let known = want.candidates.remove(known);
+        self.queues.entry(link).or_default().remove(&(known.rank, key));
         if want.candidates.is_empty() {
             self.resolved(key);
             return Vec::new();
@@ -204,13 +205,12 @@ impl<K: Ord + Copy> Fetcher<K> {
 
     /// `link` is gone. Who may be asked instead of it, is returned.
     pub(crate) fn link_down(&mut self, link: ConnectionId) -> BTreeSet<ConnectionId> {
-        let keys = self
-            .wants
-            .iter()
-            .filter(|(_, want)| want.candidates.iter().any(|candidate| candidate.link == link))
-            .map(|(key, _)| *key)
-            .collect::<Vec<_>>();
-        let wake = keys.into_iter().flat_map(|key| self.failed(key, link)).collect();
+        let own = self.wants.iter().filter_map(|(key, want)| {
+            let own = want.candidates.iter().find(|candidate| candidate.link == link)?;
+            Some((*key, own.tag))
+        });
+        let own = own.collect::<Vec<_>>();
+        let wake = own.into_iter().flat_map(|(key, tag)| self.failed(key, link, tag)).collect();
         self.queues.remove(&link);
         wake
     }
@@ -343,9 +343,9 @@ mod tests {
         fetcher.expire(at(10));
         fetcher.announced(10, B, 0, 0, 1, None);
         assert_eq!(ask(&mut fetcher, B, at(20)), Some(10));
-        assert_eq!(fetcher.failed(10, B), []);
+        assert_eq!(fetcher.failed(10, B, 0), []);
         assert!(fetcher.wants(10), "A may still answer");
-        assert_eq!(fetcher.failed(10, A), []);
+        assert_eq!(fetcher.failed(10, A, 0), []);
         assert!(!fetcher.wants(10));
     }
 
@@ -401,6 +401,7 @@ mod tests {
             // Per key: link → asked; and who is asked now, until when.
             let mut model: BTreeMap<u8, BTreeMap<ConnectionId, bool>> = BTreeMap::new();
             let mut flights: BTreeMap<u8, (ConnectionId, Time)> = BTreeMap::new();
+            let mut tags = BTreeMap::new();
             let mut now = Time::ZERO;
             for (tag, step) in steps.into_iter().enumerate() {
                 let link = |l: u8| ConnectionId(u64::from(l));
@@ -408,6 +409,7 @@ mod tests {
                     Step::Announce(k, l) => {
                         fetcher.announced(k, link(l), tag as u32, 0, 1, None);
                         model.entry(k).or_default().insert(link(l), false);
+                        tags.insert((k, l), tag as u32);
                     }
                     Step::Ask(l) => {
                         let until = now + Duration::from_millis(1000);
@@ -425,7 +427,10 @@ mod tests {
                         }
                     }
                     Step::Fail(k, l) => {
-                        fetcher.failed(k, link(l));
+                        let tag = tags.get(&(k, l)).copied().unwrap_or_default();
+                        // An older announcement says nothing of this one.
+                        prop_assert!(fetcher.failed(k, link(l), tag.wrapping_sub(1)).is_empty());
+                        fetcher.failed(k, link(l), tag);
                         drop_link(&mut model, &mut flights, k, link(l));
                     }
                     Step::Resolve(k) => {

@@ -13,6 +13,7 @@ use crate::control::{self, Control, record};
 use crate::id::{Address, ConnectionId, ItemId, PeerId, PoolIndex, Ticket};
 use crate::io::{Command, DialError, Direction, Event, Input, Output, Verdict};
 use crate::link::{At, Link, Links};
+use crate::peers::dialer::{self, Dialer};
 use crate::peers::{self, Peers};
 use crate::pool::{self, Pool};
 use crate::rng::Rng;
@@ -64,6 +65,7 @@ impl Node {
             now,
             pools: pools.collect(),
             tickets: Tickets::new(config.workers),
+            dialer: Dialer::new(&config.static_peers, now, &rng),
             config,
             rules,
             links: Links::default(),
@@ -76,7 +78,9 @@ impl Node {
             stats: Stats::default(),
             fetch_bytes: 0,
         };
-        Ok(Self { cx })
+        let mut node = Self { cx };
+        node.set_timers();
+        Ok(node)
     }
 
     /// The network did something.
@@ -87,6 +91,7 @@ impl Node {
                 self.on_connected(connection, peer, direction, address, binding);
             }
             Input::DialFailed { dial, error } => {
+                dialer::dial_failed(&mut self.cx, dial);
                 if let Some(dial) = self.cx.peers.dialed(dial) {
                     self.cx.event(Event::DialFailed { address: dial.address, error });
                 }
@@ -164,6 +169,7 @@ impl Node {
                 }
                 Timer::Pool(pool) => pool::expire(&mut self.cx, pool),
                 Timer::Blocks => block::expire(&mut self.cx),
+                Timer::Dialer => dialer::expire(&mut self.cx),
                 Timer::Ticket(ticket) => {
                     self.cx.stats.count(Count::LateVerdicts);
                     match self.cx.tickets.question(ticket) {
@@ -221,7 +227,10 @@ impl Node {
     ) {
         let dial = match direction {
             Direction::Inbound => None,
-            Direction::Outbound(dial) => self.cx.peers.dialed(dial),
+            Direction::Outbound(dial) => {
+                dialer::connected(&mut self.cx, dial, connection, peer);
+                self.cx.peers.dialed(dial)
+            }
         };
         let known = dial.is_some_and(|dial| dial.peer == Some(peer));
         let link = Link::new(peer, direction, address, self.cx.now);
@@ -268,6 +277,7 @@ impl Node {
             cx.timers.set(Timer::Channel { link: connection, slot }, None);
         }
         cx.links.remove(connection);
+        dialer::closed(cx, connection, was_up, &reason);
         let another = cx.links.iter().any(|(_, other)| other.peer == peer && other.up);
         if was_up && !another {
             cx.event(Event::PeerDisconnected { peer, reason });
@@ -346,6 +356,8 @@ impl Node {
             self.cx.timers.set(Timer::Pool(i), pool.deadline());
         }
         self.cx.timers.set(Timer::Blocks, self.cx.blocks.deadline());
+        let dial = self.cx.dialer.deadline().filter(|_| !self.cx.peers.shutting_down);
+        self.cx.timers.set(Timer::Dialer, dial);
     }
 }
 

@@ -10,6 +10,8 @@ use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::Refusal;
 
+pub(crate) mod dialer;
+
 /// How long a peer that came at a busy moment should wait, in milliseconds: longer than most
 /// hellos take.
 const RETRY_MS: u32 = 1000;

@@ -16,6 +16,8 @@ pub(crate) enum Timer {
     Blocks,
     /// A verdict is overdue.
     Ticket(Ticket),
+    /// A peer is to be dialed.
+    Dialer,
 }
 
 impl Timer {
@@ -25,6 +27,7 @@ impl Timer {
             Self::Pool(_) => "fetch",
             Self::Blocks => "block",
             Self::Ticket(_) => "verdict",
+            Self::Dialer => "dial",
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
 use multiaddr::Multiaddr;
-use tidegate_proto::config::ConfigError;
+use tidegate_proto::config::{ConfigError, StaticPeer};
 use tidegate_proto::id::{NetworkId, PeerId};
 use tidegate_proto::io::Command;
 use tidegate_proto::recording::{Recorder, Start};
@@ -21,7 +21,7 @@ use crate::driver::{Driver, Mailbox, Message};
 use crate::identity::{Identity, IdentityError};
 use crate::node::{Events, Node, Shared};
 use crate::rt::{self, Clock};
-use crate::transport::{ListenError, Transport, to_core, with_peer};
+use crate::transport::{ListenError, Transport, split_peer, to_core, with_peer};
 use crate::validator::{Validator, Workers};
 
 /// Sets a node up. Begin with [`Builder::new`].
@@ -123,6 +123,15 @@ impl Builder {
     /// How many questions the validator works on at a time; 2 by default.
     pub fn workers(mut self, workers: u32) -> Self {
         self.config.workers = workers;
+        self
+    }
+
+    /// Stays connected to a peer: dials it when the node starts, and again whenever the connection
+    /// is lost. With `/p2p/…` at the address's end nobody else is accepted there.
+    pub fn peer(mut self, address: &Multiaddr) -> Self {
+        let (address, peer) = split_peer(address.clone());
+        let address = to_core(&address);
+        self.config.static_peers.push(StaticPeer { address, peer });
         self
     }
 

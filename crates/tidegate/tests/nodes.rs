@@ -6,4 +6,5 @@ mod nodes {
     mod meeting;
     mod overload;
     mod publishing;
+    mod staying;
 }

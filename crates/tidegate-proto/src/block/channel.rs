@@ -107,7 +107,7 @@ impl ChannelTrait for Channel {
                 link.answered(request.ok_or(Violation::Unasked)?);
                 answered(cx, at.link);
                 // Asked only once: if it does not lead to a block, others are asked.
-                cx.blocks.fetcher.failed((facts.block, BlockPart::Compact), at.link);
+                cx.blocks.fetcher.failed((facts.block, BlockPart::Compact), at.link, 0);
                 headers::compact_with_header(cx, at.link, compact, None)
             }
             BlockMessage::Ids(ids) => on_ids(cx, at, ids),
@@ -120,7 +120,7 @@ impl ChannelTrait for Channel {
                 answered(cx, at.link);
                 match request.part {
                     Part::Header | Part::Compact => {
-                        for other in cx.blocks.fetcher.failed((block, part), at.link) {
+                        for other in cx.blocks.fetcher.failed((block, part), at.link, 0) {
                             wake_block(cx, other);
                         }
                     }

@@ -323,7 +323,7 @@ fn on_gone(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation>
         if let Some(connection) = cx.links.get_mut(at.link) {
             connection.answered();
         }
-        for other in pool.fetcher.failed(requested.alias, at.link) {
+        for other in pool.fetcher.failed(requested.alias, at.link, number) {
             if let Some(other) = pool.links.get(&other) {
                 cx.links.wake(other.at.link, other.at.slot);
             }

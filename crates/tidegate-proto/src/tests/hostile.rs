@@ -512,3 +512,30 @@ fn who_has_not_got_it_any_more_is_told_once() {
     let ignored = Return { number: 0, report: Report::Ignored };
     assert_eq!(returns.flatten().collect::<Vec<_>>(), [ignored]);
 }
+
+/// Who has not got what he announced long ago may have announced it again since: that announcement
+/// stands, or its permit would never go back.
+#[test]
+fn an_old_answer_says_nothing_of_a_new_announcement() {
+    let mut config = config(1);
+    config.limits.fetch_bytes_link = 1;
+    let mut script = Script::up_with(config);
+    let wanted = id(LARGE, &item(1, 20_000));
+    let announcement = crate::pool::announcement(&script.salt(), &wanted, 20_000);
+    let announce = PoolMessage::Announce(vec![announcement]);
+    script.send(LARGE_POOL, &announce);
+    assert_eq!(script.received::<PoolMessage>(LARGE_POOL), [PoolMessage::Fetch(vec![0])]);
+    // It is given up, and its permit is back; the link owes the answer, and is asked nothing more.
+    let mut returned = Vec::new();
+    while returned.is_empty() && script.accusation().is_none() {
+        script.send(CONTROL, &ControlMessage::Ping(0));
+        script.wait(1000);
+        returned = script.received::<PoolMessage>(LARGE_POOL);
+    }
+    let ignored = |number| PoolMessage::Return(vec![Return { number, report: Report::Ignored }]);
+    assert_eq!(returned, [ignored(0)]);
+    script.send(LARGE_POOL, &announce);
+    assert_eq!(script.received::<PoolMessage>(LARGE_POOL), []);
+    script.send(LARGE_POOL, &PoolMessage::Gone(vec![0]));
+    assert_eq!(script.received::<PoolMessage>(LARGE_POOL), [PoolMessage::Fetch(vec![1])]);
+}

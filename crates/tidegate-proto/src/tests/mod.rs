@@ -2,6 +2,7 @@
 
 mod app;
 mod blocks;
+mod dialing;
 mod hello;
 mod hostile;
 mod limits;

@@ -40,7 +40,9 @@ pub(super) struct Script {
     /// What to answer at once.
     pub(super) judge: fn(&Subject) -> Option<Verdict>,
     next: u64,
-    dials: Vec<DialId>,
+    pub(super) dials: Vec<DialId>,
+    /// Who was expected at each dial.
+    pub(super) dialed: Vec<Option<PeerId>>,
     /// The transport takes no second frame on any channel.
     pub(super) stalled: bool,
 }
@@ -105,6 +107,7 @@ impl Script {
             judge: |_| Some(Verdict::Accept(Admission::default())),
             next: 1,
             dials: Vec::new(),
+            dialed: Vec::new(),
             stalled: false,
         }
     }
@@ -134,7 +137,7 @@ impl Script {
         self.connected(peer, Direction::Outbound(dial));
     }
 
-    fn connected(&mut self, peer: PeerId, direction: Direction) {
+    pub(super) fn connected(&mut self, peer: PeerId, direction: Direction) {
         self.connection = ConnectionId(self.next);
         self.next += 1;
         self.sent.clear();
@@ -276,7 +279,10 @@ impl Script {
                     None => self.questions.push((ticket, subject)),
                 },
                 Output::Event(event) => self.events.push(event),
-                Output::Dial { dial, .. } => self.dials.push(dial),
+                Output::Dial { dial, peer, .. } => {
+                    self.dials.push(dial);
+                    self.dialed.push(peer);
+                }
                 Output::Open { .. } | Output::Sign { .. } | Output::Published { .. } => {}
             }
         }

@@ -6,7 +6,7 @@ use tidegate::id::{ItemId, ItemKey, NetworkId, PoolIndex};
 use tidegate::io::{Admission, Event, Subject};
 use tidegate::rules::{HeaderFacts, ItemFacts, Rules};
 use tidegate::transport::memory::MemoryNetwork;
-use tidegate::{Answer, Builder, Events, Identity, Node, PoolSpec, Validator};
+use tidegate::{Answer, Builder, Events, Identity, Multiaddr, Node, PoolSpec, Validator};
 
 /// After so long a test has failed. Nothing waits for it when all goes well.
 pub(crate) const GUARD: Duration = Duration::from_secs(30);
@@ -75,17 +75,27 @@ impl By {
     }
 
     pub(crate) fn connect(&self, builder: Builder, identity: Identity) -> Builder {
-        let address = |text: &str| text.parse().expect("a multiaddr");
-        match self {
-            Self::Memory(network) => builder
-                .transport(network.transport(&identity))
-                .without_quic()
-                .listen(address("/memory/0"))
-                .identity(identity),
+        let anywhere = match self {
+            Self::Memory(_) => "/memory/0",
             #[cfg(feature = "quic")]
-            Self::Quic => {
-                builder.listen(address("/ip4/127.0.0.1/udp/0/quic-v1")).identity(identity)
+            Self::Quic => "/ip4/127.0.0.1/udp/0/quic-v1",
+        };
+        self.connect_at(builder, identity, anywhere.parse().expect("a multiaddr"))
+    }
+
+    pub(crate) fn connect_at(
+        &self,
+        builder: Builder,
+        identity: Identity,
+        place: Multiaddr,
+    ) -> Builder {
+        let builder = builder.listen(place);
+        match self {
+            Self::Memory(network) => {
+                builder.transport(network.transport(&identity)).without_quic().identity(identity)
             }
+            #[cfg(feature = "quic")]
+            Self::Quic => builder.identity(identity),
         }
     }
 

@@ -1,0 +1,218 @@
+//! Section 14: staying connected to the peers that the configuration names.
+
+use bytes::Bytes;
+
+use super::app::config;
+use super::script::{CONTROL, PEER, Script, hello, setup};
+use crate::Config;
+use crate::config::{ConfigError, StaticPeer};
+use crate::id::{Address, DialId, PeerId};
+use crate::io::{Command, DialError, Direction, Input};
+use crate::wire::{ControlMessage, Goodbye, Refusal};
+
+fn named(n: u8, peer: Option<PeerId>) -> StaticPeer {
+    StaticPeer { address: Address(Bytes::from(vec![n])), peer }
+}
+
+fn with(peers: Vec<StaticPeer>) -> Script {
+    let mut config: Config = config(1);
+    config.static_peers = peers;
+    let mut script = Script::with(config);
+    script.wait(0);
+    script
+}
+
+/// The dials that went out, each once.
+fn dials(script: &mut Script) -> Vec<DialId> {
+    std::mem::take(&mut script.dials)
+}
+
+fn one(script: &mut Script) -> DialId {
+    let dials = dials(script);
+    assert_eq!(dials.len(), 1);
+    dials[0]
+}
+
+fn fail(script: &mut Script, dial: DialId) {
+    script.input(Input::DialFailed { dial, error: DialError::Unreachable });
+}
+
+/// Milliseconds until the next dial.
+fn until_next(script: &mut Script) -> u64 {
+    for ms in 0..100_000 {
+        if !script.dials.is_empty() {
+            return ms;
+        }
+        script.wait(1);
+    }
+    panic!("it is not dialed any more");
+}
+
+/// The dial leads to the peer, and its hello to the end.
+fn meet(script: &mut Script, dial: DialId) {
+    script.connected(PEER, Direction::Outbound(dial));
+    script.shake_hands();
+}
+
+fn met() -> Script {
+    let mut script = with(vec![named(1, Some(PEER))]);
+    let dial = one(&mut script);
+    meet(&mut script, dial);
+    script
+}
+
+#[test]
+fn who_cannot_be_reached_is_dialed_less_and_less() {
+    let mut script = with(vec![named(1, None)]);
+    for expected in [500, 1000, 2000, 4000, 5000, 5000] {
+        let dial = one(&mut script);
+        fail(&mut script, dial);
+        let waited = until_next(&mut script);
+        assert!((expected * 3 / 4..=expected * 5 / 4).contains(&waited), "{waited} ms");
+    }
+    // No answer is none after 3 s.
+    let mut script = with(vec![named(1, None)]);
+    one(&mut script);
+    let waited = until_next(&mut script);
+    assert!((3000 + 375..=3000 + 625).contains(&waited), "{waited} ms");
+}
+
+#[test]
+fn what_is_lost_is_dialed_at_once() {
+    let mut script = met();
+    script.wait(1000);
+    assert!(script.dials.is_empty());
+    let connection = script.connection;
+    script.input(Input::Closed { connection });
+    assert!(until_next(&mut script) <= 100);
+    // One who does not come through the hello is another matter.
+    let mut script = with(vec![named(1, Some(PEER))]);
+    let dial = one(&mut script);
+    script.connected(PEER, Direction::Outbound(dial));
+    let connection = script.connection;
+    script.input(Input::Closed { connection });
+    assert!((375..=625).contains(&until_next(&mut script)));
+}
+
+#[test]
+fn a_reason_says_when_to_come_back() {
+    let cases = [
+        (Refusal::Busy(2000), 1500..=2500),
+        (Refusal::Banned(20), 15_000..=25_000),
+        (Refusal::Duplicate, 1500..=2500),
+        (Refusal::Full, 375..=625),
+        (Refusal::WrongNetwork, 45_000..=75_000),
+        (Refusal::NotAllowed, 45_000..=75_000),
+    ];
+    for (refusal, expected) in cases {
+        let mut script = with(vec![named(1, Some(PEER))]);
+        let dial = one(&mut script);
+        script.connected(PEER, Direction::Outbound(dial));
+        script.send(CONTROL, &ControlMessage::Refuse(refusal.clone()));
+        let waited = until_next(&mut script);
+        assert!(expected.contains(&waited), "{refusal:?}: {waited} ms");
+    }
+    for (goodbye, expected) in [
+        (Goodbye::ShuttingDown, 375..=625),
+        (Goodbye::Silent, 0..=100),
+        (Goodbye::Requested, 45_000..=75_000),
+    ] {
+        let mut script = met();
+        script.send(CONTROL, &ControlMessage::Goodbye(goodbye.clone()));
+        let waited = until_next(&mut script);
+        assert!(expected.contains(&waited), "{goodbye:?}: {waited} ms");
+    }
+    // And whom the application sends away is not fetched back.
+    let mut script = met();
+    script.command(Command::Disconnect { peer: PEER });
+    assert!((45_000..=75_000).contains(&until_next(&mut script)));
+}
+
+#[test]
+fn the_first_success_is_a_sign_for_the_others() {
+    let mut script = with(vec![named(1, None), named(2, Some(PEER))]);
+    let [first, second] = dials(&mut script)[..] else { panic!() };
+    let mut failing = first;
+    for _ in 0..6 {
+        fail(&mut script, failing);
+        until_next(&mut script);
+        failing = one(&mut script);
+    }
+    fail(&mut script, failing);
+    meet(&mut script, second);
+    assert!(until_next(&mut script) <= 625);
+    // And its next wait is as short as the first.
+    let dial = one(&mut script);
+    fail(&mut script, dial);
+    assert!((375..=625).contains(&until_next(&mut script)));
+}
+
+#[test]
+fn who_has_dialed_himself_is_not_dialed() {
+    let mut script = with(vec![named(1, Some(PEER))]);
+    let dial = one(&mut script);
+    script.connect(PEER);
+    script.shake_hands();
+    fail(&mut script, dial);
+    script.wait(60_000 / 2);
+    assert!(script.dials.is_empty());
+    // When that connection is lost, he is.
+    let connection = script.connection;
+    script.input(Input::Closed { connection });
+    assert!(until_next(&mut script) <= 100);
+}
+
+#[test]
+fn who_answered_first_is_expected_from_then_on() {
+    let mut script = with(vec![named(1, None)]);
+    let dial = one(&mut script);
+    meet(&mut script, dial);
+    let connection = script.connection;
+    script.input(Input::Closed { connection });
+    until_next(&mut script);
+    assert_eq!(script.dialed.last(), Some(&Some(PEER)));
+}
+
+#[test]
+fn a_node_that_shuts_down_dials_nobody() {
+    let mut script = met();
+    script.command(Command::Shutdown);
+    script.wait(10_000);
+    assert!(script.dials.is_empty());
+}
+
+#[test]
+fn as_many_are_named_as_may_be_dialed() {
+    let mut config = config(1);
+    config.limits.max_outbound = 2;
+    config.static_peers = vec![named(1, None), named(2, None)];
+    assert_eq!(config.validate(), Ok(()));
+    config.static_peers.push(named(3, None));
+    let error = config.validate().unwrap_err();
+    assert_eq!(error, ConfigError::TooManyStaticPeers { named: 3, most: 2 });
+    assert!(error.to_string().contains("raise it or name fewer"));
+    // One that was dialed otherwise takes a place: then it is waited for.
+    config.static_peers.truncate(2);
+    let mut script = Script::with(config);
+    let address = Address(Bytes::from_static(b"other"));
+    script.command(Command::Dial { address, peer: None });
+    let other = one(&mut script);
+    script.wait(0);
+    one(&mut script);
+    script.wait(5_000 / 2);
+    assert!(script.dials.is_empty(), "there is no room");
+    fail(&mut script, other);
+    assert!(until_next(&mut script) <= 1000);
+}
+
+#[test]
+fn the_hello_goes_first_to_one_who_was_named() {
+    let mut script = with(vec![named(1, Some(PEER))]);
+    let dial = one(&mut script);
+    script.connected(PEER, Direction::Outbound(dial));
+    let said = script.received::<ControlMessage>(CONTROL);
+    assert!(matches!(said[..], [ControlMessage::Hello(_)]), "{said:?}");
+    script.send(CONTROL, &ControlMessage::Hello(hello(script.connection)));
+    script.send(CONTROL, &ControlMessage::Setup(setup(script.node.config())));
+    assert_eq!(script.node.status().peers.len(), 1);
+}
