@@ -270,14 +270,15 @@ impl Node {
     fn on_closed(&mut self, connection: ConnectionId) {
         let cx = &mut self.cx;
         let Some(link) = cx.links.get(connection) else { return };
-        let (peer, slots) = (link.peer, link.slots.len());
+        let (peer, slots, since) = (link.peer, link.slots.len(), link.since);
         let was_up = control::was_up(cx, connection);
         let reason = control::closed(cx, connection);
         for slot in 0..slots {
             cx.timers.set(Timer::Channel { link: connection, slot }, None);
         }
         cx.links.remove(connection);
-        dialer::closed(cx, connection, was_up, &reason);
+        let up_for = was_up.then(|| cx.now.since(since));
+        dialer::closed(cx, connection, up_for, &reason);
         let another = cx.links.iter().any(|(_, other)| other.peer == peer && other.up);
         if was_up && !another {
             cx.event(Event::PeerDisconnected { peer, reason });

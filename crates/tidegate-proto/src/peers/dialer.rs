@@ -168,23 +168,25 @@ pub(crate) fn refused(cx: &mut Context, connection: ConnectionId, refusal: &Refu
     }
 }
 
-/// A connection is over, for a reason; `was_up` if its hello had been finished.
+/// A connection is over, for a reason, after it was up for so long; `None` if it never was.
 pub(crate) fn closed(
     cx: &mut Context,
     connection: ConnectionId,
-    was_up: bool,
+    up_for: Option<Duration>,
     reason: &Disconnect,
 ) {
     let first = cx.config.limits.redial_first;
     let here = |target: &Target| target.state == State::Connected(connection);
     let Some(i) = cx.dialer.targets.iter().position(here) else { return };
     let wait = match reason {
-        _ if !was_up => return failed(cx, i),
-        // Nobody wanted that.
+        _ if up_for.is_none() => return failed(cx, i),
+        // Nobody wanted that. One who hangs up at once would have us dial without a pause.
         Disconnect::Lost
         | Disconnect::Local(Goodbye::Silent | Goodbye::Internal)
         | Disconnect::Remote(Goodbye::Silent | Goodbye::Internal) => {
-            // Not a quarter more or less, but any moment within.
+            if up_for < Some(cx.config.limits.redial_most) {
+                return failed(cx, i);
+            }
             let any = (cx.dialer.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
             cx.dialer.targets[i].state = State::Idle(cx.now + AT_ONCE.mul_f64(any));
             return;
