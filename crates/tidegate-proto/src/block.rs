@@ -98,8 +98,8 @@ enum Judged {
 }
 
 impl Body {
-    fn whole(items: Vec<BlockItem>, lacked: Vec<u32>) -> Self {
-        Self::Whole { items, lacked, judged: Judged::Waiting, tree: OnceCell::new() }
+    fn whole(items: Vec<BlockItem>, lacked: Vec<u32>, judged: Judged) -> Self {
+        Self::Whole { items, lacked, judged, tree: OnceCell::new() }
     }
 
     fn is_missing(&self) -> bool {
@@ -132,10 +132,7 @@ impl Blocks {
             want_again: None,
         };
         if let Some((facts, header)) = genesis {
-            let mut body = Body::whole(Vec::new(), Vec::new());
-            if let Body::Whole { judged, .. } = &mut body {
-                *judged = Judged::Accepted;
-            }
+            let body = Body::whole(Vec::new(), Vec::new(), Judged::Accepted);
             blocks.insert(Known { facts, header, body, announced_by: BTreeSet::new() });
         }
         blocks
@@ -364,16 +361,22 @@ fn complete(cx: &mut Context, block: BlockId) {
     if let Some((link, number)) = pushed {
         give_back(cx, link, number, Report::First);
     }
-    whole(cx, block, items, lacked);
+    whole(cx, block, items, lacked, Judged::Waiting);
     ask_if_ready(cx, block);
     keep::prune_bodies(cx);
 }
 
 /// A block's items are here: it can be relayed and served.
-fn whole(cx: &mut Context, block: BlockId, items: Vec<BlockItem>, lacked: Vec<u32>) {
+fn whole(
+    cx: &mut Context,
+    block: BlockId,
+    items: Vec<BlockItem>,
+    lacked: Vec<u32>,
+    judged: Judged,
+) {
     let Some(known) = cx.blocks.known.get_mut(&block) else { return };
     cx.blocks.bytes += keep::cost(&items);
-    known.body = Body::whole(items, lacked);
+    known.body = Body::whole(items, lacked, judged);
     cx.blocks.fetcher.resolved((block, BlockPart::Compact));
     wake_all(cx);
 }
@@ -454,12 +457,7 @@ pub(crate) fn publish(cx: &mut Context, block: Block) -> Fate {
     // What this node makes is never too much.
     let _ = keep::room_for_header(cx, &facts, &block.header);
     cx.blocks.insert(known);
-    whole(cx, facts.block, block.items, Vec::new());
-    if let Some(Known { body: Body::Whole { judged, .. }, .. }) =
-        cx.blocks.known.get_mut(&facts.block)
-    {
-        *judged = Judged::Accepted;
-    }
+    whole(cx, facts.block, block.items, Vec::new(), Judged::Accepted);
     headers::accepted(cx, facts, block.header);
     Fate::Accepted
 }

@@ -625,13 +625,8 @@ pub(crate) fn expire(cx: &mut Context, index: usize) {
             cx.fetch_bytes -= std::mem::take(&mut requested.charged);
         }
     }
+    // Those who may be asked instead are among the links that are woken.
     freed(cx);
-    let pool = &cx.pools[index];
-    for link in expired.wake {
-        if let Some(link) = pool.links.get(&link) {
-            cx.links.wake(link.at.link, link.at.slot);
-        }
-    }
     for (_, candidates) in expired.given_up {
         for candidate in candidates {
             let source =

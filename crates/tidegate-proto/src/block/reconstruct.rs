@@ -89,8 +89,6 @@ pub(crate) struct Reconstruction {
     lacked: Vec<u32>,
     /// The ids are those of the header: they were all sent in full.
     ids_proven: bool,
-    /// It may be too large, so nothing more is fetched until the ids are proven.
-    missing_wait: bool,
     /// The first id of the next part of the full list, while that is asked for.
     pub(crate) ids_wanted: Option<u32>,
     /// Who is asked for it: the whole list comes from one, so that one answers for it.
@@ -149,7 +147,6 @@ impl Reconstruction {
             missing: (0..count as u32).collect(),
             lacked: Vec::new(),
             ids_proven: false,
-            missing_wait: false,
             ids_wanted: None,
             ids_source: None,
             ids_asked: false,
@@ -271,7 +268,7 @@ impl Reconstruction {
 
     /// Whether there are items to ask for.
     pub(crate) fn has_missing(&self) -> bool {
-        !self.missing.is_empty() && !self.missing_wait
+        !self.missing.is_empty()
     }
 
     /// `link` is asked for the next ids, if there are any to ask for: the first of them.
@@ -366,16 +363,15 @@ impl Reconstruction {
 
     /// Where it stands, with blocks of at most so many bytes.
     pub(crate) fn progress(&mut self, most: u32) -> Progress {
-        // A short id may stand for another item than is meant, and one item may be large.
+        // A short id may stand for another item than is meant, and one item may be large. No items
+        // are asked for until the ids are proven.
         if self.bytes > most as usize {
             if self.ids_proven || self.root() == Some(self.facts.item_root) {
                 return Progress::TooLarge;
             }
-            self.missing_wait = true;
             self.ids_wanted.get_or_insert(0);
             return Progress::Wanting;
         }
-        self.missing_wait = false;
         if self.items.iter().any(Option::is_none) || self.ids_wanted.is_some() {
             return Progress::Wanting;
         }

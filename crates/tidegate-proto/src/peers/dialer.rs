@@ -59,13 +59,25 @@ impl Dialer {
         due.min()
     }
 
-    fn find(&mut self, state: impl Fn(State) -> bool) -> Option<&mut Target> {
-        self.targets.iter_mut().find(|target| state(target.state))
+    /// The target whose dial this is.
+    fn dialed(&self, dial: DialId) -> Option<usize> {
+        let is = |target: &Target| matches!(target.state, State::Dialing(id, _) if id == dial);
+        self.targets.iter().position(is)
+    }
+
+    /// The target whose connection this is.
+    fn of(&self, connection: ConnectionId) -> Option<usize> {
+        self.targets.iter().position(|target| target.state == State::Connected(connection))
+    }
+
+    /// A number below one.
+    fn fraction(&mut self) -> f64 {
+        (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// A time a quarter shorter to a quarter longer.
     fn about(&mut self, time: Duration) -> Duration {
-        time.mul_f64(0.75 + (self.rng.next_u64() >> 11) as f64 / (1u64 << 54) as f64)
+        time.mul_f64(0.75 + self.fraction() / 2.0)
     }
 }
 
@@ -115,16 +127,15 @@ fn failed(cx: &mut Context, i: usize) {
 
 /// A dial failed.
 pub(crate) fn dial_failed(cx: &mut Context, dial: DialId) {
-    let dialed = |target: &Target| matches!(target.state, State::Dialing(id, _) if id == dial);
-    if let Some(i) = cx.dialer.targets.iter().position(dialed) {
+    if let Some(i) = cx.dialer.dialed(dial) {
         failed(cx, i);
     }
 }
 
 /// A dial led to a connection.
 pub(crate) fn connected(cx: &mut Context, dial: DialId, connection: ConnectionId, peer: PeerId) {
-    let dialed = |state| matches!(state, State::Dialing(id, _) if id == dial);
-    if let Some(target) = cx.dialer.find(dialed) {
+    if let Some(i) = cx.dialer.dialed(dial) {
+        let target = &mut cx.dialer.targets[i];
         target.at.peer = Some(peer);
         target.state = State::Connected(connection);
     }
@@ -160,8 +171,7 @@ pub(crate) fn refused(cx: &mut Context, connection: ConnectionId, refusal: &Refu
         | Refusal::BadSignature => Some(LEFT_ALONE),
     };
     let wait = wait.map(|wait| cx.dialer.about(wait));
-    let here = |target: &Target| target.state == State::Connected(connection);
-    let Some(i) = cx.dialer.targets.iter().position(here) else { return };
+    let Some(i) = cx.dialer.of(connection) else { return };
     match wait {
         Some(wait) => cx.dialer.targets[i].state = State::Idle(cx.now + wait),
         None => failed(cx, i),
@@ -176,8 +186,7 @@ pub(crate) fn closed(
     reason: &Disconnect,
 ) {
     let first = cx.config.limits.redial_first;
-    let here = |target: &Target| target.state == State::Connected(connection);
-    let Some(i) = cx.dialer.targets.iter().position(here) else { return };
+    let Some(i) = cx.dialer.of(connection) else { return };
     let wait = match reason {
         _ if up_for.is_none() => return failed(cx, i),
         // Nobody wanted that. One who hangs up at once would have us dial without a pause.
@@ -187,8 +196,8 @@ pub(crate) fn closed(
             if up_for < Some(cx.config.limits.redial_most) {
                 return failed(cx, i);
             }
-            let any = (cx.dialer.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-            cx.dialer.targets[i].state = State::Idle(cx.now + AT_ONCE.mul_f64(any));
+            let wait = AT_ONCE.mul_f64(cx.dialer.fraction());
+            cx.dialer.targets[i].state = State::Idle(cx.now + wait);
             return;
         }
         // The other connection of the two is found at once.

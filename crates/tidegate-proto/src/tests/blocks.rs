@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::app::{LARGE, SMALL, block, facts, genesis, item};
 use super::net::{Message, Net, accept, pick};
-use super::script::{BLOCK, SALT, Script, TIP};
-use crate::id::{ConnectionId, PeerId, PoolIndex, Ticket};
+use super::script::{BLOCK, SALT, Script, TIP, withhold_blocks};
+use crate::id::{ConnectionId, PoolIndex, Ticket};
 use crate::io::{Admission, Block, Command, Fate, Input, Invalid, Output, Subject, Verdict};
 use crate::wire::{
     BlockFetch, BlockItem, BlockMessage, BlockPart, BlockWant, Body, Encode as _, Held, NotHere,
@@ -84,13 +84,6 @@ fn a_long_fork_is_followed_back_to_a_known_block() {
 fn withhold_headers(subject: &Subject) -> Option<Verdict> {
     match subject {
         Subject::Header { .. } => None,
-        _ => accept(subject),
-    }
-}
-
-fn withhold_blocks(subject: &Subject) -> Option<Verdict> {
-    match subject {
-        Subject::Block(_) => None,
         _ => accept(subject),
     }
 }
@@ -205,8 +198,7 @@ impl Watched {
     fn new() -> Self {
         let mut script = Script::up();
         let sender = script.connection;
-        script.connect(PeerId([8; 32]));
-        script.shake_hands();
+        script.another_peer();
         let block = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
         let push = BlockMessage::Push(script.compact(&block));
         let mut watched = Self { script, sender, block };

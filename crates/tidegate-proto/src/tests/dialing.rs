@@ -84,8 +84,7 @@ fn what_is_lost_is_dialed_at_once() {
         // The hello took 1 ms.
         script.wait(up_for - 1);
         assert!(script.dials.is_empty());
-        let connection = script.connection;
-        script.input(Input::Closed { connection });
+        script.close(script.connection);
         let waited = until_next(&mut script);
         assert!(expected.contains(&waited), "{waited} ms");
     }
@@ -93,8 +92,7 @@ fn what_is_lost_is_dialed_at_once() {
     let mut script = with(vec![named(1, Some(PEER))]);
     let dial = one(&mut script);
     script.connected(PEER, Direction::Outbound(dial));
-    let connection = script.connection;
-    script.input(Input::Closed { connection });
+    script.close(script.connection);
     assert!((375..=625).contains(&until_next(&mut script)));
 }
 
@@ -162,8 +160,7 @@ fn who_has_dialed_himself_is_not_dialed() {
     script.wait(60_000 / 2);
     assert!(script.dials.is_empty());
     // When that connection is lost, he is.
-    let connection = script.connection;
-    script.input(Input::Closed { connection });
+    script.close(script.connection);
     assert!(until_next(&mut script) <= 100);
 }
 
@@ -172,8 +169,7 @@ fn who_answered_first_is_expected_from_then_on() {
     let mut script = with(vec![named(1, None)]);
     let dial = one(&mut script);
     meet(&mut script, dial);
-    let connection = script.connection;
-    script.input(Input::Closed { connection });
+    script.close(script.connection);
     until_next(&mut script);
     assert_eq!(script.dialed.last(), Some(&Some(PEER)));
 }

@@ -3,8 +3,11 @@
 use bytes::Bytes;
 
 use super::app::{LARGE, SMALL, block, config, genesis, id, item};
-use super::script::{BLOCK, CONTROL, LARGE_POOL, PEER, SMALL_POOL, Script, TIP, hello, setup};
-use crate::id::{ConnectionId, Digest, ItemId, PeerId};
+use super::script::{
+    BLOCK, CONTROL, LARGE_POOL, PEER, SMALL_POOL, Script, TIP, hello, setup, withhold,
+    withhold_blocks,
+};
+use crate::id::{Digest, ItemId, PeerId};
 use crate::io::{Admission, Block, Command, Input, Subject, Verdict};
 use crate::wire::{
     Answer, BlockFetch, BlockIds, BlockMessage, BlockWant, Body, Chunked, Compact, ControlMessage,
@@ -14,8 +17,7 @@ use crate::{Time, Violation};
 
 /// The peer announces an item of 100,000 bytes as the next number, and is asked for it.
 fn asked(script: &mut Script, number: u32, id: &ItemId) {
-    let announcement = crate::pool::announcement(&script.salt(), id, 100_000);
-    script.send(LARGE_POOL, &PoolMessage::Announce(vec![announcement]));
+    script.announce(LARGE, id, 100_000);
     let fetch = script.received::<PoolMessage>(LARGE_POOL);
     assert_eq!(fetch, [PoolMessage::Fetch(vec![number])]);
     assert!(script.node.status().fetch_bytes >= 100_000);
@@ -66,8 +68,7 @@ fn a_wrong_answer_frees_what_was_asked_for() {
     let mut script = Script::up();
     asked(&mut script, 0, &wanted);
     let other = id(LARGE, &item(2, 100_000));
-    let announcement = crate::pool::announcement(&script.salt(), &other, 100_000);
-    script.send(LARGE_POOL, &PoolMessage::Announce(vec![announcement]));
+    script.announce(LARGE, &other, 100_000);
     answer(&mut script, 0, crate::chunk::start(&item(1, 100_000)).0);
     answer(&mut script, 1, crate::chunk::start(&item(2, 100_000)).0);
     assert_eq!(script.accusation(), Some(Violation::OutOfTurn));
@@ -118,25 +119,6 @@ fn pushed(script: &mut Script, pool: u32, body: Bytes) {
     script.send(pool, &PoolMessage::Push(Body::Whole(body)));
 }
 
-fn close(script: &mut Script, connection: ConnectionId) {
-    script.input(Input::Closed { connection });
-}
-
-fn withhold(_: &Subject) -> Option<Verdict> {
-    None
-}
-
-fn withhold_blocks(subject: &Subject) -> Option<Verdict> {
-    let withheld = matches!(subject, Subject::Block(_));
-    (!withheld).then(|| Verdict::Accept(Admission::default()))
-}
-
-fn another_peer(script: &mut Script) -> ConnectionId {
-    script.connect(PeerId([8; 32]));
-    script.shake_hands();
-    script.connection
-}
-
 /// A node whose pool has `count` items, and a block of all but the last of them; the compact block
 /// that a liar makes of it names the last one instead of the first.
 fn misnamed(script: &mut Script, count: usize) -> (Block, Compact) {
@@ -168,7 +150,7 @@ fn a_wrong_list_of_ids_proves_nothing() {
     let liar = script.connection;
     let mut ids = wanted.items.iter().map(|item| item.id).collect::<Vec<_>>();
     ids[0] = ItemId([7; 32]);
-    let honest = another_peer(&mut script);
+    let honest = script.another_peer();
     script.send(TIP, &TipMessage::Header(wanted.header.clone()));
     script.connection = liar;
     script.take();
@@ -201,10 +183,10 @@ fn nobody_goes_on_with_the_list_of_another() {
     script.send(BLOCK, &BlockMessage::Ids(BlockIds { block: wanted.block, first: 0, ids }));
     assert_eq!(script.received::<BlockMessage>(BLOCK), [fetch(1024)]);
     let liar = script.connection;
-    another_peer(&mut script);
+    script.another_peer();
     script.send(TIP, &TipMessage::Header(wanted.header.clone()));
     script.take();
-    close(&mut script, liar);
+    script.close(liar);
     for (first, part) in [(0, &wanted.items[..1024]), (1024, &wanted.items[1024..])] {
         assert_eq!(script.received::<BlockMessage>(BLOCK), [fetch(first)]);
         let ids = part.iter().map(|item| item.id).collect();
@@ -257,7 +239,7 @@ fn who_owes_items_is_not_asked_for_them_again() {
     }
     script.send(BLOCK, &BlockMessage::Push(script.compact(&wanted)));
     assert!(!script.received::<BlockMessage>(BLOCK).contains(&BlockMessage::Fetch(items)));
-    another_peer(&mut script);
+    script.another_peer();
     script.send(TIP, &TipMessage::Header(wanted.header.clone()));
     script.wait(1100);
     let compact = BlockFetch { block: wanted.block, want: BlockWant::Compact };
@@ -270,15 +252,11 @@ fn who_owes_items_is_not_asked_for_them_again() {
 fn an_announcement_binds_only_who_made_it() {
     let wanted = item(1, 100_000);
     let mut script = Script::up();
-    let announce = |script: &mut Script, size| {
-        let announcement = crate::pool::announcement(&script.salt(), &id(LARGE, &wanted), size);
-        script.send(LARGE_POOL, &PoolMessage::Announce(vec![announcement]));
-    };
-    announce(&mut script, 60);
+    script.announce(LARGE, &id(LARGE, &wanted), 60);
     assert_eq!(script.received::<PoolMessage>(LARGE_POOL), [PoolMessage::Fetch(vec![0])]);
     let liar = script.connection;
-    let honest = another_peer(&mut script);
-    announce(&mut script, 100_000);
+    let honest = script.another_peer();
+    script.announce(LARGE, &id(LARGE, &wanted), 100_000);
     script.connection = liar;
     script.send(LARGE_POOL, &PoolMessage::Gone(vec![0]));
     script.connection = honest;
@@ -302,9 +280,8 @@ fn what_another_delivered_is_not_held_for() {
     let wanted = item(1, 100_000);
     asked(&mut script, 0, &id(LARGE, &wanted));
     // Another has something else for another pool, and there is no room for it yet.
-    let waiting = another_peer(&mut script);
-    let other = crate::pool::announcement(&script.salt(), &id(SMALL, &item(2, 30_000)), 30_000);
-    script.send(SMALL_POOL, &PoolMessage::Announce(vec![other]));
+    let waiting = script.another_peer();
+    script.announce(SMALL, &id(SMALL, &item(2, 30_000)), 30_000);
     assert_eq!(script.received::<PoolMessage>(SMALL_POOL), []);
     script.command(Command::Publish {
         request: 1,
@@ -326,15 +303,14 @@ fn what_is_on_its_way_is_not_asked_for_again() {
     let mut script = Script::up_with(config);
     script.judge = withhold;
     let wanted = item(1, 20_000);
-    let announcement = crate::pool::announcement(&script.salt(), &id(LARGE, &wanted), 20_000);
-    script.send(LARGE_POOL, &PoolMessage::Announce(vec![announcement]));
+    script.announce(LARGE, &id(LARGE, &wanted), 20_000);
     assert_eq!(script.received::<PoolMessage>(LARGE_POOL), [PoolMessage::Fetch(vec![0])]);
     let honest = script.connection;
-    let other = another_peer(&mut script);
+    let other = script.another_peer();
     pushed(&mut script, SMALL_POOL, item(9, 100));
     pushed(&mut script, LARGE_POOL, wanted.clone());
     script.connection = honest;
-    close(&mut script, other);
+    script.close(other);
     script.wait(10);
     assert_eq!(script.received::<PoolMessage>(LARGE_POOL), []);
     answer(&mut script, 0, Body::Whole(wanted));
@@ -357,17 +333,16 @@ fn an_answer_that_takes_the_place_of_a_push_is_paid_for() {
         let mut script = Script::up_with(config);
         script.judge = withhold;
         let wanted = item(1, 20_480);
-        let announcement = crate::pool::announcement(&script.salt(), &id(LARGE, &wanted), 20_480);
-        script.send(LARGE_POOL, &PoolMessage::Announce(vec![announcement]));
+        script.announce(LARGE, &id(LARGE, &wanted), 20_480);
         let honest = script.connection;
-        let other = another_peer(&mut script);
+        let other = script.another_peer();
         pushed(&mut script, SMALL_POOL, item(9, 100));
         pushed(&mut script, LARGE_POOL, wanted.clone());
         script.connection = honest;
         answer(&mut script, 0, Body::Whole(wanted));
         assert_eq!(script.node.status().fetch_bytes, 0);
         script.take();
-        close(&mut script, other);
+        script.close(other);
         assert_eq!(script.node.status().fetch_bytes, if stays { 20_480 } else { 0 });
         script.wait(1000);
         let returns = script.received::<PoolMessage>(LARGE_POOL);
@@ -383,9 +358,7 @@ fn who_repeats_himself_is_told_at_once() {
     script.judge = withhold;
     pushed(&mut script, SMALL_POOL, item(1, 100));
     let reports = |script: &mut Script| {
-        let announcement =
-            crate::pool::announcement(&script.salt(), &id(SMALL, &item(1, 100)), 100);
-        script.send(SMALL_POOL, &PoolMessage::Announce(vec![announcement]));
+        script.announce(SMALL, &id(SMALL, &item(1, 100)), 100);
         script.wait(1000);
         let returned = script.received::<PoolMessage>(SMALL_POOL).into_iter();
         let reports = returned.flat_map(|message| match message {
@@ -467,7 +440,7 @@ fn of_those_who_waited_one_comes_in() {
         script.connection
     });
     let waiting = waiting.collect::<Vec<_>>();
-    close(&mut script, older);
+    script.close(older);
     for link in &waiting {
         script.connection = *link;
         let setup = ControlMessage::Setup(setup(script.node.config()));
@@ -493,10 +466,9 @@ fn who_has_not_got_it_any_more_is_told_once() {
     let mut script = Script::up();
     script.judge = withhold;
     let wanted = item(1, 20_000);
-    let announcement = crate::pool::announcement(&script.salt(), &id(LARGE, &wanted), 20_000);
-    script.send(LARGE_POOL, &PoolMessage::Announce(vec![announcement]));
+    script.announce(LARGE, &id(LARGE, &wanted), 20_000);
     let first = script.connection;
-    another_peer(&mut script);
+    script.another_peer();
     pushed(&mut script, LARGE_POOL, wanted);
     script.connection = first;
     script.take();
@@ -521,9 +493,7 @@ fn an_old_answer_says_nothing_of_a_new_announcement() {
     config.limits.fetch_bytes_link = 1;
     let mut script = Script::up_with(config);
     let wanted = id(LARGE, &item(1, 20_000));
-    let announcement = crate::pool::announcement(&script.salt(), &wanted, 20_000);
-    let announce = PoolMessage::Announce(vec![announcement]);
-    script.send(LARGE_POOL, &announce);
+    script.announce(LARGE, &wanted, 20_000);
     assert_eq!(script.received::<PoolMessage>(LARGE_POOL), [PoolMessage::Fetch(vec![0])]);
     // It is given up, and its permit is back; the link owes the answer, and is asked nothing more.
     let mut returned = Vec::new();
@@ -534,7 +504,7 @@ fn an_old_answer_says_nothing_of_a_new_announcement() {
     }
     let ignored = |number| PoolMessage::Return(vec![Return { number, report: Report::Ignored }]);
     assert_eq!(returned, [ignored(0)]);
-    script.send(LARGE_POOL, &announce);
+    script.announce(LARGE, &wanted, 20_000);
     assert_eq!(script.received::<PoolMessage>(LARGE_POOL), []);
     script.send(LARGE_POOL, &PoolMessage::Gone(vec![0]));
     assert_eq!(script.received::<PoolMessage>(LARGE_POOL), [PoolMessage::Fetch(vec![1])]);

@@ -3,10 +3,12 @@
 use bytes::Bytes;
 
 use super::app::{LARGE, SMALL, block, config, facts, genesis, id, item};
-use super::script::{BLOCK, CONTROL, LARGE_POOL, PEER, SMALL_POOL, Script, TIP};
+use super::script::{
+    BLOCK, CONTROL, LARGE_POOL, PEER, SMALL_POOL, Script, TIP, withhold, withhold_blocks,
+};
 use crate::config::{BLOCK_ITEM, HEADER};
-use crate::id::{BlockId, ConnectionId, PeerId};
-use crate::io::{Admission, Block, Command, Event, Input, Subject, TipChange, Verdict};
+use crate::id::{BlockId, PeerId};
+use crate::io::{Admission, Block, Command, Event, Subject, TipChange, Verdict};
 use crate::wire::{
     BlockFetch, BlockItem, BlockMessage, BlockWant, Body, Compact, ControlMessage, Held,
     PoolMessage, Report, Return, TipMessage, TipSlot,
@@ -17,15 +19,6 @@ fn limited(change: impl FnOnce(&mut Limits)) -> Config {
     let mut config = config(1);
     change(&mut config.limits);
     config
-}
-
-fn withhold(_: &Subject) -> Option<Verdict> {
-    None
-}
-
-fn withhold_blocks(subject: &Subject) -> Option<Verdict> {
-    let withheld = matches!(subject, Subject::Block(_));
-    (!withheld).then(|| Verdict::Accept(Admission::default()))
 }
 
 /// Blocks on top of each other, the first on the genesis.
@@ -347,14 +340,11 @@ fn bytes_that_are_asked_for_are_limited_over_all_links() {
         script.judge = withhold;
         let mut asked = 0;
         let mut number = |script: &mut Script, n| {
-            let announcement =
-                crate::pool::announcement(&script.salt(), &id(LARGE, &item(n, 20_000)), 20_000);
-            script.send(LARGE_POOL, &PoolMessage::Announce(vec![announcement]));
+            script.announce(LARGE, &id(LARGE, &item(n, 20_000)), 20_000);
             asked += script.received::<PoolMessage>(LARGE_POOL).len();
         };
         number(&mut script, 1);
-        script.connect(PeerId([8; 32]));
-        script.shake_hands();
+        script.another_peer();
         number(&mut script, 2);
         assert_eq!(asked, expected);
         assert_eq!(script.node.status().fetch_bytes, 20_480 * expected as u32);
@@ -401,10 +391,6 @@ fn the_older_of_two_connections_has_so_much_time() {
     assert!(script.closed.contains(&older) && !script.closed.contains(&script.connection));
 }
 
-fn close(script: &mut Script, connection: ConnectionId) {
-    script.input(Input::Closed { connection });
-}
-
 /// R12.3: otherwise a peer that comes again and again could make a node that is busy keep ever more.
 #[test]
 fn what_waits_goes_with_the_last_who_sent_it() {
@@ -418,13 +404,11 @@ fn what_waits_goes_with_the_last_who_sent_it() {
     }
     let first = script.connection;
     // Another peer sends the second, and announces the third.
-    script.connect(PeerId([8; 32]));
-    script.shake_hands();
+    script.another_peer();
     script.send(SMALL_POOL, &PoolMessage::Push(Body::Whole(item(2, 100))));
-    let announcement = crate::pool::announcement(&script.salt(), &id(SMALL, &item(3, 100)), 100);
-    script.send(SMALL_POOL, &PoolMessage::Announce(vec![announcement]));
+    script.announce(SMALL, &id(SMALL, &item(3, 100)), 100);
     assert_eq!(script.received::<PoolMessage>(SMALL_POOL), []);
-    close(&mut script, first);
+    script.close(first);
     // He announced it as number 1: now he is asked for it.
     let asked = script.received::<PoolMessage>(SMALL_POOL);
     assert_eq!(asked, [PoolMessage::Fetch(vec![1])]);
@@ -457,7 +441,7 @@ fn a_header_that_waits_goes_with_the_last_who_sent_it() {
     }
     assert_eq!(script.questions.len(), 2);
     for link in &links[..4] {
-        close(&mut script, *link);
+        script.close(*link);
     }
     for (ticket, _) in std::mem::take(&mut script.questions) {
         script.command(Command::Verdict { ticket, verdict: Verdict::Ignore });
@@ -476,10 +460,9 @@ fn a_compact_block_that_waits_goes_with_its_sender() {
     let Compact { header, .. } = script.compact(&wanted);
     let sender = script.connection;
     script.send(BLOCK, &BlockMessage::Push(script.compact(&wanted)));
-    script.connect(PeerId([8; 32]));
-    script.shake_hands();
+    script.another_peer();
     script.send(TIP, &TipMessage::Header(header));
-    close(&mut script, sender);
+    script.close(sender);
     let (ticket, _) = script.questions.pop().unwrap();
     let verdict = Verdict::Accept(Admission::default());
     script.command(Command::Verdict { ticket, verdict });

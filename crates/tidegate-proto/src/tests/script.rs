@@ -7,12 +7,12 @@ use bytes::Bytes;
 
 use super::app::{TestRules, config};
 use crate::config::PoolSpec;
-use crate::id::{Address, ConnectionId, DialId, Digest, PeerId, Salt, Ticket};
+use crate::id::{Address, ConnectionId, DialId, Digest, ItemId, PeerId, PoolIndex, Salt, Ticket};
 use crate::io::{Admission, Block, Command, Direction, Event, Input, Output, Subject, Verdict};
 use crate::rules::Rules as _;
 use crate::wire::{
     Binding, Compact, ControlMessage, Decode, Encode, Frame, Goodbye, Grant, Group, Hello, Offer,
-    OfferedVersion, Refusal, Setup,
+    OfferedVersion, PoolMessage, Refusal, Setup,
 };
 use crate::{Config, Node, Time, Violation};
 
@@ -61,6 +61,17 @@ pub(super) fn binding(connection: ConnectionId) -> Binding {
     let mut exporter = [0; 32];
     exporter[..8].copy_from_slice(&connection.0.to_be_bytes());
     Binding::Exporter(exporter)
+}
+
+/// No verdict is given.
+pub(super) fn withhold(_: &Subject) -> Option<Verdict> {
+    None
+}
+
+/// No verdict is given on blocks, and headers and items are good.
+pub(super) fn withhold_blocks(subject: &Subject) -> Option<Verdict> {
+    let withheld = matches!(subject, Subject::Block(_));
+    (!withheld).then(|| Verdict::Accept(Admission::default()))
 }
 
 /// The same offers as the node's own.
@@ -149,6 +160,25 @@ impl Script {
             binding: binding(self.connection),
         };
         self.input(connected);
+    }
+
+    /// A connection of another peer than [`PEER`], its hello finished.
+    pub(super) fn another_peer(&mut self) -> ConnectionId {
+        self.connect(PeerId([8; 32]));
+        self.shake_hands();
+        self.connection
+    }
+
+    /// The transport lost a connection.
+    pub(super) fn close(&mut self, connection: ConnectionId) {
+        self.input(Input::Closed { connection });
+    }
+
+    /// The peer announces an item, by its id for the node, with a size that may be wrong.
+    pub(super) fn announce(&mut self, pool: PoolIndex, id: &ItemId, size: usize) {
+        let announcement = crate::pool::announcement(&self.salt(), id, size);
+        let channel = LARGE_POOL + u32::from(pool.0);
+        self.send(channel, &PoolMessage::Announce(vec![announcement]));
     }
 
     pub(super) fn shake_hands(&mut self) {

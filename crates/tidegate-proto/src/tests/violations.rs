@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::app::{LARGE, SMALL, block, facts, genesis, id, item};
 use super::script::{
-    BLOCK, CONTROL, LARGE_POOL, PEER, SMALL_POOL, Script, TIP, generous, hello, setup,
+    BLOCK, CONTROL, LARGE_POOL, PEER, SMALL_POOL, Script, TIP, generous, hello, setup, withhold,
 };
 use crate::Violation;
 use crate::id::{Digest, ItemId, PoolIndex, Salt};
@@ -20,10 +20,6 @@ use crate::wire::{
 
 fn reject(_: &Subject) -> Option<Verdict> {
     Some(Verdict::Reject)
-}
-
-fn withhold(_: &Subject) -> Option<Verdict> {
-    None
 }
 
 fn push(body: Bytes) -> PoolMessage {
