@@ -10,7 +10,9 @@ use crate::control::Control;
 use crate::io::{Event, Output};
 use crate::link::{At, Links};
 use crate::peers::Peers;
+use crate::peers::book::Book;
 use crate::peers::dialer::Dialer;
+use crate::peers::exchange::Exchange;
 use crate::pool::Pool;
 use crate::rules::Rules;
 use crate::stats::Stats;
@@ -70,6 +72,8 @@ pub(crate) struct Context {
     pub(crate) control: Control,
     pub(crate) peers: Peers,
     pub(crate) dialer: Dialer,
+    pub(crate) book: Book,
+    pub(crate) exchange: Exchange,
     pub(crate) tip: Tip,
     pub(crate) blocks: Blocks,
     pub(crate) pools: Vec<Pool>,
@@ -151,4 +155,5 @@ channels! {
     1 => Tip(crate::tip::Channel),
     3 => Block(crate::block::Channel),
     4 => Pool(crate::pool::Channel),
+    5 => Peers(crate::peers::exchange::Channel),
 }

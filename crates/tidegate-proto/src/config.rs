@@ -7,6 +7,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Address, Digest, NetworkId, PeerId};
+pub use crate::peers::book::{BookEntry, PeerBook};
+use crate::peers::book::{NEW_SLOTS, TRIED_SLOTS};
 use crate::wire::{Grant, MAX_BLOCK_ITEMS, MAX_FRAME, MAX_HEADER, MAX_NAME, MAX_WHOLE};
 
 /// What a node is set up with.
@@ -30,6 +32,15 @@ pub struct Config {
     pub allow: Option<BTreeSet<PeerId>>,
     /// Peers to stay connected to, at most as many as [`Limits::max_outbound`].
     pub static_peers: Vec<StaticPeer>,
+    /// Where to learn of other peers when none that are known can be reached.
+    pub bootstrap: Vec<StaticPeer>,
+    /// How many peers this node wants to be connected to by its own choice, from those it has
+    /// learnt of. With 0 it learns of none and dials only whom it is told to: a closed network.
+    /// 8 as in Bitcoin Core: the chance that all are in one hand falls with each. No more than
+    /// [`Limits::max_outbound`] are dialed.
+    pub outbound: u32,
+    /// What was known of peers before.
+    pub peer_book: PeerBook,
     /// Number of this node's last signed record: the next one must be newer.
     pub record_sequence: u64,
     /// The limits.
@@ -48,6 +59,9 @@ impl Config {
             workers: 2,
             allow: None,
             static_peers: Vec::new(),
+            bootstrap: Vec::new(),
+            outbound: 8,
+            peer_book: PeerBook::default(),
             record_sequence: 0,
             limits: Limits::default(),
         }
@@ -83,6 +97,9 @@ impl Config {
         if self.static_peers.len() > self.limits.max_outbound as usize {
             let (named, most) = (self.static_peers.len(), self.limits.max_outbound);
             return Err(ConfigError::TooManyStaticPeers { named, most });
+        }
+        if self.bootstrap.len() > MAX_BOOTSTRAP {
+            return Err(ConfigError::TooManyBootstrap(self.bootstrap.len()));
         }
         if self.workers == 0 {
             return Err(ConfigError::NoWorkers);
@@ -136,6 +153,8 @@ impl Config {
                 * (u64::from(limits.block_size) + MAX_BLOCK_ITEMS as u64 * BLOCK_ITEM)
             + handshakes
             + u64::from(limits.bans) * BAN
+            + u64::from(limits.book_new_buckets) * NEW_SLOTS * BOOK_ENTRY
+            + u64::from(limits.book_tried_buckets) * TRIED_SLOTS * BOOK_ENTRY
     }
 }
 
@@ -143,6 +162,8 @@ impl Config {
 pub const MAX_ITEM: u32 = 16 << 20;
 /// Pools of one node: with the other channels they must fit into [`crate::wire::MAX_OFFERS`].
 pub const MAX_POOLS: usize = 32;
+/// Nodes where others can be learnt of: more would not make a start more certain.
+pub const MAX_BOOTSTRAP: usize = 64;
 
 /// What one entry costs beside what it holds, measured by the test of the worst case, rounded up.
 const ENTRY: u64 = 640;
@@ -153,6 +174,8 @@ const LINK: u64 = 8 << 10;
 pub(crate) const HEADER: u64 = 2 << 10;
 pub(crate) const BLOCK_ITEM: u64 = 224;
 const BAN: u64 = 64;
+/// Addresses are there twice: in the record, and as what can be dialed.
+const BOOK_ENTRY: u64 = 2 << 10;
 
 /// A peer that the configuration names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,6 +246,10 @@ pub const POOL_GRANT: Grant = Grant {
     fetch_bytes: 256 << 10,
 };
 
+/// What a peer may have outstanding on the channel of peers: one question.
+pub const PEERS_GRANT: Grant =
+    Grant { announcements: 0, bodies: 0, body_bytes: 0, requests: 1, fetch_bytes: 0 };
+
 /// Every limit on what peers can make a node cost. [`Config::worst_case_bytes`] adds them up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -241,6 +268,19 @@ pub struct Limits {
     /// The longest such time: with a dial's time-out a peer that is back is found within ten
     /// seconds.
     pub redial_most: Duration,
+    /// The time between two dials over the book while peers are missing.
+    pub dial_interval: Duration,
+    /// How often somebody of the book is looked for, to know whether he is there. Bitcoin Core's
+    /// two minutes: it is what makes filling a book with inventions slow.
+    pub feeler_interval: Duration,
+    /// Buckets of 16 peers that others told of.
+    pub book_new_buckets: u32,
+    /// Buckets of 8 peers that this node has met.
+    pub book_tried_buckets: u32,
+    /// How many times a peer that asks is told of others at once.
+    pub records_burst: u32,
+    /// How long it then waits for each further time.
+    pub records_interval: Duration,
     /// How long a hello may take.
     pub handshake_timeout: Duration,
     /// How long the older of two connections has to answer before the newer replaces it.
@@ -305,6 +345,12 @@ impl Default for Limits {
             dial_timeout: Duration::from_secs(3),
             redial_first: Duration::from_millis(500),
             redial_most: Duration::from_secs(5),
+            dial_interval: Duration::from_secs(2),
+            feeler_interval: Duration::from_secs(120),
+            book_new_buckets: 128,
+            book_tried_buckets: 64,
+            records_burst: 4,
+            records_interval: Duration::from_secs(60),
             handshake_timeout: Duration::from_secs(5),
             duplicate_timeout: Duration::from_secs(2),
             ping_idle: Duration::from_secs(30),
@@ -329,7 +375,7 @@ impl Default for Limits {
             shelved_bytes: 256 << 10,
             blocks_kept: 64,
             header_bytes: 2 << 20,
-            block_bytes: 20 << 20,
+            block_bytes: 14 << 20,
             block_size: 4 << 20,
             reconstructions: 4,
             block_patience: Duration::from_millis(50),
@@ -372,6 +418,9 @@ pub enum ConfigError {
         /// How many may be dialed.
         most: u32,
     },
+    /// Too many nodes to learn of others from.
+    #[error("{0} bootstrap addresses: at most {MAX_BOOTSTRAP} are possible")]
+    TooManyBootstrap(usize),
     /// There is nobody to give verdicts.
     #[error("workers: at least one is needed")]
     NoWorkers,

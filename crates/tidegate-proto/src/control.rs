@@ -47,6 +47,8 @@ pub(crate) struct Control {
     record: Option<PeerRecord>,
     /// The record that waits for its signature.
     unsigned: Option<(u64, Vec<Address>)>,
+    /// Where this node says that it listens, and where others see it.
+    reachable: record::Reachable,
     links: BTreeMap<ConnectionId, ControlLink>,
     rng: Rng,
     /// Connections that wait for an older one to answer.
@@ -113,6 +115,7 @@ impl Control {
             salt: Salt(rng.fork("salt").bytes()),
             record: None,
             unsigned: None,
+            reachable: record::Reachable::default(),
             links: BTreeMap::new(),
             rng: own,
             waiting: 0,
@@ -121,6 +124,11 @@ impl Control {
 
     pub(crate) fn salt(&self) -> Salt {
         self.salt
+    }
+
+    /// What this node says of itself.
+    pub(crate) fn record(&self) -> Option<&PeerRecord> {
+        self.record.as_ref()
     }
 
     /// Whether the peer's hello was good, and the connection is not at its end.
@@ -424,6 +432,7 @@ fn on_setup(cx: &mut Context, at: At, setup: Setup) -> Result<(), Violation> {
         cx.links.iter().any(|(id, other)| id != at.link && other.peer == peer && other.up);
     negotiate::open_agreed(cx, at.link, &setup);
     cx.stats.count(Count::Connections);
+    record::said(cx, at.link, &setup);
     dialer::up(cx, at.link);
     if !already {
         let client = cx.control.client(at.link).unwrap_or_default().to_owned();

@@ -13,7 +13,9 @@ use crate::control::{self, Control, record};
 use crate::id::{Address, ConnectionId, ItemId, PeerId, PoolIndex, Ticket};
 use crate::io::{Command, DialError, Direction, Event, Input, Output, Verdict};
 use crate::link::{At, Link, Links};
+use crate::peers::book::{Book, PeerBook};
 use crate::peers::dialer::{self, Dialer};
+use crate::peers::exchange::Exchange;
 use crate::peers::{self, Peers};
 use crate::pool::{self, Pool};
 use crate::rng::Rng;
@@ -43,7 +45,7 @@ impl Node {
     ///
     /// Two nodes with the same arguments that are given the same inputs do the same.
     pub fn new(
-        config: Config,
+        mut config: Config,
         rules: Box<dyn Rules>,
         seed: [u8; 32],
         now: Time,
@@ -61,16 +63,23 @@ impl Node {
         let salt = control.salt();
         let pools = config.pools.iter().enumerate();
         let pools = pools.map(|(i, spec)| Pool::new(spec.clone(), PoolIndex(i as u16), salt));
+        let pools = pools.collect();
+        let peers = Peers::new(&config, now);
+        let dialer = Dialer::new(&config, now, &rng);
+        // The book has it now.
+        let book = std::mem::take(&mut config.peer_book);
         let cx = Context {
             now,
-            pools: pools.collect(),
+            pools,
             tickets: Tickets::new(config.workers),
-            dialer: Dialer::new(&config.static_peers, now, &rng),
+            dialer,
+            book: Book::new(config.peer, &book, book_buckets(&config), &rng),
+            exchange: Exchange::new(&rng),
             config,
             rules,
             links: Links::default(),
             control,
-            peers: Peers::default(),
+            peers,
             tip: Tip::new(genesis.clone()),
             blocks: Blocks::new(genesis, salt),
             timers: Timers::default(),
@@ -276,9 +285,11 @@ impl Node {
         for slot in 0..slots {
             cx.timers.set(Timer::Channel { link: connection, slot }, None);
         }
-        cx.links.remove(connection);
+        let link = cx.links.remove(connection);
         let up_for = was_up.then(|| cx.now.since(since));
-        dialer::closed(cx, connection, up_for, &reason);
+        if let Some(link) = link {
+            dialer::closed(cx, connection, &link, up_for, &reason);
+        }
         let another = cx.links.iter().any(|(_, other)| other.peer == peer && other.up);
         if was_up && !another {
             cx.event(Event::PeerDisconnected { peer, reason });
@@ -357,9 +368,17 @@ impl Node {
             self.cx.timers.set(Timer::Pool(i), pool.deadline());
         }
         self.cx.timers.set(Timer::Blocks, self.cx.blocks.deadline());
-        let dial = self.cx.dialer.deadline().filter(|_| !self.cx.peers.shutting_down);
+        let dial =
+            self.cx.dialer.deadline(&self.cx.config).filter(|_| !self.cx.peers.shutting_down);
         self.cx.timers.set(Timer::Dialer, dial);
     }
+}
+
+/// Connections that are remembered as the first to make after a restart, as in Bitcoin Core.
+const ANCHORS: usize = 2;
+
+fn book_buckets(config: &Config) -> [u32; 2] {
+    [config.limits.book_new_buckets, config.limits.book_tried_buckets]
 }
 
 fn links_of(cx: &Context, peer: &PeerId) -> Vec<ConnectionId> {
@@ -398,6 +417,24 @@ impl Node {
         self.cx.pools.get(pool.0 as usize).into_iter().flat_map(Pool::ids)
     }
 
+    /// What is known of peers, to be kept over a restart.
+    pub fn peer_book(&self) -> PeerBook {
+        let cx = &self.cx;
+        let dialed = cx.links.iter().filter(|(_, link)| link.up && !link.direction.is_inbound());
+        let mut chosen = dialed.filter(|(id, _)| !cx.dialer.is_feeler(*id)).collect::<Vec<_>>();
+        // Who has been there for longest will most likely be there again.
+        chosen.sort_by_key(|(id, link)| (link.since, *id));
+        let anchors = chosen.iter().take(ANCHORS).map(|(_, link)| link.peer).collect();
+        let mut saved = cx.book.saved(&anchors);
+        saved.bans = cx.peers.saved(cx.now);
+        saved
+    }
+
+    /// A number that changes when the peer book does.
+    pub fn peer_book_revision(&self) -> u64 {
+        self.cx.book.revision() + self.cx.stats.of(Count::Connections)
+    }
+
     /// Everything at a glance.
     pub fn status(&self) -> Status {
         let cx = &self.cx;
@@ -425,6 +462,8 @@ impl Node {
             block_bytes: cx.blocks.kept().1,
             fetch_bytes: cx.fetch_bytes,
             bans: cx.peers.bans(),
+            known_peers: cx.book.len(),
+            met_peers: cx.book.tried(),
         }
     }
 }
@@ -451,6 +490,10 @@ pub struct Status {
     pub fetch_bytes: u32,
     /// Peers that are refused for a violation.
     pub bans: usize,
+    /// Peers in the book.
+    pub known_peers: usize,
+    /// Those of them that this node has met.
+    pub met_peers: usize,
 }
 
 /// A connected peer at a glance.

@@ -2,15 +2,20 @@
 //! (specification section 5).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::channel::Context;
+use crate::config::Config;
 use crate::id::{Address, ConnectionId, DialId, PeerId};
 use crate::io::Direction;
 use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::Refusal;
 
+pub(crate) mod address;
+pub(crate) mod book;
 pub(crate) mod dialer;
+pub(crate) mod exchange;
 
 /// How long a peer that came at a busy moment should wait, in milliseconds: longer than most
 /// hellos take.
@@ -39,6 +44,13 @@ pub(crate) struct Dialing {
 }
 
 impl Peers {
+    /// What was remembered before.
+    pub(crate) fn new(config: &Config, now: Time) -> Self {
+        let bans = config.peer_book.bans.iter().take(config.limits.bans as usize);
+        let bans = bans.map(|(peer, left)| (*peer, Ban { until: now + *left })).collect();
+        Self { bans, ..Self::default() }
+    }
+
     /// Begins a dial.
     pub(crate) fn dial(&mut self, address: Address, peer: Option<PeerId>) -> DialId {
         let dial = DialId(self.next_dial);
@@ -75,6 +87,18 @@ impl Peers {
         self.bans.get(peer).map(|ban| ban.until).filter(|until| *until > now)
     }
 
+    /// Whether a peer may be connected to.
+    pub(crate) fn may_meet(&self, config: &Config, peer: &PeerId, now: Time) -> bool {
+        let allowed = config.allow.as_ref().is_none_or(|allowed| allowed.contains(peer));
+        allowed && self.banned(peer, now).is_none()
+    }
+
+    /// Who is refused, and for how much longer.
+    pub(crate) fn saved(&self, now: Time) -> Vec<(PeerId, Duration)> {
+        let bans = self.bans.iter().filter(|(_, ban)| ban.until > now);
+        bans.map(|(peer, ban)| (*peer, ban.until.since(now))).collect()
+    }
+
     /// How many peers are refused.
     pub(crate) fn bans(&self) -> usize {
         self.bans.len()
@@ -97,7 +121,7 @@ pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
         let remaining = until.since(cx.now).as_secs().max(1);
         return Err(Refusal::Banned(u32::try_from(remaining).unwrap_or(u32::MAX)));
     }
-    if cx.config.allow.as_ref().is_some_and(|allowed| !allowed.contains(&peer)) {
+    if !cx.peers.may_meet(&cx.config, &peer, cx.now) {
         return Err(Refusal::NotAllowed);
     }
     if connection.direction.is_inbound() {

@@ -109,11 +109,14 @@ pub enum Violation {
     /// permit to pay for it, it could be repeated for ever (section 6).
     #[error("a message that says nothing")]
     Empty = 27,
+    /// A peer record that its peer has not signed (section 15).
+    #[error("a record that its peer has not signed")]
+    WrongRecord = 28,
 }
 
 impl Violation {
     /// All of them, in the order of their codes.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Malformed,
         Self::FrameTooLarge,
         Self::UnknownChannel,
@@ -141,6 +144,7 @@ impl Violation {
         Self::WrongIds,
         Self::Offers,
         Self::Empty,
+        Self::WrongRecord,
     ];
 
     /// The number that stands for it on the wire.
@@ -165,7 +169,8 @@ impl Violation {
             | Self::WrongChunk
             | Self::WrongBody
             | Self::WrongItem
-            | Self::WrongIds => HOUR,
+            | Self::WrongIds
+            | Self::WrongRecord => HOUR,
             _ => MINUTE,
         }
     }
@@ -182,6 +187,6 @@ mod tests {
             assert_eq!(Violation::from_code(violation.code()), Some(violation));
         }
         assert_eq!(Violation::from_code(0), None);
-        assert_eq!(Violation::from_code(28), None);
+        assert_eq!(Violation::from_code(Violation::ALL.len() as u32 + 1), None);
     }
 }

@@ -31,7 +31,14 @@ fn files(folder: &str) -> Vec<(String, Vec<u8>)> {
 
 /// The golden vectors as inputs: the byte that picks the message goes before each.
 fn vectors() -> Vec<(String, Vec<u8>)> {
-    let kinds = ["ControlMessage", "TipMessage", "BlockMessage", "PoolMessage", "RecordPayload"];
+    let kinds = [
+        "ControlMessage",
+        "TipMessage",
+        "BlockMessage",
+        "PoolMessage",
+        "RecordPayload",
+        "PeersMessage",
+    ];
     let mut inputs = Vec::new();
     for (kind, name) in kinds.into_iter().enumerate() {
         let text = std::fs::read_to_string(format!("{ROOT}/spec/vectors/{name}.json")).unwrap();

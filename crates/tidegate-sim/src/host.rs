@@ -84,6 +84,7 @@ fn config(ledger: &Ledger, network: NetworkId, peer: PeerId, workers: u32) -> Co
     let mut config = Config::new(peer, network);
     config.genesis = Some(ledger.tip().1.to_bytes());
     config.pools = pools();
+    config.outbound = 0;
     config.workers = workers;
     config
 }

@@ -19,8 +19,8 @@ use crate::entropy::Entropy;
 /// How many frames of a kind of channel it remembers; and headers, blocks and items.
 const MEMORY: usize = 16;
 
-/// The channels that the nodes of a world have: control, tips, blocks, transfers, works.
-pub(crate) const CHANNELS: [u32; 5] = [0, 1, 16, 17, 18];
+/// The channels that the nodes of a world have: control, tips, blocks, transfers, works, peers.
+pub(crate) const CHANNELS: [u32; 6] = [0, 1, 16, 17, 18, 19];
 
 /// A kind of channel, as far as its messages are others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,7 @@ pub(crate) enum Kind {
     Tip,
     Block,
     Pool,
+    Peers,
 }
 
 impl Kind {
@@ -37,6 +38,7 @@ impl Kind {
             0 => Self::Control,
             1 => Self::Tip,
             16 => Self::Block,
+            19 => Self::Peers,
             _ => Self::Pool,
         }
     }
@@ -45,7 +47,7 @@ impl Kind {
 /// What a hostile node remembers, to make its frames from.
 #[derive(Debug, Default)]
 pub(crate) struct Hostile {
-    frames: [VecDeque<Frame>; 4],
+    frames: [VecDeque<Frame>; 5],
     headers: VecDeque<Bytes>,
     blocks: VecDeque<BlockId>,
     items: VecDeque<Bytes>,
@@ -107,6 +109,7 @@ impl Hostile {
                 }
                 _ => {}
             },
+            Kind::Peers => {}
         }
     }
 
@@ -205,7 +208,7 @@ fn raw(entropy: &mut Entropy) -> Frame {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_proto::wire::Encode as _;
+    use tidegate_proto::wire::{Encode as _, PeersMessage};
 
     use super::*;
 
@@ -230,6 +233,7 @@ mod tests {
                 Kind::Tip => frame.decode::<TipMessage>().is_ok(),
                 Kind::Block => frame.decode::<BlockMessage>().is_ok(),
                 Kind::Pool => frame.decode::<PoolMessage>().is_ok(),
+                Kind::Peers => frame.decode::<PeersMessage>().is_ok(),
             });
             let good = good.count();
             assert!((500..950).contains(&good), "{good} of channel {channel}");

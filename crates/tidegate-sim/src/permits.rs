@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tidegate_proto::id::ConnectionId;
 use tidegate_proto::wire::{
-    BlockMessage, Body, Compact, ControlMessage, Frame, Grant, PoolMessage, Return, TipMessage,
-    TipSlot,
+    BlockMessage, Body, Compact, ControlMessage, Frame, Grant, PeersMessage, PoolMessage, Return,
+    TipMessage, TipSlot,
 };
 use tidegate_proto::{Config, Time};
 
@@ -31,6 +31,8 @@ struct Link {
     channels: BTreeMap<u32, Outstanding>,
     /// Headers and held tips.
     tips: [bool; 2],
+    /// The peer has asked for others, and this node has.
+    asked: [bool; 2],
     /// Why the connection must end, and since when.
     guilty: Option<(Time, &'static str)>,
 }
@@ -85,6 +87,7 @@ impl Permits {
                 }
                 out.exceeds(&config.limits.block_grant).then_some("a block without a permit")
             }
+            Kind::Peers => link.peers(frame),
             Kind::Pool => {
                 let out = link.channels.entry(channel).or_default();
                 match frame.decode() {
@@ -126,6 +129,11 @@ impl Permits {
                     link.channels.entry(channel).or_default().give_back(&returns);
                 }
             }
+            Kind::Peers => match frame.decode() {
+                Ok(PeersMessage::Records(_)) => link.asked[0] = false,
+                Ok(PeersMessage::Ask) => link.asked[1] = true,
+                Err(_) => {}
+            },
             Kind::Pool => {
                 if let Ok(PoolMessage::Return(returns)) = frame.decode() {
                     link.channels.entry(channel).or_default().give_back(&returns);
@@ -155,6 +163,15 @@ impl Permits {
 impl Link {
     fn accuse(&mut self, what: &'static str, now: Time) {
         self.guilty.get_or_insert((now, what));
+    }
+
+    fn peers(&mut self, frame: &Frame) -> Option<&'static str> {
+        let right = match frame.decode() {
+            Ok(PeersMessage::Ask) => !std::mem::replace(&mut self.asked[0], true),
+            Ok(PeersMessage::Records(_)) => std::mem::take(&mut self.asked[1]),
+            Err(_) => return Some("no message"),
+        };
+        (!right).then_some("a question without a permit, or an answer without a question")
     }
 
     fn tip(&mut self, frame: &Frame) -> Option<&'static str> {

@@ -1,12 +1,17 @@
-//! Keeps connections to the peers that the configuration names (specification section 14).
+//! Whom to dial, and when: peers that the configuration names, those that were lost, and as many
+//! others of the book as are wanted (specification section 14).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::may_dial;
+use super::address::group;
+use super::{exchange, may_dial};
 use crate::channel::Context;
-use crate::config::StaticPeer;
-use crate::id::{ConnectionId, DialId, PeerId};
-use crate::io::{Disconnect, Output};
+use crate::config::{Config, StaticPeer};
+use crate::control;
+use crate::id::{Address, ConnectionId, DialId, PeerId};
+use crate::io::{DialError, Disconnect, Event, Output};
+use crate::link::Link;
 use crate::rng::Rng;
 use crate::time::Time;
 use crate::wire::{Goodbye, Refusal};
@@ -18,19 +23,60 @@ const AT_ONCE: Duration = Duration::from_millis(100);
 /// of that changes by itself.
 const LEFT_ALONE: Duration = Duration::from_secs(60);
 
+/// Dials over the book that are under way at a time while no peer is connected.
+const AT_A_TIME: usize = 4;
+
+/// A peer that was lost is dialed for so long; after that it is one in the book like others.
+const LOST_FOR: Duration = Duration::from_secs(7200);
+
+/// Between two dials to a lost peer lies at most this part of the time it has been gone: back within
+/// a hundredth of what the cut has lasted.
+const LOST_SHARE: u32 = 120;
+
+/// How many peers of the book are looked at for one in a new group.
+const GROUP_TRIES: usize = 8;
+
 /// Whom to dial, and when.
 #[derive(Debug)]
 pub(crate) struct Dialer {
     targets: Vec<Target>,
     rng: Rng,
+    /// The next look at whether peers are missing.
+    refill: Time,
+    /// The next look at whether somebody in the book is there.
+    feeler: Time,
 }
 
 #[derive(Debug)]
 struct Target {
-    at: StaticPeer,
+    role: Role,
+    address: Address,
+    peer: Option<PeerId>,
     /// Dials in a row that came to nothing.
     failures: u32,
     state: State,
+}
+
+/// Why somebody is dialed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// The configuration says to stay connected.
+    Static,
+    /// The configuration says that peers can be learnt there.
+    Bootstrap,
+    /// The connection was lost then, and nobody wanted that.
+    Lost(Time),
+    /// From the book, once.
+    Book,
+    /// From the book, to see whether he is there.
+    Feeler,
+}
+
+impl Role {
+    /// Whether it stays in the list whatever happens.
+    fn is_lasting(self) -> bool {
+        matches!(self, Self::Static | Self::Bootstrap)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,22 +87,44 @@ enum State {
     Dialing(DialId, Time),
     /// Connected, or in the hello.
     Connected(ConnectionId),
+    /// It is not dialed any more.
+    Done,
 }
 
 impl Dialer {
-    pub(crate) fn new(peers: &[StaticPeer], now: Time, rng: &Rng) -> Self {
-        let target =
-            |at: &StaticPeer| Target { at: at.clone(), failures: 0, state: State::Idle(now) };
-        Self { targets: peers.iter().map(target).collect(), rng: rng.fork("dialer") }
+    pub(crate) fn new(config: &Config, now: Time, rng: &Rng) -> Self {
+        let target = |role, at: &StaticPeer| Target {
+            role,
+            address: at.address.clone(),
+            peer: at.peer,
+            failures: 0,
+            state: State::Idle(now),
+        };
+        let mut targets =
+            config.static_peers.iter().map(|at| target(Role::Static, at)).collect::<Vec<_>>();
+        targets.extend(config.bootstrap.iter().map(|at| target(Role::Bootstrap, at)));
+        if config.outbound > 0 {
+            let anchors = config.peer_book.entries.iter().filter(|entry| entry.anchor);
+            targets.extend(anchors.filter_map(|entry| {
+                let at = StaticPeer { address: entry.met_at.clone()?, peer: Some(entry.peer) };
+                Some(target(Role::Book, &at))
+            }));
+        }
+        let mut dialer = Self { targets, rng: rng.fork("dialer"), refill: now, feeler: now };
+        dialer.feeler = now + dialer.about(config.limits.feeler_interval);
+        dialer
     }
 
     /// When [`expire`] has something to do.
-    pub(crate) fn deadline(&self) -> Option<Time> {
+    pub(crate) fn deadline(&self, config: &Config) -> Option<Time> {
         let due = self.targets.iter().filter_map(|target| match target.state {
+            // When they are needed is seen when peers are missing.
+            State::Idle(_) if target.role == Role::Bootstrap => None,
             State::Idle(at) | State::Dialing(_, at) => Some(at),
-            State::Connected(_) => None,
+            State::Connected(_) | State::Done => None,
         });
-        due.min()
+        let finding = (config.outbound > 0).then(|| self.refill.min(self.feeler));
+        due.chain(finding).min()
     }
 
     /// The target whose dial this is.
@@ -70,6 +138,18 @@ impl Dialer {
         self.targets.iter().position(|target| target.state == State::Connected(connection))
     }
 
+    /// Dials under way over the book.
+    fn dialing(&self) -> usize {
+        let searching = |target: &&Target| matches!(target.role, Role::Book | Role::Bootstrap);
+        let dialing = |target: &&Target| matches!(target.state, State::Dialing(..));
+        self.targets.iter().filter(searching).filter(dialing).count()
+    }
+
+    /// Whether a connection is only to see whether the peer is there.
+    pub(crate) fn is_feeler(&self, connection: ConnectionId) -> bool {
+        self.of(connection).is_some_and(|i| self.targets[i].role == Role::Feeler)
+    }
+
     /// A number below one.
     fn fraction(&mut self) -> f64 {
         (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
@@ -79,28 +159,171 @@ impl Dialer {
     fn about(&mut self, time: Duration) -> Duration {
         time.mul_f64(0.75 + self.fraction() / 2.0)
     }
-}
 
-/// Dials what is due, and gives up what took too long.
-pub(crate) fn expire(cx: &mut Context) {
-    for i in 0..cx.dialer.targets.len() {
-        match cx.dialer.targets[i].state {
-            State::Idle(at) if at <= cx.now => dial(cx, i),
-            State::Dialing(_, until) if until <= cx.now => failed(cx, i),
-            _ => {}
-        }
+    /// A time that somebody asked for, to half as long again.
+    fn at_least(&mut self, time: Duration) -> Duration {
+        time.mul_f64(1.0 + self.fraction() / 2.0)
+    }
+
+    /// Forgets what is not dialed any more.
+    fn sweep(&mut self) {
+        self.targets.retain(|target| target.state != State::Done);
     }
 }
 
+/// Dials what is due, gives up what took too long, and looks for peers if some are missing.
+pub(crate) fn expire(cx: &mut Context) {
+    for i in 0..cx.dialer.targets.len() {
+        let role = cx.dialer.targets[i].role;
+        match cx.dialer.targets[i].state {
+            State::Idle(at) if at <= cx.now && role != Role::Bootstrap => dial(cx, i),
+            State::Dialing(dial, until) if until <= cx.now => {
+                // If somebody answers after all, he is just one who was dialed.
+                if let Some(dialing) = cx.peers.dialed(dial) {
+                    let (address, error) = (dialing.address, DialError::TimedOut);
+                    cx.event(Event::DialFailed { address, error });
+                }
+                failed(cx, i);
+            }
+            _ => {}
+        }
+    }
+    if cx.config.outbound > 0 {
+        if cx.dialer.refill <= cx.now {
+            refill(cx);
+        }
+        if cx.dialer.feeler <= cx.now {
+            feel(cx);
+        }
+    }
+    cx.dialer.sweep();
+}
+
+/// Somebody new is in the book.
+pub(crate) fn news(cx: &mut Context) {
+    cx.dialer.refill = cx.dialer.refill.min(cx.now + cx.config.limits.dial_interval);
+}
+
+/// Peers this node dialed that count as its own choice.
+fn outbound(cx: &Context) -> usize {
+    let dialed = cx.links.iter().filter(|(_, link)| !link.direction.is_inbound());
+    dialed.filter(|(id, _)| !cx.dialer.is_feeler(*id)).count()
+}
+
+/// Whether more peers are wanted than there are.
+pub(crate) fn is_wanting(cx: &Context) -> bool {
+    outbound(cx) < cx.config.outbound as usize
+}
+
+/// Dials over the book while peers are missing.
+fn refill(cx: &mut Context) {
+    let alone = !cx.links.iter().any(|(_, link)| link.up);
+    let at_a_time = if alone { AT_A_TIME } else { 1 };
+    let wanted = cx.config.outbound as usize;
+    let mut found = true;
+    while found
+        && cx.dialer.dialing() < at_a_time
+        && outbound(cx) + cx.dialer.dialing() < wanted
+        && may_dial(cx)
+    {
+        found = dial_another(cx, alone);
+    }
+    // Nobody is left: something else has to happen first, and that sets the time anew.
+    let limits = &cx.config.limits;
+    let pause = if found || alone { limits.dial_interval } else { limits.dial_interval * 8 };
+    if !found && is_wanting(cx) {
+        exchange::hungry(cx);
+    }
+    cx.dialer.refill = cx.now + cx.dialer.about(pause);
+}
+
+/// Dials somebody of the book, or where peers can be learnt; `false` if nobody is left.
+fn dial_another(cx: &mut Context, alone: bool) -> bool {
+    let picked = pick(cx, true);
+    if picked.is_none()
+        && let Some(i) = due_bootstrap(cx)
+    {
+        dial(cx, i);
+        return true;
+    }
+    // Who is alone has nothing to lose.
+    let picked = picked.or_else(|| if alone { pick(cx, false) } else { None });
+    let Some((peer, address)) = picked else { return false };
+    dial_once(cx, Role::Book, peer, address);
+    true
+}
+
+fn due_bootstrap(cx: &Context) -> Option<usize> {
+    let due = |target: &Target| {
+        target.role == Role::Bootstrap
+            && matches!(target.state, State::Idle(at) if at <= cx.now)
+            && !cx.links.iter().any(|(_, link)| Some(link.peer) == target.peer)
+    };
+    cx.dialer.targets.iter().position(due)
+}
+
+/// Peers that are there, or are dialed already, and this node itself.
+fn taken(cx: &Context) -> BTreeSet<PeerId> {
+    let targets = cx.dialer.targets.iter().filter(|target| target.state != State::Done);
+    let targets = targets.filter(|target| target.role != Role::Bootstrap);
+    let linked = cx.links.iter().map(|(_, link)| link.peer);
+    targets.filter_map(|target| target.peer).chain(linked).chain([cx.config.peer]).collect()
+}
+
+/// Somebody of the book, in a network group of its own if one is found soon.
+fn pick(cx: &mut Context, patient: bool) -> Option<(PeerId, Address)> {
+    let outbound = cx.links.iter().filter(|(_, link)| !link.direction.is_inbound());
+    let groups = outbound.map(|(_, link)| group(&link.address)).collect::<Vec<_>>();
+    let taken = taken(cx);
+    let Context { book, peers, config, now, .. } = cx;
+    let mut chosen = None;
+    for _ in 0..GROUP_TRIES {
+        let picked = book.pick(*now, patient, |peer| {
+            !taken.contains(peer) && peers.may_meet(config, peer, *now)
+        });
+        let Some(picked) = picked else { break };
+        let fresh = !groups.contains(&group(&picked.1));
+        if fresh || chosen.is_none() {
+            chosen = Some(picked);
+        }
+        if fresh {
+            break;
+        }
+    }
+    chosen
+}
+
+/// Looks whether somebody in the book is there.
+fn feel(cx: &mut Context) {
+    let interval = cx.config.limits.feeler_interval;
+    cx.dialer.feeler = cx.now + cx.dialer.about(interval);
+    if !may_dial(cx) || cx.dialer.targets.iter().any(|target| target.role == Role::Feeler) {
+        return;
+    }
+    let taken = taken(cx);
+    let Context { book, peers, config, now, .. } = cx;
+    let wanted = |peer: &PeerId| !taken.contains(peer) && peers.may_meet(config, peer, *now);
+    if let Some((peer, address)) = book.pick_feeler(*now, wanted) {
+        dial_once(cx, Role::Feeler, peer, address);
+    }
+}
+
+fn dial_once(cx: &mut Context, role: Role, peer: PeerId, address: Address) {
+    let state = State::Idle(cx.now);
+    let target = Target { role, address, peer: Some(peer), failures: 0, state };
+    cx.dialer.targets.push(target);
+    dial(cx, cx.dialer.targets.len() - 1);
+}
+
 fn dial(cx: &mut Context, i: usize) {
-    let StaticPeer { address, peer } = cx.dialer.targets[i].at.clone();
-    let links = cx.links.iter();
-    let link =
-        links.filter(|(_, link)| link.up && Some(link.peer) == peer).map(|(id, _)| id).next();
+    let Target { role, peer, .. } = cx.dialer.targets[i];
+    let address = cx.dialer.targets[i].address.clone();
+    let mut links = cx.links.iter();
+    let link = links.find(|(_, link)| link.up && Some(link.peer) == peer).map(|(id, _)| id);
     let banned = peer.and_then(|peer| cx.peers.banned(&peer, cx.now));
     let state = if let Some(link) = link {
         // He has dialed himself.
-        State::Connected(link)
+        if role.is_lasting() { State::Connected(link) } else { State::Done }
     } else if let Some(until) = banned {
         State::Idle(until)
     } else if !may_dial(cx) {
@@ -114,21 +337,32 @@ fn dial(cx: &mut Context, i: usize) {
     cx.dialer.targets[i].state = state;
 }
 
-/// A dial came to nothing: the next waits twice as long, up to a limit.
+/// A dial came to nothing: the next waits twice as long, up to a limit, if there is a next.
 fn failed(cx: &mut Context, i: usize) {
     let limits = &cx.config.limits;
-    let failures = cx.dialer.targets[i].failures;
-    let wait = limits.redial_first.saturating_mul(1 << failures.min(16)).min(limits.redial_most);
-    let wait = cx.dialer.about(wait);
+    let Target { role, peer, failures, .. } = cx.dialer.targets[i];
+    let most = match role {
+        Role::Static | Role::Bootstrap => Some(limits.redial_most),
+        Role::Lost(since) if cx.now.since(since) < LOST_FOR => {
+            Some(limits.redial_most.max(cx.now.since(since) / LOST_SHARE))
+        }
+        Role::Lost(_) | Role::Book | Role::Feeler => None,
+    };
+    let wait = limits.redial_first.saturating_mul(1 << failures.min(16));
+    let wait = most.map(|most| cx.dialer.about(wait.min(most)));
+    if let Some(peer) = peer {
+        cx.book.failed(&peer, cx.now);
+    }
     let target = &mut cx.dialer.targets[i];
     target.failures += 1;
-    target.state = State::Idle(cx.now + wait);
+    target.state = wait.map_or(State::Done, |wait| State::Idle(cx.now + wait));
 }
 
 /// A dial failed.
 pub(crate) fn dial_failed(cx: &mut Context, dial: DialId) {
     if let Some(i) = cx.dialer.dialed(dial) {
         failed(cx, i);
+        cx.dialer.sweep();
     }
 }
 
@@ -136,16 +370,28 @@ pub(crate) fn dial_failed(cx: &mut Context, dial: DialId) {
 pub(crate) fn connected(cx: &mut Context, dial: DialId, connection: ConnectionId, peer: PeerId) {
     if let Some(i) = cx.dialer.dialed(dial) {
         let target = &mut cx.dialer.targets[i];
-        target.at.peer = Some(peer);
+        target.peer = Some(peer);
         target.state = State::Connected(connection);
     }
 }
 
-/// A connection that this node dialed is up: the network is there, so others are tried again soon.
+/// The hello with a peer is finished. If this node dialed, the network is there, so others are
+/// tried again soon.
 pub(crate) fn up(cx: &mut Context, connection: ConnectionId) {
-    if cx.links.get(connection).is_none_or(|link| link.direction.is_inbound()) {
+    let Some(link) = cx.links.get(connection).filter(|link| !link.direction.is_inbound()) else {
         return;
+    };
+    if cx.config.outbound > 0 {
+        cx.book.met(link.peer, &link.address, cx.now);
     }
+    if cx.dialer.is_feeler(connection) {
+        return control::goodbye(cx, connection, Goodbye::Requested);
+    }
+    if !cx.links.iter().any(|(id, link)| id != connection && link.up) {
+        // This node was cut off: nobody is to blame for that.
+        cx.book.forgive();
+    }
+    cx.dialer.refill = cx.now;
     let soon = cx.dialer.about(cx.config.limits.redial_first);
     for target in &mut cx.dialer.targets {
         match &mut target.state {
@@ -170,42 +416,97 @@ pub(crate) fn refused(cx: &mut Context, connection: ConnectionId, refusal: &Refu
         | Refusal::NotAllowed
         | Refusal::BadSignature => Some(LEFT_ALONE),
     };
-    let wait = wait.map(|wait| cx.dialer.about(wait));
+    let wait = wait.map(|wait| cx.dialer.at_least(wait));
     let Some(i) = cx.dialer.of(connection) else { return };
-    match wait {
-        Some(wait) => cx.dialer.targets[i].state = State::Idle(cx.now + wait),
-        None => failed(cx, i),
+    let Target { role, peer, .. } = cx.dialer.targets[i];
+    if !role.is_lasting()
+        && let Some(peer) = peer
+    {
+        match refusal {
+            Refusal::Busy(_) | Refusal::Full | Refusal::Duplicate | Refusal::ShuttingDown => {
+                cx.book.unwilling(&peer, cx.now);
+            }
+            _ => cx.book.failed(&peer, cx.now),
+        }
     }
+    match (role, wait) {
+        (Role::Book | Role::Feeler, _) => cx.dialer.targets[i].state = State::Done,
+        (_, Some(wait)) => cx.dialer.targets[i].state = State::Idle(cx.now + wait),
+        (_, None) => failed(cx, i),
+    }
+    cx.dialer.sweep();
 }
 
 /// A connection is over, for a reason, after it was up for so long; `None` if it never was.
 pub(crate) fn closed(
     cx: &mut Context,
     connection: ConnectionId,
+    link: &Link,
     up_for: Option<Duration>,
     reason: &Disconnect,
 ) {
-    let first = cx.config.limits.redial_first;
-    let Some(i) = cx.dialer.of(connection) else { return };
-    let wait = match reason {
-        _ if up_for.is_none() => return failed(cx, i),
-        // Nobody wanted that. One who hangs up at once would have us dial without a pause.
+    // A peer may be missing now.
+    news(cx);
+    // Nobody wanted that.
+    let unwanted = matches!(
+        reason,
         Disconnect::Lost
-        | Disconnect::Local(Goodbye::Silent | Goodbye::Internal)
-        | Disconnect::Remote(Goodbye::Silent | Goodbye::Internal) => {
-            if up_for < Some(cx.config.limits.redial_most) {
-                return failed(cx, i);
-            }
-            let wait = AT_ONCE.mul_f64(cx.dialer.fraction());
-            cx.dialer.targets[i].state = State::Idle(cx.now + wait);
-            return;
-        }
+            | Disconnect::Local(Goodbye::Silent | Goodbye::Internal)
+            | Disconnect::Remote(Goodbye::Silent | Goodbye::Internal)
+    );
+    if unwanted && up_for.is_some() && !link.direction.is_inbound() {
+        lost(cx, connection, link);
+    }
+    let Some(i) = cx.dialer.of(connection) else { return };
+    // One who hangs up at once would have us dial without a pause.
+    if up_for.is_none() || unwanted && up_for < Some(cx.config.limits.redial_most) {
+        failed(cx, i);
+        return cx.dialer.sweep();
+    }
+    let first = cx.config.limits.redial_first;
+    let wait = match reason {
+        _ if unwanted => AT_ONCE.mul_f64(cx.dialer.fraction()),
         // The other connection of the two is found at once.
-        Disconnect::Local(Goodbye::Duplicate) | Disconnect::Remote(Goodbye::Duplicate) => first,
-        Disconnect::Remote(Goodbye::ShuttingDown) => first,
+        Disconnect::Local(Goodbye::Duplicate) | Disconnect::Remote(Goodbye::Duplicate) => {
+            cx.dialer.about(first)
+        }
+        Disconnect::Remote(Goodbye::ShuttingDown) => cx.dialer.about(first),
         // Somebody decided it.
-        Disconnect::Local(_) | Disconnect::Remote(_) | Disconnect::Violation(_) => LEFT_ALONE,
+        _ => cx.dialer.about(LEFT_ALONE),
     };
-    let wait = cx.dialer.about(wait);
-    cx.dialer.targets[i].state = State::Idle(cx.now + wait);
+    let target = &mut cx.dialer.targets[i];
+    let again = target.role.is_lasting() || unwanted;
+    target.state = if again { State::Idle(cx.now + wait) } else { State::Done };
+    cx.dialer.sweep();
+}
+
+/// A peer that this node dialed is gone, and nobody sent it away: it is dialed until it is back.
+fn lost(cx: &mut Context, connection: ConnectionId, link: &Link) {
+    if cx.config.outbound == 0 {
+        return;
+    }
+    let role = Role::Lost(cx.now);
+    match cx.dialer.of(connection) {
+        Some(i) if matches!(cx.dialer.targets[i].role, Role::Book | Role::Lost(_)) => {
+            cx.dialer.targets[i].role = role;
+        }
+        Some(_) => {}
+        None => {
+            let (address, peer) = (link.address.clone(), Some(link.peer));
+            let state = State::Connected(connection);
+            cx.dialer.targets.push(Target { role, address, peer, failures: 0, state });
+        }
+    }
+    let most = cx.config.limits.max_outbound as usize;
+    let since = |target: &Target| match target.role {
+        Role::Lost(since) => Some(since),
+        _ => None,
+    };
+    // No more than there may be connections: who has been gone for longest is left to the book.
+    if cx.dialer.targets.iter().filter_map(since).count() > most {
+        let longest = cx.dialer.targets.iter_mut().filter(|target| since(target).is_some());
+        if let Some(longest) = longest.min_by_key(|target| since(target)) {
+            longest.state = State::Done;
+        }
+    }
 }

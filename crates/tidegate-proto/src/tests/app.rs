@@ -17,6 +17,8 @@ pub(super) const LARGE: PoolIndex = PoolIndex(0);
 pub(super) fn config(n: u8) -> Config {
     let mut config = Config::new(PeerId([n; 32]), NetworkId([7; 32]));
     config.genesis = Some(genesis());
+    // Who is connected to whom is the test's business.
+    config.outbound = 0;
     let mut large = PoolSpec::new("large");
     large.max_item = 200_000;
     config.pools = vec![large, PoolSpec::new("small")];

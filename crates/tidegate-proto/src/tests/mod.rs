@@ -3,6 +3,7 @@
 mod app;
 mod blocks;
 mod dialing;
+mod finding;
 mod hello;
 mod hostile;
 mod limits;

@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
+use ed25519_dalek::{Signer as _, SigningKey};
 
 use super::app::{TestRules, config, facts};
-use crate::id::{Address, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Ticket};
+use crate::id::{Address, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Signature, Ticket};
 use crate::io::{
-    Admission, Command, Direction, Event, Fate, Input, Output, Subject, TipChange, Verdict,
+    Admission, Command, DialError, Direction, Event, Fate, Input, Output, Subject, TipChange,
+    Verdict,
 };
-use crate::wire::{Binding, BlockMessage, ControlMessage, Frame, PoolMessage, TipMessage};
+use crate::wire::{
+    Binding, BlockMessage, ControlMessage, Frame, PeersMessage, PoolMessage, TipMessage,
+};
 use crate::{Config, Node, Time};
 
 /// A message that passed.
@@ -20,6 +24,7 @@ pub(super) enum Message {
     Tip(TipMessage),
     Block(BlockMessage),
     Pool(PoolMessage),
+    Peers(PeersMessage),
 }
 
 /// One node with what the test sees and decides of it.
@@ -33,6 +38,8 @@ pub(super) struct Host {
     pub(super) asked: Vec<Subject>,
     /// What to answer at once.
     pub(super) judge: fn(&Subject) -> Option<Verdict>,
+    /// Signs the host's peer records, if it has a key.
+    pub(super) key: Option<SigningKey>,
     /// Set the tip when a better block is accepted.
     pub(super) follows: bool,
     executed: BTreeMap<crate::id::BlockId, Bytes>,
@@ -57,6 +64,8 @@ pub(super) struct Net {
     pub(super) stalled: BTreeSet<(usize, u32)>,
     /// Nothing passes from the first to the second.
     pub(super) cut: BTreeSet<(usize, usize)>,
+    /// Who does not run: dials to them fail.
+    pub(super) down: BTreeSet<usize>,
     events: BTreeMap<(Time, u64), (usize, Input)>,
     /// By connection: the two ends.
     ends: BTreeMap<ConnectionId, [usize; 2]>,
@@ -85,6 +94,7 @@ impl Net {
             open: BTreeMap::new(),
             asked: Vec::new(),
             judge: accept,
+            key: None,
             follows: true,
             executed: BTreeMap::new(),
             requests: 0,
@@ -96,6 +106,7 @@ impl Net {
             log: Vec::new(),
             stalled: BTreeSet::new(),
             cut: BTreeSet::new(),
+            down: BTreeSet::new(),
             events: BTreeMap::new(),
             ends: BTreeMap::new(),
             wires: BTreeMap::new(),
@@ -191,7 +202,8 @@ impl Net {
 
     /// A node starts anew, and its peers do not learn of it.
     pub(super) fn restart(&mut self, n: usize) {
-        let config = self.hosts[n].node.config().clone();
+        let mut config = self.hosts[n].node.config().clone();
+        config.peer_book = self.hosts[n].node.peer_book();
         let seed = [n as u8 + 100; 32];
         self.hosts[n].node = Node::new(config, Box::new(TestRules), seed, self.now).unwrap();
         self.hosts[n].events.clear();
@@ -245,6 +257,15 @@ impl Net {
     }
 
     fn dial(&mut self, from: usize, dial: DialId, to: usize) {
+        if self.cut.contains(&(from, to)) {
+            // Nobody hears of it.
+            return;
+        }
+        if self.down.contains(&to) || self.down.contains(&from) {
+            let error = DialError::Unreachable;
+            let delay = self.delay * 2;
+            return self.later(delay, from, Input::DialFailed { dial, error });
+        }
         let connection = ConnectionId(self.next);
         self.next += 1;
         self.ends.insert(connection, [from, to]);
@@ -297,11 +318,12 @@ impl Net {
     fn note(&mut self, connection: ConnectionId, to: usize, channel: u32, frame: &Frame) {
         let [a, b] = self.ends[&connection];
         let from = if to == a { b } else { a };
-        // Sorted by kind and name: the block channel, then the pools.
+        // Sorted by kind and name: the block channel, then the pools, then the peers.
         let message = match channel {
             0 => Message::Control(frame.decode().unwrap()),
             1 => Message::Tip(frame.decode().unwrap()),
             16 => Message::Block(frame.decode().unwrap()),
+            19 => Message::Peers(frame.decode().unwrap()),
             _ => Message::Pool(frame.decode().unwrap()),
         };
         self.log.push((self.now, from, to, message));
@@ -334,7 +356,12 @@ impl Net {
                     }
                 }
                 Output::Close { connection } => self.close(connection),
-                Output::Sign { .. } => {}
+                Output::Sign { request, payload } => {
+                    if let Some(key) = &self.hosts[n].key {
+                        let signature = Signature(key.sign(&payload).to_bytes());
+                        self.command(n, Command::Signature { request, signature });
+                    }
+                }
                 Output::Verify { ticket, subject } => self.verify(n, ticket, subject),
                 Output::Published { request, fate } => {
                     self.hosts[n].fates.insert(request, fate);

@@ -22,6 +22,7 @@ pub(super) const TIP: u32 = 1;
 pub(super) const BLOCK: u32 = 16;
 pub(super) const LARGE_POOL: u32 = 17;
 pub(super) const SMALL_POOL: u32 = 18;
+pub(super) const PEERS: u32 = 19;
 
 /// The identity that the test plays.
 pub(super) const PEER: PeerId = PeerId([9; 32]);
@@ -43,6 +44,8 @@ pub(super) struct Script {
     pub(super) dials: Vec<DialId>,
     /// Who was expected at each dial.
     pub(super) dialed: Vec<Option<PeerId>>,
+    /// Where the node sees this peer.
+    pub(super) seen_at: Address,
     /// The transport takes no second frame on any channel.
     pub(super) stalled: bool,
 }
@@ -96,6 +99,16 @@ pub(super) fn setup(config: &Config) -> Setup {
     };
     let mut offers = vec![block];
     offers.extend(config.pools.iter().map(pool));
+    offers.push(Offer {
+        kind: 5,
+        name: String::new(),
+        versions: vec![OfferedVersion {
+            number: 1,
+            rules: Digest(blake3::derive_key("tidegate 1 peers rules", b"")),
+        }],
+        grant: crate::config::PEERS_GRANT,
+        capacity: 0,
+    });
     Setup { offers, roles: 0, record: None, observed: Address(Bytes::new()), salt: SALT }
 }
 
@@ -119,6 +132,7 @@ impl Script {
             next: 1,
             dials: Vec::new(),
             dialed: Vec::new(),
+            seen_at: Address(Bytes::from_static(b"here")),
             stalled: false,
         }
     }
@@ -156,7 +170,7 @@ impl Script {
             connection: self.connection,
             peer,
             direction,
-            address: Address(Bytes::from_static(b"here")),
+            address: self.seen_at.clone(),
             binding: binding(self.connection),
         };
         self.input(connected);

@@ -5,17 +5,19 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::app::{LARGE, SMALL, block, facts, genesis, id, item};
+use super::app::{LARGE, SMALL, block, config, facts, genesis, id, item};
 use super::script::{
-    BLOCK, CONTROL, LARGE_POOL, PEER, SMALL_POOL, Script, TIP, generous, hello, setup, withhold,
+    BLOCK, CONTROL, LARGE_POOL, PEER, PEERS, SMALL_POOL, Script, TIP, generous, hello, setup,
+    withhold,
 };
 use crate::Violation;
-use crate::id::{Digest, ItemId, PoolIndex, Salt};
+use crate::id::{Address, Digest, ItemId, PeerId, PoolIndex, Salt, Signature};
 use crate::io::{Admission, Command, Input, Subject, Verdict};
 use crate::wire::{
     Announcement, Answer, BlockFetch, BlockIds, BlockItem, BlockMessage, BlockPart, BlockWant,
     Body, Chunked, Compact, ControlMessage, Encode as _, Frame, Goodbye, Grant, Held, MAX_WHOLE,
-    NotHere, PoolMessage, Prefilled, Raise, Refusal, Report, Return, TipMessage, TipSlot,
+    NotHere, PeerRecord, PeersMessage, PoolMessage, Prefilled, Raise, Refusal, Report, Return,
+    TipMessage, TipSlot,
 };
 
 fn reject(_: &Subject) -> Option<Verdict> {
@@ -42,7 +44,7 @@ fn commit(violation: Violation) -> Script {
             s.frame(CONTROL, Frame::from(Bytes::from(vec![0; (32 << 10) + 4])));
         }
         // R5.7.7
-        Violation::UnknownChannel => s.send(19, &push(item(1, 100))),
+        Violation::UnknownChannel => s.send(99, &push(item(1, 100))),
         // R5.1.6
         Violation::OutOfTurn => {
             let hello = hello(s.connection);
@@ -113,6 +115,19 @@ fn commit(violation: Violation) -> Script {
             setup.offers.swap(0, 1);
             fresh.send(CONTROL, &ControlMessage::Setup(setup));
             return fresh;
+        }
+        // R15.3
+        Violation::WrongRecord => {
+            let mut config = config(1);
+            config.outbound = 1;
+            let mut asking = Script::with(config);
+            asking.dial(PEER);
+            asking.shake_hands();
+            let signature = Signature([0; 64]);
+            let addresses = vec![Address(Bytes::from_static(b"there"))];
+            let record = PeerRecord { peer: PeerId([4; 32]), sequence: 1, addresses, signature };
+            asking.send(PEERS, &PeersMessage::Records(vec![record]));
+            return asking;
         }
         violation => commit_in_content(s, violation),
     }
@@ -456,7 +471,7 @@ fn blocks_have_permits_too() {
         script.send(TIP, &TipMessage::Header(first.header.clone()));
         (script, first)
     };
-    let (mut s, first) = withheld(super::app::config(1));
+    let (mut s, first) = withheld(config(1));
     let fetch = BlockFetch { block: first.block, want: BlockWant::Compact };
     for _ in 0..8 {
         s.send(BLOCK, &BlockMessage::Fetch(fetch.clone()));
@@ -464,7 +479,7 @@ fn blocks_have_permits_too() {
     assert_eq!(s.accusation(), None, "the limit itself is allowed");
     s.send(BLOCK, &BlockMessage::Fetch(fetch));
     assert_eq!(s.accusation(), Some(Violation::RequestPermit));
-    let (mut s, _) = withheld(super::app::config(1));
+    let (mut s, _) = withheld(config(1));
     for slot in 1..=3 {
         assert_eq!(s.accusation(), None);
         let block = block(&genesis(), slot, 1, &[(SMALL, item(1, 100))]);
@@ -474,7 +489,7 @@ fn blocks_have_permits_too() {
     assert_eq!(s.accusation(), Some(Violation::BodyPermit));
     // A header of 84 bytes, one short id, one prefilled body of 100 bytes.
     for (bytes, expected) in [(190, None), (189, Some(Violation::BodyPermit))] {
-        let mut config = super::app::config(1);
+        let mut config = config(1);
         config.limits.block_grant.body_bytes = bytes;
         let (mut s, first) = withheld(config);
         let mut compact = s.compact(&first);

@@ -59,6 +59,9 @@ pub const MAX_INDICES: usize = 256;
 /// Hashes in the proof of one item among MAX_BLOCK_ITEMS.
 pub const MAX_PROOF: usize = 12;
 
+/// Peer records in one message.
+pub const MAX_RECORDS: usize = 64;
+
 /// A peer's identity: its Ed25519 public key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PeerId(#[serde(with = "super::hex_array")] pub [u8; 32]);
@@ -1655,6 +1658,64 @@ impl Decode for PoolMessage {
             5 => input.opaque(34816).map(Self::Chunk),
             6 => input.list(64).map(Self::Gone),
             value => Err(DecodeError::UnknownValue { of: "PoolMessage", value }),
+        }
+    }
+}
+
+/// Kinds of message about peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum PeersKind {
+    /// `ASK`.
+    Ask = 0,
+    /// `RECORDS`.
+    Records = 1,
+}
+
+impl Encode for PeersKind {
+    fn encode(&self, out: &mut Writer) {
+        out.u32(*self as u32);
+    }
+}
+
+impl Decode for PeersKind {
+    const MIN_SIZE: usize = 4;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match input.u32()? {
+            0 => Ok(Self::Ask),
+            1 => Ok(Self::Records),
+            value => Err(DecodeError::UnknownValue { of: "PeersKind", value }),
+        }
+    }
+}
+
+/// A frame on a channel of peers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeersMessage {
+    /// "Whom do you know?"
+    Ask,
+    /// The sender's own record, if it has one, and some of those that it knows.
+    Records(Vec<PeerRecord>),
+}
+
+impl Encode for PeersMessage {
+    fn encode(&self, out: &mut Writer) {
+        match self {
+            Self::Ask => out.u32(0),
+            Self::Records(value) => {
+                out.u32(1);
+                out.list(value, 64);
+            }
+        }
+    }
+}
+
+impl Decode for PeersMessage {
+    const MIN_SIZE: usize = 4;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match input.u32()? {
+            0 => Ok(Self::Ask),
+            1 => input.list(64).map(Self::Records),
+            value => Err(DecodeError::UnknownValue { of: "PeersMessage", value }),
         }
     }
 }

@@ -45,12 +45,13 @@ fn the_golden_vectors_hold() {
             "TipMessage" => check::<TipMessage>(&file.cases),
             "BlockMessage" => check::<BlockMessage>(&file.cases),
             "PoolMessage" => check::<PoolMessage>(&file.cases),
+            "PeersMessage" => check::<PeersMessage>(&file.cases),
             "RecordPayload" => check::<RecordPayload>(&file.cases),
             other => panic!("no check for {other}"),
         }
         files += 1;
     }
-    assert_eq!(files, 5);
+    assert_eq!(files, 6);
 }
 
 fn words(words: &[u32]) -> Vec<u8> {
@@ -79,6 +80,7 @@ fn the_strict_profile_refuses() {
             "TipMessage" => frame.decode::<TipMessage>().map(drop),
             "BlockMessage" => frame.decode::<BlockMessage>().map(drop),
             "PoolMessage" => frame.decode::<PoolMessage>().map(drop),
+            "PeersMessage" => frame.decode::<PeersMessage>().map(drop),
             "RecordPayload" => frame.decode::<RecordPayload>().map(drop),
             other => panic!("no check for {other}"),
         };

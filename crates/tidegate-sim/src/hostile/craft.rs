@@ -5,13 +5,13 @@ use std::hash::Hasher as _;
 use bytes::Bytes;
 use siphasher::sip::SipHasher24;
 use tidegate_ledger::Header;
-use tidegate_proto::id::{BlockId, Digest, ItemId, NetworkId, Salt};
+use tidegate_proto::id::{BlockId, Digest, ItemId, NetworkId, PeerId, Salt, Signature};
 use tidegate_proto::rules::Rules as _;
 use tidegate_proto::wire::{
     Address, Announcement, Answer, Binding, BlockFetch, BlockIds, BlockItem, BlockMessage,
     BlockPart, BlockWant, Body, Chunked, Compact, ControlMessage, Encode as _, Frame, Goodbye,
-    Grant, Group, Held, Hello, NotHere, PoolMessage, Prefilled, Raise, Refusal, Report, Return,
-    Setup, TipMessage, TipSlot,
+    Grant, Group, Held, Hello, NotHere, PeerRecord, PeersMessage, PoolMessage, Prefilled, Raise,
+    Refusal, Report, Return, Setup, TipMessage, TipSlot,
 };
 
 use super::{Hostile, Kind, number, pick};
@@ -57,6 +57,7 @@ impl Hostile {
             Kind::Tip => self.tip(entropy).to_frame(),
             Kind::Block => self.block(entropy).to_frame(),
             Kind::Pool => self.pool(entropy).to_frame(),
+            Kind::Peers => peers(entropy).to_frame(),
         };
         frame.ok()
     }
@@ -245,6 +246,22 @@ fn grant(entropy: &mut Entropy) -> Grant {
         body_bytes: number(entropy),
         requests: number(entropy),
         fetch_bytes: number(entropy),
+    }
+}
+
+fn peers(entropy: &mut Entropy) -> PeersMessage {
+    let record = |entropy: &mut Entropy| PeerRecord {
+        peer: PeerId([entropy.byte(); 32]),
+        sequence: u64::from(number(entropy)),
+        addresses: some(entropy, |entropy| Address(vec![entropy.byte(); 8].into()))
+            .into_iter()
+            .take(16)
+            .collect(),
+        signature: Signature([entropy.byte(); 64]),
+    };
+    match entropy.below(3) {
+        0 => PeersMessage::Records(some(entropy, record).into_iter().take(64).collect()),
+        _ => PeersMessage::Ask,
     }
 }
 

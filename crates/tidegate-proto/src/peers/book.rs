@@ -1,0 +1,680 @@
+//! The address book: where peers were, who said so, and which of them are known to be real.
+//!
+//! As in Bitcoin Core's address manager there are two tables. *New* holds what others tell, *tried*
+//! the peers that this node has met at their address. The place of an entry is a keyed hash of the
+//! network group it lies in, and in *new* of the group that told of it: who has few groups reaches
+//! few places, however many peers he makes up (Heilman et al., "Eclipse Attacks on Bitcoin's
+//! Peer-to-Peer Network", 2015). An entry that is known to live is not displaced by one that is
+//! not better.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::Hasher as _;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher24;
+
+use super::address::{Group, group, is_local, is_unspecified};
+use crate::id::{Address, PeerId};
+use crate::rng::Rng;
+use crate::time::Time;
+use crate::wire::{Encode as _, PeerRecord};
+
+/// Entries of one bucket.
+pub(crate) const NEW_SLOTS: u64 = 16;
+pub(crate) const TRIED_SLOTS: u64 = 8;
+/// Buckets of *new* that one group's word reaches: a sixteenth.
+const SOURCE_SHARE: u64 = 16;
+/// Buckets of *tried* that one group's peers reach: a thirty-second.
+const GROUP_SHARE: u64 = 32;
+/// Places in *new* of one peer that several groups tell of.
+const PLACES: usize = 4;
+/// An entry that could not be reached so often in a row makes room for another.
+const HOPELESS: u32 = 4;
+/// Bytes of a record that is kept: 16 addresses of 32 bytes.
+const MAX_RECORD: usize = 684;
+/// Entries of *tried* whose place another wants and that are to be tested first.
+const MAX_TESTS: usize = 10;
+/// How long the choice avoids a peer that was tried in vain, for its first failure; doubled by
+/// each.
+const AVOID: Duration = Duration::from_secs(15);
+/// How long at most.
+const AVOID_MOST: Duration = Duration::from_secs(600);
+
+/// A peer in the book, as it is kept over restarts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct BookEntry {
+    /// Who.
+    pub peer: PeerId,
+    /// What it says of itself, if it has said anything.
+    pub record: Option<PeerRecord>,
+    /// The address at which it was met, if it was.
+    pub met_at: Option<Address>,
+    /// Group of who told of it, in the form that the book hashes.
+    pub source: Vec<u8>,
+    /// Whether it has a place among those that were met.
+    pub tried: bool,
+    /// Dials in a row that came to nothing.
+    pub failures: u32,
+    /// It is one of the connections to begin with after a restart.
+    pub anchor: bool,
+}
+
+/// What a node knows of others, to be kept over restarts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PeerBook {
+    /// The key of the places. It must stay, or who fills the book may choose his places anew.
+    pub key: Option<[u8; 16]>,
+    /// The peers.
+    pub entries: Vec<BookEntry>,
+    /// Who is refused for a violation, and for how much longer.
+    pub bans: Vec<(PeerId, Duration)>,
+}
+
+/// Which table, bucket and slot.
+type Place = (bool, u16, u16);
+
+#[derive(Debug)]
+struct Entry {
+    record: Option<PeerRecord>,
+    met_at: Option<Address>,
+    source: Vec<u8>,
+    /// Where it can be dialed: where it was met, then what its record says.
+    addresses: Vec<Address>,
+    places: Vec<Place>,
+    tried: bool,
+    failures: u32,
+    last: Option<Time>,
+}
+
+impl Entry {
+    /// The address to dial next: each failure goes on to another.
+    fn address(&self) -> Option<&Address> {
+        let count = self.addresses.len().max(1);
+        self.addresses.get(self.failures as usize % count)
+    }
+
+    fn is_avoided(&self, now: Time) -> bool {
+        let doublings = self.failures.saturating_sub(1).min(16);
+        let avoid = AVOID.saturating_mul(1 << doublings).min(AVOID_MOST);
+        self.failures > 0 && self.last.is_some_and(|last| now < last + avoid)
+    }
+}
+
+/// What came of telling the book of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Learnt {
+    /// It was not known, or not this of it.
+    New,
+    /// Nothing new, or nothing of use, or no room.
+    Nothing,
+}
+
+/// The address book.
+#[derive(Debug)]
+pub(crate) struct Book {
+    own: PeerId,
+    key: [u8; 16],
+    buckets: [u64; 2],
+    entries: BTreeMap<PeerId, Entry>,
+    places: BTreeMap<Place, PeerId>,
+    /// Who waits for a place in *tried*, and who has it.
+    tests: VecDeque<(PeerId, PeerId)>,
+    rng: Rng,
+    revision: u64,
+}
+
+impl Book {
+    /// The book as it was kept, within the bounds of today.
+    pub(crate) fn new(own: PeerId, saved: &PeerBook, buckets: [u32; 2], rng: &Rng) -> Self {
+        let mut rng = rng.fork("book");
+        let drawn = rng.bytes();
+        let mut book = Self {
+            own,
+            key: saved.key.unwrap_or(drawn),
+            buckets: buckets.map(|buckets| u64::from(buckets).clamp(1, 1 << 15)),
+            entries: BTreeMap::new(),
+            places: BTreeMap::new(),
+            tests: VecDeque::new(),
+            rng,
+            revision: 0,
+        };
+        saved.entries.iter().for_each(|saved| book.restore(saved));
+        book
+    }
+
+    /// Takes up an entry that was kept. Its record was checked when it came.
+    fn restore(&mut self, saved: &BookEntry) {
+        let said = saved.record.iter().flat_map(|record| &record.addresses);
+        let said = said.filter(|address| !is_unspecified(address));
+        let mut addresses = saved.met_at.iter().chain(said).cloned().collect::<Vec<_>>();
+        dedup(&mut addresses);
+        if saved.peer == self.own || addresses.is_empty() {
+            return;
+        }
+        let entry = Entry {
+            record: saved.record.clone(),
+            met_at: saved.met_at.clone(),
+            source: saved.source.clone(),
+            addresses,
+            places: Vec::new(),
+            tried: false,
+            failures: saved.failures,
+            last: None,
+        };
+        self.entries.insert(saved.peer, entry);
+        match saved.tried {
+            true => self.promote(saved.peer),
+            false => self.place_new(saved.peer, &saved.source),
+        }
+        self.drop_homeless(saved.peer);
+    }
+
+    /// What is to be kept over a restart, `anchors` first to be met again.
+    pub(crate) fn saved(&self, anchors: &BTreeSet<PeerId>) -> PeerBook {
+        let entry = |(peer, entry): (&PeerId, &Entry)| BookEntry {
+            peer: *peer,
+            record: entry.record.clone(),
+            met_at: entry.met_at.clone(),
+            source: entry.source.clone(),
+            tried: entry.tried,
+            failures: entry.failures,
+            anchor: anchors.contains(peer),
+        };
+        let entries = self.entries.iter().map(entry).collect();
+        PeerBook { key: Some(self.key), entries, bans: Vec::new() }
+    }
+
+    /// Counts every change that is worth keeping.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// How many of them were met.
+    pub(crate) fn tried(&self) -> usize {
+        self.entries.values().filter(|entry| entry.tried).count()
+    }
+
+    /// Whether it has this very record.
+    pub(crate) fn has(&self, record: &PeerRecord) -> bool {
+        self.entries.get(&record.peer).is_some_and(|entry| entry.record.as_ref() == Some(record))
+    }
+
+    /// Somebody at `source` gave a record, whose signature is good.
+    pub(crate) fn learn(&mut self, record: &PeerRecord, source: &Address) -> Learnt {
+        let learnt =
+            self.tell(record.peer, Some(record), None, &group(source).bytes(), is_local(source));
+        self.revision += u64::from(learnt == Learnt::New);
+        learnt
+    }
+
+    /// `local`: whether local addresses mean something to who told of them.
+    fn tell(
+        &mut self,
+        peer: PeerId,
+        record: Option<&PeerRecord>,
+        met_at: Option<&Address>,
+        source: &[u8],
+        local: bool,
+    ) -> Learnt {
+        let size = record.map_or(0, |record| record.to_bytes().map_or(usize::MAX, |b| b.len()));
+        if peer == self.own || size > MAX_RECORD {
+            return Learnt::Nothing;
+        }
+        let known = self.entries.get(&peer);
+        let newer = record.is_some_and(|record| {
+            let known = known.and_then(|entry| entry.record.as_ref());
+            known.is_none_or(|known| known.sequence < record.sequence)
+        });
+        let useful = |address: &&Address| !is_unspecified(address) && (local || !is_local(address));
+        let said = record.into_iter().flat_map(|record| &record.addresses).filter(useful);
+        let mut addresses = met_at.into_iter().chain(said).cloned().collect::<Vec<_>>();
+        match self.entries.get_mut(&peer) {
+            Some(entry) if newer => {
+                addresses.splice(0..0, entry.met_at.clone());
+                dedup(&mut addresses);
+                if !addresses.is_empty() {
+                    entry.addresses = addresses;
+                }
+                entry.record = record.cloned();
+                // It may be somewhere else now.
+                entry.failures = 0;
+                Learnt::New
+            }
+            Some(entry) if !entry.tried && entry.places.len() < PLACES => {
+                // Several groups know it: each further place is half as likely as the last.
+                let likely = 1 << entry.places.len();
+                if self.rng.next_u64().is_multiple_of(likely) {
+                    self.place_new(peer, source);
+                }
+                Learnt::Nothing
+            }
+            Some(_) => Learnt::Nothing,
+            None if addresses.is_empty() => Learnt::Nothing,
+            None => {
+                dedup(&mut addresses);
+                let entry = Entry {
+                    record: record.cloned(),
+                    met_at: met_at.cloned(),
+                    source: source.to_vec(),
+                    addresses,
+                    places: Vec::new(),
+                    tried: false,
+                    failures: 0,
+                    last: None,
+                };
+                self.entries.insert(peer, entry);
+                self.place_new(peer, source);
+                self.drop_homeless(peer);
+                match self.entries.contains_key(&peer) {
+                    true => Learnt::New,
+                    false => Learnt::Nothing,
+                }
+            }
+        }
+    }
+
+    /// A connection that this node dialed to `address` led to the peer.
+    pub(crate) fn met(&mut self, peer: PeerId, address: &Address, now: Time) {
+        if peer == self.own {
+            return;
+        }
+        if !self.entries.contains_key(&peer) {
+            self.tell(peer, None, Some(address), &group(address).bytes(), true);
+        }
+        let Some(entry) = self.entries.get_mut(&peer) else { return };
+        let news = !entry.tried || entry.failures > 0 || entry.met_at.as_ref() != Some(address);
+        entry.failures = 0;
+        entry.last = Some(now);
+        entry.met_at = Some(address.clone());
+        entry.addresses.retain(|known| known != address);
+        entry.addresses.insert(0, address.clone());
+        self.revision += u64::from(news);
+        self.tests.retain(|(_, occupant)| *occupant != peer);
+        self.promote(peer);
+    }
+
+    /// A dial to the peer came to nothing.
+    pub(crate) fn failed(&mut self, peer: &PeerId, now: Time) {
+        let Some(entry) = self.entries.get_mut(peer) else { return };
+        entry.failures = entry.failures.saturating_add(1);
+        entry.last = Some(now);
+        self.revision += 1;
+        // Who is tested and not there loses his place to who waits for it.
+        if let Some(at) = self.tests.iter().position(|(_, occupant)| occupant == peer) {
+            let (candidate, occupant) = self.tests.remove(at).expect("it has just been found");
+            self.evict_tried(occupant);
+            self.promote(candidate);
+        }
+    }
+
+    /// The peer is there, but does not want this node now.
+    pub(crate) fn unwilling(&mut self, peer: &PeerId, now: Time) {
+        if let Some(entry) = self.entries.get_mut(peer) {
+            entry.failures = entry.failures.max(1);
+            entry.last = Some(now);
+        }
+        self.tests.retain(|(_, occupant)| occupant != peer);
+    }
+
+    /// The network is there again: nobody is avoided for what failed without it.
+    pub(crate) fn forgive(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.last = None;
+        }
+    }
+
+    /// Somebody to dial, and where: as often a peer that was met as one that was not. With
+    /// `patient` nobody who was tried in vain lately.
+    pub(crate) fn pick(
+        &mut self,
+        now: Time,
+        patient: bool,
+        wanted: impl Fn(&PeerId) -> bool,
+    ) -> Option<(PeerId, Address)> {
+        let tried_first = self.rng.next_u64().is_multiple_of(2);
+        let fits = |book: &Self, peer: &PeerId| {
+            let entry = book.entries.get(peer)?;
+            let address = entry.address()?;
+            let now_or_later = !patient || !entry.is_avoided(now);
+            (now_or_later && wanted(peer)).then(|| (*peer, address.clone()))
+        };
+        let found = self.search(tried_first, fits).or_else(|| self.search(!tried_first, fits));
+        let (peer, address) = found?;
+        if let Some(entry) = self.entries.get_mut(&peer) {
+            entry.last = Some(now);
+        }
+        Some((peer, address))
+    }
+
+    /// Somebody to look at whether he is there: one whose place is wanted, or one that was not met.
+    pub(crate) fn pick_feeler(
+        &mut self,
+        now: Time,
+        wanted: impl Fn(&PeerId) -> bool,
+    ) -> Option<(PeerId, Address)> {
+        let fits = |book: &Self, peer: &PeerId| {
+            let address = book.entries.get(peer)?.address()?;
+            wanted(peer).then(|| (*peer, address.clone()))
+        };
+        let tested = self.tests.iter().find_map(|(_, occupant)| fits(self, occupant));
+        let new = |book: &Self, peer: &PeerId| {
+            let avoided = book.entries.get(peer).is_none_or(|entry| entry.is_avoided(now));
+            if avoided { None } else { fits(book, peer) }
+        };
+        tested.or_else(|| self.search(false, new))
+    }
+
+    /// The first that fits, from a place on that is drawn.
+    fn search<T>(&mut self, tried: bool, fits: impl Fn(&Self, &PeerId) -> Option<T>) -> Option<T> {
+        let drawn = self.rng.next_u64();
+        let from = (tried, drawn as u16 % self.buckets[usize::from(tried)] as u16, 0);
+        let (first, last) = ((tried, 0, 0), (tried, u16::MAX, u16::MAX));
+        let after = self.places.range(from..=last);
+        let before = self.places.range(first..from);
+        after.chain(before).find_map(|(_, peer)| fits(self, peer))
+    }
+
+    /// Up to `most` records for who asks, at random.
+    pub(crate) fn sample(
+        &mut self,
+        most: usize,
+        wanted: impl Fn(&PeerRecord) -> bool,
+    ) -> Vec<PeerRecord> {
+        let records = self.entries.values().filter(|entry| entry.failures < HOPELESS);
+        let records = records.filter_map(|entry| entry.record.as_ref());
+        let mut chosen = records.filter(|record| wanted(record)).collect::<Vec<_>>();
+        // The beginning of a shuffle (Fisher and Yates).
+        let count = chosen.len().min(most);
+        for at in 0..count {
+            let rest = (chosen.len() - at) as u64;
+            chosen.swap(at, at + (self.rng.next_u64() % rest) as usize);
+        }
+        chosen.into_iter().take(count).cloned().collect()
+    }
+
+    fn hash(&self, parts: &[&[u8]]) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.key);
+        for part in parts {
+            hasher.write(&(part.len() as u64).to_be_bytes());
+            hasher.write(part);
+        }
+        hasher.finish()
+    }
+
+    fn place(&self, tried: bool, peer: &PeerId, source: &[u8]) -> Place {
+        let address = self.entries.get(peer).and_then(|entry| entry.addresses.first());
+        let group = address.map_or(Group::Own(Address(peer.0.to_vec().into())), group).bytes();
+        let buckets = self.buckets[usize::from(tried)];
+        // Which of the buckets that the group, or its source, may reach at all.
+        let bucket = if tried {
+            let share = self.hash(&[b"tried", &peer.0]) % (buckets / GROUP_SHARE).max(1);
+            self.hash(&[b"tried group", &group, &share.to_be_bytes()]) % buckets
+        } else {
+            let share = self.hash(&[b"new", source, &group]) % (buckets / SOURCE_SHARE).max(1);
+            self.hash(&[b"new source", source, &share.to_be_bytes()]) % buckets
+        };
+        let slots = if tried { TRIED_SLOTS } else { NEW_SLOTS };
+        let slot = self.hash(&[b"slot", &[u8::from(tried)], &bucket.to_be_bytes(), &peer.0]);
+        // The first that is free, from that one on; if none is, the two compete.
+        let place = |n| (tried, bucket as u16, ((slot.wrapping_add(n)) % slots) as u16);
+        (0..slots).map(place).find(|at| !self.places.contains_key(at)).unwrap_or_else(|| place(0))
+    }
+
+    /// Gives a peer a place in *new*, if it is free or whoever has it is of less use.
+    fn place_new(&mut self, peer: PeerId, source: &[u8]) {
+        let place = self.place(false, &peer, source);
+        let Some(entry) = self.entries.get(&peer) else { return };
+        if entry.places.iter().any(|(_, bucket, _)| *bucket == place.1) {
+            return;
+        }
+        if let Some(occupant) = self.places.get(&place).copied() {
+            let homeless = entry.places.is_empty();
+            let entry = &self.entries[&occupant];
+            let yields = entry.failures >= HOPELESS || entry.places.len() > 1 && homeless;
+            if !yields {
+                return;
+            }
+            self.leave(occupant, place);
+            self.drop_homeless(occupant);
+        }
+        self.places.insert(place, peer);
+        if let Some(entry) = self.entries.get_mut(&peer) {
+            entry.places.push(place);
+        }
+    }
+
+    fn leave(&mut self, peer: PeerId, place: Place) {
+        self.places.remove(&place);
+        if let Some(entry) = self.entries.get_mut(&peer) {
+            entry.places.retain(|other| *other != place);
+        }
+    }
+
+    fn drop_homeless(&mut self, peer: PeerId) {
+        if self.entries.get(&peer).is_some_and(|entry| entry.places.is_empty()) {
+            self.entries.remove(&peer);
+            self.tests.retain(|(candidate, occupant)| *candidate != peer && *occupant != peer);
+        }
+    }
+
+    /// Moves a peer to *tried*, unless another is there that has to be tested first.
+    fn promote(&mut self, peer: PeerId) {
+        let Some(entry) = self.entries.get(&peer).filter(|entry| !entry.tried) else { return };
+        let (source, old) = (entry.source.clone(), entry.places.clone());
+        let place = self.place(true, &peer, &source);
+        if let Some(occupant) = self.places.get(&place).copied() {
+            if self.entries[&occupant].failures < HOPELESS {
+                let waits = self.tests.iter().any(|(candidate, _)| *candidate == peer);
+                if !waits && self.tests.len() < MAX_TESTS {
+                    self.tests.push_back((peer, occupant));
+                }
+                return;
+            }
+            self.evict_tried(occupant);
+        }
+        for place in old {
+            self.leave(peer, place);
+        }
+        self.places.insert(place, peer);
+        if let Some(entry) = self.entries.get_mut(&peer) {
+            entry.places.push(place);
+            entry.tried = true;
+        }
+        self.revision += 1;
+    }
+
+    /// A peer goes back from *tried* to *new*, or out if there is no room.
+    fn evict_tried(&mut self, peer: PeerId) {
+        let Some(entry) = self.entries.get_mut(&peer).filter(|entry| entry.tried) else { return };
+        entry.tried = false;
+        let (source, old) = (entry.source.clone(), std::mem::take(&mut entry.places));
+        for place in old {
+            self.places.remove(&place);
+        }
+        self.place_new(peer, &source);
+        self.drop_homeless(peer);
+    }
+}
+
+/// Leaves the first of equal addresses.
+fn dedup(addresses: &mut Vec<Address>) {
+    let mut seen = BTreeSet::new();
+    addresses.retain(|address| seen.insert(address.clone()));
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::id::Signature;
+
+    const NOW: Time = Time::ZERO;
+
+    fn peer(n: u32) -> PeerId {
+        PeerId(blake3::derive_key("tidegate test peer", &n.to_be_bytes()))
+    }
+
+    /// In the group of `a.b`.
+    fn address(a: u8, b: u8, n: u32) -> Address {
+        let [_, c, d, e] = n.to_be_bytes();
+        Address(Bytes::from(vec![4, a, b, d, e, 0x91, 2, c, 1]))
+    }
+
+    fn record(n: u32, address: Address) -> PeerRecord {
+        let signature = Signature([0; 64]);
+        PeerRecord { peer: peer(n), sequence: 1, addresses: vec![address], signature }
+    }
+
+    fn book() -> Book {
+        Book::new(peer(0), &PeerBook::default(), [128, 64], &Rng::new([1; 32]))
+    }
+
+    fn places(book: &Book, tried: bool) -> usize {
+        book.places.range((tried, 0, 0)..=(tried, u16::MAX, u16::MAX)).count()
+    }
+
+    fn check(book: &Book) {
+        for (place, peer) in &book.places {
+            assert!(book.entries[peer].places.contains(place));
+        }
+        for entry in book.entries.values() {
+            assert!((1..=PLACES).contains(&entry.places.len()));
+            assert!(entry.places.iter().all(|(tried, ..)| *tried == entry.tried));
+        }
+    }
+
+    #[test]
+    fn who_has_one_group_reaches_a_sixteenth_of_new() {
+        let mut book = book();
+        for n in 1..20_000 {
+            book.learn(&record(n, address((n >> 8) as u8, n as u8, n)), &address(8, 8, 1));
+        }
+        assert_eq!(book.len(), 128 / 16 * 16);
+        check(&book);
+        // Others find room as before.
+        for n in 20_000..20_100 {
+            book.learn(&record(n, address(9, n as u8, n)), &address(7, n as u8, 1));
+        }
+        assert!(book.len() > 128 + 90, "{}", book.len());
+        check(&book);
+    }
+
+    #[test]
+    fn the_book_has_its_bounds() {
+        let mut book = book();
+        for n in 1..40_000u32 {
+            let [_, _, a, b] = n.to_be_bytes();
+            book.learn(&record(n, address(a, b, n)), &address(b, a, n));
+            if n % 7 == 0 {
+                book.met(peer(n), &address(a, b, n), NOW);
+            }
+        }
+        assert!(places(&book, false) <= 128 * 16 && places(&book, true) <= 64 * 8);
+        assert!(book.tried() > 400, "{}", book.tried());
+        assert!(book.tests.len() <= MAX_TESTS);
+        check(&book);
+        // And comes back as it was.
+        let saved = book.saved(&BTreeSet::new());
+        let again = Book::new(peer(0), &saved, [128, 64], &Rng::new([2; 32]));
+        check(&again);
+        assert!(again.len() * 10 >= book.len() * 9, "{} of {}", again.len(), book.len());
+        assert_eq!(again.tried(), book.tried());
+    }
+
+    #[test]
+    fn who_is_there_keeps_his_place_and_who_is_not_loses_it() {
+        let mut book = book();
+        // One group has two buckets of tried: sixteen places.
+        let met = |book: &mut Book, n| {
+            book.learn(&record(n, address(8, 8, n)), &address(5, n as u8, 1));
+            book.met(peer(n), &address(8, 8, n), NOW);
+        };
+        (1..=200).for_each(|n| met(&mut book, n));
+        assert_eq!(book.tried(), 16);
+        assert_eq!(book.tests.len(), MAX_TESTS);
+        let (candidate, occupant) = book.tests[0];
+        let (asked, _) = book.pick_feeler(NOW, |_| true).unwrap();
+        assert_eq!(asked, occupant, "he is tested first");
+        book.met(occupant, &address(8, 8, 1), NOW);
+        assert!(book.entries[&occupant].tried && !book.entries[&candidate].tried);
+        let (candidate, occupant) = book.tests[0];
+        book.failed(&occupant, NOW);
+        assert!(!book.entries.get(&occupant).is_some_and(|entry| entry.tried));
+        assert!(book.entries[&candidate].tried);
+        check(&book);
+    }
+
+    #[test]
+    fn the_hopeless_make_room_and_the_others_stay() {
+        let mut book = book();
+        let source = address(8, 8, 1);
+        let learn = |book: &mut Book, n| {
+            book.learn(&record(n, address(1, n as u8, n)), &source);
+        };
+        (1..400).for_each(|n| learn(&mut book, n));
+        let before = book.entries.keys().copied().collect::<BTreeSet<_>>();
+        let gone = *before.first().unwrap();
+        (0..HOPELESS).for_each(|_| book.failed(&gone, NOW));
+        (400..3000).for_each(|n| learn(&mut book, n));
+        let after = book.entries.keys().copied().collect::<BTreeSet<_>>();
+        assert_eq!(before.difference(&after).collect::<Vec<_>>(), [&gone]);
+    }
+
+    #[test]
+    fn each_failure_is_avoided_for_longer_and_tries_another_address() {
+        let mut book = book();
+        let (a, b) = (address(8, 8, 1), address(9, 9, 1));
+        let mut two = record(1, a.clone());
+        two.addresses.push(b.clone());
+        book.learn(&two, &address(7, 7, 1));
+        let at = |seconds| Time::ZERO + Duration::from_secs(seconds);
+        let pick = |book: &mut Book, seconds| book.pick(at(seconds), true, |_| true);
+        assert_eq!(pick(&mut book, 0), Some((peer(1), a.clone())));
+        book.failed(&peer(1), at(0));
+        assert_eq!(pick(&mut book, 14), None);
+        assert_eq!(pick(&mut book, 15), Some((peer(1), b)));
+        book.failed(&peer(1), at(15));
+        assert_eq!(pick(&mut book, 44), None);
+        book.forgive();
+        assert_eq!(pick(&mut book, 44), Some((peer(1), a)));
+    }
+
+    #[test]
+    fn the_newest_record_counts() {
+        let mut book = book();
+        let source = address(7, 7, 1);
+        let at = |sequence, n| PeerRecord { sequence, ..record(1, address(8, 8, n)) };
+        assert_eq!(book.learn(&at(5, 1), &source), Learnt::New);
+        assert_eq!(book.learn(&at(4, 2), &source), Learnt::Nothing);
+        assert_eq!(book.learn(&at(5, 2), &source), Learnt::Nothing);
+        assert_eq!(book.learn(&at(6, 3), &source), Learnt::New);
+        assert_eq!(book.entries[&peer(1)].addresses, [address(8, 8, 3)]);
+        // Where it was met comes first, whatever it says.
+        book.met(peer(1), &address(8, 8, 9), NOW);
+        assert_eq!(book.learn(&at(7, 4), &source), Learnt::New);
+        assert_eq!(book.entries[&peer(1)].addresses, [address(8, 8, 9), address(8, 8, 4)]);
+        // One at the bound is kept, one past it is not.
+        let sized = |n: u32, size: usize| {
+            let long = |length: usize| Address(vec![4; length].into());
+            let addresses = |length| (0..4).map(|_| long(length)).collect();
+            let empty = PeerRecord {
+                peer: peer(n),
+                addresses: addresses(4),
+                ..record(1, address(8, 8, 1))
+            };
+            let rest = size - empty.to_bytes().unwrap().len();
+            PeerRecord { addresses: addresses(4 + rest / 4), ..empty }
+        };
+        assert_eq!(sized(2, MAX_RECORD).to_bytes().unwrap().len(), MAX_RECORD);
+        assert_eq!(book.learn(&sized(2, MAX_RECORD), &source), Learnt::New);
+        assert_eq!(book.learn(&sized(3, MAX_RECORD + 16), &source), Learnt::Nothing);
+    }
+}

@@ -1,0 +1,228 @@
+//! The channel of peers: who asks is told of others (specification section 15).
+//!
+//! ```text
+//! A → B   Ask         one at a time
+//! B → A   Records     B's own record, then some of those B knows; as B's permits allow
+//! ```
+//!
+//! Nothing is told unasked. The hello comes first, so who asks is proven to be at his address, as
+//! by the ping that precedes this question in Spacemesh's protocol.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::channel::{Channel as ChannelTrait, Context, Terms};
+use crate::config::Config;
+use crate::control::record;
+use crate::id::{Address, ConnectionId, Digest};
+use crate::link::At;
+use crate::peers::address::{is_local, is_unspecified};
+use crate::peers::book::Learnt;
+use crate::peers::dialer;
+use crate::rng::Rng;
+use crate::rules::Rules;
+use crate::time::Time;
+use crate::violation::Violation;
+use crate::wire::{Encode as _, MAX_RECORDS, Offer, OfferedVersion, PeerRecord, PeersMessage};
+
+/// Of what the book holds one answer tells a quarter, and at least so much: the whole book is
+/// nobody's business.
+const SHARE: usize = 4;
+const LEAST: usize = 16;
+/// The first wait between two questions to one peer while peers are missing; doubled while he
+/// has nothing new to say.
+const HUNGRY: Duration = Duration::from_secs(2);
+const HUNGRY_MOST: Duration = Duration::from_secs(256);
+/// The wait when none are missing.
+const CONTENT: Duration = Duration::from_secs(1800);
+
+/// Who asked whom, and when.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    links: BTreeMap<ConnectionId, ExchangeLink>,
+    rng: Rng,
+}
+
+#[derive(Debug)]
+struct ExchangeLink {
+    at: At,
+    /// The question that has no answer yet left at that time.
+    asked: bool,
+    /// When the last question left.
+    last: Option<Time>,
+    /// When the next one leaves; never in a closed network.
+    next: Option<Time>,
+    /// How long to wait for the next one while peers are missing.
+    pause: Duration,
+    /// The peer has asked.
+    owed: bool,
+    /// When the peer's share of answers would be whole again.
+    whole: Time,
+}
+
+impl Exchange {
+    pub(crate) fn new(rng: &Rng) -> Self {
+        Self { links: BTreeMap::new(), rng: rng.fork("peers") }
+    }
+
+    /// A time that is not the same for all.
+    fn about(&mut self, time: Duration) -> Duration {
+        time / 2 + Duration::from_micros(self.rng.next_u64() % (time.as_micros() as u64).max(1))
+    }
+}
+
+/// Peers are missing, and the book has nobody: those who were not asked lately are asked.
+pub(crate) fn hungry(cx: &mut Context) {
+    for link in cx.exchange.links.values_mut() {
+        let due = link.last.map_or(cx.now, |last| last + link.pause);
+        if link.next.is_some_and(|next| due < next) {
+            link.next = Some(due);
+            cx.links.wake(link.at.link, link.at.slot);
+        }
+    }
+}
+
+/// Whether an address means something to a peer that is seen at `seen_at`.
+fn is_useful(address: &Address, seen_at: &Address) -> bool {
+    !is_unspecified(address) && (is_local(seen_at) || !is_local(address))
+}
+
+/// The channel of peers.
+pub(crate) struct Channel;
+
+impl ChannelTrait for Channel {
+    const NAME: &'static str = "peers";
+    const MAX_FRAME: usize = 48 << 10;
+    type Message = PeersMessage;
+
+    fn offers(_: &Config, _: &dyn Rules) -> Vec<Offer> {
+        // R15.5
+        let rules = Digest(blake3::derive_key("tidegate 1 peers rules", b""));
+        vec![Offer {
+            kind: crate::channel::Kind::Peers.number(),
+            name: String::new(),
+            versions: vec![OfferedVersion { number: 1, rules }],
+            // R15.1
+            grant: crate::config::PEERS_GRANT,
+            capacity: 0,
+        }]
+    }
+
+    fn on_up(cx: &mut Context, at: At, _: &Terms) {
+        let outbound = cx.links.get(at.link).is_some_and(|link| !link.direction.is_inbound());
+        let wait = if outbound { Duration::ZERO } else { cx.exchange.about(CONTENT) };
+        let link = ExchangeLink {
+            at,
+            asked: false,
+            last: None,
+            next: (cx.config.outbound > 0).then_some(cx.now + wait),
+            pause: HUNGRY,
+            owed: false,
+            whole: cx.now,
+        };
+        cx.exchange.links.insert(at.link, link);
+    }
+
+    fn on_down(cx: &mut Context, at: At) {
+        cx.exchange.links.remove(&at.link);
+    }
+
+    fn on_message(cx: &mut Context, at: At, message: PeersMessage) -> Result<(), Violation> {
+        let link = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+        match message {
+            PeersMessage::Ask => {
+                // R15.1
+                if std::mem::replace(&mut link.owed, true) {
+                    return Err(Violation::RequestPermit);
+                }
+                cx.links.wake(at.link, at.slot);
+                Ok(())
+            }
+            PeersMessage::Records(records) => on_records(cx, at, &records),
+        }
+    }
+
+    fn poll_message(cx: &mut Context, at: At) -> Option<PeersMessage> {
+        let interval = cx.config.limits.records_interval;
+        let link = cx.exchange.links.get_mut(&at.link)?;
+        if link.owed && link.answers_at(cx.config.limits.records_burst, interval) <= cx.now {
+            link.owed = false;
+            link.whole = link.whole.max(cx.now) + interval;
+            return Some(PeersMessage::Records(answer(cx, at.link)));
+        }
+        if !link.asked && link.next.is_some_and(|next| next <= cx.now) {
+            link.asked = true;
+            link.last = Some(cx.now);
+            return Some(PeersMessage::Ask);
+        }
+        None
+    }
+
+    fn deadline(cx: &Context, at: At) -> Option<Time> {
+        let limits = &cx.config.limits;
+        let link = cx.exchange.links.get(&at.link)?;
+        let answer =
+            link.owed.then(|| link.answers_at(limits.records_burst, limits.records_interval));
+        let ask = link.next.filter(|_| !link.asked);
+        answer.into_iter().chain(ask).min()
+    }
+}
+
+impl ExchangeLink {
+    /// When the peer may have an answer: some at once, then one an interval. R15.2
+    fn answers_at(&self, burst: u32, interval: Duration) -> Time {
+        let ahead = interval * burst.saturating_sub(1);
+        Time::ZERO + self.whole.since(Time::ZERO).saturating_sub(ahead)
+    }
+}
+
+/// What a peer that asked is told: this node's own record first. R15.3
+fn answer(cx: &mut Context, link: ConnectionId) -> Vec<PeerRecord> {
+    let Some(asker) = cx.links.get(link) else { return Vec::new() };
+    let (peer, seen_at) = (asker.peer, asker.address.clone());
+    let own = cx.control.record().cloned();
+    let most = (cx.book.len() / SHARE).clamp(LEAST, MAX_RECORDS - 1);
+    let mut records = cx.book.sample(most, |record| {
+        record.peer != peer && record.addresses.iter().any(|at| is_useful(at, &seen_at))
+    });
+    records.splice(0..0, own);
+    // A record may have sixteen long addresses.
+    let mut room = Channel::MAX_FRAME - 64;
+    records.retain(|record| {
+        let size = record.to_bytes().map_or(usize::MAX, |bytes| bytes.len());
+        let fits = size <= room;
+        room -= if fits { size } else { 0 };
+        fits
+    });
+    records
+}
+
+fn on_records(cx: &mut Context, at: At, records: &[PeerRecord]) -> Result<(), Violation> {
+    let link = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    if !std::mem::take(&mut link.asked) {
+        // R15.4
+        return Err(Violation::Unasked);
+    }
+    let Some(source) = cx.links.get(at.link).map(|link| link.address.clone()) else {
+        return Ok(());
+    };
+    let mut news = false;
+    for record in records {
+        if cx.book.has(record) || record.peer == cx.config.peer {
+            continue;
+        }
+        if !record::verify(record, &cx.config.network) {
+            // R15.3
+            return Err(Violation::WrongRecord);
+        }
+        news |= cx.book.learn(record, &source) == Learnt::New;
+    }
+    if news {
+        dialer::news(cx);
+    }
+    let wait = cx.exchange.about(CONTENT);
+    let link = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    link.pause = if news { HUNGRY } else { (link.pause * 2).min(HUNGRY_MOST) };
+    link.next = Some(cx.now + wait);
+    Ok(())
+}

@@ -1,0 +1,284 @@
+//! Section 15 and the rest of 14: nodes that find each other, and again after all kinds of loss.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ed25519_dalek::{Signer as _, SigningKey};
+
+use super::app::config;
+use super::net::{Message, Net, address};
+use super::script::{PEERS, Script};
+use crate::config::StaticPeer;
+use crate::control::record;
+use crate::id::{Address, PeerId, Signature};
+use crate::io::{Command, Event};
+use crate::wire::{PeerRecord, PeersMessage};
+use crate::{Config, Violation};
+
+fn key(n: u8) -> SigningKey {
+    SigningKey::from_bytes(&[n; 32])
+}
+
+fn peer(n: u8) -> PeerId {
+    PeerId(key(n).verifying_key().to_bytes())
+}
+
+fn record(n: u8, sequence: u64, addresses: Vec<Address>) -> PeerRecord {
+    let network = config(0).network;
+    let payload = record::payload(&network, peer(n), sequence, &addresses).unwrap();
+    let signature = Signature(key(n).sign(&payload).to_bytes());
+    PeerRecord { peer: peer(n), sequence, addresses, signature }
+}
+
+/// Nodes that know nothing but where the first one is.
+fn strangers(count: u8, outbound: u32) -> Net {
+    let with = |n| {
+        let mut config: Config = config(n);
+        config.peer = peer(n);
+        config.outbound = outbound;
+        if n > 0 {
+            config.bootstrap = vec![StaticPeer { address: address(0), peer: None }];
+        }
+        config
+    };
+    let mut net = Net::with((0..count).map(with).collect());
+    for n in 0..count as usize {
+        net.hosts[n].key = Some(key(n as u8));
+        net.command(n, Command::Listening { addresses: vec![address(n)] });
+    }
+    net
+}
+
+/// The nodes that can be reached from one over links.
+fn reachable(net: &Net, from: usize) -> BTreeSet<usize> {
+    let mut found = BTreeSet::from([from]);
+    let mut open = vec![from];
+    while let Some(n) = open.pop() {
+        for other in 0..net.hosts.len() {
+            if is_linked(net, n, other) && found.insert(other) {
+                open.push(other);
+            }
+        }
+    }
+    found
+}
+
+fn is_linked(net: &Net, a: usize, b: usize) -> bool {
+    let name = net.peer(b).to_string();
+    net.hosts[a].node.status().peers.iter().any(|other| other.peer == name)
+}
+
+/// The process of a node dies: nobody hears from it any more.
+fn kill(net: &mut Net, n: usize) {
+    net.down.insert(n);
+    for other in 0..net.hosts.len() {
+        net.reset(n, other);
+    }
+    net.restart(n);
+}
+
+fn outbound(net: &Net, n: usize) -> usize {
+    net.hosts[n].node.status().peers.iter().filter(|peer| !peer.inbound).count()
+}
+
+#[test]
+fn all_find_each_other_from_one_address() {
+    let mut net = strangers(20, 4);
+    net.run(Duration::from_secs(20));
+    for n in 1..20 {
+        assert!(outbound(&net, n) >= 4, "node {n} has {}", outbound(&net, n));
+    }
+    assert_eq!(reachable(&net, 0).len(), 20);
+    // The one that brought them together is not needed any more.
+    kill(&mut net, 0);
+    net.run(Duration::from_secs(20));
+    assert_eq!(reachable(&net, 1).len(), 19);
+    for n in 1..20 {
+        assert!(outbound(&net, n) >= 4, "node {n} has {}", outbound(&net, n));
+    }
+}
+
+#[test]
+fn who_was_there_comes_back_without_the_first_address() {
+    let mut net = strangers(10, 4);
+    net.run(Duration::from_secs(20));
+    kill(&mut net, 0);
+    net.run(Duration::from_secs(20));
+    kill(&mut net, 5);
+    net.run(Duration::from_secs(30));
+    assert!(reachable(&net, 5).len() == 1 && net.links(5) == 0);
+    net.down.remove(&5);
+    net.run(Duration::from_secs(5));
+    assert_eq!(reachable(&net, 5).len(), 9, "all but the one that is gone");
+}
+
+#[test]
+fn a_cut_heals_within_a_hundredth_of_its_length_and_ten_seconds() {
+    for minutes in [1, 10] {
+        let mut net = strangers(8, 3);
+        net.run(Duration::from_secs(20));
+        for a in 0..4 {
+            for b in 4..8 {
+                net.cut.extend([(a, b), (b, a)]);
+            }
+        }
+        net.run(Duration::from_secs(60 * minutes));
+        let half = reachable(&net, 0);
+        assert!(half.is_subset(&(0..4).collect()), "{half:?}");
+        net.cut.clear();
+        net.run(Duration::from_secs(10));
+        assert_eq!(reachable(&net, 0).len(), 8, "after {minutes} minutes");
+    }
+}
+
+#[test]
+fn who_is_alone_does_not_give_up() {
+    let mut net = strangers(4, 2);
+    net.run(Duration::from_secs(20));
+    for other in 0..3 {
+        net.cut.extend([(3, other), (other, 3)]);
+    }
+    net.run(Duration::from_secs(3 * 3600));
+    assert_eq!(net.links(3), 0);
+    net.cut.clear();
+    net.run(Duration::from_secs(10));
+    assert!(net.links(3) > 0);
+}
+
+#[test]
+fn a_closed_network_learns_nothing() {
+    let mut net = strangers(4, 0);
+    for n in 1..4 {
+        net.connect(n, 0);
+    }
+    net.run(Duration::from_secs(60));
+    let asked = net.log.iter().filter(|(.., message)| matches!(message, Message::Peers(_)));
+    assert_eq!(asked.count(), 0);
+    assert_eq!(net.hosts[1].node.status().known_peers, 0);
+    assert_eq!(net.links(1), 1);
+}
+
+/// A node that looks for peers, and has time.
+fn looking() -> Config {
+    let mut config: Config = config(1);
+    config.outbound = 4;
+    config.limits.ping_idle = Duration::from_secs(86_400);
+    config
+}
+
+/// Such a node, and one that it has dialed.
+fn dialed() -> Script {
+    let config = looking();
+    let mut script = Script::with(config);
+    script.dial(super::script::PEER);
+    script.shake_hands();
+    script
+}
+
+fn answers(script: &mut Script) -> Vec<Vec<PeerRecord>> {
+    let messages = script.received(PEERS).into_iter();
+    let answers = messages.filter_map(|message| match message {
+        PeersMessage::Records(records) => Some(records),
+        PeersMessage::Ask => None,
+    });
+    answers.collect()
+}
+
+fn records(records: Vec<PeerRecord>) -> PeersMessage {
+    PeersMessage::Records(records)
+}
+
+/// R15.1, R15.2, R15.3, R15.5
+#[test]
+fn a_peer_may_ask_and_gets_so_many_answers() {
+    let mut script = Script::up_with(looking());
+    for n in 0..4 {
+        script.send(PEERS, &PeersMessage::Ask);
+        assert_eq!(answers(&mut script).len(), 1, "answer {n}");
+    }
+    script.send(PEERS, &PeersMessage::Ask);
+    script.wait(59_999);
+    assert_eq!(answers(&mut script).len(), 0);
+    script.wait(1);
+    assert_eq!(answers(&mut script).len(), 1);
+    script.send(PEERS, &PeersMessage::Ask);
+    assert_eq!(script.accusation(), None);
+    script.send(PEERS, &PeersMessage::Ask);
+    assert_eq!(script.accusation(), Some(Violation::RequestPermit));
+}
+
+#[test]
+fn what_is_learnt_is_passed_on_and_dialed() {
+    let mut script = dialed();
+    let first = script.connection;
+    let known = (20..60).map(|n| record(n, 1, vec![address(n as usize)])).collect::<Vec<_>>();
+    script.send(PEERS, &records(known.clone()));
+    assert_eq!(script.node.status().known_peers, 41, "and the one that told of them");
+    script.wait(10_000);
+    assert!(!script.dials.is_empty());
+    let dialed = script.dialed.iter().flatten().skip(1);
+    assert!(dialed.clone().all(|dialed| known.iter().any(|record| record.peer == *dialed)));
+    // Somebody else asks: he gets a part of it, and nothing about himself.
+    script.connect(known[0].peer);
+    script.shake_hands();
+    script.send(PEERS, &PeersMessage::Ask);
+    let told = answers(&mut script).remove(0);
+    assert_eq!(told.len(), 16);
+    assert!(told.iter().all(|record| known.contains(record) && record.peer != known[0].peer));
+    // A newer record takes the place of the old one, an older one does not.
+    script.connection = first;
+    script.wait(3_600_000);
+    assert_eq!(script.node.status().known_peers, 41);
+}
+
+/// R15.4
+#[test]
+fn nobody_is_told_of_unasked() {
+    let mut script = Script::up();
+    script.send(PEERS, &records(Vec::new()));
+    assert_eq!(script.accusation(), Some(Violation::Unasked));
+    // One answer for one question.
+    let mut script = dialed();
+    script.send(PEERS, &records(Vec::new()));
+    assert_eq!(script.accusation(), None);
+    script.send(PEERS, &records(Vec::new()));
+    assert_eq!(script.accusation(), Some(Violation::Unasked));
+}
+
+#[test]
+fn addresses_at_home_mean_nothing_to_the_world() {
+    let ip = |ip: [u8; 4]| Address(Bytes::from([&[4][..], &ip, &[0x91, 2, 0, 9]].concat()));
+    let (home, world) = (ip([192, 168, 1, 1]), ip([8, 8, 8, 8]));
+    let mut script = Script::with(looking());
+    script.seen_at = ip([9, 9, 9, 9]);
+    script.dial(super::script::PEER);
+    script.shake_hands();
+    script.send(PEERS, &records(vec![record(20, 1, vec![home.clone()])]));
+    assert_eq!(script.node.status().known_peers, 1, "but the one that was dialed");
+    script.wait(3_600_000);
+    script.received::<PeersMessage>(PEERS);
+    script.send(PEERS, &records(vec![record(21, 1, vec![home, world])]));
+    assert_eq!(script.accusation(), None);
+    assert_eq!(script.node.status().known_peers, 2);
+}
+
+#[test]
+fn bans_and_the_book_survive_a_restart() {
+    let mut script = dialed();
+    script.send(PEERS, &records((20..25).map(|n| record(n, 1, vec![address(9)])).collect()));
+    let banned = super::script::PEER;
+    script.send(PEERS, &records(Vec::new()));
+    assert_eq!(script.accusation(), Some(Violation::Unasked));
+    let saved = script.node.peer_book();
+    let mut config: Config = config(1);
+    config.peer_book = serde_json::from_str(&serde_json::to_string(&saved).unwrap()).unwrap();
+    let mut script = Script::with(config);
+    assert_eq!(script.node.status().known_peers, 6);
+    assert_eq!(script.node.status().met_peers, 1);
+    assert_eq!(script.node.peer_book().entries, saved.entries);
+    script.connect(banned);
+    script.shake_hands();
+    let refused = |event: &Event| matches!(event, Event::Refused { by_us: true, .. });
+    assert!(script.events.iter().any(refused));
+}
