@@ -19,12 +19,15 @@ pub(crate) struct VectorFile {
     pub(crate) text: String,
 }
 
-/// What has vectors: the messages of the channels, and what is signed.
+/// What has vectors: the messages of the channels, what is signed, and what travels in chunks.
 fn subjects(schema: &Schema) -> Vec<String> {
     schema
         .items
         .iter()
-        .filter(|item| item.name.ends_with("Message") || item.name == "RecordPayload")
+        .filter(|item| {
+            let signed_or_nested = ["RecordPayload", "BlockBody"];
+            item.name.ends_with("Message") || signed_or_nested.contains(&item.name.as_str())
+        })
         .map(|item| item.name.clone())
         .collect()
 }

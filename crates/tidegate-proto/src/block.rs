@@ -13,16 +13,21 @@ use bytes::Bytes;
 
 use crate::channel::Context;
 use crate::fetch::Fetcher;
-use crate::id::{BlockId, ConnectionId, Salt};
-use crate::io::{Block, BlockItem, Event, Fate, Invalid, Subject, Verdict};
+use crate::id::{BlockId, ConnectionId, PoolIndex, Salt};
+use crate::io::{Block, BlockItem, Fate, Found, Invalid, Subject, Verdict};
 use crate::merkle;
+use crate::rpc;
 use crate::rules::HeaderFacts;
 use crate::stats::Count;
+use crate::store;
 use crate::tickets::Question;
 use crate::time::Time;
 use crate::tip;
 use crate::violation::Violation;
-use crate::wire::{BlockPart, Compact, MAX_FRAME, MAX_GROUPS, MAX_HEADER, Report};
+use crate::wire::{
+    BlockBody, BlockPart, BodyGroup, Compact, Encode as _, ItemBody, MAX_FRAME, MAX_GROUPS,
+    MAX_HEADER, MAX_HEADERS, Report,
+};
 
 mod channel;
 mod headers;
@@ -30,6 +35,7 @@ mod keep;
 mod link;
 mod orphans;
 mod reconstruct;
+pub(crate) mod sync;
 
 pub(crate) use channel::Channel;
 use headers::Checking;
@@ -118,7 +124,8 @@ impl Known {
 }
 
 impl Blocks {
-    pub(crate) fn new(genesis: Option<(HeaderFacts, Bytes)>, salt: Salt) -> Self {
+    /// With blocks that have been executed: the first one, and those that the store has.
+    pub(crate) fn new(chain: impl Iterator<Item = (HeaderFacts, Bytes)>, salt: Salt) -> Self {
         let mut blocks = Self {
             salt,
             known: BTreeMap::new(),
@@ -131,7 +138,7 @@ impl Blocks {
             bytes: 0,
             want_again: None,
         };
-        if let Some((facts, header)) = genesis {
+        for (facts, header) in chain {
             let body = Body::whole(Vec::new(), Vec::new(), Judged::Accepted);
             blocks.insert(Known { facts, header, body, announced_by: BTreeSet::new() });
         }
@@ -190,6 +197,9 @@ pub(crate) fn subject(cx: &Context, question: Question) -> Option<Subject> {
 /// Asks for the bodies of a block and its ancestors, as far as they are not here.
 fn want(cx: &mut Context, block: BlockId, patience: Option<Time>) {
     let Some(tip) = cx.blocks.known.get(&block) else { return };
+    if sync::is_far(cx, tip.facts.height) {
+        return sync::drive(cx);
+    }
     // A third body of one producer and slot is fetched as an ancestor only. R9.3.1
     if tip.body.is_missing() && rivals(cx, &tip.facts).count() >= 2 {
         return;
@@ -202,7 +212,8 @@ fn want(cx: &mut Context, block: BlockId, patience: Option<Time>) {
     let mut path = Vec::new();
     let mut at = block;
     while let Some(known) = cx.blocks.known.get(&at).filter(|known| !known.is_accepted()) {
-        if known.body.is_missing() && keep::may_start(cx, &known.facts.parent) {
+        let elsewhere = sync::is_asked(cx, &known.facts);
+        if known.body.is_missing() && !elsewhere && keep::may_start(cx, &known.facts.parent) {
             path.push(at);
         }
         at = known.facts.parent;
@@ -402,10 +413,12 @@ fn ask_if_ready(cx: &mut Context, block: BlockId) {
 /// The verdict about a block is there.
 pub(crate) fn block_verdict(cx: &mut Context, block: BlockId, verdict: Verdict) {
     let Some(known) = cx.blocks.known.get_mut(&block) else { return };
-    let Body::Whole { judged, .. } = &mut known.body else { return };
+    let Body::Whole { judged, items, .. } = &mut known.body else { return };
     match verdict {
         Verdict::Accept(_) => {
             *judged = Judged::Accepted;
+            let (facts, header, items) = (known.facts, known.header.clone(), items.clone());
+            store::block(cx, &facts, &Block { block, header, items });
             let children = children(&cx.blocks, &block);
             children.into_iter().for_each(|child| ask_if_ready(cx, child));
         }
@@ -414,6 +427,7 @@ pub(crate) fn block_verdict(cx: &mut Context, block: BlockId, verdict: Verdict) 
         // It will be asked for again when somebody announces it again.
         Verdict::Ignore => keep::drop_body(cx, block),
     }
+    sync::advance(cx);
 }
 
 fn children(blocks: &Blocks, parent: &BlockId) -> Vec<BlockId> {
@@ -457,6 +471,7 @@ pub(crate) fn publish(cx: &mut Context, block: Block) -> Fate {
     // What this node makes is never too much.
     let _ = keep::room_for_header(cx, &facts, &block.header);
     cx.blocks.insert(known);
+    store::block(cx, &facts, &block);
     whole(cx, facts.block, block.items, Vec::new(), Judged::Accepted);
     headers::accepted(cx, facts, block.header);
     Fate::Accepted
@@ -492,7 +507,7 @@ fn publishable(cx: &Context, block: &Block) -> Result<HeaderFacts, Invalid> {
 }
 
 /// The application moved its tip. Blocks too far below it are forgotten.
-pub(crate) fn set_tip(cx: &mut Context, block: BlockId) {
+pub(crate) fn set_tip(cx: &mut Context, block: BlockId, state: Vec<(Bytes, Option<Bytes>)>) {
     let Some(known) = cx.blocks.known.get(&block).filter(|known| known.is_accepted()) else {
         cx.stats.count(Count::UnknownTips);
         return;
@@ -502,10 +517,11 @@ pub(crate) fn set_tip(cx: &mut Context, block: BlockId) {
     if cx.tip.best().is_none_or(|best| cx.rules.compare(&facts, best).is_gt()) {
         tip::set_best(cx, facts, header);
     }
-    cx.event(Event::TipChanged { block, height: facts.height });
+    store::tip(cx, facts, state);
     keep::prune_below(cx, facts.height);
     keep::prune_bodies(cx);
     headers::prune(cx);
+    sync::advance(cx);
 }
 
 /// Ends what has timed out.
@@ -529,6 +545,53 @@ pub(crate) fn expire(cx: &mut Context) {
     {
         want(cx, best.block, None);
     }
+    rpc::expire(cx);
+    sync::expire(cx);
+}
+
+/// The headers behind the first of some blocks that is on the best chain; `None` if that is not
+/// known from memory.
+pub(crate) fn headers_after(cx: &Context, locator: &[BlockId], most: u32) -> Option<Found> {
+    let mut chain = Vec::new();
+    let mut at = cx.tip.held().map(|held| held.block);
+    while let Some(known) = at.and_then(|block| cx.blocks.known.get(&block)) {
+        // The best of theirs is looked for from the best of ours: the first match is the highest.
+        if locator.contains(&known.facts.block) {
+            let headers = chain.into_iter().rev().take(most.min(MAX_HEADERS as u32) as usize);
+            return Some(Found::Headers(headers.collect()));
+        }
+        chain.push(known.header.clone());
+        at = Some(known.facts.parent);
+    }
+    None
+}
+
+/// The items of a block, if they are in memory.
+pub(crate) fn body_of(cx: &Context, block: &BlockId) -> Option<Found> {
+    let known = cx.blocks.known.get(block)?;
+    match &known.body {
+        Body::Whole { items, judged: Judged::Accepted, .. }
+            if items.len() == known.facts.items as usize =>
+        {
+            let name = |pool: PoolIndex| cx.pools[pool.0 as usize].spec.name.clone();
+            encode_body(items, name).map(Found::Block)
+        }
+        _ => None,
+    }
+}
+
+/// The form in which the items of a block travel and are kept. `None` if they are more than it can
+/// carry, which those of a good block are not.
+pub(crate) fn encode_body(
+    items: &[BlockItem],
+    name: impl Fn(PoolIndex) -> String,
+) -> Option<Bytes> {
+    let runs = items.chunk_by(|a, b| a.pool == b.pool);
+    let group = |run: &[BlockItem]| BodyGroup {
+        pool: name(run[0].pool),
+        items: run.iter().map(|item| ItemBody(item.body.clone())).collect(),
+    };
+    BlockBody { groups: runs.map(group).collect() }.to_bytes().ok()
 }
 
 fn give_back(cx: &mut Context, link: ConnectionId, number: u32, report: Report) {

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use crate::block::Blocks;
+use crate::block::sync::Sync;
 use crate::config::Config;
 use crate::control::Control;
 use crate::io::{Event, Output};
@@ -14,8 +15,10 @@ use crate::peers::book::Book;
 use crate::peers::dialer::Dialer;
 use crate::peers::exchange::Exchange;
 use crate::pool::Pool;
+use crate::rpc::Rpc;
 use crate::rules::Rules;
 use crate::stats::Stats;
+use crate::store::Store;
 use crate::tickets::Tickets;
 use crate::time::Time;
 use crate::timers::Timers;
@@ -76,6 +79,9 @@ pub(crate) struct Context {
     pub(crate) exchange: Exchange,
     pub(crate) tip: Tip,
     pub(crate) blocks: Blocks,
+    pub(crate) sync: Sync,
+    pub(crate) rpc: Rpc,
+    pub(crate) store: Store,
     pub(crate) pools: Vec<Pool>,
     pub(crate) tickets: Tickets,
     pub(crate) timers: Timers,
@@ -153,6 +159,7 @@ macro_rules! channels {
 channels! {
     0 => Control(crate::control::Channel),
     1 => Tip(crate::tip::Channel),
+    2 => Rpc(crate::rpc::Channel),
     3 => Block(crate::block::Channel),
     4 => Pool(crate::pool::Channel),
     5 => Peers(crate::peers::exchange::Channel),

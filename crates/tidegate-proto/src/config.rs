@@ -41,6 +41,12 @@ pub struct Config {
     pub outbound: u32,
     /// What was known of peers before.
     pub peer_book: PeerBook,
+    /// Whether there is a store: then what is reported waits until it is durable, and peers are
+    /// given old blocks from it.
+    pub store: bool,
+    /// Headers of the executed chain that the store has, each the child of the one before, the
+    /// last being the tip. As many as [`Limits::blocks_kept`] are enough.
+    pub chain: Vec<Bytes>,
     /// Number of this node's last signed record: the next one must be newer.
     pub record_sequence: u64,
     /// The limits.
@@ -62,6 +68,8 @@ impl Config {
             bootstrap: Vec::new(),
             outbound: 8,
             peer_book: PeerBook::default(),
+            store: false,
+            chain: Vec::new(),
             record_sequence: 0,
             limits: Limits::default(),
         }
@@ -151,6 +159,7 @@ impl Config {
             + u64::from(limits.block_bytes)
             + u64::from(limits.reconstructions)
                 * (u64::from(limits.block_size) + MAX_BLOCK_ITEMS as u64 * BLOCK_ITEM)
+            + u64::from(limits.serving) * crate::rpc::largest_body(self) as u64
             + handshakes
             + u64::from(limits.bans) * BAN
             + u64::from(limits.book_new_buckets) * NEW_SLOTS * BOOK_ENTRY
@@ -314,6 +323,17 @@ pub struct Limits {
     pub shelved: u32,
     /// Bytes of them in each pool; the best stay. Both are guesses at a few blocks.
     pub shelved_bytes: u32,
+    /// How far a peer must be ahead before its blocks are asked for as requests, not one by one
+    /// as they are announced.
+    pub sync_gap: u32,
+    /// Headers that are asked for at a time, and looked at ahead of the tip.
+    pub sync_headers: u32,
+    /// How long nothing may come of a request before somebody else is asked.
+    pub rpc_patience: Duration,
+    /// Blocks that are given to peers at a time, of all that they ask for.
+    pub serving: u32,
+    /// Bytes on their way to the store from which on blocks wait.
+    pub store_backlog: u32,
     /// Blocks below the tip that are kept and served: as deep as a re-org may go.
     pub blocks_kept: u32,
     /// Bytes of headers whose verdict was *accept*, with 2 KiB for each: about 1,000 of 100 bytes.
@@ -373,11 +393,16 @@ impl Default for Limits {
             },
             shelved: 256,
             shelved_bytes: 256 << 10,
+            sync_gap: 16,
+            sync_headers: 256,
+            rpc_patience: Duration::from_secs(5),
+            serving: 2,
+            store_backlog: 4 << 20,
             blocks_kept: 64,
             header_bytes: 2 << 20,
-            block_bytes: 14 << 20,
+            block_bytes: 11 << 20,
             block_size: 4 << 20,
-            reconstructions: 4,
+            reconstructions: 3,
             block_patience: Duration::from_millis(50),
             not_here_after: Duration::from_secs(2),
             receive_window: 192 << 10,
@@ -410,6 +435,9 @@ pub enum ConfigError {
     /// The genesis header is none.
     #[error("genesis: these bytes are no header by the application's rules")]
     Genesis,
+    /// The chain of the store does not hold together.
+    #[error("chain: its headers are none by the application's rules, or not each other's children")]
+    Chain,
     /// More peers are named than may be dialed.
     #[error("{named} static peers, but `max_outbound` is {most}: raise it or name fewer")]
     TooManyStaticPeers {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use crate::wire::{Address, BlockId, Digest, ItemId, NetworkId, PeerId, Salt, Signature};
+use crate::wire::{BlockHeader, ItemBody};
 
 /// A libp2p peer id of Ed25519 is these bytes and the key: an identity multihash of its protobuf.
 const PEER_ID_PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
@@ -82,7 +83,7 @@ macro_rules! hex_text {
     )+};
 }
 
-hex_text!(Address, BlockId, Digest, ItemId, NetworkId, Salt, Signature);
+hex_text!(Address, BlockHeader, BlockId, Digest, ItemBody, ItemId, NetworkId, Salt, Signature);
 
 #[cfg(test)]
 mod tests {

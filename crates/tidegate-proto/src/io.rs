@@ -160,6 +160,18 @@ pub enum Command {
         /// The new limits, none below the old.
         grant: Grant,
     },
+    /// The answer to [`Output::Load`].
+    Loaded {
+        /// Its number.
+        request: u64,
+        /// What was found.
+        found: Found,
+    },
+    /// The answer to [`Output::Store`]: this and all before it is durable.
+    Stored {
+        /// Its number.
+        request: u64,
+    },
     /// Says goodbye to all and refuses everyone from now on.
     Shutdown,
 }
@@ -205,6 +217,9 @@ pub struct TipChange {
     pub add: Vec<(PoolIndex, Bytes, Admission)>,
     /// Accounts that are others at the new tip. Their items that do not hold any more are dropped.
     pub accounts: Vec<(AccountId, Account)>,
+    /// What the application keeps of its own, together with the tip: keys and values, `None` to
+    /// remove one. Without a store it is of no use.
+    pub state: Vec<(Bytes, Option<Bytes>)>,
 }
 
 impl TipChange {
@@ -217,6 +232,7 @@ impl TipChange {
             restore: Vec::new(),
             add: Vec::new(),
             accounts: Vec::new(),
+            state: Vec::new(),
         }
     }
 }
@@ -293,6 +309,22 @@ pub enum Output {
         /// What about.
         subject: Subject,
     },
+    /// Look for what a peer asks for in the store, and answer with [`Command::Loaded`]. Only with
+    /// [`Config::store`](crate::Config::store).
+    Load {
+        /// The number to answer with.
+        request: u64,
+        /// What to look for.
+        what: Load,
+    },
+    /// Keep something, and say [`Command::Stored`] when it is durable. What was given before must
+    /// be durable then too. Only with [`Config::store`](crate::Config::store).
+    Store {
+        /// The number to answer with, one more than the last.
+        request: u64,
+        /// What to keep.
+        write: Write,
+    },
     /// The fate of what was published.
     Published {
         /// The application's number.
@@ -302,6 +334,77 @@ pub enum Output {
     },
     /// Something the application may want to know.
     Event(Event),
+}
+
+/// What a peer asks for that is not in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Load {
+    /// Headers of the best chain.
+    Headers {
+        /// They follow the first of these blocks that is on it.
+        locator: Vec<BlockId>,
+        /// How many at most.
+        most: u32,
+    },
+    /// The items of a block.
+    Block(BlockId),
+}
+
+/// What the store has of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// Headers, each the child of the one before.
+    Headers(Vec<Bytes>),
+    /// The items of a block, as they were given in [`Write::Block`].
+    Block(Bytes),
+}
+
+/// What is to be kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Write {
+    /// An item that was published here. It is offered again after a restart.
+    Item {
+        /// Its pool.
+        pool: PoolIndex,
+        /// Its id.
+        id: ItemId,
+        /// Its bytes.
+        body: Bytes,
+    },
+    /// An item that was published here is of no use any more: it has been in a block for so long
+    /// that no re-org can bring it back, or it was displaced.
+    Forget {
+        /// Its pool.
+        pool: PoolIndex,
+        /// Its id.
+        id: ItemId,
+    },
+    /// A block whose verdict is *accept*.
+    Block {
+        /// Its id.
+        block: BlockId,
+        /// The block it builds on.
+        parent: BlockId,
+        /// Its height.
+        height: u64,
+        /// Its header.
+        header: Bytes,
+        /// Its items: the encoding of a [`BlockBody`](crate::wire::BlockBody).
+        body: Bytes,
+    },
+    /// The tip is another: a block that was kept before.
+    Tip {
+        /// The block.
+        block: BlockId,
+        /// Its height.
+        height: u64,
+        /// What the application keeps with it, at once or not at all: keys and values, `None` to
+        /// remove one.
+        state: Vec<(Bytes, Option<Bytes>)>,
+    },
 }
 
 /// What a verdict is wanted about.
@@ -430,12 +533,19 @@ pub enum Event {
         /// Its height.
         height: u64,
     },
-    /// A peer holds a tip that is too far ahead to be reached block by block.
-    Behind {
-        /// Who.
-        peer: PeerId,
-        /// The height of its tip.
-        height: u64,
+    /// Peers hold tips that are too far ahead to be reached block by block: the node catches up.
+    SyncStarted {
+        /// The height of this node's tip.
+        from: u64,
+        /// The height of the best of theirs, as they say.
+        to: u64,
+    },
+    /// The node has caught up, or those who were ahead are gone.
+    SyncEnded {
+        /// The height at which it began.
+        from: u64,
+        /// The height at which it is.
+        at: u64,
     },
     /// So many events were not read in time and are forgotten.
     Lagged(u64),

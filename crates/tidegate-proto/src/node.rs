@@ -6,12 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::block::sync::Sync;
 use crate::block::{self, Blocks};
 use crate::channel::{Context, Kind};
 use crate::config::{Config, ConfigError};
 use crate::control::{self, Control, record};
 use crate::id::{Address, ConnectionId, ItemId, PeerId, PoolIndex, Ticket};
-use crate::io::{Command, DialError, Direction, Event, Input, Output, Verdict};
+use crate::io::{Command, DialError, Direction, Event, Input, Output, TipChange, Verdict};
 use crate::link::{At, Link, Links};
 use crate::peers::book::{Book, PeerBook};
 use crate::peers::dialer::{self, Dialer};
@@ -19,8 +20,10 @@ use crate::peers::exchange::Exchange;
 use crate::peers::{self, Peers};
 use crate::pool::{self, Pool};
 use crate::rng::Rng;
+use crate::rpc::{self, Rpc};
 use crate::rules::{HeaderFacts, Rules};
 use crate::stats::{Count, Stats};
+use crate::store::{self, Store};
 use crate::tickets::{Question, Tickets};
 use crate::time::Time;
 use crate::timers::{Timer, Timers};
@@ -58,6 +61,9 @@ impl Node {
                 Some((facts, header.clone()))
             }
         };
+        let chain = chain(&config, &*rules)?;
+        let tip = chain.last().map(|(facts, _)| *facts);
+        let tip = tip.or_else(|| genesis.as_ref().map(|(facts, _)| *facts));
         let rng = Rng::new(seed);
         let control = Control::new(&rng);
         let salt = control.salt();
@@ -80,8 +86,11 @@ impl Node {
             links: Links::default(),
             control,
             peers,
-            tip: Tip::new(genesis.clone()),
-            blocks: Blocks::new(genesis, salt),
+            tip: Tip::new(chain.last().cloned().or_else(|| genesis.clone())),
+            blocks: Blocks::new(genesis.into_iter().chain(chain), salt),
+            sync: Sync::default(),
+            rpc: Rpc::default(),
+            store: Store::new(tip),
             timers: Timers::default(),
             outputs: VecDeque::new(),
             stats: Stats::default(),
@@ -135,15 +144,16 @@ impl Node {
             Command::Signature { request, signature } => record::signed(cx, request, signature),
             Command::Verdict { ticket, verdict } => self.on_verdict(ticket, verdict),
             Command::Publish { request, pool, body, admission } => {
-                let fate = pool::publish(cx, pool, body, admission);
-                cx.outputs.push_back(Output::Published { request, fate });
+                let (fate, id) = pool::publish(cx, pool, body.clone(), admission);
+                store::published(cx, request, id.map(|id| (pool, id, body)), fate);
             }
             Command::PublishBlock { request, block } => {
                 let fate = block::publish(cx, block);
-                cx.outputs.push_back(Output::Published { request, fate });
+                store::published_block(cx, request, fate);
             }
-            Command::SetTip(change) => {
-                block::set_tip(cx, change.block);
+            Command::SetTip(mut change) => {
+                let TipChange { block, state, .. } = &mut change;
+                block::set_tip(cx, *block, std::mem::take(state));
                 pool::tip_changed(cx, change);
             }
             Command::Raise { peer, pool, grant } => {
@@ -151,6 +161,8 @@ impl Node {
                     control::raise(cx, link, pool, &grant);
                 }
             }
+            Command::Loaded { request, found } => rpc::loaded(cx, request, found),
+            Command::Stored { request } => store::stored(cx, request),
             Command::Shutdown => {
                 cx.peers.shutting_down = true;
                 for link in cx.links.iter().map(|(id, _)| id).collect::<Vec<_>>() {
@@ -196,6 +208,15 @@ impl Node {
     pub fn poll_output(&mut self) -> Option<Output> {
         loop {
             if let Some(output) = self.cx.outputs.pop_front() {
+                match output {
+                    Output::Event(Event::ItemAdded { pool, id }) => {
+                        store::moved(&mut self.cx, pool, id, false);
+                    }
+                    Output::Event(Event::ItemRemoved { pool, id }) => {
+                        store::moved(&mut self.cx, pool, id, true);
+                    }
+                    _ => {}
+                }
                 return Some(output);
             }
             if let Some(verify) = self.poll_ticket() {
@@ -316,7 +337,8 @@ impl Node {
 
     fn poll_ticket(&mut self) -> Option<Output> {
         loop {
-            let (ticket, question) = self.cx.tickets.next()?;
+            let blocks = !self.cx.store.is_behind(self.cx.config.limits.store_backlog);
+            let (ticket, question) = self.cx.tickets.next(blocks)?;
             let subject = match question {
                 Question::Item(pool, id) => pool::subject(&self.cx, pool, id),
                 Question::Header(_) | Question::Block(_) => block::subject(&self.cx, question),
@@ -367,7 +389,8 @@ impl Node {
         for (i, pool) in self.cx.pools.iter().enumerate() {
             self.cx.timers.set(Timer::Pool(i), pool.deadline());
         }
-        self.cx.timers.set(Timer::Blocks, self.cx.blocks.deadline());
+        let blocks = [self.cx.blocks.deadline(), self.cx.sync.deadline(), self.cx.rpc.deadline()];
+        self.cx.timers.set(Timer::Blocks, blocks.into_iter().flatten().min());
         let dial =
             self.cx.dialer.deadline(&self.cx.config).filter(|_| !self.cx.peers.shutting_down);
         self.cx.timers.set(Timer::Dialer, dial);
@@ -376,6 +399,20 @@ impl Node {
 
 /// Connections that are remembered as the first to make after a restart, as in Bitcoin Core.
 const ANCHORS: usize = 2;
+
+/// The chain that the store has, if each header is the child of the one before.
+fn chain(config: &Config, rules: &dyn Rules) -> Result<Vec<(HeaderFacts, Bytes)>, ConfigError> {
+    let facts = |header: &Bytes| rules.header(header).map(|facts| (facts, header.clone()));
+    let chain = config.chain.iter().map(facts).collect::<Option<Vec<_>>>();
+    let chain = chain.ok_or(ConfigError::Chain)?;
+    let child = |pair: &[(HeaderFacts, Bytes)]| {
+        pair[1].0.parent == pair[0].0.block && pair[1].0.height == pair[0].0.height + 1
+    };
+    match chain.windows(2).all(child) {
+        true => Ok(chain),
+        false => Err(ConfigError::Chain),
+    }
+}
 
 fn book_buckets(config: &Config) -> [u32; 2] {
     [config.limits.book_new_buckets, config.limits.book_tried_buckets]
@@ -455,13 +492,14 @@ impl Node {
         Status {
             peers: cx.links.iter().filter(|(_, link)| link.up).map(peer).collect(),
             pools: cx.pools.iter().map(pool).collect(),
-            height: cx.tip.held().map_or(0, |tip| tip.height),
-            tip: cx.tip.held().map(|tip| tip.block.to_string()),
+            height: cx.store.tip().map_or(0, |tip| tip.height),
+            tip: cx.store.tip().map(|tip| tip.block.to_string()),
             tickets: cx.tickets.out(),
             blocks_kept: cx.blocks.kept().0,
             block_bytes: cx.blocks.kept().1,
             fetch_bytes: cx.fetch_bytes,
             bans: cx.peers.bans(),
+            store_backlog: cx.store.backlog(),
             known_peers: cx.book.len(),
             met_peers: cx.book.tried(),
         }
@@ -476,7 +514,7 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Pools by name.
     pub pools: BTreeMap<String, PoolStatus>,
-    /// Height of the best executed block.
+    /// Height of the best executed block, once it is durable.
     pub height: u64,
     /// Its id.
     pub tip: Option<String>,
@@ -490,6 +528,8 @@ pub struct Status {
     pub fetch_bytes: u32,
     /// Peers that are refused for a violation.
     pub bans: usize,
+    /// Bytes that are not durable yet.
+    pub store_backlog: usize,
     /// Peers in the book.
     pub known_peers: usize,
     /// Those of them that this node has met.

@@ -505,25 +505,25 @@ pub(crate) fn overdue(cx: &mut Context, pool: PoolIndex, id: ItemId) {
     }
 }
 
-/// Publishes an item of this node's own.
+/// Publishes an item of this node's own: its fate, and its id if it is an item.
 pub(crate) fn publish(
     cx: &mut Context,
     pool: PoolIndex,
     body: Bytes,
     admission: Admission,
-) -> Fate {
+) -> (Fate, Option<ItemId>) {
     let Some(pool) = cx.pools.get_mut(pool.0 as usize) else {
-        return Fate::Invalid(Invalid::NoSuchPool);
+        return (Fate::Invalid(Invalid::NoSuchPool), None);
     };
     if body.len() > pool.spec.max_item as usize {
-        return Fate::Invalid(Invalid::TooLarge);
+        return (Fate::Invalid(Invalid::TooLarge), None);
     }
     let id = cx.rules.item_id(&pool.spec.name, &body);
     let Some(facts) = cx.rules.item(&pool.spec.name, &body) else {
-        return Fate::Invalid(Invalid::Malformed);
+        return (Fate::Invalid(Invalid::Malformed), None);
     };
     if pool.content.contains(&id) {
-        return Fate::Known;
+        return (Fate::Known, Some(id));
     }
     let pool_index = pool.index;
     if pool.pending.contains_key(&id) {
@@ -536,10 +536,11 @@ pub(crate) fn publish(
         pool.insert(item, admission, known_by, cx.now, &mut cx.links, &mut cx.outputs);
     }
     let content = &cx.pools[pool_index.0 as usize].content;
-    match content.contains(&id) {
+    let fate = match content.contains(&id) {
         true => Fate::Accepted,
         false => Fate::Full { floor: content.floor().unwrap_or(facts.priority) },
-    }
+    };
+    (fate, Some(id))
 }
 
 /// Peers announced what is here now: their permits go back.

@@ -17,6 +17,8 @@ pub enum Count {
     LateVerdicts,
     /// Blocks that were put together from a compact block.
     CompactBlocks,
+    /// Blocks that were fetched whole, to catch up.
+    FetchedBlocks,
     /// Items of those blocks.
     BlockItems,
     /// Items of those blocks that were not in the pools.

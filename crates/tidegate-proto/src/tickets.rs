@@ -82,14 +82,14 @@ impl Tickets {
     }
 
     /// The next question, if there is room for it. Headers and blocks go first; one place is kept
-    /// for them, and one for items while any wait.
-    pub(crate) fn next(&mut self) -> Option<(Ticket, Question)> {
+    /// for them, and one for items while any wait. Without `blocks` they wait, as the store is behind.
+    pub(crate) fn next(&mut self, blocks: bool) -> Option<(Ticket, Question)> {
         if self.out.len() >= self.limit {
             return None;
         }
         let kept =
             !self.turns.is_empty() && self.items_out == 0 && self.out.len() + 1 == self.limit;
-        let question = match self.chain.pop_front_if(|_| !kept) {
+        let question = match self.chain.pop_front_if(|_| blocks && !kept) {
             Some(question) => question,
             None if self.items_out + 1 >= self.limit => return None,
             None => {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     fn drain(tickets: &mut Tickets) -> Vec<Question> {
-        std::iter::from_fn(|| tickets.next().map(|(_, question)| question)).collect()
+        std::iter::from_fn(|| tickets.next(true).map(|(_, question)| question)).collect()
     }
 
     /// R12.1

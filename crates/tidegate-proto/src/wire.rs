@@ -119,12 +119,14 @@ pub trait Encode {
         out.finish()
     }
 
-    /// The value's bytes, for hashing and signing.
+    /// The value's bytes, however many: for hashing and signing, and to be sent in chunks.
     fn to_bytes(&self) -> Result<Bytes, EncodeError>
     where
         Self: Sized,
     {
-        self.to_frame().map(|frame| frame.to_bytes())
+        let mut out = Writer::default();
+        self.encode(&mut out);
+        out.whole().map(|frame| frame.to_bytes())
     }
 }
 
@@ -195,14 +197,19 @@ pub struct Writer {
 impl Writer {
     /// The frame, unless a bound was broken.
     pub fn finish(self) -> Result<Frame, EncodeError> {
-        if let Some(error) = self.error {
-            return Err(error);
-        }
-        let frame = Frame { head: self.head.into(), body: self.body };
+        let frame = self.whole()?;
         match frame.len() {
             // R3.6
             length if length > MAX_FRAME => Err(EncodeError { length, bound: MAX_FRAME }),
             _ => Ok(frame),
+        }
+    }
+
+    /// What was written, unless a bound other than that of frames was broken.
+    fn whole(self) -> Result<Frame, EncodeError> {
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok(Frame { head: self.head.into(), body: self.body }),
         }
     }
 

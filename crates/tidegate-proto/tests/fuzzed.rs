@@ -38,6 +38,8 @@ fn vectors() -> Vec<(String, Vec<u8>)> {
         "PoolMessage",
         "RecordPayload",
         "PeersMessage",
+        "RpcMessage",
+        "BlockBody",
     ];
     let mut inputs = Vec::new();
     for (kind, name) in kinds.into_iter().enumerate() {

@@ -19,8 +19,9 @@ use crate::entropy::Entropy;
 /// How many frames of a kind of channel it remembers; and headers, blocks and items.
 const MEMORY: usize = 16;
 
-/// The channels that the nodes of a world have: control, tips, blocks, transfers, works, peers.
-pub(crate) const CHANNELS: [u32; 6] = [0, 1, 16, 17, 18, 19];
+/// The channels that the nodes of a world have: control, tips, requests, blocks, transfers, works,
+/// peers.
+pub(crate) const CHANNELS: [u32; 7] = [0, 1, 2, 16, 17, 18, 19];
 
 /// A kind of channel, as far as its messages are others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,7 @@ pub(crate) enum Kind {
     Block,
     Pool,
     Peers,
+    Rpc,
 }
 
 impl Kind {
@@ -37,6 +39,7 @@ impl Kind {
         match channel {
             0 => Self::Control,
             1 => Self::Tip,
+            2 => Self::Rpc,
             16 => Self::Block,
             19 => Self::Peers,
             _ => Self::Pool,
@@ -47,7 +50,7 @@ impl Kind {
 /// What a hostile node remembers, to make its frames from.
 #[derive(Debug, Default)]
 pub(crate) struct Hostile {
-    frames: [VecDeque<Frame>; 5],
+    frames: [VecDeque<Frame>; 6],
     headers: VecDeque<Bytes>,
     blocks: VecDeque<BlockId>,
     items: VecDeque<Bytes>,
@@ -109,7 +112,7 @@ impl Hostile {
                 }
                 _ => {}
             },
-            Kind::Peers => {}
+            Kind::Peers | Kind::Rpc => {}
         }
     }
 
@@ -208,7 +211,7 @@ fn raw(entropy: &mut Entropy) -> Frame {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_proto::wire::{Encode as _, PeersMessage};
+    use tidegate_proto::wire::{Encode as _, PeersMessage, RpcMessage};
 
     use super::*;
 
@@ -234,6 +237,7 @@ mod tests {
                 Kind::Block => frame.decode::<BlockMessage>().is_ok(),
                 Kind::Pool => frame.decode::<PoolMessage>().is_ok(),
                 Kind::Peers => frame.decode::<PeersMessage>().is_ok(),
+                Kind::Rpc => frame.decode::<RpcMessage>().is_ok(),
             });
             let good = good.count();
             assert!((500..950).contains(&good), "{good} of channel {channel}");

@@ -3,19 +3,21 @@
 //! The node's own ledger is not asked. A frame without its permit, or one that is no message,
 //! must end the connection.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tidegate_proto::id::ConnectionId;
 use tidegate_proto::wire::{
     BlockMessage, Body, Compact, ControlMessage, Frame, Grant, PeersMessage, PoolMessage, Return,
-    TipMessage, TipSlot,
+    RpcBlock, RpcFailed, RpcHeaders, RpcMessage, TipMessage, TipSlot,
 };
 use tidegate_proto::{Config, Time};
 
 use crate::checkers::Broken;
 use crate::hostile::Kind;
 
+/// Requests that a peer may have open (specification section 16).
+const RPC_REQUESTS: usize = 4;
 /// How long a node may take to end a connection: its last words may have to wait.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -33,6 +35,8 @@ struct Link {
     tips: [bool; 2],
     /// The peer has asked for others, and this node has.
     asked: [bool; 2],
+    /// Requests of the peer without an answer, and of this node.
+    requests: [BTreeSet<u32>; 2],
     /// Why the connection must end, and since when.
     guilty: Option<(Time, &'static str)>,
 }
@@ -88,6 +92,7 @@ impl Permits {
                 out.exceeds(&config.limits.block_grant).then_some("a block without a permit")
             }
             Kind::Peers => link.peers(frame),
+            Kind::Rpc => link.rpc(frame),
             Kind::Pool => {
                 let out = link.channels.entry(channel).or_default();
                 match frame.decode() {
@@ -129,6 +134,20 @@ impl Permits {
                     link.channels.entry(channel).or_default().give_back(&returns);
                 }
             }
+            Kind::Rpc => match frame.decode() {
+                Ok(RpcMessage::Request(request)) => {
+                    link.requests[1].insert(request.id);
+                }
+                // The last chunk of a block is not told from the others: it is let through early.
+                Ok(
+                    RpcMessage::Headers(RpcHeaders { id, .. })
+                    | RpcMessage::Block(RpcBlock { id, .. })
+                    | RpcMessage::Failed(RpcFailed { id, .. }),
+                ) => {
+                    link.requests[0].remove(&id);
+                }
+                Ok(RpcMessage::Cancel(_) | RpcMessage::Chunk(_)) | Err(_) => {}
+            },
             Kind::Peers => match frame.decode() {
                 Ok(PeersMessage::Records(_)) => link.asked[0] = false,
                 Ok(PeersMessage::Ask) => link.asked[1] = true,
@@ -163,6 +182,21 @@ impl Permits {
 impl Link {
     fn accuse(&mut self, what: &'static str, now: Time) {
         self.guilty.get_or_insert((now, what));
+    }
+
+    fn rpc(&mut self, frame: &Frame) -> Option<&'static str> {
+        let right = match frame.decode() {
+            Ok(RpcMessage::Request(request)) => {
+                self.requests[0].insert(request.id);
+                self.requests[0].len() <= RPC_REQUESTS
+            }
+            Ok(RpcMessage::Headers(RpcHeaders { id, .. })) => self.requests[1].remove(&id),
+            Ok(RpcMessage::Failed(RpcFailed { id, .. })) => self.requests[1].remove(&id),
+            Ok(RpcMessage::Block(RpcBlock { id, .. })) => self.requests[1].contains(&id),
+            Ok(RpcMessage::Cancel(_) | RpcMessage::Chunk(_)) => true,
+            Err(_) => return Some("no message"),
+        };
+        (!right).then_some("a request without a permit, or an answer without a request")
     }
 
     fn peers(&mut self, frame: &Frame) -> Option<&'static str> {

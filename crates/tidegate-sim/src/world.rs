@@ -512,7 +512,10 @@ impl World {
                 }
                 Output::Event(event) => self.event(node, event),
                 // Records and answers to `publish` mean nothing to this world.
-                Output::Sign { .. } | Output::Published { .. } => {}
+                Output::Sign { .. }
+                | Output::Published { .. }
+                | Output::Load { .. }
+                | Output::Store { .. } => {}
             }
         }
         self.set_timer(node);

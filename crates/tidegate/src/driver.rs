@@ -269,6 +269,8 @@ impl Driver {
                 // The last handle is gone: nobody's answer is waited for.
                 None => tracing::debug!("shutting down: a question stays open"),
             },
+            // There is no store yet.
+            Output::Load { .. } | Output::Store { .. } => {}
             Output::Published { request, fate } => {
                 if let Some(waiting) = self.fates.remove(&request) {
                     // Who published may not want to know.
@@ -329,7 +331,8 @@ fn log(event: &Event) {
         }
         Event::DialFailed { error, .. } => tracing::debug!(%error, "dial failed"),
         Event::TipChanged { block, height } => tracing::debug!(%block, height, "tip"),
-        Event::Behind { peer, height } => tracing::warn!(%peer, height, "too far behind"),
+        Event::SyncStarted { from, to } => tracing::info!(from, to, "catching up"),
+        Event::SyncEnded { from, at } => tracing::info!(from, at, "caught up"),
         Event::ItemAdded { .. } | Event::ItemRemoved { .. } | Event::Lagged(_) => {}
     }
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::link::{Asked, BlockLink, Incoming, Part};
-use super::{Body, Known, advance, headers, keep, reconstruct, wake_block};
+use super::{Body, Known, advance, headers, keep, reconstruct, sync, wake_block};
 use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
 use crate::chunk::{self, Receiving};
 use crate::config::Config;
@@ -120,8 +120,11 @@ impl ChannelTrait for Channel {
                 answered(cx, at.link);
                 match request.part {
                     Part::Header | Part::Compact => {
-                        for other in cx.blocks.fetcher.failed((block, part), at.link, 0) {
-                            wake_block(cx, other);
+                        let others = cx.blocks.fetcher.failed((block, part), at.link, 0);
+                        let nobody = others.is_empty();
+                        others.into_iter().for_each(|other| wake_block(cx, other));
+                        if nobody && is_executed(cx, at.link, &block) {
+                            sync::not_in_parts(cx);
                         }
                     }
                     part => lost(cx, at.link, &block, &part),
@@ -151,6 +154,12 @@ impl ChannelTrait for Channel {
         let link = cx.blocks.links.get(&at.link)?;
         link.returns.due(&link.issuer)
     }
+}
+
+/// Whether the peer of a link says that it has executed a block.
+fn is_executed(cx: &Context, link: ConnectionId, block: &BlockId) -> bool {
+    let known = cx.blocks.known.get(block);
+    cx.links.get(link).zip(known).is_some_and(|(link, known)| link.height() >= known.facts.height)
 }
 
 /// The link has one answer less to wait for.

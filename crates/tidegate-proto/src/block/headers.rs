@@ -8,11 +8,11 @@ use bytes::Bytes;
 use super::orphans::Orphan;
 use super::{
     Body, Known, can_be_asked, channel, compact_arrived, give_back, is_better, keep, offer, rivals,
-    wake_block, want,
+    sync, wake_block, want,
 };
 use crate::channel::Context;
 use crate::id::{BlockId, ConnectionId};
-use crate::io::{Event, Verdict};
+use crate::io::Verdict;
 use crate::rules::HeaderFacts;
 use crate::tickets::Question;
 use crate::tip;
@@ -80,6 +80,9 @@ pub(crate) fn header_announced(
 /// A peer says what it has executed.
 pub(crate) fn peer_holds(cx: &mut Context, link: ConnectionId, held: &Held) {
     let Some(own) = cx.tip.held().copied() else { return };
+    if sync::is_far(cx, held.height) {
+        return sync::drive(cx);
+    }
     if let Some(known) = cx.blocks.known.get_mut(&held.block) {
         let news = known.announced_by.insert(link);
         let facts = known.facts;
@@ -165,6 +168,7 @@ fn take(cx: &mut Context, link: ConnectionId, facts: HeaderFacts, header: Bytes,
             }
         }
         Standing::Ready => check(cx, facts, header, [link].into()),
+        Standing::Orphan if sync::is_far(cx, facts.height) => {}
         Standing::Orphan => {
             adopt(cx, Orphan { facts, header, link });
             follow_back(cx, link, facts.block);
@@ -195,7 +199,12 @@ fn standing(cx: &Context, facts: &HeaderFacts, asked: bool) -> Standing {
     }
 }
 
-fn check(cx: &mut Context, facts: HeaderFacts, header: Bytes, sources: BTreeSet<ConnectionId>) {
+pub(super) fn check(
+    cx: &mut Context,
+    facts: HeaderFacts,
+    header: Bytes,
+    sources: BTreeSet<ConnectionId>,
+) {
     let checking = Checking { facts, header, sources, compact: None, overdue: false };
     cx.blocks.checking.insert(facts.block, checking);
     cx.tickets.ask(Question::Header(facts.block));
@@ -209,11 +218,8 @@ fn adopt(cx: &mut Context, orphan: Orphan) {
     if count <= limits.ancestors as usize && bytes <= limits.orphan_bytes as usize {
         return;
     }
-    // Too far behind to be followed header by header: that is a matter of sync.
-    let height = cx.blocks.orphans.forget(link);
-    if let (Some(height), Some(peer)) = (height, cx.links.get(link).map(|link| link.peer)) {
-        cx.event(Event::Behind { peer, height });
-    }
+    // Too far to be followed header by header.
+    cx.blocks.orphans.forget(link);
     // Others may have sent some of them too, and may be asked.
     ask_others(cx, link);
 }
@@ -237,6 +243,17 @@ pub(crate) fn header_verdict(
     verdict: Verdict,
 ) -> Vec<(ConnectionId, Violation)> {
     let Some(checking) = cx.blocks.checking.remove(&block) else { return Vec::new() };
+    let guilty = settle(cx, block, checking, verdict);
+    sync::advance(cx);
+    guilty
+}
+
+fn settle(
+    cx: &mut Context,
+    block: BlockId,
+    checking: Checking,
+    verdict: Verdict,
+) -> Vec<(ConnectionId, Violation)> {
     for link in &checking.sources {
         // R8.4
         tip::header_done(cx, *link);
@@ -371,6 +388,14 @@ pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
         }
     }
     ask_others(cx, link);
+}
+
+/// What peers hold may be within reach now.
+pub(super) fn reconsider(cx: &mut Context) {
+    let held = cx.links.iter().filter_map(|(id, link)| link.held.clone().map(|held| (id, held)));
+    for (link, held) in held.collect::<Vec<_>>() {
+        peer_holds(cx, link, &held);
+    }
 }
 
 /// What came from a link may have to be asked of others.

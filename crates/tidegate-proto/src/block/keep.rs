@@ -100,6 +100,15 @@ pub(super) fn may_start(cx: &Context, parent: &BlockId) -> bool {
     bodies.map(|items| cost(items)).sum::<usize>() < cx.config.limits.block_bytes as usize / 2
 }
 
+/// What the items of blocks cost that were not executed yet.
+pub(super) fn unexecuted(cx: &Context) -> usize {
+    let bodies = cx.blocks.known.values().filter_map(|known| match &known.body {
+        Body::Whole { items, judged: Judged::Asked | Judged::Waiting, .. } => Some(items),
+        _ => None,
+    });
+    bodies.map(|items| cost(items)).sum()
+}
+
 /// Makes room to put a block together; `false` if there is none.
 pub(super) fn room_to_build(cx: &mut Context, facts: &HeaderFacts) -> bool {
     let (known, building) = (&cx.blocks.known, &cx.blocks.building);

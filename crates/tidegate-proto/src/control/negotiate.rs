@@ -11,8 +11,8 @@ use crate::rules::Rules;
 use crate::violation::Violation;
 use crate::wire::{Grant, Offer, Raise, Setup};
 
-/// Number of the channel of tips.
-const TIP: u32 = 1;
+/// Channels with fixed numbers, which a node has if it has blocks.
+const FIXED: [(u32, Kind); 2] = [(1, Kind::Tip), (2, Kind::Rpc)];
 
 /// What this node offers, ascending by kind and name.
 pub(super) fn offers(config: &Config, rules: &dyn Rules) -> Vec<Offer> {
@@ -39,21 +39,27 @@ pub(super) fn check(offers: &[Offer]) -> Result<(), Violation> {
 
 /// The channels with fixed numbers may be written to.
 pub(super) fn add_fixed(cx: &mut Context, link: ConnectionId) {
-    let Some(connection) = cx.links.get_mut(link) else { return };
-    if cx.config.genesis.is_none() || connection.slot_of(TIP).is_some() {
+    if cx.config.genesis.is_none() {
         return;
     }
-    connection.slots.push(Slot::new(TIP, Kind::Tip, 0, 1));
-    let at = At { link, slot: connection.slots.len() - 1, index: 0 };
     let none = Grant { announcements: 0, bodies: 0, body_bytes: 0, requests: 0, fetch_bytes: 0 };
-    Kind::Tip.on_up(cx, at, &Terms { ours: none.clone(), theirs: none });
+    let terms = Terms { ours: none.clone(), theirs: none };
+    for (number, kind) in FIXED {
+        let Some(connection) = cx.links.get_mut(link) else { return };
+        if connection.slot_of(number).is_none() {
+            connection.slots.push(Slot::new(number, kind, 0, 1));
+            let at = At { link, slot: connection.slots.len() - 1, index: 0 };
+            kind.on_up(cx, at, &terms);
+        }
+    }
 }
 
 /// The peer's hello is good: what it sends on the channels with fixed numbers may be read.
 pub(super) fn open_fixed(cx: &mut Context, link: ConnectionId) {
     add_fixed(cx, link);
-    if cx.links.get(link).is_some_and(|connection| connection.slot_of(TIP).is_some()) {
-        cx.outputs.push_back(Output::Open { connection: link, channel: TIP });
+    if cx.config.genesis.is_some() {
+        let open = FIXED.map(|(channel, _)| Output::Open { connection: link, channel });
+        cx.outputs.extend(open);
     }
 }
 

@@ -153,7 +153,7 @@ mod tests {
         assert!(!reachable.observed(&seen, by(1)));
         assert!(!reachable.observed(&seen, by(1)), "one group is one");
         assert!(!reachable.observed(&seen, by(2)));
-        assert_eq!(reachable.addresses(), [own.clone()]);
+        assert_eq!(reachable.addresses(), vec![own.clone()]);
         assert!(reachable.observed(&seen, by(3)));
         assert_eq!(reachable.addresses(), [own, seen]);
         // What nobody sees any more is forgotten.

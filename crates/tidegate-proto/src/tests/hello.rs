@@ -446,7 +446,7 @@ fn a_kind_of_channel_that_is_unknown_is_passed_over() {
     setup.roles = u32::MAX;
     script.send(CONTROL, &ControlMessage::Setup(setup));
     assert_eq!(script.accusation(), None);
-    assert_eq!(script.node.status().peers[0].channels.len(), 6);
+    assert_eq!(script.node.status().peers[0].channels.len(), 7);
     let admission = Admission::default();
     let (request, pool, body) = (1, SMALL, item(1, 100));
     script.command(Command::Publish { request, pool, body, admission });
@@ -522,7 +522,7 @@ fn an_instance_that_is_refused_keeps_its_number() {
     net.run_ms(500);
     let channels = &net.hosts[0].node.status().peers[0].channels;
     let numbers = channels.iter().map(|(number, _)| *number).collect::<Vec<_>>();
-    assert_eq!(numbers, [0, 1, 16, 18, 19]);
+    assert_eq!(numbers, [0, 1, 2, 16, 18, 19]);
     net.publish(0, SMALL, &item(1, 100));
     net.run_ms(500);
     assert!(net.holds(1, SMALL, &item(1, 100)));

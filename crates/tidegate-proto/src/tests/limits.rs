@@ -8,7 +8,7 @@ use super::script::{
 };
 use crate::config::{BLOCK_ITEM, HEADER};
 use crate::id::{BlockId, PeerId};
-use crate::io::{Admission, Block, Command, Event, Subject, TipChange, Verdict};
+use crate::io::{Admission, Block, Command, Subject, TipChange, Verdict};
 use crate::wire::{
     BlockFetch, BlockItem, BlockMessage, BlockWant, Body, Compact, ControlMessage, Held,
     PoolMessage, Report, Return, TipMessage, TipSlot,
@@ -83,14 +83,6 @@ fn set_tip(script: &mut Script, block: &Block) {
     script.command(Command::SetTip(TipChange::new(block.block)));
 }
 
-fn behind(script: &Script) -> Vec<u64> {
-    let heights = script.events.iter().filter_map(|event| match event {
-        Event::Behind { height, .. } => Some(*height),
-        _ => None,
-    });
-    heights.collect()
-}
-
 /// Announces the last of a chain and sends so many of its ancestors, each when it is asked for.
 fn follow_back(script: &mut Script, chain: &[Block], ancestors: usize) {
     announce(script, chain.last().unwrap());
@@ -103,18 +95,27 @@ fn follow_back(script: &mut Script, chain: &[Block], ancestors: usize) {
 
 #[test]
 fn ancestors_are_followed_so_far_and_no_further() {
-    let chain = chain(66, &|_| Vec::new());
-    let mut script = Script::up();
-    follow_back(&mut script, &chain, 63);
-    assert!(behind(&script).is_empty(), "64 wait");
-    follow_back(&mut script, &chain[..2], 0);
-    assert_eq!(behind(&script), [66], "that is the 65th");
+    let own = chain(60, &|_| Vec::new());
+    // Of another producer, and higher: a fork from the first block on.
+    let mut parent = genesis();
+    let fork = (1..=66).map(|slot| {
+        let block = block(&parent, slot, 2, &[]);
+        parent = block.header.clone();
+        block
+    });
+    let fork = fork.collect::<Vec<_>>();
+    let with = |change: &dyn Fn(&mut Limits), ancestors| {
+        let mut script = Script::up_with(limited(change));
+        own.iter().for_each(|block| publish(&mut script, block));
+        said(&mut script);
+        follow_back(&mut script, &fork, ancestors);
+        said(&mut script).len()
+    };
+    assert_eq!(with(&|_| {}, 63), 1, "64 wait, and their parent is asked for");
+    assert_eq!(with(&|_| {}, 64), 0, "that is the 65th");
     // By bytes: headers of 84.
-    for (bytes, expected) in [(84 * 3, vec![]), (84 * 3 - 1, vec![66])] {
-        let mut script = Script::up_with(limited(|limits| limits.orphan_bytes = bytes));
-        follow_back(&mut script, &chain, 2);
-        assert_eq!(behind(&script), expected);
-    }
+    assert_eq!(with(&|limits| limits.orphan_bytes = 84 * 3, 2), 1);
+    assert_eq!(with(&|limits| limits.orphan_bytes = 84 * 3 - 1, 2), 0);
 }
 
 /// R9.3.1 bounds bodies; this bounds headers.

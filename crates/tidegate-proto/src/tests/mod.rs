@@ -12,6 +12,7 @@ mod permits;
 mod pools;
 mod recording;
 mod script;
+mod syncing;
 mod verdicts;
 mod violations;
 mod worked;

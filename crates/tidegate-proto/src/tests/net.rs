@@ -9,11 +9,11 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use super::app::{TestRules, config, facts};
 use crate::id::{Address, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Signature, Ticket};
 use crate::io::{
-    Admission, Command, DialError, Direction, Event, Fate, Input, Output, Subject, TipChange,
-    Verdict,
+    Admission, Command, DialError, Direction, Event, Fate, Found, Input, Load, Output, Subject,
+    TipChange, Verdict, Write,
 };
 use crate::wire::{
-    Binding, BlockMessage, ControlMessage, Frame, PeersMessage, PoolMessage, TipMessage,
+    Binding, BlockMessage, ControlMessage, Frame, PeersMessage, PoolMessage, RpcMessage, TipMessage,
 };
 use crate::{Config, Node, Time};
 
@@ -25,6 +25,7 @@ pub(super) enum Message {
     Block(BlockMessage),
     Pool(PoolMessage),
     Peers(PeersMessage),
+    Rpc(RpcMessage),
 }
 
 /// One node with what the test sees and decides of it.
@@ -42,8 +43,35 @@ pub(super) struct Host {
     pub(super) key: Option<SigningKey>,
     /// Set the tip when a better block is accepted.
     pub(super) follows: bool,
+    pub(super) disk: Disk,
+    /// How often it was asked for something.
+    pub(super) loads: usize,
     executed: BTreeMap<crate::id::BlockId, Bytes>,
     requests: u64,
+}
+
+/// What a host keeps.
+#[derive(Clone, Default)]
+pub(super) struct Disk {
+    pub(super) blocks: BTreeMap<crate::id::BlockId, (Bytes, Bytes)>,
+    pub(super) tip: Option<crate::id::BlockId>,
+    pub(super) items: BTreeMap<ItemId, Bytes>,
+    /// Nothing becomes durable.
+    pub(super) slow: bool,
+}
+
+impl Disk {
+    /// Headers from the first above genesis to the tip.
+    pub(super) fn chain(&self) -> Vec<Bytes> {
+        let mut chain = Vec::new();
+        let mut at = self.tip;
+        while let Some((header, _)) = at.and_then(|block| self.blocks.get(&block)) {
+            chain.push(header.clone());
+            at = Some(facts(header).parent);
+        }
+        chain.reverse();
+        chain
+    }
 }
 
 /// One direction of one connection.
@@ -96,6 +124,8 @@ impl Net {
             judge: accept,
             key: None,
             follows: true,
+            disk: Disk::default(),
+            loads: 0,
             executed: BTreeMap::new(),
             requests: 0,
         };
@@ -204,6 +234,10 @@ impl Net {
     pub(super) fn restart(&mut self, n: usize) {
         let mut config = self.hosts[n].node.config().clone();
         config.peer_book = self.hosts[n].node.peer_book();
+        if config.store {
+            let chain = self.hosts[n].disk.chain();
+            config.chain = chain.into_iter().rev().take(64).rev().collect();
+        }
         let seed = [n as u8 + 100; 32];
         self.hosts[n].node = Node::new(config, Box::new(TestRules), seed, self.now).unwrap();
         self.hosts[n].events.clear();
@@ -322,6 +356,7 @@ impl Net {
         let message = match channel {
             0 => Message::Control(frame.decode().unwrap()),
             1 => Message::Tip(frame.decode().unwrap()),
+            2 => Message::Rpc(frame.decode().unwrap()),
             16 => Message::Block(frame.decode().unwrap()),
             19 => Message::Peers(frame.decode().unwrap()),
             _ => Message::Pool(frame.decode().unwrap()),
@@ -367,8 +402,49 @@ impl Net {
                     self.hosts[n].fates.insert(request, fate);
                 }
                 Output::Event(event) => self.hosts[n].events.push(event),
+                Output::Load { request, what } => self.load(n, request, &what),
+                Output::Store { request, write } => self.store(n, request, write),
             }
         }
+    }
+
+    /// Keeps what a host wants to be kept.
+    fn store(&mut self, n: usize, request: u64, write: Write) {
+        let host = &mut self.hosts[n];
+        match write {
+            Write::Item { id, body, .. } => drop(host.disk.items.insert(id, body)),
+            Write::Forget { id, .. } => drop(host.disk.items.remove(&id)),
+            Write::Block { block, header, body, .. } => {
+                host.disk.blocks.insert(block, (header, body));
+            }
+            Write::Tip { block, .. } => host.disk.tip = Some(block),
+        }
+        if !host.disk.slow {
+            host.node.handle_command(self.now, Command::Stored { request });
+        }
+    }
+
+    fn load(&mut self, n: usize, request: u64, what: &Load) {
+        let host = &mut self.hosts[n];
+        let found = match what {
+            Load::Block(block) => {
+                let found = host.disk.blocks.get(block);
+                found.map_or(Found::Nothing, |(_, body)| Found::Block(body.clone()))
+            }
+            Load::Headers { locator, most } => {
+                let chain = host.disk.chain();
+                let ids = chain.iter().map(|header| facts(header).block).collect::<Vec<_>>();
+                let genesis = facts(&super::app::genesis()).block;
+                let after = locator.iter().find_map(|known| match *known == genesis {
+                    true => Some(0),
+                    false => ids.iter().position(|id| id == known).map(|at| at + 1),
+                });
+                let headers = |from| chain.into_iter().skip(from).take(*most as usize).collect();
+                after.map_or(Found::Nothing, |from| Found::Headers(headers(from)))
+            }
+        };
+        host.loads += 1;
+        host.node.handle_command(self.now, Command::Loaded { request, found });
     }
 
     fn close(&mut self, connection: ConnectionId) {

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use super::app::{TestRules, config};
 use crate::config::PoolSpec;
 use crate::id::{Address, ConnectionId, DialId, Digest, ItemId, PeerId, PoolIndex, Salt, Ticket};
-use crate::io::{Admission, Block, Command, Direction, Event, Input, Output, Subject, Verdict};
+use crate::io::{
+    Admission, Block, Command, Direction, Event, Fate, Input, Load, Output, Subject, Verdict, Write,
+};
 use crate::rules::Rules as _;
 use crate::wire::{
     Binding, Compact, ControlMessage, Decode, Encode, Frame, Goodbye, Grant, Group, Hello, Offer,
@@ -18,6 +20,7 @@ use crate::{Config, Node, Time, Violation};
 
 pub(super) const CONTROL: u32 = 0;
 pub(super) const TIP: u32 = 1;
+pub(super) const RPC: u32 = 2;
 /// Sorted by kind and name. R5.7.3
 pub(super) const BLOCK: u32 = 16;
 pub(super) const LARGE_POOL: u32 = 17;
@@ -42,6 +45,10 @@ pub(super) struct Script {
     pub(super) judge: fn(&Subject) -> Option<Verdict>,
     next: u64,
     pub(super) dials: Vec<DialId>,
+    /// What the node wants from its store, and in it.
+    pub(super) loads: Vec<(u64, Load)>,
+    pub(super) writes: Vec<(u64, Write)>,
+    pub(super) fates: Vec<(u64, Fate)>,
     /// Who was expected at each dial.
     pub(super) dialed: Vec<Option<PeerId>>,
     /// Where the node sees this peer.
@@ -131,6 +138,9 @@ impl Script {
             judge: |_| Some(Verdict::Accept(Admission::default())),
             next: 1,
             dials: Vec::new(),
+            loads: Vec::new(),
+            writes: Vec::new(),
+            fates: Vec::new(),
             dialed: Vec::new(),
             seen_at: Address(Bytes::from_static(b"here")),
             stalled: false,
@@ -327,7 +337,10 @@ impl Script {
                     self.dials.push(dial);
                     self.dialed.push(peer);
                 }
-                Output::Open { .. } | Output::Sign { .. } | Output::Published { .. } => {}
+                Output::Load { request, what } => self.loads.push((request, what)),
+                Output::Store { request, write } => self.writes.push((request, write)),
+                Output::Published { request, fate } => self.fates.push((request, fate)),
+                Output::Open { .. } | Output::Sign { .. } => {}
             }
         }
     }

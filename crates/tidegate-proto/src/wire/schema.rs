@@ -62,6 +62,15 @@ pub const MAX_PROOF: usize = 12;
 /// Peer records in one message.
 pub const MAX_RECORDS: usize = 64;
 
+/// Block ids that say which chain the asker is on.
+pub const MAX_LOCATOR: usize = 32;
+
+/// Headers in one answer.
+pub const MAX_HEADERS: usize = 256;
+
+/// Bytes of the largest item that any pool may allow.
+pub const MAX_ITEM: usize = 16777216;
+
 /// A peer's identity: its Ed25519 public key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PeerId(#[serde(with = "super::hex_array")] pub [u8; 32]);
@@ -1716,6 +1725,392 @@ impl Decode for PeersMessage {
             0 => Ok(Self::Ask),
             1 => input.list(64).map(Self::Records),
             value => Err(DecodeError::UnknownValue { of: "PeersMessage", value }),
+        }
+    }
+}
+
+/// Kinds of request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum RpcWantKind {
+    /// `HEADERS`.
+    Headers = 0,
+    /// `BLOCK`.
+    Block = 1,
+}
+
+impl Encode for RpcWantKind {
+    fn encode(&self, out: &mut Writer) {
+        out.u32(*self as u32);
+    }
+}
+
+impl Decode for RpcWantKind {
+    const MIN_SIZE: usize = 4;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match input.u32()? {
+            0 => Ok(Self::Headers),
+            1 => Ok(Self::Block),
+            value => Err(DecodeError::UnknownValue { of: "RpcWantKind", value }),
+        }
+    }
+}
+
+/// Headers of the answerer's best chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantHeaders {
+    /// Blocks of the asker's chain, the best first: headers follow the first that is known.
+    pub locator: Vec<BlockId>,
+    /// How many at most.
+    pub most: u32,
+}
+
+impl Encode for WantHeaders {
+    fn encode(&self, out: &mut Writer) {
+        out.list(&self.locator, 32);
+        out.u32(self.most);
+    }
+}
+
+impl Decode for WantHeaders {
+    const MIN_SIZE: usize = 8;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { locator: input.list(32)?, most: input.u32()? })
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RpcWant {
+    /// `HEADERS`.
+    Headers(WantHeaders),
+    /// The items of a block.
+    Block(BlockId),
+}
+
+impl Encode for RpcWant {
+    fn encode(&self, out: &mut Writer) {
+        match self {
+            Self::Headers(value) => {
+                out.u32(0);
+                value.encode(out);
+            }
+            Self::Block(value) => {
+                out.u32(1);
+                value.encode(out);
+            }
+        }
+    }
+}
+
+impl Decode for RpcWant {
+    const MIN_SIZE: usize = 12;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match input.u32()? {
+            0 => WantHeaders::decode(input).map(Self::Headers),
+            1 => BlockId::decode(input).map(Self::Block),
+            value => Err(DecodeError::UnknownValue { of: "RpcWant", value }),
+        }
+    }
+}
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RpcRequest {
+    /// A number for the answer, above those of all earlier requests.
+    pub id: u32,
+    /// What is asked for.
+    pub want: RpcWant,
+}
+
+impl Encode for RpcRequest {
+    fn encode(&self, out: &mut Writer) {
+        out.u32(self.id);
+        self.want.encode(out);
+    }
+}
+
+impl Decode for RpcRequest {
+    const MIN_SIZE: usize = 16;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { id: input.u32()?, want: RpcWant::decode(input)? })
+    }
+}
+
+/// A block's header.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct BlockHeader(#[serde(with = "super::hex_bytes")] pub Bytes);
+
+impl Encode for BlockHeader {
+    fn encode(&self, out: &mut Writer) {
+        out.opaque(&self.0, 16384);
+    }
+}
+
+impl Decode for BlockHeader {
+    const MIN_SIZE: usize = 4;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        input.opaque(16384).map(Self)
+    }
+}
+
+/// Headers, each the child of the one before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RpcHeaders {
+    /// Number of the request.
+    pub id: u32,
+    /// As many as fit into a frame, or as there are.
+    pub headers: Vec<BlockHeader>,
+}
+
+impl Encode for RpcHeaders {
+    fn encode(&self, out: &mut Writer) {
+        out.u32(self.id);
+        out.list(&self.headers, 256);
+    }
+}
+
+impl Decode for RpcHeaders {
+    const MIN_SIZE: usize = 8;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { id: input.u32()?, headers: input.list(256)? })
+    }
+}
+
+/// The items of a block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RpcBlock {
+    /// Number of the request.
+    pub id: u32,
+    /// The encoding of BlockBody.
+    pub body: Body,
+}
+
+impl Encode for RpcBlock {
+    fn encode(&self, out: &mut Writer) {
+        out.u32(self.id);
+        self.body.encode(out);
+    }
+}
+
+impl Decode for RpcBlock {
+    const MIN_SIZE: usize = 12;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { id: input.u32()?, body: Body::decode(input)? })
+    }
+}
+
+/// An item.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ItemBody(#[serde(with = "super::hex_bytes")] pub Bytes);
+
+impl Encode for ItemBody {
+    fn encode(&self, out: &mut Writer) {
+        out.opaque(&self.0, 16777216);
+    }
+}
+
+impl Decode for ItemBody {
+    const MIN_SIZE: usize = 4;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        input.opaque(16777216).map(Self)
+    }
+}
+
+/// Items of a block that are from one pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BodyGroup {
+    /// Name of the pool.
+    pub pool: String,
+    /// The items, in the block's order.
+    pub items: Vec<ItemBody>,
+}
+
+impl Encode for BodyGroup {
+    fn encode(&self, out: &mut Writer) {
+        out.string(&self.pool, 32);
+        out.list(&self.items, 4096);
+    }
+}
+
+impl Decode for BodyGroup {
+    const MIN_SIZE: usize = 8;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { pool: input.string(32)?, items: input.list(4096)? })
+    }
+}
+
+/// All items of a block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockBody {
+    /// In the block's order.
+    pub groups: Vec<BodyGroup>,
+}
+
+impl Encode for BlockBody {
+    fn encode(&self, out: &mut Writer) {
+        out.list(&self.groups, 8);
+    }
+}
+
+impl Decode for BlockBody {
+    const MIN_SIZE: usize = 4;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { groups: input.list(8)? })
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum RpcError {
+    /// It is not known here.
+    Unknown = 0,
+    /// Too much is being answered: ask somebody else, or later.
+    Busy = 1,
+    /// The asker does not want it any more.
+    Cancelled = 2,
+    /// A fault of the answerer.
+    Internal = 3,
+}
+
+impl Encode for RpcError {
+    fn encode(&self, out: &mut Writer) {
+        out.u32(*self as u32);
+    }
+}
+
+impl Decode for RpcError {
+    const MIN_SIZE: usize = 4;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match input.u32()? {
+            0 => Ok(Self::Unknown),
+            1 => Ok(Self::Busy),
+            2 => Ok(Self::Cancelled),
+            3 => Ok(Self::Internal),
+            value => Err(DecodeError::UnknownValue { of: "RpcError", value }),
+        }
+    }
+}
+
+/// The end of a request without an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RpcFailed {
+    /// Number of the request.
+    pub id: u32,
+    /// Why.
+    pub error: RpcError,
+}
+
+impl Encode for RpcFailed {
+    fn encode(&self, out: &mut Writer) {
+        out.u32(self.id);
+        self.error.encode(out);
+    }
+}
+
+impl Decode for RpcFailed {
+    const MIN_SIZE: usize = 8;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { id: input.u32()?, error: RpcError::decode(input)? })
+    }
+}
+
+/// Kinds of rpc message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum RpcKind {
+    /// `REQUEST`.
+    Request = 0,
+    /// `CANCEL`.
+    Cancel = 1,
+    /// `HEADERS`.
+    Headers = 2,
+    /// `BLOCK`.
+    Block = 3,
+    /// `CHUNK`.
+    Chunk = 4,
+    /// `FAILED`.
+    Failed = 5,
+}
+
+impl Encode for RpcKind {
+    fn encode(&self, out: &mut Writer) {
+        out.u32(*self as u32);
+    }
+}
+
+impl Decode for RpcKind {
+    const MIN_SIZE: usize = 4;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match input.u32()? {
+            0 => Ok(Self::Request),
+            1 => Ok(Self::Cancel),
+            2 => Ok(Self::Headers),
+            3 => Ok(Self::Block),
+            4 => Ok(Self::Chunk),
+            5 => Ok(Self::Failed),
+            value => Err(DecodeError::UnknownValue { of: "RpcKind", value }),
+        }
+    }
+}
+
+/// A frame on channel 2.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RpcMessage {
+    /// `REQUEST`.
+    Request(RpcRequest),
+    /// Number of a request whose answer is not wanted any more.
+    Cancel(u32),
+    /// `HEADERS`.
+    Headers(RpcHeaders),
+    /// `BLOCK`.
+    Block(RpcBlock),
+    /// The next chunk of the block that is under way.
+    Chunk(#[serde(with = "super::hex_bytes")] Bytes),
+    /// `FAILED`.
+    Failed(RpcFailed),
+}
+
+impl Encode for RpcMessage {
+    fn encode(&self, out: &mut Writer) {
+        match self {
+            Self::Request(value) => {
+                out.u32(0);
+                value.encode(out);
+            }
+            Self::Cancel(value) => {
+                out.u32(1);
+                out.u32(*value);
+            }
+            Self::Headers(value) => {
+                out.u32(2);
+                value.encode(out);
+            }
+            Self::Block(value) => {
+                out.u32(3);
+                value.encode(out);
+            }
+            Self::Chunk(value) => {
+                out.u32(4);
+                out.opaque(value, 34816);
+            }
+            Self::Failed(value) => {
+                out.u32(5);
+                value.encode(out);
+            }
+        }
+    }
+}
+
+impl Decode for RpcMessage {
+    const MIN_SIZE: usize = 8;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match input.u32()? {
+            0 => RpcRequest::decode(input).map(Self::Request),
+            1 => input.u32().map(Self::Cancel),
+            2 => RpcHeaders::decode(input).map(Self::Headers),
+            3 => RpcBlock::decode(input).map(Self::Block),
+            4 => input.opaque(34816).map(Self::Chunk),
+            5 => RpcFailed::decode(input).map(Self::Failed),
+            value => Err(DecodeError::UnknownValue { of: "RpcMessage", value }),
         }
     }
 }

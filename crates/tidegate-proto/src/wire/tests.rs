@@ -46,12 +46,14 @@ fn the_golden_vectors_hold() {
             "BlockMessage" => check::<BlockMessage>(&file.cases),
             "PoolMessage" => check::<PoolMessage>(&file.cases),
             "PeersMessage" => check::<PeersMessage>(&file.cases),
+            "RpcMessage" => check::<RpcMessage>(&file.cases),
+            "BlockBody" => check::<BlockBody>(&file.cases),
             "RecordPayload" => check::<RecordPayload>(&file.cases),
             other => panic!("no check for {other}"),
         }
         files += 1;
     }
-    assert_eq!(files, 6);
+    assert_eq!(files, 8);
 }
 
 fn words(words: &[u32]) -> Vec<u8> {
@@ -81,6 +83,7 @@ fn the_strict_profile_refuses() {
             "BlockMessage" => frame.decode::<BlockMessage>().map(drop),
             "PoolMessage" => frame.decode::<PoolMessage>().map(drop),
             "PeersMessage" => frame.decode::<PeersMessage>().map(drop),
+            "RpcMessage" => frame.decode::<RpcMessage>().map(drop),
             "RecordPayload" => frame.decode::<RecordPayload>().map(drop),
             other => panic!("no check for {other}"),
         };

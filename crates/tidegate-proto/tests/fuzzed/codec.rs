@@ -8,8 +8,8 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 use tidegate_proto::wire::{
-    BlockMessage, ControlMessage, Decode, Encode, Frame, MAX_FRAME, PeersMessage, PoolMessage,
-    Prefilled, RecordPayload, TipMessage,
+    BlockBody, BlockMessage, ControlMessage, Decode, Encode, Frame, MAX_FRAME, PeersMessage,
+    PoolMessage, Prefilled, RecordPayload, RpcMessage, TipMessage,
 };
 
 thread_local! {
@@ -65,13 +65,15 @@ const BESIDE: usize = 1024;
 /// Checks one input: the first byte picks the message, the rest is the frame.
 pub(crate) fn check(input: &[u8]) {
     let Some((kind, frame)) = input.split_first() else { return };
-    match kind % 6 {
+    match kind % 8 {
         0 => check_as::<ControlMessage>(frame),
         1 => check_as::<TipMessage>(frame),
         2 => check_as::<BlockMessage>(frame),
         3 => check_as::<PoolMessage>(frame),
         4 => check_as::<RecordPayload>(frame),
-        _ => check_as::<PeersMessage>(frame),
+        5 => check_as::<PeersMessage>(frame),
+        6 => check_as::<RpcMessage>(frame),
+        _ => check_as::<BlockBody>(frame),
     }
 }
 

@@ -8,10 +8,12 @@ use tidegate_ledger::Header;
 use tidegate_proto::id::{BlockId, Digest, ItemId, NetworkId, PeerId, Salt, Signature};
 use tidegate_proto::rules::Rules as _;
 use tidegate_proto::wire::{
-    Address, Announcement, Answer, Binding, BlockFetch, BlockIds, BlockItem, BlockMessage,
-    BlockPart, BlockWant, Body, Chunked, Compact, ControlMessage, Encode as _, Frame, Goodbye,
-    Grant, Group, Held, Hello, NotHere, PeerRecord, PeersMessage, PoolMessage, Prefilled, Raise,
-    Refusal, Report, Return, Setup, TipMessage, TipSlot,
+    Address, Announcement, Answer, Binding, BlockBody, BlockFetch, BlockHeader, BlockIds,
+    BlockItem, BlockMessage, BlockPart, BlockWant, Body, BodyGroup, Chunked, Compact,
+    ControlMessage, Encode as _, Frame, Goodbye, Grant, Group, Held, Hello, ItemBody, NotHere,
+    PeerRecord, PeersMessage, PoolMessage, Prefilled, Raise, Refusal, Report, Return, RpcBlock,
+    RpcError, RpcFailed, RpcHeaders, RpcMessage, RpcRequest, RpcWant, Setup, TipMessage, TipSlot,
+    WantHeaders,
 };
 
 use super::{Hostile, Kind, number, pick};
@@ -58,6 +60,7 @@ impl Hostile {
             Kind::Block => self.block(entropy).to_frame(),
             Kind::Pool => self.pool(entropy).to_frame(),
             Kind::Peers => peers(entropy).to_frame(),
+            Kind::Rpc => self.rpc(entropy).to_frame(),
         };
         frame.ok()
     }
@@ -114,6 +117,47 @@ impl Hostile {
             }),
             10 => BlockMessage::Chunk(self.item(entropy)),
             _ => BlockMessage::NotHere(NotHere { block, part }),
+        }
+    }
+
+    fn rpc(&self, entropy: &mut Entropy) -> RpcMessage {
+        let id = recent(entropy);
+        match entropy.below(10) {
+            0..4 => {
+                let want = match entropy.below(2) {
+                    0 => RpcWant::Block(self.block_id(entropy)),
+                    _ => RpcWant::Headers(WantHeaders {
+                        locator: some(entropy, |e| self.block_id(e)).into_iter().take(32).collect(),
+                        most: number(entropy),
+                    }),
+                };
+                RpcMessage::Request(RpcRequest { id, want })
+            }
+            4 => RpcMessage::Cancel(id),
+            5 => {
+                let headers = some(entropy, |e| BlockHeader(self.header(e)));
+                RpcMessage::Headers(RpcHeaders { id, headers })
+            }
+            6 | 7 => RpcMessage::Block(RpcBlock { id, body: self.block_body(entropy) }),
+            8 => RpcMessage::Chunk(self.item(entropy)),
+            _ => {
+                let errors = [RpcError::Unknown, RpcError::Busy, RpcError::Cancelled];
+                let error = errors[entropy.below(3) as usize];
+                RpcMessage::Failed(RpcFailed { id, error })
+            }
+        }
+    }
+
+    /// Items of a block, or the beginning of something large.
+    fn block_body(&self, entropy: &mut Entropy) -> Body {
+        let group = |entropy: &mut Entropy| BodyGroup {
+            pool: POOLS[entropy.below(3) as usize].to_owned(),
+            items: some(entropy, |e| ItemBody(self.item(e))),
+        };
+        let body = BlockBody { groups: some(entropy, group).into_iter().take(8).collect() };
+        match body.to_bytes() {
+            Ok(bytes) if entropy.below(4) < 3 && bytes.len() <= 60_000 => Body::Whole(bytes),
+            _ => self.body(entropy),
         }
     }
 

@@ -1,0 +1,417 @@
+//! Catching up with peers that are far ahead (specification section 16.2): headers first, then
+//! bodies from several peers, while everything else goes on.
+//!
+//! Headers are asked of one peer, a few hundred ahead of the executed tip; each has its verdict
+//! before the next is looked at. The bodies between the tip and the best header are asked of all
+//! who hold so much, in the order of their heights. Whoever does not deliver is passed over for a
+//! while, and who delivers what is not asked for is not asked again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Body, Judged, Known, ask_if_ready, headers, keep, whole};
+use crate::channel::Context;
+use crate::id::{BlockId, ConnectionId, PoolIndex};
+use crate::io::{BlockItem, Event};
+use crate::merkle;
+use crate::rpc;
+use crate::rules::HeaderFacts;
+use crate::stats::Count;
+use crate::time::Time;
+use crate::violation::Violation;
+use crate::wire::{BlockBody, BlockHeader, BodyGroup, MAX_LOCATOR, RpcWant, WantHeaders};
+
+/// How long a peer that did not deliver is not asked for the same again.
+const PASSED_OVER: Duration = Duration::from_secs(2);
+/// The same for headers, at most.
+const PASSED_OVER_MOST: Duration = Duration::from_secs(300);
+/// How long the next block may be missing before it is asked for in this way.
+const STUCK: Duration = Duration::from_secs(3);
+/// Bodies asked of one peer at a time: the next is asked for before the last is here.
+const OF_ONE: usize = 3;
+/// Bodies asked for at a time, of all peers.
+const BODIES: usize = 16;
+
+/// What is asked for to catch up.
+#[derive(Debug, Default)]
+pub(crate) struct Sync {
+    /// The height at which it began, while it goes on; and the height that peers say they hold.
+    active: Option<u64>,
+    target: u64,
+    /// Who was asked for headers.
+    asked: Option<ConnectionId>,
+    /// Headers that wait until the one before has its verdict, and who sent them. The first may
+    /// be waiting for its own.
+    headers: VecDeque<(HeaderFacts, Bytes)>,
+    from: Option<ConnectionId>,
+    checking: Option<BlockId>,
+    /// Bodies that are on their way, and their bytes when they are known.
+    bodies: BTreeMap<BlockId, (ConnectionId, usize)>,
+    /// Who did not deliver which body, or (with `None`) headers; until when that counts.
+    passed: BTreeMap<(ConnectionId, Option<BlockId>), Time>,
+    /// How often in a row each peer had no headers to show.
+    failures: BTreeMap<ConnectionId, u32>,
+    /// The first body that is missing, and since when.
+    missing: Option<(BlockId, Time)>,
+    /// Missing bodies cannot be had in parts, as they are every day.
+    stuck: bool,
+    /// When to look again.
+    again: Option<Time>,
+}
+
+impl Sync {
+    /// When [`expire`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.again
+    }
+}
+
+/// Whether a height is too far ahead for what peers announce of it to be of use.
+pub(super) fn is_far(cx: &Context, height: u64) -> bool {
+    let gap = u64::from(cx.config.limits.sync_gap);
+    cx.tip.held().is_some_and(|held| height > held.height.saturating_add(gap))
+}
+
+/// Whether a body is fetched to catch up, and not as those of new blocks are.
+pub(super) fn is_asked(cx: &Context, facts: &HeaderFacts) -> bool {
+    let gap = u64::from(cx.config.limits.sync_gap);
+    let old = facts.height.saturating_add(gap) < cx.sync.target;
+    cx.sync.active.is_some() && old || cx.sync.bodies.contains_key(&facts.block)
+}
+
+/// A peer that has executed a block cannot give it in parts, as after a restart.
+pub(super) fn not_in_parts(cx: &mut Context) {
+    cx.sync.stuck = true;
+    drive(cx);
+}
+
+/// A body may be missing for too long, or somebody may have been passed over for long enough.
+pub(crate) fn expire(cx: &mut Context) {
+    if cx.sync.again.take_if(|at| *at <= cx.now).is_some() {
+        drive(cx);
+    }
+}
+
+/// Begins or ends catching up, and asks for what can be asked for.
+pub(crate) fn drive(cx: &mut Context) {
+    let Some(held) = cx.tip.held().copied() else { return };
+    let now = cx.now;
+    cx.sync.passed.retain(|_, until| *until > now);
+    // One who says more than he shows does not count.
+    let believed =
+        cx.links.iter().filter(|(id, link)| link.up && !cx.sync.passed.contains_key(&(*id, None)));
+    let highest = believed.map(|(_, link)| link.height()).max().unwrap_or(0);
+    cx.sync.target = highest;
+    if cx.sync.active.is_none() && is_far(cx, highest) {
+        cx.sync.active = Some(held.height);
+        cx.event(Event::SyncStarted { from: held.height, to: highest });
+    }
+    look_for_missing(cx);
+    if cx.sync.active.is_some() {
+        let open = !cx.sync.bodies.is_empty() || !cx.sync.headers.is_empty();
+        // The rest comes as blocks come every day.
+        if highest <= held.height + 1 && !open {
+            return finish(cx, &held);
+        }
+        ask_headers(cx, &held);
+    } else if !cx.sync.stuck {
+        return;
+    }
+    ask_bodies(cx);
+    cx.sync.again = Some(now + PASSED_OVER);
+}
+
+/// Notes for how long the next body has been missing although its header is good.
+fn look_for_missing(cx: &mut Context) {
+    let Some(first) = missing(cx).first().map(|facts| facts.block) else {
+        cx.sync.missing = None;
+        cx.sync.stuck = false;
+        return;
+    };
+    let since = match cx.sync.missing {
+        Some((known, since)) if known == first => since,
+        _ => cx.now,
+    };
+    cx.sync.missing = Some((first, since));
+    cx.sync.stuck |= cx.now >= since + STUCK;
+    let at = since + STUCK;
+    if !cx.sync.stuck {
+        cx.sync.again = Some(cx.sync.again.map_or(at, |again| again.min(at)));
+    }
+}
+
+fn finish(cx: &mut Context, held: &HeaderFacts) {
+    let Some(from) = cx.sync.active.take() else { return };
+    cx.sync.again = None;
+    cx.event(Event::SyncEnded { from, at: held.height });
+    headers::reconsider(cx);
+    if let Some(best) = cx.tip.best().copied()
+        && super::is_better(cx, &best)
+    {
+        super::want(cx, best.block, None);
+    }
+}
+
+/// The blocks between the executed tip and the best header whose bodies are not here, the lowest
+/// first.
+fn missing(cx: &Context) -> Vec<HeaderFacts> {
+    let mut missing = Vec::new();
+    let mut at = cx.tip.best().filter(|best| super::is_better(cx, best)).map(|best| best.block);
+    while let Some(known) = at.and_then(|block| cx.blocks.known.get(&block)) {
+        if known.is_accepted() {
+            break;
+        }
+        if known.body.is_missing() {
+            missing.push(known.facts);
+        }
+        at = Some(known.facts.parent);
+    }
+    missing.reverse();
+    missing
+}
+
+/// Peers that say they hold so much, and were not passed over: those with the least to do first.
+fn able(cx: &Context, height: u64, what: Option<BlockId>) -> Vec<ConnectionId> {
+    let able = cx.links.iter().filter(|(id, link)| {
+        link.up
+            && link.height() >= height
+            && cx.rpc.has_room(*id)
+            && !cx.sync.passed.contains_key(&(*id, what))
+    });
+    let mut able = able.map(|(id, _)| id).collect::<Vec<_>>();
+    able.sort_by_key(|link| (cx.rpc.open(*link), *link));
+    able
+}
+
+fn ask_headers(cx: &mut Context, held: &HeaderFacts) {
+    let Some(best) = cx.tip.best().map(|best| best.height) else { return };
+    let ahead = best.saturating_sub(held.height);
+    let waiting = !cx.sync.headers.is_empty() || cx.sync.asked.is_some();
+    if waiting || ahead > u64::from(cx.config.limits.sync_headers) / 2 {
+        return;
+    }
+    let Some(link) = able(cx, best + 1, None).first().copied() else { return };
+    let want = WantHeaders { locator: locator(cx), most: cx.config.limits.sync_headers };
+    if rpc::ask(cx, link, RpcWant::Headers(want)) {
+        cx.sync.asked = Some(link);
+    }
+}
+
+/// Blocks of this node's best chain, the best first, ever further apart.
+fn locator(cx: &Context) -> Vec<BlockId> {
+    let mut locator = Vec::new();
+    let mut at = cx.tip.best().map(|best| best.block);
+    let (mut step, mut left) = (1, 0);
+    while let Some(known) = at.and_then(|block| cx.blocks.known.get(&block)) {
+        let oldest = !cx.blocks.known.contains_key(&known.facts.parent);
+        if left == 0 && locator.len() < MAX_LOCATOR - 1 || oldest {
+            locator.push(known.facts.block);
+            step = if locator.len() < 8 { 1 } else { step * 2 };
+            left = step;
+        }
+        left -= 1;
+        at = Some(known.facts.parent);
+    }
+    locator
+}
+
+/// Headers are there.
+pub(crate) fn headers(
+    cx: &mut Context,
+    link: ConnectionId,
+    want: &WantHeaders,
+    headers: Vec<BlockHeader>,
+) -> Result<(), Violation> {
+    cx.sync.asked.take_if(|asked| *asked == link);
+    let mut parsed = VecDeque::new();
+    let mut parent = None;
+    for BlockHeader(header) in headers {
+        let facts = headers::parse(cx, &header)?;
+        let fits = match parent {
+            Some(parent) => facts.parent == parent,
+            None => want.locator.contains(&facts.parent),
+        };
+        if !fits {
+            // R16.7
+            return Err(Violation::WrongHeader);
+        }
+        parent = Some(facts.block);
+        parsed.push_back((facts, header));
+    }
+    if parsed.is_empty() {
+        // He says that he holds more, and has nothing to show for it.
+        pass_over(cx, link, None);
+    } else {
+        cx.sync.failures.remove(&link);
+    }
+    cx.sync.headers = parsed;
+    cx.sync.from = Some(link);
+    next_header(cx);
+    drive(cx);
+    Ok(())
+}
+
+/// Looks at the next header, if the one before has its verdict.
+fn next_header(cx: &mut Context) {
+    while let Some((facts, header)) = cx.sync.headers.front() {
+        let (facts, header) = (*facts, header.clone());
+        if cx.blocks.known.contains_key(&facts.block) {
+            cx.sync.headers.pop_front();
+            continue;
+        }
+        if cx.blocks.checking.contains_key(&facts.block) {
+            return;
+        }
+        let from = cx.sync.from.filter(|link| cx.links.get(*link).is_some());
+        let good = cx.blocks.known.get(&facts.parent).is_some_and(|parent| {
+            parent.facts.height + 1 == facts.height && !matches!(parent.body, Body::Bad)
+        });
+        let judged = cx.sync.checking == Some(facts.block);
+        let (Some(link), true, false) = (from, good, judged) else {
+            // It has come to nothing: somebody else is asked.
+            cx.sync.headers.clear();
+            if let Some(link) = from {
+                pass_over(cx, link, None);
+            }
+            return;
+        };
+        cx.sync.checking = Some(facts.block);
+        return headers::check(cx, facts, header, [link].into());
+    }
+    cx.sync.checking = None;
+}
+
+/// A header, or a block, has its verdict, or the tip has moved.
+pub(crate) fn advance(cx: &mut Context) {
+    next_header(cx);
+    drive(cx);
+}
+
+fn ask_bodies(cx: &mut Context) {
+    for facts in missing(cx) {
+        if cx.sync.bodies.len() >= BODIES {
+            return;
+        }
+        let block = facts.block;
+        if cx.sync.bodies.contains_key(&block) || !keep::may_start(cx, &facts.parent) {
+            continue;
+        }
+        let able = able(cx, facts.height, Some(block));
+        let asked = |link: &&ConnectionId| {
+            cx.sync.bodies.values().filter(|(other, _)| other == *link).count() < OF_ONE
+        };
+        let Some(link) = able.iter().find(asked).copied() else { continue };
+        if rpc::ask(cx, link, RpcWant::Block(block)) {
+            cx.sync.bodies.insert(block, (link, 0));
+        }
+    }
+}
+
+/// Whether a body of this size can be taken now: what has not been executed may take half of the
+/// room, and the next block can always be taken.
+pub(crate) fn has_room(cx: &mut Context, block: &BlockId, size: usize) -> bool {
+    let Some(known) = cx.blocks.known.get(block) else { return false };
+    let next = cx.blocks.known.get(&known.facts.parent).is_some_and(Known::is_accepted);
+    let coming = cx.sync.bodies.values().map(|(_, size)| size).sum::<usize>();
+    let room = cx.config.limits.block_bytes as usize / 2;
+    let fits = next || coming + size + keep::unexecuted(cx) <= room;
+    if fits && let Some(body) = cx.sync.bodies.get_mut(block) {
+        body.1 = size;
+    }
+    fits
+}
+
+/// There is no room for a body yet.
+pub(crate) fn no_room(cx: &mut Context, block: &BlockId) {
+    cx.sync.bodies.remove(block);
+}
+
+/// The items of a block are there.
+pub(crate) fn body(
+    cx: &mut Context,
+    link: ConnectionId,
+    block: BlockId,
+    body: BlockBody,
+) -> Result<(), Violation> {
+    cx.sync.bodies.remove(&block);
+    let Some(known) = cx.blocks.known.get(&block) else { return Ok(()) };
+    let facts = known.facts;
+    if !known.body.is_missing() {
+        drive(cx);
+        return Ok(());
+    }
+    let Some(items) = read(cx, &body) else {
+        // A pool that this node does not have, but others may: nobody has broken a rule.
+        pass_over(cx, link, Some(block));
+        return Ok(());
+    };
+    let ids = items.iter().map(|item| item.id).collect::<Vec<_>>();
+    if ids.len() != facts.items as usize || merkle::root(&ids) != facts.item_root {
+        // R16.8
+        return Err(Violation::WrongIds);
+    }
+    super::abandon(cx, block);
+    cx.stats.count(Count::FetchedBlocks);
+    whole(cx, block, items, Vec::new(), Judged::Waiting);
+    ask_if_ready(cx, block);
+    keep::prune_bodies(cx);
+    drive(cx);
+    Ok(())
+}
+
+/// The items of an answer; `None` if one is of a pool that is not here.
+fn read(cx: &Context, body: &BlockBody) -> Option<Vec<BlockItem>> {
+    let mut items = Vec::new();
+    for BodyGroup { pool, items: bodies } in &body.groups {
+        let index = cx.pools.iter().position(|known| known.spec.name == *pool)?;
+        items.extend(bodies.iter().map(|body| BlockItem {
+            pool: PoolIndex(index as u16),
+            id: cx.rules.item_id(pool, &body.0),
+            // The whole answer must not stay for one of its items.
+            body: Bytes::copy_from_slice(&body.0),
+            known: false,
+        }));
+    }
+    Some(items)
+}
+
+/// Nothing came of a request.
+pub(crate) fn failed(cx: &mut Context, link: ConnectionId, want: &RpcWant) {
+    match want {
+        RpcWant::Headers(_) => {
+            cx.sync.asked.take_if(|asked| *asked == link);
+            pass_over(cx, link, None);
+        }
+        RpcWant::Block(block) => {
+            if cx.sync.bodies.get(block).is_some_and(|(asked, _)| *asked == link) {
+                cx.sync.bodies.remove(block);
+            }
+            pass_over(cx, link, Some(*block));
+        }
+    }
+    drive(cx);
+}
+
+/// A peer is not asked for a body again for a while; for headers ever longer.
+fn pass_over(cx: &mut Context, link: ConnectionId, what: Option<BlockId>) {
+    let mut wait = PASSED_OVER;
+    if what.is_none() {
+        let failures = cx.sync.failures.entry(link).or_default();
+        wait = PASSED_OVER.saturating_mul(1 << (*failures).min(16)).min(PASSED_OVER_MOST);
+        *failures = failures.saturating_add(1);
+    }
+    let until = cx.now + wait;
+    cx.sync.passed.insert((link, what), until);
+    cx.sync.again.get_or_insert(until);
+}
+
+/// A link is gone, and what was asked for on it.
+pub(crate) fn link_down(cx: &mut Context, link: ConnectionId) {
+    cx.sync.asked.take_if(|asked| *asked == link);
+    cx.sync.bodies.retain(|_, (asked, _)| *asked != link);
+    cx.sync.passed.retain(|(passed, _), _| *passed != link);
+    cx.sync.failures.remove(&link);
+    advance(cx);
+}

@@ -1,0 +1,160 @@
+//! What must be durable before it is reported (specification section 17).
+//!
+//! What the core gives out to be kept is numbered, and the driver says up to which number it is
+//! durable. A report waits for that: the fate of what was published here, and a new tip. What
+//! goes to peers does not wait: no peer relies on what this node will remember.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::block::encode_body;
+use crate::channel::Context;
+use crate::id::{ItemId, PoolIndex};
+use crate::io::{Block, Event, Fate, Output, Write};
+use crate::rules::HeaderFacts;
+use crate::stats::Count;
+
+/// What is on its way to the store.
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    next: u64,
+    pending: VecDeque<Pending>,
+    bytes: usize,
+    /// The tip that was reported.
+    tip: Option<HeaderFacts>,
+    /// Items that were published here and are in the store; the height of the tip when they left
+    /// their pool.
+    own: BTreeMap<(PoolIndex, ItemId), Option<u64>>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    request: u64,
+    bytes: usize,
+    report: Option<Report>,
+}
+
+/// What waits until something is durable.
+#[derive(Debug)]
+enum Report {
+    Fate(u64, Fate),
+    Tip(HeaderFacts),
+}
+
+impl Store {
+    pub(crate) fn new(tip: Option<HeaderFacts>) -> Self {
+        Self { tip, ..Self::default() }
+    }
+
+    /// The tip as it was reported.
+    pub(crate) fn tip(&self) -> Option<&HeaderFacts> {
+        self.tip.as_ref()
+    }
+
+    /// Bytes that are not durable yet.
+    pub(crate) fn backlog(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether so much is on its way that blocks must wait.
+    pub(crate) fn is_behind(&self, limit: u32) -> bool {
+        self.bytes > limit as usize
+    }
+}
+
+fn write(cx: &mut Context, write: Write, bytes: usize, report: Option<Report>) {
+    let request = cx.store.next;
+    cx.store.next += 1;
+    cx.store.bytes += bytes;
+    cx.store.pending.push_back(Pending { request, bytes, report });
+    cx.outputs.push_back(Output::Store { request, write });
+}
+
+fn tell(cx: &mut Context, report: Report) {
+    match report {
+        Report::Fate(request, fate) => cx.outputs.push_back(Output::Published { request, fate }),
+        Report::Tip(facts) => {
+            cx.store.tip = Some(facts);
+            cx.event(Event::TipChanged { block: facts.block, height: facts.height });
+        }
+    }
+}
+
+/// An item was published here: tells its fate, if it is in the pool when it is durable. R17.1
+pub(crate) fn published(
+    cx: &mut Context,
+    request: u64,
+    item: Option<(PoolIndex, ItemId, Bytes)>,
+    fate: Fate,
+) {
+    let report = Report::Fate(request, fate);
+    match item.filter(|_| cx.config.store && matches!(fate, Fate::Accepted | Fate::Known)) {
+        Some((pool, id, body)) => {
+            let bytes = body.len();
+            cx.store.own.insert((pool, id), None);
+            write(cx, Write::Item { pool, id, body }, bytes, Some(report));
+        }
+        None => tell(cx, report),
+    }
+}
+
+/// A block of this node's own was published, and has been given to the store.
+pub(crate) fn published_block(cx: &mut Context, request: u64, fate: Fate) {
+    let report = Report::Fate(request, fate);
+    match cx.store.pending.back_mut() {
+        Some(last) if fate == Fate::Accepted && last.report.is_none() => last.report = Some(report),
+        _ => tell(cx, report),
+    }
+}
+
+/// A block is good.
+pub(crate) fn block(cx: &mut Context, facts: &HeaderFacts, block: &Block) {
+    if !cx.config.store {
+        return;
+    }
+    let bytes = block.items.iter().map(|item| item.body.len()).sum::<usize>() + block.header.len();
+    let body = encode_body(&block.items, |pool| cx.pools[pool.0 as usize].spec.name.clone());
+    let HeaderFacts { block: id, parent, height, .. } = *facts;
+    let Some(body) = body else { return cx.stats.count(Count::Internal) };
+    let header = block.header.clone();
+    write(cx, Write::Block { block: id, parent, height, header, body }, bytes, None);
+}
+
+/// The tip has moved: tells of it when it is durable, with what the application keeps. R17.2
+pub(crate) fn tip(cx: &mut Context, facts: HeaderFacts, state: Vec<(Bytes, Option<Bytes>)>) {
+    let report = Report::Tip(facts);
+    if !cx.config.store {
+        return tell(cx, report);
+    }
+    let length = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
+    let bytes = state.iter().map(|(key, value)| key.len() + length(value)).sum();
+    let HeaderFacts { block, height, .. } = facts;
+    write(cx, Write::Tip { block, height, state }, bytes, Some(report));
+    // What left its pool so long ago can come back by no re-org.
+    let Some(lowest) = height.checked_sub(u64::from(cx.config.limits.blocks_kept)) else { return };
+    let old = cx.store.own.iter().filter(|(_, gone)| gone.is_some_and(|gone| gone < lowest));
+    for (pool, id) in old.map(|(item, _)| *item).collect::<Vec<_>>() {
+        cx.store.own.remove(&(pool, id));
+        write(cx, Write::Forget { pool, id }, 0, None);
+    }
+}
+
+/// An item is in a pool now, or no longer: one that was published here is kept for as long as it
+/// may come back.
+pub(crate) fn moved(cx: &mut Context, pool: PoolIndex, id: ItemId, gone: bool) {
+    let height = cx.tip.held().map_or(0, |tip| tip.height);
+    if let Some(left) = cx.store.own.get_mut(&(pool, id)) {
+        *left = gone.then_some(height);
+    }
+}
+
+/// This and all before it is durable.
+pub(crate) fn stored(cx: &mut Context, request: u64) {
+    while let Some(done) = cx.store.pending.pop_front_if(|pending| pending.request <= request) {
+        cx.store.bytes -= done.bytes;
+        if let Some(report) = done.report {
+            tell(cx, report);
+        }
+    }
+}

@@ -1,0 +1,587 @@
+//! Sections 16 and 17: requests, catching up, and what the store is told and asked.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::app::{SMALL, block, config, facts, genesis, id, item};
+use super::net::{Message, Net, pick};
+use super::script::{RPC, Script};
+use crate::config::ConfigError;
+use crate::id::{BlockId, PeerId};
+use crate::io::{
+    Admission, Block, Command, Event, Fate, Found, Load, Subject, TipChange, Verdict, Write,
+};
+use crate::wire::{
+    BlockBody, BlockHeader, Body, BodyGroup, Encode as _, Held, ItemBody, MAX_HEADERS, RpcBlock,
+    RpcError, RpcFailed, RpcHeaders, RpcMessage, RpcRequest, RpcWant, TipMessage, WantHeaders,
+};
+use crate::{Config, Node, Time, Violation};
+
+/// Blocks on top of the genesis, with an item of so many bytes in each.
+fn chain(length: u64, size: usize) -> Vec<Block> {
+    let mut parent = genesis();
+    let grow = |slot: u64| {
+        let mut body = slot.to_be_bytes().to_vec();
+        body.extend([0, 0, 0, 0]);
+        body.resize(size, 1);
+        let block = block(&parent, slot, 1, &[(SMALL, body.into())]);
+        parent = block.header.clone();
+        block
+    };
+    (1..=length).map(grow).collect()
+}
+
+fn with_store(n: u8) -> Config {
+    let mut config = config(n);
+    config.store = true;
+    config
+}
+
+/// Some that hold a chain, with stores, and one that is new.
+fn behind(holders: u8, chain: &[Block]) -> Net {
+    let mut net = Net::with((1..=holders + 1).map(with_store).collect());
+    for n in 0..holders as usize {
+        chain.iter().for_each(|block| net.produce(n, block));
+    }
+    net
+}
+
+fn fetched(net: &Net, from: usize, to: usize) -> usize {
+    net.sent(from, to, pick!(Message::Rpc(RpcMessage::Block(_)) => ())).len()
+}
+
+#[test]
+fn a_new_node_gets_all_blocks_from_several_peers() {
+    let chain = chain(500, 1000);
+    let mut net = behind(3, &chain);
+    for n in 0..3 {
+        net.connect(3, n);
+    }
+    net.run(Duration::from_secs(12));
+    assert_eq!(net.height(3), 500);
+    assert_eq!(net.hosts[3].disk.chain().len(), 500, "it has them all");
+    let of = [0, 1, 2].map(|n| fetched(&net, n, 3));
+    let compact = net.sent(3, 0, pick!(Message::Block(_) => ())).len();
+    assert!(compact < 20, "{compact}: old blocks are not asked for twice");
+    assert!(of.iter().all(|count| *count > 100), "{of:?}");
+    assert!(of.iter().sum::<usize>() <= 510, "none twice: {of:?}");
+    assert!((0..3).any(|n| net.hosts[n].loads > 0), "old ones are in the store only");
+    let events = &net.hosts[3].events;
+    assert!(events.contains(&Event::SyncStarted { from: 0, to: 500 }));
+    assert!(events.iter().any(|event| matches!(event, Event::SyncEnded { from: 0, .. })));
+    // From here on it goes on as every day.
+    let next = block(&chain[499].header, 501, 2, &[]);
+    net.produce(0, &next);
+    net.run_ms(500);
+    assert_eq!(net.height(3), 501);
+}
+
+#[test]
+fn who_was_away_goes_on_where_he_was() {
+    let chain = chain(200, 100);
+    let mut net = behind(1, &chain[..100]);
+    net.connect(1, 0);
+    net.run(Duration::from_secs(5));
+    assert_eq!(net.height(1), 100);
+    net.restart(1);
+    assert_eq!(net.height(1), 100, "it knows that from the store");
+    chain[100..].iter().for_each(|block| net.produce(0, block));
+    net.reset(0, 1);
+    net.run_ms(100);
+    net.log.clear();
+    net.connect(1, 0);
+    net.run(Duration::from_secs(5));
+    assert_eq!(net.height(1), 200);
+    assert!((80..=100).contains(&fetched(&net, 0, 1)), "{}", fetched(&net, 0, 1));
+    // And serves what it has to others, new blocks and old ones.
+    net.restart(1);
+    net.reset(0, 1);
+    net.run_ms(100);
+}
+
+#[test]
+fn one_who_restarted_gives_the_last_blocks_from_its_store() {
+    let chain = chain(10, 100);
+    let mut net = behind(1, &chain);
+    net.restart(0);
+    net.connect(1, 0);
+    // No more than the gap: they are followed block by block, and nobody has their parts.
+    net.run(Duration::from_secs(10));
+    assert_eq!(net.height(1), 10);
+}
+
+#[test]
+fn who_stops_half_way_costs_a_retry() {
+    let chain = chain(300, 20_000);
+    let mut net = behind(2, &chain);
+    net.connect(2, 0);
+    net.connect(2, 1);
+    net.run_ms(600);
+    // From now on nothing comes of the first, and nobody says so.
+    net.stalled.insert((0, RPC));
+    net.run(Duration::from_secs(20));
+    assert_eq!(net.height(2), 300);
+    let kept = net.hosts[2].node.status().peers.len();
+    assert_eq!(kept, 2, "he may be slow, which is no crime");
+}
+
+#[test]
+fn who_boasts_does_not_hold_up_the_others() {
+    let chain = chain(40, 100);
+    let mut net = behind(1, &chain[..20]);
+    net.connect(1, 0);
+    net.run(Duration::from_secs(5));
+    assert_eq!(net.height(1), 20);
+    let mut script = Script::up();
+    for block in &chain[..20] {
+        script.command(Command::PublishBlock { request: 0, block: block.clone() });
+        script.command(Command::SetTip(TipChange::new(block.block)));
+    }
+    let held = Held { block: BlockId([9; 32]), height: u64::MAX };
+    script.send(super::script::TIP, &TipMessage::Held(held));
+    let asked = requests(&mut script);
+    let [(id, RpcWant::Headers(_))] = &asked[..] else { panic!("{asked:?}") };
+    // He has nothing to show.
+    let failed = RpcFailed { id: *id, error: RpcError::Unknown };
+    script.send(RPC, &RpcMessage::Failed(failed));
+    assert_eq!(requests(&mut script), []);
+    assert!(script.events.iter().any(|event| matches!(event, Event::SyncEnded { .. })));
+    // The next block of an honest peer is taken as ever.
+    script.another_peer();
+    script.send(super::script::TIP, &TipMessage::Header(chain[20].header.clone()));
+    assert_eq!(script.node.best_header().unwrap().height, 21);
+}
+
+fn requests(script: &mut Script) -> Vec<(u32, RpcWant)> {
+    let messages = script.received::<RpcMessage>(RPC).into_iter();
+    let requests = messages.filter_map(|message| match message {
+        RpcMessage::Request(RpcRequest { id, want }) => Some((id, want)),
+        _ => None,
+    });
+    requests.collect()
+}
+
+/// A node that has been told of a chain and asks for it.
+fn asking(chain: &[Block]) -> (Script, Vec<(u32, RpcWant)>) {
+    let mut script = Script::up();
+    let last = chain.last().unwrap();
+    let held = Held { block: last.block, height: chain.len() as u64 };
+    script.send(super::script::TIP, &TipMessage::Held(held));
+    let asked = requests(&mut script);
+    let [(id, RpcWant::Headers(want))] = &asked[..] else { panic!("{asked:?}") };
+    assert_eq!(want.locator, [facts(&genesis()).block]);
+    let headers = headers(*id, chain);
+    script.send(RPC, &headers);
+    let asked = requests(&mut script);
+    (script, asked)
+}
+
+fn headers(id: u32, chain: &[Block]) -> RpcMessage {
+    let headers = chain.iter().take(MAX_HEADERS).map(|block| BlockHeader(block.header.clone()));
+    RpcMessage::Headers(RpcHeaders { id, headers: headers.collect() })
+}
+
+fn body(items: &[Bytes]) -> Body {
+    let items = items.iter().cloned().map(ItemBody).collect();
+    let body = BlockBody { groups: vec![BodyGroup { pool: "small".into(), items }] };
+    Body::Whole(body.to_bytes().unwrap())
+}
+
+fn answer(id: u32, block: &Block) -> RpcMessage {
+    let items = block.items.iter().map(|item| item.body.clone()).collect::<Vec<_>>();
+    RpcMessage::Block(RpcBlock { id, body: body(&items) })
+}
+
+#[test]
+fn bodies_are_asked_for_in_the_order_of_their_heights() {
+    let chain = chain(20, 100);
+    let (mut script, asked) = asking(&chain);
+    let wanted = asked.iter().map(|(_, want)| want.clone()).collect::<Vec<_>>();
+    let first = chain[..3].iter().map(|block| RpcWant::Block(block.block)).collect::<Vec<_>>();
+    assert_eq!(wanted, first, "three at a time");
+    for (n, (id, _)) in asked.iter().enumerate() {
+        script.send(RPC, &answer(*id, &chain[n]));
+        let next = requests(&mut script);
+        assert_eq!(next[0].1, RpcWant::Block(chain[n + 3].block));
+    }
+    assert_eq!(script.accusation(), None);
+}
+
+/// R16.3
+#[test]
+fn an_answer_is_to_a_request() {
+    let chain = chain(20, 100);
+    let wrong: [&dyn Fn(u32) -> RpcMessage; 4] = [
+        &|id| answer(id + 9, &chain[0]),
+        &|id| headers(id, &chain[..1]),
+        &|_| RpcMessage::Chunk(Bytes::new()),
+        &|id| RpcMessage::Failed(RpcFailed { id: id + 9, error: RpcError::Busy }),
+    ];
+    for wrong in wrong {
+        let (mut script, asked) = asking(&chain);
+        script.send(RPC, &wrong(asked[0].0));
+        assert_eq!(script.accusation(), Some(Violation::Unasked));
+    }
+}
+
+/// R16.4, R16.7, R16.8
+#[test]
+fn an_answer_is_what_was_asked_for() {
+    let chain = chain(20, 100);
+    let (mut script, asked) = asking(&chain);
+    script.send(RPC, &answer(asked[0].0, &chain[1]));
+    assert_eq!(script.accusation(), Some(Violation::WrongIds));
+    let (mut script, asked) = asking(&chain);
+    let junk = Body::Whole(Bytes::from_static(&[0, 0, 0, 9]));
+    script.send(RPC, &RpcMessage::Block(RpcBlock { id: asked[0].0, body: junk }));
+    assert_eq!(script.accusation(), Some(Violation::Malformed));
+    // Headers: of another chain, or with a gap.
+    for wrong in [&chain[1..], &[chain[0].clone(), chain[2].clone()]] {
+        let mut script = Script::up();
+        let held = Held { block: chain[19].block, height: 20 };
+        script.send(super::script::TIP, &TipMessage::Held(held));
+        let (id, _) = requests(&mut script)[0].clone();
+        script.send(RPC, &headers(id, wrong));
+        assert_eq!(script.accusation(), Some(Violation::WrongHeader));
+    }
+}
+
+#[test]
+fn what_does_not_come_is_asked_of_others() {
+    let chain = chain(20, 100);
+    let (mut script, asked) = asking(&chain);
+    let slow = script.connection;
+    let other = script.another_peer();
+    assert_ne!(slow, other);
+    let held = Held { block: chain[19].block, height: 20 };
+    script.send(super::script::TIP, &TipMessage::Held(held));
+    // The other is asked for the next ones.
+    let next = requests(&mut script).into_iter().map(|(_, want)| want).collect::<Vec<_>>();
+    let blocks = |range: std::ops::Range<usize>| {
+        chain[range].iter().map(|block| RpcWant::Block(block.block)).collect::<Vec<_>>()
+    };
+    assert_eq!(next, blocks(3..6));
+    // After five seconds the first three are asked of him as well, as far as there is room.
+    script.send(RPC, &answer(0, &chain[3]));
+    script.wait(5_000);
+    let again = requests(&mut script).into_iter().map(|(_, want)| want).collect::<Vec<_>>();
+    assert!(again.contains(&RpcWant::Block(chain[0].block)), "{again:?}");
+    // The first is told that it need not hurry any more, and may say that it has stopped.
+    script.connection = slow;
+    let id = asked[0].0;
+    script.send(RPC, &RpcMessage::Failed(RpcFailed { id, error: RpcError::Cancelled }));
+    assert_eq!(script.accusation(), None);
+}
+
+fn want_block(id: u32, block: BlockId) -> RpcMessage {
+    RpcMessage::Request(RpcRequest { id, want: RpcWant::Block(block) })
+}
+
+fn want_headers(id: u32, locator: Vec<BlockId>, most: u32) -> RpcMessage {
+    let want = RpcWant::Headers(WantHeaders { locator, most });
+    RpcMessage::Request(RpcRequest { id, want })
+}
+
+/// A node with a store and a chain in it.
+fn serving(chain: &[Block]) -> Script {
+    let mut script = Script::up_with(with_store(1));
+    for block in chain {
+        script.command(Command::PublishBlock { request: 0, block: block.clone() });
+        script.command(Command::SetTip(TipChange::new(block.block)));
+    }
+    script.take();
+    script
+}
+
+fn failed(id: u32, error: RpcError) -> RpcMessage {
+    RpcMessage::Failed(RpcFailed { id, error })
+}
+
+/// R16.1
+#[test]
+fn a_peer_may_have_four_requests_open() {
+    let mut script = serving(&[]);
+    let unknown = BlockId([3; 32]);
+    for id in 0..4 {
+        script.send(RPC, &want_block(id, unknown));
+    }
+    assert_eq!(script.loads, [(0, Load::Block(unknown))], "one after the other");
+    script.command(Command::Loaded { request: 0, found: Found::Nothing });
+    assert_eq!(script.received::<RpcMessage>(RPC), [failed(0, RpcError::Unknown)]);
+    script.send(RPC, &want_block(4, unknown));
+    assert_eq!(script.accusation(), None);
+    script.send(RPC, &want_block(5, unknown));
+    assert_eq!(script.accusation(), Some(Violation::RequestPermit));
+}
+
+/// R16.2
+#[test]
+fn numbers_of_requests_ascend() {
+    let mut script = serving(&[]);
+    script.send(RPC, &want_block(5, BlockId([3; 32])));
+    script.send(RPC, &want_block(5, BlockId([4; 32])));
+    assert_eq!(script.accusation(), Some(Violation::OutOfTurn));
+}
+
+/// R16.5
+#[test]
+fn what_is_cancelled_ends_at_once_and_once() {
+    let mut script = serving(&[]);
+    for id in 0..3 {
+        script.send(RPC, &want_block(id, BlockId([id as u8; 32])));
+    }
+    script.send(RPC, &RpcMessage::Cancel(0));
+    script.send(RPC, &RpcMessage::Cancel(2));
+    assert_eq!(script.received::<RpcMessage>(RPC), [failed(0, RpcError::Cancelled)]);
+    // The driver's answer is of no use any more.
+    script.command(Command::Loaded { request: 0, found: Found::Nothing });
+    assert_eq!(script.received::<RpcMessage>(RPC), []);
+    script.command(Command::Loaded { request: 1, found: Found::Nothing });
+    let expected = [failed(1, RpcError::Unknown), failed(2, RpcError::Cancelled)];
+    assert_eq!(script.received::<RpcMessage>(RPC), expected);
+    script.send(RPC, &RpcMessage::Cancel(1));
+    assert_eq!(script.accusation(), None, "it crossed the answer");
+    script.send(RPC, &RpcMessage::Cancel(1));
+    assert_eq!(script.accusation(), Some(Violation::Empty));
+}
+
+/// R16.7
+#[test]
+fn headers_follow_the_first_block_that_both_know() {
+    let chain = chain(100, 100);
+    let mut script = serving(&chain);
+    let ids = chain.iter().map(|block| block.block).collect::<Vec<_>>();
+    script.send(RPC, &want_headers(0, vec![BlockId([7; 32]), ids[89], ids[80]], 5));
+    let expected = RpcMessage::Headers(RpcHeaders {
+        id: 0,
+        headers: chain[90..95].iter().map(|block| BlockHeader(block.header.clone())).collect(),
+    });
+    assert_eq!(script.received::<RpcMessage>(RPC), [expected]);
+    assert!(script.loads.is_empty());
+    // What is not in memory is in the store.
+    script.send(RPC, &want_headers(1, vec![ids[3]], u32::MAX));
+    let what = Load::Headers { locator: vec![ids[3]], most: MAX_HEADERS as u32 };
+    assert_eq!(script.loads, [(0, what)]);
+    let found = Found::Headers(vec![chain[4].header.clone()]);
+    script.command(Command::Loaded { request: 0, found });
+    assert_eq!(script.received::<RpcMessage>(RPC), [headers(1, &chain[4..5])]);
+}
+
+#[test]
+fn so_many_blocks_are_given_at_a_time() {
+    let mut script = serving(&[]);
+    let block = BlockId([3; 32]);
+    script.send(RPC, &want_block(0, block));
+    let first = script.connection;
+    let more = [7, 6].map(|n| {
+        script.connect(PeerId([n; 32]));
+        script.shake_hands();
+        script.send(RPC, &want_block(0, block));
+        script.connection
+    });
+    assert_eq!(script.loads.len(), 2, "the third waits");
+    script.connection = first;
+    script.send(RPC, &RpcMessage::Cancel(0));
+    assert_eq!(script.loads.len(), 2, "what is being read takes its place until it is there");
+    script.command(Command::Loaded { request: 0, found: Found::Nothing });
+    assert_eq!(script.loads.len(), 3);
+    script.take();
+    script.connection = more[1];
+    script.command(Command::Loaded { request: 2, found: Found::Nothing });
+    assert_eq!(script.received::<RpcMessage>(RPC), [failed(0, RpcError::Unknown)]);
+}
+
+/// R16.4
+#[test]
+fn a_large_block_travels_in_chunks() {
+    let large = chain(1, 30_000)[0].clone();
+    let items = (0..40).map(|n| (SMALL, item(n, 30_000))).collect::<Vec<_>>();
+    let large = block(&genesis(), large.items.len() as u64, 1, &items);
+    let mut net = Net::with(vec![with_store(1), with_store(2)]);
+    net.produce(0, &large);
+    let mut parent = large.header.clone();
+    for slot in 2..30 {
+        let next = block(&parent, slot, 1, &[]);
+        parent = next.header.clone();
+        net.produce(0, &next);
+    }
+    net.connect(1, 0);
+    net.run(Duration::from_secs(5));
+    assert_eq!(net.height(1), 29);
+    let chunks = net.sent(0, 1, pick!(Message::Rpc(RpcMessage::Chunk(_)) => ())).len();
+    assert_eq!(chunks, (40 * 30_000usize).div_ceil(32 << 10) - 1);
+}
+
+/// R17.1, R17.2
+#[test]
+fn what_is_reported_is_durable() {
+    let mut script = Script::with(with_store(1));
+    let body = item(1, 100);
+    let publish = |request| Command::Publish {
+        request,
+        pool: SMALL,
+        body: body.clone(),
+        admission: Admission::default(),
+    };
+    script.command(publish(7));
+    let item = Write::Item { pool: SMALL, id: id(SMALL, &body), body: body.clone() };
+    assert_eq!(script.writes, [(0, item)]);
+    assert!(script.fates.is_empty());
+    script.command(Command::Stored { request: 0 });
+    assert_eq!(script.fates, [(7, Fate::Accepted)]);
+    // A block, and the tip that it becomes.
+    let block = chain(1, 100)[0].clone();
+    script.command(Command::PublishBlock { request: 8, block: block.clone() });
+    let state = vec![(Bytes::from_static(b"key"), None)];
+    let change = TipChange { state: state.clone(), ..TipChange::new(block.block) };
+    script.command(Command::SetTip(change));
+    assert!(matches!(script.writes[1], (1, Write::Block { height: 1, .. })));
+    assert_eq!(script.writes[2], (2, Write::Tip { block: block.block, height: 1, state }));
+    assert_eq!(script.node.status().height, 0, "it is not reported");
+    assert_eq!(script.node.tip().unwrap().height, 1, "but works with it");
+    script.command(Command::Stored { request: 1 });
+    assert_eq!(script.fates[1..], [(8, Fate::Accepted)]);
+    assert!(!script.events.iter().any(|event| matches!(event, Event::TipChanged { .. })));
+    script.command(Command::Stored { request: 2 });
+    assert!(script.events.iter().any(|event| matches!(event, Event::TipChanged { .. })));
+    assert_eq!(script.node.status().height, 1);
+}
+
+#[test]
+fn what_is_refused_is_told_at_once_and_not_kept() {
+    let mut script = Script::with(with_store(1));
+    let (request, pool, admission) = (1, SMALL, Admission::default());
+    let body = Bytes::from_static(b"none");
+    script.command(Command::Publish { request, pool, body, admission });
+    assert!(matches!(script.fates[..], [(1, Fate::Invalid(_))]));
+    assert!(script.writes.is_empty());
+}
+
+#[test]
+fn own_items_are_kept_for_as_long_as_they_may_come_back() {
+    let mut script = Script::with(with_store(1));
+    let own = item(1, 100);
+    let (request, pool, admission) = (1, SMALL, Admission::default());
+    script.command(Command::Publish { request, pool, body: own.clone(), admission });
+    let key = crate::id::ItemKey(id(SMALL, &own).0);
+    let chain = chain(70, 100);
+    for (n, block) in chain.iter().enumerate() {
+        script.command(Command::PublishBlock { request: 0, block: block.clone() });
+        let remove = if n == 0 { vec![(SMALL, key)] } else { Vec::new() };
+        script.command(Command::SetTip(TipChange { remove, ..TipChange::new(block.block) }));
+        let forgotten = script
+            .writes
+            .iter()
+            .any(|(_, write)| *write == Write::Forget { pool: SMALL, id: id(SMALL, &own) });
+        // It left at height 1; 64 blocks can be undone.
+        assert_eq!(forgotten, n + 1 > 65, "at height {}", n + 1);
+    }
+}
+
+#[test]
+fn blocks_wait_while_the_store_is_behind() {
+    let mut config = with_store(1);
+    config.limits.store_backlog = 1000;
+    let mut net = Net::with(vec![with_store(2), config]);
+    net.hosts[1].disk.slow = true;
+    net.connect(1, 0);
+    net.run_ms(500);
+    let chain = chain(12, 300);
+    for block in &chain {
+        net.produce(0, block);
+        net.run_ms(200);
+    }
+    // Each is 384 bytes with its header; the first that crosses the limit is the last.
+    assert_eq!(net.height(1), 3);
+    assert_eq!(net.hosts[1].node.status().height, 0);
+    net.hosts[1].disk.slow = false;
+    net.command(1, Command::Stored { request: 5 });
+    net.run(Duration::from_secs(5));
+    assert_eq!(net.height(1), 12);
+    assert_eq!(net.hosts[1].node.status().height, 12);
+}
+
+#[test]
+fn a_chain_that_does_not_hold_together_is_refused() {
+    let chain = chain(5, 100);
+    let with = |headers: Vec<Bytes>| {
+        let mut config = with_store(1);
+        config.chain = headers;
+        Node::new(config, Box::new(super::app::TestRules), [0; 32], Time::ZERO).map(drop)
+    };
+    let header = |n: usize| chain[n].header.clone();
+    assert_eq!(with(vec![header(2), header(3)]), Ok(()));
+    assert_eq!(with(vec![header(2), header(4)]), Err(ConfigError::Chain));
+    assert_eq!(with(vec![Bytes::from_static(b"junk")]), Err(ConfigError::Chain));
+}
+
+/// A body that is not good for the application is not asked for again and again.
+#[test]
+fn what_the_application_ignores_is_not_fetched_in_a_circle() {
+    let chain = chain(20, 100);
+    let (mut script, asked) = asking(&chain);
+    script.judge = |subject| match subject {
+        Subject::Block(_) => Some(Verdict::Ignore),
+        _ => Some(Verdict::Accept(Admission::default())),
+    };
+    for round in 0..3 {
+        let id = match round {
+            0 => asked[0].0,
+            _ => {
+                let again = requests(&mut script);
+                let first = again.iter().find(|(_, w)| *w == RpcWant::Block(chain[0].block));
+                let Some((id, _)) = first else { continue };
+                *id
+            }
+        };
+        script.send(RPC, &answer(id, &chain[0]));
+    }
+    assert_eq!(script.accusation(), None);
+    let again = requests(&mut script);
+    let first = again.iter().filter(|(_, w)| *w == RpcWant::Block(chain[0].block));
+    assert!(first.count() <= 1, "{again:?}");
+}
+
+/// R16.6
+#[test]
+fn what_there_is_no_room_for_is_cancelled() {
+    let items = (0..40).map(|n| (SMALL, item(n, 30_000))).collect::<Vec<_>>();
+    let mut parent = genesis();
+    let large = (1..=20u64).map(|slot| {
+        let block = block(&parent, slot, 1, &items);
+        parent = block.header.clone();
+        block
+    });
+    let chain = large.collect::<Vec<_>>();
+    let mut config: Config = config(1);
+    // Half of it: two bodies of 1.2 MB, with what each item costs.
+    config.limits.block_bytes = 5 << 20;
+    let mut script = Script::up_with(config);
+    let held = Held { block: chain[19].block, height: 20 };
+    script.send(super::script::TIP, &TipMessage::Held(held));
+    let (id, _) = requests(&mut script)[0].clone();
+    script.send(RPC, &headers(id, &chain));
+    let asked = requests(&mut script);
+    let begin = |script: &mut Script, n: usize| {
+        let bodies = chain[n].items.iter().map(|item| ItemBody(item.body.clone())).collect();
+        let body = BlockBody { groups: vec![BodyGroup { pool: "small".into(), items: bodies }] };
+        let (body, _) = crate::chunk::start(&body.to_bytes().unwrap());
+        script.send(RPC, &RpcMessage::Block(RpcBlock { id: asked[n].0, body }));
+        let messages = script.received::<RpcMessage>(RPC);
+        messages.iter().any(|message| matches!(message, RpcMessage::Cancel(_)))
+    };
+    // Each on a connection of its own would be the same; here the first arrives in full.
+    assert!(!begin(&mut script, 0), "the next block always fits");
+    assert_eq!(script.accusation(), None);
+    let mut config = crate::tests::app::config(1);
+    config.limits.block_bytes = 2 << 20;
+    let mut script = Script::up_with(config);
+    let held = Held { block: chain[19].block, height: 20 };
+    script.send(super::script::TIP, &TipMessage::Held(held));
+    let (id, _) = requests(&mut script)[0].clone();
+    script.send(RPC, &headers(id, &chain));
+    requests(&mut script);
+    assert!(begin(&mut script, 1), "that is for later, and too much");
+    assert_eq!(script.accusation(), None);
+}
