@@ -12,12 +12,13 @@ use tidegate_proto::rules::{Account, ChainLink, Rules as _};
 use crate::block::{Header, MAX_TRANSFERS, MAX_WORKS};
 use crate::genesis::{Genesis, GenesisError, WorkRules};
 use crate::rules::{LedgerRules, TRANSFERS, WORKS};
+use crate::saved;
 use crate::state::{AccountState, JobId, State, StateError, Undo};
 use crate::transfer::{NONCE_WINDOW, Transfer};
 use crate::work::Work;
 
 /// Blocks that can be undone: as deep as a re-org may go.
-const UNDO_DEPTH: u64 = 64;
+pub(crate) const UNDO_DEPTH: u64 = 64;
 /// Headers that are kept below the tip: those of the deepest fork, and those that the rule of
 /// turns looks back on.
 const HEADERS_KEPT: u64 = UNDO_DEPTH + 64 + 1;
@@ -165,7 +166,9 @@ pub struct Ledger {
     checker: Checker,
     blocks: BTreeMap<BlockId, Stored>,
     tip: BlockId,
-    state: State,
+    pub(crate) state: State,
+    /// Each move of the tip says what a store has to change.
+    pub(crate) keeps_state: bool,
 }
 
 impl Ledger {
@@ -178,7 +181,7 @@ impl Ledger {
         let tip = header.id();
         let first = Stored { header, bad: false, body: None, undo: None };
         let state = genesis.state();
-        Ok(Self { genesis, checker, blocks: [(tip, first)].into(), tip, state })
+        Ok(Self { genesis, checker, blocks: [(tip, first)].into(), tip, state, keeps_state: false })
     }
 
     /// What the network began with.
@@ -300,12 +303,42 @@ impl Ledger {
             if let Err(_error) = self.apply(next, &mut change) {
                 path.push(next);
                 self.mark_bad(&path);
-                self.restore(at, before);
+                self.go_back(at, before);
                 return None;
             }
         }
         self.prune();
         Some(self.describe(change))
+    }
+
+    /// Takes up a block of the best chain that was kept; `false` if its items are none.
+    pub(crate) fn adopt(&mut self, block: Block, header: Header, undo: Undo, body: bool) -> bool {
+        let id = block.block;
+        let read = || {
+            let items =
+                block.items.iter().map(|item| self.checker.item(item.pool, &item.body, true));
+            items.collect::<Option<Vec<_>>>()
+        };
+        let body = match body {
+            true => match read() {
+                Some(items) if items.len() == header.items as usize => Some((block, items)),
+                _ => return false,
+            },
+            false => None,
+        };
+        self.blocks.insert(id, Stored { header, bad: false, body, undo: Some(undo) });
+        true
+    }
+
+    /// The tip is this block, which was kept; its height if the state is not that after it.
+    pub(crate) fn go_to(&mut self, tip: BlockId) -> Result<(), u64> {
+        let header = &self.blocks[&tip].header;
+        if header.state_root != self.state.root() {
+            return Err(header.height);
+        }
+        self.tip = tip;
+        self.prune();
+        Ok(())
     }
 
     fn mark_bad(&mut self, blocks: &[BlockId]) {
@@ -318,7 +351,7 @@ impl Ledger {
     }
 
     /// Goes back to the tip that was there before a failed move.
-    fn restore(&mut self, fork: BlockId, before: BlockId) {
+    fn go_back(&mut self, fork: BlockId, before: BlockId) {
         let mut unused = Change::default();
         while self.tip != fork {
             self.revert_tip(&mut unused);
@@ -337,6 +370,8 @@ impl Ledger {
     fn revert_tip(&mut self, change: &mut Change) {
         let tip = self.blocks.get_mut(&self.tip).expect("the tip is known");
         let undo = tip.undo.take().expect("blocks of the best chain can be undone");
+        change.heights.insert(tip.header.height);
+        change.places.extend(undo.places());
         change.undone.extend(undo.opened(&self.state));
         change.accounts.extend(undo.accounts().copied());
         self.state.revert(&undo);
@@ -349,6 +384,8 @@ impl Ledger {
         let stored = self.blocks.get_mut(&id).expect("its path was walked");
         let (block, items) = stored.body.as_ref().ok_or(StateError::Body)?;
         let undo = execute(&mut self.state, &stored.header, items)?;
+        change.heights.insert(stored.header.height);
+        change.places.extend(undo.places());
         change.jobs.extend(undo.closed());
         change.opened.extend(undo.opened(&self.state));
         change.accounts.extend(undo.accounts().copied());
@@ -358,8 +395,38 @@ impl Ledger {
         Ok(())
     }
 
+    /// What a store has to change for a move.
+    fn writes(&self, change: &Change) -> Vec<(Bytes, Option<Bytes>)> {
+        let mut writes = Vec::new();
+        for account in &change.accounts {
+            let value = self.state.account(account).as_ref().map(saved::account_value);
+            writes.push((saved::account_key(account), value));
+        }
+        for place in &change.places {
+            let job = self.state.job_at(*place).map(|job| Bytes::copy_from_slice(&job.0));
+            writes.push((saved::job_key(*place), job));
+        }
+        let mut chain = BTreeMap::new();
+        let mut at = self.blocks.get(&self.tip);
+        while let Some(stored) = at.filter(|stored| {
+            change.heights.first().is_some_and(|lowest| stored.header.height >= *lowest)
+        }) {
+            chain.insert(stored.header.height, stored);
+            at = self.blocks.get(&stored.header.parent);
+        }
+        for height in &change.heights {
+            let undo = chain.get(height).and_then(|stored| stored.undo.as_ref());
+            writes.push((saved::undo_key(*height), undo.map(saved::undo_value)));
+            // What is too deep to be undone now.
+            let deep = height.checked_sub(UNDO_DEPTH + 1).filter(|deep| *deep > 0);
+            writes.extend(deep.map(|deep| (saved::undo_key(deep), None)));
+        }
+        writes
+    }
+
     /// What the pools must know of a move.
     fn describe(&self, change: Change) -> TipChange {
+        let state = if self.keeps_state { self.writes(&change) } else { Vec::new() };
         let key = |item: &BlockItem| match item.pool {
             WORKS => Work::head(&item.body).map(|(work, _)| ItemKey(work.job.0)),
             _ => Some(ItemKey(item.id.0)),
@@ -384,6 +451,7 @@ impl Ledger {
         });
         let account = |id: AccountId| (id, chain_of(&self.account(&id)));
         let mut described = TipChange::new(self.tip);
+        described.state = state;
         described.remove = remove.into_iter().collect();
         described.shelve = shelve;
         described.restore = restore;
@@ -506,6 +574,10 @@ struct Change {
     /// Jobs that blocks created which were undone, and jobs of blocks that were applied.
     undone: BTreeSet<JobId>,
     opened: BTreeSet<JobId>,
+    /// Places of jobs that were opened or closed, and heights of blocks that were taken back or
+    /// applied.
+    places: BTreeSet<(u64, u32)>,
+    heights: BTreeSet<u64>,
 }
 
 /// Applies a block's items to the state of its parent. On an error the state is as before.

@@ -56,6 +56,27 @@ impl Undo {
         self.accounts.keys()
     }
 
+    /// Accounts before it, jobs that it closed, and where it opened some.
+    #[expect(clippy::type_complexity, reason = "it is taken apart where it is called")]
+    pub(crate) fn parts(
+        &self,
+    ) -> (&BTreeMap<AccountId, Option<AccountState>>, &[((u64, u32), JobId)], &[(u64, u32)]) {
+        (&self.accounts, &self.closed, &self.opened)
+    }
+
+    pub(crate) fn from_parts(
+        accounts: BTreeMap<AccountId, Option<AccountState>>,
+        closed: Vec<((u64, u32), JobId)>,
+        opened: Vec<(u64, u32)>,
+    ) -> Self {
+        Self { accounts, closed, opened }
+    }
+
+    /// Places of jobs that it opened or closed.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (u64, u32)> {
+        self.closed.iter().map(|(place, _)| *place).chain(self.opened.iter().copied())
+    }
+
     /// Jobs that it created.
     pub(crate) fn opened<'a>(&'a self, state: &'a State) -> impl Iterator<Item = JobId> {
         self.opened.iter().filter_map(|place| state.jobs.get(place).copied())
@@ -106,7 +127,7 @@ impl State {
             let entry = AccountState { balance: *balance, ..AccountState::default() };
             state.accounts.insert((bucket(account), *account), entry);
         }
-        state.hash_buckets(&(0..BUCKETS as u16).collect());
+        state.hash_all();
         state
     }
 
@@ -121,6 +142,27 @@ impl State {
 
     pub(crate) fn open_jobs(&self) -> impl Iterator<Item = JobId> {
         self.jobs.values().copied()
+    }
+
+    /// The job at a place, if it is open.
+    pub(crate) fn job_at(&self, place: (u64, u32)) -> Option<JobId> {
+        self.jobs.get(&place).copied()
+    }
+
+    /// Takes up an account that was kept. [`State::hash_all`] follows.
+    pub(crate) fn put_account(&mut self, account: AccountId, state: AccountState) {
+        self.accounts.insert((bucket(&account), account), state);
+    }
+
+    /// Takes up a job that was kept.
+    pub(crate) fn put_job(&mut self, place: (u64, u32), job: JobId) {
+        self.jobs.insert(place, job);
+        self.job_places.insert(job, place);
+    }
+
+    /// Hashes everything anew.
+    pub(crate) fn hash_all(&mut self) {
+        self.hash_buckets(&(0..BUCKETS as u16).collect());
     }
 
     /// All balances together.
@@ -378,7 +420,7 @@ mod tests {
             let undo = apply(&mut state, 2, &second);
             prop_assert_eq!(state.supply(), 200);
             let mut fresh = state.clone();
-            fresh.hash_buckets(&(0..BUCKETS as u16).collect());
+            fresh.hash_all();
             prop_assert_eq!(fresh.root(), state.root(), "only touched buckets are hashed");
             state.revert(&undo);
             prop_assert_eq!((state.root(), state.accounts.clone(), state.jobs.clone()), before.clone());

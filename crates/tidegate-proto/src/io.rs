@@ -160,6 +160,13 @@ pub enum Command {
         /// The new limits, none below the old.
         grant: Grant,
     },
+    /// An item that was published before a restart does not hold any more: it need not be kept.
+    Forget {
+        /// Its pool.
+        pool: PoolIndex,
+        /// Its id.
+        id: ItemId,
+    },
     /// The answer to [`Output::Load`].
     Loaded {
         /// Its number.

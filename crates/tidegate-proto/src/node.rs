@@ -161,6 +161,7 @@ impl Node {
                     control::raise(cx, link, pool, &grant);
                 }
             }
+            Command::Forget { pool, id } => store::forget(cx, pool, id),
             Command::Loaded { request, found } => rpc::loaded(cx, request, found),
             Command::Stored { request } => store::stored(cx, request),
             Command::Shutdown => {
@@ -427,6 +428,12 @@ impl Node {
     /// What it was set up with.
     pub fn config(&self) -> &Config {
         &self.cx.config
+    }
+
+    /// The id of an item, by the application's rules; of one of an unknown pool too.
+    pub fn item_id(&self, pool: PoolIndex, body: &[u8]) -> ItemId {
+        let pool = self.cx.pools.get(pool.0 as usize).map_or("", |pool| &pool.spec.name);
+        self.cx.rules.item_id(pool, body)
     }
 
     /// Counters since the start.

@@ -140,6 +140,13 @@ pub(crate) fn tip(cx: &mut Context, facts: HeaderFacts, state: Vec<(Bytes, Optio
     }
 }
 
+/// An item that was published before a restart is of no use any more.
+pub(crate) fn forget(cx: &mut Context, pool: PoolIndex, id: ItemId) {
+    if cx.config.store && !cx.store.own.contains_key(&(pool, id)) {
+        write(cx, Write::Forget { pool, id }, 0, None);
+    }
+}
+
 /// An item is in a pool now, or no longer: one that was published here is kept for as long as it
 /// may come back.
 pub(crate) fn moved(cx: &mut Context, pool: PoolIndex, id: ItemId, gone: bool) {

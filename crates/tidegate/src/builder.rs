@@ -10,6 +10,8 @@ use std::sync::atomic::AtomicUsize;
 use bytes::Bytes;
 use multiaddr::Multiaddr;
 use tidegate_proto::config::{ConfigError, StaticPeer};
+#[cfg(feature = "store")]
+use tidegate_proto::id::Ticket;
 use tidegate_proto::id::{NetworkId, PeerId};
 use tidegate_proto::io::Command;
 use tidegate_proto::recording::{Recorder, Start};
@@ -17,10 +19,15 @@ use tidegate_proto::rules::Rules;
 use tidegate_proto::{Config, Limits, Node as Core, PoolSpec, Time};
 use tokio::sync::mpsc::unbounded_channel;
 
+#[cfg(feature = "store")]
+use crate::driver::Kept;
 use crate::driver::{Driver, Mailbox, Message};
 use crate::identity::{Identity, IdentityError};
+use crate::log::Log;
 use crate::node::{Events, Node, Shared};
 use crate::rt::{self, Clock};
+#[cfg(feature = "store")]
+use crate::store::{Keeper, Store, StoreError};
 use crate::transport::{ListenError, Transport, split_peer, to_core, with_peer};
 use crate::validator::{Validator, Workers};
 
@@ -32,7 +39,10 @@ pub struct Builder {
     identity: Option<Identity>,
     transports: Vec<Box<dyn Transport>>,
     listen: Vec<Multiaddr>,
+    external: Vec<Multiaddr>,
     recording: Option<PathBuf>,
+    #[cfg(feature = "store")]
+    store: Option<Store>,
     quic: bool,
 }
 
@@ -61,6 +71,10 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The store cannot be used.
+    #[cfg(feature = "store")]
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The operating system gives no threads or no randomness.
     #[error("the operating system refuses: {0}")]
     System(String),
@@ -79,7 +93,10 @@ impl Builder {
             identity: None,
             transports: Vec::new(),
             listen: Vec::new(),
+            external: Vec::new(),
             recording: None,
+            #[cfg(feature = "store")]
+            store: None,
             quic: true,
         }
     }
@@ -135,6 +152,36 @@ impl Builder {
         self
     }
 
+    /// Learns of other peers at an address when none that are known can be reached. With `/p2p/…`
+    /// at the address's end nobody else is accepted there.
+    pub fn bootstrap(mut self, address: &Multiaddr) -> Self {
+        let (address, peer) = split_peer(address.clone());
+        self.config.bootstrap.push(StaticPeer { address: to_core(&address), peer });
+        self
+    }
+
+    /// How many peers the node wants to be connected to by its own choice, 8 by default. With 0 it
+    /// learns of none: a closed network of those who are named by [`Builder::peer`].
+    pub fn outbound(mut self, peers: u32) -> Self {
+        self.config.outbound = peers;
+        self
+    }
+
+    /// An address at which others can reach the node, beside those at which it listens: for
+    /// instance that of a router which forwards a port.
+    pub fn external(mut self, address: Multiaddr) -> Self {
+        self.external.push(address);
+        self
+    }
+
+    /// Keeps in a store what must survive a restart. The application should begin from what it
+    /// has [`Saved`](crate::Saved) there.
+    #[cfg(feature = "store")]
+    pub fn store(mut self, store: Store) -> Self {
+        self.store = Some(store);
+        self
+    }
+
     /// Talks to these peers only.
     pub fn allow(mut self, peers: impl IntoIterator<Item = PeerId>) -> Self {
         self.config.allow.get_or_insert_default().extend(peers);
@@ -167,6 +214,16 @@ impl Builder {
             None => Identity::generate()?,
         };
         self.config.peer = identity.peer_id();
+        #[cfg(feature = "store")]
+        let store = self.store.take().map(Arc::new);
+        #[cfg(feature = "store")]
+        if let Some(store) = &store {
+            self.config.store = true;
+            self.config.chain = store.headers(u64::from(self.config.limits.blocks_kept))?;
+            self.config.peer_book = store.book()?;
+            // Above all that were signed before, without one write for each.
+            self.config.record_sequence = store.count_start()? << 16;
+        }
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| StartError::System(error.to_string()))?;
         let config = self.config.clone();
@@ -188,9 +245,29 @@ impl Builder {
         let (sender, messages) = unbounded_channel();
         let mailbox = Arc::new(Mailbox::default());
         let events = Events { mailbox: mailbox.clone(), node: sender.downgrade() };
-        let listening = addresses.iter().map(to_core).collect();
+        let listening = addresses.iter().chain(&self.external).map(to_core).collect();
         // The receiver is here, so this arrives.
         let _ = sender.send(Message::Command(Command::Listening { addresses: listening }));
+        #[cfg(feature = "store")]
+        let failure = Arc::new(std::sync::OnceLock::new());
+        #[cfg(feature = "store")]
+        let keeper = match store {
+            None => None,
+            Some(store) => {
+                let items = store.published()?.into_iter();
+                // Far from the tickets of the core, which begin at 0.
+                let tickets = (0..).map(|n| Ticket(u64::MAX - n));
+                let keeper = Keeper::start(store, sender.downgrade())
+                    .map_err(|error| StartError::System(error.to_string()))?;
+                Some(Kept {
+                    keeper,
+                    restoring: tickets.zip(items).collect(),
+                    book: core.peer_book_revision(),
+                    book_at: Time::ZERO,
+                    failure: failure.clone(),
+                })
+            }
+        };
         let driver = Driver {
             core,
             transports: self.transports,
@@ -199,6 +276,9 @@ impl Builder {
             sender: sender.downgrade(),
             mailbox,
             recorder,
+            #[cfg(feature = "store")]
+            keeper,
+            log: Log::default(),
             clock: Clock::start(),
             routes: BTreeMap::new(),
             fates: BTreeMap::new(),
@@ -211,7 +291,14 @@ impl Builder {
         let peer = config.peer;
         let addresses = addresses.into_iter().map(|address| with_peer(address, peer)).collect();
         let publishing = Arc::new(AtomicUsize::new(0));
-        let shared = Shared { driver: sender, peer, addresses, publishing };
+        let shared = Shared {
+            driver: sender,
+            peer,
+            addresses,
+            publishing,
+            #[cfg(feature = "store")]
+            failure,
+        };
         Ok((Node { shared: Arc::new(shared) }, events))
     }
 

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+#[cfg(feature = "store")]
+use std::sync::OnceLock;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,11 +16,19 @@ use tidegate_proto::id::{ConnectionId, PoolIndex};
 use tidegate_proto::io::{Admission, Block, Command, DialError, Event, Fate, Input, Output};
 use tidegate_proto::recording::Recorder;
 use tidegate_proto::{EventQueue, Node as Core, Time};
+#[cfg(feature = "store")]
+use tidegate_proto::{
+    id::Ticket,
+    io::{Subject, Verdict},
+};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{Notify, oneshot};
 
 use crate::identity::Identity;
+use crate::log::Log;
 use crate::rt::{self, Clock, Timer};
+#[cfg(feature = "store")]
+use crate::store::{Keeper, StoreError};
 use crate::transport::{Traffic, Transport, from_core};
 use crate::validator::{Answer, Workers};
 
@@ -28,9 +38,19 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// What handles and validators tell the driver.
 pub(crate) enum Message {
     Command(Command),
-    Publish { pool: PoolIndex, body: Bytes, admission: Admission, fate: oneshot::Sender<Fate> },
-    PublishBlock { block: Block, fate: oneshot::Sender<Fate> },
+    Publish {
+        pool: PoolIndex,
+        body: Bytes,
+        admission: Admission,
+        fate: oneshot::Sender<Fate>,
+    },
+    PublishBlock {
+        block: Block,
+        fate: oneshot::Sender<Fate>,
+    },
     Query(Box<dyn Query>),
+    #[cfg(feature = "store")]
+    StoreFailed(StoreError),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -52,6 +72,8 @@ impl std::fmt::Debug for Message {
             Self::Publish { .. } => "Publish",
             Self::PublishBlock { .. } => "PublishBlock",
             Self::Query(_) => "Query",
+            #[cfg(feature = "store")]
+            Self::StoreFailed(_) => "StoreFailed",
             Self::Shutdown(_) => "Shutdown",
         })
     }
@@ -86,6 +108,9 @@ pub(crate) struct Driver {
     pub(crate) sender: tokio::sync::mpsc::WeakUnboundedSender<Message>,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) recorder: Option<Recorder>,
+    #[cfg(feature = "store")]
+    pub(crate) keeper: Option<Kept>,
+    pub(crate) log: Log,
     pub(crate) clock: Clock,
     /// Which transport each connection is of.
     pub(crate) routes: BTreeMap<ConnectionId, usize>,
@@ -95,6 +120,24 @@ pub(crate) struct Driver {
     /// Whom the next round asks first.
     pub(crate) turn: usize,
 }
+
+/// What belongs to a store.
+#[cfg(feature = "store")]
+pub(crate) struct Kept {
+    pub(crate) keeper: Keeper,
+    /// Items that were published before the restart, until they have their verdicts.
+    pub(crate) restoring: BTreeMap<Ticket, (PoolIndex, Bytes)>,
+    /// The book as it was given to be kept last, and when the next one may be.
+    pub(crate) book: u64,
+    pub(crate) book_at: Time,
+    pub(crate) failure: Arc<OnceLock<StoreError>>,
+}
+
+/// How often the book is kept, if there is news; a large one less often.
+#[cfg(feature = "store")]
+const BOOK_EVERY: Duration = Duration::from_secs(2);
+#[cfg(feature = "store")]
+const LARGE_BOOK: usize = 100;
 
 /// The node shuts down.
 #[derive(Default)]
@@ -113,8 +156,12 @@ enum Step {
 impl Driver {
     pub(crate) async fn run(mut self) {
         let mut timer = Timer::new();
+        #[cfg(feature = "store")]
+        self.restore();
         loop {
             self.drain();
+            #[cfg(feature = "store")]
+            self.keep_book(false);
             if let Some(leaving) = &self.leaving
                 && (self.routes.is_empty() || self.clock.now() >= leaving.until)
             {
@@ -133,7 +180,78 @@ impl Driver {
             }
             rt::breathe().await;
         }
+        #[cfg(feature = "store")]
+        self.flush().await;
         self.finish();
+    }
+
+    /// Offers what was published before the restart again: it has its verdicts anew.
+    #[cfg(feature = "store")]
+    fn restore(&self) {
+        let Some(kept) = &self.keeper else { return };
+        for (ticket, (pool, body)) in &kept.restoring {
+            let Some(sender) = self.sender.upgrade() else { return };
+            let (ticket, pool, body) = (*ticket, *pool, body.clone());
+            let id = self.core.item_id(pool, &body);
+            let subject = Subject::Item { pool, id, body };
+            self.workers.ask(subject, Answer::new(ticket, sender));
+        }
+    }
+
+    /// The verdict about an item that was published before the restart; `false` if it is about
+    /// something else.
+    #[cfg(feature = "store")]
+    fn restored(&mut self, command: &Command) -> bool {
+        let Command::Verdict { ticket, verdict } = command else { return false };
+        let Some(kept) = &mut self.keeper else { return false };
+        let Some((pool, body)) = kept.restoring.remove(ticket) else { return false };
+        match *verdict {
+            Verdict::Accept(admission) => {
+                self.command(Command::Publish { request: 0, pool, body, admission });
+            }
+            // It is in a block, or something else took its place.
+            Verdict::Reject | Verdict::Ignore => {
+                let id = self.core.item_id(pool, &body);
+                self.command(Command::Forget { pool, id });
+            }
+        }
+        true
+    }
+
+    /// Gives the book to be kept, if there is news.
+    #[cfg(feature = "store")]
+    fn keep_book(&mut self, now: bool) {
+        let Some(kept) = &mut self.keeper else { return };
+        let revision = self.core.peer_book_revision();
+        if kept.book == revision || !now && self.clock.now() < kept.book_at {
+            return;
+        }
+        let book = self.core.peer_book();
+        let large = 1 + u32::try_from(book.entries.len() / LARGE_BOOK).unwrap_or(u32::MAX);
+        kept.book = revision;
+        kept.book_at = self.clock.now() + BOOK_EVERY.saturating_mul(large);
+        kept.keeper.book(book);
+    }
+
+    /// When the book is to be kept.
+    fn book_due(&self) -> Option<Time> {
+        #[cfg(feature = "store")]
+        if let Some(kept) = &self.keeper
+            && kept.book != self.core.peer_book_revision()
+        {
+            return Some(kept.book_at);
+        }
+        None
+    }
+
+    /// Waits until all that was given is durable.
+    #[cfg(feature = "store")]
+    async fn flush(&mut self) {
+        self.keep_book(true);
+        if let Some(kept) = &self.keeper {
+            // A store that failed does not answer.
+            let _ = tokio::time::timeout(FAREWELL, kept.keeper.flush()).await;
+        }
     }
 
     /// Transports, messages and time take turns to be asked first: none of them can have so much
@@ -141,7 +259,7 @@ impl Driver {
     fn poll_step(&mut self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<Step> {
         let deadline = self.core.poll_timeout().map(|(at, _)| at);
         let farewell = self.leaving.as_ref().map(|leaving| leaving.until);
-        let next = deadline.into_iter().chain(farewell).min();
+        let next = deadline.into_iter().chain(farewell).chain(self.book_due()).min();
         let (messages, sources) = (self.transports.len(), self.transports.len() + 2);
         self.turn = (self.turn + 1) % sources;
         for source in (0..sources).map(|n| (self.turn + n) % sources) {
@@ -188,7 +306,17 @@ impl Driver {
 
     fn on_message(&mut self, message: Message) {
         match message {
+            #[cfg(feature = "store")]
+            Message::Command(command) if self.restored(&command) => {}
             Message::Command(command) => self.command(command),
+            #[cfg(feature = "store")]
+            Message::StoreFailed(error) => {
+                if let Some(kept) = &self.keeper {
+                    // The first one counts.
+                    let _ = kept.failure.set(error);
+                }
+                self.leave(None);
+            }
             Message::Publish { pool, body, admission, fate } => {
                 let request = self.request(fate);
                 self.command(Command::Publish { request, pool, body, admission });
@@ -269,7 +397,20 @@ impl Driver {
                 // The last handle is gone: nobody's answer is waited for.
                 None => tracing::debug!("shutting down: a question stays open"),
             },
-            // There is no store yet.
+            #[cfg(feature = "store")]
+            Output::Load { request, what } => {
+                if let Some(kept) = &self.keeper {
+                    kept.keeper.load(request, what);
+                }
+            }
+            #[cfg(feature = "store")]
+            Output::Store { request, write } => {
+                if let Some(kept) = &self.keeper {
+                    kept.keeper.write(request, write);
+                }
+            }
+            // Without a store the core asks for none.
+            #[cfg(not(feature = "store"))]
             Output::Load { .. } | Output::Store { .. } => {}
             Output::Published { request, fate } => {
                 if let Some(waiting) = self.fates.remove(&request) {
@@ -278,7 +419,7 @@ impl Driver {
                 }
             }
             Output::Event(event) => {
-                log(&event);
+                self.log.event(&event, self.clock.now());
                 self.mailbox.push(event);
             }
         }
@@ -314,26 +455,6 @@ impl Driver {
             // Who shut the node down may not wait for it.
             let _ = told.send(());
         }
-    }
-}
-
-/// What operators read. Peers cannot make it long: connections are as rare as dials.
-fn log(event: &Event) {
-    match event {
-        Event::PeerConnected { peer, client, inbound } => {
-            tracing::info!(%peer, client, inbound, "connected");
-        }
-        Event::PeerDisconnected { peer, reason } => {
-            tracing::info!(%peer, ?reason, "disconnected");
-        }
-        Event::Refused { peer, by_us, refusal } => {
-            tracing::info!(%peer, by_us, ?refusal, "refused");
-        }
-        Event::DialFailed { error, .. } => tracing::debug!(%error, "dial failed"),
-        Event::TipChanged { block, height } => tracing::debug!(%block, height, "tip"),
-        Event::SyncStarted { from, to } => tracing::info!(from, to, "catching up"),
-        Event::SyncEnded { from, at } => tracing::info!(from, at, "caught up"),
-        Event::ItemAdded { .. } | Event::ItemRemoved { .. } | Event::Lagged(_) => {}
     }
 }
 

@@ -84,8 +84,11 @@
 mod builder;
 mod driver;
 mod identity;
+mod log;
 mod node;
 mod rt;
+#[cfg(feature = "store")]
+pub mod store;
 pub mod transport;
 mod validator;
 
@@ -93,6 +96,8 @@ pub use builder::{Builder, StartError};
 pub use identity::{Identity, IdentityError};
 pub use multiaddr::Multiaddr;
 pub use node::{Events, Node, NodeError, PoolItem, Publishing};
+#[cfg(feature = "store")]
+pub use store::{Saved, Store, StoreError};
 pub use tidegate_proto::{
     Config, Limits, PeerStatus, PoolSpec, PoolStatus, Status, config, id, io, merkle, recording,
     rules, stats, wire,

@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) peer: PeerId,
     pub(crate) addresses: Vec<Multiaddr>,
     pub(crate) publishing: Arc<AtomicUsize>,
+    #[cfg(feature = "store")]
+    pub(crate) failure: Arc<std::sync::OnceLock<crate::StoreError>>,
 }
 
 /// Why a node does not do something.
@@ -104,6 +106,12 @@ impl Node {
     /// Allows a peer more on a pool, for instance one of the operator's own.
     pub fn raise(&self, peer: PeerId, pool: PoolIndex, grant: Grant) -> Result<(), NodeError> {
         self.command(Command::Raise { peer, pool, grant })
+    }
+
+    /// Why the node has stopped, if its store failed.
+    #[cfg(feature = "store")]
+    pub fn failure(&self) -> Option<&crate::StoreError> {
+        self.shared.failure.get()
     }
 
     /// Peers, pools and tip at a glance.

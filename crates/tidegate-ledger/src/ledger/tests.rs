@@ -285,3 +285,136 @@ fn what_is_deep_is_forgotten() {
     let bodies = ledger.blocks.values().filter(|stored| stored.body.is_some()).count();
     assert_eq!(bodies as u64, UNDO_DEPTH + 1);
 }
+
+/// What a store would have after the moves of a ledger's tip.
+#[derive(Default)]
+struct Disk {
+    state: BTreeMap<Bytes, Bytes>,
+    blocks: BTreeMap<BlockId, Block>,
+}
+
+impl Disk {
+    fn moved(&mut self, block: &Block, change: &TipChange) {
+        self.blocks.insert(block.block, block.clone());
+        for (key, value) in &change.state {
+            match value {
+                Some(value) => drop(self.state.insert(key.clone(), value.clone())),
+                None => drop(self.state.remove(key)),
+            }
+        }
+    }
+
+    /// The last 129 blocks of the chain that ends there, the older ones without their items.
+    fn saved(&self, tip: BlockId) -> crate::Saved {
+        let mut blocks = Vec::new();
+        let mut at = tip;
+        while let Some(block) = self.blocks.get(&at).filter(|_| blocks.len() < 129) {
+            let items = if blocks.len() < 64 { block.items.clone() } else { Vec::new() };
+            blocks.push(Block { items, ..block.clone() });
+            at = Header::from_bytes(&block.header).unwrap().parent;
+        }
+        blocks.reverse();
+        let state = self.state.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        crate::Saved { state, blocks }
+    }
+}
+
+fn kept() -> Ledger {
+    Ledger::restore(new(4).genesis, crate::Saved::default()).unwrap()
+}
+
+fn restored(disk: &Disk, tip: BlockId) -> Ledger {
+    Ledger::restore(new(4).genesis, disk.saved(tip)).unwrap()
+}
+
+/// A chain of so many blocks, each with a transfer, and its store.
+fn long(blocks: u64) -> (Ledger, Disk, u64) {
+    let mut ledger = kept();
+    let mut disk = Disk::default();
+    let mut slot = 0;
+    for nonce in 0..blocks {
+        slot += 1;
+        let key = turn(&ledger, slot);
+        let open = ledger.open_jobs().next();
+        let works = open.map(|job| {
+            let body = work(job, 1);
+            (Work::id(&body), body)
+        });
+        let transfer = item(&transfer(101, 1, 2, nonce));
+        let (block, change) = ledger.propose(slot, &key, [transfer], works).unwrap();
+        disk.moved(&block, &change);
+    }
+    (ledger, disk, slot)
+}
+
+#[test]
+fn a_ledger_goes_on_from_its_store() {
+    for blocks in [0, 1, 5, 70, 200] {
+        let (mut ledger, disk, slot) = long(blocks);
+        let mut again = restored(&disk, ledger.tip().0);
+        assert_eq!(again.tip(), ledger.tip());
+        assert_eq!(again.state.root(), ledger.state.root());
+        assert!(again.open_jobs().eq(ledger.open_jobs()));
+        assert!(disk.state.len() as u64 <= 4 + 150 + 8 + 64, "what is not needed is removed");
+        // Both make the same next block of it, with the same effect on a store.
+        let key = turn(&ledger, slot + 1);
+        let next = |ledger: &mut Ledger| ledger.propose(slot + 1, &key, [], []).unwrap();
+        assert_eq!(next(&mut ledger), next(&mut again));
+    }
+}
+
+#[test]
+fn what_a_store_has_can_be_undone() {
+    let (ledger, disk, _) = long(30);
+    let mut other = kept();
+    // Another chain from the genesis on, in later slots, one longer.
+    let fork = (0..31).map(|n| propose(&mut other, 101 + n, &[]).unwrap()).collect::<Vec<_>>();
+    let mut both = [ledger.clone(), restored(&disk, ledger.tip().0)];
+    let changes = both.each_mut().map(|ledger| {
+        let changes = fork.iter().map(|block| receive(ledger, block)).collect::<Vec<_>>();
+        assert_eq!(ledger.tip().0, fork[30].block);
+        changes
+    });
+    assert_eq!(changes[0], changes[1]);
+    // The store follows, and leads to the same again.
+    let mut disk = disk;
+    for block in &fork {
+        disk.blocks.insert(block.block, block.clone());
+    }
+    let change = changes[0].last().and_then(|judgement| judgement.tip.clone()).unwrap();
+    disk.moved(&fork[30], &change);
+    assert_eq!(change.add.len(), 30, "the transfers are back");
+    let again = restored(&disk, fork[30].block);
+    assert_eq!(again.state.root(), both[0].state.root());
+    assert!(again.open_jobs().eq(both[0].open_jobs()));
+}
+
+#[test]
+fn a_store_that_is_damaged_is_refused() {
+    let (ledger, disk, _) = long(10);
+    let saved = || disk.saved(ledger.tip().0);
+    let error = |change: &dyn Fn(&mut crate::Saved)| {
+        let mut saved = saved();
+        change(&mut saved);
+        Ledger::restore(new(4).genesis, saved).unwrap_err()
+    };
+    use crate::RestoreError as E;
+    assert_eq!(error(&|s| drop(s.blocks.remove(3))), E::Block(5));
+    assert_eq!(error(&|s| drop(s.blocks.pop())), E::Root(9));
+    assert_eq!(error(&|s| s.blocks[4].items.clear()), E::Block(5));
+    assert_eq!(
+        error(&|s| s.state.retain(|(key, _)| key[..] != saved::undo_key(7)[..])),
+        E::Undo(7)
+    );
+    assert_eq!(error(&|s| s.state.retain(|(key, _)| key[0] != b'j')), E::Root(10));
+    assert_eq!(error(&|s| s.state.retain(|(key, _)| key[0] != b'a')), E::Root(10));
+    let junk = Bytes::from_static(b"x1");
+    assert_eq!(error(&|s| s.state.push((junk.clone(), junk.clone()))), E::Entry("7831".into()));
+    for cut in 0..3 {
+        let cut = |s: &mut crate::Saved| {
+            let (_, value) = &mut s.state[cut * 4];
+            *value = value.slice(..value.len() - 1);
+        };
+        assert!(matches!(error(&cut), E::Entry(_)));
+    }
+}

@@ -1,0 +1,559 @@
+//! What survives a restart: blocks, the application's state, items that were published here, and
+//! what is known of peers.
+//!
+//! One file, by redb. A transaction is there as a whole or not at all, whenever the process dies
+//! or the power fails, and a node reports only what is in one that has been synced. Beside it lies
+//! a note that says whose store it is, so that another network's is refused before it is touched.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redb::{
+    Database, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition,
+    WriteTransaction,
+};
+use tidegate_proto::config::PeerBook;
+use tidegate_proto::id::{BlockId, NetworkId, PoolIndex};
+use tidegate_proto::io::{Block, BlockItem, Found, Load, Write};
+use tidegate_proto::rules::Rules;
+use tidegate_proto::wire::{BlockBody, Frame};
+
+mod keeper;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use keeper::Keeper;
+
+/// The form of what is in the file. One that is higher is of a newer version of this crate.
+const SCHEMA: u32 = 1;
+/// Blocks below the tip that are read with their items: as deep as a re-org may go.
+const RECENT: u64 = 64;
+/// Memory for pages of the file.
+const CACHE: usize = 4 << 20;
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// Height and header by id.
+const BLOCKS: TableDefinition<'_, &[u8; 32], (u64, &[u8])> = TableDefinition::new("blocks");
+const BODIES: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("bodies");
+/// Ids of all blocks by height, and those of the best chain.
+const HEIGHTS: TableDefinition<'_, (u64, &[u8; 32]), ()> = TableDefinition::new("heights");
+const CHAIN: TableDefinition<'_, u64, &[u8; 32]> = TableDefinition::new("chain");
+/// Parents by id.
+const PARENTS: TableDefinition<'_, &[u8; 32], &[u8; 32]> = TableDefinition::new("parents");
+/// Items published here, by pool and id.
+const ITEMS: TableDefinition<'_, (&str, &[u8; 32]), &[u8]> = TableDefinition::new("items");
+/// What the application keeps.
+const STATE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("state");
+
+/// Why there is no store, or no longer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The operating system refuses.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error("{}: another process uses this store: stop it, or give this node a folder of its own", path.display())]
+    InUse {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// It was made for another network, or with another genesis.
+    #[error("{}: a store of another {what}: give this node a folder of its own", path.display())]
+    Foreign {
+        /// Which file.
+        path: PathBuf,
+        /// What is another.
+        what: &'static str,
+    },
+    /// It was made by a newer version.
+    #[error("{}: a store of schema {found}, and this version knows {SCHEMA}: use a newer version", path.display())]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// The schema it has.
+        found: u32,
+    },
+    /// It is no store, or damaged.
+    #[error("{}: not a store that can be read ({why}): restore a copy, or remove the folder to begin anew", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Whose store it is: the note that lies beside the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Note {
+    network: NetworkId,
+    genesis: Vec<u8>,
+}
+
+impl Note {
+    fn new(network: NetworkId, genesis: &[u8]) -> Self {
+        Self { network, genesis: genesis.to_vec() }
+    }
+
+    fn text(&self) -> String {
+        let Self { network, genesis } = self;
+        format!("schema {SCHEMA}\nnetwork {network}\ngenesis {}\n", hex::encode(genesis))
+    }
+
+    /// The schema is read first: of a newer one the rest may be different.
+    fn read(text: &str) -> Result<Self, Option<u32>> {
+        let mut lines = text.lines();
+        let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
+        let schema: u32 = field("schema").and_then(|schema| schema.parse().ok()).ok_or(None)?;
+        if schema > SCHEMA {
+            return Err(Some(schema));
+        }
+        let mut bytes = |name: &str| field(name).and_then(|text| hex::decode(text).ok());
+        let network = bytes("network").and_then(|network| network.try_into().ok()).ok_or(None)?;
+        let genesis = bytes("genesis").ok_or(None)?;
+        Ok(Self { network: NetworkId(network), genesis })
+    }
+}
+
+/// What an application finds in its store when it starts.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Saved {
+    /// What it kept with its tips: keys, ascending, and values.
+    pub state: Vec<(Bytes, Bytes)>,
+    /// The last blocks of the best chain, the tip at the end; 64 of them with their items, and
+    /// as many again without.
+    pub blocks: Vec<Block>,
+}
+
+/// A store on disk.
+///
+/// Open it, read what is [`Saved`], and give it to [`Builder::store`](crate::Builder::store).
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    db: Arc<Database>,
+    /// Names of the pools, in their order.
+    pools: Vec<String>,
+}
+
+impl Store {
+    /// Opens the store in a folder, or makes folder and store.
+    ///
+    /// One of another network, with another genesis header or of a newer version is refused, and
+    /// nothing about it is changed. `pools` are the names of the node's pools in their order.
+    pub fn open(
+        folder: impl AsRef<Path>,
+        network: NetworkId,
+        genesis: &[u8],
+        pools: impl IntoIterator<Item = String>,
+    ) -> Result<Self, StoreError> {
+        let folder = folder.as_ref();
+        let (file, note) = (folder.join("store.redb"), folder.join("store.note"));
+        let wanted = Note::new(network, genesis);
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StoreError::Io { path, source }
+        };
+        std::fs::create_dir_all(folder).map_err(io(folder))?;
+        match std::fs::read_to_string(&note) {
+            Ok(text) => check(&text, &wanted, &file)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if file.exists() {
+                    let why = "store.note is missing".to_owned();
+                    return Err(StoreError::Unreadable { path: file, why });
+                }
+                write_atomically(&note, wanted.text().as_bytes()).map_err(io(&note))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => check("", &wanted, &file)?,
+            Err(error) => return Err(io(&note)(error)),
+        }
+        let pools = pools.into_iter().collect::<Vec<_>>();
+        if !file.exists() {
+            // A file that was not finished is never found under that name.
+            let new = folder.join("store.new");
+            match std::fs::remove_file(&new) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io(&new)(error));
+                }
+                _ => {}
+            }
+            drop(Self::with(new.clone(), create(&new)?, pools.clone(), &wanted)?);
+            std::fs::rename(&new, &file).and_then(|()| sync_folder(folder)).map_err(io(&file))?;
+        }
+        Self::with(file.clone(), create(&file)?, pools, &wanted)
+    }
+
+    /// A store on a backend of redb's, for instance in memory.
+    pub fn on_backend(
+        backend: impl StorageBackend,
+        network: NetworkId,
+        genesis: &[u8],
+        pools: impl IntoIterator<Item = String>,
+    ) -> Result<Self, StoreError> {
+        let path = PathBuf::from("memory");
+        let db = redb::Builder::new().set_cache_size(CACHE).create_with_backend(backend);
+        let db = db.map_err(|error| opening(&path, error))?;
+        Self::with(path, db, pools, &Note::new(network, genesis))
+    }
+
+    fn with(
+        path: PathBuf,
+        db: Database,
+        pools: impl IntoIterator<Item = String>,
+        wanted: &Note,
+    ) -> Result<Self, StoreError> {
+        let store = Self { path, db: Arc::new(db), pools: pools.into_iter().collect() };
+        // The note may have been copied to another file.
+        let known = store.run(|tx| {
+            let mut meta = tx.open_table(META)?;
+            let known = meta.get("note")?.map(|note| note.value().to_vec());
+            if known.is_none() {
+                meta.insert("note", wanted.text().as_bytes())?;
+            }
+            // So that reading never meets a table that is not there.
+            tx.open_table(BLOCKS)?;
+            tx.open_table(BODIES)?;
+            tx.open_table(HEIGHTS)?;
+            tx.open_table(CHAIN)?;
+            tx.open_table(PARENTS)?;
+            tx.open_table(ITEMS)?;
+            tx.open_table(STATE)?;
+            Ok(known)
+        })?;
+        if let Some(known) = known {
+            check(&String::from_utf8_lossy(&known), wanted, &store.path)?;
+        }
+        Ok(store)
+    }
+
+    /// What the application finds.
+    pub fn saved(&self, rules: &dyn Rules) -> Result<Saved, StoreError> {
+        let read = || -> Result<Result<Saved, String>, redb::Error> {
+            let tx = self.db.begin_read()?;
+            let mut saved = Saved::default();
+            for entry in tx.open_table(STATE)?.iter()? {
+                let (key, value) = entry?;
+                let [key, value] = [key.value(), value.value()].map(Bytes::copy_from_slice);
+                saved.state.push((key, value));
+            }
+            let (blocks, bodies) = (tx.open_table(BLOCKS)?, tx.open_table(BODIES)?);
+            let chain = tx.open_table(CHAIN)?;
+            let tip = chain.last()?.map_or(0, |(height, _)| height.value());
+            for entry in chain.range(tip.saturating_sub(RECENT * 2)..)? {
+                let (height, id) = entry?;
+                let (height, id) = (height.value(), *id.value());
+                let Some(header) = blocks.get(&id)? else {
+                    return Ok(Err(format!("no block at height {height}")));
+                };
+                let header = Bytes::copy_from_slice(header.value().1);
+                let body = bodies.get(&id)?.filter(|_| height + RECENT > tip);
+                let body = body.map(|body| Bytes::copy_from_slice(body.value()));
+                let items = match body {
+                    Some(body) => match self.items(body, rules) {
+                        Some(items) => items,
+                        None => return Ok(Err(format!("no items at height {height}"))),
+                    },
+                    None => Vec::new(),
+                };
+                saved.blocks.push(Block { block: BlockId(id), header, items });
+            }
+            Ok(Ok(saved))
+        };
+        self.read(read)
+    }
+
+    /// The items of a body as it was kept.
+    fn items(&self, body: Bytes, rules: &dyn Rules) -> Option<Vec<BlockItem>> {
+        let body = Frame::from(body).decode::<BlockBody>().ok()?;
+        let mut items = Vec::new();
+        for group in body.groups {
+            let pool = self.pools.iter().position(|name| *name == group.pool)?;
+            items.extend(group.items.into_iter().map(|body| BlockItem {
+                pool: PoolIndex(pool as u16),
+                id: rules.item_id(&group.pool, &body.0),
+                body: Bytes::copy_from_slice(&body.0),
+                known: true,
+            }));
+        }
+        Some(items)
+    }
+
+    /// Items that were published here.
+    pub(crate) fn published(&self) -> Result<Vec<(PoolIndex, Bytes)>, StoreError> {
+        let read = || -> Result<_, redb::Error> {
+            let mut items = Vec::new();
+            for entry in self.db.begin_read()?.open_table(ITEMS)?.iter()? {
+                let (key, body) = entry?;
+                // An item of a pool that the node does not have any more stays where it is.
+                let pool = self.pools.iter().position(|name| *name == key.value().0);
+                let body = Bytes::copy_from_slice(body.value());
+                items.extend(pool.map(|pool| (PoolIndex(pool as u16), body)));
+            }
+            Ok(Ok(items))
+        };
+        self.read(read)
+    }
+
+    /// Headers of the best chain, so many below the tip and the tip.
+    pub(crate) fn headers(&self, below: u64) -> Result<Vec<Bytes>, StoreError> {
+        let read = || -> Result<_, redb::Error> {
+            let tx = self.db.begin_read()?;
+            let (chain, blocks) = (tx.open_table(CHAIN)?, tx.open_table(BLOCKS)?);
+            let tip = chain.last()?.map_or(0, |(height, _)| height.value());
+            let mut headers = Vec::new();
+            for entry in chain.range(tip.saturating_sub(below)..)? {
+                let (height, id) = entry?;
+                match blocks.get(id.value())? {
+                    Some(block) => headers.push(Bytes::copy_from_slice(block.value().1)),
+                    None => return Ok(Err(format!("no block at height {}", height.value()))),
+                }
+            }
+            Ok(Ok(headers))
+        };
+        self.read(read)
+    }
+
+    /// What was known of peers.
+    pub(crate) fn book(&self) -> Result<PeerBook, StoreError> {
+        let read = || -> Result<_, redb::Error> {
+            let meta = self.db.begin_read()?.open_table(META)?;
+            let book = meta.get("book")?.map(|book| book.value().to_vec());
+            // One that cannot be read is no reason not to start: peers are found again.
+            let book = book.and_then(|book| postcard::from_bytes(&book).ok());
+            Ok(Ok(book.unwrap_or_default()))
+        };
+        self.read(read)
+    }
+
+    /// How often the store has been opened by a node; counted from now on.
+    pub(crate) fn count_start(&self) -> Result<u64, StoreError> {
+        self.run(|tx| {
+            let mut meta = tx.open_table(META)?;
+            let before = meta.get("starts")?.and_then(|starts| starts.value().try_into().ok());
+            let starts = before.map_or(0, u64::from_be_bytes) + 1;
+            meta.insert("starts", &starts.to_be_bytes()[..])?;
+            Ok(starts)
+        })
+    }
+
+    fn read<T>(
+        &self,
+        read: impl FnOnce() -> Result<Result<T, String>, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let unreadable = |why| StoreError::Unreadable { path: self.path.clone(), why };
+        read().map_err(|error| failed(&self.path, error))?.map_err(unreadable)
+    }
+
+    /// One transaction, durable when this returns.
+    fn run<T>(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let run = || -> Result<T, redb::Error> {
+            let tx = self.db.begin_write()?;
+            let result = change(&tx)?;
+            tx.commit()?;
+            Ok(result)
+        };
+        run().map_err(|error| failed(&self.path, error))
+    }
+
+    /// Keeps some things at once.
+    fn keep(&self, writes: &[Write], book: Option<&PeerBook>) -> Result<(), StoreError> {
+        self.run(|tx| {
+            for write in writes {
+                self.apply(tx, write)?;
+            }
+            if let Some(book) = book.and_then(|book| postcard::to_stdvec(book).ok()) {
+                tx.open_table(META)?.insert("book", &book[..])?;
+            }
+            Ok(())
+        })
+    }
+
+    fn apply(&self, tx: &WriteTransaction, write: &Write) -> Result<(), redb::Error> {
+        let name = |pool: &PoolIndex| self.pools.get(pool.0 as usize).map_or("", |name| name);
+        match write {
+            Write::Item { pool, id, body } => {
+                tx.open_table(ITEMS)?.insert((name(pool), &id.0), &body[..])?;
+            }
+            Write::Forget { pool, id } => {
+                tx.open_table(ITEMS)?.remove((name(pool), &id.0))?;
+            }
+            Write::Block { block, parent, height, header, body } => {
+                tx.open_table(BLOCKS)?.insert(&block.0, (*height, &header[..]))?;
+                tx.open_table(BODIES)?.insert(&block.0, &body[..])?;
+                tx.open_table(PARENTS)?.insert(&block.0, &parent.0)?;
+                tx.open_table(HEIGHTS)?.insert((*height, &block.0), ())?;
+            }
+            Write::Tip { block, height, state } => {
+                let mut table = tx.open_table(STATE)?;
+                for (key, value) in state {
+                    match value {
+                        Some(value) => drop(table.insert(&key[..], &value[..])?),
+                        None => drop(table.remove(&key[..])?),
+                    }
+                }
+                move_tip(tx, block, *height)?;
+            }
+            // There may be more to keep one day; then this crate keeps it too.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What a peer asks for.
+    fn load(&self, what: &Load) -> Result<Found, StoreError> {
+        let read = || -> Result<Found, redb::Error> {
+            let tx = self.db.begin_read()?;
+            let (blocks, chain) = (tx.open_table(BLOCKS)?, tx.open_table(CHAIN)?);
+            match what {
+                Load::Block(block) => {
+                    let body = tx.open_table(BODIES)?.get(&block.0)?;
+                    let body = body.map(|body| Bytes::copy_from_slice(body.value()));
+                    Ok(body.map_or(Found::Nothing, Found::Block))
+                }
+                Load::Headers { locator, most } => {
+                    let mut from = None;
+                    for id in locator {
+                        let height = blocks.get(&id.0)?.map(|block| block.value().0);
+                        // The genesis is in no store.
+                        let height = height.or_else(|| self.is_genesis(id).then_some(0));
+                        let Some(height) = height else { continue };
+                        let best = chain.get(height)?.is_some_and(|best| *best.value() == id.0);
+                        if best || height == 0 {
+                            from = Some(height + 1);
+                            break;
+                        }
+                    }
+                    let Some(from) = from else { return Ok(Found::Nothing) };
+                    let mut headers = Vec::new();
+                    for entry in chain.range(from..from.saturating_add(u64::from(*most)))? {
+                        let (_, id) = entry?;
+                        if let Some(block) = blocks.get(id.value())? {
+                            headers.push(Bytes::copy_from_slice(block.value().1));
+                        }
+                    }
+                    Ok(Found::Headers(headers))
+                }
+            }
+        };
+        read().map_err(|error| failed(&self.path, error))
+    }
+
+    /// Whether the first kept block is the child of this one.
+    fn is_genesis(&self, id: &BlockId) -> bool {
+        let read = || -> Result<bool, redb::Error> {
+            let tx = self.db.begin_read()?;
+            let first = tx.open_table(CHAIN)?.get(1)?.map(|first| *first.value());
+            let Some(first) = first else { return Ok(false) };
+            let parent = tx.open_table(PARENTS)?.get(&first)?;
+            Ok(parent.is_some_and(|parent| *parent.value() == id.0))
+        };
+        read().unwrap_or(false)
+    }
+}
+
+/// Makes a block the end of the best chain, and removes blocks beside it that no re-org reaches.
+fn move_tip(tx: &WriteTransaction, tip: &BlockId, height: u64) -> Result<(), redb::Error> {
+    let mut chain = tx.open_table(CHAIN)?;
+    let parents = tx.open_table(PARENTS)?;
+    chain.retain_in(height + 1.., |_, _| false)?;
+    let (mut at, mut id) = (height, tip.0);
+    // Block 0 is the genesis, which nobody keeps.
+    while at > 0 {
+        let known = chain.insert(at, &id)?.is_some_and(|known| *known.value() == id);
+        if known {
+            break;
+        }
+        let Some(parent) = parents.get(&id)?.map(|parent| *parent.value()) else { break };
+        (at, id) = (at - 1, parent);
+    }
+    drop(parents);
+    let Some(deep) = height.checked_sub(RECENT + 1) else { return Ok(()) };
+    let best = chain.get(deep)?.map(|best| *best.value());
+    let mut heights = tx.open_table(HEIGHTS)?;
+    let mut gone = Vec::new();
+    for entry in heights.range((deep, &[0; 32])..=(deep, &[0xff; 32]))? {
+        let (key, ()) = (entry?.0, ());
+        let id = *key.value().1;
+        if Some(id) != best {
+            gone.push(id);
+        }
+    }
+    for id in gone {
+        heights.remove((deep, &id))?;
+        tx.open_table(BLOCKS)?.remove(&id)?;
+        tx.open_table(BODIES)?.remove(&id)?;
+        tx.open_table(PARENTS)?.remove(&id)?;
+    }
+    Ok(())
+}
+
+/// Whether a note says that this is the store of a network.
+fn check(text: &str, wanted: &Note, path: &Path) -> Result<(), StoreError> {
+    let path = || path.to_owned();
+    let known = Note::read(text).map_err(|newer| match newer {
+        Some(found) => StoreError::Newer { path: path(), found },
+        None => StoreError::Unreadable { path: path(), why: "store.note is none".to_owned() },
+    })?;
+    let foreign = |what| Err(StoreError::Foreign { path: path(), what });
+    match () {
+        () if known.network != wanted.network => foreign("network"),
+        () if known.genesis != wanted.genesis => foreign("genesis"),
+        () => Ok(()),
+    }
+}
+
+fn create(path: &Path) -> Result<Database, StoreError> {
+    let db = redb::Builder::new().set_cache_size(CACHE).create(path);
+    db.map_err(|error| opening(path, error))
+}
+
+fn opening(path: &Path, error: redb::DatabaseError) -> StoreError {
+    match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
+        error => failed(path, error.into()),
+    }
+}
+
+fn failed(path: &Path, error: redb::Error) -> StoreError {
+    let path = path.to_owned();
+    match error {
+        redb::Error::Io(source) => match source.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                StoreError::Unreadable { path, why: source.to_string() }
+            }
+            _ => StoreError::Io { path, source },
+        },
+        error => StoreError::Unreadable { path, why: error.to_string() },
+    }
+}
+
+/// Writes a file that is there as a whole or not at all.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::io::Write as _;
+    let new = path.with_extension("new");
+    let mut file = std::fs::File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Names in a folder are durable when the folder is.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match cfg!(unix) {
+        true => std::fs::File::open(folder)?.sync_all(),
+        false => Ok(()),
+    }
+}
