@@ -107,6 +107,28 @@ impl App {
         }
     }
 
+    /// Publishes a transfer that somebody else has signed, if it is good and holds.
+    pub(crate) fn submit(&self, node: &Node, body: Bytes) -> anyhow::Result<Publishing> {
+        let (pool, id) = (TRANSFERS, Transfer::id(&body));
+        let subject = Subject::Item { pool, id, body: body.clone() };
+        let checked = self.checker.check(&subject);
+        let mut ledger = self.ledger();
+        match ledger.judge(checked, self.slot()).verdict {
+            Verdict::Accept(admission) => Ok(node.publish(pool, body, admission)?),
+            Verdict::Reject => anyhow::bail!("not a transfer that its sender has signed"),
+            Verdict::Ignore => {
+                let transfer = Transfer::from_bytes(&body);
+                let from = transfer.map(|transfer| ledger.account(&transfer.from));
+                let from = from.unwrap_or_default();
+                anyhow::bail!(
+                    "the transfer does not hold: its sender has {} and its next nonce is {}",
+                    from.balance,
+                    from.nonce
+                )
+            }
+        }
+    }
+
     /// Publishes a transfer, if it holds. `before` is called with the id right before it leaves.
     pub(crate) fn transfer(
         &self,

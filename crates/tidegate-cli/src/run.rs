@@ -1,0 +1,145 @@
+//! `tidegate run`: one node, until it is told to stop.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use tidegate::io::Event;
+use tidegate::{Builder, Events, Identity, Limits, Node, Store};
+use tidegate_ledger::{JobId, Ledger, LedgerRules, Saved, SigningKey, account, pools};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::app::App;
+use crate::settings::{self, Settings};
+use crate::{control, init, keys};
+
+/// Fee that a prover asks for.
+const PROVER_FEE: u64 = 1;
+
+/// Which node, and how.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    place: settings::Place,
+    /// Take a new key and write nothing: no key, no store, no socket
+    #[arg(long)]
+    ephemeral_identity: bool,
+    /// Write the run to a file, for `tidegate replay`
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+}
+
+/// Runs the node.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
+    let settings = Settings::load(&arguments.place)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(node(&settings, arguments))?;
+    // A prover may be at work on another thread: it is not waited for.
+    runtime.shutdown_background();
+    Ok(true)
+}
+
+async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> {
+    // Before anything else, so that no signal is missed.
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let key = |setting: &Option<PathBuf>| {
+        setting.as_ref().map(|path| keys::load(&settings.path(path))).transpose()
+    };
+    let (producer, prover) = (key(&settings.producer_key.value)?, key(&settings.prover_key.value)?);
+    let control = settings.path(&settings.control.value);
+    let listener = match arguments.ephemeral_identity {
+        true => None,
+        false => Some(control::listen(&control)?),
+    };
+    let (node, events, app) = start(settings, arguments)?;
+    for address in node.addresses() {
+        println!("listening on {address}");
+    }
+    if let Some(key) = producer {
+        tokio::spawn(produce(node.clone(), app.clone(), key));
+    }
+    if let Some(listener) = listener {
+        tokio::spawn(control::serve(listener, node.clone(), app.clone()));
+    }
+    let followed = follow(node.clone(), app, events, prover);
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: shutting down"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: shutting down"),
+        () = followed => {}
+    }
+    node.shutdown().await;
+    if !arguments.ephemeral_identity {
+        // Who runs next takes it over if it stays.
+        let _ = std::fs::remove_file(&control);
+    }
+    match node.failure() {
+        Some(error) => bail!("the node has stopped: {error}"),
+        None => Ok(()),
+    }
+}
+
+fn start(settings: &Settings, arguments: &Arguments) -> anyhow::Result<(Node, Events, App)> {
+    let genesis = init::genesis(&settings.folder)?;
+    let header = genesis.header().to_bytes();
+    let names = pools().into_iter().map(|pool| pool.name);
+    let (identity, store, saved) = if arguments.ephemeral_identity {
+        (Identity::generate()?, None, Saved::default())
+    } else {
+        let identity = Identity::load_or_create(settings.path(&settings.node_key.value))?;
+        let folder = settings.path("store".as_ref());
+        let store = Store::open(folder, genesis.network(), &header, names)?;
+        let tidegate::Saved { state, blocks, .. } = store.saved(&LedgerRules)?;
+        (identity, Some(store), Saved { state, blocks })
+    };
+    let ledger = match &store {
+        Some(_) => Ledger::restore(genesis.clone(), saved).context("the store")?,
+        None => Ledger::new(genesis.clone())?,
+    };
+    let app = App::new(ledger);
+    let mut limits = Limits::default();
+    limits.max_inbound = settings.max_inbound.value;
+    let mut builder = Builder::new(genesis.network(), LedgerRules, app.clone())
+        .identity(identity)
+        .genesis(header)
+        .limits(limits)
+        .outbound(settings.outbound.value)
+        .workers(settings.workers.value)
+        .client(concat!("tidegate/", env!("CARGO_PKG_VERSION")));
+    builder = pools().into_iter().fold(builder, Builder::pool);
+    builder = settings.listen.value.iter().cloned().fold(builder, Builder::listen);
+    builder = settings.external.value.iter().cloned().fold(builder, Builder::external);
+    builder = settings.bootstrap.value.iter().fold(builder, Builder::bootstrap);
+    builder = settings.peers.value.iter().fold(builder, Builder::peer);
+    if let Some(file) = &arguments.record {
+        builder = builder.record(file);
+    }
+    if let Some(store) = store {
+        builder = builder.store(store);
+    }
+    let (node, events) = builder.start()?;
+    Ok((node, events, app))
+}
+
+/// Makes blocks when it is the key's turn.
+async fn produce(node: Node, app: App, key: SigningKey) {
+    loop {
+        let slot = app.next_slot().await;
+        if app.produce(&node, &key, slot, |_, _| {}).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads the node's events until it is gone, and proves the jobs of new blocks.
+async fn follow(node: Node, app: App, mut events: Events, prover: Option<SigningKey>) {
+    let mut known = Vec::<JobId>::new();
+    while let Some(event) = events.next().await {
+        let (Event::TipChanged { .. }, Some(key)) = (event, &prover) else { continue };
+        let open = app.ledger().open_jobs().collect::<Vec<_>>();
+        for job in open.iter().filter(|job| !known.contains(job)).copied() {
+            let (node, app, prover) = (node.clone(), app.clone(), account(key));
+            tokio::task::spawn_blocking(move || app.prove(&node, prover, job, PROVER_FEE, |_| {}));
+        }
+        known = open;
+    }
+}

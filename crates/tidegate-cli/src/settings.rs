@@ -1,0 +1,351 @@
+//! What a node is run with, and where each of it comes from: a flag, the environment, the
+//! configuration file, or a default; the first that has it counts.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow, bail};
+use serde::{Deserialize, Serialize};
+use tidegate::Multiaddr;
+
+/// Name of the configuration file in the node's folder.
+pub(crate) const FILE: &str = "tidegate.toml";
+
+/// The same settings in the three places. The names are those of the file; a flag has dashes, and
+/// a variable begins with `TIDEGATE_`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Source {
+    /// Accept connections at these addresses [default: /ip4/0.0.0.0/udp/4001/quic-v1]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) listen: Option<Vec<Multiaddr>>,
+    /// Addresses at which others reach this node, beside those that peers see it at
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) external: Option<Vec<Multiaddr>>,
+    /// Learn of peers at these addresses
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bootstrap: Option<Vec<Multiaddr>>,
+    /// Stay connected to the peers at these addresses
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) peers: Option<Vec<Multiaddr>>,
+    /// Peers of this node's own choice; 0 for a closed network of `peers` [default: 8]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) outbound: Option<u32>,
+    /// Connections that others may make [default: 80]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_inbound: Option<u32>,
+    /// Threads that check transfers and blocks [default: the number of cores]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) workers: Option<u32>,
+    /// Key of the node, in its folder unless the path is absolute [default: node.key]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node_key: Option<PathBuf>,
+    /// Make blocks with this key when it is its turn
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) producer_key: Option<PathBuf>,
+    /// Prove the jobs of new blocks, for the account of this key
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prover_key: Option<PathBuf>,
+    /// Where the other commands reach this node [default: control.sock]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) control: Option<PathBuf>,
+}
+
+/// What is printed for a path that is not set.
+const NONE: &str = "";
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Origin {
+    Flag,
+    Environment,
+    File,
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flag => "flag",
+            Self::Environment => "environment",
+            Self::File => FILE,
+            Self::Default => "default",
+        })
+    }
+}
+
+/// A value and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Setting<T> {
+    pub(crate) value: T,
+    pub(crate) origin: Origin,
+}
+
+impl<T: Clone> Setting<Option<T>> {
+    /// What the first of the three that has it says: a flag, the environment, the file.
+    fn first(from: [&Option<T>; 3]) -> Self {
+        let origins = [Origin::Flag, Origin::Environment, Origin::File];
+        let found = from.into_iter().zip(origins).find(|(value, _)| value.is_some());
+        match found {
+            Some((value, origin)) => Self { value: value.clone(), origin },
+            None => Self { value: None, origin: Origin::Default },
+        }
+    }
+
+    fn or(self, default: T) -> Setting<T> {
+        Setting { value: self.value.unwrap_or(default), origin: self.origin }
+    }
+}
+
+/// What a node is run with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Settings {
+    #[serde(skip)]
+    pub(crate) folder: PathBuf,
+    pub(crate) listen: Setting<Vec<Multiaddr>>,
+    pub(crate) external: Setting<Vec<Multiaddr>>,
+    pub(crate) bootstrap: Setting<Vec<Multiaddr>>,
+    pub(crate) peers: Setting<Vec<Multiaddr>>,
+    pub(crate) outbound: Setting<u32>,
+    pub(crate) max_inbound: Setting<u32>,
+    pub(crate) workers: Setting<u32>,
+    pub(crate) node_key: Setting<PathBuf>,
+    pub(crate) producer_key: Setting<Option<PathBuf>>,
+    pub(crate) prover_key: Setting<Option<PathBuf>>,
+    pub(crate) control: Setting<PathBuf>,
+}
+
+/// The folder of a node, and flags that change its settings.
+#[derive(clap::Args)]
+pub(crate) struct Place {
+    /// The node's folder, as `tidegate init` makes it
+    #[arg(long, short, env = "TIDEGATE_FOLDER", default_value = ".", value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    #[command(flatten)]
+    pub(crate) flags: Source,
+}
+
+impl Settings {
+    /// All three sources, one above the other.
+    pub(crate) fn load(place: &Place) -> anyhow::Result<Self> {
+        let folder = &place.folder;
+        let path = folder.join(FILE);
+        let file = match std::fs::read_to_string(&path) {
+            Ok(text) => parse(&text).with_context(|| path.display().to_string())?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Source::default(),
+            Err(error) => bail!("{}: {error}", path.display()),
+        };
+        let environment = from_environment(|name| std::env::var(name).ok())?;
+        Ok(Self::merge(folder, &place.flags, &environment, &file))
+    }
+
+    fn merge(folder: &Path, flags: &Source, environment: &Source, file: &Source) -> Self {
+        macro_rules! first {
+            ($name:ident) => {
+                Setting::first([&flags.$name, &environment.$name, &file.$name])
+            };
+        }
+        let listen = "/ip4/0.0.0.0/udp/4001/quic-v1".parse().expect("a multiaddr");
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+        let limits = tidegate::Limits::default();
+        Self {
+            folder: folder.to_owned(),
+            listen: first!(listen).or(vec![listen]),
+            external: first!(external).or(Vec::new()),
+            bootstrap: first!(bootstrap).or(Vec::new()),
+            peers: first!(peers).or(Vec::new()),
+            outbound: first!(outbound).or(8),
+            max_inbound: first!(max_inbound).or(limits.max_inbound),
+            workers: first!(workers).or(cores),
+            node_key: first!(node_key).or("node.key".into()),
+            producer_key: first!(producer_key),
+            prover_key: first!(prover_key),
+            control: first!(control).or("control.sock".into()),
+        }
+    }
+
+    /// A path of the node: in its folder unless it is absolute.
+    pub(crate) fn path(&self, path: &Path) -> PathBuf {
+        self.folder.join(path)
+    }
+
+    /// All of them, each with where it comes from.
+    fn rows(&self) -> Vec<(&'static str, String, Origin)> {
+        fn list(addresses: &[Multiaddr]) -> String {
+            let addresses = addresses.iter().map(|address| format!("{:?}", address.to_string()));
+            format!("[{}]", addresses.collect::<Vec<_>>().join(", "))
+        }
+        fn path(path: &Option<PathBuf>) -> String {
+            path.as_ref().map_or_else(|| NONE.to_owned(), |path| format!("{path:?}"))
+        }
+        vec![
+            ("listen", list(&self.listen.value), self.listen.origin),
+            ("external", list(&self.external.value), self.external.origin),
+            ("bootstrap", list(&self.bootstrap.value), self.bootstrap.origin),
+            ("peers", list(&self.peers.value), self.peers.origin),
+            ("outbound", self.outbound.value.to_string(), self.outbound.origin),
+            ("max_inbound", self.max_inbound.value.to_string(), self.max_inbound.origin),
+            ("workers", self.workers.value.to_string(), self.workers.origin),
+            ("node_key", format!("{:?}", self.node_key.value), self.node_key.origin),
+            ("producer_key", path(&self.producer_key.value), self.producer_key.origin),
+            ("prover_key", path(&self.prover_key.value), self.prover_key.origin),
+            ("control", format!("{:?}", self.control.value), self.control.origin),
+        ]
+    }
+}
+
+/// What the environment says: variables named like the keys of the file.
+fn from_environment(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<Source> {
+    fn read<T: std::str::FromStr<Err: fmt::Display>>(
+        name: &str,
+        text: Option<String>,
+    ) -> anyhow::Result<Option<T>> {
+        let read = |text: String| text.parse().map_err(|error| anyhow!("{name}={text}: {error}"));
+        text.map(read).transpose()
+    }
+    let addresses = |name: &str| -> anyhow::Result<Option<Vec<Multiaddr>>> {
+        let Some(text) = variable(name) else { return Ok(None) };
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let read = |part: &str| part.parse().map_err(|error| anyhow!("{name}={part}: {error}"));
+        parts.map(read).collect::<Result<_, _>>().map(Some)
+    };
+    let number = |name: &str| read::<u32>(name, variable(name));
+    let path = |name: &str| variable(name).map(PathBuf::from);
+    Ok(Source {
+        listen: addresses("TIDEGATE_LISTEN")?,
+        external: addresses("TIDEGATE_EXTERNAL")?,
+        bootstrap: addresses("TIDEGATE_BOOTSTRAP")?,
+        peers: addresses("TIDEGATE_PEERS")?,
+        outbound: number("TIDEGATE_OUTBOUND")?,
+        max_inbound: number("TIDEGATE_MAX_INBOUND")?,
+        workers: number("TIDEGATE_WORKERS")?,
+        node_key: path("TIDEGATE_NODE_KEY"),
+        producer_key: path("TIDEGATE_PRODUCER_KEY"),
+        prover_key: path("TIDEGATE_PROVER_KEY"),
+        control: path("TIDEGATE_CONTROL"),
+    })
+}
+
+/// Reads a configuration file. An error is one line.
+fn parse(text: &str) -> anyhow::Result<Source> {
+    toml::from_str(text).map_err(|error: toml::de::Error| {
+        let before = &text[..error.span().map_or(0, |span| span.start).min(text.len())];
+        let line = before.matches('\n').count() + 1;
+        let message = error.message().replace('\n', " ");
+        anyhow!("line {line}: {message}")
+    })
+}
+
+/// What to print.
+#[derive(clap::Args)]
+pub(crate) struct Show {
+    #[command(flatten)]
+    place: Place,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the settings in effect, and where each comes from.
+pub(crate) fn show(show: &Show) -> anyhow::Result<bool> {
+    let settings = Settings::load(&show.place)?;
+    if show.json {
+        println!("{}", serde_json::to_string_pretty(&settings)?);
+        return Ok(true);
+    }
+    let rows = settings.rows();
+    let width = rows.iter().map(|(name, value, _)| name.len() + value.len()).max().unwrap_or(0);
+    for (name, value, origin) in rows {
+        let gap = width - name.len() - value.len();
+        // What is left out of a file is not set.
+        let comment = if value == NONE { "#" } else { "" };
+        println!("{comment}{name} = {value}{:gap$}  # {origin}", "");
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outbound(count: u32) -> Source {
+        Source { outbound: Some(count), ..Source::default() }
+    }
+
+    #[test]
+    fn a_flag_is_above_the_environment_and_that_above_the_file() {
+        let none = Source::default();
+        let cases = [
+            ([&none, &none, &none], (8, Origin::Default)),
+            ([&none, &none, &outbound(1)], (1, Origin::File)),
+            ([&none, &outbound(2), &outbound(1)], (2, Origin::Environment)),
+            ([&outbound(3), &outbound(2), &outbound(1)], (3, Origin::Flag)),
+            ([&outbound(3), &none, &outbound(1)], (3, Origin::Flag)),
+        ];
+        for ([flags, environment, file], (value, origin)) in cases {
+            let settings = Settings::merge(Path::new("."), flags, environment, file);
+            assert_eq!(settings.outbound, Setting { value, origin });
+        }
+    }
+
+    #[test]
+    fn the_file_and_the_environment_say_what_is_wrong_in_one_line() {
+        let error = |text: &str| parse(text).unwrap_err().to_string();
+        let unknown = error("outbound = 3\noutbond = 4\n");
+        assert!(unknown.contains("line 2") && unknown.contains("outbond"), "{unknown}");
+        assert!(error("outbound = \"three\"").contains("u32"));
+        let address = error("listen = [\"127.0.0.1:4001\"]");
+        assert!(address.contains("line 1") && !address.contains('\n'), "{address}");
+        let from = |name: &'static str, value: &str| {
+            let value = value.to_owned();
+            from_environment(move |asked| (asked == name).then(|| value.clone()))
+        };
+        let good = from("TIDEGATE_PEERS", "/ip4/1.2.3.4/udp/1/quic-v1, /dns4/a.b/udp/1/quic-v1");
+        assert_eq!(good.unwrap().peers.unwrap().len(), 2);
+        let bad = from("TIDEGATE_PEERS", "1.2.3.4").unwrap_err().to_string();
+        assert!(bad.starts_with("TIDEGATE_PEERS=1.2.3.4: "), "{bad}");
+        let bad = from("TIDEGATE_OUTBOUND", "-1").unwrap_err().to_string();
+        assert!(bad.starts_with("TIDEGATE_OUTBOUND=-1: "), "{bad}");
+    }
+
+    /// Every key of the file is a flag and a variable, and is printed.
+    #[test]
+    fn no_source_lacks_a_setting() {
+        use clap::Args as _;
+        let settings = Settings::merge(
+            Path::new("."),
+            &Source::default(),
+            &Source::default(),
+            &Source::default(),
+        );
+        let printed = settings.rows().into_iter().map(|(name, ..)| name.to_owned());
+        let printed = printed.collect::<Vec<_>>();
+        let command = Source::augment_args(clap::Command::new("x"));
+        let flags = command.get_arguments().filter_map(|argument| argument.get_long());
+        assert_eq!(flags.map(|flag| flag.replace('-', "_")).collect::<Vec<_>>(), printed);
+        for name in &printed {
+            let variable = format!("TIDEGATE_{}", name.to_uppercase());
+            let value =
+                if name == "listen" || name == "external" || name == "bootstrap" || name == "peers"
+                {
+                    "/ip4/1.2.3.4/udp/1/quic-v1"
+                } else {
+                    "7"
+                };
+            let source = from_environment(|asked| (asked == variable).then(|| value.to_owned()));
+            assert_ne!(source.unwrap(), Source::default(), "{variable}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Nodes as processes: killed, stopped, restarted.
+
+mod daemon;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use daemon::{Daemon, address, ask, string, succeeds, text, until};
+use serde_json::json;
+use tidegate_ledger::{Genesis, SigningKey, Transfer, WorkRules, account};
+
+fn key(name: &str) -> SigningKey {
+    SigningKey::from_bytes(&blake3::derive_key("tidegate test key", name.as_bytes()))
+}
+
+fn public(name: &str) -> String {
+    hex::encode(account(&key(name)).0)
+}
+
+/// Writes the key to a file as `keygen` would.
+fn key_file(folder: &Path, name: &str) -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = folder.join(format!("{name}.key"));
+    std::fs::write(&path, hex::encode(key(name).to_bytes())).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    string(&path).to_owned()
+}
+
+/// A network of these producers, five blocks a second, and its genesis file.
+fn network(folder: &Path, producers: &[&str]) -> (Genesis, std::path::PathBuf) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let genesis = Genesis {
+        name: "processes".into(),
+        start_ms: now.as_millis() as u64,
+        slot_ms: 200,
+        producers: producers.iter().map(|name| public(name)).collect(),
+        accounts: [(public("rich"), 1_000_000_000)].into(),
+        work: WorkRules::default(),
+    };
+    let path = folder.join("genesis.toml");
+    std::fs::write(&path, genesis.to_toml()).unwrap();
+    (genesis, path)
+}
+
+/// Publishes transfers at a node, one after the other, and counts those that were reported as
+/// accepted. What has no answer is offered again.
+struct Load<'a> {
+    genesis: &'a Genesis,
+    accepted: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Load<'_> {
+    fn run(&self, at: &Path) {
+        let (from, to) = (key("rich"), account(&key("poor")));
+        while !self.stop.load(Ordering::Relaxed) {
+            let nonce = self.accepted.load(Ordering::Relaxed);
+            let transfer = Transfer::new(&self.genesis.network(), &from, to, 1, 1, nonce);
+            match ask(at, &json!({ "submit": hex::encode(transfer.to_bytes()) })) {
+                Ok(_) => drop(self.accepted.fetch_add(1, Ordering::Relaxed)),
+                Err(_) => {
+                    // It may have been accepted without a word; it is too early; or nobody is there.
+                    let account = ask(at, &json!({ "account": hex::encode(account(&from).0) }));
+                    let next = account.ok().and_then(|account| account["nonce"].as_u64());
+                    if next.is_some_and(|next| next > nonce) {
+                        self.accepted.fetch_add(1, Ordering::Relaxed);
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+        }
+    }
+}
+
+/// A number below `below`, of a series that is the same in every run.
+fn random(n: u64, below: u64) -> u64 {
+    let hash = blake3::hash(&n.to_be_bytes());
+    u64::from_be_bytes(hash.as_bytes()[..8].try_into().unwrap()) % below
+}
+
+#[test]
+fn what_was_reported_survives_twenty_kills() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (genesis, file) = network(folder, &["a", "b", "c"]);
+    let mut first = Daemon::new(folder.join("first"), &file, "");
+    first.start(&[]);
+    let bootstrap = format!("bootstrap = [{:?}]\n", address(first.port));
+    let mut nodes = ["a", "b", "c"].map(|name| {
+        let config = format!("{bootstrap}producer_key = {:?}\n", key_file(folder, name));
+        Daemon::new(folder.join(name), &file, &config)
+    });
+    nodes.iter_mut().for_each(|node| node.start(&[]));
+    until("all know each other", || nodes.iter().all(|node| node.peers() == 3));
+    // The book is kept within seconds.
+    until("the books are kept", || {
+        nodes.iter().all(|node| node.status()["store_backlog"] == 0 && node.height() > 15)
+    });
+    // They do without the one that brought them together.
+    first.kill();
+    let [a, b, victim] = &mut nodes;
+    let load =
+        Load { genesis: &genesis, accepted: AtomicU64::new(0), stop: AtomicBool::new(false) };
+    let mut slowest = Duration::ZERO;
+    std::thread::scope(|scope| {
+        let place = victim.folder.clone();
+        scope.spawn(|| load.run(&{ place }));
+        for round in 0..20 {
+            std::thread::sleep(Duration::from_millis(200 + random(round, 800)));
+            let reported = victim.height();
+            victim.kill();
+            let since = Instant::now();
+            victim.start(&[]);
+            assert!(victim.height() >= reported, "round {round}: a tip that was reported is lost");
+            until("it is back", || victim.peers() == 2);
+            slowest = slowest.max(since.elapsed());
+        }
+        load.stop.store(true, Ordering::Relaxed);
+    });
+    println!("back within {slowest:?}; {} transfers", load.accepted.load(Ordering::Relaxed));
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    // Every transfer that was reported as accepted gets into a block, and all agree on that.
+    let accepted = load.accepted.load(Ordering::Relaxed);
+    assert!(accepted > 200, "{accepted}");
+    let nonce =
+        |node: &Daemon| node.ask(&json!({ "account": public("rich") })).unwrap()["nonce"].clone();
+    until("all transfers are in blocks", || {
+        [&*a, &*b, &*victim].iter().all(|node| nonce(node).as_u64() >= Some(accepted))
+    });
+}
+
+#[test]
+fn a_node_says_goodbye_when_it_is_told_to_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, file) = network(folder.path(), &["a"]);
+    let mut a = Daemon::new(folder.path().join("a"), &file, "");
+    a.start(&[]);
+    for signal in ["-TERM", "-INT"] {
+        let mut b = Daemon::new(folder.path().join(signal), &file, "");
+        b.start(&["--bootstrap", &address(a.port)]);
+        until("they meet", || a.peers() == 1);
+        let (code, took) = b.stop(signal);
+        assert_eq!(code, Some(0), "{}", b.log());
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        until("it is gone", || a.peers() == 0);
+        assert!(!b.folder.join("control.sock").exists());
+    }
+    assert_eq!(a.log().matches("Remote(ShuttingDown)").count(), 2, "{}", a.log());
+}
+
+#[test]
+fn an_ephemeral_node_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, file) = network(folder.path(), &["a"]);
+    let mut a = Daemon::new(folder.path().join("a"), &file, "");
+    a.start(&[]);
+    let mut b = Daemon::new(folder.path().join("b"), &file, "");
+    std::fs::remove_file(b.folder.join("node.key")).unwrap();
+    let record = folder.path().join("run");
+    b.start(&["--ephemeral-identity", "--peers", &address(a.port), "--record", string(&record)]);
+    until("they meet", || a.peers() == 1);
+    assert_eq!(b.stop("-TERM").0, Some(0), "{}", b.log());
+    let files = std::fs::read_dir(&b.folder).unwrap().map(|file| file.unwrap().file_name());
+    let mut files = files.map(|name| name.into_string().unwrap()).collect::<Vec<_>>();
+    files.sort();
+    assert_eq!(files, ["genesis.toml", "log", "tidegate.toml"]);
+    let replayed = succeeds(&["replay", string(&record)]);
+    assert!(text(&replayed.stdout).contains("the same as recorded"));
+}
+
+#[test]
+fn a_new_folder_is_a_network_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("net");
+    succeeds(&["init", string(&place), "--slot-ms", "200"]);
+    let mut node = Daemon::existing(place);
+    node.start(&[]);
+    until("it makes blocks", || node.height() >= 3);
+    let made = succeeds(&["keygen", string(&folder.path().join("friend.key"))]);
+    let friend = text(&made.stdout).split_whitespace().nth(2).unwrap().to_owned();
+    let at = ["--folder", string(&node.folder)];
+    let submitted = succeeds(&[&["submit", "--to", &friend, "--amount", "7"], &at[..]].concat());
+    assert!(text(&submitted.stdout).starts_with("accepted "));
+    let balance = || node.ask(&json!({ "account": friend.as_str() })).unwrap()["balance"].clone();
+    until("it is in a block", || balance() == 7);
+    let status = succeeds(&[&["status"], &at[..]].concat());
+    assert!(text(&status.stdout).contains("pool      transfers: 0 items"));
+    let peers = succeeds(&[&["peers", "--json"], &at[..]].concat());
+    assert_eq!(text(&peers.stdout).trim(), "[]");
+}
