@@ -4,7 +4,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as Stream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,8 +48,21 @@ pub(crate) enum Answer {
     Error(String),
 }
 
+/// The socket of a node; its file goes with it.
+pub(crate) struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Who runs next takes it over if it stays.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 /// Listens for commands. A socket that nobody answers at any more is taken over.
-pub(crate) fn listen(path: &Path) -> anyhow::Result<UnixListener> {
+pub(crate) fn listen(path: &Path) -> anyhow::Result<Socket> {
     let name = || path.display().to_string();
     if path.exists() {
         if Stream::connect(path).is_ok() {
@@ -58,14 +71,15 @@ pub(crate) fn listen(path: &Path) -> anyhow::Result<UnixListener> {
         std::fs::remove_file(path).with_context(name)?;
     }
     let listener = UnixListener::bind(path).with_context(name)?;
+    let socket = Socket { listener, path: path.to_owned() };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(name)?;
-    Ok(listener)
+    Ok(socket)
 }
 
 /// Answers commands, until the node is gone.
-pub(crate) async fn serve(listener: UnixListener, node: Node, app: App) {
+pub(crate) async fn serve(socket: &Socket, node: Node, app: App) {
     let clients = Arc::new(Semaphore::new(CLIENTS));
-    while let Ok((stream, _)) = listener.accept().await {
+    while let Ok((stream, _)) = socket.listener.accept().await {
         let Ok(place) = clients.clone().acquire_owned().await else { return };
         let (node, app) = (node.clone(), app.clone());
         tokio::spawn(async move {

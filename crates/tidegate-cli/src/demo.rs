@@ -44,6 +44,9 @@ pub(crate) struct Arguments {
     /// Print the summary as JSON and nothing else.
     #[arg(long)]
     json: bool,
+    /// Kill the node that the others learn of each other from, half way.
+    #[arg(long)]
+    kill_first: bool,
     /// Write each node's run to this folder, for `tidegate replay`.
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
@@ -53,6 +56,8 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     ensure!((2..=128).contains(&arguments.nodes), "--nodes: between 2 and 128");
     ensure!(arguments.seconds > 0, "--seconds: at least 1");
+    let least = if arguments.kill_first { 3 } else { 2 };
+    ensure!(arguments.nodes >= least, "--kill-first: two nodes at least must be left");
     if let Some(folder) = &arguments.record {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
@@ -68,7 +73,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
 
 async fn demo(arguments: &Arguments) -> anyhow::Result<Summary> {
     let measures = Arc::new(Measures::default());
-    let network = Network::start(arguments.nodes, arguments.record.as_deref(), &measures)?;
+    let mut network = Network::start(arguments.nodes, arguments.record.as_deref(), &measures)?;
     let stopped = Arc::new(AtomicBool::new(false));
     tokio::spawn({
         let stopped = stopped.clone();
@@ -80,10 +85,14 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<Summary> {
     });
     let mut table = Table::new(arguments.json, network.len());
     let started = Instant::now();
-    network.connect()?;
     network.begin_load(arguments.tx_rate, &measures);
     network.begin_producing(&measures);
     let produce = Duration::from_secs(arguments.seconds);
+    if arguments.kill_first {
+        let half = produce / 2;
+        watch(&network, &measures, &mut table, &stopped, started, half, "producing").await?;
+        network.kill_first();
+    }
     watch(&network, &measures, &mut table, &stopped, started, produce, "producing").await?;
     network.stop_producing();
     let end = started.elapsed() + LAST_LOAD;

@@ -47,7 +47,7 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
     };
     let (producer, prover) = (key(&settings.producer_key.value)?, key(&settings.prover_key.value)?);
     let control = settings.path(&settings.control.value);
-    let listener = match arguments.ephemeral_identity {
+    let socket = match arguments.ephemeral_identity {
         true => None,
         false => Some(control::listen(&control)?),
     };
@@ -58,49 +58,40 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
     if let Some(key) = producer {
         tokio::spawn(produce(node.clone(), app.clone(), key));
     }
-    if let Some(listener) = listener {
-        tokio::spawn(control::serve(listener, node.clone(), app.clone()));
-    }
-    let followed = follow(node.clone(), app, events, prover);
+    let served = async {
+        match &socket {
+            Some(socket) => control::serve(socket, node.clone(), app.clone()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let followed = follow(node.clone(), app.clone(), events, prover);
     tokio::select! {
+        () = served => tracing::error!("the control socket is gone: shutting down"),
         _ = terminate.recv() => tracing::info!("SIGTERM: shutting down"),
         _ = interrupt.recv() => tracing::info!("SIGINT: shutting down"),
         () = followed => {}
     }
     node.shutdown().await;
-    if !arguments.ephemeral_identity {
-        // Who runs next takes it over if it stays.
-        let _ = std::fs::remove_file(&control);
-    }
     match node.failure() {
         Some(error) => bail!("the node has stopped: {error}"),
         None => Ok(()),
     }
 }
 
+/// Everything that can be refused comes before the store is opened.
 fn start(settings: &Settings, arguments: &Arguments) -> anyhow::Result<(Node, Events, App)> {
     let genesis = init::genesis(&settings.folder)?;
     let header = genesis.header().to_bytes();
-    let names = pools().into_iter().map(|pool| pool.name);
-    let (identity, store, saved) = if arguments.ephemeral_identity {
-        (Identity::generate()?, None, Saved::default())
-    } else {
-        let identity = Identity::load_or_create(settings.path(&settings.node_key.value))?;
-        let folder = settings.path("store".as_ref());
-        let store = Store::open(folder, genesis.network(), &header, names)?;
-        let tidegate::Saved { state, blocks, .. } = store.saved(&LedgerRules)?;
-        (identity, Some(store), Saved { state, blocks })
+    let identity = match arguments.ephemeral_identity {
+        true => Identity::generate()?,
+        false => Identity::load_or_create(settings.path(&settings.node_key.value))?,
     };
-    let ledger = match &store {
-        Some(_) => Ledger::restore(genesis.clone(), saved).context("the store")?,
-        None => Ledger::new(genesis.clone())?,
-    };
-    let app = App::new(ledger);
+    let app = App::new(Ledger::new(genesis.clone())?);
     let mut limits = Limits::default();
     limits.max_inbound = settings.max_inbound.value;
     let mut builder = Builder::new(genesis.network(), LedgerRules, app.clone())
         .identity(identity)
-        .genesis(header)
+        .genesis(header.clone())
         .limits(limits)
         .outbound(settings.outbound.value)
         .workers(settings.workers.value)
@@ -113,7 +104,14 @@ fn start(settings: &Settings, arguments: &Arguments) -> anyhow::Result<(Node, Ev
     if let Some(file) = &arguments.record {
         builder = builder.record(file);
     }
-    if let Some(store) = store {
+    builder = builder.bind()?;
+    if !arguments.ephemeral_identity {
+        let names = pools().into_iter().map(|pool| pool.name);
+        let store = settings.path("store".as_ref());
+        let store = Store::open(store, genesis.network(), &header, names)?;
+        let tidegate::Saved { state, blocks, .. } = store.saved(&LedgerRules)?;
+        let saved = Saved { state, blocks };
+        *app.ledger() = Ledger::restore(genesis, saved).context("the store")?;
         builder = builder.store(store);
     }
     let (node, events) = builder.start()?;

@@ -1,5 +1,6 @@
 //! Nodes as processes: killed, stopped, restarted.
 
+#[allow(dead_code, reason = "each test file needs a part of it")]
 mod daemon;
 
 use std::path::Path;

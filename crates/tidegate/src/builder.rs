@@ -41,6 +41,8 @@ pub struct Builder {
     listen: Vec<Multiaddr>,
     external: Vec<Multiaddr>,
     recording: Option<PathBuf>,
+    /// Who the node is and where it listens, if it does already.
+    bound: Option<(Identity, Vec<Multiaddr>)>,
     #[cfg(feature = "store")]
     store: Option<Store>,
     quic: bool,
@@ -95,6 +97,7 @@ impl Builder {
             listen: Vec::new(),
             external: Vec::new(),
             recording: None,
+            bound: None,
             #[cfg(feature = "store")]
             store: None,
             quic: true,
@@ -207,13 +210,41 @@ impl Builder {
         self
     }
 
-    /// Starts the node. Must be called within a tokio runtime.
-    pub fn start(mut self) -> Result<(Node, Events), StartError> {
+    /// Looks at the configuration and takes the addresses to listen at, without starting the node:
+    /// so an application knows that it will start before it opens what it keeps. Must be called
+    /// within a tokio runtime, and after all other settings but [`Builder::store`].
+    pub fn bind(mut self) -> Result<Self, StartError> {
+        self.bound = Some(self.listen_now()?);
+        Ok(self)
+    }
+
+    fn listen_now(&mut self) -> Result<(Identity, Vec<Multiaddr>), StartError> {
         let identity = match self.identity.take() {
             Some(identity) => identity,
             None => Identity::generate()?,
         };
         self.config.peer = identity.peer_id();
+        self.config.validate()?;
+        #[cfg(feature = "quic")]
+        if self.quic {
+            let quic = crate::transport::quic::Quic::new(&identity, &self.config.limits)?;
+            self.transports.push(Box::new(quic));
+        }
+        let mut addresses = Vec::new();
+        for address in &self.listen {
+            let transport = self.transports.iter_mut().find(|t| t.handles(address));
+            let transport = transport.ok_or_else(|| ListenError::Unsupported(address.clone()))?;
+            addresses.push(transport.listen(address)?);
+        }
+        Ok((identity, addresses))
+    }
+
+    /// Starts the node. Must be called within a tokio runtime.
+    pub fn start(mut self) -> Result<(Node, Events), StartError> {
+        let (identity, addresses) = match self.bound.take() {
+            Some(bound) => bound,
+            None => self.listen_now()?,
+        };
         #[cfg(feature = "store")]
         let store = self.store.take().map(Arc::new);
         #[cfg(feature = "store")]
@@ -229,17 +260,6 @@ impl Builder {
         let config = self.config.clone();
         let recorder = self.recorder(seed)?;
         let core = Core::new(self.config, self.rules, seed, Time::ZERO)?;
-        #[cfg(feature = "quic")]
-        if self.quic {
-            let quic = crate::transport::quic::Quic::new(&identity, &config.limits)?;
-            self.transports.push(Box::new(quic));
-        }
-        let mut addresses = Vec::new();
-        for address in &self.listen {
-            let transport = self.transports.iter_mut().find(|t| t.handles(address));
-            let transport = transport.ok_or_else(|| ListenError::Unsupported(address.clone()))?;
-            addresses.push(transport.listen(address)?);
-        }
         let workers = Workers::start(config.workers, self.validator)
             .map_err(|error| StartError::System(error.to_string()))?;
         let (sender, messages) = unbounded_channel();

@@ -10,14 +10,15 @@ use tidegate::id::AccountId;
 use tidegate::io::{Event, Fate};
 use tidegate::{Builder, Events, Identity, Node};
 use tidegate_ledger::{Genesis, JobId, Ledger, LedgerRules, SigningKey, WorkRules, account, pools};
+use tokio::runtime::Runtime;
 
 use super::measure::Measures;
 use crate::app::{App, unix_ms};
 
 /// Accounts of each node: enough that none gets far ahead of the blocks.
 const ACCOUNTS: usize = 16;
-/// How many nodes each node dials at most.
-const DIALS: usize = 4;
+/// How many peers each node wants of its own choice.
+const OUTBOUND: u32 = 4;
 /// How many nodes prove each job: the cheaper proof wins.
 const PROVERS: usize = 2;
 /// Cores are few and nodes many: each checks on one thread.
@@ -26,6 +27,8 @@ const WORKERS: u32 = 1;
 /// The nodes of the demo.
 pub(crate) struct Network {
     nodes: Vec<Member>,
+    /// Where the first node runs: it is gone with it, and says goodbye to nobody.
+    first: Option<Runtime>,
     producing: Arc<AtomicBool>,
     loading: Arc<AtomicBool>,
 }
@@ -57,20 +60,22 @@ fn genesis(nodes: usize) -> Genesis {
 }
 
 impl Network {
-    /// Starts the nodes. They are not connected yet.
+    /// Starts the nodes. They know nothing of each other but where the first one is.
     pub(crate) fn start(
         count: usize,
         record: Option<&Path>,
         measures: &Arc<Measures>,
     ) -> anyhow::Result<Self> {
         let genesis = genesis(count);
-        let mut nodes = Vec::new();
+        let first = Runtime::new()?;
+        let mut nodes = Vec::<Member>::new();
         for index in 0..count {
             let app = App::new(Ledger::new(genesis.clone())?);
             let mut builder = Builder::new(genesis.network(), LedgerRules, app.clone())
                 .identity(Identity::generate()?)
                 .genesis(genesis.header().to_bytes())
                 .workers(WORKERS)
+                .outbound(OUTBOUND)
                 .client(concat!("tidegate-demo/", env!("CARGO_PKG_VERSION")))
                 .listen("/ip4/127.0.0.1/udp/0/quic-v1".parse()?);
             for pool in pools() {
@@ -79,7 +84,13 @@ impl Network {
             if let Some(folder) = record {
                 builder = builder.record(folder.join(format!("node-{index}.run")));
             }
+            builder = match nodes.first() {
+                Some(first) => builder.bootstrap(&first.node.addresses()[0]),
+                None => builder,
+            };
+            let guard = (index == 0).then(|| first.enter());
             let (node, events) = builder.start().with_context(|| format!("node {index}"))?;
+            drop(guard);
             let member = Member {
                 node,
                 app,
@@ -91,32 +102,24 @@ impl Network {
             nodes.push(member);
         }
         let flag = || Arc::new(AtomicBool::new(true));
-        Ok(Self { nodes, producing: flag(), loading: flag() })
+        Ok(Self { nodes, first: Some(first), producing: flag(), loading: flag() })
     }
 
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
     }
 
+    /// The nodes that live.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = (&Node, &App)> {
-        self.nodes.iter().map(|member| (&member.node, &member.app))
+        let killed = usize::from(self.first.is_none());
+        self.nodes.iter().skip(killed).map(|member| (&member.node, &member.app))
     }
 
-    /// Each node dials the next ones, so that none is dialed from both sides.
-    pub(crate) fn connect(&self) -> anyhow::Result<()> {
-        let count = self.nodes.len();
-        let dials = DIALS.min((count - 1).div_ceil(2));
-        for (index, member) in self.nodes.iter().enumerate() {
-            for next in 1..=dials {
-                let other = (index + next) % count;
-                // With an even number the one opposite is dialed from both sides otherwise.
-                if next * 2 == count && index >= count / 2 {
-                    continue;
-                }
-                member.node.dial(&self.nodes[other].node.addresses()[0])?;
-            }
+    /// The first node is gone, without a word.
+    pub(crate) fn kill_first(&mut self) {
+        if let Some(first) = self.first.take() {
+            first.shutdown_background();
         }
-        Ok(())
     }
 
     pub(crate) fn begin_load(&self, rate: u64, measures: &Arc<Measures>) {
@@ -169,13 +172,22 @@ impl Network {
 
     /// How many connections each node has.
     pub(crate) fn connections(&self) -> Vec<usize> {
-        self.nodes.iter().map(|member| member.connected.load(Ordering::Relaxed)).collect()
+        let killed = usize::from(self.first.is_none());
+        let living = self.nodes.iter().skip(killed);
+        living.map(|member| member.connected.load(Ordering::Relaxed)).collect()
     }
 
     pub(crate) async fn shutdown(&self) {
-        for member in &self.nodes {
-            member.node.shutdown().await;
+        for (node, _) in self.nodes() {
+            node.shutdown().await;
         }
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // A runtime must not be waited for where others run.
+        self.kill_first();
     }
 }
 

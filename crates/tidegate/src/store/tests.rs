@@ -422,3 +422,69 @@ proptest! {
         }
     }
 }
+
+/// A disk that fails while the node runs: it stops, says why, and what it has said is there.
+#[tokio::test]
+async fn a_node_stops_when_its_store_fails() {
+    use tidegate_proto::io::{Admission, Event, Fate};
+
+    let disk = Disk::default();
+    let store = Store::on_backend(disk.clone(), NETWORK, b"", pools()).unwrap();
+    let accept = |_, answer: crate::Answer| answer.accept(Admission::default());
+    let builder = crate::Builder::new(NETWORK, TestRules, accept);
+    let builder = builder.pool(tidegate_proto::PoolSpec::new("a")).store(store).without_quic();
+    let (node, mut events) = builder.start().unwrap();
+    let publish = |n: u8| node.publish(PoolIndex(0), vec![n; 20], Admission::default());
+    for n in 0..5 {
+        assert_eq!(publish(n).unwrap().await, Ok(Fate::Accepted));
+    }
+    assert!(node.failure().is_none());
+    disk.content().left = Some(0);
+    let lost = publish(5).unwrap();
+    assert_eq!(lost.await, Err(crate::NodeError::Closed), "nobody says that it was accepted");
+    while let Some(event) = events.next().await {
+        assert!(matches!(event, Event::ItemAdded { .. }), "{event:?}");
+    }
+    let failure = node.failure().expect("it says why").to_string();
+    assert!(failure.contains("no power"), "{failure}");
+    let disk = disk.after_crash(1);
+    let store = Store::on_backend(disk, NETWORK, b"", pools()).unwrap();
+    assert_eq!(store.published().unwrap().len(), 5);
+}
+
+/// Items that were published are offered again after a restart; those that do not hold any more
+/// are forgotten.
+#[tokio::test]
+async fn own_items_are_offered_again() {
+    use tidegate_proto::io::{Admission, Subject};
+
+    let disk = Disk::default();
+    let store = || Store::on_backend(disk.clone(), NETWORK, b"", pools()).unwrap();
+    let start = |good: fn(&[u8]) -> bool| {
+        let judge = move |subject: Subject, answer: crate::Answer| match subject {
+            Subject::Item { body, .. } if good(&body) => answer.accept(Admission::default()),
+            _ => answer.ignore(),
+        };
+        let builder = crate::Builder::new(NETWORK, TestRules, judge);
+        let builder = builder.pool(tidegate_proto::PoolSpec::new("a")).store(store());
+        builder.without_quic().start().unwrap()
+    };
+    let (node, _events) = start(|_| true);
+    for n in 0..10u8 {
+        let published = node.publish(PoolIndex(0), vec![n; 20], Admission::default()).unwrap();
+        published.await.unwrap();
+    }
+    node.shutdown().await;
+    drop(node);
+    let (node, mut events) = start(|body| body[0] % 2 == 0);
+    for _ in 0..5 {
+        events.next().await.unwrap();
+    }
+    assert_eq!(node.pool_ids(PoolIndex(0)).await.unwrap().len(), 5);
+    node.shutdown().await;
+    drop((node, events));
+    let mut left =
+        store().published().unwrap().into_iter().map(|(_, body)| body[0]).collect::<Vec<_>>();
+    left.sort_unstable();
+    assert_eq!(left, [0, 2, 4, 6, 8]);
+}
