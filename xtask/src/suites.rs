@@ -5,7 +5,8 @@ use std::process::Command;
 use crate::{Result, foreign, root, run};
 
 /// The scenarios that `soak` runs.
-const LARGE: [&str; 5] = ["partition", "forks", "minority", "crowded", "small"];
+const LARGE: [&str; 7] =
+    ["churn", "partition", "strangers", "forks", "minority", "crowded", "small"];
 /// The targets in `fuzz/`, with the largest input that is tried.
 const TARGETS: [(&str, u32); 2] = [("codec", 65_537), ("world", 4096)];
 

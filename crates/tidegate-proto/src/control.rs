@@ -15,8 +15,8 @@ use crate::config::Config;
 use crate::id::{ConnectionId, PoolIndex, Salt};
 use crate::io::{Disconnect, Event, Output};
 use crate::link::At;
-use crate::peers::dialer;
 use crate::peers::{self, Second};
+use crate::peers::{dialer, exchange};
 use crate::pool;
 use crate::rng::Rng;
 use crate::rules::Rules;
@@ -24,8 +24,8 @@ use crate::stats::Count;
 use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::{
-    Address, Binding, ControlMessage, Goodbye, GoodbyeKind, Grant, Hello, Offer, PeerRecord, Raise,
-    Refusal, RefusalKind, Setup,
+    Address, Binding, ControlMessage, Goodbye, GoodbyeKind, Grant, Hello, MAX_OTHERS, Offer,
+    PeerRecord, Raise, Refusal, RefusalKind, Setup,
 };
 
 mod negotiate;
@@ -333,6 +333,11 @@ fn enter(cx: &mut Context, at: At) {
     // If it waited for another, that is settled.
     link.stage = Stage::Hello(cx.now);
     if let Err(refusal) = peers::admit(cx, at.link) {
+        let refusal = match refusal {
+            // R5.2.4
+            Refusal::Full(_) => Refusal::Full(exchange::others(cx, at.link, MAX_OTHERS)),
+            refusal => refusal,
+        };
         return refuse(cx, at.link, refusal);
     }
     let Some(instance) = cx.control.instance(at.link) else { return };
@@ -671,7 +676,7 @@ impl Refusal {
         match self {
             Self::WrongNetwork => RefusalKind::WrongNetwork,
             Self::NoCommonVersion => RefusalKind::NoCommonVersion,
-            Self::Full => RefusalKind::Full,
+            Self::Full(_) => RefusalKind::Full,
             Self::SelfDial => RefusalKind::SelfDial,
             Self::Duplicate => RefusalKind::Duplicate,
             Self::NotAllowed => RefusalKind::NotAllowed,

@@ -129,7 +129,7 @@ pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
             *id != link && other.direction.is_inbound() && cx.control.is_admitted(*id)
         });
         if inbound.count() >= cx.config.limits.max_inbound as usize {
-            return Err(Refusal::Full);
+            return Err(Refusal::Full(Vec::new()));
         }
     }
     Ok(())

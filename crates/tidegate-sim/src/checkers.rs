@@ -25,6 +25,9 @@ impl fmt::Display for Broken {
     }
 }
 
+/// What a node may have on its way to its store: what it may check at a time, beside the limit.
+const MOST_BACKLOG: usize = 16 << 20;
+
 fn check(ok: bool, what: impl FnOnce() -> String) -> Result<(), Broken> {
     if ok { Ok(()) } else { Err(Broken(what())) }
 }
@@ -32,7 +35,8 @@ fn check(ok: bool, what: impl FnOnce() -> String) -> Result<(), Broken> {
 /// The nodes of which something is demanded, with their numbers.
 fn honest<'a>(scenario: &Scenario, hosts: &'a [Host]) -> Vec<(usize, &'a Host)> {
     let hostile = &scenario.faults.hostile_nodes;
-    hosts.iter().enumerate().filter(|(n, _)| !hostile.contains(n)).collect()
+    let up = hosts.iter().enumerate().filter(|(_, host)| host.up);
+    up.filter(|(n, _)| !hostile.contains(n)).collect()
 }
 
 /// What must be true whatever goes wrong: memory is bounded, and nobody honest is punished.
@@ -61,6 +65,14 @@ pub(crate) fn at_any_time(scenario: &Scenario, hosts: &[Host], names: u64) -> Re
                 format!("node {n}: {given} and {spent} permits out in pool {}", spec.name)
             })?;
         }
+        let limits = &config.limits;
+        let most = limits.book_new_buckets * 16 + limits.book_tried_buckets * 8;
+        check(status.known_peers <= most as usize, || {
+            format!("node {n}: {} peers in the book", status.known_peers)
+        })?;
+        check(status.store_backlog <= MOST_BACKLOG, || {
+            format!("node {n}: {} bytes on their way to the store", status.store_backlog)
+        })?;
         check(status.tickets <= config.workers as usize * 2, || {
             format!("node {n}: {} tickets are out", status.tickets)
         })?;
@@ -109,6 +121,14 @@ pub(crate) fn at_the_end(scenario: &Scenario, hosts: &[Host], names: u64) -> Res
                 let missing = expected.difference(&own).count();
                 let more = own.difference(&expected).count();
                 format!("pool {name} of node {n}: {missing} missing, {more} more than node {first}")
+            })?;
+        }
+    }
+    if scenario.all_known {
+        for (n, host) in &honest {
+            let known = host.node.status().known_peers;
+            check(known + 1 == honest.len(), || {
+                format!("node {n} knows {known} of {} others", honest.len() - 1)
             })?;
         }
     }

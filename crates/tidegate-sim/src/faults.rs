@@ -21,6 +21,10 @@ pub(crate) enum Fault {
     Partition { until: Time },
     /// A node reads nothing any more.
     Deaf { node: usize, until: Time },
+    /// The process of a node dies, or ends in good order, and is gone for a while.
+    Down { node: usize, keeps: bool, orderly: bool },
+    /// It starts again.
+    Up(usize),
     /// Everything passes again.
     Heal,
 }
@@ -50,8 +54,43 @@ pub(crate) fn plan(scenario: &Scenario, pairs: usize, entropy: &mut Entropy) -> 
         let until = at + Duration::from_millis(faults.partition_ms);
         plan.push((at, Fault::Partition { until }));
     }
+    for node in 0..scenario.nodes {
+        plan.extend(restarts(scenario, node, entropy));
+    }
+    if faults.bootstrap_dies_at_ms > 0 {
+        let at = Time::from_micros(faults.bootstrap_dies_at_ms * 1000);
+        for node in 0..scenario.bootstrap_nodes {
+            let fault = Fault::Down { node, keeps: true, orderly: false };
+            plan.push((at, fault));
+            plan.push((healed, Fault::Up(node)));
+        }
+    }
     for node in &faults.stalled_nodes {
         plan.push((Time::ZERO + STALL_FROM, Fault::Deaf { node: *node, until: healed }));
+    }
+    plan
+}
+
+/// When the process of a node ends, and when it starts again.
+fn restarts(scenario: &Scenario, node: usize, entropy: &mut Entropy) -> Vec<(Time, Fault)> {
+    let faults = &scenario.faults;
+    let down = Duration::from_millis(faults.down_ms);
+    let last = scenario.healed_at().saturating_sub(down);
+    let mut moments = moments(scenario, faults.restarts, entropy);
+    if entropy.below(100) < faults.restart_percent {
+        moments.push(Time::ZERO + entropy.between(Duration::from_secs(3).min(last), last));
+    }
+    moments.sort();
+    let (mut plan, mut busy_until) = (Vec::new(), Time::ZERO);
+    for at in moments {
+        let until = at + entropy.between(down / 10, down);
+        let keeps = entropy.below(100) >= faults.forget_percent;
+        let orderly = entropy.below(2) == 1;
+        if at > busy_until && at <= Time::ZERO + last {
+            plan.push((at, Fault::Down { node, keeps, orderly }));
+            plan.push((until, Fault::Up(node)));
+            busy_until = until;
+        }
     }
     plan
 }

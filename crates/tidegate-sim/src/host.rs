@@ -4,14 +4,21 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ed25519_dalek::Signer as _;
 use tidegate_ledger::{
     Checked, JobId, Ledger, LedgerRules, SigningKey, TRANSFERS, Transfer, WORKS, Work, pools,
 };
-use tidegate_proto::id::{AccountId, BlockId, ItemId, NetworkId, PeerId, PoolIndex, Ticket};
+use tidegate_proto::config::StaticPeer;
+use tidegate_proto::id::{
+    AccountId, BlockId, ItemId, NetworkId, PeerId, PoolIndex, Signature, Ticket,
+};
 use tidegate_proto::io::{Admission, Block, Command, Subject, Verdict};
 use tidegate_proto::{Config, EventQueue, Node, Time};
 
+use crate::disk::Disk;
 use crate::entropy::Entropy;
+use crate::scenario::Scenario;
+use crate::world::address;
 
 /// What checking costs on the simulated machine: signatures and proofs as measured on a slow core.
 const ITEM_COST: Duration = Duration::from_micros(60);
@@ -23,6 +30,7 @@ const SLOW: u32 = 100;
 
 /// One node of the world.
 pub(crate) struct Host {
+    index: usize,
     pub(crate) node: Node,
     pub(crate) ledger: Ledger,
     pub(crate) events: EventQueue,
@@ -38,6 +46,10 @@ pub(crate) struct Host {
     slow: bool,
     /// For when the node has a timer set.
     pub(crate) timer: Option<Time>,
+    /// Its process runs, the how manieth it is, and what it keeps.
+    pub(crate) up: bool,
+    pub(crate) life: u32,
+    pub(crate) disk: Disk,
     requests: u64,
 }
 
@@ -59,8 +71,7 @@ pub(crate) struct Setup<'a> {
     /// The ledger at its genesis: all begin with the same.
     pub(crate) ledger: &'a Ledger,
     pub(crate) network: NetworkId,
-    pub(crate) accounts: usize,
-    pub(crate) workers: u32,
+    pub(crate) scenario: &'a Scenario,
     pub(crate) seed: [u8; 32],
 }
 
@@ -79,24 +90,33 @@ fn key(kind: &str, index: usize, number: usize) -> SigningKey {
     SigningKey::from_bytes(&blake3::derive_key("tidegate simulator key 1", text.as_bytes()))
 }
 
-/// What a core is set up with, on a network that begins with this ledger.
-fn config(ledger: &Ledger, network: NetworkId, peer: PeerId, workers: u32) -> Config {
+/// What the core of a node is set up with, on a network that begins with this ledger.
+fn config(index: usize, ledger: &Ledger, network: NetworkId, scenario: &Scenario) -> Config {
+    let peer = PeerId(node_key(index).verifying_key().to_bytes());
     let mut config = Config::new(peer, network);
     config.genesis = Some(ledger.tip().1.to_bytes());
     config.pools = pools();
     config.outbound = 0;
-    config.workers = workers;
+    config.workers = scenario.workers;
+    config.store = scenario.store;
+    if scenario.discovery {
+        config.outbound = scenario.dials as u32;
+        let others = (0..scenario.bootstrap_nodes).filter(|node| *node != index);
+        config.bootstrap =
+            others.map(|node| StaticPeer { address: address(node), peer: None }).collect();
+    }
     config
 }
 
 impl Host {
     pub(crate) fn new(setup: &Setup<'_>) -> Self {
         let key = node_key(setup.index);
-        let peer = PeerId(key.verifying_key().to_bytes());
-        let config = config(setup.ledger, setup.network, peer, setup.workers);
+        let scenario = setup.scenario;
+        let config = config(setup.index, setup.ledger, setup.network, scenario);
         let node = Node::new(config, Box::new(LedgerRules), setup.seed, Time::ZERO);
         let account = |n| Account { key: account_key(setup.index, n), next: 0 };
         Self {
+            index: setup.index,
             node: node.expect("the ledger's configuration is valid"),
             ledger: setup.ledger.clone(),
             events: EventQueue::default(),
@@ -104,12 +124,54 @@ impl Host {
             key,
             produces: false,
             proves: false,
-            accounts: (0..setup.accounts).map(account).collect(),
+            accounts: (0..scenario.load.accounts).map(account).collect(),
             next_account: 0,
-            workers: vec![Time::ZERO; setup.workers as usize],
+            workers: vec![Time::ZERO; scenario.workers as usize],
             slow: false,
             timer: None,
+            up: true,
+            life: 0,
+            disk: Disk::default(),
             requests: 0,
+        }
+    }
+
+    /// Signs with the node's key.
+    pub(crate) fn sign(&self, payload: &[u8]) -> Signature {
+        Signature(self.key.sign(payload).to_bytes())
+    }
+
+    /// A new process of the node, with what it has kept: items to be offered again.
+    pub(crate) fn restart(
+        &mut self,
+        seed: u64,
+        now: Time,
+        scenario: &Scenario,
+        first: &Ledger,
+    ) -> Vec<(PoolIndex, Bytes)> {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_be_bytes());
+        let genesis = first.genesis();
+        let mut config = config(self.index, first, genesis.network(), scenario);
+        config.peer_book = std::mem::take(&mut self.disk.book);
+        config.chain = self.disk.headers();
+        // No record is signed twice with one number.
+        config.record_sequence = u64::from(self.life) << 16;
+        self.ledger = Ledger::restore(genesis.clone(), self.disk.saved())
+            .expect("what was kept holds together");
+        let node = Node::new(config, Box::new(LedgerRules), bytes, now);
+        self.node = node.expect("the ledger's configuration is valid");
+        self.up = true;
+        self.workers.fill(now);
+        self.events = EventQueue::default();
+        self.disk.published()
+    }
+
+    /// Publishes an item again that was published before a restart, if it still holds.
+    pub(crate) fn offer_again(&mut self, pool: PoolIndex, body: Bytes) -> Option<Command> {
+        match self.ledger.admit(pool, &body) {
+            Verdict::Accept(admission) => Some(self.publish(pool, body, admission)),
+            Verdict::Reject | Verdict::Ignore => None,
         }
     }
 

@@ -20,6 +20,7 @@ use std::sync::LazyLock;
 use tidegate_ledger::Ledger;
 
 mod checkers;
+mod disk;
 mod entropy;
 mod faults;
 mod host;
@@ -52,11 +53,15 @@ pub fn fuzzed(bytes: &[u8]) -> Report {
 
 /// The built-in scenarios: their names and their texts.
 pub const SCENARIOS: &[(&str, &str)] = &[
+    ("churn", include_str!("../scenarios/churn.toml")),
     ("crowded", include_str!("../scenarios/crowded.toml")),
     ("forks", include_str!("../scenarios/forks.toml")),
     ("fuzz", include_str!("../scenarios/fuzz.toml")),
     ("isolation", include_str!("../scenarios/isolation.toml")),
     ("minority", include_str!("../scenarios/minority.toml")),
+    ("large", include_str!("../scenarios/large.toml")),
+    ("long", include_str!("../scenarios/long.toml")),
     ("partition", include_str!("../scenarios/partition.toml")),
     ("small", include_str!("../scenarios/small.toml")),
+    ("strangers", include_str!("../scenarios/strangers.toml")),
 ];

@@ -16,6 +16,13 @@ pub struct Scenario {
     pub nodes: usize,
     /// How many others each node dials; with as many as there are, everyone dials everyone once.
     pub dials: usize,
+    /// Instead of that the nodes find each other, beginning at the first `bootstrap_nodes`, and
+    /// each wants `dials` peers of its own choice.
+    pub discovery: bool,
+    /// Nodes that all others know from the start.
+    pub bootstrap_nodes: usize,
+    /// Nodes keep what survives a restart.
+    pub store: bool,
     /// Nodes that produce blocks, spread evenly.
     pub producers: usize,
     /// Nodes that prove jobs, spread evenly.
@@ -38,6 +45,8 @@ pub struct Scenario {
     pub load_ms: u64,
     /// How long after the healing all must be equal.
     pub settle_ms: u64,
+    /// Every node must know all others at the end.
+    pub all_known: bool,
     /// What must be in the pools when they are compared.
     pub least_transfers: usize,
     /// As above.
@@ -90,6 +99,16 @@ pub struct Faults {
     /// They are the first ones by number, so that producers and provers are parted in proportion;
     /// otherwise any.
     pub partition_in_order: bool,
+    /// How many of a hundred nodes are restarted, each once, and half of them without a word.
+    pub restart_percent: u64,
+    /// Restarts each minute and of each node, in thousandths: they may come again and again.
+    pub restarts: u64,
+    /// For how long they are gone at most.
+    pub down_ms: u64,
+    /// How many of a hundred of them have lost their store.
+    pub forget_percent: u64,
+    /// When the bootstrap nodes are gone, until everything is healed; never if 0.
+    pub bootstrap_dies_at_ms: u64,
     /// Nodes that read nothing from their peers any more, from the start; healed like the rest.
     pub stalled_nodes: Vec<usize>,
     /// Nodes whose validator takes a hundred times as long.
@@ -107,6 +126,9 @@ impl Default for Scenario {
             about: String::new(),
             nodes: 8,
             dials: 4,
+            discovery: false,
+            bootstrap_nodes: 1,
+            store: false,
             producers: 4,
             provers: 2,
             workers: 2,
@@ -118,6 +140,7 @@ impl Default for Scenario {
             produce_ms: 3_000,
             load_ms: 3_000,
             settle_ms: 10_000,
+            all_known: false,
             least_transfers: 1,
             least_works: 1,
         }
@@ -172,6 +195,22 @@ impl Scenario {
         range(self.provers <= self.nodes, "provers: not more than nodes")?;
         range(self.workers > 0, "workers: at least 1")?;
         range(self.load.accounts > 0, "load.accounts: at least 1")?;
+        range(
+            !self.discovery || (1..self.nodes).contains(&self.bootstrap_nodes),
+            "bootstrap_nodes: at least one, and not all",
+        )?;
+        range(
+            self.discovery && self.store || faults.restart_percent + faults.restarts == 0,
+            "faults: only nodes with discovery and a store come back from a restart",
+        )?;
+        range(
+            !self.discovery || faults.hostile_nodes.is_empty(),
+            "faults.hostile_nodes: not together with discovery",
+        )?;
+        range(
+            faults.restart_percent <= 100 && faults.forget_percent <= 100,
+            "faults: a hundred of a hundred is all",
+        )?;
         range(faults.partition_percent <= 100, "faults.partition_percent: at most 100")?;
         range(
             self.links.least_delay_ms <= self.links.most_delay_ms,

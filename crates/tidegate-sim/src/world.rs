@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidegate_ledger::{Genesis, Ledger, LedgerRules};
+use tidegate_ledger::{Genesis, Ledger, LedgerRules, Saved};
 use tidegate_proto::Time;
 use tidegate_proto::id::{
     Address, BlockId, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Ticket,
@@ -29,6 +29,7 @@ use crate::report::{Arrival, Measured, Report};
 use crate::scenario::Scenario;
 
 mod attack;
+mod churn;
 
 /// How long a dial is tried.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -44,13 +45,16 @@ pub struct World {
     scenario: Scenario,
     now: Time,
     queue: BinaryHeap<Reverse<(Time, u64, usize)>>,
-    slab: Vec<Option<Happening>>,
+    slab: Vec<Option<(Happening, u32)>>,
     free: Vec<usize>,
     sequence: u64,
     hosts: Vec<Host>,
     network: Network,
     /// Who dials whom, and whether they are, or are about to be, connected.
     pairs: Vec<Pair>,
+    pair_index: BTreeMap<[usize; 2], usize>,
+    /// The ledger that all begin with.
+    first: Ledger,
     /// Nodes on the far side of the partition, and until when there is one.
     cut_off: BTreeSet<usize>,
     partition_until: Time,
@@ -83,6 +87,7 @@ struct Pair {
 enum Happening {
     Input(usize, Input),
     Timer(usize),
+    Synced(usize),
     Verdict(usize, Ticket, Box<Subject>),
     Slot(u64),
     Prove(usize, tidegate_ledger::JobId),
@@ -111,8 +116,8 @@ impl World {
             let mut seed = [0; 32];
             seed[..8].copy_from_slice(&seeds.number().to_be_bytes());
             seed[8..16].copy_from_slice(&(index as u64).to_be_bytes());
-            let (accounts, workers) = (scenario.load.accounts, scenario.workers);
-            let mut host = Host::new(&Setup { index, ledger, network, accounts, workers, seed });
+            let scenario = &scenario;
+            let mut host = Host::new(&Setup { index, ledger, network, scenario, seed });
             host.produces = spread(index, scenario.producers, scenario.nodes);
             host.proves = spread(index, scenario.provers, scenario.nodes);
             host.set_slow(scenario.faults.slow_validators.contains(&index));
@@ -121,7 +126,9 @@ impl World {
         };
         let hosts = (0..scenario.nodes).map(&mut host).collect();
         let pairs = entropy.part("topology", |entropy| topology(&scenario, entropy));
-        let plan = entropy.part("faults", |entropy| Plan::draw(&scenario, pairs.len(), entropy));
+        let links = if scenario.discovery { scenario.nodes * scenario.dials } else { pairs.len() };
+        let plan = entropy.part("faults", |entropy| Plan::draw(&scenario, links, entropy));
+        let pair_index = pairs.iter().enumerate().map(|(n, pair)| (pair.ends, n)).collect();
         let hostile = scenario.faults.hostile_nodes.iter();
         let hostile = hostile.map(|node| (*node, Hostile::default())).collect();
         let mut world = Self {
@@ -133,6 +140,8 @@ impl World {
             hosts,
             network: Network::default(),
             pairs,
+            pair_index,
+            first: ledger.clone(),
             cut_off: plan.cut_off,
             partition_until: Time::ZERO,
             entropy: entropy.rest("events"),
@@ -158,6 +167,7 @@ impl World {
     }
 
     fn begin(&mut self, faults: Vec<(Time, Fault)>) {
+        self.begin_finding();
         for pair in 0..self.pairs.len() {
             let at = Time::ZERO + self.entropy.between(Duration::ZERO, Duration::from_millis(500));
             self.at(at, Happening::Dial(pair));
@@ -202,12 +212,16 @@ impl World {
         }
         self.queue.pop();
         self.now = at;
-        let happening = self.slab[slot].take().expect("each is taken once");
+        let (happening, life) = self.slab[slot].take().expect("each is taken once");
         self.free.push(slot);
+        if !self.is_for(&happening, life) {
+            return Ok(());
+        }
         self.measured.events += 1;
         match happening {
             Happening::Input(node, input) => self.input(node, input),
             Happening::Timer(node) => self.timer(node),
+            Happening::Synced(node) => self.synced(node),
             Happening::Verdict(node, ticket, subject) => self.verdict(node, ticket, &subject),
             Happening::Slot(slot) => self.slot(slot),
             Happening::Prove(node, job) => self.prove(node, job),
@@ -231,7 +245,8 @@ impl World {
             self.slab.push(None);
             self.slab.len() - 1
         });
-        self.slab[slot] = Some(happening);
+        let life = happening.node().map_or(0, |node| self.hosts[node].life);
+        self.slab[slot] = Some((happening, life));
         self.sequence += 1;
         self.queue.push(Reverse((at, self.sequence, slot)));
     }
@@ -314,6 +329,10 @@ impl World {
 
     /// The dialer of a pair learns that they are not connected, and dials again.
     fn lost(&mut self, id: ConnectionId) {
+        if self.scenario.discovery {
+            // The nodes look after that themselves.
+            return;
+        }
         let found = self.pairs.iter().position(|pair| pair.connection == Some(id));
         if let Some(pair) = found {
             self.pairs[pair].connection = None;
@@ -373,6 +392,9 @@ impl World {
 
     fn slot(&mut self, slot: u64) {
         for node in 0..self.hosts.len() {
+            if !self.hosts[node].up {
+                continue;
+            }
             if let Some((block, commands)) = self.hosts[node].propose(slot) {
                 self.produced.insert(block.block, (node, self.now));
                 for command in commands {
@@ -413,7 +435,9 @@ impl World {
         if rate > 0 {
             let node = self.entropy.below(self.hosts.len() as u64) as usize;
             let network = self.hosts[node].node.config().network;
-            if let Some(command) = self.hosts[node].transfer(&network, &mut self.entropy) {
+            if self.hosts[node].up
+                && let Some(command) = self.hosts[node].transfer(&network, &mut self.entropy)
+            {
                 self.publish(node, command);
             }
         }
@@ -440,16 +464,18 @@ impl World {
     fn fault(&mut self, fault: Fault) {
         match fault {
             Fault::Reset(pair) => {
-                if let Some(id) = self.pairs[pair].connection {
-                    let ends = self.pairs[pair].ends;
-                    for node in ends {
+                if let Some(id) = self.connection(pair) {
+                    let ends = self.network.get(id).map(|connection| connection.ends);
+                    for node in ends.into_iter().flatten() {
                         self.at(self.now, Happening::Input(node, Input::Closed { connection: id }));
                     }
                 }
             }
+            Fault::Down { node, keeps, orderly } => self.down(node, keeps, orderly),
+            Fault::Up(node) => self.up(node),
             Fault::Stall { pair, until, one_way } => {
                 if let Some(connection) =
-                    self.pairs[pair].connection.and_then(|id| self.network.get_mut(id))
+                    self.connection(pair).and_then(|id| self.network.get_mut(id))
                 {
                     for end in [0, 1] {
                         if one_way.is_none_or(|second| usize::from(second) == end) {
@@ -491,6 +517,15 @@ impl World {
         }
     }
 
+    /// The connection of a pair; of strangers any that is there.
+    fn connection(&self, pair: usize) -> Option<ConnectionId> {
+        if !self.scenario.discovery {
+            return self.pairs[pair].connection;
+        }
+        let pair = pair.checked_rem(self.pairs.len())?;
+        self.pairs[pair].connection.filter(|id| self.network.get(*id).is_some())
+    }
+
     /// Does what a node says, until it has nothing more to say.
     fn drain(&mut self, node: usize) {
         while let Some(output) = self.hosts[node].node.poll_output() {
@@ -511,11 +546,21 @@ impl World {
                     self.at(at, Happening::Verdict(node, ticket, Box::new(subject)));
                 }
                 Output::Event(event) => self.event(node, event),
-                // Records and answers to `publish` mean nothing to this world.
-                Output::Sign { .. }
-                | Output::Published { .. }
-                | Output::Load { .. }
-                | Output::Store { .. } => {}
+                Output::Sign { request, payload } if self.scenario.discovery => {
+                    let signature = self.hosts[node].sign(&payload);
+                    self.hosts[node]
+                        .node
+                        .handle_command(self.now, Command::Signature { request, signature });
+                }
+                Output::Load { request, what } => {
+                    let genesis = self.first.tip().0;
+                    let found = self.hosts[node].disk.load(&what, genesis);
+                    let command = Command::Loaded { request, found };
+                    self.hosts[node].node.handle_command(self.now, command);
+                }
+                Output::Store { request, write } => self.keep(node, request, write),
+                // In a network that is wired records mean nothing; answers to `publish` nowhere.
+                Output::Sign { .. } | Output::Published { .. } => {}
             }
         }
         self.set_timer(node);
@@ -556,10 +601,9 @@ impl World {
     fn dial(&mut self, node: usize, dial: DialId, address: &Address) {
         let to = usize::try_from(u32::from_be_bytes(address.0[..4].try_into().unwrap_or_default()));
         let to = to.unwrap_or_default();
-        let Some(pair) = self.pairs.iter().position(|pair| pair.ends == [node, to]) else { return };
+        let pair = self.pair(node, to);
         let names = [self.name(pair, node), self.name(pair, to)];
-        let crossing = self.cut_off.contains(&node) != self.cut_off.contains(&to);
-        if crossing && self.now < self.partition_until {
+        if self.is_unreachable(node, to) {
             let at = self.now + DIAL_TIMEOUT;
             let failed = Input::DialFailed { dial, error: DialError::TimedOut };
             self.pairs[pair].dial = Some(dial);
@@ -636,8 +680,8 @@ impl World {
             }
             Event::DialFailed { address, .. } => {
                 let to = u32::from_be_bytes(address.0[..4].try_into().unwrap_or_default());
-                let ends = [node, to as usize];
-                if let Some(pair) = self.pairs.iter().position(|pair| pair.ends == ends) {
+                let pair = self.pair_index.get(&[node, to as usize]).copied();
+                if let Some(pair) = pair.filter(|_| !self.scenario.discovery) {
                     self.pairs[pair].dial = None;
                     self.dial_later(pair);
                 }
@@ -670,7 +714,7 @@ impl Plan {
     }
 }
 
-fn address(node: usize) -> Address {
+pub(crate) fn address(node: usize) -> Address {
     Address(Bytes::copy_from_slice(&(node as u32).to_be_bytes()))
 }
 
@@ -681,7 +725,12 @@ fn spread(index: usize, some: usize, all: usize) -> bool {
 
 /// The ledger that every node of a scenario begins with.
 pub(crate) fn first_ledger(scenario: &Scenario) -> Ledger {
-    Ledger::new(genesis(scenario)).expect("its keys are those of the nodes")
+    let genesis = genesis(scenario);
+    let ledger = match scenario.store {
+        true => Ledger::restore(genesis, Saved::default()).ok(),
+        false => Ledger::new(genesis).ok(),
+    };
+    ledger.expect("its keys are those of the nodes")
 }
 
 fn genesis(scenario: &Scenario) -> Genesis {
@@ -705,6 +754,10 @@ fn topology(scenario: &Scenario, entropy: &mut Entropy) -> Vec<Pair> {
     let mut ends = BTreeSet::new();
     let mut pairs = Vec::new();
     let links = &scenario.links;
+    if scenario.discovery {
+        // They find each other.
+        return pairs;
+    }
     for from in 0..nodes {
         let mut dialed = 0;
         for attempt in 0..nodes.min(scenario.dials * 10) {

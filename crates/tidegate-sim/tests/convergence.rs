@@ -27,6 +27,12 @@ seeds! {
     forks_converge: "forks", 1..=10;
     a_minority_of_producers_that_is_cut_off_and_healed_converges: "minority", 1..=10;
     bounded_pools_stay_within_their_bounds: "crowded", 1..=3;
+    strangers_that_are_restarted_converge: "strangers", 1..=20;
+    two_hundred_strangers_with_churn_converge_1: "churn", [1];
+    two_hundred_strangers_with_churn_converge_2: "churn", [2];
+    two_hundred_strangers_with_churn_converge_3: "churn", [3];
+    two_hundred_strangers_with_churn_converge_4: "churn", [4];
+    two_hundred_strangers_with_churn_converge_5: "churn", [5];
     two_hundred_nodes_converge_1: "partition", [1];
     two_hundred_nodes_converge_2: "partition", [2];
     two_hundred_nodes_converge_3: "partition", [3];

@@ -83,6 +83,9 @@ impl ChannelTrait for Channel {
             BlockMessage::Return(returns) => {
                 for back in returns {
                     link.holder.returned(back.number)?;
+                    if let Some(connection) = cx.links.get_mut(at.link) {
+                        connection.answered();
+                    }
                 }
                 cx.links.wake(at.link, at.slot);
                 Ok(())
@@ -387,6 +390,8 @@ fn poll_push(cx: &mut Context, at: At) -> Option<BlockMessage> {
         Delivery::Body => {
             link.to_peer.note(best);
             link.holder.spend(spent, ());
+            // R5.5.5
+            cx.links.get_mut(at.link)?.ask(cx.now);
             Some(BlockMessage::Push(compact))
         }
         Delivery::Announcement | Delivery::Nothing => None,

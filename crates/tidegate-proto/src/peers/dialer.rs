@@ -215,9 +215,13 @@ pub(crate) fn is_wanting(cx: &Context) -> bool {
     outbound(cx) < cx.config.outbound as usize
 }
 
+fn is_alone(cx: &Context) -> bool {
+    !cx.links.iter().any(|(_, link)| link.up)
+}
+
 /// Dials over the book while peers are missing.
 fn refill(cx: &mut Context) {
-    let alone = !cx.links.iter().any(|(_, link)| link.up);
+    let alone = is_alone(cx);
     let at_a_time = if alone { AT_A_TIME } else { 1 };
     let wanted = cx.config.outbound as usize;
     let mut found = true;
@@ -230,7 +234,11 @@ fn refill(cx: &mut Context) {
     }
     // Nobody is left: something else has to happen first, and that sets the time anew.
     let limits = &cx.config.limits;
-    let pause = if found || alone { limits.dial_interval } else { limits.dial_interval * 8 };
+    let pause = match found {
+        _ if alone => limits.dial_interval / 2,
+        true => limits.dial_interval,
+        false => limits.dial_interval * 8,
+    };
     if !found && is_wanting(cx) {
         exchange::hungry(cx);
     }
@@ -342,6 +350,8 @@ fn failed(cx: &mut Context, i: usize) {
     let limits = &cx.config.limits;
     let Target { role, peer, failures, .. } = cx.dialer.targets[i];
     let most = match role {
+        // Who is alone has nobody else to ask.
+        Role::Bootstrap if is_alone(cx) => Some(limits.redial_most.min(limits.dial_interval)),
         Role::Static | Role::Bootstrap => Some(limits.redial_most),
         Role::Lost(since) if cx.now.since(since) < LOST_FOR => {
             Some(limits.redial_most.max(cx.now.since(since) / LOST_SHARE))
@@ -409,7 +419,7 @@ pub(crate) fn refused(cx: &mut Context, connection: ConnectionId, refusal: &Refu
         Refusal::Banned(seconds) => Some(Duration::from_secs(u64::from(*seconds))),
         // Another connection of his is there, or about to be: it is found when this is over.
         Refusal::Duplicate => Some(cx.config.limits.duplicate_timeout),
-        Refusal::Full | Refusal::ShuttingDown => None,
+        Refusal::Full(_) | Refusal::ShuttingDown => None,
         Refusal::WrongNetwork
         | Refusal::NoCommonVersion
         | Refusal::SelfDial
@@ -417,13 +427,16 @@ pub(crate) fn refused(cx: &mut Context, connection: ConnectionId, refusal: &Refu
         | Refusal::BadSignature => Some(LEFT_ALONE),
     };
     let wait = wait.map(|wait| cx.dialer.at_least(wait));
+    if let Refusal::Full(others) = refusal {
+        exchange::told_of(cx, connection, others);
+    }
     let Some(i) = cx.dialer.of(connection) else { return };
     let Target { role, peer, .. } = cx.dialer.targets[i];
     if !role.is_lasting()
         && let Some(peer) = peer
     {
         match refusal {
-            Refusal::Busy(_) | Refusal::Full | Refusal::Duplicate | Refusal::ShuttingDown => {
+            Refusal::Busy(_) | Refusal::Full(_) | Refusal::Duplicate | Refusal::ShuttingDown => {
                 cx.book.unwilling(&peer, cx.now);
             }
             _ => cx.book.failed(&peer, cx.now),

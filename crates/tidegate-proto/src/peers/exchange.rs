@@ -178,14 +178,9 @@ impl ExchangeLink {
 
 /// What a peer that asked is told: this node's own record first. R15.3
 fn answer(cx: &mut Context, link: ConnectionId) -> Vec<PeerRecord> {
-    let Some(asker) = cx.links.get(link) else { return Vec::new() };
-    let (peer, seen_at) = (asker.peer, asker.address.clone());
-    let own = cx.control.record().cloned();
     let most = (cx.book.len() / SHARE).clamp(LEAST, MAX_RECORDS - 1);
-    let mut records = cx.book.sample(most, |record| {
-        record.peer != peer && record.addresses.iter().any(|at| is_useful(at, &seen_at))
-    });
-    records.splice(0..0, own);
+    let mut records = others(cx, link, most);
+    records.splice(0..0, cx.control.record().cloned());
     // A record may have sixteen long addresses.
     let mut room = Channel::MAX_FRAME - 64;
     records.retain(|record| {
@@ -195,6 +190,33 @@ fn answer(cx: &mut Context, link: ConnectionId) -> Vec<PeerRecord> {
         fits
     });
     records
+}
+
+/// Some of those that this node knows, for the peer of a link.
+pub(crate) fn others(cx: &mut Context, link: ConnectionId, most: usize) -> Vec<PeerRecord> {
+    let Some(asker) = cx.links.get(link) else { return Vec::new() };
+    let (peer, seen_at) = (asker.peer, asker.address.clone());
+    cx.book.sample(most, |record| {
+        record.peer != peer && record.addresses.iter().any(|at| is_useful(at, &seen_at))
+    })
+}
+
+/// A peer that refuses this node tells it of others. What is not signed is passed over: the
+/// connection is at its end.
+pub(crate) fn told_of(cx: &mut Context, link: ConnectionId, records: &[PeerRecord]) {
+    let Some(source) = cx.links.get(link).map(|link| link.address.clone()) else { return };
+    let dialed = cx.links.get(link).is_some_and(|link| !link.direction.is_inbound());
+    if !dialed || cx.config.outbound == 0 {
+        return;
+    }
+    for record in records {
+        if !cx.book.has(record)
+            && record::verify(record, &cx.config.network)
+            && cx.book.learn(record, &source) == Learnt::New
+        {
+            dialer::news(cx);
+        }
+    }
 }
 
 fn on_records(cx: &mut Context, at: At, records: &[PeerRecord]) -> Result<(), Violation> {

@@ -129,6 +129,9 @@ fn on_return(cx: &mut Context, at: At, returns: Vec<Return>) -> Result<(), Viola
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     for Return { number, report } in returns {
         let (_, sent) = link.holder.returned(number)?;
+        if let Some(connection) = cx.links.get_mut(at.link) {
+            connection.answered();
+        }
         if report == Report::Ignored
             && let Some(entry) = pool.log.get(&sent.position)
         {
@@ -403,7 +406,7 @@ fn poll_answer(cx: &mut Context, at: At) -> Option<PoolMessage> {
 
 /// Announces or pushes what the link has not seen of the log.
 fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
-    let connection = cx.links.get(at.link)?;
+    let connection = cx.links.get_mut(at.link)?;
     let (height, salt) = (connection.height(), connection.salt);
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link)?;
@@ -437,6 +440,8 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
             Delivery::Body => {
                 link.pass(position);
                 link.holder.spend(spend_for(entry, true), sent);
+                // R5.5.5
+                connection.ask(cx.now);
                 let item = pool.content.item(&entry.id).expect("the log is that of the content");
                 let (body, rest) = chunk::start(&item.body);
                 link.outgoing = rest;
@@ -447,6 +452,7 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
             Delivery::Announcement => {
                 link.pass(position);
                 link.holder.spend(Spent::Announcement, sent);
+                connection.ask(cx.now);
                 let facts = entry.facts.aged(cx.now.since(entry.added)).to_wire();
                 announcements.push(Announcement { id: super::alias(&salt, &entry.id), facts });
             }

@@ -102,7 +102,7 @@ fn a_reason_says_when_to_come_back() {
         (Refusal::Busy(2000), 1500..=2500),
         (Refusal::Banned(20), 15_000..=25_000),
         (Refusal::Duplicate, 1500..=2500),
-        (Refusal::Full, 375..=625),
+        (Refusal::Full(Vec::new()), 375..=625),
         (Refusal::WrongNetwork, 45_000..=75_000),
         (Refusal::NotAllowed, 45_000..=75_000),
     ];

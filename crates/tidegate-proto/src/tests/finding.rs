@@ -13,7 +13,7 @@ use crate::config::StaticPeer;
 use crate::control::record;
 use crate::id::{Address, PeerId, Signature};
 use crate::io::{Command, Event};
-use crate::wire::{PeerRecord, PeersMessage};
+use crate::wire::{ControlMessage, PeerRecord, PeersMessage, Refusal};
 use crate::{Config, Violation};
 
 fn key(n: u8) -> SigningKey {
@@ -159,6 +159,25 @@ fn a_closed_network_learns_nothing() {
     assert_eq!(net.links(1), 1);
 }
 
+/// R5.5.5
+#[test]
+fn who_owes_permits_and_is_silent_is_given_up() {
+    use crate::id::PoolIndex;
+    use crate::io::Admission;
+    for publishes in [false, true] {
+        let mut script = Script::up();
+        let body = super::app::item(1, 100);
+        let (request, pool, admission) = (1, PoolIndex(1), Admission::default());
+        if publishes {
+            script.command(Command::Publish { request, pool, body, admission });
+        }
+        script.wait(7_999);
+        assert_eq!(script.node.status().peers.len(), 1);
+        script.wait(2);
+        assert_eq!(script.node.status().peers.is_empty(), publishes);
+    }
+}
+
 /// A node that looks for peers, and has time.
 fn looking() -> Config {
     let mut config: Config = config(1);
@@ -261,6 +280,29 @@ fn addresses_at_home_mean_nothing_to_the_world() {
     script.send(PEERS, &records(vec![record(21, 1, vec![home, world])]));
     assert_eq!(script.accusation(), None);
     assert_eq!(script.node.status().known_peers, 2);
+}
+
+/// R5.2.4
+#[test]
+fn one_who_is_full_tells_of_others() {
+    // Two may dial the first; the others must find each other through what it says.
+    let mut net = strangers(12, 3);
+    let mut config = net.hosts[0].node.config().clone();
+    config.limits.max_inbound = 2;
+    net.hosts[0].node =
+        crate::Node::new(config, Box::new(super::app::TestRules), [0; 32], net.now).unwrap();
+    net.command(0, Command::Listening { addresses: vec![address(0)] });
+    net.run(Duration::from_secs(30));
+    assert_eq!(net.links(0) - outbound(&net, 0), 2);
+    assert_eq!(reachable(&net, 0).len(), 12);
+    // What is told so is checked like anything else.
+    let mut script = Script::with(looking());
+    script.dial(super::script::PEER);
+    let mut forged = record(21, 1, vec![address(21)]);
+    forged.sequence = 2;
+    let others = vec![record(20, 1, vec![address(20)]), forged];
+    script.send(super::script::CONTROL, &ControlMessage::Refuse(Refusal::Full(others)));
+    assert_eq!(script.node.status().known_peers, 1);
 }
 
 #[test]

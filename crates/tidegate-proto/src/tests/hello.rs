@@ -111,7 +111,7 @@ fn full_is_full_at_the_limit() {
     assert_eq!(script.node.status().peers.len(), 2);
     script.connect(PeerId([22; 32]));
     say(&mut script, |_| {});
-    assert_eq!(script.refusal(), Some(Refusal::Full));
+    assert_eq!(script.refusal(), Some(Refusal::Full(Vec::new())));
 }
 
 #[test]

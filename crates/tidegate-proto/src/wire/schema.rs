@@ -62,6 +62,9 @@ pub const MAX_PROOF: usize = 12;
 /// Peer records in one message.
 pub const MAX_RECORDS: usize = 64;
 
+/// Peer records in a refusal.
+pub const MAX_OTHERS: usize = 8;
+
 /// Block ids that say which chain the asker is on.
 pub const MAX_LOCATOR: usize = 32;
 
@@ -562,8 +565,8 @@ pub enum Refusal {
     WrongNetwork,
     /// `NO_COMMON_VERSION`.
     NoCommonVersion,
-    /// `FULL`.
-    Full,
+    /// Others who may have room.
+    Full(Vec<PeerRecord>),
     /// `SELF_DIAL`.
     SelfDial,
     /// `DUPLICATE`.
@@ -585,7 +588,10 @@ impl Encode for Refusal {
         match self {
             Self::WrongNetwork => out.u32(1),
             Self::NoCommonVersion => out.u32(2),
-            Self::Full => out.u32(3),
+            Self::Full(value) => {
+                out.u32(3);
+                out.list(value, 8);
+            }
             Self::SelfDial => out.u32(4),
             Self::Duplicate => out.u32(5),
             Self::NotAllowed => out.u32(6),
@@ -609,7 +615,7 @@ impl Decode for Refusal {
         match input.u32()? {
             1 => Ok(Self::WrongNetwork),
             2 => Ok(Self::NoCommonVersion),
-            3 => Ok(Self::Full),
+            3 => input.list(8).map(Self::Full),
             4 => Ok(Self::SelfDial),
             5 => Ok(Self::Duplicate),
             6 => Ok(Self::NotAllowed),

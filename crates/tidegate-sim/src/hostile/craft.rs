@@ -293,16 +293,18 @@ fn grant(entropy: &mut Entropy) -> Grant {
     }
 }
 
-fn peers(entropy: &mut Entropy) -> PeersMessage {
-    let record = |entropy: &mut Entropy| PeerRecord {
+/// A record that nobody has signed.
+fn record(entropy: &mut Entropy) -> PeerRecord {
+    let address = |entropy: &mut Entropy| Address(vec![entropy.byte(); 8].into());
+    PeerRecord {
         peer: PeerId([entropy.byte(); 32]),
         sequence: u64::from(number(entropy)),
-        addresses: some(entropy, |entropy| Address(vec![entropy.byte(); 8].into()))
-            .into_iter()
-            .take(16)
-            .collect(),
+        addresses: some(entropy, address).into_iter().take(16).collect(),
         signature: Signature([entropy.byte(); 64]),
-    };
+    }
+}
+
+fn peers(entropy: &mut Entropy) -> PeersMessage {
     match entropy.below(3) {
         0 => PeersMessage::Records(some(entropy, record).into_iter().take(64).collect()),
         _ => PeersMessage::Ask,
@@ -327,7 +329,7 @@ fn control(entropy: &mut Entropy) -> ControlMessage {
         }),
         2 => ControlMessage::Refuse(match entropy.below(4) {
             0 => Refusal::Duplicate,
-            1 => Refusal::Full,
+            1 => Refusal::Full(some(entropy, record).into_iter().take(8).collect()),
             2 => Refusal::Busy(number(entropy)),
             _ => Refusal::Banned(number(entropy)),
         }),

@@ -110,7 +110,8 @@ impl World {
         let connections = connections.collect::<Vec<_>>();
         if !connections.is_empty() {
             let id = connections[self.entropy.below(connections.len() as u64) as usize];
-            let channel = CHANNELS[CHANNELS.len() - 1 - self.entropy.below(5) as usize];
+            let channel =
+                CHANNELS[CHANNELS.len() - 1 - self.entropy.below(CHANNELS.len() as u64) as usize];
             let hostile = &self.hostile[&node];
             let frame = hostile.attack(channel, &mut self.entropy);
             self.put_on_the_line(node, id, channel, frame);
