@@ -160,8 +160,9 @@ pub enum Command {
         /// The new limits, none below the old.
         grant: Grant,
     },
-    /// An item that was published before a restart does not hold any more: it need not be kept.
-    Forget {
+    /// An item that was published before a restart does not hold at present: it is in a block, or
+    /// stale. It is kept for as long as a re-org may bring it back.
+    Retain {
         /// Its pool.
         pool: PoolIndex,
         /// Its id.

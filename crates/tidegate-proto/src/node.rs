@@ -161,7 +161,7 @@ impl Node {
                     control::raise(cx, link, pool, &grant);
                 }
             }
-            Command::Forget { pool, id } => store::forget(cx, pool, id),
+            Command::Retain { pool, id } => store::retain(cx, pool, id),
             Command::Loaded { request, found } => rpc::loaded(cx, request, found),
             Command::Stored { request } => store::stored(cx, request),
             Command::Shutdown => {

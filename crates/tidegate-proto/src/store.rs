@@ -140,10 +140,12 @@ pub(crate) fn tip(cx: &mut Context, facts: HeaderFacts, state: Vec<(Bytes, Optio
     }
 }
 
-/// An item that was published before a restart is of no use any more.
-pub(crate) fn forget(cx: &mut Context, pool: PoolIndex, id: ItemId) {
-    if cx.config.store && !cx.store.own.contains_key(&(pool, id)) {
-        write(cx, Write::Forget { pool, id }, 0, None);
+/// An item that was published before a restart does not hold at present: it may be in a block that
+/// a re-org takes back.
+pub(crate) fn retain(cx: &mut Context, pool: PoolIndex, id: ItemId) {
+    if cx.config.store {
+        let height = cx.tip.held().map_or(0, |tip| tip.height);
+        cx.store.own.entry((pool, id)).or_insert(Some(height));
     }
 }
 

@@ -167,11 +167,14 @@ impl Host {
         self.disk.published()
     }
 
-    /// Publishes an item again that was published before a restart, if it still holds.
-    pub(crate) fn offer_again(&mut self, pool: PoolIndex, body: Bytes) -> Option<Command> {
+    /// Publishes an item again that was published before a restart, if it holds at present.
+    pub(crate) fn offer_again(&mut self, pool: PoolIndex, body: Bytes) -> Command {
         match self.ledger.admit(pool, &body) {
-            Verdict::Accept(admission) => Some(self.publish(pool, body, admission)),
-            Verdict::Reject | Verdict::Ignore => None,
+            Verdict::Accept(admission) => self.publish(pool, body, admission),
+            Verdict::Reject | Verdict::Ignore => {
+                let id = self.node.item_id(pool, &body);
+                Command::Retain { pool, id }
+            }
         }
     }
 

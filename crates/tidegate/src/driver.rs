@@ -209,10 +209,9 @@ impl Driver {
             Verdict::Accept(admission) => {
                 self.command(Command::Publish { request: 0, pool, body, admission });
             }
-            // It is in a block, or something else took its place.
             Verdict::Reject | Verdict::Ignore => {
                 let id = self.core.item_id(pool, &body);
-                self.command(Command::Forget { pool, id });
+                self.command(Command::Retain { pool, id });
             }
         }
         true

@@ -12,6 +12,7 @@ mod permits;
 mod pools;
 mod recording;
 mod script;
+mod seconds;
 mod syncing;
 mod verdicts;
 mod violations;

@@ -479,6 +479,37 @@ fn own_items_are_kept_for_as_long_as_they_may_come_back() {
     }
 }
 
+/// After a restart the node is on a block of its own that nobody else has. A re-org takes it back,
+/// and the item that was in it is own as before.
+#[test]
+fn an_own_item_that_a_reorg_brings_back_after_a_restart_is_kept() {
+    let own = item(1, 100);
+    let theirs = block(&genesis(), 1, 2, &[]);
+    let mut config = with_store(1);
+    let mine = block(&genesis(), 2, 1, &[(SMALL, own.clone())]);
+    config.chain = vec![mine.header.clone()];
+    let mut script = Script::with(config);
+    let own_id = id(SMALL, &own);
+    script.command(Command::Retain { pool: SMALL, id: own_id });
+    script.command(Command::PublishBlock { request: 0, block: theirs.clone() });
+    let next = block(&theirs.header, 3, 2, &[]);
+    script.command(Command::PublishBlock { request: 0, block: next.clone() });
+    let add = vec![(SMALL, own, Admission::default())];
+    script.command(Command::SetTip(TipChange { add, ..TipChange::new(next.block) }));
+    assert_eq!(script.node.pool_ids(SMALL).collect::<Vec<_>>(), [&own_id]);
+    let mut parent = next.header;
+    let mut forgotten = 0;
+    for slot in 4..150 {
+        let block = block(&parent, slot, 2, &[]);
+        parent = block.header.clone();
+        script.command(Command::PublishBlock { request: 0, block: block.clone() });
+        script.command(Command::SetTip(TipChange::new(block.block)));
+        let forget = Write::Forget { pool: SMALL, id: own_id };
+        forgotten += script.writes.iter().filter(|(_, write)| *write == forget).count();
+    }
+    assert_eq!(forgotten, 0, "it is in the pool");
+}
+
 #[test]
 fn blocks_wait_while_the_store_is_behind() {
     let mut config = with_store(1);

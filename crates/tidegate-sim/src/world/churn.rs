@@ -85,9 +85,8 @@ impl World {
         }
         self.command(node, Command::Listening { addresses: vec![address(node)] });
         for (pool, body) in items {
-            if let Some(command) = self.hosts[node].offer_again(pool, body) {
-                self.command(node, command);
-            }
+            let command = self.hosts[node].offer_again(pool, body);
+            self.command(node, command);
         }
         self.set_timer(node);
     }

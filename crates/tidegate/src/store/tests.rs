@@ -452,8 +452,8 @@ async fn a_node_stops_when_its_store_fails() {
     assert_eq!(store.published().unwrap().len(), 5);
 }
 
-/// Items that were published are offered again after a restart; those that do not hold any more
-/// are forgotten.
+/// Items that were published are offered again after a restart; those that do not hold at present
+/// are kept all the same.
 #[tokio::test]
 async fn own_items_are_offered_again() {
     use tidegate_proto::io::{Admission, Subject};
@@ -483,8 +483,6 @@ async fn own_items_are_offered_again() {
     assert_eq!(node.pool_ids(PoolIndex(0)).await.unwrap().len(), 5);
     node.shutdown().await;
     drop((node, events));
-    let mut left =
-        store().published().unwrap().into_iter().map(|(_, body)| body[0]).collect::<Vec<_>>();
-    left.sort_unstable();
-    assert_eq!(left, [0, 2, 4, 6, 8]);
+    // What does not hold now may be in a block that is taken back.
+    assert_eq!(store().published().unwrap().len(), 10);
 }
