@@ -90,6 +90,7 @@ struct Connection {
 enum Done {
     Incoming(quinn::Endpoint, Option<Box<quinn::Incoming>>),
     Accepted(Result<quinn::Connection, quinn::ConnectionError>),
+    Resolved(DialId, Multiaddr, Option<PeerId>, Vec<SocketAddr>),
     Dialed(DialId, Multiaddr, Result<(quinn::Connection, PeerId), DialError>),
     Stream(ConnectionId, Result<(u32, RecvStream), StreamError>),
     Read(ConnectionId, u32, Result<(RecvStream, Bytes), StreamError>),
@@ -232,6 +233,42 @@ impl Quic {
         });
     }
 
+    /// Connects to whichever of some sockets answers first.
+    fn connect(
+        &mut self,
+        dial: DialId,
+        address: &Multiaddr,
+        peer: Option<PeerId>,
+        sockets: &[SocketAddr],
+    ) {
+        let mut attempts = Vec::new();
+        for to in sockets {
+            let Ok(endpoint) = self.endpoint_for(*to) else { continue };
+            let config = self.client.config(peer, self.transport.clone());
+            // The name is not looked at: the key is.
+            attempts.extend(endpoint.connect_with(config, *to, "tidegate").ok());
+        }
+        let address = address.clone();
+        self.work.push(Box::pin(async move {
+            let connected = async {
+                if attempts.is_empty() {
+                    return Err(DialError::Unreachable);
+                }
+                let first = futures_util::future::select_ok(attempts);
+                let connected = tokio::time::timeout(DIAL_TIMEOUT, first).await;
+                let (quic, _) =
+                    connected.map_err(|_| DialError::TimedOut)?.map_err(tls::dial_error)?;
+                let found = tls::peer(&quic).ok_or(DialError::WrongPeer)?;
+                match peer.is_none_or(|expected| expected == found) {
+                    true => Ok((quic, found)),
+                    false => Err(DialError::WrongPeer),
+                }
+            };
+            let connected = connected.await;
+            Done::Dialed(dial, address, connected)
+        }));
+    }
+
     /// Waits for the peer's next stream.
     fn next_stream(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
@@ -344,6 +381,9 @@ impl Quic {
                     self.connected(quic, peer, Direction::Inbound, &address);
                 }
             }
+            Done::Resolved(dial, address, peer, sockets) => {
+                self.connect(dial, &address, peer, &sockets);
+            }
             Done::Dialed(dial, address, Ok((quic, peer))) => {
                 self.connected(quic, peer, Direction::Outbound(dial), &address);
             }
@@ -389,7 +429,7 @@ impl Quic {
 
 impl Transport for Quic {
     fn handles(&self, address: &Multiaddr) -> bool {
-        socket_address(address).is_some()
+        socket_address(address).is_some() || Name::of(address).is_some()
     }
 
     fn listen(&mut self, address: &Multiaddr) -> Result<Multiaddr, ListenError> {
@@ -405,29 +445,17 @@ impl Transport for Quic {
     }
 
     fn dial(&mut self, dial: DialId, address: &Multiaddr, peer: Option<PeerId>) {
-        let Some(to) = socket_address(address) else {
+        if let Some(to) = socket_address(address) {
+            return self.connect(dial, address, peer, &[to]);
+        }
+        let Some(name) = Name::of(address) else {
             let error = DialError::UnsupportedAddress;
             return self.inputs.push_back(Input::DialFailed { dial, error });
         };
-        let connecting = self.endpoint_for(to).ok().and_then(|endpoint| {
-            let config = self.client.config(peer, self.transport.clone());
-            // The name is not looked at: the key is.
-            endpoint.connect_with(config, to, "tidegate").ok()
-        });
         let address = address.clone();
+        // At each dial anew: names move.
         self.work.push(Box::pin(async move {
-            let connected = async {
-                let connecting = connecting.ok_or(DialError::Unreachable)?;
-                let connected = tokio::time::timeout(DIAL_TIMEOUT, connecting).await;
-                let quic = connected.map_err(|_| DialError::TimedOut)?.map_err(tls::dial_error)?;
-                let found = tls::peer(&quic).ok_or(DialError::WrongPeer)?;
-                match peer.is_none_or(|expected| expected == found) {
-                    true => Ok((quic, found)),
-                    false => Err(DialError::WrongPeer),
-                }
-            };
-            let connected = connected.await;
-            Done::Dialed(dial, address, connected)
+            Done::Resolved(dial, address, peer, name.resolve().await)
         }));
     }
 
@@ -495,6 +523,44 @@ impl Transport for Quic {
 fn traffic(quic: &quinn::Connection) -> Traffic {
     let stats = quic.stats();
     Traffic::new(stats.udp_tx.bytes, stats.udp_rx.bytes)
+}
+
+/// How many sockets of a name are tried at once.
+const SOCKETS: usize = 4;
+
+/// A host's name and a port.
+struct Name {
+    host: String,
+    port: u16,
+    /// Only IPv4, or only IPv6.
+    version: Option<u8>,
+}
+
+impl Name {
+    fn of(address: &Multiaddr) -> Option<Self> {
+        let mut parts = address.iter();
+        let (host, version) = match parts.next()? {
+            Protocol::Dns(host) => (host.into_owned(), None),
+            Protocol::Dns4(host) => (host.into_owned(), Some(4)),
+            Protocol::Dns6(host) => (host.into_owned(), Some(6)),
+            _ => return None,
+        };
+        match (parts.next()?, parts.next()?, parts.next()) {
+            (Protocol::Udp(port), Protocol::QuicV1, None) => Some(Self { host, port, version }),
+            _ => None,
+        }
+    }
+
+    /// Its sockets now; none if the name is not known.
+    async fn resolve(&self) -> Vec<SocketAddr> {
+        let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await;
+        let found = found.into_iter().flatten().filter(|socket| match self.version {
+            Some(4) => socket.is_ipv4(),
+            Some(_) => socket.is_ipv6(),
+            None => true,
+        });
+        found.take(SOCKETS).collect()
+    }
 }
 
 fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {

@@ -79,3 +79,27 @@ async fn a_peer_that_comes_later_is_found() {
         alice.until(met).await;
     }
 }
+
+/// A name is looked up at each dial, and one that nobody has is no reason to give up.
+#[cfg(feature = "quic")]
+#[tokio::test]
+async fn a_peer_is_found_by_its_name() {
+    let by = By::Quic;
+    let bob = Running::start(by.connect(notes(), Identity::generate().unwrap()));
+    let port = bob.node.addresses()[0].to_string();
+    let port = port.split('/').nth(4).unwrap().to_owned();
+    for (name, found) in
+        [("dns4/localhost", true), ("dns/localhost", true), ("dns4/no.invalid", false)]
+    {
+        let address = format!("/{name}/udp/{port}/quic-v1").parse::<Multiaddr>().unwrap();
+        let mut alice =
+            Running::start(by.connect(notes().peer(&address), Identity::generate().unwrap()));
+        match found {
+            true => alice.until(met).await,
+            false => alice.until(|event| matches!(event, Event::DialFailed { .. })).await,
+        };
+    }
+    // Nobody can listen at a name.
+    let listens = notes().listen("/dns4/localhost/udp/0/quic-v1".parse().unwrap()).start();
+    assert!(matches!(listens, Err(StartError::Listen(_))));
+}
