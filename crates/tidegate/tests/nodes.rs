@@ -1,7 +1,14 @@
 //! Whole nodes by their public interface, in memory and over QUIC on the loopback interface.
 
+#[cfg(feature = "quic")]
+#[allow(dead_code, reason = "these tests need a part of it")]
+#[path = "transports/relay.rs"]
+mod relay;
+
 mod nodes {
     pub(crate) mod app;
+    #[cfg(feature = "quic")]
+    mod cuts;
     mod identity;
     mod meeting;
     mod overload;

@@ -9,8 +9,9 @@ use tidegate::transport::Transport as _;
 use tidegate::wire::{Binding, MAX_FRAME};
 
 use super::harness::{End, Net, frame, numbered};
-use super::raw::{Shows, address_of, client, endpoint, good_client, quic, socket_of, thief};
+use super::raw::{Shows, client, endpoint, good_client, quic, thief};
 use super::relay::{Dice, Fate, Relay, socket};
+use super::relay::{address_of, socket_of};
 use crate::OverQuic;
 
 type QuicNet = Net<OverQuic>;

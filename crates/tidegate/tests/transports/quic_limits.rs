@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::harness::Net;
-use super::raw::{endpoint, good_client, socket_of};
+use super::raw::{endpoint, good_client};
+use super::relay::socket_of;
 use super::relay::{Fate, Relay, Way};
 use crate::OverQuic;
 

@@ -1,9 +1,8 @@
 //! Bare QUIC clients and servers, for what transports never do themselves.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use multiaddr::Protocol;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -13,22 +12,10 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use tidegate::transport::quic::Quic;
-use tidegate::{Identity, Limits, Multiaddr};
+use tidegate::{Identity, Limits};
 
 pub(crate) fn quic(identity: &Identity) -> Quic {
     Quic::new(identity, &Limits::default()).expect("TLS")
-}
-
-pub(crate) fn socket_of(address: &Multiaddr) -> SocketAddr {
-    let port = address.iter().find_map(|part| match part {
-        Protocol::Udp(port) => Some(port),
-        _ => None,
-    });
-    (Ipv4Addr::LOCALHOST, port.expect("a port")).into()
-}
-
-pub(crate) fn address_of(socket: SocketAddr) -> Multiaddr {
-    format!("/ip4/{}/udp/{}/quic-v1", socket.ip(), socket.port()).parse().expect("a multiaddr")
 }
 
 /// How a bare client shows who it is.

@@ -3,10 +3,21 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
+use multiaddr::Protocol;
 use tidegate::Multiaddr;
 use tokio::net::UdpSocket;
 
-use super::raw::{address_of, socket_of};
+pub(crate) fn socket_of(address: &Multiaddr) -> SocketAddr {
+    let port = address.iter().find_map(|part| match part {
+        Protocol::Udp(port) => Some(port),
+        _ => None,
+    });
+    (Ipv4Addr::LOCALHOST, port.expect("a port")).into()
+}
+
+pub(crate) fn address_of(socket: SocketAddr) -> Multiaddr {
+    format!("/ip4/{}/udp/{}/quic-v1", socket.ip(), socket.port()).parse().expect("a multiaddr")
+}
 
 /// Which way a datagram goes through a [`Relay`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
