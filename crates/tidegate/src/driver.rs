@@ -133,9 +133,10 @@ pub(crate) struct Kept {
     pub(crate) failure: Arc<OnceLock<StoreError>>,
 }
 
-/// How often the book is kept, if there is news; a large one less often.
+/// How often the book is kept, if there is news; a large one less often. Who is killed comes back
+/// to those whom he has met before that.
 #[cfg(feature = "store")]
-const BOOK_EVERY: Duration = Duration::from_secs(2);
+const BOOK_EVERY: Duration = Duration::from_millis(250);
 #[cfg(feature = "store")]
 const LARGE_BOOK: usize = 100;
 

@@ -324,3 +324,24 @@ fn bans_and_the_book_survive_a_restart() {
     let refused = |event: &Event| matches!(event, Event::Refused { by_us: true, .. });
     assert!(script.events.iter().any(refused));
 }
+
+/// A process that is killed again and again, at random moments, is back as soon as its peers have
+/// noticed.
+#[test]
+fn who_is_killed_again_and_again_is_back_each_time() {
+    let mut rng = crate::rng::Rng::new([9; 32]);
+    let mut net = strangers(3, 8);
+    net.delay = Duration::from_millis(1);
+    net.run(Duration::from_secs(10));
+    for round in 0..500 {
+        net.run(Duration::from_millis(200 + rng.next_u64() % 800));
+        net.restart(2);
+        net.command(2, Command::Listening { addresses: vec![address(2)] });
+        let since = net.now;
+        while net.links(2) < 2 {
+            net.run_ms(10);
+            let waited = net.now.since(since);
+            assert!(waited < Duration::from_secs(3), "round {round}");
+        }
+    }
+}

@@ -123,3 +123,20 @@ fn of_two_processes_with_one_key_the_first_stays() {
     net.run(Duration::from_secs(10));
     assert_eq!([net.links(0), net.links(2)], [1, 1]);
 }
+
+/// A process that dies in the middle of a simultaneous dial leaves two connections behind: they are
+/// asked at once, not one after the other.
+#[test]
+fn several_dead_connections_take_no_longer_than_one() {
+    for offset in 0..60 {
+        let mut net = named([false, false]);
+        net.connect(0, 1);
+        net.run_ms(offset);
+        net.connect(1, 0);
+        net.run_ms(100);
+        net.restart(1);
+        net.connect(1, 0);
+        net.run(LOCKED_OUT);
+        assert_eq!([net.links(0), net.links(1)], [1, 1], "{offset} ms apart");
+    }
+}
