@@ -41,8 +41,9 @@ const GROUP_TRIES: usize = 8;
 pub(crate) struct Dialer {
     targets: Vec<Target>,
     rng: Rng,
-    /// The next look at whether peers are missing.
+    /// The next look at whether peers are missing, and when one led to a dial.
     refill: Time,
+    refilled: Option<Time>,
     /// The next look at whether somebody in the book is there.
     feeler: Time,
 }
@@ -110,7 +111,8 @@ impl Dialer {
                 Some(target(Role::Book, &at))
             }));
         }
-        let mut dialer = Self { targets, rng: rng.fork("dialer"), refill: now, feeler: now };
+        let mut dialer =
+            Self { targets, rng: rng.fork("dialer"), refill: now, refilled: None, feeler: now };
         dialer.feeler = now + dialer.about(config.limits.feeler_interval);
         dialer
     }
@@ -201,7 +203,9 @@ pub(crate) fn expire(cx: &mut Context) {
 
 /// Somebody new is in the book.
 pub(crate) fn news(cx: &mut Context) {
-    cx.dialer.refill = cx.dialer.refill.min(cx.now + cx.config.limits.dial_interval);
+    let interval = cx.config.limits.dial_interval;
+    let next = cx.dialer.refilled.map_or(cx.now, |last| cx.now.max(last + interval));
+    cx.dialer.refill = cx.dialer.refill.min(next);
 }
 
 /// Peers this node dialed that count as its own choice.
@@ -231,6 +235,9 @@ fn refill(cx: &mut Context) {
         && may_dial(cx)
     {
         found = dial_another(cx, alone);
+        if found {
+            cx.dialer.refilled = Some(cx.now);
+        }
     }
     // Nobody is left: something else has to happen first, and that sets the time anew.
     let limits = &cx.config.limits;
