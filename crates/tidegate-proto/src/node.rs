@@ -476,7 +476,8 @@ impl Node {
 
     /// A number that changes when the peer book does.
     pub fn peer_book_revision(&self) -> u64 {
-        self.cx.book.revision() + self.cx.stats.of(Count::Connections)
+        let cx = &self.cx;
+        cx.book.revision() + cx.stats.of(Count::Connections) + cx.peers.banned_so_far
     }
 
     /// Everything at a glance.

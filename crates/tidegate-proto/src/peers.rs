@@ -27,6 +27,8 @@ pub(crate) struct Peers {
     bans: BTreeMap<PeerId, Ban>,
     dials: BTreeMap<DialId, Dialing>,
     next_dial: u64,
+    /// How often somebody was banned.
+    pub(crate) banned_so_far: u64,
     pub(crate) shutting_down: bool,
 }
 
@@ -71,6 +73,7 @@ impl Peers {
 
     /// Remembers a violation. Among too many the one whose time is up first is forgotten.
     pub(crate) fn ban(&mut self, peer: PeerId, violation: Violation, now: Time, limit: u32) {
+        self.banned_so_far += 1;
         let until = now + violation.penalty();
         let ban = self.bans.entry(peer).or_insert(Ban { until });
         ban.until = ban.until.max(until);

@@ -29,9 +29,8 @@ use crate::wire::{
     RpcBlock, RpcError, RpcFailed, RpcHeaders, RpcMessage, RpcRequest, RpcWant, RpcWantKind,
 };
 
-/// Requests a peer may have without an answer, and before both setups are exchanged. R16.1
+/// Requests a peer may have without an answer, from its hello on. R16.1
 pub(crate) const REQUESTS: usize = 4;
-const EARLY_REQUESTS: usize = 1;
 
 /// How long a block that is being sent may stand still while others wait to be served.
 const STALLED: Duration = Duration::from_secs(4);
@@ -256,10 +255,9 @@ impl ChannelTrait for Channel {
 }
 
 fn on_request(cx: &mut Context, at: At, request: RpcRequest) -> Result<(), Violation> {
-    let up = cx.links.get(at.link).is_some_and(|link| link.up);
     let link = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     // R16.1
-    if link.asked.len() >= if up { REQUESTS } else { EARLY_REQUESTS } {
+    if link.asked.len() >= REQUESTS {
         return Err(Violation::RequestPermit);
     }
     // R16.2

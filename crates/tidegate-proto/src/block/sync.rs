@@ -90,7 +90,7 @@ pub(super) fn not_in_parts(cx: &mut Context) {
 /// A body may be missing for too long, or somebody may have been passed over for long enough.
 pub(crate) fn expire(cx: &mut Context) {
     if cx.sync.again.take_if(|at| *at <= cx.now).is_some() {
-        drive(cx);
+        advance(cx);
     }
 }
 
@@ -240,13 +240,14 @@ pub(crate) fn headers(
         parent = Some(facts.block);
         parsed.push_back((facts, header));
     }
-    if parsed.is_empty() {
+    if parsed.iter().all(|(facts, _)| cx.blocks.known.contains_key(&facts.block)) {
         // He says that he holds more, and has nothing to show for it.
         pass_over(cx, link, None);
     } else {
         cx.sync.failures.remove(&link);
     }
     cx.sync.headers = parsed;
+    cx.sync.checking = None;
     cx.sync.from = Some(link);
     next_header(cx);
     drive(cx);
@@ -264,14 +265,15 @@ fn next_header(cx: &mut Context) {
         if cx.blocks.checking.contains_key(&facts.block) {
             return;
         }
-        let from = cx.sync.from.filter(|link| cx.links.get(*link).is_some());
+        let from = cx.sync.from.filter(|link| cx.links.get(*link).is_some_and(|link| link.up));
         let good = cx.blocks.known.get(&facts.parent).is_some_and(|parent| {
             parent.facts.height + 1 == facts.height && !matches!(parent.body, Body::Bad)
         });
         let judged = cx.sync.checking == Some(facts.block);
         let (Some(link), true, false) = (from, good, judged) else {
-            // It has come to nothing: somebody else is asked.
+            // It has come to nothing: somebody else is asked, perhaps for the same again.
             cx.sync.headers.clear();
+            cx.sync.checking = None;
             if let Some(link) = from {
                 pass_over(cx, link, None);
             }

@@ -467,7 +467,7 @@ impl Book {
     /// Moves a peer to *tried*, unless another is there that has to be tested first.
     fn promote(&mut self, peer: PeerId) {
         let Some(entry) = self.entries.get(&peer).filter(|entry| !entry.tried) else { return };
-        let (source, old) = (entry.source.clone(), entry.places.clone());
+        let source = entry.source.clone();
         let place = self.place(true, &peer, &source);
         if let Some(occupant) = self.places.get(&place).copied() {
             if self.entries[&occupant].failures < HOPELESS {
@@ -479,7 +479,9 @@ impl Book {
             }
             self.evict_tried(occupant);
         }
-        for place in old {
+        // The one that was evicted may have taken one of them.
+        let old = self.entries.get(&peer).map(|entry| entry.places.clone());
+        for place in old.into_iter().flatten() {
             self.leave(peer, place);
         }
         self.places.insert(place, peer);

@@ -616,3 +616,46 @@ fn what_there_is_no_room_for_is_cancelled() {
     assert!(begin(&mut script, 1), "that is for later, and too much");
     assert_eq!(script.accusation(), None);
 }
+
+/// A header that was not good for now is looked at again when another peer sends it.
+#[test]
+fn a_header_that_was_ignored_is_checked_again_later() {
+    let chain = chain(20, 100);
+    let mut script = Script::up();
+    script.judge = |_| Some(Verdict::Ignore);
+    let held = Held { block: chain[19].block, height: 20 };
+    script.send(super::script::TIP, &TipMessage::Held(held.clone()));
+    let (id, _) = requests(&mut script)[0].clone();
+    script.send(RPC, &headers(id, &chain));
+    assert_eq!(script.node.best_header().unwrap().height, 0);
+    // The clock is right now, and somebody else is asked.
+    script.judge = |_| Some(Verdict::Accept(Admission::default()));
+    script.another_peer();
+    script.send(super::script::TIP, &TipMessage::Held(held));
+    let (id, _) = requests(&mut script)[0].clone();
+    script.send(RPC, &headers(id, &chain));
+    assert_eq!(script.node.best_header().unwrap().height, 20);
+}
+
+/// Who has nothing but headers that are known does not keep others from being asked.
+#[test]
+fn headers_that_are_known_are_none() {
+    let chain = chain(40, 100);
+    let (mut script, _) = asking(&chain[..20]);
+    let liar = script.connection;
+    let held = Held { block: BlockId([9; 32]), height: 1000 };
+    script.wait(20);
+    script.send(super::script::TIP, &TipMessage::Held(held));
+    let asked = requests(&mut script);
+    let of_headers = |asked: &[(u32, RpcWant)]| {
+        asked.iter().find(|(_, want)| matches!(want, RpcWant::Headers(_))).map(|(id, _)| *id)
+    };
+    let id = of_headers(&asked).expect("he says that he has more");
+    script.send(RPC, &headers(id, &chain[19..20]));
+    assert_eq!(of_headers(&requests(&mut script)), None, "he is not asked again at once");
+    script.another_peer();
+    let held = Held { block: chain[39].block, height: 40 };
+    script.send(super::script::TIP, &TipMessage::Held(held));
+    assert!(of_headers(&requests(&mut script)).is_some(), "others are");
+    assert_ne!(script.connection, liar);
+}
