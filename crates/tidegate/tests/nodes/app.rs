@@ -89,7 +89,8 @@ impl By {
         identity: Identity,
         place: Multiaddr,
     ) -> Builder {
-        let builder = builder.listen(place);
+        // Who is connected to whom is the test's business.
+        let builder = builder.listen(place).outbound(0);
         match self {
             Self::Memory(network) => {
                 builder.transport(network.transport(&identity)).without_quic().identity(identity)

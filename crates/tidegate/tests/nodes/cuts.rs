@@ -18,9 +18,7 @@ const BACK: Duration = Duration::from_secs(10);
 /// what the other published.
 async fn cut(duration: Duration) -> Duration {
     let by = By::Quic;
-    // Otherwise they find another way to each other.
-    let closed = || by.builder(accept_all).outbound(0);
-    let mut bob = Running::start(closed());
+    let mut bob = by.start(accept_all);
     let is_cut = Arc::new(AtomicBool::new(false));
     let way = Relay::start(socket_of(&split_peer(bob.node.addresses()[0].clone()).0), {
         let is_cut = is_cut.clone();
@@ -29,7 +27,7 @@ async fn cut(duration: Duration) -> Duration {
             false => Fate::Passes,
         }
     });
-    let alice = Running::start(closed().peer(&address_of(way.address)));
+    let alice = Running::start(by.builder(accept_all).peer(&address_of(way.address)));
     alice.publish("before").await;
     bob.has("before").await;
     is_cut.store(true, Ordering::Relaxed);
