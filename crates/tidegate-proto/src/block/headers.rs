@@ -221,7 +221,7 @@ fn adopt(cx: &mut Context, orphan: Orphan) {
     // Too far to be followed header by header.
     cx.blocks.orphans.forget(link);
     // Others may have sent some of them too, and may be asked.
-    ask_others(cx, link);
+    reconsider(cx, Some(link));
 }
 
 /// Asks `link`, which has `block`, for the first unknown ancestor of it.
@@ -387,20 +387,12 @@ pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
             }
         }
     }
-    ask_others(cx, link);
+    reconsider(cx, Some(link));
 }
 
-/// What peers hold may be within reach now.
-pub(super) fn reconsider(cx: &mut Context) {
-    let held = cx.links.iter().filter_map(|(id, link)| link.held.clone().map(|held| (id, held)));
-    for (link, held) in held.collect::<Vec<_>>() {
-        peer_holds(cx, link, &held);
-    }
-}
-
-/// What came from a link may have to be asked of others.
-fn ask_others(cx: &mut Context, link: ConnectionId) {
-    let links = cx.links.iter().filter(|(id, _)| *id != link);
+/// What peers hold may be within reach now, or has to be asked of others than `except`.
+pub(super) fn reconsider(cx: &mut Context, except: Option<ConnectionId>) {
+    let links = cx.links.iter().filter(|(id, _)| Some(*id) != except);
     let held = links.filter_map(|(id, link)| link.held.clone().map(|held| (id, held)));
     for (link, held) in held.collect::<Vec<_>>() {
         peer_holds(cx, link, &held);

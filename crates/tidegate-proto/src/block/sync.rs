@@ -146,7 +146,7 @@ fn finish(cx: &mut Context, held: &HeaderFacts) {
     let Some(from) = cx.sync.active.take() else { return };
     cx.sync.again = None;
     cx.event(Event::SyncEnded { from, at: held.height });
-    headers::reconsider(cx);
+    headers::reconsider(cx, None);
     if let Some(best) = cx.tip.best().copied()
         && super::is_better(cx, &best)
     {

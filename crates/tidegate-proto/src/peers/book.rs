@@ -90,6 +90,27 @@ struct Entry {
 }
 
 impl Entry {
+    /// An entry that has no place yet.
+    fn new(
+        record: Option<&PeerRecord>,
+        met_at: Option<&Address>,
+        source: &[u8],
+        mut addresses: Vec<Address>,
+        failures: u32,
+    ) -> Self {
+        dedup(&mut addresses);
+        Self {
+            record: record.cloned(),
+            met_at: met_at.cloned(),
+            source: source.to_vec(),
+            addresses,
+            places: Vec::new(),
+            tried: false,
+            failures,
+            last: None,
+        }
+    }
+
     /// The address to dial next: each failure goes on to another.
     fn address(&self) -> Option<&Address> {
         let count = self.addresses.len().max(1);
@@ -149,21 +170,12 @@ impl Book {
     fn restore(&mut self, saved: &BookEntry) {
         let said = saved.record.iter().flat_map(|record| &record.addresses);
         let said = said.filter(|address| !is_unspecified(address));
-        let mut addresses = saved.met_at.iter().chain(said).cloned().collect::<Vec<_>>();
-        dedup(&mut addresses);
+        let addresses = saved.met_at.iter().chain(said).cloned().collect::<Vec<_>>();
         if saved.peer == self.own || addresses.is_empty() {
             return;
         }
-        let entry = Entry {
-            record: saved.record.clone(),
-            met_at: saved.met_at.clone(),
-            source: saved.source.clone(),
-            addresses,
-            places: Vec::new(),
-            tried: false,
-            failures: saved.failures,
-            last: None,
-        };
+        let (record, met_at) = (saved.record.as_ref(), saved.met_at.as_ref());
+        let entry = Entry::new(record, met_at, &saved.source, addresses, saved.failures);
         self.entries.insert(saved.peer, entry);
         match saved.tried {
             true => self.promote(saved.peer),
@@ -258,17 +270,7 @@ impl Book {
             Some(_) => Learnt::Nothing,
             None if addresses.is_empty() => Learnt::Nothing,
             None => {
-                dedup(&mut addresses);
-                let entry = Entry {
-                    record: record.cloned(),
-                    met_at: met_at.cloned(),
-                    source: source.to_vec(),
-                    addresses,
-                    places: Vec::new(),
-                    tried: false,
-                    failures: 0,
-                    last: None,
-                };
+                let entry = Entry::new(record, met_at, source, addresses, 0);
                 self.entries.insert(peer, entry);
                 self.place_new(peer, source);
                 self.drop_homeless(peer);

@@ -46,7 +46,7 @@ pub(crate) struct Exchange {
 #[derive(Debug)]
 struct ExchangeLink {
     at: At,
-    /// The question that has no answer yet left at that time.
+    /// A question has no answer yet.
     asked: bool,
     /// When the last question left.
     last: Option<Time>,
