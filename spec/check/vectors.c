@@ -24,8 +24,7 @@ struct subject {
 #define SUBJECT(type) { #type, (xdrproc_t)xdr_##type, sizeof(type) }
 
 static const struct subject SUBJECTS[] = {
-    SUBJECT(ControlMessage), SUBJECT(TipMessage),    SUBJECT(BlockMessage),
-    SUBJECT(PoolMessage),    SUBJECT(RecordPayload),
+#include "subjects.h"
 };
 
 static char line[LINE], input[MOST], output[MOST];

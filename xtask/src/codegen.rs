@@ -19,6 +19,11 @@ pub(crate) fn run(check: bool) -> Result {
     let made = made.collect::<BTreeMap<_, _>>();
     // What writes them and what reads them are two pieces of code: they check each other.
     vectors::check(&schema, &made)?;
+    let types = made.keys().filter_map(|name| name.strip_suffix(".json"));
+    let subjects = types.map(|name| format!("SUBJECT({name}),\n")).collect::<String>();
+    let subjects =
+        format!("/* Written by `cargo xtask codegen`: the types that have vectors. */\n{subjects}");
+    files.insert("spec/check/subjects.h".to_owned(), subjects);
     files.extend(made.into_iter().map(|(name, text)| (format!("spec/vectors/{name}"), text)));
     for (path, text) in files {
         let full = root().join(&path);
