@@ -48,9 +48,14 @@ pub(crate) fn start(body: &Bytes) -> (Body, Option<Sending>) {
 }
 
 impl Sending {
+    /// Whether all have gone.
+    pub(crate) fn is_done(&self) -> bool {
+        self.sent >= self.body.len()
+    }
+
     /// The next chunk; `None` when all have gone.
     pub(crate) fn next(&mut self) -> Option<Bytes> {
-        if self.sent >= self.body.len() {
+        if self.is_done() {
             return None;
         }
         let mut chunk = Vec::with_capacity(CHUNK + 1024);

@@ -240,6 +240,11 @@ fn end(cx: &mut Context, link: ConnectionId, last: Last) {
 
 /// The channels of a connection have no peer any more.
 fn bring_down(cx: &mut Context, link: ConnectionId) {
+    // The channels look for others to ask: not for this one.
+    if let Some(connection) = cx.links.get_mut(link) {
+        connection.held = None;
+        connection.up = false;
+    }
     for (kind, at) in cx.links.channels(link) {
         if at.slot > 0 {
             kind.on_down(cx, at);
@@ -247,8 +252,6 @@ fn bring_down(cx: &mut Context, link: ConnectionId) {
     }
     if let Some(connection) = cx.links.get_mut(link) {
         connection.slots.truncate(1);
-        connection.held = None;
-        connection.up = false;
     }
 }
 

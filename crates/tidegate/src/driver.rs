@@ -206,15 +206,13 @@ impl Driver {
         let Command::Verdict { ticket, verdict } = command else { return false };
         let Some(kept) = &mut self.keeper else { return false };
         let Some((pool, body)) = kept.restoring.remove(ticket) else { return false };
-        match *verdict {
-            Verdict::Accept(admission) => {
-                self.command(Command::Publish { request: 0, pool, body, admission });
-            }
-            Verdict::Reject | Verdict::Ignore => {
-                let id = self.core.item_id(pool, &body);
-                self.command(Command::Retain { pool, id });
-            }
+        let id = self.core.item_id(pool, &body);
+        if let Verdict::Accept(admission) = *verdict {
+            self.command(Command::Publish { request: 0, pool, body, admission });
         }
+        // Its pool may have no room for it now: then it is kept for as long as one that is in a
+        // block.
+        self.command(Command::Retain { pool, id });
         true
     }
 

@@ -25,10 +25,12 @@ use crate::wire::{BlockBody, BlockHeader, BodyGroup, MAX_LOCATOR, RpcWant, WantH
 
 /// How long a peer that did not deliver is not asked for the same again.
 const PASSED_OVER: Duration = Duration::from_secs(2);
-/// The same for headers, at most.
+/// The same at most, for one who does it again and again.
 const PASSED_OVER_MOST: Duration = Duration::from_secs(300);
 /// How long the next block may be missing before it is asked for in this way.
 const STUCK: Duration = Duration::from_secs(3);
+/// Bytes a second at which the next body must come if somebody else could give it.
+const SLOW: u64 = 1 << 20;
 /// Bodies asked of one peer at a time: the next is asked for before the last is here.
 const OF_ONE: usize = 3;
 /// Bodies asked for at a time, of all peers.
@@ -47,12 +49,15 @@ pub(crate) struct Sync {
     headers: VecDeque<(HeaderFacts, Bytes)>,
     from: Option<ConnectionId>,
     checking: Option<BlockId>,
-    /// Bodies that are on their way, and their bytes when they are known.
-    bodies: BTreeMap<BlockId, (ConnectionId, usize)>,
-    /// Who did not deliver which body, or (with `None`) headers; until when that counts.
-    passed: BTreeMap<(ConnectionId, Option<BlockId>), Time>,
-    /// How often in a row each peer had no headers to show.
-    failures: BTreeMap<ConnectionId, u32>,
+    /// Bodies that are on their way.
+    bodies: BTreeMap<BlockId, Coming>,
+    /// Bytes of bodies for which there was no room.
+    large: BTreeMap<BlockId, usize>,
+    /// Who did not deliver what; until when that counts.
+    passed: BTreeMap<(ConnectionId, What), Time>,
+    /// How often in a row each peer had no headers to show, and how often the next body had to be
+    /// taken from it.
+    failures: BTreeMap<(ConnectionId, What), u32>,
     /// The first body that is missing, and since when.
     missing: Option<(BlockId, Time)>,
     /// Missing bodies cannot be had in parts, as they are every day.
@@ -61,7 +66,34 @@ pub(crate) struct Sync {
     again: Option<Time>,
 }
 
+/// A body that is on its way.
+#[derive(Clone, Copy, Debug)]
+struct Coming {
+    link: ConnectionId,
+    asked: Time,
+    /// 0 if it is not known yet.
+    size: usize,
+}
+
+/// What a peer did not deliver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    Headers,
+    /// This one.
+    Body(BlockId),
+    /// One that all others wait for, and far too slowly.
+    Bodies,
+}
+
 impl Sync {
+    fn is_passed(&self, link: ConnectionId, what: What) -> bool {
+        self.passed.contains_key(&(link, what))
+    }
+
+    fn failures(&self, link: ConnectionId, what: What) -> u32 {
+        self.failures.get(&(link, what)).copied().unwrap_or(0)
+    }
+
     /// When [`expire`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.again
@@ -99,52 +131,81 @@ pub(crate) fn drive(cx: &mut Context) {
     let Some(held) = cx.tip.held().copied() else { return };
     let now = cx.now;
     cx.sync.passed.retain(|_, until| *until > now);
-    // One who says more than he shows does not count.
-    let believed =
-        cx.links.iter().filter(|(id, link)| link.up && !cx.sync.passed.contains_key(&(*id, None)));
+    let missing = missing(cx);
+    look_at_next(cx, missing.first());
+    // One who said more than he had to show does not count until he shows it.
+    let believed = cx.links.iter().filter(|(id, link)| {
+        link.up && cx.sync.failures(*id, What::Headers) == 0 && !cx.rpc.is_mute(*id)
+    });
     let highest = believed.map(|(_, link)| link.height()).max().unwrap_or(0);
     cx.sync.target = highest;
     if cx.sync.active.is_none() && is_far(cx, highest) {
         cx.sync.active = Some(held.height);
         cx.event(Event::SyncStarted { from: held.height, to: highest });
     }
-    look_for_missing(cx);
-    if cx.sync.active.is_some() {
-        let open = !cx.sync.bodies.is_empty() || !cx.sync.headers.is_empty();
-        // The rest comes as blocks come every day.
-        if highest <= held.height + 1 && !open {
-            return finish(cx, &held);
-        }
-        ask_headers(cx, &held);
-    } else if !cx.sync.stuck {
-        return;
+    let open = !cx.sync.bodies.is_empty() || !cx.sync.headers.is_empty();
+    // The rest comes as blocks come every day.
+    if highest <= held.height + 1 && !open {
+        finish(cx, &held);
     }
-    ask_bodies(cx);
-    cx.sync.again = Some(now + PASSED_OVER);
+    ask_headers(cx, &held);
+    if cx.sync.active.is_some() || cx.sync.stuck {
+        ask_bodies(cx, &missing);
+    }
+    cx.sync.again = again(cx);
 }
 
-/// Notes for how long the next body has been missing although its header is good.
-fn look_for_missing(cx: &mut Context) {
-    let Some(first) = missing(cx).first().map(|facts| facts.block) else {
+/// When to look again, though nothing happens.
+fn again(cx: &Context) -> Option<Time> {
+    let working = cx.sync.active.is_some() || cx.sync.stuck;
+    let passed = cx.sync.passed.values().min().copied();
+    let next = cx.sync.missing.map(|(block, since)| match cx.sync.bodies.get(&block) {
+        Some(coming) => overdue(cx, coming, since),
+        None => since + STUCK,
+    });
+    let soon = working.then(|| cx.now + PASSED_OVER);
+    let times = [passed, next, soon].into_iter().flatten();
+    times.filter(|at| *at > cx.now).min()
+}
+
+/// Notes for how long the next body has been missing although its header is good, and takes it
+/// from one who is slow.
+fn look_at_next(cx: &mut Context, next: Option<&HeaderFacts>) {
+    let Some(HeaderFacts { block, height, .. }) = next.copied() else {
         cx.sync.missing = None;
         cx.sync.stuck = false;
         return;
     };
     let since = match cx.sync.missing {
-        Some((known, since)) if known == first => since,
+        Some((known, since)) if known == block => since,
         _ => cx.now,
     };
-    cx.sync.missing = Some((first, since));
+    cx.sync.missing = Some((block, since));
     cx.sync.stuck |= cx.now >= since + STUCK;
-    let at = since + STUCK;
-    if !cx.sync.stuck {
-        cx.sync.again = Some(cx.sync.again.map_or(at, |again| again.min(at)));
+    let Some(coming) = cx.sync.bodies.get(&block).copied() else { return };
+    let slow = coming.link;
+    if cx.now < overdue(cx, &coming, since)
+        || !able(cx, height, What::Body(block)).iter().any(|other| *other != slow)
+    {
+        return;
     }
+    pass_over(cx, slow, What::Bodies);
+    // What he has not delivered of the rest would hold up the others in the same way.
+    let his = cx.sync.bodies.iter().filter(|(_, coming)| coming.link == slow);
+    for block in his.map(|(block, _)| *block).collect::<Vec<_>>() {
+        cx.sync.bodies.remove(&block);
+        rpc::cancel(cx, slow, &RpcWant::Block(block));
+    }
+}
+
+/// When the next body, which has been it for so long, is to be had from somebody else.
+fn overdue(cx: &Context, coming: &Coming, since: Time) -> Time {
+    let sending = Duration::from_micros(coming.size as u64 * 1_000_000 / SLOW);
+    since.max(coming.asked) + cx.config.limits.rpc_patience + sending
 }
 
 fn finish(cx: &mut Context, held: &HeaderFacts) {
     let Some(from) = cx.sync.active.take() else { return };
-    cx.sync.again = None;
     cx.event(Event::SyncEnded { from, at: held.height });
     headers::reconsider(cx, None);
     if let Some(best) = cx.tip.best().copied()
@@ -172,19 +233,25 @@ fn missing(cx: &Context) -> Vec<HeaderFacts> {
     missing
 }
 
-/// Peers that say they hold so much, and were not passed over: those with the least to do first.
-fn able(cx: &Context, height: u64, what: Option<BlockId>) -> Vec<ConnectionId> {
-    let able = cx.links.iter().filter(|(id, link)| {
-        link.up
-            && link.height() >= height
-            && cx.rpc.has_room(*id)
-            && !cx.sync.passed.contains_key(&(*id, what))
-    });
-    let mut able = able.map(|(id, _)| id).collect::<Vec<_>>();
-    able.sort_by_key(|link| (cx.rpc.open(*link), *link));
+/// Peers that can be asked for something at a height, the best first: who disappointed least, and
+/// then who has the least to do.
+fn able(cx: &Context, height: u64, what: What) -> Vec<ConnectionId> {
+    let kind = if what == What::Headers { what } else { What::Bodies };
+    let holders = cx
+        .links
+        .iter()
+        .filter(|(id, link)| link.up && link.height() >= height && !cx.sync.is_passed(*id, what));
+    let mut able = holders.map(|(id, _)| id).collect::<Vec<_>>();
+    // Who is slow is better than nobody.
+    if able.iter().any(|link| !cx.sync.is_passed(*link, kind)) {
+        able.retain(|link| !cx.sync.is_passed(*link, kind));
+    }
+    able.retain(|link| cx.rpc.has_room(*link));
+    able.sort_by_key(|link| (cx.sync.failures(*link, kind), cx.rpc.open(*link), *link));
     able
 }
 
+/// Asks for more headers while this node catches up; and now and then one who boasted before.
 fn ask_headers(cx: &mut Context, held: &HeaderFacts) {
     let Some(best) = cx.tip.best().map(|best| best.height) else { return };
     let ahead = best.saturating_sub(held.height);
@@ -192,7 +259,12 @@ fn ask_headers(cx: &mut Context, held: &HeaderFacts) {
     if waiting || ahead > u64::from(cx.config.limits.sync_headers) / 2 {
         return;
     }
-    let Some(link) = able(cx, best + 1, None).first().copied() else { return };
+    let useful = |link: &&ConnectionId| {
+        let height = cx.links.get(**link).map_or(0, |link| link.height());
+        cx.sync.active.is_some() || is_far(cx, height)
+    };
+    let able = able(cx, best + 1, What::Headers);
+    let Some(link) = able.iter().find(useful).copied() else { return };
     let want = WantHeaders { locator: locator(cx), most: cx.config.limits.sync_headers };
     if rpc::ask(cx, link, RpcWant::Headers(want)) {
         cx.sync.asked = Some(link);
@@ -242,9 +314,9 @@ pub(crate) fn headers(
     }
     if parsed.iter().all(|(facts, _)| cx.blocks.known.contains_key(&facts.block)) {
         // He says that he holds more, and has nothing to show for it.
-        pass_over(cx, link, None);
+        pass_over(cx, link, What::Headers);
     } else {
-        cx.sync.failures.remove(&link);
+        cx.sync.failures.remove(&(link, What::Headers));
     }
     cx.sync.headers = parsed;
     cx.sync.checking = None;
@@ -275,7 +347,7 @@ fn next_header(cx: &mut Context) {
             cx.sync.headers.clear();
             cx.sync.checking = None;
             if let Some(link) = from {
-                pass_over(cx, link, None);
+                pass_over(cx, link, What::Headers);
             }
             return;
         };
@@ -291,43 +363,50 @@ pub(crate) fn advance(cx: &mut Context) {
     drive(cx);
 }
 
-fn ask_bodies(cx: &mut Context) {
-    for facts in missing(cx) {
+fn ask_bodies(cx: &mut Context, missing: &[HeaderFacts]) {
+    cx.sync.large.retain(|block, _| missing.iter().any(|facts| facts.block == *block));
+    for facts in missing {
         if cx.sync.bodies.len() >= BODIES {
             return;
         }
         let block = facts.block;
-        if cx.sync.bodies.contains_key(&block) || !keep::may_start(cx, &facts.parent) {
+        if cx.sync.bodies.contains_key(&block)
+            || !keep::may_start(cx, &facts.parent)
+            || cx.sync.large.get(&block).is_some_and(|size| !fits(cx, facts, *size))
+        {
             continue;
         }
-        let able = able(cx, facts.height, Some(block));
+        let able = able(cx, facts.height, What::Body(block));
         let asked = |link: &&ConnectionId| {
-            cx.sync.bodies.values().filter(|(other, _)| other == *link).count() < OF_ONE
+            cx.sync.bodies.values().filter(|coming| coming.link == **link).count() < OF_ONE
         };
         let Some(link) = able.iter().find(asked).copied() else { continue };
         if rpc::ask(cx, link, RpcWant::Block(block)) {
-            cx.sync.bodies.insert(block, (link, 0));
+            cx.sync.bodies.insert(block, Coming { link, asked: cx.now, size: 0 });
         }
     }
 }
 
 /// Whether a body of this size can be taken now: what has not been executed may take half of the
 /// room, and the next block can always be taken.
-pub(crate) fn has_room(cx: &mut Context, block: &BlockId, size: usize) -> bool {
-    let Some(known) = cx.blocks.known.get(block) else { return false };
-    let next = cx.blocks.known.get(&known.facts.parent).is_some_and(Known::is_accepted);
-    let coming = cx.sync.bodies.values().map(|(_, size)| size).sum::<usize>();
+fn fits(cx: &Context, facts: &HeaderFacts, size: usize) -> bool {
+    let next = cx.blocks.known.get(&facts.parent).is_some_and(Known::is_accepted);
+    let coming = cx.sync.bodies.values().map(|coming| coming.size).sum::<usize>();
     let room = cx.config.limits.block_bytes as usize / 2;
-    let fits = next || coming + size + keep::unexecuted(cx) <= room;
-    if fits && let Some(body) = cx.sync.bodies.get_mut(block) {
-        body.1 = size;
-    }
-    fits
+    next || coming + size + keep::unexecuted(cx) <= room
 }
 
-/// There is no room for a body yet.
-pub(crate) fn no_room(cx: &mut Context, block: &BlockId) {
-    cx.sync.bodies.remove(block);
+/// A body of this size begins to come: `false` if there is no room for it yet.
+pub(crate) fn body_begins(cx: &mut Context, block: &BlockId, size: usize) -> bool {
+    let Some(facts) = cx.blocks.known.get(block).map(|known| known.facts) else { return false };
+    let fits = fits(cx, &facts, size);
+    if !fits {
+        cx.sync.bodies.remove(block);
+        cx.sync.large.insert(*block, size);
+    } else if let Some(body) = cx.sync.bodies.get_mut(block) {
+        body.size = size;
+    }
+    fits
 }
 
 /// The items of a block are there.
@@ -346,7 +425,7 @@ pub(crate) fn body(
     }
     let Some(items) = read(cx, &body) else {
         // A pool that this node does not have, but others may: nobody has broken a rule.
-        pass_over(cx, link, Some(block));
+        pass_over(cx, link, What::Body(block));
         return Ok(());
     };
     let ids = items.iter().map(|item| item.id).collect::<Vec<_>>();
@@ -384,36 +463,36 @@ pub(crate) fn failed(cx: &mut Context, link: ConnectionId, want: &RpcWant) {
     match want {
         RpcWant::Headers(_) => {
             cx.sync.asked.take_if(|asked| *asked == link);
-            pass_over(cx, link, None);
+            pass_over(cx, link, What::Headers);
         }
         RpcWant::Block(block) => {
-            if cx.sync.bodies.get(block).is_some_and(|(asked, _)| *asked == link) {
+            if cx.sync.bodies.get(block).is_some_and(|coming| coming.link == link) {
                 cx.sync.bodies.remove(block);
             }
-            pass_over(cx, link, Some(*block));
+            pass_over(cx, link, What::Body(*block));
         }
     }
     drive(cx);
 }
 
-/// A peer is not asked for a body again for a while; for headers ever longer.
-fn pass_over(cx: &mut Context, link: ConnectionId, what: Option<BlockId>) {
+/// A peer is not asked for something again for a while: ever longer, unless it is one body that it
+/// does not have.
+fn pass_over(cx: &mut Context, link: ConnectionId, what: What) {
     let mut wait = PASSED_OVER;
-    if what.is_none() {
-        let failures = cx.sync.failures.entry(link).or_default();
+    if !matches!(what, What::Body(_)) {
+        let failures = cx.sync.failures.entry((link, what)).or_default();
         wait = PASSED_OVER.saturating_mul(1 << (*failures).min(16)).min(PASSED_OVER_MOST);
         *failures = failures.saturating_add(1);
     }
-    let until = cx.now + wait;
-    cx.sync.passed.insert((link, what), until);
-    cx.sync.again.get_or_insert(until);
+    cx.sync.passed.insert((link, what), cx.now + wait);
+    cx.sync.again = again(cx);
 }
 
 /// A link is gone, and what was asked for on it.
 pub(crate) fn link_down(cx: &mut Context, link: ConnectionId) {
     cx.sync.asked.take_if(|asked| *asked == link);
-    cx.sync.bodies.retain(|_, (asked, _)| *asked != link);
+    cx.sync.bodies.retain(|_, coming| coming.link != link);
     cx.sync.passed.retain(|(passed, _), _| *passed != link);
-    cx.sync.failures.remove(&link);
+    cx.sync.failures.retain(|(failed, _), _| *failed != link);
     advance(cx);
 }

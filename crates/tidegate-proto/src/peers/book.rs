@@ -169,7 +169,8 @@ impl Book {
     /// Takes up an entry that was kept. Its record was checked when it came.
     fn restore(&mut self, saved: &BookEntry) {
         let said = saved.record.iter().flat_map(|record| &record.addresses);
-        let said = said.filter(|address| !is_unspecified(address));
+        let local = Group::are_local(&saved.source);
+        let said = said.filter(|address| is_useful(address, local));
         let addresses = saved.met_at.iter().chain(said).cloned().collect::<Vec<_>>();
         if saved.peer == self.own || addresses.is_empty() {
             return;
@@ -244,8 +245,8 @@ impl Book {
             let known = known.and_then(|entry| entry.record.as_ref());
             known.is_none_or(|known| known.sequence < record.sequence)
         });
-        let useful = |address: &&Address| !is_unspecified(address) && (local || !is_local(address));
-        let said = record.into_iter().flat_map(|record| &record.addresses).filter(useful);
+        let said = record.into_iter().flat_map(|record| &record.addresses);
+        let said = said.filter(|address| is_useful(address, local));
         let mut addresses = met_at.into_iter().chain(said).cloned().collect::<Vec<_>>();
         match self.entries.get_mut(&peer) {
             Some(entry) if newer => {
@@ -507,6 +508,12 @@ impl Book {
     }
 }
 
+/// Whether an address can be dialed. `local`: whether those of their own network mean something
+/// to who told of them.
+fn is_useful(address: &Address, local: bool) -> bool {
+    !is_unspecified(address) && (local || !is_local(address))
+}
+
 /// Leaves the first of equal addresses.
 fn dedup(addresses: &mut Vec<Address>) {
     let mut seen = BTreeSet::new();
@@ -649,6 +656,28 @@ mod tests {
         assert_eq!(pick(&mut book, 44), None);
         book.forgive();
         assert_eq!(pick(&mut book, 44), Some((peer(1), a)));
+    }
+
+    /// Who is far away must not send this node to addresses in its own network: not after a
+    /// restart either.
+    #[test]
+    fn local_addresses_are_believed_of_local_peers() {
+        let mut two = record(1, address(8, 8, 1));
+        two.addresses.push(address(127, 0, 1));
+        for (source, known) in [(address(7, 7, 1), 1), (address(10, 0, 1), 2)] {
+            let mut book = book();
+            book.learn(&two, &source);
+            assert_eq!(book.entries[&peer(1)].addresses, two.addresses[..known]);
+            let saved = book.saved(&BTreeSet::new());
+            let again = Book::new(peer(0), &saved, [128, 64], &Rng::new([2; 32]));
+            assert_eq!(again.entries[&peer(1)].addresses, two.addresses[..known]);
+        }
+        // Where it was met it was.
+        let mut book = book();
+        book.met(peer(1), &address(127, 0, 1), NOW);
+        let saved = book.saved(&BTreeSet::new());
+        let again = Book::new(peer(0), &saved, [128, 64], &Rng::new([2; 32]));
+        assert_eq!(again.entries[&peer(1)].addresses, [address(127, 0, 1)]);
     }
 
     #[test]

@@ -13,6 +13,8 @@ mod pools;
 mod recording;
 mod script;
 mod seconds;
+mod serving;
+mod storing;
 mod syncing;
 mod verdicts;
 mod violations;

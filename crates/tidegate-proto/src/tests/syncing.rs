@@ -1,25 +1,23 @@
-//! Sections 16 and 17: requests, catching up, and what the store is told and asked.
+//! Section 16: asking for what others have, and catching up.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::app::{SMALL, block, config, facts, genesis, id, item};
+use super::app::{SMALL, block, config, facts, genesis, item};
 use super::net::{Message, Net, pick};
-use super::script::{RPC, Script};
-use crate::config::ConfigError;
-use crate::id::{BlockId, PeerId};
-use crate::io::{
-    Admission, Block, Command, Event, Fate, Found, Load, Subject, TipChange, Verdict, Write,
-};
+use super::script::{PEERS, RPC, Script, TIP};
+use crate::id::BlockId;
+use crate::io::{Admission, Block, Command, Event, Subject, TipChange, Verdict};
 use crate::wire::{
-    BlockBody, BlockHeader, Body, BodyGroup, Encode as _, Held, ItemBody, MAX_HEADERS, RpcBlock,
-    RpcError, RpcFailed, RpcHeaders, RpcMessage, RpcRequest, RpcWant, TipMessage, WantHeaders,
+    BlockBody, BlockHeader, Body, BodyGroup, Encode as _, Held, ItemBody, MAX_HEADERS,
+    PeersMessage, RpcBlock, RpcError, RpcFailed, RpcHeaders, RpcMessage, RpcRequest, RpcWant,
+    TipMessage,
 };
-use crate::{Config, Node, Time, Violation};
+use crate::{Config, Violation};
 
 /// Blocks on top of the genesis, with an item of so many bytes in each.
-fn chain(length: u64, size: usize) -> Vec<Block> {
+pub(super) fn chain(length: u64, size: usize) -> Vec<Block> {
     let mut parent = genesis();
     let grow = |slot: u64| {
         let mut body = slot.to_be_bytes().to_vec();
@@ -32,7 +30,7 @@ fn chain(length: u64, size: usize) -> Vec<Block> {
     (1..=length).map(grow).collect()
 }
 
-fn with_store(n: u8) -> Config {
+pub(super) fn with_store(n: u8) -> Config {
     let mut config = config(n);
     config.store = true;
     config
@@ -139,7 +137,7 @@ fn who_boasts_does_not_hold_up_the_others() {
         script.command(Command::SetTip(TipChange::new(block.block)));
     }
     let held = Held { block: BlockId([9; 32]), height: u64::MAX };
-    script.send(super::script::TIP, &TipMessage::Held(held));
+    script.send(TIP, &TipMessage::Held(held));
     let asked = requests(&mut script);
     let [(id, RpcWant::Headers(_))] = &asked[..] else { panic!("{asked:?}") };
     // He has nothing to show.
@@ -149,11 +147,15 @@ fn who_boasts_does_not_hold_up_the_others() {
     assert!(script.events.iter().any(|event| matches!(event, Event::SyncEnded { .. })));
     // The next block of an honest peer is taken as ever.
     script.another_peer();
-    script.send(super::script::TIP, &TipMessage::Header(chain[20].header.clone()));
+    script.send(TIP, &TipMessage::Header(chain[20].header.clone()));
     assert_eq!(script.node.best_header().unwrap().height, 21);
 }
 
-fn requests(script: &mut Script) -> Vec<(u32, RpcWant)> {
+pub(super) fn failed(id: u32, error: RpcError) -> RpcMessage {
+    RpcMessage::Failed(RpcFailed { id, error })
+}
+
+pub(super) fn requests(script: &mut Script) -> Vec<(u32, RpcWant)> {
     let messages = script.received::<RpcMessage>(RPC).into_iter();
     let requests = messages.filter_map(|message| match message {
         RpcMessage::Request(RpcRequest { id, want }) => Some((id, want)),
@@ -167,7 +169,7 @@ fn asking(chain: &[Block]) -> (Script, Vec<(u32, RpcWant)>) {
     let mut script = Script::up();
     let last = chain.last().unwrap();
     let held = Held { block: last.block, height: chain.len() as u64 };
-    script.send(super::script::TIP, &TipMessage::Held(held));
+    script.send(TIP, &TipMessage::Held(held));
     let asked = requests(&mut script);
     let [(id, RpcWant::Headers(want))] = &asked[..] else { panic!("{asked:?}") };
     assert_eq!(want.locator, [facts(&genesis()).block]);
@@ -177,7 +179,7 @@ fn asking(chain: &[Block]) -> (Script, Vec<(u32, RpcWant)>) {
     (script, asked)
 }
 
-fn headers(id: u32, chain: &[Block]) -> RpcMessage {
+pub(super) fn headers(id: u32, chain: &[Block]) -> RpcMessage {
     let headers = chain.iter().take(MAX_HEADERS).map(|block| BlockHeader(block.header.clone()));
     RpcMessage::Headers(RpcHeaders { id, headers: headers.collect() })
 }
@@ -240,7 +242,7 @@ fn an_answer_is_what_was_asked_for() {
     for wrong in [&chain[1..], &[chain[0].clone(), chain[2].clone()]] {
         let mut script = Script::up();
         let held = Held { block: chain[19].block, height: 20 };
-        script.send(super::script::TIP, &TipMessage::Held(held));
+        script.send(TIP, &TipMessage::Held(held));
         let (id, _) = requests(&mut script)[0].clone();
         script.send(RPC, &headers(id, wrong));
         assert_eq!(script.accusation(), Some(Violation::WrongHeader));
@@ -255,7 +257,7 @@ fn what_does_not_come_is_asked_of_others() {
     let other = script.another_peer();
     assert_ne!(slow, other);
     let held = Held { block: chain[19].block, height: 20 };
-    script.send(super::script::TIP, &TipMessage::Held(held));
+    script.send(TIP, &TipMessage::Held(held));
     // The other is asked for the next ones.
     let next = requests(&mut script).into_iter().map(|(_, want)| want).collect::<Vec<_>>();
     let blocks = |range: std::ops::Range<usize>| {
@@ -272,124 +274,6 @@ fn what_does_not_come_is_asked_of_others() {
     let id = asked[0].0;
     script.send(RPC, &RpcMessage::Failed(RpcFailed { id, error: RpcError::Cancelled }));
     assert_eq!(script.accusation(), None);
-}
-
-fn want_block(id: u32, block: BlockId) -> RpcMessage {
-    RpcMessage::Request(RpcRequest { id, want: RpcWant::Block(block) })
-}
-
-fn want_headers(id: u32, locator: Vec<BlockId>, most: u32) -> RpcMessage {
-    let want = RpcWant::Headers(WantHeaders { locator, most });
-    RpcMessage::Request(RpcRequest { id, want })
-}
-
-/// A node with a store and a chain in it.
-fn serving(chain: &[Block]) -> Script {
-    let mut script = Script::up_with(with_store(1));
-    for block in chain {
-        script.command(Command::PublishBlock { request: 0, block: block.clone() });
-        script.command(Command::SetTip(TipChange::new(block.block)));
-    }
-    script.take();
-    script
-}
-
-fn failed(id: u32, error: RpcError) -> RpcMessage {
-    RpcMessage::Failed(RpcFailed { id, error })
-}
-
-/// R16.1
-#[test]
-fn a_peer_may_have_four_requests_open() {
-    let mut script = serving(&[]);
-    let unknown = BlockId([3; 32]);
-    for id in 0..4 {
-        script.send(RPC, &want_block(id, unknown));
-    }
-    assert_eq!(script.loads, [(0, Load::Block(unknown))], "one after the other");
-    script.command(Command::Loaded { request: 0, found: Found::Nothing });
-    assert_eq!(script.received::<RpcMessage>(RPC), [failed(0, RpcError::Unknown)]);
-    script.send(RPC, &want_block(4, unknown));
-    assert_eq!(script.accusation(), None);
-    script.send(RPC, &want_block(5, unknown));
-    assert_eq!(script.accusation(), Some(Violation::RequestPermit));
-}
-
-/// R16.2
-#[test]
-fn numbers_of_requests_ascend() {
-    let mut script = serving(&[]);
-    script.send(RPC, &want_block(5, BlockId([3; 32])));
-    script.send(RPC, &want_block(5, BlockId([4; 32])));
-    assert_eq!(script.accusation(), Some(Violation::OutOfTurn));
-}
-
-/// R16.5
-#[test]
-fn what_is_cancelled_ends_at_once_and_once() {
-    let mut script = serving(&[]);
-    for id in 0..3 {
-        script.send(RPC, &want_block(id, BlockId([id as u8; 32])));
-    }
-    script.send(RPC, &RpcMessage::Cancel(0));
-    script.send(RPC, &RpcMessage::Cancel(2));
-    assert_eq!(script.received::<RpcMessage>(RPC), [failed(0, RpcError::Cancelled)]);
-    // The driver's answer is of no use any more.
-    script.command(Command::Loaded { request: 0, found: Found::Nothing });
-    assert_eq!(script.received::<RpcMessage>(RPC), []);
-    script.command(Command::Loaded { request: 1, found: Found::Nothing });
-    let expected = [failed(1, RpcError::Unknown), failed(2, RpcError::Cancelled)];
-    assert_eq!(script.received::<RpcMessage>(RPC), expected);
-    script.send(RPC, &RpcMessage::Cancel(1));
-    assert_eq!(script.accusation(), None, "it crossed the answer");
-    script.send(RPC, &RpcMessage::Cancel(1));
-    assert_eq!(script.accusation(), Some(Violation::Empty));
-}
-
-/// R16.7
-#[test]
-fn headers_follow_the_first_block_that_both_know() {
-    let chain = chain(100, 100);
-    let mut script = serving(&chain);
-    let ids = chain.iter().map(|block| block.block).collect::<Vec<_>>();
-    script.send(RPC, &want_headers(0, vec![BlockId([7; 32]), ids[89], ids[80]], 5));
-    let expected = RpcMessage::Headers(RpcHeaders {
-        id: 0,
-        headers: chain[90..95].iter().map(|block| BlockHeader(block.header.clone())).collect(),
-    });
-    assert_eq!(script.received::<RpcMessage>(RPC), [expected]);
-    assert!(script.loads.is_empty());
-    // What is not in memory is in the store.
-    script.send(RPC, &want_headers(1, vec![ids[3]], u32::MAX));
-    let what = Load::Headers { locator: vec![ids[3]], most: MAX_HEADERS as u32 };
-    assert_eq!(script.loads, [(0, what)]);
-    let found = Found::Headers(vec![chain[4].header.clone()]);
-    script.command(Command::Loaded { request: 0, found });
-    assert_eq!(script.received::<RpcMessage>(RPC), [headers(1, &chain[4..5])]);
-}
-
-#[test]
-fn so_many_blocks_are_given_at_a_time() {
-    let mut script = serving(&[]);
-    let block = BlockId([3; 32]);
-    script.send(RPC, &want_block(0, block));
-    let first = script.connection;
-    let more = [7, 6].map(|n| {
-        script.connect(PeerId([n; 32]));
-        script.shake_hands();
-        script.send(RPC, &want_block(0, block));
-        script.connection
-    });
-    assert_eq!(script.loads.len(), 2, "the third waits");
-    script.connection = first;
-    script.send(RPC, &RpcMessage::Cancel(0));
-    assert_eq!(script.loads.len(), 2, "what is being read takes its place until it is there");
-    script.command(Command::Loaded { request: 0, found: Found::Nothing });
-    assert_eq!(script.loads.len(), 3);
-    script.take();
-    script.connection = more[1];
-    script.command(Command::Loaded { request: 2, found: Found::Nothing });
-    assert_eq!(script.received::<RpcMessage>(RPC), [failed(0, RpcError::Unknown)]);
 }
 
 /// R16.4
@@ -411,140 +295,6 @@ fn a_large_block_travels_in_chunks() {
     assert_eq!(net.height(1), 29);
     let chunks = net.sent(0, 1, pick!(Message::Rpc(RpcMessage::Chunk(_)) => ())).len();
     assert_eq!(chunks, (40 * 30_000usize).div_ceil(32 << 10) - 1);
-}
-
-/// R17.1, R17.2
-#[test]
-fn what_is_reported_is_durable() {
-    let mut script = Script::with(with_store(1));
-    let body = item(1, 100);
-    let publish = |request| Command::Publish {
-        request,
-        pool: SMALL,
-        body: body.clone(),
-        admission: Admission::default(),
-    };
-    script.command(publish(7));
-    let item = Write::Item { pool: SMALL, id: id(SMALL, &body), body: body.clone() };
-    assert_eq!(script.writes, [(0, item)]);
-    assert!(script.fates.is_empty());
-    script.command(Command::Stored { request: 0 });
-    assert_eq!(script.fates, [(7, Fate::Accepted)]);
-    // A block, and the tip that it becomes.
-    let block = chain(1, 100)[0].clone();
-    script.command(Command::PublishBlock { request: 8, block: block.clone() });
-    let state = vec![(Bytes::from_static(b"key"), None)];
-    let change = TipChange { state: state.clone(), ..TipChange::new(block.block) };
-    script.command(Command::SetTip(change));
-    assert!(matches!(script.writes[1], (1, Write::Block { height: 1, .. })));
-    assert_eq!(script.writes[2], (2, Write::Tip { block: block.block, height: 1, state }));
-    assert_eq!(script.node.status().height, 0, "it is not reported");
-    assert_eq!(script.node.tip().unwrap().height, 1, "but works with it");
-    script.command(Command::Stored { request: 1 });
-    assert_eq!(script.fates[1..], [(8, Fate::Accepted)]);
-    assert!(!script.events.iter().any(|event| matches!(event, Event::TipChanged { .. })));
-    script.command(Command::Stored { request: 2 });
-    assert!(script.events.iter().any(|event| matches!(event, Event::TipChanged { .. })));
-    assert_eq!(script.node.status().height, 1);
-}
-
-#[test]
-fn what_is_refused_is_told_at_once_and_not_kept() {
-    let mut script = Script::with(with_store(1));
-    let (request, pool, admission) = (1, SMALL, Admission::default());
-    let body = Bytes::from_static(b"none");
-    script.command(Command::Publish { request, pool, body, admission });
-    assert!(matches!(script.fates[..], [(1, Fate::Invalid(_))]));
-    assert!(script.writes.is_empty());
-}
-
-#[test]
-fn own_items_are_kept_for_as_long_as_they_may_come_back() {
-    let mut script = Script::with(with_store(1));
-    let own = item(1, 100);
-    let (request, pool, admission) = (1, SMALL, Admission::default());
-    script.command(Command::Publish { request, pool, body: own.clone(), admission });
-    let key = crate::id::ItemKey(id(SMALL, &own).0);
-    let chain = chain(70, 100);
-    for (n, block) in chain.iter().enumerate() {
-        script.command(Command::PublishBlock { request: 0, block: block.clone() });
-        let remove = if n == 0 { vec![(SMALL, key)] } else { Vec::new() };
-        script.command(Command::SetTip(TipChange { remove, ..TipChange::new(block.block) }));
-        let forgotten = script
-            .writes
-            .iter()
-            .any(|(_, write)| *write == Write::Forget { pool: SMALL, id: id(SMALL, &own) });
-        // It left at height 1; 64 blocks can be undone.
-        assert_eq!(forgotten, n + 1 > 65, "at height {}", n + 1);
-    }
-}
-
-/// After a restart the node is on a block of its own that nobody else has. A re-org takes it back,
-/// and the item that was in it is own as before.
-#[test]
-fn an_own_item_that_a_reorg_brings_back_after_a_restart_is_kept() {
-    let own = item(1, 100);
-    let theirs = block(&genesis(), 1, 2, &[]);
-    let mut config = with_store(1);
-    let mine = block(&genesis(), 2, 1, &[(SMALL, own.clone())]);
-    config.chain = vec![mine.header.clone()];
-    let mut script = Script::with(config);
-    let own_id = id(SMALL, &own);
-    script.command(Command::Retain { pool: SMALL, id: own_id });
-    script.command(Command::PublishBlock { request: 0, block: theirs.clone() });
-    let next = block(&theirs.header, 3, 2, &[]);
-    script.command(Command::PublishBlock { request: 0, block: next.clone() });
-    let add = vec![(SMALL, own, Admission::default())];
-    script.command(Command::SetTip(TipChange { add, ..TipChange::new(next.block) }));
-    assert_eq!(script.node.pool_ids(SMALL).collect::<Vec<_>>(), [&own_id]);
-    let mut parent = next.header;
-    let mut forgotten = 0;
-    for slot in 4..150 {
-        let block = block(&parent, slot, 2, &[]);
-        parent = block.header.clone();
-        script.command(Command::PublishBlock { request: 0, block: block.clone() });
-        script.command(Command::SetTip(TipChange::new(block.block)));
-        let forget = Write::Forget { pool: SMALL, id: own_id };
-        forgotten += script.writes.iter().filter(|(_, write)| *write == forget).count();
-    }
-    assert_eq!(forgotten, 0, "it is in the pool");
-}
-
-#[test]
-fn blocks_wait_while_the_store_is_behind() {
-    let mut config = with_store(1);
-    config.limits.store_backlog = 1000;
-    let mut net = Net::with(vec![with_store(2), config]);
-    net.hosts[1].disk.slow = true;
-    net.connect(1, 0);
-    net.run_ms(500);
-    let chain = chain(12, 300);
-    for block in &chain {
-        net.produce(0, block);
-        net.run_ms(200);
-    }
-    // Each is 384 bytes with its header; the first that crosses the limit is the last.
-    assert_eq!(net.height(1), 3);
-    assert_eq!(net.hosts[1].node.status().height, 0);
-    net.hosts[1].disk.slow = false;
-    net.command(1, Command::Stored { request: 5 });
-    net.run(Duration::from_secs(5));
-    assert_eq!(net.height(1), 12);
-    assert_eq!(net.hosts[1].node.status().height, 12);
-}
-
-#[test]
-fn a_chain_that_does_not_hold_together_is_refused() {
-    let chain = chain(5, 100);
-    let with = |headers: Vec<Bytes>| {
-        let mut config = with_store(1);
-        config.chain = headers;
-        Node::new(config, Box::new(super::app::TestRules), [0; 32], Time::ZERO).map(drop)
-    };
-    let header = |n: usize| chain[n].header.clone();
-    assert_eq!(with(vec![header(2), header(3)]), Ok(()));
-    assert_eq!(with(vec![header(2), header(4)]), Err(ConfigError::Chain));
-    assert_eq!(with(vec![Bytes::from_static(b"junk")]), Err(ConfigError::Chain));
 }
 
 /// A body that is not good for the application is not asked for again and again.
@@ -574,6 +324,90 @@ fn what_the_application_ignores_is_not_fetched_in_a_circle() {
     assert!(first.count() <= 1, "{again:?}");
 }
 
+/// Blocks with bodies of 90 kB: three chunks.
+pub(super) fn chunked(length: u64) -> Vec<Block> {
+    let mut parent = genesis();
+    let grow = |slot: u64| {
+        let items = (0..3).map(|n| (SMALL, item((slot * 3 + n) as u8, 30_000))).collect::<Vec<_>>();
+        let block = block(&parent, slot, 1, &items);
+        parent = block.header.clone();
+        block
+    };
+    (1..=length).map(grow).collect()
+}
+
+/// How the items of a block begin on the wire.
+fn first_part(block: &Block) -> (Body, crate::chunk::Sending) {
+    let bodies = block.items.iter().map(|item| ItemBody(item.body.clone())).collect();
+    let body = BlockBody { groups: vec![BodyGroup { pool: "small".into(), items: bodies }] };
+    let (body, rest) = crate::chunk::start(&body.to_bytes().unwrap());
+    (body, rest.unwrap())
+}
+
+/// One who gives the next block chunk by chunk, each just in time, would hold up all others.
+#[test]
+fn who_drips_the_next_body_loses_it_to_another() {
+    let chain = chunked(20);
+    let (mut script, asked) = asking(&chain);
+    let slow = script.connection;
+    let (body, mut rest) = first_part(&chain[0]);
+    script.send(RPC, &RpcMessage::Block(RpcBlock { id: asked[0].0, body }));
+    script.wait(3_000);
+    script.send(RPC, &RpcMessage::Chunk(rest.next().unwrap()));
+    script.wait(3_000);
+    let messages = script.received::<RpcMessage>(RPC);
+    assert!(!messages.contains(&RpcMessage::Cancel(asked[0].0)), "nobody else could give it");
+    script.another_peer();
+    let held = Held { block: chain[19].block, height: 20 };
+    script.send(TIP, &TipMessage::Held(held));
+    let first = RpcWant::Block(chain[0].block);
+    let now_asked = requests(&mut script);
+    assert!(now_asked.iter().any(|(_, want)| *want == first), "{now_asked:?}");
+    // He is not asked for the others either while there is somebody better.
+    script.connection = slow;
+    for (id, _) in asked {
+        script.send(RPC, &failed(id, RpcError::Cancelled));
+    }
+    assert_eq!(requests(&mut script), []);
+}
+
+#[test]
+fn who_boasts_and_is_silent_is_not_believed_again() {
+    let mut script = Script::up();
+    let held = Held { block: BlockId([9; 32]), height: u64::MAX };
+    script.send(TIP, &TipMessage::Held(held));
+    let mut asked = requests(&mut script).len();
+    let started = |script: &Script| {
+        let is_start = |event: &&Event| matches!(event, Event::SyncStarted { .. });
+        script.events.iter().filter(is_start).count()
+    };
+    assert_eq!((asked, started(&script)), (1, 1));
+    for _ in 0..120 {
+        script.wait(5_000);
+        asked += requests(&mut script).len();
+        // He is not dead.
+        script.send(PEERS, &PeersMessage::Ask);
+    }
+    assert_eq!(asked, 4, "as many as he may leave without an answer");
+    assert_eq!(started(&script), 1, "one lie is believed once");
+    let ended = |event: &Event| matches!(event, Event::SyncEnded { .. });
+    assert!(script.events.iter().any(ended));
+}
+
+/// One who shows headers and no bodies holds nothing that can be had.
+#[test]
+fn who_leaves_everything_without_an_answer_is_not_waited_for() {
+    let chain = chain(20, 100);
+    let (mut script, asked) = asking(&chain);
+    assert_eq!(asked.len(), 3);
+    for _ in 0..4 {
+        script.wait(5_000);
+        script.send(PEERS, &PeersMessage::Ask);
+    }
+    let ended = |event: &Event| matches!(event, Event::SyncEnded { .. });
+    assert!(script.events.iter().any(ended));
+}
+
 /// R16.6
 #[test]
 fn what_there_is_no_room_for_is_cancelled() {
@@ -590,14 +424,12 @@ fn what_there_is_no_room_for_is_cancelled() {
     config.limits.block_bytes = 5 << 20;
     let mut script = Script::up_with(config);
     let held = Held { block: chain[19].block, height: 20 };
-    script.send(super::script::TIP, &TipMessage::Held(held));
+    script.send(TIP, &TipMessage::Held(held));
     let (id, _) = requests(&mut script)[0].clone();
     script.send(RPC, &headers(id, &chain));
     let asked = requests(&mut script);
     let begin = |script: &mut Script, n: usize| {
-        let bodies = chain[n].items.iter().map(|item| ItemBody(item.body.clone())).collect();
-        let body = BlockBody { groups: vec![BodyGroup { pool: "small".into(), items: bodies }] };
-        let (body, _) = crate::chunk::start(&body.to_bytes().unwrap());
+        let (body, _) = first_part(&chain[n]);
         script.send(RPC, &RpcMessage::Block(RpcBlock { id: asked[n].0, body }));
         let messages = script.received::<RpcMessage>(RPC);
         messages.iter().any(|message| matches!(message, RpcMessage::Cancel(_)))
@@ -609,12 +441,25 @@ fn what_there_is_no_room_for_is_cancelled() {
     config.limits.block_bytes = 2 << 20;
     let mut script = Script::up_with(config);
     let held = Held { block: chain[19].block, height: 20 };
-    script.send(super::script::TIP, &TipMessage::Held(held));
+    script.send(TIP, &TipMessage::Held(held));
     let (id, _) = requests(&mut script)[0].clone();
     script.send(RPC, &headers(id, &chain));
     requests(&mut script);
     assert!(begin(&mut script, 1), "that is for later, and too much");
+    script.send(RPC, &failed(asked[1].0, RpcError::Cancelled));
+    let again = RpcWant::Block(chain[1].block);
+    let wants = requests(&mut script);
+    assert!(wants.iter().all(|(_, want)| *want != again), "there is no more room than before");
     assert_eq!(script.accusation(), None);
+    // There is when the one before it is here.
+    let (body, mut rest) = first_part(&chain[0]);
+    script.send(RPC, &RpcMessage::Block(RpcBlock { id: asked[0].0, body }));
+    while let Some(chunk) = rest.next() {
+        script.send(RPC, &RpcMessage::Chunk(chunk));
+    }
+    script.command(Command::SetTip(TipChange::new(chain[0].block)));
+    let wants = requests(&mut script);
+    assert!(wants.iter().any(|(_, want)| *want == again), "{wants:?}");
 }
 
 /// A header that was not good for now is looked at again when another peer sends it.
@@ -624,14 +469,14 @@ fn a_header_that_was_ignored_is_checked_again_later() {
     let mut script = Script::up();
     script.judge = |_| Some(Verdict::Ignore);
     let held = Held { block: chain[19].block, height: 20 };
-    script.send(super::script::TIP, &TipMessage::Held(held.clone()));
+    script.send(TIP, &TipMessage::Held(held.clone()));
     let (id, _) = requests(&mut script)[0].clone();
     script.send(RPC, &headers(id, &chain));
     assert_eq!(script.node.best_header().unwrap().height, 0);
     // The clock is right now, and somebody else is asked.
     script.judge = |_| Some(Verdict::Accept(Admission::default()));
     script.another_peer();
-    script.send(super::script::TIP, &TipMessage::Held(held));
+    script.send(TIP, &TipMessage::Held(held));
     let (id, _) = requests(&mut script)[0].clone();
     script.send(RPC, &headers(id, &chain));
     assert_eq!(script.node.best_header().unwrap().height, 20);
@@ -645,7 +490,7 @@ fn headers_that_are_known_are_none() {
     let liar = script.connection;
     let held = Held { block: BlockId([9; 32]), height: 1000 };
     script.wait(20);
-    script.send(super::script::TIP, &TipMessage::Held(held));
+    script.send(TIP, &TipMessage::Held(held));
     let asked = requests(&mut script);
     let of_headers = |asked: &[(u32, RpcWant)]| {
         asked.iter().find(|(_, want)| matches!(want, RpcWant::Headers(_))).map(|(id, _)| *id)
@@ -655,7 +500,7 @@ fn headers_that_are_known_are_none() {
     assert_eq!(of_headers(&requests(&mut script)), None, "he is not asked again at once");
     script.another_peer();
     let held = Held { block: chain[39].block, height: 40 };
-    script.send(super::script::TIP, &TipMessage::Held(held));
+    script.send(TIP, &TipMessage::Held(held));
     assert!(of_headers(&requests(&mut script)).is_some(), "others are");
     assert_ne!(script.connection, liar);
 }

@@ -1,0 +1,200 @@
+//! Section 16.1: what peers ask is answered, whatever they do with it.
+
+use bytes::Bytes;
+
+use super::script::{RPC, Script, TIP};
+use super::syncing::{chain, chunked, failed, headers, requests, with_store};
+use crate::Violation;
+use crate::id::{BlockId, PeerId};
+use crate::io::{Block, Command, Found, Input, Load, TipChange};
+use crate::wire::{
+    BlockHeader, Held, MAX_HEADERS, RpcError, RpcHeaders, RpcMessage, RpcRequest, RpcWant,
+    TipMessage, WantHeaders,
+};
+
+fn want_block(id: u32, block: BlockId) -> RpcMessage {
+    RpcMessage::Request(RpcRequest { id, want: RpcWant::Block(block) })
+}
+
+fn want_headers(id: u32, locator: Vec<BlockId>, most: u32) -> RpcMessage {
+    let want = RpcWant::Headers(WantHeaders { locator, most });
+    RpcMessage::Request(RpcRequest { id, want })
+}
+
+/// A node with a store and a chain in it.
+fn serving(chain: &[Block]) -> Script {
+    let mut script = Script::up_with(with_store(1));
+    for block in chain {
+        script.command(Command::PublishBlock { request: 0, block: block.clone() });
+        script.command(Command::SetTip(TipChange::new(block.block)));
+    }
+    script.take();
+    script
+}
+
+/// R16.1
+#[test]
+fn a_peer_may_have_four_requests_open() {
+    let mut script = serving(&[]);
+    let unknown = BlockId([3; 32]);
+    for id in 0..4 {
+        script.send(RPC, &want_block(id, unknown));
+    }
+    assert_eq!(script.loads, [(0, Load::Block(unknown))], "one after the other");
+    script.command(Command::Loaded { request: 0, found: Found::Nothing });
+    assert_eq!(script.received::<RpcMessage>(RPC), [failed(0, RpcError::Unknown)]);
+    script.send(RPC, &want_block(4, unknown));
+    assert_eq!(script.accusation(), None);
+    script.send(RPC, &want_block(5, unknown));
+    assert_eq!(script.accusation(), Some(Violation::RequestPermit));
+}
+
+/// R16.2
+#[test]
+fn numbers_of_requests_ascend() {
+    let mut script = serving(&[]);
+    script.send(RPC, &want_block(5, BlockId([3; 32])));
+    script.send(RPC, &want_block(5, BlockId([4; 32])));
+    assert_eq!(script.accusation(), Some(Violation::OutOfTurn));
+}
+
+/// R16.5
+#[test]
+fn what_is_cancelled_ends_at_once_and_once() {
+    let mut script = serving(&[]);
+    for id in 0..3 {
+        script.send(RPC, &want_block(id, BlockId([id as u8; 32])));
+    }
+    script.send(RPC, &RpcMessage::Cancel(0));
+    script.send(RPC, &RpcMessage::Cancel(2));
+    assert_eq!(script.received::<RpcMessage>(RPC), []);
+    // What the driver looks for cannot be stopped, and is of no use any more.
+    script.command(Command::Loaded { request: 0, found: Found::Block(Bytes::new()) });
+    assert_eq!(script.received::<RpcMessage>(RPC), [failed(0, RpcError::Cancelled)]);
+    script.command(Command::Loaded { request: 1, found: Found::Nothing });
+    let expected = [failed(1, RpcError::Unknown), failed(2, RpcError::Cancelled)];
+    assert_eq!(script.received::<RpcMessage>(RPC), expected);
+    script.send(RPC, &RpcMessage::Cancel(1));
+    assert_eq!(script.accusation(), None, "it crossed the answer");
+    script.send(RPC, &RpcMessage::Cancel(1));
+    assert_eq!(script.accusation(), Some(Violation::Empty));
+}
+
+/// R16.5
+#[test]
+fn who_asks_and_cancels_in_turn_starts_one_search() {
+    for want in [want_block(0, BlockId([3; 32])), want_headers(0, vec![BlockId([3; 32])], 9)] {
+        let mut script = serving(&[]);
+        let RpcMessage::Request(RpcRequest { want, .. }) = want else { unreachable!() };
+        let mut answers = 0;
+        for id in 0..100 {
+            if id - answers == 4 {
+                break;
+            }
+            script.send(RPC, &RpcMessage::Request(RpcRequest { id, want: want.clone() }));
+            script.send(RPC, &RpcMessage::Cancel(id));
+            answers += script.received::<RpcMessage>(RPC).len() as u32;
+        }
+        assert_eq!((script.loads.len(), answers), (1, 0), "the driver is asked once");
+        script.command(Command::Loaded { request: 0, found: Found::Nothing });
+        let expected = [0, 1, 2, 3].map(|id| failed(id, RpcError::Cancelled));
+        assert_eq!(script.received::<RpcMessage>(RPC), expected);
+        assert_eq!(script.loads.len(), 1);
+    }
+}
+
+/// R16.1
+#[test]
+fn the_last_chunk_is_the_end_of_a_request() {
+    let large = chunked(1);
+    let mut script = serving(&large);
+    // A frame leaves when the test says so.
+    script.stalled = true;
+    for id in 0..4 {
+        script.send(RPC, &want_block(id, large[0].block));
+    }
+    let mut chunks = 0;
+    while chunks < 2 {
+        script.input(Input::Writable { connection: script.connection, channel: RPC });
+        let messages = script.received::<RpcMessage>(RPC);
+        chunks += messages.iter().filter(|m| matches!(m, RpcMessage::Chunk(_))).count();
+    }
+    script.send(RPC, &want_block(5, large[0].block));
+    assert!(script.closed.is_empty(), "he has all of one of the four");
+}
+
+/// R16.9
+#[test]
+fn who_does_not_read_what_he_asked_for_gives_up_his_place() {
+    let mut config = with_store(1);
+    config.limits.serving = 1;
+    let block = BlockId([3; 32]);
+    // The node asks him for something, which fills his channel; or the first chunk does.
+    for is_asked in [true, false] {
+        let mut script = Script::up_with(config.clone());
+        script.command(Command::PublishBlock { request: 0, block: chain(1, 100)[0].clone() });
+        script.stalled = true;
+        script.send(RPC, &want_block(0, block));
+        if is_asked {
+            let held = Held { block, height: 1000 };
+            script.send(TIP, &TipMessage::Held(held));
+            assert_eq!(requests(&mut script).len(), 1);
+        }
+        let found = Found::Block(vec![0; 100_000].into());
+        script.command(Command::Loaded { request: 0, found });
+        script.stalled = false;
+        script.another_peer();
+        script.send(RPC, &want_block(0, block));
+        script.wait(3_000);
+        assert_eq!(script.loads.len(), 1, "he may be slow");
+        script.wait(1_000);
+        assert_eq!(script.loads.len(), 2, "but not for ever");
+    }
+}
+
+/// R16.7
+#[test]
+fn headers_follow_the_first_block_that_both_know() {
+    let chain = chain(100, 100);
+    let mut script = serving(&chain);
+    let ids = chain.iter().map(|block| block.block).collect::<Vec<_>>();
+    script.send(RPC, &want_headers(0, vec![BlockId([7; 32]), ids[89], ids[80]], 5));
+    let expected = RpcMessage::Headers(RpcHeaders {
+        id: 0,
+        headers: chain[90..95].iter().map(|block| BlockHeader(block.header.clone())).collect(),
+    });
+    assert_eq!(script.received::<RpcMessage>(RPC), [expected]);
+    assert!(script.loads.is_empty());
+    // What is not in memory is in the store.
+    script.send(RPC, &want_headers(1, vec![ids[3]], u32::MAX));
+    let what = Load::Headers { locator: vec![ids[3]], most: MAX_HEADERS as u32 };
+    assert_eq!(script.loads, [(0, what)]);
+    let found = Found::Headers(vec![chain[4].header.clone()]);
+    script.command(Command::Loaded { request: 0, found });
+    assert_eq!(script.received::<RpcMessage>(RPC), [headers(1, &chain[4..5])]);
+}
+
+#[test]
+fn so_many_blocks_are_given_at_a_time() {
+    let mut script = serving(&[]);
+    let block = BlockId([3; 32]);
+    script.send(RPC, &want_block(0, block));
+    let first = script.connection;
+    let more = [7, 6].map(|n| {
+        script.connect(PeerId([n; 32]));
+        script.shake_hands();
+        script.send(RPC, &want_block(0, block));
+        script.connection
+    });
+    assert_eq!(script.loads.len(), 2, "the third waits");
+    script.connection = first;
+    script.send(RPC, &RpcMessage::Cancel(0));
+    assert_eq!(script.loads.len(), 2, "what is being read takes its place until it is there");
+    script.command(Command::Loaded { request: 0, found: Found::Nothing });
+    assert_eq!(script.loads.len(), 3);
+    assert_eq!(script.received::<RpcMessage>(RPC), [failed(0, RpcError::Cancelled)]);
+    script.take();
+    script.connection = more[1];
+    script.command(Command::Loaded { request: 2, found: Found::Nothing });
+    assert_eq!(script.received::<RpcMessage>(RPC), [failed(0, RpcError::Unknown)]);
+}
