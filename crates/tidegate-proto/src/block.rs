@@ -14,7 +14,7 @@ use bytes::Bytes;
 use crate::channel::Context;
 use crate::fetch::Fetcher;
 use crate::id::{BlockId, ConnectionId, PoolIndex, Salt};
-use crate::io::{Block, BlockItem, Fate, Found, Invalid, Subject, Verdict};
+use crate::io::{Block, BlockItem, Event, Fate, Found, Invalid, Subject, Verdict};
 use crate::merkle;
 use crate::rpc;
 use crate::rules::HeaderFacts;
@@ -510,7 +510,7 @@ fn publishable(cx: &Context, block: &Block) -> Result<HeaderFacts, Invalid> {
 pub(crate) fn set_tip(cx: &mut Context, block: BlockId, state: Vec<(Bytes, Option<Bytes>)>) {
     let Some(known) = cx.blocks.known.get(&block).filter(|known| known.is_accepted()) else {
         cx.stats.count(Count::UnknownTips);
-        return;
+        return cx.event(Event::UnknownTip { block });
     };
     let (facts, header) = (known.facts, known.header.clone());
     tip::set_held(cx, facts);

@@ -541,6 +541,12 @@ pub enum Event {
         /// Its height.
         height: u64,
     },
+    /// The application set a tip that is no accepted block of this node: the tip stays, and the
+    /// [state](TipChange::state) that came with it is not kept. The pools are changed as it says.
+    UnknownTip {
+        /// The block.
+        block: BlockId,
+    },
     /// Peers hold tips that are too far ahead to be reached block by block: the node catches up.
     SyncStarted {
         /// The height of this node's tip.

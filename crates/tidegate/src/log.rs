@@ -46,6 +46,7 @@ impl Log {
             Event::Refused { .. } => "refused",
             Event::DialFailed { .. } => "dial failed",
             Event::TipChanged { .. } => "tip",
+            Event::UnknownTip { .. } => "unknown tip",
             Event::SyncStarted { .. } | Event::SyncEnded { .. } => "sync",
             Event::ItemAdded { .. } | Event::ItemRemoved { .. } | Event::Lagged(_) => return,
         };
@@ -65,6 +66,9 @@ impl Log {
             }
             Event::DialFailed { error, .. } => tracing::debug!(%error, "dial failed"),
             Event::TipChanged { block, height } => tracing::debug!(%block, height, "tip"),
+            Event::UnknownTip { block } => {
+                tracing::warn!(%block, "the application set a tip that is no accepted block");
+            }
             Event::SyncStarted { from, to } => tracing::info!(from, to, "catching up"),
             Event::SyncEnded { from, at } => tracing::info!(from, at, "caught up"),
             Event::ItemAdded { .. } | Event::ItemRemoved { .. } | Event::Lagged(_) => {}

@@ -1,7 +1,7 @@
 //! Whom to dial, and when: peers that the configuration names, those that were lost, and as many
 //! others of the book as are wanted (specification section 14).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::address::group;
@@ -22,6 +22,9 @@ const AT_ONCE: Duration = Duration::from_millis(100);
 /// How long a peer is left alone who does not want this node, or whom somebody sent away: nothing
 /// of that changes by itself.
 const LEFT_ALONE: Duration = Duration::from_secs(60);
+
+/// Peers of the book that are left alone at a time: more than a node is connected to.
+const LEFT_ALONE_MOST: usize = 256;
 
 /// Dials over the book that are under way at a time while no peer is connected.
 const AT_A_TIME: usize = 4;
@@ -46,6 +49,8 @@ pub(crate) struct Dialer {
     refilled: Option<Time>,
     /// The next look at whether somebody in the book is there.
     feeler: Time,
+    /// Peers of the book that are not dialed, as somebody sent them or this node away; until when.
+    left_alone: BTreeMap<PeerId, Time>,
 }
 
 #[derive(Debug)]
@@ -111,8 +116,14 @@ impl Dialer {
                 Some(target(Role::Book, &at))
             }));
         }
-        let mut dialer =
-            Self { targets, rng: rng.fork("dialer"), refill: now, refilled: None, feeler: now };
+        let mut dialer = Self {
+            targets,
+            rng: rng.fork("dialer"),
+            refill: now,
+            refilled: None,
+            feeler: now,
+            left_alone: BTreeMap::new(),
+        };
         dialer.feeler = now + dialer.about(config.limits.feeler_interval);
         dialer
     }
@@ -277,12 +288,14 @@ fn due_bootstrap(cx: &Context) -> Option<usize> {
     cx.dialer.targets.iter().position(due)
 }
 
-/// Peers that are there, or are dialed already, and this node itself.
+/// Peers that are there, are dialed already, or are not wanted for now, and this node itself.
 fn taken(cx: &Context) -> BTreeSet<PeerId> {
     let targets = cx.dialer.targets.iter().filter(|target| target.state != State::Done);
     let targets = targets.filter(|target| target.role != Role::Bootstrap);
     let linked = cx.links.iter().map(|(_, link)| link.peer);
-    targets.filter_map(|target| target.peer).chain(linked).chain([cx.config.peer]).collect()
+    let left_alone = cx.dialer.left_alone.iter().filter(|(_, until)| **until > cx.now);
+    let others = linked.chain(left_alone.map(|(peer, _)| *peer)).chain([cx.config.peer]);
+    targets.filter_map(|target| target.peer).chain(others).collect()
 }
 
 /// Somebody of the book, in a network group of its own if one is found soon.
@@ -465,6 +478,22 @@ pub(crate) fn closed(
     up_for: Option<Duration>,
     reason: &Disconnect,
 ) {
+    let decided = match reason {
+        Disconnect::Local(Goodbye::Requested) => !cx.dialer.is_feeler(connection),
+        // One who dialed may only have looked whether this node is there.
+        Disconnect::Remote(Goodbye::Requested) => {
+            !link.direction.is_inbound() || up_for > Some(cx.config.limits.redial_most)
+        }
+        _ => false,
+    };
+    if decided {
+        let wait = cx.dialer.about(LEFT_ALONE);
+        let left_alone = &mut cx.dialer.left_alone;
+        left_alone.retain(|_, until| *until > cx.now);
+        if left_alone.len() < LEFT_ALONE_MOST {
+            left_alone.insert(link.peer, cx.now + wait);
+        }
+    }
     // A peer may be missing now.
     news(cx);
     // Nobody wanted that.

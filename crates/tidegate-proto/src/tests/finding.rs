@@ -99,6 +99,22 @@ fn all_find_each_other_from_one_address() {
     }
 }
 
+/// Whoever says that it is to end, and whoever dialed: it is over for a while, and not for ever.
+#[test]
+fn who_was_sent_away_is_left_alone() {
+    for by in [0, 1] {
+        let mut net = strangers(2, 4);
+        net.run(Duration::from_secs(10));
+        assert_eq!(net.links(0), 1);
+        let peer = net.peer(1 - by);
+        net.command(by, Command::Disconnect { peer });
+        net.run(Duration::from_secs(44));
+        assert_eq!(net.links(0), 0);
+        net.run(Duration::from_secs(45));
+        assert_eq!(net.links(0), 1);
+    }
+}
+
 #[test]
 fn who_was_there_comes_back_without_the_first_address() {
     let mut net = strangers(10, 4);

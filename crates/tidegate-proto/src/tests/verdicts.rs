@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::app::{LARGE, SMALL, block, facts, genesis, item};
 use super::net::{Message, Net, accept, pick, withhold};
-use crate::io::{Admission, Command, Subject, TipChange, Verdict};
+use crate::io::{Admission, Command, Event, Subject, TipChange, Verdict};
 use crate::wire::{PoolMessage, Report};
 
 fn ignore(_: &Subject) -> Option<Verdict> {
@@ -235,4 +235,6 @@ fn a_tip_that_nobody_knows_is_not_taken() {
     net.command(0, Command::SetTip(change));
     assert_eq!(net.hosts[0].node.tip(), Some(&facts(&genesis())));
     assert_eq!(net.hosts[0].node.stats().of(crate::stats::Count::UnknownTips), 1);
+    let told = Event::UnknownTip { block: unknown.block };
+    assert!(net.hosts[0].events.contains(&told));
 }
