@@ -340,7 +340,7 @@ fn arrived(
     let pool = &mut cx.pools[at.index];
     pool.aliases.insert(alias, id);
     pool.pending.insert(id, pending);
-    cx.tickets.ask_item(at.link, index, id);
+    cx.tickets.ask_item(at.link, index, id, how == How::Pushed);
     for (other, outcome) in settled {
         report(cx, at.index, other, outcome);
     }
@@ -403,7 +403,7 @@ fn withdraw(cx: &mut Context, at: At) {
                 cx.fetch_bytes += bytes;
                 pending.reserved = Some((other.link, bytes));
             }
-            cx.tickets.ask_item(other.link, index, id);
+            cx.tickets.ask_item(other.link, index, id, other.how == How::Pushed);
             continue;
         }
         let Some(pending) = pool.pending.remove(&id) else { continue };

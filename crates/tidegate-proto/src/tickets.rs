@@ -22,10 +22,34 @@ pub(crate) struct Tickets {
     limit: usize,
     next: u64,
     chain: VecDeque<Question>,
-    items: BTreeMap<ConnectionId, VecDeque<Question>>,
+    items: BTreeMap<ConnectionId, Waiting>,
     turns: VecDeque<ConnectionId>,
     out: BTreeMap<Ticket, Question>,
     items_out: usize,
+}
+
+/// Items of one peer that wait.
+#[derive(Debug, Default)]
+struct Waiting {
+    pushed: VecDeque<(PoolIndex, ItemId)>,
+    fetched: VecDeque<(PoolIndex, ItemId)>,
+    fetched_next: bool,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.pushed.is_empty() && self.fetched.is_empty()
+    }
+
+    /// What was pushed is new, and what was fetched may be a long backlog: they take turns.
+    fn next(&mut self) -> Option<(PoolIndex, ItemId)> {
+        let (first, second) = match self.fetched_next {
+            true => (&mut self.fetched, &mut self.pushed),
+            false => (&mut self.pushed, &mut self.fetched),
+        };
+        self.fetched_next = !self.fetched_next;
+        first.pop_front().or_else(|| second.pop_front())
+    }
 }
 
 impl Tickets {
@@ -42,13 +66,20 @@ impl Tickets {
         }
     }
 
-    /// An item that `link` delivered is to be checked.
-    pub(crate) fn ask_item(&mut self, link: ConnectionId, pool: PoolIndex, id: ItemId) {
-        let queue = self.items.entry(link).or_default();
-        if queue.is_empty() {
+    /// An item that `link` delivered is to be checked; whether it was pushed.
+    pub(crate) fn ask_item(
+        &mut self,
+        link: ConnectionId,
+        pool: PoolIndex,
+        id: ItemId,
+        pushed: bool,
+    ) {
+        let waiting = self.items.entry(link).or_default();
+        if waiting.is_empty() {
             self.turns.push_back(link);
         }
-        queue.push_back(Question::Item(pool, id));
+        let queue = if pushed { &mut waiting.pushed } else { &mut waiting.fetched };
+        queue.push_back((pool, id));
     }
 
     /// A header or a block is to be checked.
@@ -58,16 +89,13 @@ impl Tickets {
 
     /// Items of a pool that wait for a link's turn: they are not asked about.
     pub(crate) fn withdraw_items(&mut self, link: ConnectionId, pool: PoolIndex) -> Vec<ItemId> {
-        let Some(queue) = self.items.get_mut(&link) else { return Vec::new() };
+        let Some(waiting) = self.items.get_mut(&link) else { return Vec::new() };
         let mut withdrawn = Vec::new();
-        queue.retain(|question| match question {
-            Question::Item(of, id) if *of == pool => {
-                withdrawn.push(*id);
-                false
-            }
-            _ => true,
-        });
-        if queue.is_empty() {
+        for queue in [&mut waiting.pushed, &mut waiting.fetched] {
+            withdrawn.extend(queue.iter().filter(|(of, _)| *of == pool).map(|(_, id)| *id));
+            queue.retain(|(of, _)| *of != pool);
+        }
+        if waiting.is_empty() {
             self.items.remove(&link);
             self.turns.retain(|turn| *turn != link);
         }
@@ -95,15 +123,15 @@ impl Tickets {
             None => {
                 // R12.1
                 let link = self.turns.pop_front()?;
-                let queue = self.items.get_mut(&link)?;
-                let question = queue.pop_front()?;
-                if queue.is_empty() {
+                let waiting = self.items.get_mut(&link)?;
+                let (pool, id) = waiting.next()?;
+                if waiting.is_empty() {
                     self.items.remove(&link);
                 } else {
                     self.turns.push_back(link);
                 }
                 self.items_out += 1;
-                question
+                Question::Item(pool, id)
             }
         };
         let ticket = Ticket(self.next);
@@ -151,9 +179,9 @@ mod tests {
     fn peers_take_turns_and_one_place_is_kept() {
         let mut tickets = Tickets::new(2);
         for n in 0..10 {
-            tickets.ask_item(ConnectionId(1), POOL, item(n));
+            tickets.ask_item(ConnectionId(1), POOL, item(n), true);
         }
-        tickets.ask_item(ConnectionId(2), POOL, item(20));
+        tickets.ask_item(ConnectionId(2), POOL, item(20), true);
         let expected = [0, 20, 1].map(|n| Question::Item(POOL, item(n)));
         assert_eq!(drain(&mut tickets), expected);
         // The fourth place is for the chain only.
@@ -166,14 +194,28 @@ mod tests {
         assert_eq!(tickets.answered(Ticket(0)), None);
     }
 
+    /// R12.1
+    #[test]
+    fn what_is_new_does_not_wait_for_a_backlog() {
+        let mut tickets = Tickets::new(4);
+        for n in 0..4 {
+            tickets.ask_item(ConnectionId(1), POOL, item(n), false);
+        }
+        for n in 10..13 {
+            tickets.ask_item(ConnectionId(1), POOL, item(n), true);
+        }
+        let expected = [10, 0, 11, 1, 12, 2, 3].map(|n| Question::Item(POOL, item(n)));
+        assert_eq!(drain(&mut tickets), expected);
+    }
+
     #[test]
     fn what_is_withdrawn_is_not_asked() {
         let mut tickets = Tickets::new(2);
         let other = PoolIndex(1);
-        tickets.ask_item(ConnectionId(1), POOL, item(1));
-        tickets.ask_item(ConnectionId(1), other, item(2));
-        tickets.ask_item(ConnectionId(1), POOL, item(3));
-        tickets.ask_item(ConnectionId(2), POOL, item(4));
+        tickets.ask_item(ConnectionId(1), POOL, item(1), true);
+        tickets.ask_item(ConnectionId(1), other, item(2), true);
+        tickets.ask_item(ConnectionId(1), POOL, item(3), true);
+        tickets.ask_item(ConnectionId(2), POOL, item(4), true);
         let header = Question::Header(BlockId([1; 32]));
         tickets.ask(header);
         assert_eq!(tickets.withdraw_items(ConnectionId(1), POOL), [item(1), item(3)]);
@@ -187,7 +229,7 @@ mod tests {
     fn one_place_is_kept_for_items() {
         let mut tickets = Tickets::new(2);
         let header = |n| Question::Header(BlockId([n; 32]));
-        tickets.ask_item(ConnectionId(1), POOL, item(1));
+        tickets.ask_item(ConnectionId(1), POOL, item(1), true);
         (1..=4).for_each(|n| tickets.ask(header(n)));
         let first = [header(1), header(2), header(3), Question::Item(POOL, item(1))];
         assert_eq!(drain(&mut tickets), first);
@@ -199,8 +241,8 @@ mod tests {
     #[test]
     fn with_one_worker_items_still_move() {
         let mut tickets = Tickets::new(1);
-        tickets.ask_item(ConnectionId(1), POOL, item(1));
-        tickets.ask_item(ConnectionId(1), POOL, item(2));
+        tickets.ask_item(ConnectionId(1), POOL, item(1), true);
+        tickets.ask_item(ConnectionId(1), POOL, item(2), true);
         assert_eq!(drain(&mut tickets).len(), 1);
         tickets.answered(Ticket(0)).unwrap();
         assert_eq!(drain(&mut tickets).len(), 1);

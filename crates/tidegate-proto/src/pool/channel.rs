@@ -412,8 +412,9 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
     let link = pool.links.get_mut(&at.link)?;
     let mut announcements = Vec::new();
     let limit = cx.config.limits.held_back;
+    let mut only_new = false;
     while announcements.len() < MAX_ANNOUNCEMENTS {
-        let Some(position) = link.next_position(&pool.log, limit) else { break };
+        let Some(position) = link.next_position(&pool.log, limit, only_new) else { break };
         let Some(entry) = pool.log.get(&position) else {
             link.pass(position);
             continue;
@@ -426,7 +427,7 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
         }
         let candidate = Candidate {
             has_it: entry.known_by.contains(&at.link),
-            old: position < link.old_before,
+            old: link.is_old(position),
             small: entry.size <= pool.spec.inline as usize,
             body_permit: link.holder.allows(spend_for(entry, true)),
         };
@@ -448,7 +449,13 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
                 return Some(PoolMessage::Push(body));
             }
             // R7.4.2
-            Delivery::Announcement if !link.holder.allows(Spent::Announcement) => break,
+            Delivery::Announcement if !link.holder.allows(Spent::Announcement) => {
+                if only_new || !candidate.old {
+                    break;
+                }
+                // What is new may have a permit of its own.
+                only_new = true;
+            }
             Delivery::Announcement => {
                 link.pass(position);
                 link.holder.spend(Spent::Announcement, sent);
@@ -458,6 +465,7 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
             }
         }
     }
+    link.announced();
     (!announcements.is_empty()).then_some(PoolMessage::Announce(announcements))
 }
 

@@ -1,6 +1,7 @@
 //! What a pool keeps for each link: how far it has read the log, and what is outstanding.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use super::Entry;
 use crate::channel::Terms;
@@ -31,10 +32,13 @@ pub(super) struct PoolLink {
 
     /// What this node has outstanding at the peer.
     pub(super) holder: Holder<Sent>,
-    /// The next position of the log to look at.
-    pub(super) cursor: u64,
-    /// Entries before this position are older than the link: they are announced only.
-    pub(super) old_before: u64,
+    /// The next positions of the log to look at: of what is older than the link, which is
+    /// announced only, and of what is newer, from `old_before` on.
+    old: u64,
+    old_before: u64,
+    new: u64,
+    /// Whose turn it is: what is new does not wait for all that is old, nor the other way round.
+    old_next: bool,
     /// Positions that the peer's tip is too low for, or that it ignored, by the height from which
     /// they hold.
     held_back: BTreeMap<u64, BTreeSet<u64>>,
@@ -103,8 +107,10 @@ impl PoolLink {
             incoming: None,
             reserved: 0,
             holder: Holder::new(terms.theirs.clone()),
-            cursor: 0,
+            old: 0,
             old_before: log_end,
+            new: log_end,
+            old_next: false,
             held_back: BTreeMap::new(),
             held: 0,
             looked_through: log_end,
@@ -168,22 +174,54 @@ impl PoolLink {
         }
     }
 
-    /// The next position to look at: what was held back first. The cursor goes on only while what
-    /// it meets, and what is out and may come back as ignored, could be held back.
-    pub(super) fn next_position(&self, log: &BTreeMap<u64, Entry>, limit: u32) -> Option<u64> {
-        if let Some(due) = self.due.first() {
-            return Some(*due);
+    /// The next position to look at: what was held back first, then old and new in turns. The
+    /// cursor goes on only while what it meets, and what is out and may come back as ignored,
+    /// could be held back. With `only_new` nothing that can only be announced.
+    pub(super) fn next_position(
+        &self,
+        log: &BTreeMap<u64, Entry>,
+        limit: u32,
+        only_new: bool,
+    ) -> Option<u64> {
+        let due = self.due.first().filter(|due| !only_new || !self.is_old(**due));
+        if due.is_some() {
+            return due.copied();
         }
         if self.held + self.holder.out() >= limit as usize {
             return None;
         }
-        log.range(self.cursor..).next().map(|(position, _)| *position)
+        let first =
+            |positions| log.range::<u64, _>(positions).next().map(|(position, _)| *position);
+        let new = first((Bound::Included(self.new), Bound::Unbounded));
+        let old = || first((Bound::Included(self.old), Bound::Excluded(self.old_before)));
+        match (only_new, self.old_next) {
+            (true, _) => new,
+            (false, true) => old().or(new),
+            (false, false) => new.or_else(old),
+        }
+    }
+
+    /// Whether an entry is older than the link.
+    pub(super) fn is_old(&self, position: u64) -> bool {
+        position < self.old_before
     }
 
     /// The position is dealt with.
     pub(super) fn pass(&mut self, position: u64) {
-        if !self.due.remove(&position) {
-            self.cursor = position + 1;
+        if self.due.remove(&position) {
+            return;
         }
+        match self.is_old(position) {
+            true => self.old = position + 1,
+            false => {
+                self.new = position + 1;
+                self.old_next = true;
+            }
+        }
+    }
+
+    /// Announcements leave: the next turn is that of what is new.
+    pub(super) fn announced(&mut self) {
+        self.old_next = false;
     }
 }

@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 
-use super::app::{LARGE, SMALL, facts, genesis, item};
+use super::app::{LARGE, SMALL, config, facts, genesis, item, prioritised};
 use super::net::{Message, Net, pick};
-use super::script::{LARGE_POOL, Script};
+use super::script::{CONTROL, LARGE_POOL, PEER, SMALL_POOL, Script, hello, setup};
 use crate::id::{AccountId, ItemKey};
-use crate::io::{Admission, Command, Fate, Subject, TipChange, Verdict};
+use crate::io::{Admission, Command, Fate, Input, Subject, TipChange, Verdict};
 use crate::rules::Account;
-use crate::wire::{Answer, Body, PoolMessage, Report};
+use crate::wire::{Answer, Body, ControlMessage, PoolMessage, Report};
 
 /// R7.2.1
 #[test]
@@ -69,6 +69,41 @@ fn what_is_older_than_the_link_is_announced() {
 }
 
 /// R7.3.6
+/// Who was away gets what is new while he catches up.
+#[test]
+fn what_is_new_does_not_wait_for_what_is_old() {
+    let mut config = config(1);
+    let spec = &mut config.pools[SMALL.0 as usize];
+    spec.grant.announcements = 700;
+    let mut script = Script::with(config);
+    let publish = |script: &mut Script, priority| {
+        let (request, pool, admission) = (0, SMALL, Admission::default());
+        let body = prioritised(1, 100, priority);
+        script.command(Command::Publish { request, pool, body, admission });
+    };
+    (0..1000).for_each(|n| publish(&mut script, n));
+    // A frame leaves when the test says so.
+    script.connect(PEER);
+    script.send(CONTROL, &ControlMessage::Hello(hello(script.connection)));
+    script.stalled = true;
+    script.send(CONTROL, &ControlMessage::Setup(setup(script.node.config())));
+    (1000..1004).for_each(|n| publish(&mut script, n));
+    let mut frames = Vec::new();
+    for _ in 0..10 {
+        for message in script.received::<PoolMessage>(SMALL_POOL) {
+            frames.push(match message {
+                PoolMessage::Announce(list) => list.len(),
+                PoolMessage::Push(_) => 1,
+                _ => 0,
+            });
+        }
+        let channel = SMALL_POOL;
+        script.input(Input::Writable { connection: script.connection, channel });
+    }
+    // With the last one all permits for announcements are out, but those for bodies are not.
+    assert_eq!(frames, [256, 1, 256, 1, 188, 1, 1]);
+}
+
 #[test]
 fn what_has_left_the_pool_is_gone() {
     let mut script = Script::up();
