@@ -101,6 +101,11 @@ impl Daemon {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
+    /// The process's number, while it runs.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
     /// The process dies at once.
     pub(crate) fn kill(&mut self) {
         let mut process = self.process.take().unwrap();
