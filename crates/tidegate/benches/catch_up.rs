@@ -1,9 +1,10 @@
 //! A node that lacks 100,000 items joins, while others go on publishing: how fast it catches up,
 //! and what that costs the items that are published meanwhile.
 //!
-//! `cargo bench -p tidegate --bench catch_up`; `TIDEGATE_BENCH_ROUNDS` rounds, 3 by default. Three
-//! nodes in one process, over QUIC on the loopback interface; each item has a signature that is
-//! checked.
+//! `cargo bench -p tidegate --bench catch_up`; `TIDEGATE_BENCH_ROUNDS` rounds, 3 by default. All
+//! nodes are in one process, over QUIC on the loopback interface; each item has a signature that is
+//! checked. One joins as fast as the machine can; then one whose application takes its time, which
+//! leaves the processor free and shows what waiting for permits costs.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -22,6 +23,8 @@ const SIZE: usize = 200;
 const QUIET: Duration = Duration::from_secs(10);
 /// Between two items that are published meanwhile.
 const PACE: Duration = Duration::from_millis(20);
+/// How long an application takes for an item that takes its time.
+const SLOW: Duration = Duration::from_micros(200);
 const POOL: PoolIndex = PoolIndex(0);
 
 /// Items of one size; all have one priority.
@@ -57,8 +60,11 @@ fn item(key: &SigningKey, number: u64) -> Vec<u8> {
     body
 }
 
-fn check(key: VerifyingKey) -> impl Validator {
+fn check(key: VerifyingKey, takes: Duration) -> impl Validator {
     move |subject: Subject, answer: Answer| {
+        if !takes.is_zero() {
+            std::thread::sleep(takes);
+        }
         let Subject::Item { body, .. } = subject else { return answer.ignore() };
         let signature = Signature::from_bytes(body[8..72].try_into().expect("64 bytes"));
         match key.verify_strict(&body[..8], &signature) {
@@ -87,11 +93,11 @@ struct Seen {
 }
 
 impl Member {
-    fn start(key: VerifyingKey, watch: &Arc<Watch>) -> Self {
+    fn start(key: VerifyingKey, watch: &Arc<Watch>, takes: Duration) -> Self {
         let mut pool = PoolSpec::new("items");
         pool.capacity = 2 * MISSING as u64;
         pool.capacity_bytes = 2 * (MISSING * SIZE) as u64;
-        let builder = Builder::new(NetworkId([1; 32]), Items, check(key))
+        let builder = Builder::new(NetworkId([1; 32]), Items, check(key, takes))
             .identity(Identity::generate().expect("randomness"))
             .pool(pool)
             .outbound(0)
@@ -171,40 +177,74 @@ fn line(what: &str, delays: &mut [Duration]) -> f64 {
     late
 }
 
-async fn round(number: usize) {
-    let key = SigningKey::from_bytes(&[3; 32]);
-    let watch = Arc::new(Watch::default());
-    let start = || Member::start(key.verifying_key(), &watch);
-    let (source, other, late) = (start(), start(), start());
-    let place = source.node.addresses()[0].clone();
-    other.node.dial(&place).expect("a running node");
-    let mut next = 1;
-    for number in 0..MISSING as u64 {
-        let body = item(&key, u64::MAX - number);
-        let publishing = source.node.publish(POOL, body, Admission::default());
-        publishing.expect("a place").await.expect("a running node");
+/// Three nodes and what was published.
+struct Round {
+    key: SigningKey,
+    watch: Arc<Watch>,
+    source: Member,
+    other: Member,
+    next: u64,
+}
+
+impl Round {
+    fn member(&self, takes: Duration) -> Member {
+        Member::start(self.key.verifying_key(), &self.watch, takes)
     }
-    until("the first has all", || other.items() == MISSING).await;
+
+    async fn start() -> Self {
+        let key = SigningKey::from_bytes(&[3; 32]);
+        let watch = Arc::new(Watch::default());
+        let start = || Member::start(key.verifying_key(), &watch, Duration::ZERO);
+        let (source, other) = (start(), start());
+        other.node.dial(&source.node.addresses()[0]).expect("a running node");
+        for number in 0..MISSING as u64 {
+            let body = item(&key, u64::MAX - number);
+            let publishing = source.node.publish(POOL, body, Admission::default());
+            publishing.expect("a place").await.expect("a running node");
+        }
+        until("the first has all", || other.items() == MISSING).await;
+        Self { key, watch, source, other, next: 1 }
+    }
+
+    /// Publishes while something goes on, until all who have the rest have that too.
+    async fn publish(&mut self, goes_on: impl Fn() -> bool) {
+        let Self { key, watch, source, next, .. } = self;
+        watch.since.lock().expect("no panic").clear();
+        publish(&source.node, key, next, watch, goes_on).await;
+        let all = MISSING + self.next as usize - 1;
+        until("all are there", || self.other.items() == all).await;
+    }
+
+    async fn quiet(&mut self) -> f64 {
+        let end = Instant::now() + QUIET;
+        self.publish(|| Instant::now() < end).await;
+        line("quiet", &mut self.other.take())
+    }
+
+    async fn join(&mut self, what: &str, takes: Duration, quiet: f64) {
+        let late = self.member(takes);
+        let missing = MISSING + self.next as usize - 1;
+        let since = Instant::now();
+        late.node.dial(&self.source.node.addresses()[0]).expect("a running node");
+        self.publish(|| late.items() < missing).await;
+        let took = since.elapsed().as_secs_f64();
+        let all = MISSING + self.next as usize - 1;
+        until("all are there", || late.items() == all).await;
+        println!("  {what}: {missing} items in {took:.1} s, {:.0}/s", missing as f64 / took);
+        let busy = line("  to one who has all", &mut self.other.take());
+        println!("    p95 is {:.2} times the quiet one", busy / quiet);
+        let joining = line("  to the one who joins", &mut late.take());
+        println!("    p95 is {:.2} times the quiet one", joining / quiet);
+        late.node.shutdown().await;
+    }
+}
+
+async fn round(number: usize) {
+    let mut round = Round::start().await;
     println!("round {number}");
-
-    let end = Instant::now() + QUIET;
-    let mut count = publish(&source.node, &key, &mut next, &watch, || Instant::now() < end).await;
-    until("all are there", || other.items() == MISSING + count).await;
-    let quiet = line("quiet, to one who has all", &mut other.take());
-
-    watch.since.lock().expect("no panic").clear();
-    let since = Instant::now();
-    late.node.dial(&place).expect("a running node");
-    count += publish(&source.node, &key, &mut next, &watch, || late.items() < MISSING).await;
-    let took = since.elapsed();
-    until("all are there", || late.items() == MISSING + count && other.items() == MISSING + count)
-        .await;
-    let per_second = late.items() as f64 / took.as_secs_f64();
-    println!("  caught up with {MISSING} in {:.1} s: {per_second:.0}/s", took.as_secs_f64());
-    let busy = line("meanwhile, to one who has all", &mut other.take());
-    println!("  {:.2} times the quiet p95", busy / quiet);
-    let joining = line("meanwhile, to the one who joins", &mut late.take());
-    println!("  {:.2} times the quiet p95", joining / quiet);
+    let quiet = round.quiet().await;
+    round.join("at full speed", Duration::ZERO, quiet).await;
+    round.join("with an application that takes its time", SLOW, quiet).await;
 }
 
 fn main() {
