@@ -13,9 +13,10 @@ use bytes::Bytes;
 
 use crate::channel::Context;
 use crate::fetch::Fetcher;
-use crate::id::{BlockId, ConnectionId, PoolIndex, Salt};
+use crate::id::{BlockId, ConnectionId, Salt};
 use crate::io::{Block, BlockItem, Event, Fate, Found, Invalid, Subject, Verdict};
 use crate::merkle;
+use crate::pool::Pool;
 use crate::rpc;
 use crate::rules::HeaderFacts;
 use crate::stats::Count;
@@ -568,27 +569,17 @@ pub(crate) fn headers_after(cx: &Context, locator: &[BlockId], most: u32) -> Opt
 
 /// The items of a block, if they are in memory.
 pub(crate) fn body_of(cx: &Context, block: &BlockId) -> Option<Found> {
-    let known = cx.blocks.known.get(block)?;
-    match &known.body {
-        Body::Whole { items, judged: Judged::Accepted, .. }
-            if items.len() == known.facts.items as usize =>
-        {
-            let name = |pool: PoolIndex| cx.pools[pool.0 as usize].spec.name.clone();
-            encode_body(items, name).map(Found::Block)
-        }
-        _ => None,
-    }
+    let known = cx.blocks.known.get(block).filter(|known| known.is_accepted())?;
+    let (items, _) = channel::served(known)?;
+    encode_body(items, &cx.pools).map(Found::Block)
 }
 
 /// The form in which the items of a block travel and are kept. `None` if they are more than it can
 /// carry, which those of a good block are not.
-pub(crate) fn encode_body(
-    items: &[BlockItem],
-    name: impl Fn(PoolIndex) -> String,
-) -> Option<Bytes> {
+pub(crate) fn encode_body(items: &[BlockItem], pools: &[Pool]) -> Option<Bytes> {
     let runs = items.chunk_by(|a, b| a.pool == b.pool);
     let group = |run: &[BlockItem]| BodyGroup {
-        pool: name(run[0].pool),
+        pool: pools[run[0].pool.0 as usize].spec.name.clone(),
         items: run.iter().map(|item| ItemBody(item.body.clone())).collect(),
     };
     BlockBody { groups: runs.map(group).collect() }.to_bytes().ok()

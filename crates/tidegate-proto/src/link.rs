@@ -178,6 +178,13 @@ impl Links {
         self.links.iter().map(|(id, link)| (*id, link))
     }
 
+    /// See [`Link::answered`].
+    pub(crate) fn answered(&mut self, id: ConnectionId) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.answered();
+        }
+    }
+
     /// The channels of a connection.
     pub(crate) fn channels(&self, id: ConnectionId) -> Vec<(Kind, At)> {
         let slots = self.links.get(&id).map_or(&[][..], |link| &link.slots);

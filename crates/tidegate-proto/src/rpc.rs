@@ -135,9 +135,7 @@ pub(crate) fn cancel(cx: &mut Context, link: ConnectionId, want: &RpcWant) {
     }
     asked.to_cancel.push_back(id);
     cx.links.wake(link, asked.at.slot);
-    if let Some(link) = cx.links.get_mut(link) {
-        link.answered();
-    }
+    cx.links.answered(link);
 }
 
 /// Gives up what takes too long.
@@ -252,9 +250,7 @@ fn finished(cx: &mut Context, at: At, id: u32) -> Result<Option<RpcWant>, Violat
         sync::drive(cx);
         return Ok(None);
     }
-    if let Some(link) = cx.links.get_mut(at.link) {
-        link.answered();
-    }
+    cx.links.answered(at.link);
     Ok(Some(open.want))
 }
 

@@ -114,7 +114,7 @@ pub(crate) fn block(cx: &mut Context, facts: &HeaderFacts, block: &Block) {
         return;
     }
     let bytes = block.items.iter().map(|item| item.body.len()).sum::<usize>() + block.header.len();
-    let body = encode_body(&block.items, |pool| cx.pools[pool.0 as usize].spec.name.clone());
+    let body = encode_body(&block.items, &cx.pools);
     let HeaderFacts { block: id, parent, height, .. } = *facts;
     let Some(body) = body else { return cx.stats.count(Count::Internal) };
     let header = block.header.clone();

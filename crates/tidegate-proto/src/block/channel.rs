@@ -83,9 +83,7 @@ impl ChannelTrait for Channel {
             BlockMessage::Return(returns) => {
                 for back in returns {
                     link.holder.returned(back.number)?;
-                    if let Some(connection) = cx.links.get_mut(at.link) {
-                        connection.answered();
-                    }
+                    cx.links.answered(at.link);
                 }
                 cx.links.wake(at.link, at.slot);
                 Ok(())
@@ -108,7 +106,7 @@ impl ChannelTrait for Channel {
                 let request = link.find(&facts.block, BlockPart::Compact);
                 // R9.2.13
                 link.answered(request.ok_or(Violation::Unasked)?);
-                answered(cx, at.link);
+                cx.links.answered(at.link);
                 // Asked only once: if it does not lead to a block, others are asked.
                 cx.blocks.fetcher.failed((facts.block, BlockPart::Compact), at.link, 0);
                 headers::compact_with_header(cx, at.link, compact, None)
@@ -120,7 +118,7 @@ impl ChannelTrait for Channel {
                 // R9.2.13
                 let request = link.find(&block, part).ok_or(Violation::Unasked)?;
                 let request = link.answered(request);
-                answered(cx, at.link);
+                cx.links.answered(at.link);
                 match request.part {
                     Part::Header | Part::Compact => {
                         let others = cx.blocks.fetcher.failed((block, part), at.link, 0);
@@ -165,13 +163,6 @@ fn is_executed(cx: &Context, link: ConnectionId, block: &BlockId) -> bool {
     cx.links.get(link).zip(known).is_some_and(|(link, known)| link.height() >= known.facts.height)
 }
 
-/// The link has one answer less to wait for.
-pub(super) fn answered(cx: &mut Context, link: ConnectionId) {
-    if let Some(link) = cx.links.get_mut(link) {
-        link.answered();
-    }
-}
-
 /// What was asked of `link` will not come from there: others are asked.
 pub(super) fn lost(cx: &mut Context, link: ConnectionId, block: &BlockId, part: &Part) {
     let Some(building) = cx.blocks.building.get_mut(block) else { return };
@@ -208,7 +199,7 @@ fn on_ids(cx: &mut Context, at: At, ids: BlockIds) -> Result<(), Violation> {
         return Err(Violation::Unasked);
     }
     link.answered(request);
-    answered(cx, at.link);
+    cx.links.answered(at.link);
     if let Some(building) = cx.blocks.building.get_mut(&ids.block) {
         building.deliver_ids(at.link, ids.first, &ids.ids, &cx.pools)?;
         advance(cx, ids.block);
@@ -227,7 +218,7 @@ fn on_item(cx: &mut Context, at: At, item: wire::BlockItem) -> Result<(), Violat
     }
     if indices.is_empty() {
         link.answered(request);
-        answered(cx, at.link);
+        cx.links.answered(at.link);
     }
     if let Some(building) = cx.blocks.building.get(&block)
         && !building.proves(index, &id, &proof)
@@ -405,7 +396,7 @@ fn size(compact: &wire::Compact) -> u32 {
 }
 
 /// The items of a block, if it can be served. R9.2.6
-fn served(known: &Known) -> Option<(&[BlockItem], &[u32])> {
+pub(super) fn served(known: &Known) -> Option<(&[BlockItem], &[u32])> {
     match &known.body {
         Body::Whole { items, lacked, .. } if items.len() == known.facts.items as usize => {
             Some((items, lacked))

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::orphans::Orphan;
 use super::{
-    Body, Known, can_be_asked, channel, compact_arrived, give_back, is_better, keep, offer, rivals,
-    sync, wake_block, want,
+    Body, Known, can_be_asked, compact_arrived, give_back, is_better, keep, offer, rivals, sync,
+    wake_block, want,
 };
 use crate::channel::Context;
 use crate::id::{BlockId, ConnectionId};
@@ -115,7 +115,7 @@ pub(super) fn header_answered(
     if !asked.header_answered(&facts.block) {
         return Err(Violation::WrongHeader);
     }
-    channel::answered(cx, link);
+    cx.links.answered(link);
     cx.blocks.fetcher.resolved((facts.block, BlockPart::Header));
     take(cx, link, facts, header, true);
     wake_block(cx, link);

@@ -81,7 +81,7 @@ pub(super) fn said(cx: &mut Context, link: ConnectionId, setup: &Setup) {
     if let Some(record) = &setup.record
         && cx.book.learn(record, &address) == Learnt::New
     {
-        dialer::news(cx);
+        dialer::look_soon(cx);
     }
     // Who dials chooses his words: only those whom this node chose are believed.
     if !inbound && cx.control.reachable.observed(&setup.observed, group(&address)) {

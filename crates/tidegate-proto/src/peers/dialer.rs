@@ -212,8 +212,8 @@ pub(crate) fn expire(cx: &mut Context) {
     cx.dialer.sweep();
 }
 
-/// Somebody new is in the book.
-pub(crate) fn news(cx: &mut Context) {
+/// Somebody is missing, or somebody new is in the book: not long until it is seen who can be dialed.
+pub(crate) fn look_soon(cx: &mut Context) {
     let interval = cx.config.limits.dial_interval;
     let next = cx.dialer.refilled.map_or(cx.now, |last| cx.now.max(last + interval));
     cx.dialer.refill = cx.dialer.refill.min(next);
@@ -494,8 +494,7 @@ pub(crate) fn closed(
             left_alone.insert(link.peer, cx.now + wait);
         }
     }
-    // A peer may be missing now.
-    news(cx);
+    look_soon(cx);
     // Nobody wanted that.
     let unwanted = matches!(
         reason,

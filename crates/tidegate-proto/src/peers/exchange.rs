@@ -209,13 +209,21 @@ pub(crate) fn told_of(cx: &mut Context, link: ConnectionId, records: &[PeerRecor
     if !dialed || cx.config.outbound == 0 {
         return;
     }
-    for record in records {
-        if !cx.book.has(record)
-            && record::verify(record, &cx.config.network)
-            && cx.book.learn(record, &source) == Learnt::New
-        {
-            dialer::news(cx);
-        }
+    let is_news = |record: &&PeerRecord| learn(cx, record, &source) == Ok(true);
+    if records.iter().filter(is_news).count() > 0 {
+        dialer::look_soon(cx);
+    }
+}
+
+/// Takes up what a peer said of another, or of itself: whether it is news.
+fn learn(cx: &mut Context, record: &PeerRecord, source: &Address) -> Result<bool, Violation> {
+    if cx.book.has(record) || record.peer == cx.config.peer {
+        return Ok(false);
+    }
+    // R15.3
+    match record::verify(record, &cx.config.network) {
+        true => Ok(cx.book.learn(record, source) == Learnt::New),
+        false => Err(Violation::WrongRecord),
     }
 }
 
@@ -230,17 +238,10 @@ fn on_records(cx: &mut Context, at: At, records: &[PeerRecord]) -> Result<(), Vi
     };
     let mut news = false;
     for record in records {
-        if cx.book.has(record) || record.peer == cx.config.peer {
-            continue;
-        }
-        if !record::verify(record, &cx.config.network) {
-            // R15.3
-            return Err(Violation::WrongRecord);
-        }
-        news |= cx.book.learn(record, &source) == Learnt::New;
+        news |= learn(cx, record, &source)?;
     }
     if news {
-        dialer::news(cx);
+        dialer::look_soon(cx);
     }
     let wait = cx.exchange.about(CONTENT);
     let link = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;

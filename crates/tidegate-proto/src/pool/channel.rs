@@ -129,9 +129,7 @@ fn on_return(cx: &mut Context, at: At, returns: Vec<Return>) -> Result<(), Viola
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     for Return { number, report } in returns {
         let (_, sent) = link.holder.returned(number)?;
-        if let Some(connection) = cx.links.get_mut(at.link) {
-            connection.answered();
-        }
+        cx.links.answered(at.link);
         if report == Report::Ignored
             && let Some(entry) = pool.log.get(&sent.position)
         {
@@ -323,9 +321,7 @@ fn on_gone(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation>
         link.holder.answered(requested.bound);
         link.reserved -= requested.bound;
         cx.fetch_bytes -= requested.charged;
-        if let Some(connection) = cx.links.get_mut(at.link) {
-            connection.answered();
-        }
+        cx.links.answered(at.link);
         for other in pool.fetcher.failed(requested.alias, at.link, number) {
             if let Some(other) = pool.links.get(&other) {
                 cx.links.wake(other.at.link, other.at.slot);
