@@ -41,6 +41,7 @@ pub(crate) mod sync;
 pub(crate) use channel::Channel;
 use headers::Checking;
 pub(crate) use headers::{header_announced, header_overdue, header_verdict, peer_holds};
+use keep::Unexecuted;
 use link::BlockLink;
 use orphans::Orphans;
 use reconstruct::{Progress, Reconstruction};
@@ -195,6 +196,11 @@ pub(crate) fn subject(cx: &Context, question: Question) -> Option<Subject> {
     }
 }
 
+/// Whether a block that builds on `parent` may be fetched.
+fn may_start(cx: &Context, parent: &BlockId) -> bool {
+    Unexecuted::of(cx).may_start(keep::is_next(cx, parent))
+}
+
 /// Asks for the bodies of a block and its ancestors, as far as they are not here.
 fn want(cx: &mut Context, block: BlockId, patience: Option<Time>) {
     let Some(tip) = cx.blocks.known.get(&block) else { return };
@@ -214,7 +220,7 @@ fn want(cx: &mut Context, block: BlockId, patience: Option<Time>) {
     let mut at = block;
     while let Some(known) = cx.blocks.known.get(&at).filter(|known| !known.is_accepted()) {
         let elsewhere = sync::is_asked(cx, &known.facts);
-        if known.body.is_missing() && !elsewhere && keep::may_start(cx, &known.facts.parent) {
+        if known.body.is_missing() && !elsewhere && may_start(cx, &known.facts.parent) {
             path.push(at);
         }
         at = known.facts.parent;
@@ -290,7 +296,7 @@ fn compact_arrived(
             }
             if cx.blocks.building.contains_key(&block) {
                 Some(Report::Duplicate)
-            } else if keep::may_start(cx, &facts.parent) && keep::room_to_build(cx, &facts) {
+            } else if may_start(cx, &facts.parent) && keep::room_to_build(cx, &facts) {
                 None
             } else {
                 Some(Report::Ignored)

@@ -48,6 +48,11 @@ pub(crate) fn start(body: &Bytes) -> (Body, Option<Sending>) {
 }
 
 impl Sending {
+    /// Bytes that have gone.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent.min(self.body.len())
+    }
+
     /// Whether all have gone.
     pub(crate) fn is_done(&self) -> bool {
         self.sent >= self.body.len()

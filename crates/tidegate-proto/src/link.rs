@@ -203,6 +203,12 @@ impl Links {
         }
     }
 
+    /// Whether the transport can take a frame of a channel.
+    pub(crate) fn is_writable(&self, at: At) -> bool {
+        let slot = self.links.get(&at.link).and_then(|link| link.slots.get(at.slot));
+        slot.is_some_and(|slot| slot.writable)
+    }
+
     /// The transport can take the next frame of a channel.
     pub(crate) fn writable(&mut self, id: ConnectionId, number: u32) {
         let Some(link) = self.links.get_mut(&id) else { return };

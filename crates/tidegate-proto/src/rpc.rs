@@ -13,6 +13,7 @@ mod serve;
 pub(crate) use self::serve::loaded;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -34,11 +35,16 @@ use crate::wire::{
 /// Requests a peer may have without an answer, from its hello on. R16.1
 pub(crate) const REQUESTS: usize = 4;
 
+/// How long a request may wait behind others that do move.
+const QUEUED: Duration = Duration::from_secs(60);
+
 /// All requests, by this node and by its peers.
 #[derive(Debug, Default)]
 pub(crate) struct Rpc {
     links: BTreeMap<ConnectionId, RpcLink>,
     loads: Loads,
+    /// Peers that wait for their turn to be given a block, in the order in which they came.
+    queue: VecDeque<ConnectionId>,
 }
 
 #[derive(Debug)]
@@ -69,10 +75,23 @@ struct Incoming {
 #[derive(Debug)]
 struct Open {
     want: RpcWant,
+    asked: Time,
     /// Nothing may have come of it then.
     until: Time,
     /// It is not wanted any more; its place is free when the peer says so.
     cancelled: bool,
+}
+
+impl RpcLink {
+    /// Something came: the clock begins anew for what is coming, and for a while for what waits
+    /// behind it, since a peer answers one request after the other.
+    fn moves(&mut self, now: Time, patience: Duration) {
+        let coming = self.incoming.as_ref().map(|incoming| incoming.id);
+        for (id, open) in &mut self.open {
+            let most = if coming == Some(*id) { now + patience } else { open.asked + QUEUED };
+            open.until = open.until.max(most.min(now + patience));
+        }
+    }
 }
 
 impl Rpc {
@@ -106,11 +125,12 @@ pub(crate) fn ask(cx: &mut Context, link: ConnectionId, want: RpcWant) -> bool {
     if !cx.rpc.has_room(link) {
         return false;
     }
-    let until = cx.now + cx.config.limits.rpc_patience;
+    let now = cx.now;
+    let until = now + cx.config.limits.rpc_patience;
     let Some(asked) = cx.rpc.links.get_mut(&link) else { return false };
     let id = asked.next;
     asked.next += 1;
-    asked.open.insert(id, Open { want: want.clone(), until, cancelled: false });
+    asked.open.insert(id, Open { want: want.clone(), asked: now, until, cancelled: false });
     asked.to_send.push_back(RpcRequest { id, want });
     cx.links.wake(link, asked.at.slot);
     true
@@ -147,7 +167,7 @@ pub(crate) fn expire(cx: &mut Context) {
     }
     for (link, want) in late {
         cancel(cx, link, &want);
-        sync::failed(cx, link, &want);
+        sync::failed(cx, link, &want, true);
     }
 }
 
@@ -200,7 +220,7 @@ impl ChannelTrait for Channel {
                 let link = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
                 link.incoming.take_if(|incoming| incoming.id == id);
                 if let Some(want) = finished(cx, at, id)? {
-                    sync::failed(cx, at.link, &want);
+                    sync::failed(cx, at.link, &want, false);
                 }
                 Ok(())
             }
@@ -246,6 +266,7 @@ fn finished(cx: &mut Context, at: At, id: u32) -> Result<Option<RpcWant>, Violat
     let sent = link.to_send.iter().all(|request| request.id != id);
     // R16.3
     let open = link.open.remove(&id).filter(|_| sent).ok_or(Violation::Unasked)?;
+    link.moves(cx.now, cx.config.limits.rpc_patience);
     if open.cancelled {
         sync::drive(cx);
         return Ok(None);
@@ -268,13 +289,13 @@ fn on_block(cx: &mut Context, at: At, id: u32, body: Body) -> Result<(), Violati
             if link.incoming.is_some() {
                 return Err(Violation::Unasked);
             }
-            open.until = cx.now + cx.config.limits.rpc_patience;
             let wanted = !open.cancelled;
             let body = Receiving::new(&start, most)?;
             let left = body.size().div_ceil(chunk::CHUNK) - 1;
             link.incoming = Some(Incoming { id, body: wanted.then_some(body), left });
+            link.moves(cx.now, cx.config.limits.rpc_patience);
             // R16.6
-            if wanted && !sync::body_begins(cx, &block, start.size as usize) {
+            if wanted && !sync::body_begins(cx, at.link, &block, start.size as usize) {
                 cancel(cx, at.link, &RpcWant::Block(block));
             }
             Ok(())
@@ -290,10 +311,8 @@ fn on_chunk(cx: &mut Context, at: At, chunk: &[u8]) -> Result<(), Violation> {
         body.push(chunk)?;
     }
     incoming.left -= 1;
-    if let Some(open) = link.open.get_mut(&incoming.id) {
-        open.until = cx.now + cx.config.limits.rpc_patience;
-    }
     if incoming.left > 0 {
+        link.moves(cx.now, cx.config.limits.rpc_patience);
         return Ok(());
     }
     let Some(Incoming { id, body, .. }) = link.incoming.take() else { return Ok(()) };

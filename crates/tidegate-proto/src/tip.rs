@@ -147,9 +147,12 @@ impl ChannelTrait for Channel {
             TipMessage::Held(held) => {
                 spend(&mut link.from_peer[TipSlot::Held as usize])?;
                 let connection = cx.links.get_mut(at.link).ok_or(Violation::UnknownChannel)?;
-                connection.held = Some(held.clone());
-                pool::peer_tip_changed(cx, at.link);
-                block::peer_holds(cx, at.link, &held);
+                // It costs work: not for what is known.
+                if connection.held.as_ref() != Some(&held) {
+                    connection.held = Some(held.clone());
+                    pool::peer_tip_changed(cx, at.link);
+                    block::peer_holds(cx, at.link, &held);
+                }
                 done(cx, at.link, TipSlot::Held);
                 Ok(())
             }

@@ -87,26 +87,43 @@ pub(super) fn drop_body(cx: &mut Context, block: BlockId) {
     }
 }
 
-/// Whether a block may be fetched that builds on `parent`: what has not been executed may take
-/// half of the room, or else executed blocks could not be served. What can be executed next never
-/// waits for what cannot.
-pub(super) fn may_start(cx: &Context, parent: &BlockId) -> bool {
-    let next = cx.blocks.known.get(parent).is_some_and(Known::is_accepted);
-    let bodies = cx.blocks.known.values().filter_map(|known| match &known.body {
-        Body::Whole { items, judged: Judged::Asked, .. } => Some(items),
-        Body::Whole { items, judged: Judged::Waiting, .. } if !next => Some(items),
-        _ => None,
-    });
-    bodies.map(|items| cost(items)).sum::<usize>() < cx.config.limits.block_bytes as usize / 2
+/// What the items of blocks cost that were not executed yet: it may be half of the room, or else
+/// executed blocks could not be served. What can be executed next never waits for what cannot.
+#[derive(Clone, Copy)]
+pub(super) struct Unexecuted {
+    asked: usize,
+    waiting: usize,
+    room: usize,
 }
 
-/// What the items of blocks cost that were not executed yet.
-pub(super) fn unexecuted(cx: &Context) -> usize {
-    let bodies = cx.blocks.known.values().filter_map(|known| match &known.body {
-        Body::Whole { items, judged: Judged::Asked | Judged::Waiting, .. } => Some(items),
-        _ => None,
-    });
-    bodies.map(|items| cost(items)).sum()
+impl Unexecuted {
+    pub(super) fn of(cx: &Context) -> Self {
+        let room = cx.config.limits.block_bytes as usize / 2;
+        let mut sum = Self { asked: 0, waiting: 0, room };
+        for known in cx.blocks.known.values() {
+            match &known.body {
+                Body::Whole { items, judged: Judged::Asked, .. } => sum.asked += cost(items),
+                Body::Whole { items, judged: Judged::Waiting, .. } => sum.waiting += cost(items),
+                _ => {}
+            }
+        }
+        sum
+    }
+
+    /// Whether a block may be fetched: `next` if it can be executed next.
+    pub(super) fn may_start(self, next: bool) -> bool {
+        self.asked + if next { 0 } else { self.waiting } < self.room
+    }
+
+    /// Whether so many bytes more fit.
+    pub(super) fn fits(self, more: usize) -> bool {
+        self.asked + self.waiting + more <= self.room
+    }
+}
+
+/// Whether a block that builds on `parent` can be executed next.
+pub(super) fn is_next(cx: &Context, parent: &BlockId) -> bool {
+    cx.blocks.known.get(parent).is_some_and(Known::is_accepted)
 }
 
 /// Makes room to put a block together; `false` if there is none.

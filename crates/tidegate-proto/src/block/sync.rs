@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Body, Judged, Known, ask_if_ready, headers, keep, whole};
+use super::keep::Unexecuted;
+use super::{Body, Judged, ask_if_ready, headers, keep, whole};
 use crate::channel::Context;
 use crate::id::{BlockId, ConnectionId, PoolIndex};
 use crate::io::{BlockItem, Event};
@@ -23,9 +24,9 @@ use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::{BlockBody, BlockHeader, BodyGroup, MAX_LOCATOR, RpcWant, WantHeaders};
 
-/// How long a peer that did not deliver is not asked for the same again.
+/// How long a peer that did not deliver is not asked for the same again; doubled each time.
 const PASSED_OVER: Duration = Duration::from_secs(2);
-/// The same at most, for one who does it again and again.
+/// The same at most.
 const PASSED_OVER_MOST: Duration = Duration::from_secs(300);
 /// How long the next block may be missing before it is asked for in this way.
 const STUCK: Duration = Duration::from_secs(3);
@@ -55,9 +56,10 @@ pub(crate) struct Sync {
     large: BTreeMap<BlockId, usize>,
     /// Who did not deliver what; until when that counts.
     passed: BTreeMap<(ConnectionId, What), Time>,
-    /// How often in a row each peer had no headers to show, and how often the next body had to be
-    /// taken from it.
+    /// How often in a row that was so.
     failures: BTreeMap<(ConnectionId, What), u32>,
+    /// Who was asked for headers when: they take turns.
+    turns: BTreeMap<ConnectionId, u64>,
     /// The first body that is missing, and since when.
     missing: Option<(BlockId, Time)>,
     /// Missing bodies cannot be had in parts, as they are every day.
@@ -73,6 +75,14 @@ struct Coming {
     asked: Time,
     /// 0 if it is not known yet.
     size: usize,
+    /// Who is asked as well, since it is late.
+    second: Option<ConnectionId>,
+}
+
+impl Coming {
+    fn is_from(&self, link: ConnectionId) -> bool {
+        self.link == link || self.second == Some(link)
+    }
 }
 
 /// What a peer did not deliver.
@@ -81,7 +91,7 @@ enum What {
     Headers,
     /// This one.
     Body(BlockId),
-    /// One that all others wait for, and far too slowly.
+    /// Some, in time.
     Bodies,
 }
 
@@ -183,18 +193,18 @@ fn look_at_next(cx: &mut Context, next: Option<&HeaderFacts>) {
     cx.sync.missing = Some((block, since));
     cx.sync.stuck |= cx.now >= since + STUCK;
     let Some(coming) = cx.sync.bodies.get(&block).copied() else { return };
-    let slow = coming.link;
-    if cx.now < overdue(cx, &coming, since)
-        || !able(cx, height, What::Body(block)).iter().any(|other| *other != slow)
-    {
+    if coming.second.is_some() || cx.now < overdue(cx, &coming, since) {
         return;
     }
-    pass_over(cx, slow, What::Bodies);
-    // What he has not delivered of the rest would hold up the others in the same way.
-    let his = cx.sync.bodies.iter().filter(|(_, coming)| coming.link == slow);
-    for block in his.map(|(block, _)| *block).collect::<Vec<_>>() {
-        cx.sync.bodies.remove(&block);
-        rpc::cancel(cx, slow, &RpcWant::Block(block));
+    // Who is slow goes on until somebody else begins: he may be the only one who has it.
+    let mut others = able(cx, height, What::Body(block)).into_iter();
+    let other =
+        others.find(|other| *other != coming.link && !cx.sync.is_passed(*other, What::Bodies));
+    if let Some(other) = other
+        && rpc::ask(cx, other, RpcWant::Block(block))
+        && let Some(coming) = cx.sync.bodies.get_mut(&block)
+    {
+        coming.second = Some(other);
     }
 }
 
@@ -206,6 +216,7 @@ fn overdue(cx: &Context, coming: &Coming, since: Time) -> Time {
 
 fn finish(cx: &mut Context, held: &HeaderFacts) {
     let Some(from) = cx.sync.active.take() else { return };
+    cx.sync.failures.retain(|(_, what), _| !matches!(what, What::Body(_)));
     cx.event(Event::SyncEnded { from, at: held.height });
     headers::reconsider(cx, None);
     if let Some(best) = cx.tip.best().copied()
@@ -263,11 +274,16 @@ fn ask_headers(cx: &mut Context, held: &HeaderFacts) {
         let height = cx.links.get(**link).map_or(0, |link| link.height());
         cx.sync.active.is_some() || is_far(cx, height)
     };
-    let able = able(cx, best + 1, What::Headers);
+    let mut able = able(cx, best + 1, What::Headers);
+    // One who shows few at a time, and late, has no more turns than others.
+    let turn = |link: &ConnectionId| cx.sync.turns.get(link).copied().unwrap_or(0);
+    able.sort_by_key(|link| (cx.sync.failures(*link, What::Headers), turn(link)));
     let Some(link) = able.iter().find(useful).copied() else { return };
     let want = WantHeaders { locator: locator(cx), most: cx.config.limits.sync_headers };
     if rpc::ask(cx, link, RpcWant::Headers(want)) {
         cx.sync.asked = Some(link);
+        let last = cx.sync.turns.values().max().copied().unwrap_or(0);
+        cx.sync.turns.insert(link, last + 1);
     }
 }
 
@@ -316,7 +332,7 @@ pub(crate) fn headers(
         // He says that he holds more, and has nothing to show for it.
         pass_over(cx, link, What::Headers);
     } else {
-        cx.sync.failures.remove(&(link, What::Headers));
+        forgive(cx, link, What::Headers);
     }
     cx.sync.headers = parsed;
     cx.sync.checking = None;
@@ -365,48 +381,80 @@ pub(crate) fn advance(cx: &mut Context) {
 
 fn ask_bodies(cx: &mut Context, missing: &[HeaderFacts]) {
     cx.sync.large.retain(|block, _| missing.iter().any(|facts| facts.block == *block));
+    let unexecuted = Unexecuted::of(cx);
+    let mut misses = 0;
     for facts in missing {
-        if cx.sync.bodies.len() >= BODIES {
+        let block = facts.block;
+        if cx.sync.bodies.contains_key(&block) {
+            continue;
+        }
+        // What is further ahead cannot be had either.
+        if cx.sync.bodies.len() >= BODIES
+            || misses > BODIES
+            || !unexecuted.may_start(keep::is_next(cx, &facts.parent))
+        {
             return;
         }
-        let block = facts.block;
-        if cx.sync.bodies.contains_key(&block)
-            || !keep::may_start(cx, &facts.parent)
-            || cx.sync.large.get(&block).is_some_and(|size| !fits(cx, facts, *size))
-        {
+        misses += 1;
+        if cx.sync.large.get(&block).is_some_and(|size| !fits(cx, unexecuted, facts, *size)) {
             continue;
         }
         let able = able(cx, facts.height, What::Body(block));
         let asked = |link: &&ConnectionId| {
-            cx.sync.bodies.values().filter(|coming| coming.link == **link).count() < OF_ONE
+            cx.sync.bodies.values().filter(|coming| coming.is_from(**link)).count() < OF_ONE
         };
         let Some(link) = able.iter().find(asked).copied() else { continue };
         if rpc::ask(cx, link, RpcWant::Block(block)) {
-            cx.sync.bodies.insert(block, Coming { link, asked: cx.now, size: 0 });
+            misses = 0;
+            let coming = Coming { link, asked: cx.now, size: 0, second: None };
+            cx.sync.bodies.insert(block, coming);
         }
     }
 }
 
-/// Whether a body of this size can be taken now: what has not been executed may take half of the
-/// room, and the next block can always be taken.
-fn fits(cx: &Context, facts: &HeaderFacts, size: usize) -> bool {
-    let next = cx.blocks.known.get(&facts.parent).is_some_and(Known::is_accepted);
+/// Whether a body of this size can be taken now; the next block always can.
+fn fits(cx: &Context, unexecuted: Unexecuted, facts: &HeaderFacts, size: usize) -> bool {
     let coming = cx.sync.bodies.values().map(|coming| coming.size).sum::<usize>();
-    let room = cx.config.limits.block_bytes as usize / 2;
-    next || coming + size + keep::unexecuted(cx) <= room
+    keep::is_next(cx, &facts.parent) || unexecuted.fits(coming + size)
 }
 
-/// A body of this size begins to come: `false` if there is no room for it yet.
-pub(crate) fn body_begins(cx: &mut Context, block: &BlockId, size: usize) -> bool {
-    let Some(facts) = cx.blocks.known.get(block).map(|known| known.facts) else { return false };
-    let fits = fits(cx, &facts, size);
-    if !fits {
+/// A body of this size begins to come: `false` if there is no room for it yet, or if it is not
+/// wanted any more.
+pub(crate) fn body_begins(
+    cx: &mut Context,
+    link: ConnectionId,
+    block: &BlockId,
+    size: usize,
+) -> bool {
+    let Some(facts) = cx.blocks.known.get(block).map(|known| known.facts) else {
+        cx.sync.bodies.remove(block);
+        return false;
+    };
+    let unexecuted = Unexecuted::of(cx);
+    if !fits(cx, unexecuted, &facts, size) {
         cx.sync.bodies.remove(block);
         cx.sync.large.insert(*block, size);
-    } else if let Some(body) = cx.sync.bodies.get_mut(block) {
-        body.size = size;
+        return false;
     }
-    fits
+    outdo(cx, link, block);
+    match cx.sync.bodies.get_mut(block).filter(|coming| coming.link == link) {
+        Some(coming) => {
+            coming.size = size;
+            true
+        }
+        None => false,
+    }
+}
+
+/// Who was asked because another was late is there first: that one need not go on.
+fn outdo(cx: &mut Context, link: ConnectionId, block: &BlockId) {
+    let Some(coming) = cx.sync.bodies.get_mut(block).filter(|c| c.second == Some(link)) else {
+        return;
+    };
+    let slow = std::mem::replace(&mut coming.link, link);
+    (coming.second, coming.asked, coming.size) = (None, cx.now, 0);
+    rpc::cancel(cx, slow, &RpcWant::Block(*block));
+    pass_over(cx, slow, What::Bodies);
 }
 
 /// The items of a block are there.
@@ -416,7 +464,10 @@ pub(crate) fn body(
     block: BlockId,
     body: BlockBody,
 ) -> Result<(), Violation> {
-    cx.sync.bodies.remove(&block);
+    outdo(cx, link, &block);
+    if let Some(second) = cx.sync.bodies.remove(&block).and_then(|coming| coming.second) {
+        rpc::cancel(cx, second, &RpcWant::Block(block));
+    }
     let Some(known) = cx.blocks.known.get(&block) else { return Ok(()) };
     let facts = known.facts;
     if !known.body.is_missing() {
@@ -433,6 +484,8 @@ pub(crate) fn body(
         // R16.8
         return Err(Violation::WrongIds);
     }
+    forgive(cx, link, What::Bodies);
+    cx.sync.failures.retain(|(_, what), _| *what != What::Body(block));
     super::abandon(cx, block);
     cx.stats.count(Count::FetchedBlocks);
     whole(cx, block, items, Vec::new(), Judged::Waiting);
@@ -458,41 +511,64 @@ fn read(cx: &Context, body: &BlockBody) -> Option<Vec<BlockItem>> {
     Some(items)
 }
 
-/// Nothing came of a request.
-pub(crate) fn failed(cx: &mut Context, link: ConnectionId, want: &RpcWant) {
+/// Nothing came of a request: it was refused, or took too long.
+pub(crate) fn failed(cx: &mut Context, link: ConnectionId, want: &RpcWant, late: bool) {
     match want {
         RpcWant::Headers(_) => {
             cx.sync.asked.take_if(|asked| *asked == link);
             pass_over(cx, link, What::Headers);
         }
         RpcWant::Block(block) => {
-            if cx.sync.bodies.get(block).is_some_and(|coming| coming.link == link) {
-                cx.sync.bodies.remove(block);
-            }
+            not_from(cx, link, Some(block));
             pass_over(cx, link, What::Body(*block));
+            match late {
+                true => pass_over(cx, link, What::Bodies),
+                // He may have good reasons, and others are asked before him.
+                false => *cx.sync.failures.entry((link, What::Bodies)).or_default() += 1,
+            }
         }
     }
     drive(cx);
 }
 
-/// A peer is not asked for something again for a while: ever longer, unless it is one body that it
-/// does not have.
+/// A body, or none, comes from a link any more.
+fn not_from(cx: &mut Context, link: ConnectionId, block: Option<&BlockId>) {
+    let now = cx.now;
+    cx.sync.bodies.retain(|at, coming| {
+        if block.is_some_and(|block| block != at) || !coming.is_from(link) {
+            return true;
+        }
+        match coming.second.take() {
+            Some(second) if second != link => {
+                *coming = Coming { link: second, asked: now, size: 0, second: None };
+                true
+            }
+            second => second.is_some(),
+        }
+    });
+}
+
+/// A peer is not asked for something again for a while, ever longer.
 fn pass_over(cx: &mut Context, link: ConnectionId, what: What) {
-    let mut wait = PASSED_OVER;
-    if !matches!(what, What::Body(_)) {
-        let failures = cx.sync.failures.entry((link, what)).or_default();
-        wait = PASSED_OVER.saturating_mul(1 << (*failures).min(16)).min(PASSED_OVER_MOST);
-        *failures = failures.saturating_add(1);
-    }
+    let failures = cx.sync.failures.entry((link, what)).or_default();
+    let wait = PASSED_OVER.saturating_mul(1 << (*failures).min(16)).min(PASSED_OVER_MOST);
+    *failures = failures.saturating_add(1);
     cx.sync.passed.insert((link, what), cx.now + wait);
     cx.sync.again = again(cx);
+}
+
+/// A peer has shown that it delivers.
+fn forgive(cx: &mut Context, link: ConnectionId, what: What) {
+    cx.sync.failures.remove(&(link, what));
+    cx.sync.passed.remove(&(link, what));
 }
 
 /// A link is gone, and what was asked for on it.
 pub(crate) fn link_down(cx: &mut Context, link: ConnectionId) {
     cx.sync.asked.take_if(|asked| *asked == link);
-    cx.sync.bodies.retain(|_, coming| coming.link != link);
+    not_from(cx, link, None);
     cx.sync.passed.retain(|(passed, _), _| *passed != link);
     cx.sync.failures.retain(|(failed, _), _| *failed != link);
+    cx.sync.turns.remove(&link);
     advance(cx);
 }

@@ -111,11 +111,6 @@ impl Group {
         };
         [&[tag], bytes].concat()
     }
-
-    /// Whether the addresses of a group, given by its bytes, are local.
-    pub(crate) fn are_local(bytes: &[u8]) -> bool {
-        bytes.first() == Some(&0)
-    }
 }
 
 #[cfg(test)]
@@ -159,9 +154,6 @@ mod tests {
         assert!(!is_local(&ip6([0x20, 1, 2, 3])));
         assert!(is_local(&name("localhost")) && !is_local(&name("example.org")));
         assert!(is_unspecified(&ip4([0; 4], 1)) && !is_unspecified(&ip4([127, 0, 0, 1], 1)));
-        for address in [ip4([127, 0, 0, 1], 1), ip4([8, 8, 8, 8], 1), name("example.org")] {
-            assert_eq!(Group::are_local(&group(&address).bytes()), is_local(&address));
-        }
         // What cannot be read is not passed on to the world.
         for junk in [&[][..], &[4], &[4, 1, 2], &[54], &[54, 9, 1], &[54, 200, 1], &[0xff]] {
             assert!(is_local(&Address(junk.to_vec().into())));

@@ -49,6 +49,8 @@ pub struct BookEntry {
     pub peer: PeerId,
     /// What it says of itself, if it has said anything.
     pub record: Option<PeerRecord>,
+    /// Whether local addresses in it mean something here.
+    pub local: bool,
     /// The address at which it was met, if it was.
     pub met_at: Option<Address>,
     /// Group of who told of it, in the form that the book hashes.
@@ -79,6 +81,8 @@ type Place = (bool, u16, u16);
 #[derive(Debug)]
 struct Entry {
     record: Option<PeerRecord>,
+    /// Who told of the record is in a local network with this node.
+    local: bool,
     met_at: Option<Address>,
     source: Vec<u8>,
     /// Where it can be dialed: where it was met, then what its record says.
@@ -92,7 +96,7 @@ struct Entry {
 impl Entry {
     /// An entry that has no place yet.
     fn new(
-        record: Option<&PeerRecord>,
+        (record, local): (Option<&PeerRecord>, bool),
         met_at: Option<&Address>,
         source: &[u8],
         mut addresses: Vec<Address>,
@@ -101,6 +105,7 @@ impl Entry {
         dedup(&mut addresses);
         Self {
             record: record.cloned(),
+            local,
             met_at: met_at.cloned(),
             source: source.to_vec(),
             addresses,
@@ -169,14 +174,14 @@ impl Book {
     /// Takes up an entry that was kept. Its record was checked when it came.
     fn restore(&mut self, saved: &BookEntry) {
         let said = saved.record.iter().flat_map(|record| &record.addresses);
-        let local = Group::are_local(&saved.source);
-        let said = said.filter(|address| is_useful(address, local));
+        let said = said.filter(|address| is_useful(address, saved.local));
         let addresses = saved.met_at.iter().chain(said).cloned().collect::<Vec<_>>();
         if saved.peer == self.own || addresses.is_empty() {
             return;
         }
         let (record, met_at) = (saved.record.as_ref(), saved.met_at.as_ref());
-        let entry = Entry::new(record, met_at, &saved.source, addresses, saved.failures);
+        let entry =
+            Entry::new((record, saved.local), met_at, &saved.source, addresses, saved.failures);
         self.entries.insert(saved.peer, entry);
         match saved.tried {
             true => self.promote(saved.peer),
@@ -190,6 +195,7 @@ impl Book {
         let entry = |(peer, entry): (&PeerId, &Entry)| BookEntry {
             peer: *peer,
             record: entry.record.clone(),
+            local: entry.local,
             met_at: entry.met_at.clone(),
             source: entry.source.clone(),
             tried: entry.tried,
@@ -255,7 +261,7 @@ impl Book {
                 if !addresses.is_empty() {
                     entry.addresses = addresses;
                 }
-                entry.record = record.cloned();
+                (entry.record, entry.local) = (record.cloned(), local);
                 // It may be somewhere else now.
                 entry.failures = 0;
                 Learnt::New
@@ -271,7 +277,7 @@ impl Book {
             Some(_) => Learnt::Nothing,
             None if addresses.is_empty() => Learnt::Nothing,
             None => {
-                let entry = Entry::new(record, met_at, source, addresses, 0);
+                let entry = Entry::new((record, local), met_at, source, addresses, 0);
                 self.entries.insert(peer, entry);
                 self.place_new(peer, source);
                 self.drop_homeless(peer);
@@ -672,8 +678,15 @@ mod tests {
             let again = Book::new(peer(0), &saved, [128, 64], &Rng::new([2; 32]));
             assert_eq!(again.entries[&peer(1)].addresses, two.addresses[..known]);
         }
-        // Where it was met it was.
+        // What counts is who told of the last one.
         let mut book = book();
+        book.learn(&two, &address(10, 0, 1));
+        book.learn(&PeerRecord { sequence: 2, ..two.clone() }, &address(7, 7, 1));
+        let saved = book.saved(&BTreeSet::new());
+        let again = Book::new(peer(0), &saved, [128, 64], &Rng::new([2; 32]));
+        assert_eq!(again.entries[&peer(1)].addresses, two.addresses[..1]);
+        // Where it was met it was.
+        let mut book = Book::new(peer(0), &PeerBook::default(), [128, 64], &Rng::new([1; 32]));
         book.met(peer(1), &address(127, 0, 1), NOW);
         let saved = book.saved(&BTreeSet::new());
         let again = Book::new(peer(0), &saved, [128, 64], &Rng::new([2; 32]));

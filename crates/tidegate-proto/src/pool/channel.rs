@@ -408,7 +408,7 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
     let link = pool.links.get_mut(&at.link)?;
     let mut announcements = Vec::new();
     let limit = cx.config.limits.held_back;
-    let mut only_new = false;
+    let (mut only_new, mut old) = (false, false);
     while announcements.len() < MAX_ANNOUNCEMENTS {
         let Some(position) = link.next_position(&pool.log, limit, only_new) else { break };
         let Some(entry) = pool.log.get(&position) else {
@@ -455,13 +455,16 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
             Delivery::Announcement => {
                 link.pass(position);
                 link.holder.spend(Spent::Announcement, sent);
+                old |= candidate.old;
                 connection.ask(cx.now);
                 let facts = entry.facts.aged(cx.now.since(entry.added)).to_wire();
                 announcements.push(Announcement { id: super::alias(&salt, &entry.id), facts });
             }
         }
     }
-    link.announced();
+    if old {
+        link.announced_old();
+    }
     (!announcements.is_empty()).then_some(PoolMessage::Announce(announcements))
 }
 

@@ -220,8 +220,8 @@ impl PoolLink {
         }
     }
 
-    /// Announcements leave: the next turn is that of what is new.
-    pub(super) fn announced(&mut self) {
+    /// Something old is announced: the next turn is that of what is new.
+    pub(super) fn announced_old(&mut self) {
         self.old_next = false;
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A peer's requests are answered one after the other. What is not in memory is asked of the
 //! driver: once at a time for a peer, whatever it cancels, and a few blocks at a time over all
-//! peers, so serving costs a known amount of work and of memory.
+//! peers, so serving costs a known amount of work and of memory. For blocks peers take turns; who
+//! does not read what he gets, or cancels it, waits for those who do.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -23,8 +24,17 @@ use crate::wire::{
     RpcMessage, RpcRequest, RpcWant,
 };
 
-/// How long a block that is being sent may stand still while others wait to be served.
+/// How long a peer may keep a place while others wait, with the time that it takes at `RATE` to
+/// send what it has taken.
 const STALLED: Duration = Duration::from_secs(4);
+/// Bytes a second at which blocks should be read while others wait.
+const RATE: u64 = 1 << 20;
+/// Pause after an answer that was made for nothing; doubled by each in a row.
+const PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause.
+const PAUSE_MOST: Duration = Duration::from_secs(5);
+/// Searches of the driver for peers that have gone: with more no other begins.
+const FORGOTTEN: usize = 8;
 
 /// What one peer asks.
 #[derive(Debug, Default)]
@@ -36,6 +46,9 @@ pub(super) struct Serving {
     /// How many of its requests it has not cancelled.
     cancels: u32,
     answer: Answer,
+    /// Answers in a row that were made for nothing, and when the next may begin.
+    wasted: u32,
+    not_before: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -55,16 +68,28 @@ enum Answer {
     Loading,
     /// It is there, since when.
     Ready(RpcMessage, Time),
-    /// The rest of a block; when it last moved.
+    /// The rest of a block, since when.
     Sending(Box<Sending>, Time),
 }
 
 /// What is asked of the driver.
 #[derive(Debug, Default)]
 pub(super) struct Loads {
-    /// For whom; `None` if nobody waits for it any more.
-    out: BTreeMap<u64, Option<ConnectionId>>,
+    out: BTreeMap<u64, Loading>,
     next: u64,
+}
+
+#[derive(Debug)]
+struct Loading {
+    /// For whom; `None` if nobody waits for it any more.
+    link: Option<ConnectionId>,
+    is_block: bool,
+}
+
+impl Loads {
+    fn forgotten(&self) -> impl Iterator<Item = &Loading> {
+        self.out.values().filter(|load| load.link.is_none())
+    }
 }
 
 impl Serving {
@@ -80,14 +105,22 @@ impl Serving {
         }
     }
 
-    /// When it has kept a block for too long, if nothing leaves until then.
+    /// When it has kept a place for too long, if nothing leaves until then.
     fn stalled_at(&self) -> Option<Time> {
         match &self.answer {
-            Answer::Ready(RpcMessage::Block(_), since) | Answer::Sending(_, since) => {
-                Some(*since + STALLED)
+            Answer::Ready(RpcMessage::Block(_), since) => Some(*since + STALLED),
+            Answer::Sending(rest, since) => {
+                let sending = Duration::from_micros(rest.sent() as u64 * 1_000_000 / RATE);
+                Some(*since + STALLED + sending)
             }
             _ => None,
         }
+    }
+
+    /// What was looked for, or copied and hashed, was of no use.
+    fn wasted(&mut self, now: Time) {
+        self.not_before = Some(now + (PAUSE * (1 << self.wasted.min(7))).min(PAUSE_MOST));
+        self.wasted = self.wasted.saturating_add(1);
     }
 
     fn waits_for_turn(&self) -> bool {
@@ -130,26 +163,35 @@ pub(super) fn on_cancel(cx: &mut Context, at: At, id: u32) -> Result<(), Violati
     serving.cancels = serving.cancels.checked_sub(1).ok_or(Violation::Empty)?;
     let Some(place) = serving.asked.iter().position(|asked| asked.id == id) else { return Ok(()) };
     serving.asked[place].cancelled = true;
+    if place == 0 && !matches!(serving.answer, Answer::None) {
+        serving.wasted(now);
+    }
     // What the driver is looking for cannot be stopped: its answer is awaited, or who asks and
     // cancels in turn would have it look for any number of things.
     if place == 0 && !matches!(serving.answer, Answer::None | Answer::Loading) {
         serving.answer = Answer::Ready(failed(id, RpcError::Cancelled), now);
-        wake_waiting(cx);
     }
     cx.links.wake(at.link, at.slot);
+    wake_next(cx);
     Ok(())
 }
 
 pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
     for load in cx.rpc.loads.out.values_mut() {
-        load.take_if(|waiting| *waiting == link);
+        load.link.take_if(|waiting| *waiting == link);
     }
-    wake_waiting(cx);
+    cx.rpc.queue.retain(|waiting| *waiting != link);
+    wake_next(cx);
 }
 
-/// When a block of another may have stood still for long enough to make room for this peer's.
+/// When this peer may be answered again, or when another has kept its place for long enough.
 pub(super) fn deadline(cx: &Context, at: At) -> Option<Time> {
-    if !cx.rpc.links.get(&at.link)?.serving.waits_for_turn() {
+    let serving = &cx.rpc.links.get(&at.link)?.serving;
+    let waits = matches!(serving.answer, Answer::None) && !serving.asked.is_empty();
+    if let Some(until) = serving.not_before.filter(|until| waits && *until > cx.now) {
+        return Some(until);
+    }
+    if !serving.waits_for_turn() {
         return None;
     }
     cx.rpc.links.values().filter_map(|link| link.serving.stalled_at()).min()
@@ -165,12 +207,12 @@ pub(super) fn poll_answer(cx: &mut Context, at: At) -> Option<RpcMessage> {
             return None;
         }
         Answer::Ready(message, _) => return Some(send(cx, at, message)),
-        Answer::Sending(mut rest, _) => {
+        Answer::Sending(mut rest, since) => {
             let chunk = rest.next();
             // The last one is the end of the request: the peer may send another when it is there.
             match chunk.is_none() || rest.is_done() {
-                true => done(cx, at),
-                false => serving.answer = Answer::Sending(rest, now),
+                true => done(cx, at, true),
+                false => serving.answer = Answer::Sending(rest, since),
             }
             return chunk.map(RpcMessage::Chunk);
         }
@@ -180,10 +222,13 @@ pub(super) fn poll_answer(cx: &mut Context, at: At) -> Option<RpcMessage> {
     if *cancelled {
         return Some(send(cx, at, failed(id, RpcError::Cancelled)));
     }
+    if serving.not_before.is_some_and(|until| until > now) {
+        return None;
+    }
     let want = want.clone();
     let found = match &want {
         RpcWant::Headers(want) => block::headers_after(cx, &want.locator, want.most),
-        RpcWant::Block(_) if !has_turn(cx) => return None,
+        RpcWant::Block(_) if !has_turn(cx, at) => return None,
         RpcWant::Block(block) => block::body_of(cx, block),
     };
     match found {
@@ -192,17 +237,35 @@ pub(super) fn poll_answer(cx: &mut Context, at: At) -> Option<RpcMessage> {
             Some(send(cx, at, message))
         }
         None if cx.config.store => {
-            load(cx, at, want);
+            if cx.rpc.loads.forgotten().count() < FORGOTTEN {
+                load(cx, at, want);
+            }
             None
         }
         None => Some(send(cx, at, failed(id, RpcError::Unknown))),
     }
 }
 
-/// Whether one more block may be served. One that stands still makes room.
-fn has_turn(cx: &mut Context) -> bool {
+/// Whether it is this peer's turn to be given a block. One who keeps a place for too long makes
+/// room.
+fn has_turn(cx: &mut Context, at: At) -> bool {
+    if !cx.rpc.queue.contains(&at.link) {
+        cx.rpc.queue.push_back(at.link);
+    }
+    if !has_place(cx) {
+        return false;
+    }
+    if next_in_turn(cx) != Some(at) {
+        wake_next(cx);
+        return false;
+    }
+    cx.rpc.queue.retain(|waiting| *waiting != at.link);
+    true
+}
+
+fn has_place(cx: &mut Context) -> bool {
     let held = cx.rpc.links.values().filter(|link| link.serving.holds_block()).count();
-    let forgotten = cx.rpc.loads.out.values().filter(|load| load.is_none()).count();
+    let forgotten = cx.rpc.loads.forgotten().filter(|load| load.is_block).count();
     if held + forgotten < cx.config.limits.serving as usize {
         return true;
     }
@@ -211,10 +274,28 @@ fn has_turn(cx: &mut Context) -> bool {
     // R16.9
     let Some(link) = cx.rpc.links.values_mut().find(is_stalled) else { return false };
     let id = link.serving.asked.front().map_or(0, |asked| asked.id);
+    link.serving.wasted(now);
     link.serving.answer = Answer::Ready(failed(id, RpcError::Busy), now);
     let other = link.at;
     cx.links.wake(other.link, other.slot);
     true
+}
+
+/// Of those that wait and can be sent something, the first of those who wasted least.
+fn next_in_turn(cx: &Context) -> Option<At> {
+    let waiting = cx.rpc.queue.iter().filter_map(|link| cx.rpc.links.get(link));
+    let ready = waiting.filter(|link| {
+        let pauses = link.serving.not_before.is_some_and(|until| until > cx.now);
+        link.serving.waits_for_turn() && !pauses && cx.links.is_writable(link.at)
+    });
+    ready.min_by_key(|link| link.serving.wasted).map(|link| link.at)
+}
+
+/// A place may be free.
+fn wake_next(cx: &mut Context) {
+    if let Some(at) = next_in_turn(cx) {
+        cx.links.wake(at.link, at.slot);
+    }
 }
 
 /// What is found becomes a message.
@@ -251,32 +332,29 @@ fn send(cx: &mut Context, at: At, message: RpcMessage) -> RpcMessage {
             return RpcMessage::Block(RpcBlock { id: *id, body });
         }
     }
-    done(cx, at);
+    let useful = !matches!(message, RpcMessage::Failed(_));
+    done(cx, at, useful);
     message
 }
 
-/// The peer's first request is answered.
-fn done(cx: &mut Context, at: At) {
+/// The peer's first request is answered; whether it got what it wanted.
+fn done(cx: &mut Context, at: At, useful: bool) {
     if let Some(link) = cx.rpc.links.get_mut(&at.link) {
         link.serving.asked.pop_front();
         link.serving.answer = Answer::None;
+        if useful {
+            link.serving.wasted = 0;
+        }
         cx.links.wake(at.link, at.slot);
     }
-    wake_waiting(cx);
-}
-
-/// Those whose turn to be served a block may have come.
-fn wake_waiting(cx: &mut Context) {
-    for link in cx.rpc.links.values().filter(|link| link.serving.waits_for_turn()) {
-        cx.links.wake(link.at.link, link.at.slot);
-    }
+    wake_next(cx);
 }
 
 fn load(cx: &mut Context, at: At, want: RpcWant) {
     let loads = &mut cx.rpc.loads;
     let request = loads.next;
     loads.next += 1;
-    loads.out.insert(request, Some(at.link));
+    loads.out.insert(request, Loading { link: Some(at.link), is_block: is_block(&want) });
     if let Some(link) = cx.rpc.links.get_mut(&at.link) {
         link.serving.answer = Answer::Loading;
     }
@@ -293,7 +371,7 @@ fn load(cx: &mut Context, at: At, want: RpcWant) {
 pub(crate) fn loaded(cx: &mut Context, request: u64, found: Found) {
     let Some(load) = cx.rpc.loads.out.remove(&request) else { return };
     let most = largest_body(&cx.config);
-    if let Some(waiting) = load.and_then(|link| cx.rpc.links.get_mut(&link))
+    if let Some(waiting) = load.link.and_then(|link| cx.rpc.links.get_mut(&link))
         && let Some(Asked { id, cancelled, .. }) = waiting.serving.asked.front()
     {
         let message = match cancelled {
@@ -303,5 +381,11 @@ pub(crate) fn loaded(cx: &mut Context, request: u64, found: Found) {
         waiting.serving.answer = Answer::Ready(message, cx.now);
         cx.links.wake(waiting.at.link, waiting.at.slot);
     }
-    wake_waiting(cx);
+    if load.link.is_none() {
+        // Searches may have waited for that.
+        for link in cx.rpc.links.values().filter(|link| !link.serving.asked.is_empty()) {
+            cx.links.wake(link.at.link, link.at.slot);
+        }
+    }
+    wake_next(cx);
 }

@@ -8,7 +8,7 @@ use super::script::{CONTROL, LARGE_POOL, PEER, SMALL_POOL, Script, hello, setup}
 use crate::id::{AccountId, ItemKey};
 use crate::io::{Admission, Command, Fate, Input, Subject, TipChange, Verdict};
 use crate::rules::Account;
-use crate::wire::{Answer, Body, ControlMessage, PoolMessage, Report};
+use crate::wire::{Answer, Body, ControlMessage, PoolMessage, Report, Return};
 
 /// R7.2.1
 #[test]
@@ -102,6 +102,35 @@ fn what_is_new_does_not_wait_for_what_is_old() {
     }
     // With the last one all permits for announcements are out, but those for bodies are not.
     assert_eq!(frames, [256, 1, 256, 1, 188, 1, 1]);
+}
+
+/// Permits that come back one by one are shared by old and new.
+#[test]
+fn what_is_old_does_not_wait_for_what_is_new() {
+    let mut config = config(1);
+    config.pools[LARGE.0 as usize].grant.announcements = 2;
+    let mut script = Script::with(config);
+    let publish = |script: &mut Script, n, size| {
+        let (request, pool, admission) = (0, LARGE, Admission::default());
+        let body = item(n, size);
+        script.command(Command::Publish { request, pool, body, admission });
+    };
+    (0..20).for_each(|n| publish(&mut script, n, 5000));
+    script.connect(PEER);
+    script.shake_hands();
+    (20..40).for_each(|n| publish(&mut script, n, 100_000));
+    let mut sizes = Vec::new();
+    for number in 0..12 {
+        let back = vec![Return { number, report: Report::First }];
+        script.send(LARGE_POOL, &PoolMessage::Return(back));
+        for message in script.received::<PoolMessage>(LARGE_POOL) {
+            let PoolMessage::Announce(list) = message else { continue };
+            sizes.extend(list.into_iter().map(|announcement| announcement.facts >> 24));
+        }
+    }
+    let old = sizes[0];
+    let count = sizes.iter().filter(|size| **size == old).count();
+    assert!((5..=7).contains(&count), "{sizes:?}");
 }
 
 #[test]

@@ -71,6 +71,7 @@ fn what_is_cancelled_ends_at_once_and_once() {
     // What the driver looks for cannot be stopped, and is of no use any more.
     script.command(Command::Loaded { request: 0, found: Found::Block(Bytes::new()) });
     assert_eq!(script.received::<RpcMessage>(RPC), [failed(0, RpcError::Cancelled)]);
+    script.wait(50);
     script.command(Command::Loaded { request: 1, found: Found::Nothing });
     let expected = [failed(1, RpcError::Unknown), failed(2, RpcError::Cancelled)];
     assert_eq!(script.received::<RpcMessage>(RPC), expected);
@@ -147,9 +148,94 @@ fn who_does_not_read_what_he_asked_for_gives_up_his_place() {
         script.send(RPC, &want_block(0, block));
         script.wait(3_000);
         assert_eq!(script.loads.len(), 1, "he may be slow");
-        script.wait(1_000);
+        script.wait(1_040);
         assert_eq!(script.loads.len(), 2, "but not for ever");
     }
+}
+
+/// R16.9
+#[test]
+fn who_reads_drop_by_drop_gives_up_his_place() {
+    let mut config = with_store(1);
+    config.limits.serving = 1;
+    let mut script = Script::up_with(config);
+    let slow = script.connection;
+    let block = BlockId([3; 32]);
+    script.stalled = true;
+    script.send(RPC, &want_block(0, block));
+    script.command(Command::Loaded { request: 0, found: Found::Block(vec![0; 1 << 20].into()) });
+    script.stalled = false;
+    script.another_peer();
+    script.send(RPC, &want_block(0, block));
+    script.stalled = true;
+    for _ in 0..2 {
+        script.wait(2_000);
+        assert_eq!(script.loads.len(), 1);
+        script.input(Input::Writable { connection: slow, channel: RPC });
+    }
+    script.wait(200);
+    assert_eq!(script.loads.len(), 2, "three chunks in four seconds are too few");
+}
+
+/// Who came first is served first, whoever has been connected for longest.
+#[test]
+fn peers_are_given_blocks_in_turn() {
+    let mut config = with_store(1);
+    config.limits.serving = 1;
+    let mut script = Script::with(config);
+    for n in 2..=5 {
+        script.connect(PeerId([n; 32]));
+        script.shake_hands();
+        for id in 0..4 {
+            script.send(RPC, &want_block(id, BlockId([n; 32])));
+        }
+    }
+    let mut order = Vec::new();
+    for request in 0..8 {
+        let Load::Block(block) = script.loads.last().unwrap().1 else { unreachable!() };
+        order.push(block.0[0]);
+        script.command(Command::Loaded { request, found: Found::Nothing });
+    }
+    assert_eq!(order, [2, 3, 4, 5, 2, 3, 4, 5]);
+}
+
+/// A block that is in memory is copied and hashed before its first byte leaves.
+#[test]
+fn who_cancels_what_he_gets_waits_ever_longer() {
+    let large = chunked(1);
+    let mut script = serving(&large);
+    let mut given = 0;
+    for id in 0..40 {
+        script.stalled = true;
+        script.send(RPC, &want_block(id, large[0].block));
+        script.send(RPC, &RpcMessage::Cancel(id));
+        script.stalled = false;
+        script.input(Input::Writable { connection: script.connection, channel: RPC });
+        let messages = script.received::<RpcMessage>(RPC);
+        given += messages.iter().filter(|m| matches!(m, RpcMessage::Block(_))).count();
+        script.wait(50);
+    }
+    assert_eq!(script.accusation(), None);
+    // In two seconds: after 50, 100, 200, 400 and 800 ms.
+    assert!((4..=6).contains(&given), "{given}");
+}
+
+#[test]
+fn searches_for_who_has_gone_are_bounded() {
+    let mut script = serving(&[]);
+    for n in 0..30 {
+        script.connect(PeerId([n + 20; 32]));
+        script.shake_hands();
+        script.send(RPC, &want_headers(0, vec![BlockId([3; 32])], 9));
+        script.close(script.connection);
+    }
+    assert_eq!(script.loads.len(), 8);
+    // They do not keep others from blocks, and end.
+    script.another_peer();
+    script.send(RPC, &want_headers(0, vec![BlockId([3; 32])], 9));
+    assert_eq!(script.loads.len(), 8);
+    script.command(Command::Loaded { request: 0, found: Found::Nothing });
+    assert_eq!(script.loads.len(), 9);
 }
 
 /// R16.7

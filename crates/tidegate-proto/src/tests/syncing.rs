@@ -363,12 +363,101 @@ fn who_drips_the_next_body_loses_it_to_another() {
     let first = RpcWant::Block(chain[0].block);
     let now_asked = requests(&mut script);
     assert!(now_asked.iter().any(|(_, want)| *want == first), "{now_asked:?}");
-    // He is not asked for the others either while there is somebody better.
+    // He goes on until the other begins; after that he is not asked for the rest while there is
+    // somebody better.
+    let (id, _) = now_asked.iter().find(|(_, want)| *want == first).unwrap();
+    let (body, _) = first_part(&chain[0]);
+    script.send(RPC, &RpcMessage::Block(RpcBlock { id: *id, body }));
     script.connection = slow;
-    for (id, _) in asked {
-        script.send(RPC, &failed(id, RpcError::Cancelled));
+    script.send(RPC, &RpcMessage::Chunk(rest.next().unwrap()));
+    for (id, _) in &asked[1..] {
+        script.send(RPC, &failed(*id, RpcError::Unknown));
     }
+    assert_eq!(script.accusation(), None);
     assert_eq!(requests(&mut script), []);
+}
+
+/// One who says that he has it, and has not, takes nothing from who has.
+#[test]
+fn who_is_slow_and_the_only_one_goes_on() {
+    let chain = chunked(20);
+    let (mut script, asked) = asking(&chain);
+    let slow = script.connection;
+    let (body, mut rest) = first_part(&chain[0]);
+    script.send(RPC, &RpcMessage::Block(RpcBlock { id: asked[0].0, body }));
+    let boaster = script.another_peer();
+    let held = Held { block: chain[19].block, height: 20 };
+    script.send(TIP, &TipMessage::Held(held));
+    for _ in 0..6 {
+        script.wait(3_000);
+        script.connection = boaster;
+        for (id, _) in requests(&mut script) {
+            script.send(RPC, &failed(id, RpcError::Unknown));
+        }
+        script.connection = slow;
+        assert!(!script.received::<RpcMessage>(RPC).contains(&RpcMessage::Cancel(asked[0].0)));
+        // Of three chunks one is on its way all the time.
+        script.send(PEERS, &PeersMessage::Ask);
+        if let Some(chunk) = rest.next() {
+            script.send(RPC, &RpcMessage::Chunk(chunk));
+        }
+    }
+    script.command(Command::SetTip(TipChange::new(chain[0].block)));
+    assert_eq!(script.node.tip().unwrap().height, 1);
+}
+
+/// One who shows a header at a time, and late, has no more turns than others.
+#[test]
+fn peers_are_asked_for_headers_in_turn() {
+    let chain = chain(60, 100);
+    let (mut script, _) = asking(&chain[..20]);
+    let miser = script.connection;
+    let held = Held { block: chain[59].block, height: 60 };
+    let of_headers = |script: &mut Script| {
+        let asked = requests(script).into_iter();
+        asked.filter(|(_, want)| matches!(want, RpcWant::Headers(_))).map(|(id, _)| id).next()
+    };
+    script.wait(20);
+    script.send(TIP, &TipMessage::Held(held.clone()));
+    let id = of_headers(&mut script).unwrap();
+    let other = script.another_peer();
+    script.send(TIP, &TipMessage::Held(held));
+    assert_eq!(of_headers(&mut script), None, "one at a time");
+    script.connection = miser;
+    script.send(RPC, &headers(id, &chain[20..21]));
+    assert_eq!(of_headers(&mut script), None);
+    script.connection = other;
+    assert_eq!(script.node.best_header().unwrap().height, 21);
+    // The other was asked, after three bodies.
+    script.send(RPC, &headers(3, &chain[21..40]));
+    assert_eq!(script.accusation(), None);
+    assert_eq!(script.node.best_header().unwrap().height, 40);
+}
+
+/// Answers come one after the other: a request that waits behind a body is not late.
+#[test]
+fn what_waits_behind_a_body_has_time() {
+    let chain = chunked(40);
+    let (mut script, asked) = asking(&chain[..20]);
+    let held = Held { block: chain[39].block, height: 40 };
+    script.wait(20);
+    script.send(TIP, &TipMessage::Held(held));
+    let more = requests(&mut script);
+    assert!(matches!(more[..], [(_, RpcWant::Headers(_))]), "{more:?}");
+    for (n, (id, _)) in asked.iter().enumerate() {
+        let (body, mut rest) = first_part(&chain[n]);
+        script.send(RPC, &RpcMessage::Block(RpcBlock { id: *id, body }));
+        while let Some(chunk) = rest.next() {
+            script.wait(3_000);
+            script.send(RPC, &RpcMessage::Chunk(chunk));
+        }
+        let messages = script.received::<RpcMessage>(RPC);
+        assert!(!messages.iter().any(|m| matches!(m, RpcMessage::Cancel(_))), "{messages:?}");
+    }
+    script.send(RPC, &headers(more[0].0, &chain[20..]));
+    assert_eq!(script.node.best_header().unwrap().height, 40);
+    let ended = |event: &Event| matches!(event, Event::SyncEnded { .. });
+    assert!(!script.events.iter().any(ended));
 }
 
 #[test]

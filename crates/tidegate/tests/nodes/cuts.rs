@@ -37,8 +37,9 @@ async fn cut(duration: Duration) -> Duration {
         count += 1;
         alice.publish(&format!("alice {count}")).await;
         bob.publish(&format!("bob {count}")).await;
-        // Not to wait for anything: it is the pace of what is published.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // Not to wait for anything: it is the pace of what is published, all of which must fit into
+        // the pools.
+        tokio::time::sleep((duration / 600).max(Duration::from_millis(100))).await;
     }
     let has = bob.node.pool_ids(super::app::NOTES).await.unwrap().len();
     assert!(has <= 2 + count, "nothing passes: {has}");
