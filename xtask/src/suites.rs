@@ -21,6 +21,9 @@ fn cargo() -> Command {
 pub(crate) fn test() -> Result {
     foreign::check()?;
     run(cargo().args(["test", "--workspace", "--doc"]))?;
+    // Without threads, QUIC and store, as where there are none of them.
+    let bare = ["test", "-p", "tidegate", "--no-default-features", "--lib", "--test", "nodes"];
+    run(cargo().args(bare))?;
     let nextest = Command::new("cargo-nextest").arg("--version").output();
     if nextest.is_ok_and(|output| output.status.success()) {
         run(cargo().args(["nextest", "run", "--workspace", "--no-fail-fast"]))

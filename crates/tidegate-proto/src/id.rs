@@ -83,6 +83,14 @@ macro_rules! hex_text {
     )+};
 }
 
+impl NetworkId {
+    /// The network of a name: BLAKE3 in its key derivation mode. Who has no genesis or the like to
+    /// hash takes this.
+    pub fn named(name: &str) -> Self {
+        Self(blake3::derive_key("tidegate 1 network name", name.as_bytes()))
+    }
+}
+
 hex_text!(Address, BlockHeader, BlockId, Digest, ItemBody, ItemId, NetworkId, Salt, Signature);
 
 #[cfg(test)]

@@ -15,17 +15,51 @@ pub trait Rules: Send {
     /// can only be replayed with the rules that it was made with.
     fn id(&self) -> &str;
 
-    /// The id of an item of a pool: a hash of its bytes.
-    fn item_id(&self, pool: &str, body: &[u8]) -> ItemId;
+    /// The id of an item of a pool: a hash of its bytes, BLAKE3 if nothing else is said.
+    fn item_id(&self, pool: &str, body: &[u8]) -> ItemId {
+        let _ = pool;
+        ItemId(*blake3::hash(body).as_bytes())
+    }
 
     /// What the pool needs to know of an item; `None` if the bytes are no item.
     fn item(&self, pool: &str, body: &[u8]) -> Option<ItemFacts>;
 
-    /// What the core needs to know of a header; `None` if the bytes are no header.
-    fn header(&self, header: &[u8]) -> Option<HeaderFacts>;
+    /// What the core needs to know of a header; `None` if the bytes are no header, as without
+    /// blocks.
+    fn header(&self, header: &[u8]) -> Option<HeaderFacts> {
+        let _ = header;
+        None
+    }
 
-    /// Fork choice: which of two headers whose verdicts were *accept* is better.
-    fn compare(&self, a: &HeaderFacts, b: &HeaderFacts) -> Ordering;
+    /// Fork choice: which of two headers whose verdicts were *accept* is better. The higher one, if
+    /// nothing else is said, and then the one with the higher id.
+    fn compare(&self, a: &HeaderFacts, b: &HeaderFacts) -> Ordering {
+        (a.height, a.block).cmp(&(b.height, b.block))
+    }
+}
+
+/// Rules for items that are just bytes: there are no blocks, and no item is better than another.
+///
+/// A full pool keeps those with the highest ids, so it is for pools that do not become full.
+#[derive(Clone, Debug)]
+pub struct Plain(String);
+
+impl Plain {
+    /// `id` is name and version of the application's own rules, like `"notes 1"`.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self(id.into())
+    }
+}
+
+impl Rules for Plain {
+    fn id(&self) -> &str {
+        &self.0
+    }
+
+    fn item(&self, pool: &str, body: &[u8]) -> Option<ItemFacts> {
+        let key = ItemKey(self.item_id(pool, body).0);
+        Some(ItemFacts { key, priority: 0, chain: None })
+    }
 }
 
 /// What a pool knows of an item besides its bytes.

@@ -103,4 +103,4 @@ pub use tidegate_proto::{
     rules, stats, wire,
 };
 pub use transport::Transport;
-pub use validator::{Answer, Validator};
+pub use validator::{Answer, Validator, accept_all};

@@ -1,8 +1,6 @@
 //! The application's checks, outside the node's task.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tidegate_proto::id::Ticket;
 use tidegate_proto::io::{Admission, Command, Subject, TipChange, Verdict};
@@ -13,7 +11,8 @@ use crate::driver::Message;
 /// Decides about items, headers and blocks.
 ///
 /// It is called on threads of its own, as many as [`crate::Builder::workers`] says, so it may take
-/// its time; a peer's permits come back when it has answered.
+/// its time; a peer's permits come back when it has answered. Without the feature `threads` it is
+/// called in the node's task, which waits for it.
 ///
 /// **A verdict must be a function of the subject and of the tip, never of what else has arrived**:
 /// nodes with the same tip must come to the same verdicts, or their pools will differ for ever.
@@ -56,6 +55,12 @@ pub struct Answer {
     verdict: Option<Verdict>,
     tip: Option<TipChange>,
     driver: UnboundedSender<Message>,
+}
+
+/// A validator that finds everything good: for items whose [rules](crate::rules::Rules) say all
+/// there is to say.
+pub fn accept_all(_: Subject, answer: Answer) {
+    answer.accept(Admission::default());
 }
 
 impl Answer {
@@ -101,37 +106,73 @@ impl Drop for Answer {
     }
 }
 
-/// The threads that validators run on. No queue builds up: the core asks two questions for each
-/// worker at most, and waits for the answers.
-#[derive(Debug)]
-pub(crate) struct Workers(Sender<(Subject, Answer)>);
+/// Where validators run. No queue builds up: the core asks two questions for each worker at most,
+/// and waits for the answers.
+pub(crate) use workers::Workers;
 
-impl Workers {
-    pub(crate) fn start(count: u32, validator: Arc<dyn Validator>) -> std::io::Result<Self> {
-        let (sender, receiver) = channel();
-        let receiver = Arc::new(Mutex::new(receiver));
-        for n in 0..count {
-            let (receiver, validator) = (receiver.clone(), validator.clone());
-            let name = format!("tidegate-check-{n}");
-            std::thread::Builder::new().name(name).spawn(move || work(&receiver, &*validator))?;
-        }
-        Ok(Self(sender))
-    }
-
-    pub(crate) fn ask(&self, subject: Subject, answer: Answer) {
-        // The threads end when this sender is gone, so while it is here they are.
-        let _ = self.0.send((subject, answer));
+fn validate(validator: &dyn Validator, subject: Subject, answer: Answer) {
+    // A validator that panics has given no answer, and its caller has more to do.
+    if catch_unwind(AssertUnwindSafe(|| validator.validate(subject, answer))).is_err() {
+        tracing::error!("the validator panicked: its answer counts as ignore");
     }
 }
 
-fn work(questions: &Mutex<Receiver<(Subject, Answer)>>, validator: &dyn Validator) {
-    loop {
-        let next = questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((subject, answer)) = next else { return };
-        // A validator that panics has given no answer, and this thread has more to do.
-        let validated = catch_unwind(AssertUnwindSafe(|| validator.validate(subject, answer)));
-        if validated.is_err() {
-            tracing::error!("the validator panicked: its answer counts as ignore");
+/// On threads of their own.
+#[cfg(feature = "threads")]
+mod workers {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use super::{Answer, Subject, Validator, validate};
+
+    #[derive(Debug)]
+    pub(crate) struct Workers(Sender<(Subject, Answer)>);
+
+    impl Workers {
+        pub(crate) fn start(count: u32, validator: Arc<dyn Validator>) -> std::io::Result<Self> {
+            let (sender, receiver) = channel();
+            let receiver = Arc::new(Mutex::new(receiver));
+            for n in 0..count {
+                let (receiver, validator) = (receiver.clone(), validator.clone());
+                let name = format!("tidegate-check-{n}");
+                let work = move || work(&receiver, &*validator);
+                std::thread::Builder::new().name(name).spawn(work)?;
+            }
+            Ok(Self(sender))
+        }
+
+        pub(crate) fn ask(&self, subject: Subject, answer: Answer) {
+            // The threads end when this sender is gone, so while it is here they are.
+            let _ = self.0.send((subject, answer));
+        }
+    }
+
+    fn work(questions: &Mutex<Receiver<(Subject, Answer)>>, validator: &dyn Validator) {
+        loop {
+            let next = questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok((subject, answer)) = next else { return };
+            validate(validator, subject, answer);
+        }
+    }
+}
+
+/// In the task of the node, which waits for each: there are no threads.
+#[cfg(not(feature = "threads"))]
+mod workers {
+    use std::sync::Arc;
+
+    use super::{Answer, Subject, Validator, validate};
+
+    pub(crate) struct Workers(Arc<dyn Validator>);
+
+    impl Workers {
+        #[expect(clippy::unnecessary_wraps, reason = "threads may fail to start")]
+        pub(crate) fn start(_: u32, validator: Arc<dyn Validator>) -> std::io::Result<Self> {
+            Ok(Self(validator))
+        }
+
+        pub(crate) fn ask(&self, subject: Subject, answer: Answer) {
+            validate(&*self.0, subject, answer);
         }
     }
 }

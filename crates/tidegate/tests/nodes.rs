@@ -11,6 +11,7 @@ mod nodes {
     mod cuts;
     mod identity;
     mod meeting;
+    #[cfg(feature = "threads")]
     mod overload;
     mod publishing;
     mod staying;
