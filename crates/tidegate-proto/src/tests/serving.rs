@@ -199,6 +199,34 @@ fn peers_are_given_blocks_in_turn() {
     assert_eq!(order, [2, 3, 4, 5, 2, 3, 4, 5]);
 }
 
+/// Who let answers be made for nothing comes after those who did not, though he asked first.
+#[test]
+fn who_wastes_answers_comes_last() {
+    let mut config = with_store(1);
+    config.limits.serving = 1;
+    let mut script = Script::up_with(config);
+    let wasteful = script.connection;
+    script.send(RPC, &want_block(0, BlockId([1; 32])));
+    script.send(RPC, &RpcMessage::Cancel(0));
+    script.command(Command::Loaded { request: 0, found: Found::Nothing });
+    script.wait(60);
+    let ask = |script: &mut Script, n| {
+        script.connect(PeerId([n; 32]));
+        script.shake_hands();
+        script.send(RPC, &want_block(0, BlockId([n; 32])));
+    };
+    ask(&mut script, 7);
+    script.connection = wasteful;
+    script.send(RPC, &want_block(1, BlockId([1; 32])));
+    ask(&mut script, 6);
+    let last = |script: &Script| script.loads.last().unwrap().1.clone();
+    assert_eq!(last(&script), Load::Block(BlockId([7; 32])));
+    for (request, next) in [(1, 6), (2, 1)] {
+        script.command(Command::Loaded { request, found: Found::Nothing });
+        assert_eq!(last(&script), Load::Block(BlockId([next; 32])));
+    }
+}
+
 /// A block that is in memory is copied and hashed before its first byte leaves.
 #[test]
 fn who_cancels_what_he_gets_waits_ever_longer() {
