@@ -78,6 +78,24 @@
 //! ```
 //!
 //! By default a node talks to the peers it is told of and to nobody else.
+//!
+//! # Features
+//!
+//! All are on by default.
+//!
+//! - `quic`: connections over QUIC ([`Builder::listen`] with addresses that end in `/quic-v1`).
+//!   Without it a node has the transports it is given.
+//! - `store`: what must survive a restart, in a file ([`Store`]). It needs `threads`.
+//! - `threads`: validators on threads of their own. Without it they run in the node's task.
+//!
+//! With none of them the crate compiles for `wasm32-unknown-unknown`; what runs there is still to
+//! come: a clock and timers of the browser, and a transport.
+//!
+//! # Versions
+//!
+//! Below 1.0 a minor version may break the interface, and a patch version does not; the wire
+//! protocol has versions of its own, which peers agree on. Rust 1.95 is needed; that it rises is no
+//! breaking change, and is in the changelog.
 
 #![warn(missing_docs)]
 
