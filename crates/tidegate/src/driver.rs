@@ -182,7 +182,7 @@ impl Driver {
             rt::breathe().await;
         }
         #[cfg(feature = "store")]
-        self.flush().await;
+        self.close_store().await;
         self.finish();
     }
 
@@ -242,13 +242,14 @@ impl Driver {
         None
     }
 
-    /// Waits until all that was given is durable.
+    /// Waits until all that was given is durable, and the store can be opened again.
     #[cfg(feature = "store")]
-    async fn flush(&mut self) {
+    async fn close_store(&mut self) {
         self.keep_book(true);
-        if let Some(kept) = &self.keeper {
-            // A store that failed does not answer.
-            let _ = tokio::time::timeout(FAREWELL, kept.keeper.flush()).await;
+        if let Some(kept) = self.keeper.take()
+            && tokio::time::timeout(FAREWELL, kept.keeper.close()).await.is_err()
+        {
+            tracing::error!("the disk does not answer: the store is left open");
         }
     }
 

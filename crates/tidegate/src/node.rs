@@ -147,7 +147,7 @@ impl Node {
         self.query(move |core, _| core.pool_ids(pool).copied().collect()).await
     }
 
-    /// Says goodbye to all peers and stops.
+    /// Says goodbye to all peers and stops. Afterwards its store can be opened again.
     pub async fn shutdown(&self) {
         let (told, done) = oneshot::channel();
         if self.tell(Message::Shutdown(told)).is_ok() {

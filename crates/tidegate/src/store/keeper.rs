@@ -1,5 +1,6 @@
 //! The thread that writes, and the one that reads: the core never waits for a disk.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -16,8 +17,6 @@ const BATCH: usize = 1024;
 enum Job {
     Write(u64, Write),
     Book(Box<PeerBook>),
-    /// Tells when all before it is durable.
-    Flush(tokio::sync::oneshot::Sender<()>),
 }
 
 /// The driver's end of a store.
@@ -25,6 +24,15 @@ enum Job {
 pub(crate) struct Keeper {
     writer: Sender<Job>,
     reader: Sender<(u64, Load)>,
+    /// Ends when both threads have let go of the store.
+    held: tokio::sync::mpsc::Receiver<Infallible>,
+}
+
+/// A thread's share of the store, which says that it is gone when it is.
+struct Share {
+    // In this order they are dropped.
+    store: Arc<Store>,
+    _held: tokio::sync::mpsc::Sender<Infallible>,
 }
 
 impl Keeper {
@@ -36,14 +44,17 @@ impl Keeper {
     ) -> std::io::Result<Self> {
         let (writer, jobs) = channel();
         let (reader, loads) = channel();
-        let (keep, tell) = (store.clone(), driver.clone());
+        let (holds, held) = tokio::sync::mpsc::channel(1);
+        let keep = Share { store: store.clone(), _held: holds.clone() };
+        let look = Share { store, _held: holds };
+        let tell = driver.clone();
         std::thread::Builder::new()
             .name("tidegate-store".into())
-            .spawn(move || write(&keep, &jobs, &tell))?;
+            .spawn(move || write(keep, &jobs, &tell))?;
         std::thread::Builder::new()
             .name("tidegate-load".into())
-            .spawn(move || read(&store, &loads, &driver))?;
-        Ok(Self { writer, reader })
+            .spawn(move || read(look, &loads, &driver))?;
+        Ok(Self { writer, reader, held })
     }
 
     /// Keeps something; [`Command::Stored`] follows.
@@ -62,11 +73,11 @@ impl Keeper {
         let _ = self.reader.send((request, what));
     }
 
-    /// Is ready when all that was given is durable, or cannot be.
-    pub(crate) fn flush(&self) -> tokio::sync::oneshot::Receiver<()> {
-        let (done, flushed) = tokio::sync::oneshot::channel();
-        let _ = self.writer.send(Job::Flush(done));
-        flushed
+    /// Is ready when all that was given is durable, or cannot be, and the store is closed: whoever
+    /// opens it next finds it whole.
+    pub(crate) async fn close(mut self) {
+        drop((self.writer, self.reader));
+        let None = self.held.recv().await;
     }
 }
 
@@ -79,9 +90,9 @@ fn tell(driver: &Driver, message: Message) {
     }
 }
 
-fn write(store: &Store, jobs: &Receiver<Job>, driver: &Driver) {
+fn write(share: Share, jobs: &Receiver<Job>, driver: &Driver) {
     while let Ok(first) = jobs.recv() {
-        let (mut writes, mut last, mut book, mut flushes) = (Vec::new(), None, None, Vec::new());
+        let (mut writes, mut last, mut book) = (Vec::new(), None, None);
         let more = std::iter::from_fn(|| jobs.try_recv().ok());
         for job in std::iter::once(first).chain(more).take(BATCH) {
             match job {
@@ -90,26 +101,22 @@ fn write(store: &Store, jobs: &Receiver<Job>, driver: &Driver) {
                     last = Some(request);
                 }
                 Job::Book(newest) => book = Some(newest),
-                Job::Flush(done) => flushes.push(done),
             }
         }
         if (last.is_some() || book.is_some())
-            && let Err(error) = store.keep(&writes, book.as_deref())
+            && let Err(error) = share.store.keep(&writes, book.as_deref())
         {
             return failed(driver, error);
         }
         if let Some(request) = last {
             tell(driver, Message::Command(Command::Stored { request }));
         }
-        for flushed in flushes {
-            let _ = flushed.send(());
-        }
     }
 }
 
-fn read(store: &Store, loads: &Receiver<(u64, Load)>, driver: &Driver) {
+fn read(share: Share, loads: &Receiver<(u64, Load)>, driver: &Driver) {
     while let Ok((request, what)) = loads.recv() {
-        match store.load(&what) {
+        match share.store.load(&what) {
             Ok(found) => tell(driver, Message::Command(Command::Loaded { request, found })),
             Err(error) => return failed(driver, error),
         }

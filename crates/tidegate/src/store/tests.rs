@@ -5,8 +5,8 @@ use std::sync::{Mutex, MutexGuard};
 
 use proptest::prelude::*;
 use redb::backends::InMemoryBackend;
-use tidegate_proto::id::{ItemId, ItemKey};
-use tidegate_proto::rules::{HeaderFacts, ItemFacts};
+use tidegate_proto::id::ItemId;
+use tidegate_proto::rules::Plain;
 use tidegate_proto::wire::{BodyGroup, Encode as _, ItemBody};
 
 use super::*;
@@ -14,25 +14,8 @@ use super::*;
 const NETWORK: NetworkId = NetworkId([7; 32]);
 const GENESIS: BlockId = BlockId([0; 32]);
 
-struct TestRules;
-
-impl Rules for TestRules {
-    fn id(&self) -> &str {
-        "test"
-    }
-    fn item_id(&self, _: &str, body: &[u8]) -> ItemId {
-        ItemId(*blake3::hash(body).as_bytes())
-    }
-    fn item(&self, pool: &str, body: &[u8]) -> Option<ItemFacts> {
-        let key = ItemKey(self.item_id(pool, body).0);
-        Some(ItemFacts { key, priority: 0, chain: None })
-    }
-    fn header(&self, _: &[u8]) -> Option<HeaderFacts> {
-        None
-    }
-    fn compare(&self, a: &HeaderFacts, b: &HeaderFacts) -> std::cmp::Ordering {
-        a.height.cmp(&b.height)
-    }
+fn rules() -> Plain {
+    Plain::new("test")
 }
 
 fn pools() -> Vec<String> {
@@ -88,7 +71,7 @@ fn loaded(store: &Store, locator: &[BlockId], most: u32) -> Found {
 #[test]
 fn blocks_come_back_and_those_beside_the_chain_go() {
     let store = in_memory();
-    assert!(store.saved(&TestRules).unwrap().blocks.is_empty());
+    assert!(store.saved(&rules()).unwrap().blocks.is_empty());
     for height in 1..=200 {
         // A second block at some heights.
         if height % 10 == 0 {
@@ -96,7 +79,7 @@ fn blocks_come_back_and_those_beside_the_chain_go() {
         }
         store.keep(&[block(height, 1, 1), tip(height, 1)], None).unwrap();
     }
-    let saved = store.saved(&TestRules).unwrap();
+    let saved = store.saved(&rules()).unwrap();
     let expected = (200 - 128..=200).map(|height| header(height, 1)).collect::<Vec<_>>();
     assert_eq!(heights(&saved), expected);
     let items = |n: usize| &saved.blocks[n].items;
@@ -129,11 +112,11 @@ fn the_chain_follows_the_tip() {
     store.keep(&[tip(22, 2)], None).unwrap();
     let fork = |height| u8::from(height > 15) + 1;
     let expected = (1..=22).map(|height| header(height, fork(height))).collect::<Vec<_>>();
-    assert_eq!(heights(&store.saved(&TestRules).unwrap()), expected);
-    assert_eq!(store.saved(&TestRules).unwrap().state[0].1[..], [2, 22]);
+    assert_eq!(heights(&store.saved(&rules()).unwrap()), expected);
+    assert_eq!(store.saved(&rules()).unwrap().state[0].1[..], [2, 22]);
     store.keep(&[tip(20, 1)], None).unwrap();
     let expected = (1..=20).map(|height| header(height, 1)).collect::<Vec<_>>();
-    assert_eq!(heights(&store.saved(&TestRules).unwrap()), expected);
+    assert_eq!(heights(&store.saved(&rules()).unwrap()), expected);
 }
 
 #[test]
@@ -327,7 +310,7 @@ impl StorageBackend for Disk {
 /// What a node writes for one block: an item of its own, the block, the tip.
 fn round(height: u64) -> [Write; 3] {
     let body = Bytes::from(height.to_be_bytes().to_vec());
-    let item = Write::Item { pool: PoolIndex(0), id: TestRules.item_id("a", &body), body };
+    let item = Write::Item { pool: PoolIndex(0), id: rules().item_id("a", &body), body };
     [item, block(height, 1, 1), tip(height, 1)]
 }
 
@@ -347,7 +330,7 @@ fn keep_until_crash(disk: &Disk, from: u64) -> u64 {
 /// What was said to be durable is there, and nothing is there in part.
 fn check_after_crash(disk: &Disk, durable: u64) -> u64 {
     let store = Store::on_backend(disk.clone(), NETWORK, b"genesis", pools()).unwrap();
-    let saved = store.saved(&TestRules).unwrap();
+    let saved = store.saved(&rules()).unwrap();
     let tip = saved.blocks.last().map_or(0, |block| {
         let text = String::from_utf8(block.header.to_vec()).unwrap();
         text.split(' ').nth(1).unwrap().parse().unwrap()
@@ -418,7 +401,7 @@ proptest! {
                 step = made[&step].unwrap();
             }
             path.reverse();
-            prop_assert_eq!(heights(&store.saved(&TestRules).unwrap()), path);
+            prop_assert_eq!(heights(&store.saved(&rules()).unwrap()), path);
         }
     }
 }
@@ -431,7 +414,7 @@ async fn a_node_stops_when_its_store_fails() {
     let disk = Disk::default();
     let store = Store::on_backend(disk.clone(), NETWORK, b"", pools()).unwrap();
     let accept = |_, answer: crate::Answer| answer.accept(Admission::default());
-    let builder = crate::Builder::new(NETWORK, TestRules, accept);
+    let builder = crate::Builder::new(NETWORK, rules(), accept);
     let builder = builder.pool(tidegate_proto::PoolSpec::new("a")).store(store).without_quic();
     let (node, mut events) = builder.start().unwrap();
     let publish = |n: u8| node.publish(PoolIndex(0), vec![n; 20], Admission::default());
@@ -465,7 +448,7 @@ async fn own_items_are_offered_again() {
             Subject::Item { body, .. } if good(&body) => answer.accept(Admission::default()),
             _ => answer.ignore(),
         };
-        let builder = crate::Builder::new(NETWORK, TestRules, judge);
+        let builder = crate::Builder::new(NETWORK, rules(), judge);
         let builder = builder.pool(tidegate_proto::PoolSpec::new("a")).store(store());
         builder.without_quic().start().unwrap()
     };
@@ -485,4 +468,20 @@ async fn own_items_are_offered_again() {
     drop((node, events));
     // What does not hold now may be in a block that is taken back.
     assert_eq!(store().published().unwrap().len(), 10);
+}
+
+/// When a node has shut down, its store is closed: another may open it at once.
+#[tokio::test]
+async fn the_next_node_opens_the_store_at_once() {
+    let disk = Disk::default();
+    for round in 0..50u8 {
+        let store = Store::on_backend(disk.clone(), NETWORK, b"", pools()).unwrap();
+        assert_eq!(store.published().unwrap().len(), usize::from(round));
+        let builder = crate::Builder::new(NETWORK, rules(), crate::accept_all);
+        let builder = builder.pool(tidegate_proto::PoolSpec::new("a")).store(store);
+        let (node, _events) = builder.without_quic().start().unwrap();
+        node.publish(PoolIndex(0), vec![round; 20], crate::io::Admission::default()).unwrap();
+        node.shutdown().await;
+        assert_eq!(Arc::strong_count(&disk.0), 1, "still open in round {round}");
+    }
 }
