@@ -12,13 +12,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use daemon::{Daemon, address, ask, string};
+use daemon::{Daemon, address, ask, key, key_file, public};
 use serde_json::json;
 use tidegate::io::Fate;
 use tidegate::{Answer, Builder, Identity, Store};
-use tidegate_ledger::{
-    Genesis, Ledger, LedgerRules, Saved, SigningKey, Transfer, WorkRules, account, pools,
-};
+use tidegate_ledger::{Genesis, Ledger, LedgerRules, Saved, Transfer, WorkRules, account, pools};
 
 /// Transfers in each block of the history.
 const OLD: u64 = 20;
@@ -28,14 +26,6 @@ const SENDERS: u64 = 4;
 const SLOT_MS: u64 = 500;
 /// How long transfers are counted before the node joins.
 const QUIET: Duration = Duration::from_secs(10);
-
-fn key(name: &str) -> SigningKey {
-    SigningKey::from_bytes(&blake3::derive_key("tidegate bench key", name.as_bytes()))
-}
-
-fn public(name: &str) -> String {
-    hex::encode(account(&key(name)).0)
-}
 
 fn sender(n: u64) -> String {
     format!("sender {n}")
@@ -132,12 +122,7 @@ fn main() {
     let genesis = genesis(blocks);
     let file = folder.join("genesis.toml");
     std::fs::write(&file, genesis.to_toml()).expect("a file");
-    let producer = folder.join("producer.key");
-    std::fs::write(&producer, hex::encode(key("producer").to_bytes())).expect("a file");
-    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(&producer, private).expect("a file");
-
-    let config = format!("producer_key = {:?}\n", string(&producer));
+    let config = format!("producer_key = {:?}\n", key_file(folder, "producer"));
     let mut first = Daemon::new(folder.join("first"), &file, &config);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(write_history(&first.folder, &genesis, blocks));

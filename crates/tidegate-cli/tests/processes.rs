@@ -7,26 +7,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use daemon::{Daemon, address, ask, string, succeeds, text, until};
+use daemon::{Daemon, address, ask, key, key_file, public, string, succeeds, text, until};
 use serde_json::json;
-use tidegate_ledger::{Genesis, SigningKey, Transfer, WorkRules, account};
-
-fn key(name: &str) -> SigningKey {
-    SigningKey::from_bytes(&blake3::derive_key("tidegate test key", name.as_bytes()))
-}
-
-fn public(name: &str) -> String {
-    hex::encode(account(&key(name)).0)
-}
-
-/// Writes the key to a file as `keygen` would.
-fn key_file(folder: &Path, name: &str) -> String {
-    use std::os::unix::fs::PermissionsExt as _;
-    let path = folder.join(format!("{name}.key"));
-    std::fs::write(&path, hex::encode(key(name).to_bytes())).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-    string(&path).to_owned()
-}
+use tidegate_ledger::{Genesis, Transfer, WorkRules, account};
 
 /// A network of these producers, five blocks a second, and its genesis file.
 fn network(folder: &Path, producers: &[&str]) -> (Genesis, std::path::PathBuf) {

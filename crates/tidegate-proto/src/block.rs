@@ -196,11 +196,6 @@ pub(crate) fn subject(cx: &Context, question: Question) -> Option<Subject> {
     }
 }
 
-/// Whether a block that builds on `parent` may be fetched.
-fn may_start(cx: &Context, parent: &BlockId) -> bool {
-    Unexecuted::of(cx).may_start(keep::is_next(cx, parent))
-}
-
 /// Asks for the bodies of a block and its ancestors, as far as they are not here.
 fn want(cx: &mut Context, block: BlockId, patience: Option<Time>) {
     let Some(tip) = cx.blocks.known.get(&block) else { return };
@@ -216,11 +211,12 @@ fn want(cx: &mut Context, block: BlockId, patience: Option<Time>) {
     let holders = cx.links.iter().filter(|(_, link)| link.height() >= height);
     let mut candidates = tip.announced_by.clone();
     candidates.extend(holders.map(|(id, _)| id));
+    let unexecuted = Unexecuted::of(cx);
     let mut path = Vec::new();
     let mut at = block;
     while let Some(known) = cx.blocks.known.get(&at).filter(|known| !known.is_accepted()) {
         let elsewhere = sync::is_asked(cx, &known.facts);
-        if known.body.is_missing() && !elsewhere && may_start(cx, &known.facts.parent) {
+        if known.body.is_missing() && !elsewhere && unexecuted.may_start(cx, &known.facts) {
             path.push(at);
         }
         at = known.facts.parent;
@@ -296,7 +292,7 @@ fn compact_arrived(
             }
             if cx.blocks.building.contains_key(&block) {
                 Some(Report::Duplicate)
-            } else if may_start(cx, &facts.parent) && keep::room_to_build(cx, &facts) {
+            } else if Unexecuted::of(cx).may_start(cx, &facts) && keep::room_to_build(cx, &facts) {
                 None
             } else {
                 Some(Report::Ignored)

@@ -10,9 +10,9 @@ use crate::id::{
     AccountId, Address, BlockId, ConnectionId, DialId, ItemId, ItemKey, PeerId, PoolIndex,
     Signature, Ticket,
 };
-use crate::rules::Account;
+use crate::rules::{Account, Rules};
 use crate::violation::Violation;
-use crate::wire::{Binding, Frame, Goodbye, Grant, Refusal};
+use crate::wire::{Binding, BlockBody, Frame, Goodbye, Grant, Refusal};
 
 /// What the network did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -268,6 +268,30 @@ pub struct BlockItem {
     /// Whether it came from this node's pool, where it had a verdict: it need not be checked
     /// again.
     pub known: bool,
+}
+
+impl BlockItem {
+    /// The items of a body, each with its id and a copy of its bytes; `None` if `pool` does not
+    /// know the name of one's pool.
+    pub fn all_of(
+        body: BlockBody,
+        rules: &dyn Rules,
+        pool: impl Fn(&str) -> Option<PoolIndex>,
+        known: bool,
+    ) -> Option<Vec<Self>> {
+        let mut items = Vec::new();
+        for group in body.groups {
+            let pool = pool(&group.pool)?;
+            items.extend(group.items.into_iter().map(|body| Self {
+                pool,
+                id: rules.item_id(&group.pool, &body.0),
+                // The whole body must not stay for one of its items.
+                body: Bytes::copy_from_slice(&body.0),
+                known,
+            }));
+        }
+        Some(items)
+    }
 }
 
 /// What the driver must do now.

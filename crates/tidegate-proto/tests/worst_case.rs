@@ -2,7 +2,6 @@
 //! operating system, against `Config::worst_case_bytes`. The only test of its process.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::cmp::Ordering;
 use std::hash::Hasher as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -68,10 +67,6 @@ impl Rules for Plain {
         "plain"
     }
 
-    fn item_id(&self, _: &str, body: &[u8]) -> ItemId {
-        ItemId(*blake3::hash(body).as_bytes())
-    }
-
     fn item(&self, pool: &str, body: &[u8]) -> Option<ItemFacts> {
         let key = ItemKey(self.item_id(pool, body).0);
         Some(ItemFacts { key, priority: 5, chain: None })
@@ -89,10 +84,6 @@ impl Rules for Plain {
             item_root: Digest(word(32)?),
             items: u32::from_be_bytes(header.get(104..108)?.try_into().ok()?),
         })
-    }
-
-    fn compare(&self, a: &HeaderFacts, b: &HeaderFacts) -> Ordering {
-        a.height.cmp(&b.height)
     }
 }
 

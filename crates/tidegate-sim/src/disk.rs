@@ -8,7 +8,6 @@ use tidegate_ledger::{LedgerRules, Saved, TRANSFERS, WORKS};
 use tidegate_proto::config::PeerBook;
 use tidegate_proto::id::{BlockId, ItemId, PoolIndex};
 use tidegate_proto::io::{Block, BlockItem, Found, Load, Write};
-use tidegate_proto::rules::Rules as _;
 use tidegate_proto::wire::{BlockBody, Frame};
 
 /// Blocks that are read again with their items after a restart, and those without.
@@ -134,14 +133,6 @@ impl Disk {
 
 fn items(body: &Bytes) -> Vec<BlockItem> {
     let body = Frame::from(body.clone()).decode::<BlockBody>().expect("a core has encoded it");
-    let mut items = Vec::new();
-    for group in body.groups {
-        let pool = if group.pool == "works" { WORKS } else { TRANSFERS };
-        let item = |body: Bytes| {
-            let id = LedgerRules.item_id(&group.pool, &body);
-            BlockItem { pool, id, body, known: true }
-        };
-        items.extend(group.items.into_iter().map(|body| item(body.0)));
-    }
-    items
+    let pool = |name: &str| Some(if name == "works" { WORKS } else { TRANSFERS });
+    BlockItem::all_of(body, &LedgerRules, pool, true).expect("there are two pools")
 }

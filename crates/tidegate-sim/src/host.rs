@@ -167,15 +167,15 @@ impl Host {
         self.disk.published()
     }
 
-    /// Publishes an item again that was published before a restart, if it holds at present.
-    pub(crate) fn offer_again(&mut self, pool: PoolIndex, body: Bytes) -> Command {
-        match self.ledger.admit(pool, &body) {
-            Verdict::Accept(admission) => self.publish(pool, body, admission),
-            Verdict::Reject | Verdict::Ignore => {
-                let id = self.node.item_id(pool, &body);
-                Command::Retain { pool, id }
-            }
-        }
+    /// Publishes an item again that was published before a restart, if it holds at present; it is
+    /// kept in any case.
+    pub(crate) fn offer_again(&mut self, pool: PoolIndex, body: Bytes) -> Vec<Command> {
+        let retain = Command::Retain { pool, id: self.node.item_id(pool, &body) };
+        let publish = match self.ledger.admit(pool, &body) {
+            Verdict::Accept(admission) => Some(self.publish(pool, body, admission)),
+            Verdict::Reject | Verdict::Ignore => None,
+        };
+        publish.into_iter().chain([retain]).collect()
     }
 
     pub(crate) fn peer(&self) -> PeerId {

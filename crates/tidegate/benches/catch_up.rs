@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use tidegate::id::{ItemId, ItemKey, NetworkId, PoolIndex};
 use tidegate::io::{Admission, Event, Subject};
-use tidegate::rules::{HeaderFacts, ItemFacts, Rules};
+use tidegate::rules::{ItemFacts, Rules};
 use tidegate::{Answer, Builder, Events, Identity, Node, PoolSpec, Validator};
 
 const MISSING: usize = 100_000;
@@ -35,21 +35,9 @@ impl Rules for Items {
         "items 1"
     }
 
-    fn item_id(&self, _pool: &str, body: &[u8]) -> ItemId {
-        ItemId(*blake3::hash(body).as_bytes())
-    }
-
     fn item(&self, pool: &str, body: &[u8]) -> Option<ItemFacts> {
         let key = ItemKey(self.item_id(pool, body).0);
         (body.len() == SIZE).then_some(ItemFacts { key, priority: 1, chain: None })
-    }
-
-    fn header(&self, _header: &[u8]) -> Option<HeaderFacts> {
-        None
-    }
-
-    fn compare(&self, a: &HeaderFacts, b: &HeaderFacts) -> std::cmp::Ordering {
-        a.height.cmp(&b.height)
     }
 }
 

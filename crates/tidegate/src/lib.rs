@@ -11,11 +11,11 @@
 //! pure facts, a [`Validator`] gives verdicts.
 //!
 //! ```
-//! use tidegate::id::{ItemId, ItemKey, NetworkId, PoolIndex};
-//! use tidegate::io::{Admission, Event, Subject};
-//! use tidegate::rules::{HeaderFacts, ItemFacts, Rules};
+//! use tidegate::id::{ItemKey, NetworkId, PoolIndex};
+//! use tidegate::io::{Admission, Event};
+//! use tidegate::rules::{ItemFacts, Rules};
 //! use tidegate::transport::memory::MemoryNetwork;
-//! use tidegate::{Answer, Builder, Identity, PoolSpec};
+//! use tidegate::{Builder, Identity, PoolSpec, accept_all};
 //!
 //! /// Notes: any text, the shorter the better.
 //! struct Notes;
@@ -24,25 +24,11 @@
 //!     fn id(&self) -> &str {
 //!         "notes 1"
 //!     }
-//!     fn item_id(&self, _pool: &str, body: &[u8]) -> ItemId {
-//!         ItemId(*blake3::hash(body).as_bytes())
-//!     }
 //!     fn item(&self, pool: &str, body: &[u8]) -> Option<ItemFacts> {
 //!         let key = ItemKey(self.item_id(pool, body).0);
 //!         let priority = u64::MAX - body.len() as u64;
 //!         std::str::from_utf8(body).ok().map(|_| ItemFacts { key, priority, chain: None })
 //!     }
-//!     // Without blocks there are no headers.
-//!     fn header(&self, _header: &[u8]) -> Option<HeaderFacts> {
-//!         None
-//!     }
-//!     fn compare(&self, a: &HeaderFacts, b: &HeaderFacts) -> std::cmp::Ordering {
-//!         a.height.cmp(&b.height)
-//!     }
-//! }
-//!
-//! fn validate(_subject: Subject, answer: Answer) {
-//!     answer.accept(Admission::default());
 //! }
 //!
 //! #[tokio::main]
@@ -50,7 +36,7 @@
 //!     let network = MemoryNetwork::new();
 //!     let start = |seed: u8, port: &str| {
 //!         let identity = Identity::from_seed(&[seed; 32]);
-//!         Builder::new(NetworkId([7; 32]), Notes, validate)
+//!         Builder::new(NetworkId([7; 32]), Notes, accept_all)
 //!             .pool(PoolSpec::new("notes"))
 //!             .transport(network.transport(&identity))
 //!             .identity(identity)

@@ -274,17 +274,11 @@ impl Store {
     /// The items of a body as it was kept.
     fn items(&self, body: Bytes, rules: &dyn Rules) -> Option<Vec<BlockItem>> {
         let body = Frame::from(body).decode::<BlockBody>().ok()?;
-        let mut items = Vec::new();
-        for group in body.groups {
-            let pool = self.pools.iter().position(|name| *name == group.pool)?;
-            items.extend(group.items.into_iter().map(|body| BlockItem {
-                pool: PoolIndex(pool as u16),
-                id: rules.item_id(&group.pool, &body.0),
-                body: Bytes::copy_from_slice(&body.0),
-                known: true,
-            }));
-        }
-        Some(items)
+        let pool = |name: &str| {
+            let place = self.pools.iter().position(|known| known == name)?;
+            Some(PoolIndex(place as u16))
+        };
+        BlockItem::all_of(body, rules, pool, true)
     }
 
     /// Items that were published here.

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tidegate_ledger::{SigningKey, account};
 
 /// How long anything may take before the test gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,6 +33,24 @@ pub(crate) fn succeeds(arguments: &[&str]) -> Output {
 
 pub(crate) fn string(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+/// The key of a name, for accounts and producers.
+pub(crate) fn key(name: &str) -> SigningKey {
+    SigningKey::from_bytes(&blake3::derive_key("tidegate test key", name.as_bytes()))
+}
+
+pub(crate) fn public(name: &str) -> String {
+    hex::encode(account(&key(name)).0)
+}
+
+/// Writes the key to a file as `keygen` would.
+pub(crate) fn key_file(folder: &Path, name: &str) -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = folder.join(format!("{name}.key"));
+    fs::write(&path, hex::encode(key(name).to_bytes())).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    string(&path).to_owned()
 }
 
 /// A port that nobody uses.

@@ -110,9 +110,9 @@ impl Unexecuted {
         sum
     }
 
-    /// Whether a block may be fetched: `next` if it can be executed next.
-    pub(super) fn may_start(self, next: bool) -> bool {
-        self.asked + if next { 0 } else { self.waiting } < self.room
+    /// Whether a block may be fetched.
+    pub(super) fn may_start(self, cx: &Context, facts: &HeaderFacts) -> bool {
+        self.asked + if is_next(cx, facts) { 0 } else { self.waiting } < self.room
     }
 
     /// Whether so many bytes more fit.
@@ -121,9 +121,9 @@ impl Unexecuted {
     }
 }
 
-/// Whether a block that builds on `parent` can be executed next.
-pub(super) fn is_next(cx: &Context, parent: &BlockId) -> bool {
-    cx.blocks.known.get(parent).is_some_and(Known::is_accepted)
+/// Whether a block can be executed next.
+pub(super) fn is_next(cx: &Context, facts: &HeaderFacts) -> bool {
+    cx.blocks.known.get(&facts.parent).is_some_and(Known::is_accepted)
 }
 
 /// Makes room to put a block together; `false` if there is none.

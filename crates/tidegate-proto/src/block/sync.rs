@@ -22,7 +22,7 @@ use crate::rules::HeaderFacts;
 use crate::stats::Count;
 use crate::time::Time;
 use crate::violation::Violation;
-use crate::wire::{BlockBody, BlockHeader, BodyGroup, MAX_LOCATOR, RpcWant, WantHeaders};
+use crate::wire::{BlockBody, BlockHeader, MAX_LOCATOR, RpcWant, WantHeaders};
 
 /// How long a peer that did not deliver is not asked for the same again; doubled each time.
 const PASSED_OVER: Duration = Duration::from_secs(2);
@@ -178,8 +178,8 @@ fn again(cx: &Context) -> Option<Time> {
     times.filter(|at| *at > cx.now).min()
 }
 
-/// Notes for how long the next body has been missing although its header is good, and takes it
-/// from one who is slow.
+/// Notes for how long the next body has been missing although its header is good, and asks a
+/// second peer for it if the first is slow.
 fn look_at_next(cx: &mut Context, next: Option<&HeaderFacts>) {
     let Some(HeaderFacts { block, height, .. }) = next.copied() else {
         cx.sync.missing = None;
@@ -270,15 +270,15 @@ fn ask_headers(cx: &mut Context, held: &HeaderFacts) {
     if waiting || ahead > u64::from(cx.config.limits.sync_headers) / 2 {
         return;
     }
-    let useful = |link: &&ConnectionId| {
-        let height = cx.links.get(**link).map_or(0, |link| link.height());
+    let useful = |link: &ConnectionId| {
+        let height = cx.links.get(*link).map_or(0, |link| link.height());
         cx.sync.active.is_some() || is_far(cx, height)
     };
-    let mut able = able(cx, best + 1, What::Headers);
+    let able = able(cx, best + 1, What::Headers).into_iter().filter(useful);
     // One who shows few at a time, and late, has no more turns than others.
     let turn = |link: &ConnectionId| cx.sync.turns.get(link).copied().unwrap_or(0);
-    able.sort_by_key(|link| (cx.sync.failures(*link, What::Headers), turn(link)));
-    let Some(link) = able.iter().find(useful).copied() else { return };
+    let first = able.min_by_key(|link| (cx.sync.failures(*link, What::Headers), turn(link)));
+    let Some(link) = first else { return };
     let want = WantHeaders { locator: locator(cx), most: cx.config.limits.sync_headers };
     if rpc::ask(cx, link, RpcWant::Headers(want)) {
         cx.sync.asked = Some(link);
@@ -389,10 +389,7 @@ fn ask_bodies(cx: &mut Context, missing: &[HeaderFacts]) {
             continue;
         }
         // What is further ahead cannot be had either.
-        if cx.sync.bodies.len() >= BODIES
-            || misses > BODIES
-            || !unexecuted.may_start(keep::is_next(cx, &facts.parent))
-        {
+        if cx.sync.bodies.len() >= BODIES || misses > BODIES || !unexecuted.may_start(cx, facts) {
             return;
         }
         misses += 1;
@@ -415,7 +412,7 @@ fn ask_bodies(cx: &mut Context, missing: &[HeaderFacts]) {
 /// Whether a body of this size can be taken now; the next block always can.
 fn fits(cx: &Context, unexecuted: Unexecuted, facts: &HeaderFacts, size: usize) -> bool {
     let coming = cx.sync.bodies.values().map(|coming| coming.size).sum::<usize>();
-    keep::is_next(cx, &facts.parent) || unexecuted.fits(coming + size)
+    keep::is_next(cx, facts) || unexecuted.fits(coming + size)
 }
 
 /// A body of this size begins to come: `false` if there is no room for it yet, or if it is not
@@ -474,7 +471,11 @@ pub(crate) fn body(
         drive(cx);
         return Ok(());
     }
-    let Some(items) = read(cx, &body) else {
+    let pool = |name: &str| {
+        let place = cx.pools.iter().position(|pool| pool.spec.name == name)?;
+        Some(PoolIndex(place as u16))
+    };
+    let Some(items) = BlockItem::all_of(body, &*cx.rules, pool, false) else {
         // A pool that this node does not have, but others may: nobody has broken a rule.
         pass_over(cx, link, What::Body(block));
         return Ok(());
@@ -493,22 +494,6 @@ pub(crate) fn body(
     keep::prune_bodies(cx);
     drive(cx);
     Ok(())
-}
-
-/// The items of an answer; `None` if one is of a pool that is not here.
-fn read(cx: &Context, body: &BlockBody) -> Option<Vec<BlockItem>> {
-    let mut items = Vec::new();
-    for BodyGroup { pool, items: bodies } in &body.groups {
-        let index = cx.pools.iter().position(|known| known.spec.name == *pool)?;
-        items.extend(bodies.iter().map(|body| BlockItem {
-            pool: PoolIndex(index as u16),
-            id: cx.rules.item_id(pool, &body.0),
-            // The whole answer must not stay for one of its items.
-            body: Bytes::copy_from_slice(&body.0),
-            known: false,
-        }));
-    }
-    Some(items)
 }
 
 /// Nothing came of a request: it was refused, or took too long.

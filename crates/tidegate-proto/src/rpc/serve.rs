@@ -117,6 +117,11 @@ impl Serving {
         }
     }
 
+    /// Whether nothing is made for this peer for a while.
+    fn pauses(&self, now: Time) -> bool {
+        self.not_before.is_some_and(|until| until > now)
+    }
+
     /// What was looked for, or copied and hashed, was of no use.
     fn wasted(&mut self, now: Time) {
         self.not_before = Some(now + (PAUSE * (1 << self.wasted.min(7))).min(PAUSE_MOST));
@@ -188,8 +193,8 @@ pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
 pub(super) fn deadline(cx: &Context, at: At) -> Option<Time> {
     let serving = &cx.rpc.links.get(&at.link)?.serving;
     let waits = matches!(serving.answer, Answer::None) && !serving.asked.is_empty();
-    if let Some(until) = serving.not_before.filter(|until| waits && *until > cx.now) {
-        return Some(until);
+    if waits && serving.pauses(cx.now) {
+        return serving.not_before;
     }
     if !serving.waits_for_turn() {
         return None;
@@ -222,7 +227,7 @@ pub(super) fn poll_answer(cx: &mut Context, at: At) -> Option<RpcMessage> {
     if *cancelled {
         return Some(send(cx, at, failed(id, RpcError::Cancelled)));
     }
-    if serving.not_before.is_some_and(|until| until > now) {
+    if serving.pauses(now) {
         return None;
     }
     let want = want.clone();
@@ -285,8 +290,8 @@ fn has_place(cx: &mut Context) -> bool {
 fn next_in_turn(cx: &Context) -> Option<At> {
     let waiting = cx.rpc.queue.iter().filter_map(|link| cx.rpc.links.get(link));
     let ready = waiting.filter(|link| {
-        let pauses = link.serving.not_before.is_some_and(|until| until > cx.now);
-        link.serving.waits_for_turn() && !pauses && cx.links.is_writable(link.at)
+        let serving = &link.serving;
+        serving.waits_for_turn() && !serving.pauses(cx.now) && cx.links.is_writable(link.at)
     });
     ready.min_by_key(|link| link.serving.wasted).map(|link| link.at)
 }

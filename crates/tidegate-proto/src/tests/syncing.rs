@@ -144,7 +144,7 @@ fn who_boasts_does_not_hold_up_the_others() {
     let failed = RpcFailed { id: *id, error: RpcError::Unknown };
     script.send(RPC, &RpcMessage::Failed(failed));
     assert_eq!(requests(&mut script), []);
-    assert!(script.events.iter().any(|event| matches!(event, Event::SyncEnded { .. })));
+    assert!(has_ended(&script));
     // The next block of an honest peer is taken as ever.
     script.another_peer();
     script.send(TIP, &TipMessage::Header(chain[20].header.clone()));
@@ -162,6 +162,15 @@ pub(super) fn requests(script: &mut Script) -> Vec<(u32, RpcWant)> {
         _ => None,
     });
     requests.collect()
+}
+
+/// The number of the request for headers among some.
+fn of_headers(asked: &[(u32, RpcWant)]) -> Option<u32> {
+    asked.iter().find(|(_, want)| matches!(want, RpcWant::Headers(_))).map(|(id, _)| *id)
+}
+
+fn has_ended(script: &Script) -> bool {
+    script.events.iter().any(|event| matches!(event, Event::SyncEnded { .. }))
 }
 
 /// A node that has been told of a chain and asks for it.
@@ -413,19 +422,15 @@ fn peers_are_asked_for_headers_in_turn() {
     let (mut script, _) = asking(&chain[..20]);
     let miser = script.connection;
     let held = Held { block: chain[59].block, height: 60 };
-    let of_headers = |script: &mut Script| {
-        let asked = requests(script).into_iter();
-        asked.filter(|(_, want)| matches!(want, RpcWant::Headers(_))).map(|(id, _)| id).next()
-    };
     script.wait(20);
     script.send(TIP, &TipMessage::Held(held.clone()));
-    let id = of_headers(&mut script).unwrap();
+    let id = of_headers(&requests(&mut script)).unwrap();
     let other = script.another_peer();
     script.send(TIP, &TipMessage::Held(held));
-    assert_eq!(of_headers(&mut script), None, "one at a time");
+    assert_eq!(of_headers(&requests(&mut script)), None, "one at a time");
     script.connection = miser;
     script.send(RPC, &headers(id, &chain[20..21]));
-    assert_eq!(of_headers(&mut script), None);
+    assert_eq!(of_headers(&requests(&mut script)), None);
     script.connection = other;
     assert_eq!(script.node.best_header().unwrap().height, 21);
     // The other was asked, after three bodies.
@@ -456,8 +461,7 @@ fn what_waits_behind_a_body_has_time() {
     }
     script.send(RPC, &headers(more[0].0, &chain[20..]));
     assert_eq!(script.node.best_header().unwrap().height, 40);
-    let ended = |event: &Event| matches!(event, Event::SyncEnded { .. });
-    assert!(!script.events.iter().any(ended));
+    assert!(!has_ended(&script));
 }
 
 #[test]
@@ -479,8 +483,7 @@ fn who_boasts_and_is_silent_is_not_believed_again() {
     }
     assert_eq!(asked, 4, "as many as he may leave without an answer");
     assert_eq!(started(&script), 1, "one lie is believed once");
-    let ended = |event: &Event| matches!(event, Event::SyncEnded { .. });
-    assert!(script.events.iter().any(ended));
+    assert!(has_ended(&script));
 }
 
 /// One who shows headers and no bodies holds nothing that can be had.
@@ -493,8 +496,7 @@ fn who_leaves_everything_without_an_answer_is_not_waited_for() {
         script.wait(5_000);
         script.send(PEERS, &PeersMessage::Ask);
     }
-    let ended = |event: &Event| matches!(event, Event::SyncEnded { .. });
-    assert!(script.events.iter().any(ended));
+    assert!(has_ended(&script));
 }
 
 /// R16.6
@@ -581,9 +583,6 @@ fn headers_that_are_known_are_none() {
     script.wait(20);
     script.send(TIP, &TipMessage::Held(held));
     let asked = requests(&mut script);
-    let of_headers = |asked: &[(u32, RpcWant)]| {
-        asked.iter().find(|(_, want)| matches!(want, RpcWant::Headers(_))).map(|(id, _)| *id)
-    };
     let id = of_headers(&asked).expect("he says that he has more");
     script.send(RPC, &headers(id, &chain[19..20]));
     assert_eq!(of_headers(&requests(&mut script)), None, "he is not asked again at once");

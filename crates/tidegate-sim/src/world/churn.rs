@@ -85,8 +85,9 @@ impl World {
         }
         self.command(node, Command::Listening { addresses: vec![address(node)] });
         for (pool, body) in items {
-            let command = self.hosts[node].offer_again(pool, body);
-            self.command(node, command);
+            for command in self.hosts[node].offer_again(pool, body) {
+                self.command(node, command);
+            }
         }
         self.set_timer(node);
     }

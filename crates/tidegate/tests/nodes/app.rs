@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+pub(crate) use tidegate::accept_all;
 use tidegate::id::{ItemId, ItemKey, NetworkId, PoolIndex};
-use tidegate::io::{Admission, Event, Subject};
-use tidegate::rules::{HeaderFacts, ItemFacts, Rules};
+use tidegate::io::{Admission, Event};
+use tidegate::rules::{ItemFacts, Rules};
 use tidegate::transport::memory::MemoryNetwork;
-use tidegate::{Answer, Builder, Events, Identity, Multiaddr, Node, PoolSpec, Validator};
+use tidegate::{Builder, Events, Identity, Multiaddr, Node, PoolSpec, Validator};
 
 /// After so long a test has failed. Nothing waits for it when all goes well.
 pub(crate) const GUARD: Duration = Duration::from_secs(30);
@@ -21,30 +22,14 @@ impl Rules for Notes {
         "notes 1"
     }
 
-    fn item_id(&self, _pool: &str, body: &[u8]) -> ItemId {
-        ItemId(*blake3::hash(body).as_bytes())
-    }
-
     fn item(&self, pool: &str, body: &[u8]) -> Option<ItemFacts> {
         let priority = u64::from(*std::str::from_utf8(body).ok()?.as_bytes().first()?);
         Some(ItemFacts { key: ItemKey(self.item_id(pool, body).0), priority, chain: None })
-    }
-
-    fn header(&self, _header: &[u8]) -> Option<HeaderFacts> {
-        None
-    }
-
-    fn compare(&self, a: &HeaderFacts, b: &HeaderFacts) -> std::cmp::Ordering {
-        a.height.cmp(&b.height)
     }
 }
 
 pub(crate) fn note_id(note: &str) -> ItemId {
     Notes.item_id("notes", note.as_bytes())
-}
-
-pub(crate) fn accept_all(_: Subject, answer: Answer) {
-    answer.accept(Admission::default());
 }
 
 /// What nodes are connected by.
