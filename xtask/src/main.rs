@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+mod api;
 mod cite;
 mod codegen;
 mod foreign;
@@ -15,6 +16,7 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
   test                set up what the tests need, and run all of them
+  api                 try the HTTP API of a node against its document
   vectors             read and write the golden vectors with C code from rpcgen
   codegen [--check]   write the codec and the vectors from spec/tidegate.x,
                       or check that they are current
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     };
     let result = match args.as_slice() {
         ["test"] => suites::test(),
+        ["api"] => api::check(),
         ["vectors"] => foreign::check(),
         ["codegen"] => codegen::run(false),
         ["codegen", "--check"] => codegen::run(true),

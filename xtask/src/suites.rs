@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::{Result, foreign, root, run};
+use crate::{Result, api, foreign, root, run};
 
 /// The scenarios that `soak` runs.
 const LARGE: [&str; 7] =
@@ -10,20 +10,21 @@ const LARGE: [&str; 7] =
 /// The targets in `fuzz/`, with the largest input that is tried.
 const TARGETS: [(&str, u32); 2] = [("codec", 65_537), ("world", 4096)];
 
-fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
     cargo
 }
 
-/// Every test: those in C, those in the documentation, and then all others, whose runner has the
-/// last word.
+/// Every test: those in C, those in the documentation, those of the HTTP API, and then all others,
+/// whose runner has the last word.
 pub(crate) fn test() -> Result {
     foreign::check()?;
     run(cargo().args(["test", "--workspace", "--doc"]))?;
     // Without threads, QUIC and store, as where there are none of them.
     let bare = ["test", "-p", "tidegate", "--no-default-features", "--lib", "--test", "nodes"];
     run(cargo().args(bare))?;
+    api::check()?;
     let nextest = Command::new("cargo-nextest").arg("--version").output();
     if nextest.is_ok_and(|output| output.status.success()) {
         run(cargo().args(["nextest", "run", "--workspace", "--no-fail-fast"]))

@@ -12,8 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use daemon::{Daemon, address, ask, key, key_file, public};
-use serde_json::json;
+use daemon::{Daemon, address, key, key_file, nonce, public, submit};
 use tidegate::io::Fate;
 use tidegate::{Answer, Builder, Identity, Store};
 use tidegate_ledger::{Genesis, Ledger, LedgerRules, Saved, Transfer, WorkRules, account, pools};
@@ -92,8 +91,7 @@ fn load(genesis: &Genesis, at: &Path, n: u64, accepted: &AtomicU64, stop: &Atomi
             return;
         }
         let transfer = Transfer::new(&genesis.network(), &from, to, 1, 1, nonce);
-        let submit = json!({ "submit": hex::encode(transfer.to_bytes()) });
-        ask(at, &submit).expect("it is accepted");
+        submit(at, &transfer.to_bytes()).expect("it is accepted");
         accepted.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -165,7 +163,6 @@ fn main() {
         println!("  {:.1} MB of memory at most of one who served", peak_memory(&first));
         stop.store(true, Ordering::Relaxed);
     });
-    let from = json!({ "account": public("past") });
-    let nonce = first.ask(&from).expect("an account")["nonce"].as_u64();
+    let nonce = nonce(&first.folder, &public("past"));
     assert_eq!(nonce, Some(blocks * OLD), "all of the history is there");
 }

@@ -8,7 +8,7 @@ use tidegate::id::{AccountId, BlockId, ItemId};
 use tidegate::io::{Fate, Subject, Verdict};
 use tidegate::{Answer, Node, NodeError, PoolItem, Publishing, Validator};
 use tidegate_ledger::{
-    Checker, Genesis, JobId, Ledger, SigningKey, TRANSFERS, Transfer, WORKS, Work,
+    AccountState, Checker, Genesis, JobId, Ledger, SigningKey, TRANSFERS, Transfer, WORKS, Work,
 };
 
 /// Candidates for a block that are looked at: about twice what fits.
@@ -108,23 +108,18 @@ impl App {
     }
 
     /// Publishes a transfer that somebody else has signed, if it is good and holds.
-    pub(crate) fn submit(&self, node: &Node, body: Bytes) -> anyhow::Result<Publishing> {
+    pub(crate) fn submit(&self, node: &Node, body: Bytes) -> Result<Publishing, SubmitError> {
         let (pool, id) = (TRANSFERS, Transfer::id(&body));
         let subject = Subject::Item { pool, id, body: body.clone() };
         let checked = self.checker.check(&subject);
         let mut ledger = self.ledger();
         match ledger.judge(checked, self.slot()).verdict {
             Verdict::Accept(admission) => Ok(node.publish(pool, body, admission)?),
-            Verdict::Reject => anyhow::bail!("not a transfer that its sender has signed"),
+            Verdict::Reject => Err(SubmitError::Unsigned),
             Verdict::Ignore => {
                 let transfer = Transfer::from_bytes(&body);
                 let from = transfer.map(|transfer| ledger.account(&transfer.from));
-                let from = from.unwrap_or_default();
-                anyhow::bail!(
-                    "the transfer does not hold: its sender has {} and its next nonce is {}",
-                    from.balance,
-                    from.nonce
-                )
+                Err(SubmitError::DoesNotHold(from.unwrap_or_default()))
             }
         }
     }
@@ -149,6 +144,36 @@ impl App {
                 Ok(Some((id, node.publish(TRANSFERS, body, admission)?)))
             }
             Verdict::Reject | Verdict::Ignore => Ok(None),
+        }
+    }
+}
+
+/// Why a transfer is not published.
+#[derive(Debug)]
+pub(crate) enum SubmitError {
+    Unsigned,
+    /// With what its sender has.
+    DoesNotHold(AccountState),
+    Node(NodeError),
+}
+
+impl std::error::Error for SubmitError {}
+
+impl From<NodeError> for SubmitError {
+    fn from(error: NodeError) -> Self {
+        Self::Node(error)
+    }
+}
+
+impl std::fmt::Display for SubmitError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unsigned => f.write_str("not a transfer that its sender has signed"),
+            Self::DoesNotHold(AccountState { balance, nonce, .. }) => write!(
+                f,
+                "the transfer does not hold: its sender has {balance} and its next nonce is {nonce}"
+            ),
+            Self::Node(error) => error.fmt(f),
         }
     }
 }

@@ -2,92 +2,89 @@
 
 use std::path::PathBuf;
 
-use anyhow::anyhow;
-use serde_json::Value;
 use tidegate_ledger::{Transfer, account};
 
-use crate::control::{Request, ask, public_key};
+use crate::api::model::{Account, Peers, Status, Submission, Submitted};
+use crate::client::Client;
+use crate::keys::public_key;
 use crate::settings::{self, Settings};
-use crate::{init, keys};
+use crate::{init, keys, print};
 
 /// Which node, and how to print.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    at: At,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which node.
+#[derive(clap::Args)]
+pub(crate) struct At {
     /// The node's folder
     #[arg(long, short, env = "TIDEGATE_FOLDER", default_value = ".", value_name = "DIR")]
     folder: PathBuf,
     /// Where the node is reached [default: control.sock in its folder]
     #[arg(long, value_name = "FILE")]
     control: Option<PathBuf>,
-    /// Print as JSON
-    #[arg(long)]
-    json: bool,
 }
 
-impl Arguments {
-    fn ask(&self, request: &Request) -> anyhow::Result<Value> {
+impl At {
+    /// Connects to it.
+    pub(crate) fn connect(&self) -> anyhow::Result<Client> {
         let flags = settings::Source { control: self.control.clone(), ..Default::default() };
         let settings = Settings::load(&settings::Place { folder: self.folder.clone(), flags })?;
-        ask(&settings.path(&settings.control.value), request)
+        Client::connect(&settings.path(&settings.control.value))
     }
 }
 
 /// Prints how the node is.
 pub(crate) fn status(arguments: &Arguments) -> anyhow::Result<bool> {
-    let status = arguments.ask(&Request::Status)?;
+    let status: Status = arguments.at.connect()?.get("/v1/status")?;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
-        return Ok(true);
+        return print::json(&status);
     }
-    println!("node      {}", text(&status["peer_id"]));
-    println!("network   {}", text(&status["network"]));
-    for address in status["addresses"].as_array().into_iter().flatten() {
-        println!("address   {}", text(address));
+    println!("node      {}", status.peer_id);
+    println!("network   {}", status.network);
+    for address in &status.addresses {
+        println!("address   {address}");
     }
-    println!("height    {}", status["height"]);
-    println!("tip       {}", text(&status["tip"]));
-    let peers = status["peers"].as_array().map_or(0, Vec::len);
-    println!("peers     {peers}, {} known", status["known_peers"]);
-    for (name, pool) in status["pools"].as_object().into_iter().flatten() {
-        println!("pool      {name}: {} items, {} bytes", pool["items"], pool["bytes"]);
+    let syncing = if status.syncing { ", catching up" } else { "" };
+    println!("height    {}{syncing}", status.height);
+    println!("tip       {}", status.tip.unwrap_or_default());
+    println!("peers     {}, {} known", status.peers, status.known_peers);
+    for pool in &status.pools {
+        println!("pool      {}: {} items, {} bytes", pool.name, pool.items, pool.bytes);
     }
-    println!(
-        "traffic   {} bytes sent, {} received",
-        status["bytes_sent"], status["bytes_received"]
-    );
+    println!("traffic   {} bytes sent, {} received", status.bytes_sent, status.bytes_received);
     Ok(true)
 }
 
-/// Prints who is connected.
+/// Prints who is connected, and who is refused.
 pub(crate) fn peers(arguments: &Arguments) -> anyhow::Result<bool> {
-    let status = arguments.ask(&Request::Status)?;
-    let peers = status["peers"].as_array().cloned().unwrap_or_default();
+    let peers: Peers = arguments.at.connect()?.get("/v1/peers")?;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&peers)?);
-        return Ok(true);
+        return print::json(&peers);
     }
-    for peer in &peers {
-        let direction = if peer["inbound"] == true { "in" } else { "out" };
-        let ms = |time: &Value| {
-            let part = |name| time[name].as_u64().unwrap_or(0);
-            part("secs") as f64 * 1e3 + part("nanos") as f64 / 1e6
-        };
+    for peer in &peers.connected {
         println!(
-            "{}  {direction:3}  height {}  {:.1} ms  {:.0} s  {}",
-            text(&peer["peer"]),
-            peer["height"],
-            ms(&peer["round_trip"]),
-            ms(&peer["connected_for"]) / 1e3,
-            text(&peer["client"])
+            "{}  {:3}  height {}  {:.1} ms  {:.0} s  {}",
+            peer.peer,
+            if peer.inbound { "in" } else { "out" },
+            peer.height,
+            peer.round_trip,
+            peer.connected_for,
+            peer.client
         );
     }
-    println!("{} peers", peers.len());
+    for banned in &peers.banned {
+        let why = banned.violation.as_deref().unwrap_or("a violation before the last start");
+        println!("{}  refused for {:.0} s: {why}", banned.peer, banned.left);
+    }
+    println!("{} peers", peers.connected.len());
     Ok(true)
-}
-
-/// A text as it is, anything else as JSON.
-fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// What to transfer.
@@ -114,24 +111,25 @@ pub(crate) struct Submit {
 
 /// Signs a transfer and hands it to the node; returns when it is durable there.
 pub(crate) fn submit(arguments: &Submit) -> anyhow::Result<bool> {
-    let folder = &arguments.node.folder;
-    let path = arguments.key.clone().unwrap_or_else(|| folder.join("account.key"));
+    let at = &arguments.node.at;
+    let path = arguments.key.clone().unwrap_or_else(|| at.folder.join("account.key"));
     let key = keys::load(&path)?;
     let to = public_key(&arguments.to)?;
-    let network = init::genesis(folder)?.network();
+    let network = init::genesis(&at.folder)?.network();
+    let mut client = at.connect()?;
     let nonce = match arguments.nonce {
         Some(nonce) => nonce,
         None => {
             let from = hex::encode(account(&key).0);
-            let account = arguments.node.ask(&Request::Account(from))?;
-            account["nonce"].as_u64().ok_or_else(|| anyhow!("the node does not say the nonce"))?
+            client.get::<Account>(&format!("/v1/accounts/{from}"))?.nonce
         }
     };
     let transfer = Transfer::new(&network, &key, to, arguments.amount, arguments.fee, nonce);
-    let answer = arguments.node.ask(&Request::Submit(hex::encode(transfer.to_bytes())))?;
-    match arguments.node.json {
-        true => println!("{}", serde_json::to_string_pretty(&answer)?),
-        false => println!("{} {}", text(&answer["fate"]), text(&answer["id"])),
+    let submission = Submission { transfer: hex::encode(transfer.to_bytes()) };
+    let submitted: Submitted = client.post("/v1/transfers", &submission)?;
+    if arguments.node.json {
+        return print::json(&submitted);
     }
+    println!("{} {}", format!("{:?}", submitted.fate).to_lowercase(), submitted.id);
     Ok(true)
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use tidegate::Identity;
+use tidegate::id::AccountId;
 use tidegate_ledger::{SigningKey, account};
 
 /// What to make.
@@ -26,6 +27,14 @@ pub(crate) fn describe(path: &Path) -> anyhow::Result<String> {
     let key = load(path)?;
     let peer = Identity::load(path)?.peer_id();
     Ok(format!("public key {}\npeer id    {peer}", hex::encode(account(&key).0)))
+}
+
+/// A public key in hex.
+pub(crate) fn public_key(text: &str) -> anyhow::Result<AccountId> {
+    let mut key = [0; 32];
+    hex::decode_to_slice(text, &mut key)
+        .map_err(|_| anyhow!("{text:?} is no public key: it should be 64 hex digits"))?;
+    Ok(AccountId(key))
 }
 
 /// Reads a key that signs for the ledger.

@@ -3,22 +3,32 @@
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
+mod api;
 mod app;
 mod ask;
-mod control;
+mod client;
 mod demo;
+mod generate;
 mod init;
 mod keys;
+mod print;
 mod replay;
 mod run;
 mod settings;
 mod sim;
 
+const EXIT_CODES: &str = "Exit codes: 0 all went well; 1 the outcome is not as it should be \
+    (nodes of a demo did not converge, a simulation broke a rule, a replay differs); 2 it could not \
+    be done, and stderr says why.";
+
 /// A peer-to-peer network layer that cannot be flooded.
 #[derive(Parser)]
-#[command(name = "tidegate", version, propagate_version = true)]
+#[command(name = "tidegate", version, propagate_version = true, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -47,18 +57,44 @@ enum Command {
     Sim(sim::Command),
     /// Run the recording of a node again, and compare what it does.
     Replay(replay::Arguments),
+    /// Print completions for a shell.
+    Completions(generate::Completions),
+    /// Print the manual page, or write one for each subcommand.
+    Man(generate::Man),
+    /// Print the OpenAPI document of a node's HTTP API.
+    Openapi,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Who runs a node wants to read of it.
     let default = if matches!(arguments.command, Command::Run(_)) { "info" } else { "warn" };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TIDEGATE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    let result = log(default).and_then(|()| run(arguments.command));
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("tidegate: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Logs to stderr what `TIDEGATE_LOG` says, or what is usual.
+fn log(usual: &str) -> anyhow::Result<()> {
+    let wanted = std::env::var("TIDEGATE_LOG");
+    let wanted = wanted.as_deref().unwrap_or(usual);
+    let targets = wanted.parse::<Targets>().map_err(|error| {
+        anyhow::anyhow!("TIDEGATE_LOG={wanted}: {error}; give a level, or target=level,…")
+    })?;
     let colours = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
-    log.with_writer(std::io::stderr).init();
-    let result = match arguments.command {
+    let lines = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(lines).with(targets).init();
+    Ok(())
+}
+
+fn run(command: Command) -> anyhow::Result<bool> {
+    match command {
         Command::Init(arguments) => init::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Keygen(arguments) => keys::run(&arguments),
@@ -69,13 +105,8 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Sim(command) => sim::run(&command),
         Command::Replay(arguments) => replay::run(&arguments),
-    };
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("tidegate: {error:#}");
-            ExitCode::from(2)
-        }
+        Command::Completions(arguments) => generate::completions(&arguments, Arguments::command()),
+        Command::Man(arguments) => generate::man(&arguments, Arguments::command()),
+        Command::Openapi => generate::openapi(),
     }
 }

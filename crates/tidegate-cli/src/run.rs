@@ -1,6 +1,8 @@
 //! `tidegate run`: one node, until it is told to stop.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use tidegate::io::Event;
@@ -8,9 +10,15 @@ use tidegate::{Builder, Events, Identity, Limits, Node, Store};
 use tidegate_ledger::{JobId, Ledger, LedgerRules, Saved, SigningKey, account, pools};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::App;
-use crate::settings::{self, Settings};
-use crate::{control, init, keys};
+use crate::api::events::EventLog;
+use crate::api::guard::Guard;
+use crate::api::{self, Api, serve};
+use crate::app::{self, App};
+use crate::settings::{self, ApiAddress, Origin, Settings};
+use crate::{init, keys};
+
+/// What the node calls itself.
+pub(crate) const CLIENT: &str = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
 
 /// Fee that a prover asks for.
 const PROVER_FEE: u64 = 1;
@@ -49,7 +57,16 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
     let control = settings.path(&settings.control.value);
     let socket = match arguments.ephemeral_identity {
         true => None,
-        false => Some(control::listen(&control)?),
+        false => Some(serve::socket(&control)?),
+    };
+    let listener = match settings.api.value {
+        ApiAddress::Off => None,
+        ApiAddress::At(at) => {
+            let token = settings.path(&settings.api_token.value);
+            let wanted = settings.api_token.origin != Origin::Default;
+            let rules = Guard::new(at, &token, wanted)?;
+            Some((serve::address(at).await?, rules))
+        }
     };
     let (node, events, app) = start(settings, arguments)?;
     for address in node.addresses() {
@@ -58,15 +75,31 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
     if let Some(key) = producer {
         tokio::spawn(produce(node.clone(), app.clone(), key));
     }
-    let served = async {
+    if let Some((listener, _)) = &listener {
+        println!("API at http://{}", listener.local_addr()?);
+    }
+    let names = pools().into_iter().map(|pool| pool.name).collect();
+    let log = Arc::new(EventLog::new(app::unix_ms(), names));
+    let alone = settings.bootstrap.value.is_empty() && settings.peers.value.is_empty();
+    let started = Instant::now();
+    let api = Api { node: node.clone(), app: app.clone(), events: log.clone(), alone, started };
+    let router = api::router(api);
+    let at_socket = async {
         match &socket {
-            Some(socket) => control::serve(socket, node.clone(), app.clone()).await,
+            Some(socket) => serve::at_socket(socket, router.clone()).await,
             None => std::future::pending().await,
         }
     };
-    let followed = follow(node.clone(), app.clone(), events, prover);
+    let at_address = async {
+        match listener {
+            Some((listener, rules)) => serve::at_address(listener, router.clone(), rules).await,
+            None => std::future::pending().await,
+        }
+    };
+    let followed = follow(node.clone(), app.clone(), events, log, prover);
     tokio::select! {
-        () = served => tracing::error!("the control socket is gone: shutting down"),
+        () = at_socket => {}
+        () = at_address => {}
         _ = terminate.recv() => tracing::info!("SIGTERM: shutting down"),
         _ = interrupt.recv() => tracing::info!("SIGINT: shutting down"),
         () = followed => {}
@@ -95,7 +128,7 @@ fn start(settings: &Settings, arguments: &Arguments) -> anyhow::Result<(Node, Ev
         .limits(limits)
         .outbound(settings.outbound.value)
         .workers(settings.workers.value)
-        .client(concat!("tidegate/", env!("CARGO_PKG_VERSION")));
+        .client(CLIENT);
     builder = pools().into_iter().fold(builder, Builder::pool);
     builder = settings.listen.value.iter().cloned().fold(builder, Builder::listen);
     builder = settings.external.value.iter().cloned().fold(builder, Builder::external);
@@ -129,9 +162,16 @@ async fn produce(node: Node, app: App, key: SigningKey) {
 }
 
 /// Reads the node's events until it is gone, and proves the jobs of new blocks.
-async fn follow(node: Node, app: App, mut events: Events, prover: Option<SigningKey>) {
+async fn follow(
+    node: Node,
+    app: App,
+    mut events: Events,
+    log: Arc<EventLog>,
+    prover: Option<SigningKey>,
+) {
     let mut known = Vec::<JobId>::new();
     while let Some(event) = events.next().await {
+        log.push(&event);
         let (Event::TipChanged { .. }, Some(key)) = (event, &prover) else { continue };
         let open = app.ledger().open_jobs().collect::<Vec<_>>();
         for job in open.iter().filter(|job| !known.contains(job)).copied() {

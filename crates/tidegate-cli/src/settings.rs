@@ -2,7 +2,9 @@
 //! configuration file, or a default; the first that has it counts.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context as _, anyhow, bail};
 use serde::{Deserialize, Serialize};
@@ -60,7 +62,61 @@ pub(crate) struct Source {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) control: Option<PathBuf>,
+    /// Where the HTTP API is, or `off`; on other addresses than loopback it wants a token
+    /// [default: 127.0.0.1:4080]
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) api: Option<ApiAddress>,
+    /// The file of the token; with this the API wants it on loopback too [default: api.token]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) api_token: Option<PathBuf>,
 }
+
+/// Where the HTTP API is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ApiAddress {
+    Off,
+    At(SocketAddr),
+}
+
+impl FromStr for ApiAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "off" => Ok(Self::Off),
+            _ => text.parse().map(Self::At).map_err(|_| {
+                "give an IP address and a port, for instance 127.0.0.1:4080, or off".to_owned()
+            }),
+        }
+    }
+}
+
+impl fmt::Display for ApiAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::At(at) => at.fmt(f),
+        }
+    }
+}
+
+impl Serialize for ApiAddress {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ApiAddress {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|error| serde::de::Error::custom(format!("{text:?}: {error}")))
+    }
+}
+
+/// The API is for this machine, unless somebody says otherwise.
+const DEFAULT_API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4080);
 
 /// What is printed for a path that is not set.
 const NONE: &str = "";
@@ -125,6 +181,8 @@ pub(crate) struct Settings {
     pub(crate) producer_key: Setting<Option<PathBuf>>,
     pub(crate) prover_key: Setting<Option<PathBuf>>,
     pub(crate) control: Setting<PathBuf>,
+    pub(crate) api: Setting<ApiAddress>,
+    pub(crate) api_token: Setting<PathBuf>,
 }
 
 /// The folder of a node, and flags that change its settings.
@@ -173,6 +231,8 @@ impl Settings {
             producer_key: first!(producer_key),
             prover_key: first!(prover_key),
             control: first!(control).or("control.sock".into()),
+            api: first!(api).or(ApiAddress::At(DEFAULT_API)),
+            api_token: first!(api_token).or("api.token".into()),
         }
     }
 
@@ -202,13 +262,15 @@ impl Settings {
             ("producer_key", path(&self.producer_key.value), self.producer_key.origin),
             ("prover_key", path(&self.prover_key.value), self.prover_key.origin),
             ("control", format!("{:?}", self.control.value), self.control.origin),
+            ("api", format!("{:?}", self.api.value.to_string()), self.api.origin),
+            ("api_token", format!("{:?}", self.api_token.value), self.api_token.origin),
         ]
     }
 }
 
 /// What the environment says: variables named like the keys of the file.
 fn from_environment(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<Source> {
-    fn read<T: std::str::FromStr<Err: fmt::Display>>(
+    fn read<T: FromStr<Err: fmt::Display>>(
         name: &str,
         text: Option<String>,
     ) -> anyhow::Result<Option<T>> {
@@ -235,6 +297,8 @@ fn from_environment(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result
         producer_key: path("TIDEGATE_PRODUCER_KEY"),
         prover_key: path("TIDEGATE_PROVER_KEY"),
         control: path("TIDEGATE_CONTROL"),
+        api: read("TIDEGATE_API", variable("TIDEGATE_API"))?,
+        api_token: path("TIDEGATE_API_TOKEN"),
     })
 }
 
@@ -262,8 +326,7 @@ pub(crate) struct Show {
 pub(crate) fn show(show: &Show) -> anyhow::Result<bool> {
     let settings = Settings::load(&show.place)?;
     if show.json {
-        println!("{}", serde_json::to_string_pretty(&settings)?);
-        return Ok(true);
+        return crate::print::json(&settings);
     }
     let rows = settings.rows();
     let width = rows.iter().map(|(name, value, _)| name.len() + value.len()).max().unwrap_or(0);
@@ -337,13 +400,11 @@ mod tests {
         assert_eq!(flags.map(|flag| flag.replace('-', "_")).collect::<Vec<_>>(), printed);
         for name in &printed {
             let variable = format!("TIDEGATE_{}", name.to_uppercase());
-            let value =
-                if name == "listen" || name == "external" || name == "bootstrap" || name == "peers"
-                {
-                    "/ip4/1.2.3.4/udp/1/quic-v1"
-                } else {
-                    "7"
-                };
+            let value = match name.as_str() {
+                "listen" | "external" | "bootstrap" | "peers" => "/ip4/1.2.3.4/udp/1/quic-v1",
+                "api" => "127.0.0.1:7",
+                _ => "7",
+            };
             let source = from_environment(|asked| (asked == variable).then(|| value.to_owned()));
             assert_ne!(source.unwrap(), Source::default(), "{variable}");
         }

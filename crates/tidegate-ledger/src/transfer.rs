@@ -50,9 +50,12 @@ impl Transfer {
         bytes
     }
 
-    /// Its 152 bytes.
+    /// Bytes of every transfer.
+    pub const SIZE: usize = 152;
+
+    /// Its [`Transfer::SIZE`] bytes.
     pub fn to_bytes(&self) -> Bytes {
-        let mut bytes = Vec::with_capacity(152);
+        let mut bytes = Vec::with_capacity(Self::SIZE);
         bytes.extend(self.from.0);
         bytes.extend(self.to.0);
         bytes.extend([self.amount, self.fee, self.nonce].map(u64::to_be_bytes).concat());

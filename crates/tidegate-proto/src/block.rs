@@ -372,6 +372,7 @@ fn complete(cx: &mut Context, block: BlockId) {
     let (items, lacked) = building.finish();
     cx.stats.add(Count::BlockItems, items.len() as u64);
     cx.stats.add(Count::BlockItemsLacked, lacked.len() as u64);
+    useful(cx, block, lacked.iter().filter_map(|n| items.get(*n as usize)));
     if let Some((link, number)) = pushed {
         give_back(cx, link, number, Report::First);
     }
@@ -393,6 +394,13 @@ fn whole(
     known.body = Body::whole(items, lacked, judged);
     cx.blocks.fetcher.resolved((block, BlockPart::Compact));
     wake_all(cx);
+}
+
+/// Counts what a block has brought that was not here.
+fn useful<'a>(cx: &mut Context, block: BlockId, items: impl Iterator<Item = &'a BlockItem>) {
+    let header = cx.blocks.known.get(&block).map_or(0, |known| known.header.len());
+    let items = items.map(|item| item.body.len()).sum::<usize>();
+    cx.stats.add(Count::UsefulBytes, (header + items) as u64);
 }
 
 /// A block goes to the application when its parent has been accepted.
@@ -574,6 +582,25 @@ pub(crate) fn body_of(cx: &Context, block: &BlockId) -> Option<Found> {
     let known = cx.blocks.known.get(block).filter(|known| known.is_accepted())?;
     let (items, _) = channel::served(known)?;
     encode_body(items, &cx.pools).map(Found::Block)
+}
+
+/// An executed block that is in memory, with its items.
+pub(crate) fn kept(cx: &Context, block: &BlockId) -> Option<Block> {
+    let known = cx.blocks.known.get(block).filter(|known| known.is_accepted())?;
+    let (items, _) = channel::served(known)?;
+    Some(Block { block: *block, header: known.header.clone(), items: items.to_vec() })
+}
+
+/// The block at a height of the best chain, if it is in memory.
+pub(crate) fn at_height(cx: &Context, height: u64) -> Option<BlockId> {
+    let mut at = cx.tip.held()?.block;
+    while let Some(known) = cx.blocks.known.get(&at) {
+        if known.facts.height <= height {
+            return (known.facts.height == height).then_some(at);
+        }
+        at = known.facts.parent;
+    }
+    None
 }
 
 /// The form in which the items of a block travel and are kept. `None` if they are more than it can

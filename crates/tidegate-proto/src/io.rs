@@ -511,6 +511,7 @@ pub enum Invalid {
 
 /// Something the application may want to know. Nothing depends on its being read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Event {
     /// The first connection to a peer is up.
     PeerConnected {

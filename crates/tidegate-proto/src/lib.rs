@@ -69,7 +69,8 @@ pub mod wire;
 pub use config::{Config, Limits, PoolSpec};
 pub use control::VERSION;
 pub use events::EventQueue;
-pub use node::{Node, PeerStatus, PoolStatus, Status};
+pub use node::{Node, PeerStatus, Permits, PoolStatus, Status};
+pub use peers::BannedPeer;
 pub use time::Time;
 pub use violation::Violation;
 

@@ -11,13 +11,15 @@ use crate::block::{self, Blocks};
 use crate::channel::{Context, Kind};
 use crate::config::{Config, ConfigError};
 use crate::control::{self, Control, record};
-use crate::id::{Address, ConnectionId, ItemId, PeerId, PoolIndex, Ticket};
-use crate::io::{Command, DialError, Direction, Event, Input, Output, TipChange, Verdict};
+use crate::id::{Address, BlockId, ConnectionId, ItemId, PeerId, PoolIndex, Ticket};
+use crate::io::{
+    Block, BlockItem, Command, DialError, Direction, Event, Input, Output, TipChange, Verdict,
+};
 use crate::link::{At, Link, Links};
 use crate::peers::book::{Book, PeerBook};
 use crate::peers::dialer::{self, Dialer};
 use crate::peers::exchange::Exchange;
-use crate::peers::{self, Peers};
+use crate::peers::{self, BannedPeer, Peers};
 use crate::pool::{self, Pool};
 use crate::rng::Rng;
 use crate::rpc::{self, Rpc};
@@ -29,7 +31,7 @@ use crate::time::Time;
 use crate::timers::{Timer, Timers};
 use crate::tip::Tip;
 use crate::violation::Violation;
-use crate::wire::{Binding, Frame, Goodbye};
+use crate::wire::{Binding, BlockBody, Frame, Goodbye};
 
 /// A node of the network, as a state machine.
 ///
@@ -480,9 +482,39 @@ impl Node {
         cx.book.revision() + cx.stats.of(Count::Connections) + cx.peers.banned_so_far
     }
 
+    /// Peers that are refused because they broke the rules.
+    pub fn banned_peers(&self) -> Vec<BannedPeer> {
+        self.cx.peers.banned_peers(self.cx.now)
+    }
+
+    /// An executed block that is in memory, with its items; older ones are in the store.
+    pub fn block(&self, block: &BlockId) -> Option<Block> {
+        block::kept(&self.cx, block)
+    }
+
+    /// The block at a height of the best chain, if it is in memory.
+    pub fn block_at(&self, height: u64) -> Option<BlockId> {
+        block::at_height(&self.cx, height)
+    }
+
+    /// The items of a block as they were kept ([`Write::Block`]); `None` if they are none of this
+    /// node's pools.
+    pub fn items_of(&self, body: Bytes) -> Option<Vec<BlockItem>> {
+        let body = Frame::from(body).decode::<BlockBody>().ok()?;
+        let pool = |name: &str| {
+            let place = self.cx.pools.iter().position(|pool| pool.spec.name == name)?;
+            Some(PoolIndex(place as u16))
+        };
+        BlockItem::all_of(body, &*self.cx.rules, pool, true)
+    }
+
     /// Everything at a glance.
     pub fn status(&self) -> Status {
         let cx = &self.cx;
+        let permits = |pool: &Pool, link| {
+            let (given, spent) = pool.permits_of(link)?;
+            Some((pool.spec.name.clone(), Permits { given, spent }))
+        };
         let peer = |(id, link): (ConnectionId, &Link)| PeerStatus {
             peer: link.peer.to_string(),
             client: cx.control.client(id).unwrap_or_default().to_owned(),
@@ -491,6 +523,7 @@ impl Node {
             round_trip: link.round_trip(),
             height: link.height(),
             channels: link.slots.iter().map(|slot| (slot.number, slot.version)).collect(),
+            permits: cx.pools.iter().filter_map(|pool| permits(pool, id)).collect(),
         };
         let pool = |pool: &Pool| {
             let (given, spent) = pool.permits();
@@ -562,6 +595,18 @@ pub struct PeerStatus {
     pub height: u64,
     /// Channel instances and their versions.
     pub channels: Vec<(u32, u32)>,
+    /// Permits by pool.
+    pub permits: BTreeMap<String, Permits>,
+}
+
+/// Permits between this node and a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Permits {
+    /// Those that the peer has spent here and not got back.
+    pub given: usize,
+    /// Those that this node has spent at the peer and not got back.
+    pub spent: usize,
 }
 
 /// A pool at a glance.

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::channel::Context;
 use crate::config::Config;
 use crate::id::{Address, ConnectionId, DialId, PeerId};
@@ -36,6 +38,20 @@ pub(crate) struct Peers {
 #[derive(Clone, Copy, Debug)]
 struct Ban {
     until: Time,
+    /// What it did last; not known any more after a restart.
+    violation: Option<Violation>,
+}
+
+/// A peer that is refused because it broke the rules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct BannedPeer {
+    /// Who.
+    pub peer: String,
+    /// For how much longer.
+    pub left: Duration,
+    /// What it did last; `None` if that was before a restart.
+    pub violation: Option<Violation>,
 }
 
 /// A dial that is under way.
@@ -49,7 +65,8 @@ impl Peers {
     /// What was remembered before.
     pub(crate) fn new(config: &Config, now: Time) -> Self {
         let bans = config.peer_book.bans.iter().take(config.limits.bans as usize);
-        let bans = bans.map(|(peer, left)| (*peer, Ban { until: now + *left })).collect();
+        let bans =
+            bans.map(|(peer, left)| (*peer, Ban { until: now + *left, violation: None })).collect();
         Self { bans, ..Self::default() }
     }
 
@@ -75,8 +92,9 @@ impl Peers {
     pub(crate) fn ban(&mut self, peer: PeerId, violation: Violation, now: Time, limit: u32) {
         self.banned_so_far += 1;
         let until = now + violation.penalty();
-        let ban = self.bans.entry(peer).or_insert(Ban { until });
+        let ban = self.bans.entry(peer).or_insert(Ban { until, violation: None });
         ban.until = ban.until.max(until);
+        ban.violation = Some(violation);
         self.bans.retain(|_, ban| ban.until > now);
         while self.bans.len() > limit as usize {
             let first = self.bans.iter().min_by_key(|(peer, ban)| (ban.until, **peer));
@@ -100,6 +118,17 @@ impl Peers {
     pub(crate) fn saved(&self, now: Time) -> Vec<(PeerId, Duration)> {
         let bans = self.bans.iter().filter(|(_, ban)| ban.until > now);
         bans.map(|(peer, ban)| (*peer, ban.until.since(now))).collect()
+    }
+
+    /// Who is refused, for how much longer, and for what.
+    pub(crate) fn banned_peers(&self, now: Time) -> Vec<BannedPeer> {
+        let bans = self.bans.iter().filter(|(_, ban)| ban.until > now);
+        let banned = |(peer, ban): (&PeerId, &Ban)| BannedPeer {
+            peer: peer.to_string(),
+            left: ban.until.since(now),
+            violation: ban.violation,
+        };
+        bans.map(banned).collect()
     }
 
     /// How many peers are refused.
@@ -211,6 +240,11 @@ mod tests {
         peers.ban(peer(2), Violation::RejectedItem, now, 2);
         peers.ban(peer(2), Violation::Malformed, now, 2);
         assert_eq!(peers.banned(&peer(2), now), Some(now + Duration::from_secs(3600)));
+        let banned = peers.banned_peers(now + Duration::from_secs(60));
+        assert_eq!(banned.len(), 1, "the first one's time is up");
+        assert_eq!(banned[0].peer, peer(2).to_string());
+        assert_eq!(banned[0].violation, Some(Violation::Malformed));
+        assert_eq!(banned[0].left, Duration::from_secs(3540));
         // One past the limit: the one whose time is up first makes room.
         peers.ban(peer(3), Violation::RejectedItem, now, 2);
         assert_eq!(peers.bans(), 2);

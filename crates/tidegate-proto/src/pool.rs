@@ -19,6 +19,7 @@ use crate::io::{Admission, Event, Fate, Invalid, Output, Subject, TipChange, Ver
 use crate::link::{At, Links};
 use crate::permit::Spent;
 use crate::rules::ItemFacts;
+use crate::stats::Count;
 use crate::time::Time;
 use crate::timers::Timer;
 use crate::violation::Violation;
@@ -174,6 +175,11 @@ impl Pool {
     pub(crate) fn permits(&self) -> (usize, usize) {
         let each = self.links.values().map(PoolLink::permits);
         each.fold((0, 0), |(given, spent), (g, s)| (given + g, spent + s))
+    }
+
+    /// The same of one link; `None` if its peer does not take part in this pool.
+    pub(crate) fn permits_of(&self, link: ConnectionId) -> Option<(usize, usize)> {
+        self.links.get(&link).map(PoolLink::permits)
     }
 
     /// When [`expire`] has something to do.
@@ -459,6 +465,7 @@ pub(crate) fn verdict(
     let accepted = match verdict {
         Verdict::Accept(admission) => {
             let item = Item { id, body: pending.body, facts: pending.facts };
+            cx.stats.add(Count::UsefulBytes, item.body.len() as u64);
             let known_by = pending.sources.iter().map(|source| source.link);
             let known_by = known_by.filter(|link| pool.links.contains_key(link)).collect();
             let (now, links) = (cx.now, &mut cx.links);

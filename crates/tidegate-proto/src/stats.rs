@@ -23,6 +23,9 @@ pub enum Count {
     BlockItems,
     /// Items of those blocks that were not in the pools.
     BlockItemsLacked,
+    /// Bytes of what came from peers and was new here: accepted items, items of blocks that were
+    /// not in the pools, headers of those blocks. What is received beyond them is the price.
+    UsefulBytes,
     /// Tips that the application set and this node does not know.
     UnknownTips,
     /// Messages that could not be encoded: a bug of this node.

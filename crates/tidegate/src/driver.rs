@@ -26,9 +26,10 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::identity::Identity;
 use crate::log::Log;
+use crate::node::BlockAt;
 use crate::rt::{self, Clock, Timer};
 #[cfg(feature = "store")]
-use crate::store::{Keeper, StoreError};
+use crate::store::{FoundBlock, Keeper, StoreError};
 use crate::transport::{Traffic, Transport, from_core};
 use crate::validator::{Answer, Workers};
 
@@ -49,6 +50,12 @@ pub(crate) enum Message {
         fate: oneshot::Sender<Fate>,
     },
     Query(Box<dyn Query>),
+    Block {
+        at: BlockAt,
+        answer: oneshot::Sender<Option<Block>>,
+    },
+    #[cfg(feature = "store")]
+    FoundBlock(FoundBlock),
     #[cfg(feature = "store")]
     StoreFailed(StoreError),
     Shutdown(oneshot::Sender<()>),
@@ -72,6 +79,9 @@ impl std::fmt::Debug for Message {
             Self::Publish { .. } => "Publish",
             Self::PublishBlock { .. } => "PublishBlock",
             Self::Query(_) => "Query",
+            Self::Block { .. } => "Block",
+            #[cfg(feature = "store")]
+            Self::FoundBlock(_) => "FoundBlock",
             #[cfg(feature = "store")]
             Self::StoreFailed(_) => "StoreFailed",
             Self::Shutdown(_) => "Shutdown",
@@ -324,9 +334,32 @@ impl Driver {
                 let request = self.request(fate);
                 self.command(Command::PublishBlock { request, block });
             }
+            Message::Block { at, answer } => self.look_for_block(at, answer),
+            #[cfg(feature = "store")]
+            Message::FoundBlock(FoundBlock { found, answer }) => {
+                let block = found.and_then(|(block, header, body)| {
+                    Some(Block { block, header, items: self.core.items_of(body)? })
+                });
+                let _ = answer.send(block);
+            }
             Message::Query(query) => query.look(&self.core, self.traffic()),
             Message::Shutdown(told) => self.leave(Some(told)),
         }
+    }
+
+    /// In memory, and if it is not there, in the store.
+    fn look_for_block(&self, at: BlockAt, answer: oneshot::Sender<Option<Block>>) {
+        let id = match at {
+            BlockAt::Id(id) => Some(id),
+            BlockAt::Height(height) => self.core.block_at(height),
+        };
+        let block = id.and_then(|id| self.core.block(&id));
+        #[cfg(feature = "store")]
+        if let (None, Some(kept)) = (&block, &self.keeper) {
+            return kept.keeper.block(at, answer);
+        }
+        // Who asked may not want to know any more.
+        let _ = answer.send(block);
     }
 
     /// A number for what somebody waits to hear the fate of.

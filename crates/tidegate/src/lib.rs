@@ -99,12 +99,12 @@ mod validator;
 pub use builder::{Builder, StartError};
 pub use identity::{Identity, IdentityError};
 pub use multiaddr::Multiaddr;
-pub use node::{Events, Node, NodeError, PoolItem, Publishing};
+pub use node::{BlockAt, Events, Node, NodeError, PoolItem, Publishing};
 #[cfg(feature = "store")]
 pub use store::{Saved, Store, StoreError};
 pub use tidegate_proto::{
-    Config, Limits, PeerStatus, PoolSpec, PoolStatus, Status, config, id, io, merkle, recording,
-    rules, stats, wire,
+    BannedPeer, Config, Limits, PeerStatus, Permits, PoolSpec, PoolStatus, Status, Violation,
+    config, id, io, merkle, recording, rules, stats, wire,
 };
 pub use transport::Transport;
 pub use validator::{Answer, Validator, accept_all};

@@ -8,11 +8,11 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use multiaddr::Multiaddr;
-use tidegate_proto::Status;
-use tidegate_proto::id::{ItemId, PeerId, PoolIndex};
+use tidegate_proto::id::{BlockId, ItemId, PeerId, PoolIndex};
 use tidegate_proto::io::{Admission, Block, Command, Event, Fate, TipChange};
 use tidegate_proto::stats::Stats;
 use tidegate_proto::wire::Grant;
+use tidegate_proto::{BannedPeer, Status};
 use tokio::sync::oneshot;
 
 use crate::driver::{Mailbox, Message, Sender};
@@ -47,6 +47,15 @@ pub enum NodeError {
     /// Too much is being published at once.
     #[error("{PUBLISHING} items are being published: wait for their fates before the next")]
     Busy,
+}
+
+/// Which block is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockAt {
+    /// The one of this id.
+    Id(BlockId),
+    /// The one at this height of the best chain.
+    Height(u64),
 }
 
 impl Node {
@@ -140,6 +149,20 @@ impl Node {
             core.pool(pool).take(most).map(item).collect()
         })
         .await
+    }
+
+    /// A block that was executed, with its items: by its id, or by its height on the best chain. It
+    /// comes from memory (the last ones) or from the store; `None` if it is in neither. The items
+    /// of the genesis, and without a store those of old blocks, are nowhere.
+    pub async fn block(&self, at: BlockAt) -> Result<Option<Block>, NodeError> {
+        let (answer, receiver) = oneshot::channel();
+        self.tell(Message::Block { at, answer })?;
+        receiver.await.map_err(|_| NodeError::Closed)
+    }
+
+    /// Peers that are refused because they broke the rules.
+    pub async fn banned_peers(&self) -> Result<Vec<BannedPeer>, NodeError> {
+        self.query(|core, _| core.banned_peers()).await
     }
 
     /// Ids of all items of a pool, ascending.

@@ -20,11 +20,13 @@ use tidegate_proto::io::{Block, BlockItem, Found, Load, Write};
 use tidegate_proto::rules::Rules;
 use tidegate_proto::wire::{BlockBody, Frame};
 
+use crate::node::BlockAt;
+
 mod keeper;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use keeper::Keeper;
+pub(crate) use keeper::{FoundBlock, Keeper};
 
 /// The form of what is in the file. One that is higher is of a newer version of this crate.
 const SCHEMA: u32 = 1;
@@ -403,6 +405,24 @@ impl Store {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Id, header and encoded items of a block.
+    fn block(&self, at: BlockAt) -> Result<Option<(BlockId, Bytes, Bytes)>, StoreError> {
+        let read = || -> Result<_, redb::Error> {
+            let tx = self.db.begin_read()?;
+            let id = match at {
+                BlockAt::Id(id) => Some(id.0),
+                BlockAt::Height(height) => tx.open_table(CHAIN)?.get(height)?.map(|id| *id.value()),
+            };
+            let Some(id) = id else { return Ok(None) };
+            let header = tx.open_table(BLOCKS)?.get(&id)?;
+            let header = header.map(|block| Bytes::copy_from_slice(block.value().1));
+            let body = tx.open_table(BODIES)?.get(&id)?;
+            let body = body.map(|body| Bytes::copy_from_slice(body.value()));
+            Ok(header.zip(body).map(|(header, body)| (BlockId(id), header, body)))
+        };
+        read().map_err(|error| failed(&self.path, error))
     }
 
     /// What a peer asks for.

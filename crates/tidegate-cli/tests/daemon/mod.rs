@@ -1,14 +1,14 @@
 //! A node as a process, and what the tests ask of it.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::UdpSocket;
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tidegate_ledger::{SigningKey, account};
 
 /// How long anything may take before the test gives up.
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn tidegate() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    command.env("TIDEGATE_LOG", "info");
+    command.env("TIDEGATE_LOG", "info").env("TIDEGATE_API", "off");
     command
 }
 
@@ -72,22 +72,76 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Duration {
     since.elapsed()
 }
 
+/// An answer of the API.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// One request and its answer, over a connection that ends with it. `head` is all before the empty
+/// line but `Connection`.
+pub(crate) fn exchange(
+    mut stream: impl Read + Write,
+    head: &str,
+    body: &str,
+) -> std::io::Result<Answer> {
+    let length = body.len();
+    let request = format!("{head}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+    stream.write_all(request.as_bytes())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let broken = || std::io::Error::other(format!("not an answer: {text:?}"));
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(broken)?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let (head, body) = (head.to_lowercase(), body.to_owned());
+    Ok(Answer { status: status.ok_or_else(broken)?, head, body })
+}
+
 /// Asks the node of a folder, as its other commands do.
-pub(crate) fn ask(folder: &Path, request: &Value) -> Result<Value, String> {
-    let failed = |error: std::io::Error| error.to_string();
-    let mut stream = UnixStream::connect(folder.join("control.sock")).map_err(failed)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-    stream.write_all(format!("{request}\n").as_bytes()).map_err(failed)?;
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).map_err(failed)?;
-    let answer: Value = serde_json::from_str(&line).map_err(|error| error.to_string())?;
-    answer.get("ok").cloned().ok_or_else(|| answer["error"].to_string())
+fn at_socket(folder: &Path, line: &str, body: &str) -> Result<Value, String> {
+    let asked = || -> std::io::Result<Answer> {
+        let stream = UnixStream::connect(folder.join("control.sock"))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let head = format!("{line} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json");
+        exchange(stream, &head, body)
+    };
+    let answer = asked().map_err(|error| error.to_string())?;
+    match answer.status {
+        200 => Ok(answer.json()),
+        _ => Err(answer.body),
+    }
+}
+
+/// Reads something of a node.
+pub(crate) fn get(folder: &Path, path: &str) -> Result<Value, String> {
+    at_socket(folder, &format!("GET {path}"), "")
+}
+
+/// Hands a signed transfer to a node.
+pub(crate) fn submit(folder: &Path, transfer: &[u8]) -> Result<Value, String> {
+    let body = serde_json::json!({ "transfer": hex::encode(transfer) });
+    at_socket(folder, "POST /v1/transfers", &body.to_string())
+}
+
+/// The number of an account's next transfer.
+pub(crate) fn nonce(folder: &Path, account: &str) -> Option<u64> {
+    get(folder, &format!("/v1/accounts/{account}")).ok()?["nonce"].as_u64()
 }
 
 /// A node's folder, and its process while it runs.
 pub(crate) struct Daemon {
     pub(crate) folder: PathBuf,
     pub(crate) port: u16,
+    /// Where its API is, since it was started.
+    pub(crate) api: Option<SocketAddr>,
     process: Option<Child>,
 }
 
@@ -101,7 +155,7 @@ impl Daemon {
 
     /// A node whose folder is there.
     pub(crate) fn existing(folder: PathBuf) -> Self {
-        Self { folder, port: free_port(), process: None }
+        Self { folder, port: free_port(), api: None, process: None }
     }
 
     pub(crate) fn start(&mut self, more: &[&str]) {
@@ -109,10 +163,15 @@ impl Daemon {
             fs::File::options().create(true).append(true).open(self.folder.join("log")).unwrap();
         let mut command = tidegate();
         command.args(["run", "--folder", string(&self.folder), "--listen", &address(self.port)]);
+        command.env("TIDEGATE_API", "127.0.0.1:0");
         let mut child = command.args(more).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert!(line.starts_with("listening on "), "{line:?}\n{}", self.log());
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut line = || lines.next().transpose().unwrap().unwrap_or_default();
+        let first = line();
+        assert!(first.starts_with("listening on "), "{first:?}\n{}", self.log());
+        let second = line();
+        let api = second.strip_prefix("API at http://").map(|at| at.parse().unwrap());
+        self.api = Some(api.unwrap_or_else(|| panic!("{second:?}\n{}", self.log())));
         self.process = Some(child);
     }
 
@@ -141,16 +200,24 @@ impl Daemon {
         (process.wait().unwrap().code(), since.elapsed())
     }
 
-    pub(crate) fn ask(&self, request: &Value) -> Result<Value, String> {
-        ask(&self.folder, request)
+    /// Reads something, over its socket.
+    pub(crate) fn get(&self, path: &str) -> Value {
+        get(&self.folder, path).unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
+    }
+
+    /// A request to its address.
+    pub(crate) fn http(&self, head: &str, body: &str) -> Answer {
+        let stream = TcpStream::connect(self.api.unwrap()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        exchange(stream, head, body).unwrap()
     }
 
     pub(crate) fn status(&self) -> Value {
-        self.ask(&json!("status")).unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
+        self.get("/v1/status")
     }
 
-    pub(crate) fn peers(&self) -> usize {
-        self.status()["peers"].as_array().unwrap().len()
+    pub(crate) fn peers(&self) -> u64 {
+        self.status()["peers"].as_u64().unwrap()
     }
 
     pub(crate) fn height(&self) -> u64 {

@@ -489,6 +489,7 @@ pub(crate) fn body(
     cx.sync.failures.retain(|(_, what), _| *what != What::Body(block));
     super::abandon(cx, block);
     cx.stats.count(Count::FetchedBlocks);
+    super::useful(cx, block, items.iter());
     whole(cx, block, items, Vec::new(), Judged::Waiting);
     ask_if_ready(cx, block);
     keep::prune_bodies(cx);

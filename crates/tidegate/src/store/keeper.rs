@@ -4,15 +4,30 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use bytes::Bytes;
 use tidegate_proto::config::PeerBook;
-use tidegate_proto::io::{Command, Load, Write};
+use tidegate_proto::id::BlockId;
+use tidegate_proto::io::{Block, Command, Load, Write};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{Store, StoreError};
 use crate::driver::Message;
+use crate::node::BlockAt;
 
 /// What is written at once at most: a sync costs the same for one as for many.
 const BATCH: usize = 1024;
+
+/// A block as it is kept, for somebody who waits for it.
+pub(crate) struct FoundBlock {
+    /// Id, header and encoded items, if there is such a block.
+    pub(crate) found: Option<(BlockId, Bytes, Bytes)>,
+    pub(crate) answer: tokio::sync::oneshot::Sender<Option<Block>>,
+}
+
+enum Question {
+    Peer(u64, Load),
+    Block(BlockAt, tokio::sync::oneshot::Sender<Option<Block>>),
+}
 
 enum Job {
     Write(u64, Write),
@@ -23,7 +38,7 @@ enum Job {
 #[derive(Debug)]
 pub(crate) struct Keeper {
     writer: Sender<Job>,
-    reader: Sender<(u64, Load)>,
+    reader: Sender<Question>,
     /// Ends when both threads have let go of the store.
     held: tokio::sync::mpsc::Receiver<Infallible>,
 }
@@ -70,7 +85,12 @@ impl Keeper {
 
     /// Looks for something; [`Command::Loaded`] follows.
     pub(crate) fn load(&self, request: u64, what: Load) {
-        let _ = self.reader.send((request, what));
+        let _ = self.reader.send(Question::Peer(request, what));
+    }
+
+    /// Looks for a block; [`Message::FoundBlock`] follows.
+    pub(crate) fn block(&self, at: BlockAt, answer: tokio::sync::oneshot::Sender<Option<Block>>) {
+        let _ = self.reader.send(Question::Block(at, answer));
     }
 
     /// Is ready when all that was given is durable, or cannot be, and the store is closed: whoever
@@ -114,10 +134,20 @@ fn write(share: Share, jobs: &Receiver<Job>, driver: &Driver) {
     }
 }
 
-fn read(share: Share, loads: &Receiver<(u64, Load)>, driver: &Driver) {
-    while let Ok((request, what)) = loads.recv() {
-        match share.store.load(&what) {
-            Ok(found) => tell(driver, Message::Command(Command::Loaded { request, found })),
+fn read(share: Share, questions: &Receiver<Question>, driver: &Driver) {
+    while let Ok(question) = questions.recv() {
+        let message = match question {
+            Question::Peer(request, what) => {
+                let found = share.store.load(&what);
+                found.map(|found| Message::Command(Command::Loaded { request, found }))
+            }
+            Question::Block(at, answer) => {
+                let found = share.store.block(at);
+                found.map(|found| Message::FoundBlock(FoundBlock { found, answer }))
+            }
+        };
+        match message {
+            Ok(message) => tell(driver, message),
             Err(error) => return failed(driver, error),
         }
     }

@@ -1,0 +1,288 @@
+//! What happens in the node, for those who listen: the last events, numbered, as server-sent
+//! events. Who comes back with the number of the last one it has seen misses none that is still
+//! here, and is told of those that are not.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::response::sse;
+use futures_util::Stream;
+use serde_json::{Value, json};
+use tidegate::id::PoolIndex;
+use tidegate::io::Event;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// Events that are kept for those who come back: some seconds of a busy node.
+pub(crate) const KEPT: usize = 4096;
+/// Listeners at a time: each costs a connection, and what it has not read yet is not copied.
+pub(crate) const LISTENERS: usize = 16;
+/// How often a listener hears that the node is there, if nothing happens.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// One event.
+#[derive(Clone, Debug)]
+struct Entry {
+    name: &'static str,
+    data: Arc<str>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// The number of the first that is here.
+    first: u64,
+    entries: VecDeque<Entry>,
+}
+
+impl Kept {
+    fn next(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+}
+
+/// The last events of a node.
+#[derive(Debug)]
+pub(crate) struct EventLog {
+    /// Tells numbers of this process from those of the one before it.
+    start: u64,
+    pools: Vec<String>,
+    kept: Mutex<Kept>,
+    /// The number of the next event.
+    news: watch::Sender<u64>,
+    listeners: Arc<Semaphore>,
+    syncing: watch::Sender<bool>,
+}
+
+impl EventLog {
+    pub(crate) fn new(start: u64, pools: Vec<String>) -> Self {
+        Self {
+            start,
+            pools,
+            kept: Mutex::default(),
+            news: watch::Sender::new(0),
+            listeners: Arc::new(Semaphore::new(LISTENERS)),
+            syncing: watch::Sender::new(false),
+        }
+    }
+
+    /// Whether the node is catching up.
+    pub(crate) fn syncing(&self) -> bool {
+        *self.syncing.borrow()
+    }
+
+    /// Adds an event.
+    pub(crate) fn push(&self, event: &Event) {
+        match event {
+            Event::SyncStarted { .. } => drop(self.syncing.send_replace(true)),
+            Event::SyncEnded { .. } => drop(self.syncing.send_replace(false)),
+            _ => {}
+        }
+        let (name, data) = self.describe(event);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.entries.push_back(Entry { name, data: data.to_string().into() });
+        if kept.entries.len() > KEPT {
+            kept.entries.pop_front();
+            kept.first += 1;
+        }
+        self.news.send_replace(kept.next());
+    }
+
+    fn describe(&self, event: &Event) -> (&'static str, Value) {
+        let pool = |pool: &PoolIndex| self.pools.get(pool.0 as usize).cloned().unwrap_or_default();
+        match event {
+            Event::PeerConnected { peer, client, inbound } => {
+                let data =
+                    json!({ "peer": peer.to_string(), "client": client, "inbound": inbound });
+                ("peer_connected", data)
+            }
+            Event::PeerDisconnected { peer, reason } => {
+                let data = json!({ "peer": peer.to_string(), "reason": format!("{reason:?}") });
+                ("peer_disconnected", data)
+            }
+            Event::Refused { peer, by_us, refusal } => {
+                let (peer, why) = (peer.to_string(), format!("{refusal:?}"));
+                ("refused", json!({ "peer": peer, "by_us": by_us, "reason": why }))
+            }
+            Event::DialFailed { address, error } => {
+                let address = tidegate::transport::from_core(address);
+                let address = address.map(|address| address.to_string());
+                ("dial_failed", json!({ "address": address, "error": error.to_string() }))
+            }
+            Event::ItemAdded { pool: index, id } => {
+                ("item_added", json!({ "pool": pool(index), "id": id.to_string() }))
+            }
+            Event::ItemRemoved { pool: index, id } => {
+                ("item_removed", json!({ "pool": pool(index), "id": id.to_string() }))
+            }
+            Event::TipChanged { block, height } => {
+                ("tip_changed", json!({ "block": block.to_string(), "height": height }))
+            }
+            Event::UnknownTip { block } => ("unknown_tip", json!({ "block": block.to_string() })),
+            Event::SyncStarted { from, to } => ("sync_started", json!({ "from": from, "to": to })),
+            Event::SyncEnded { from, at } => ("sync_ended", json!({ "from": from, "at": at })),
+            Event::Lagged(count) => ("missed", json!({ "count": count })),
+            // There may be more one day: their names are better than nothing.
+            other => ("other", json!({ "event": format!("{other:?}") })),
+        }
+    }
+
+    /// The stream of one listener, behind the last event that it has seen (`None`: from now on).
+    /// `None` if there are too many listeners.
+    pub(crate) fn listen(self: &Arc<Self>, last: Option<&str>) -> Option<EventStream> {
+        let place = self.listeners.clone().try_acquire_owned().ok()?;
+        let now = self.kept.lock().unwrap_or_else(PoisonError::into_inner).next();
+        // An id of another process, or none at all, says nothing about what was missed.
+        let seen = last.map(|last| self.parse(last).filter(|seen| *seen < now));
+        let (next, unknown) = match seen {
+            None => (now, false),
+            Some(Some(seen)) => (seen + 1, false),
+            Some(None) => (0, true),
+        };
+        let listener = Listener {
+            log: self.clone(),
+            news: self.news.subscribe(),
+            next,
+            unknown,
+            _place: place,
+        };
+        let stream: EventStream = Box::pin(futures_util::stream::unfold(listener, Listener::step));
+        Some(stream)
+    }
+
+    fn parse(&self, id: &str) -> Option<u64> {
+        let (start, number) = id.split_once('-')?;
+        let start = u64::from_str_radix(start, 16).ok()?;
+        number.parse().ok().filter(|_| start == self.start)
+    }
+
+    fn id(&self, number: u64) -> String {
+        format!("{:x}-{number}", self.start)
+    }
+}
+
+pub(crate) type EventStream =
+    std::pin::Pin<Box<dyn Stream<Item = Result<sse::Event, Infallible>> + Send>>;
+
+/// One who listens.
+struct Listener {
+    log: Arc<EventLog>,
+    news: watch::Receiver<u64>,
+    next: u64,
+    /// It was here before this process: what happened between is not known.
+    unknown: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Listener {
+    async fn step(mut self) -> Option<(Result<sse::Event, Infallible>, Self)> {
+        loop {
+            if let Some(event) = self.take() {
+                return Some((Ok(event), self));
+            }
+            // The log is here, and with it the sender.
+            self.news.changed().await.ok()?;
+        }
+    }
+
+    fn take(&mut self) -> Option<sse::Event> {
+        // Before the look, so that no news is missed behind it.
+        self.news.borrow_and_update();
+        let log = self.log.clone();
+        let kept = log.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut self.unknown) {
+            self.next = kept.first;
+            let data = json!({ "count": null }).to_string();
+            return Some(sse::Event::default().event("missed").data(data));
+        }
+        if self.next < kept.first {
+            let count = kept.first - self.next;
+            self.next = kept.first;
+            let id = log.id(kept.first - 1);
+            let data = json!({ "count": count }).to_string();
+            return Some(sse::Event::default().event("missed").id(id).data(data));
+        }
+        let entry = kept.entries.get((self.next - kept.first) as usize)?;
+        let event = sse::Event::default().event(entry.name).id(log.id(self.next));
+        self.next += 1;
+        Some(event.data(&entry.data))
+    }
+}
+
+/// What keeps an idle stream open.
+pub(crate) fn keep_alive() -> sse::KeepAlive {
+    sse::KeepAlive::new().interval(KEEP_ALIVE)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt as _;
+
+    use super::*;
+
+    fn log() -> Arc<EventLog> {
+        Arc::new(EventLog::new(0xab, vec!["notes".into()]))
+    }
+
+    fn tip(height: u64) -> Event {
+        Event::TipChanged { block: tidegate::id::BlockId([7; 32]), height }
+    }
+
+    /// The next event as it is written, without the time to wait for one.
+    async fn next(stream: &mut EventStream) -> String {
+        let event = tokio::time::timeout(Duration::from_secs(10), stream.next()).await;
+        format!("{:?}", event.expect("an event").expect("no end").expect("never an error"))
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_misses_nothing() {
+        let log = log();
+        let mut first = log.listen(None).unwrap();
+        log.push(&tip(1));
+        assert!(next(&mut first).await.contains("id: ab-0"));
+        drop(first);
+        log.push(&tip(2));
+        log.push(&tip(3));
+        let mut again = log.listen(Some("ab-0")).unwrap();
+        for (id, height) in [("ab-1", 2), ("ab-2", 3)] {
+            let event = next(&mut again).await;
+            assert!(event.contains(id) && event.contains(&format!("\\\"height\\\":{height}")));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_comes_too_late_is_told() {
+        let log = log();
+        for height in 0..KEPT as u64 + 10 {
+            log.push(&tip(height));
+        }
+        let mut late = log.listen(Some("ab-3")).unwrap();
+        let missed = next(&mut late).await;
+        assert!(missed.contains("missed") && missed.contains("\\\"count\\\":6"), "{missed}");
+        assert!(next(&mut late).await.contains("id: ab-10\\n"));
+        // One past the limit, and at it.
+        let mut at = log.listen(Some("ab-9")).unwrap();
+        assert!(next(&mut at).await.contains("id: ab-10\\n"));
+    }
+
+    #[tokio::test]
+    async fn a_number_of_another_process_is_no_number() {
+        let log = log();
+        log.push(&tip(5));
+        for last in ["ac-0", "nonsense", "ab-7", ""] {
+            let mut stream = log.listen(Some(last)).unwrap();
+            let missed = next(&mut stream).await;
+            assert!(missed.contains("missed") && missed.contains("null"), "{missed}");
+            assert!(next(&mut stream).await.contains("id: ab-0"));
+        }
+    }
+
+    #[tokio::test]
+    async fn listeners_are_bounded() {
+        let log = log();
+        let mut all = (0..LISTENERS).map(|_| log.listen(None).unwrap()).collect::<Vec<_>>();
+        assert!(log.listen(None).is_none());
+        all.pop();
+        assert!(log.listen(None).is_some());
+    }
+}

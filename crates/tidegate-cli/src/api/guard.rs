@@ -1,0 +1,174 @@
+//! Who may ask. On the node's socket whoever can open it; on loopback whoever is on this machine,
+//! but no web page; anywhere else whoever has the token.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use tidegate::Identity;
+
+use super::problem::Problem;
+
+/// Where everyone may ask whether the node is there.
+pub(crate) const HEALTH: &str = "/health";
+
+/// The rules at one address.
+#[derive(Clone, Debug)]
+pub(crate) struct Guard {
+    /// Hash of the token, if one is wanted: comparing hashes takes the same time for every guess.
+    token: Option<blake3::Hash>,
+}
+
+impl Guard {
+    /// The rules for an address. One that others can reach must have a token; its file is made if
+    /// it is not there.
+    pub(crate) fn new(at: SocketAddr, file: &Path, wanted: bool) -> anyhow::Result<Arc<Self>> {
+        let token = match wanted || !at.ip().is_loopback() {
+            true => Some(blake3::hash(token(file)?.as_bytes())),
+            false => None,
+        };
+        Ok(Arc::new(Self { token }))
+    }
+
+    fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
+        let text =
+            |name| headers.get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
+        let host = text(header::HOST).unwrap_or_default();
+        // A page of another site whose name leads here is still of another site.
+        if let Some(origin) = headers.get(header::ORIGIN) {
+            let own = [format!("http://{host}"), format!("https://{host}")];
+            if host.is_empty() || !own.iter().any(|own| origin.as_bytes() == own.as_bytes()) {
+                let detail = "pages of other sites may not ask this node";
+                return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+            }
+        }
+        if path == HEALTH {
+            return Ok(());
+        }
+        let Some(wanted) = &self.token else {
+            return match is_local(host) {
+                true => Ok(()),
+                false => {
+                    let detail = format!("{host:?} is no name of this machine: ask 127.0.0.1");
+                    Err(Problem::new(StatusCode::FORBIDDEN, detail))
+                }
+            };
+        };
+        let given = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
+        match given.is_some_and(|given| blake3::hash(given.trim().as_bytes()) == *wanted) {
+            true => Ok(()),
+            false => {
+                let detail = "give the node's token: `Authorization: Bearer …`, from its api.token";
+                Err(Problem::new(StatusCode::UNAUTHORIZED, detail))
+            }
+        }
+    }
+}
+
+/// Refuses what the rules do not allow.
+pub(crate) async fn guard(
+    State(guard): State<Arc<Guard>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match guard.check(request.uri().path(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Whether a Host header names this machine. A name that a stranger's server resolves to
+/// 127.0.0.1 does not (DNS rebinding).
+fn is_local(host: &str) -> bool {
+    let name = match host.parse::<SocketAddr>() {
+        Ok(address) => return address.ip().is_loopback(),
+        Err(_) => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    let address = address.or_else(|_| name.trim_matches(['[', ']']).parse());
+    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// Reads the token, or makes it. Its file has the same form as a key file, and the same rules: its
+/// owner alone may read it.
+fn token(file: &Path) -> anyhow::Result<String> {
+    let name = || file.display().to_string();
+    if !file.exists() {
+        Identity::generate()?.create(file)?;
+        tracing::info!("a token for the API is made: {}", name());
+    }
+    Identity::load(file).context("the token of the API")?;
+    let text = std::fs::read_to_string(file).with_context(name)?;
+    match text.trim() {
+        "" => bail!("{}: an empty token", name()),
+        token => Ok(token.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(header::HeaderName, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
+    }
+
+    fn status(guard: &Guard, pairs: &[(header::HeaderName, &str)]) -> u16 {
+        guard.check("/v1/status", &headers(pairs)).map_or_else(|problem| problem.status, |()| 200)
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_refused() {
+        let guard = Guard { token: None };
+        let host = (header::HOST, "127.0.0.1:4080");
+        assert_eq!(status(&guard, std::slice::from_ref(&host)), 200);
+        for (origin, expected) in [
+            ("http://127.0.0.1:4080", 200),
+            ("http://example.org", 403),
+            ("http://127.0.0.1:4081", 403),
+            ("null", 403),
+        ] {
+            let headers = [host.clone(), (header::ORIGIN, origin)];
+            assert_eq!(status(&guard, &headers), expected, "{origin}");
+        }
+        for (host, expected) in [
+            ("localhost:4080", 200),
+            ("LOCALHOST", 200),
+            ("[::1]:4080", 200),
+            ("::1", 200),
+            ("127.0.0.2:1", 200),
+            ("rebound.example.org:4080", 403),
+            ("localhost.example.org", 403),
+            ("192.0.2.1:4080", 403),
+            ("", 403),
+        ] {
+            assert_eq!(status(&guard, &[(header::HOST, host)]), expected, "{host}");
+        }
+        assert_eq!(status(&guard, &[]), 403);
+    }
+
+    #[test]
+    fn elsewhere_a_token_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("api.token");
+        let guard = Guard::new("0.0.0.0:80".parse().unwrap(), &file, false).unwrap();
+        let host = (header::HOST, "node.example.org");
+        let token = std::fs::read_to_string(&file).unwrap();
+        let with = |value: String| status(&guard, &[host.clone(), (header::AUTHORIZATION, &value)]);
+        assert_eq!(with(format!("Bearer {}", token.trim())), 200);
+        assert_eq!(with(format!("Bearer {}0", token.trim())), 401);
+        assert_eq!(with(token.trim().to_owned()), 401);
+        assert_eq!(status(&guard, &[host]), 401);
+        assert!(guard.check(HEALTH, &headers(&[])).is_ok());
+        // The same one after a restart; and on loopback only if it is wanted.
+        let loopback = "127.0.0.1:80".parse().unwrap();
+        let again = Guard::new(loopback, &file, true).unwrap();
+        assert_eq!(again.token, guard.token);
+        assert!(Guard::new(loopback, &file, false).unwrap().token.is_none());
+    }
+}

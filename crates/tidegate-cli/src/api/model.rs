@@ -1,0 +1,250 @@
+//! What the API answers. These forms are its own: the core may change beneath them.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tidegate::PeerStatus;
+use utoipa::{IntoParams, ToSchema};
+
+/// A node at a glance.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Status {
+    /// Who the node is: base58 of its public key with a prefix.
+    pub(crate) peer_id: String,
+    /// Name and version of the program.
+    pub(crate) client: String,
+    /// Name of the network.
+    pub(crate) network: String,
+    /// Where it accepts connections.
+    pub(crate) addresses: Vec<String>,
+    /// Seconds since it started.
+    pub(crate) uptime: f64,
+    /// Height of the best executed block, once it is durable.
+    pub(crate) height: u64,
+    /// Its id.
+    pub(crate) tip: Option<String>,
+    /// Whether it is far behind its peers and fetches blocks.
+    pub(crate) syncing: bool,
+    /// Peers that are connected.
+    pub(crate) peers: usize,
+    /// Peers that it has heard of.
+    pub(crate) known_peers: usize,
+    /// Those of them that it has met.
+    pub(crate) met_peers: usize,
+    /// Peers that are refused because they broke the rules.
+    pub(crate) banned_peers: usize,
+    /// Questions to the ledger that are not answered.
+    pub(crate) pending_verdicts: usize,
+    /// Bytes that are not durable yet.
+    pub(crate) store_backlog: usize,
+    /// Bytes on the wire, headers of UDP and IP not counted.
+    pub(crate) bytes_sent: u64,
+    /// The same, received.
+    pub(crate) bytes_received: u64,
+    /// Bytes of what came from peers and was new here.
+    pub(crate) useful_bytes: u64,
+    /// The pools.
+    pub(crate) pools: Vec<Pool>,
+}
+
+/// A pool at a glance.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Pool {
+    /// Its name.
+    pub(crate) name: String,
+    /// Items it holds.
+    pub(crate) items: usize,
+    /// Their bytes.
+    pub(crate) bytes: usize,
+    /// Permits of this node that peers have spent and not got back.
+    pub(crate) permits_given: usize,
+    /// Permits of peers that this node has spent and not got back.
+    pub(crate) permits_spent: usize,
+}
+
+/// An item of a pool.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Item {
+    /// Its id, in hex.
+    pub(crate) id: String,
+    /// Whether it could be in the next block.
+    pub(crate) executable: bool,
+    /// Its bytes, in hex.
+    pub(crate) body: String,
+}
+
+/// Which items are asked for.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Most {
+    /// How many at most, the best first.
+    #[serde(default = "Most::usual")]
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    pub(crate) limit: usize,
+}
+
+impl Most {
+    /// One page of what a person reads.
+    fn usual() -> usize {
+        100
+    }
+}
+
+/// Peers, and those that are refused.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Peers {
+    /// Peers that are connected.
+    pub(crate) connected: Vec<Peer>,
+    /// Peers that are refused because they broke the rules.
+    pub(crate) banned: Vec<Banned>,
+}
+
+/// A connected peer.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Peer {
+    /// Who.
+    pub(crate) peer: String,
+    /// What it calls itself.
+    pub(crate) client: String,
+    /// Whether it dialed.
+    pub(crate) inbound: bool,
+    /// Seconds since it is connected.
+    pub(crate) connected_for: f64,
+    /// Milliseconds of a round trip.
+    pub(crate) round_trip: f64,
+    /// Height of its executed tip, as it says.
+    pub(crate) height: u64,
+    /// Permits by pool.
+    pub(crate) permits: Vec<Permits>,
+}
+
+/// Permits between this node and a peer.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Permits {
+    /// The pool.
+    pub(crate) pool: String,
+    /// Those that the peer has spent here and not got back.
+    pub(crate) given: usize,
+    /// Those that this node has spent there and not got back.
+    pub(crate) spent: usize,
+}
+
+impl From<&PeerStatus> for Peer {
+    fn from(status: &PeerStatus) -> Self {
+        let permits = status.permits.iter().map(|(pool, permits)| Permits {
+            pool: pool.clone(),
+            given: permits.given,
+            spent: permits.spent,
+        });
+        Self {
+            peer: status.peer.clone(),
+            client: status.client.clone(),
+            inbound: status.inbound,
+            connected_for: status.connected_for.as_secs_f64(),
+            round_trip: status.round_trip.as_secs_f64() * 1e3,
+            height: status.height,
+            permits: permits.collect(),
+        }
+    }
+}
+
+/// A peer that is refused.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Banned {
+    /// Who.
+    pub(crate) peer: String,
+    /// For how many seconds more.
+    pub(crate) left: f64,
+    /// What it did; not known any more after a restart.
+    pub(crate) violation: Option<String>,
+}
+
+impl Banned {
+    pub(crate) fn new(peer: String, left: Duration, violation: Option<String>) -> Self {
+        Self { peer, left: left.as_secs_f64(), violation }
+    }
+}
+
+/// The best executed block.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Tip {
+    /// Its height.
+    pub(crate) height: u64,
+    /// Its id.
+    pub(crate) block: String,
+}
+
+/// A block.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Block {
+    /// Its id.
+    pub(crate) block: String,
+    /// The block before.
+    pub(crate) parent: String,
+    /// How many blocks there are before it.
+    pub(crate) height: u64,
+    /// The slot it was made in.
+    pub(crate) slot: u64,
+    /// Public key of its producer, in hex.
+    pub(crate) producer: String,
+    /// Its items in their order.
+    pub(crate) items: Vec<BlockItem>,
+}
+
+/// An item of a block.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct BlockItem {
+    /// The pool it belongs to.
+    pub(crate) pool: String,
+    /// Its id, in hex.
+    pub(crate) id: String,
+    /// Its bytes, in hex.
+    pub(crate) body: String,
+}
+
+/// An account at the tip.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Account {
+    /// Its public key, in hex.
+    pub(crate) account: String,
+    /// What it has.
+    pub(crate) balance: u64,
+    /// The number of its next transfer.
+    pub(crate) nonce: u64,
+}
+
+/// A transfer to publish.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Submission {
+    /// The signed transfer, in hex: two digits for each of [`Transfer::SIZE`] bytes.
+    #[schema(pattern = "^[0-9a-fA-F]{304}$", min_length = 304, max_length = 304)]
+    pub(crate) transfer: String,
+}
+
+/// What became of it.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Submitted {
+    /// Its id, in hex.
+    pub(crate) id: String,
+    /// Accepted now, or known before; it is durable in both cases.
+    pub(crate) fate: Fate,
+}
+
+/// What becomes of a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Fate {
+    Accepted,
+    Known,
+}
+
+/// Whether the node is of use to others.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Ready {
+    /// Whether it is.
+    pub(crate) ready: bool,
+    /// Why not.
+    pub(crate) reasons: Vec<String>,
+}

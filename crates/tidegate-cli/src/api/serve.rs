@@ -1,0 +1,133 @@
+//! Where the API is: at an address, and at a socket in the node's folder that its owner alone can
+//! open.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+
+use super::guard::{Guard, guard};
+use super::problem::Problem;
+
+/// Connections at a time, at each of the two places. More wait to be accepted.
+const CONNECTIONS: usize = 64;
+/// How long a request may take to arrive, and its answer to begin.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection may be idle or slow to say what it wants.
+const HEADERS: Duration = Duration::from_secs(10);
+/// Bytes of a request's line and headers, and of what is read at once.
+const BUFFER: usize = 16 << 10;
+/// Headers of a request.
+const MOST_HEADERS: usize = 64;
+/// How long to wait when the system gives no more connections.
+const REST: Duration = Duration::from_millis(100);
+
+/// The socket of a node; its file goes with it.
+pub(crate) struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Who runs next takes it over if it stays.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Listens at a socket. One that nobody answers at any more is taken over.
+pub(crate) fn socket(path: &Path) -> anyhow::Result<Socket> {
+    let name = || path.display().to_string();
+    if path.exists() {
+        if UnixStream::connect(path).is_ok() {
+            bail!("{}: another process answers here: stop it first", name());
+        }
+        std::fs::remove_file(path).with_context(name)?;
+    }
+    let listener = UnixListener::bind(path).with_context(name)?;
+    let socket = Socket { listener, path: path.to_owned() };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(name)?;
+    Ok(socket)
+}
+
+/// Listens at an address.
+pub(crate) async fn address(at: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(at).await;
+    listener.with_context(|| format!("the API at {at} (choose another with --api, or `off`)"))
+}
+
+/// Answers at the socket, for ever.
+pub(crate) async fn at_socket(socket: &Socket, router: Router) {
+    let router = router.layer(from_fn(patience));
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match socket.listener.accept().await {
+            Ok((stream, _)) => connection(stream, router.clone(), place),
+            Err(error) => refused(&error).await,
+        }
+    }
+}
+
+/// Answers at the address, for ever, by the rules there.
+pub(crate) async fn at_address(listener: TcpListener, router: Router, rules: Arc<Guard>) {
+    let router = router.layer(from_fn_with_state(rules, guard)).layer(from_fn(patience));
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Events are small and wanted at once; without it they come all the same.
+                let _ = stream.set_nodelay(true);
+                connection(stream, router.clone(), place);
+            }
+            Err(error) => refused(&error).await,
+        }
+    }
+}
+
+/// The next connection may do better.
+async fn refused(error: &std::io::Error) {
+    tracing::debug!("the API cannot accept a connection: {error}");
+    tokio::time::sleep(REST).await;
+}
+
+fn connection(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    router: Router,
+    place: tokio::sync::OwnedSemaphorePermit,
+) {
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADERS)
+        .max_headers(MOST_HEADERS)
+        .max_buf_size(BUFFER);
+    tokio::spawn(async move {
+        let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        if let Err(error) = served.await {
+            tracing::debug!("a connection of the API: {error}");
+        }
+        drop(place);
+    });
+}
+
+/// Ends what takes too long to ask, or to be answered.
+async fn patience(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(PATIENCE, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::unavailable(format!("no answer within {PATIENCE:?}")).into_response(),
+    }
+}
