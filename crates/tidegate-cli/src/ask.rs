@@ -7,6 +7,7 @@ use tidegate_ledger::{Transfer, account};
 use crate::api::model::{Account, Peers, Status, Submission, Submitted};
 use crate::client::Client;
 use crate::keys::public_key;
+use crate::print::say;
 use crate::settings::{self, Settings};
 use crate::{init, keys, print};
 
@@ -46,19 +47,19 @@ pub(crate) fn status(arguments: &Arguments) -> anyhow::Result<bool> {
     if arguments.json {
         return print::json(&status);
     }
-    println!("node      {}", status.peer_id);
-    println!("network   {}", status.network);
+    say!("node      {}", status.peer_id);
+    say!("network   {}", status.network);
     for address in &status.addresses {
-        println!("address   {address}");
+        say!("address   {address}");
     }
     let syncing = if status.syncing { ", catching up" } else { "" };
-    println!("height    {}{syncing}", status.height);
-    println!("tip       {}", status.tip.unwrap_or_default());
-    println!("peers     {}, {} known", status.peers, status.known_peers);
+    say!("height    {}{syncing}", status.height);
+    say!("tip       {}", status.tip.unwrap_or_default());
+    say!("peers     {}, {} known", status.peers, status.known_peers);
     for pool in &status.pools {
-        println!("pool      {}: {} items, {} bytes", pool.name, pool.items, pool.bytes);
+        say!("pool      {}: {} items, {} bytes", pool.name, pool.items, pool.bytes);
     }
-    println!("traffic   {} bytes sent, {} received", status.bytes_sent, status.bytes_received);
+    say!("traffic   {} bytes sent, {} received", status.bytes_sent, status.bytes_received);
     Ok(true)
 }
 
@@ -69,7 +70,7 @@ pub(crate) fn peers(arguments: &Arguments) -> anyhow::Result<bool> {
         return print::json(&peers);
     }
     for peer in &peers.connected {
-        println!(
+        say!(
             "{}  {:3}  height {}  {:.1} ms  {:.0} s  {}",
             peer.peer,
             if peer.inbound { "in" } else { "out" },
@@ -81,9 +82,9 @@ pub(crate) fn peers(arguments: &Arguments) -> anyhow::Result<bool> {
     }
     for banned in &peers.banned {
         let why = banned.violation.as_deref().unwrap_or("a violation before the last start");
-        println!("{}  refused for {:.0} s: {why}", banned.peer, banned.left);
+        say!("{}  refused for {:.0} s: {why}", banned.peer, banned.left);
     }
-    println!("{} peers", peers.connected.len());
+    say!("{} peers", peers.connected.len());
     Ok(true)
 }
 
@@ -130,6 +131,6 @@ pub(crate) fn submit(arguments: &Submit) -> anyhow::Result<bool> {
     if arguments.node.json {
         return print::json(&submitted);
     }
-    println!("{} {}", format!("{:?}", submitted.fate).to_lowercase(), submitted.id);
+    say!("{} {}", format!("{:?}", submitted.fate).to_lowercase(), submitted.id);
     Ok(true)
 }

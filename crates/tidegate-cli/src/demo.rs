@@ -21,6 +21,8 @@ use network::Network;
 use summary::Summary;
 use table::Table;
 
+use crate::print::{self, say};
+
 /// How long the load goes on when the producers have stopped: so the pools hold something when
 /// they are compared.
 const LAST_LOAD: Duration = Duration::from_secs(3);
@@ -64,9 +66,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let summary = runtime.block_on(demo(arguments))?;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&summary)?);
+        print::json(&summary)?;
     } else {
-        println!("{summary}");
+        say!("{summary}");
     }
     Ok(summary.converged)
 }

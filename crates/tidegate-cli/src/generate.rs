@@ -1,10 +1,11 @@
 //! What is made from the command's own definition: completions, manual pages, the API's document.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap_complete::Shell;
+
+use crate::print;
 
 /// For which shell.
 #[derive(clap::Args)]
@@ -20,7 +21,7 @@ pub(crate) fn completions(
 ) -> anyhow::Result<bool> {
     let mut text = Vec::new();
     clap_complete::generate(arguments.shell, &mut command, "tidegate", &mut text);
-    std::io::stdout().write_all(&text)?;
+    print::text(format_args!("{}", String::from_utf8(text)?));
     Ok(true)
 }
 
@@ -38,7 +39,7 @@ pub(crate) fn man(arguments: &Man, command: clap::Command) -> anyhow::Result<boo
         None => {
             let mut text = Vec::new();
             clap_mangen::Man::new(command).render(&mut text)?;
-            std::io::stdout().write_all(&text)?;
+            print::text(format_args!("{}", String::from_utf8(text)?));
         }
         Some(folder) => {
             let name = || folder.display().to_string();
@@ -51,5 +52,5 @@ pub(crate) fn man(arguments: &Man, command: clap::Command) -> anyhow::Result<boo
 
 /// Prints the document that describes the HTTP API.
 pub(crate) fn openapi() -> anyhow::Result<bool> {
-    crate::print::json(&crate::api::openapi())
+    print::json(&crate::api::openapi())
 }

@@ -5,11 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
+use serde::Serialize;
 use tidegate::Identity;
 use tidegate_ledger::{Genesis, WorkRules, account};
 
 use crate::app::unix_ms;
-use crate::{keys, settings};
+use crate::print::say;
+use crate::{keys, print, settings};
 
 /// The first file of a network.
 pub(crate) const GENESIS: &str = "genesis.toml";
@@ -40,6 +42,17 @@ pub(crate) struct Arguments {
     /// Milliseconds of a slot of the new network
     #[arg(long, default_value_t = 1000)]
     slot_ms: u64,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was made.
+#[derive(Serialize)]
+struct Made {
+    folder: PathBuf,
+    /// Public halves by file.
+    keys: BTreeMap<&'static str, keys::Public>,
 }
 
 /// Makes the folder. What is there already stays as it is.
@@ -69,15 +82,21 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     }
     // Last: with it the folder is one of a node.
     write(&genesis, &text)?;
-    println!("{} is the folder of a node", folder.display());
+    let mut made = Made { folder: folder.clone(), keys: BTreeMap::new() };
     for name in [NODE_KEY, PRODUCER_KEY, ACCOUNT_KEY] {
         let path = folder.join(name);
         if path.exists() {
-            let described = keys::describe(&path)?.replace('\n', "\n  ");
-            println!("{name}\n  {described}");
+            made.keys.insert(name, keys::public(&path)?);
         }
     }
-    println!("run it:  tidegate run --folder {}", folder.display());
+    if arguments.json {
+        return print::json(&made);
+    }
+    say!("{} is the folder of a node", folder.display());
+    for (name, public) in &made.keys {
+        say!("{name}\n  {}", public.to_string().replace('\n', "\n  "));
+    }
+    say!("run it:  tidegate run --folder {}", folder.display());
     Ok(true)
 }
 

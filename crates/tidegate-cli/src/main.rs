@@ -21,6 +21,7 @@ mod replay;
 mod run;
 mod settings;
 mod sim;
+mod top;
 
 const EXIT_CODES: &str = "Exit codes: 0 all went well; 1 the outcome is not as it should be \
     (nodes of a demo did not converge, a simulation broke a rule, a replay differs); 2 it could not \
@@ -46,6 +47,8 @@ enum Command {
     Status(ask::Arguments),
     /// Print who is connected to a running node.
     Peers(ask::Arguments),
+    /// Show a running node live.
+    Top(top::Arguments),
     /// Sign a transfer and hand it to a running node.
     Submit(ask::Submit),
     /// Print the settings in effect, and where each comes from.
@@ -100,6 +103,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Keygen(arguments) => keys::run(&arguments),
         Command::Status(arguments) => ask::status(&arguments),
         Command::Peers(arguments) => ask::peers(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Submit(arguments) => ask::submit(&arguments),
         Command::Config(arguments) => settings::show(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),

@@ -1,5 +1,6 @@
 //! `tidegate run`: one node, until it is told to stop.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -70,13 +71,13 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
     };
     let (node, events, app) = start(settings, arguments)?;
     for address in node.addresses() {
-        println!("listening on {address}");
+        announce(format_args!("listening on {address}"));
     }
     if let Some(key) = producer {
         tokio::spawn(produce(node.clone(), app.clone(), key));
     }
     if let Some((listener, _)) = &listener {
-        println!("API at http://{}", listener.local_addr()?);
+        announce(format_args!("API at http://{}", listener.local_addr()?));
     }
     let names = pools().into_iter().map(|pool| pool.name).collect();
     let log = Arc::new(EventLog::new(app::unix_ms(), names));
@@ -109,6 +110,12 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
         Some(error) => bail!("the node has stopped: {error}"),
         None => Ok(()),
     }
+}
+
+/// Tells whoever has started the node. That nobody reads it is no reason to stop.
+fn announce(what: std::fmt::Arguments<'_>) {
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "{what}").and_then(|()| out.flush());
 }
 
 /// Everything that can be refused comes before the store is opened.

@@ -10,6 +10,8 @@ use anyhow::{Context as _, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use tidegate::Multiaddr;
 
+use crate::print::{self, say};
+
 /// Name of the configuration file in the node's folder.
 pub(crate) const FILE: &str = "tidegate.toml";
 
@@ -326,7 +328,7 @@ pub(crate) struct Show {
 pub(crate) fn show(show: &Show) -> anyhow::Result<bool> {
     let settings = Settings::load(&show.place)?;
     if show.json {
-        return crate::print::json(&settings);
+        return print::json(&settings);
     }
     let rows = settings.rows();
     let width = rows.iter().map(|(name, value, _)| name.len() + value.len()).max().unwrap_or(0);
@@ -334,7 +336,7 @@ pub(crate) fn show(show: &Show) -> anyhow::Result<bool> {
         let gap = width - name.len() - value.len();
         // What is left out of a file is not set.
         let comment = if value == NONE { "#" } else { "" };
-        println!("{comment}{name} = {value}{:gap$}  # {origin}", "");
+        say!("{comment}{name} = {value}{:gap$}  # {origin}", "");
     }
     Ok(true)
 }

@@ -105,6 +105,67 @@ fn a_scenario_runs_and_repeats() {
 }
 
 #[test]
+fn programs_are_told_in_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let json = |arguments: &[&str]| -> Value {
+        let output = run(&[arguments, &["--json"]].concat());
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
+    };
+    let made = json(&["init", &format!("{folder}/node")]);
+    assert_eq!(made["keys"]["account.key"]["public_key"].as_str().unwrap().len(), 64);
+    let key = json(&["keygen", &format!("{folder}/a.key")]);
+    assert!(key["peer_id"].as_str().unwrap().starts_with("12D3KooW"));
+    assert_eq!(json(&["config", "--folder", folder])["outbound"]["value"], 8);
+    assert!(json(&["sim", "list"])["small"].is_string());
+    let outcome = json(&["sim", "run", "small", "--seed", "5"]);
+    assert_eq!((outcome[0]["seed"].as_u64(), outcome[0]["broken"].is_null()), (Some(5), true));
+    assert!(outcome[0]["item_latency"]["p50"].as_f64() > Some(0.0));
+}
+
+#[test]
+fn shells_and_readers_of_manuals_are_served() {
+    for (shell, part) in [("bash", "complete -F"), ("zsh", "#compdef"), ("fish", "complete -c")] {
+        assert!(text(&run(&["completions", shell]).stdout).contains(part), "{shell}");
+    }
+    refuses(&["completions", "abacus"], "abacus");
+    assert!(
+        text(&run(&["man"]).stdout).contains(".SH EXTRA\nExit codes"),
+        "{}",
+        text(&run(&["man"]).stdout)
+    );
+    let folder = tempfile::tempdir().unwrap();
+    run(&["man", folder.path().to_str().unwrap()]);
+    assert!(folder.path().join("tidegate-submit.1").exists());
+}
+
+/// As by `tidegate sim list | head -0`.
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut command = tidegate();
+    let child = command.args(["sim", "list"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+}
+
+#[test]
+fn a_log_filter_that_cannot_be_read_is_told() {
+    let mut command = tidegate();
+    let output =
+        command.args(["sim", "list"]).env("TIDEGATE_LOG", "tidegate=loud").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        text(&output.stderr).contains("TIDEGATE_LOG=tidegate=loud"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
 fn a_scenario_that_fails_says_how_to_see_it_again() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hopeless.toml");
