@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{Result, root, run};
+use crate::{Result, root, run, system};
 
 /// Debian's packages with `rpcgen`, with the XDR runtime, and with a C compiler.
 const PACKAGES: [&str; 4] = ["rpcsvc-proto", "libtirpc-dev", "gcc", "libc6-dev"];
@@ -51,30 +51,8 @@ fn target() -> PathBuf {
 
 /// Installs what is missing where this is possible, and says so.
 fn set_up() -> Result {
-    let there = |program: &str| Command::new(program).arg("--version").output().is_ok();
-    if there("rpcgen") && there("cc") && Path::new(HEADERS).exists() {
+    if system::has("rpcgen") && system::has("cc") && Path::new(HEADERS).exists() {
         return Ok(());
     }
-    let packages = PACKAGES.join(" ");
-    let missing = format!(
-        "rpcgen, a C compiler or libtirpc is missing. On Debian: apt-get install {packages}"
-    );
-    if !there("apt-get") {
-        return Err(missing);
-    }
-    eprintln!("installing {packages}");
-    let sudo: &[&str] = if is_root() { &[] } else { &["sudo", "-n"] };
-    let apt = |arguments: &[&str]| {
-        let words = [sudo, &["apt-get", "-qq"], arguments].concat();
-        run(Command::new(words[0]).args(&words[1..]))
-    };
-    let install = [&["install", "-y", "--no-install-recommends"][..], &PACKAGES].concat();
-    // The lists may be older than the packages, or not there at all.
-    let installed = apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install)));
-    installed.map_err(|error| format!("{missing}\n({error})"))
-}
-
-fn is_root() -> bool {
-    let id = Command::new("id").arg("-u").output();
-    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+    system::install("rpcgen, a C compiler and libtirpc", &PACKAGES)
 }

@@ -9,6 +9,7 @@ mod codegen;
 mod foreign;
 mod schema;
 mod suites;
+mod system;
 mod tidy;
 mod vectors;
 

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::{Result, api, foreign, root, run};
+use crate::{Result, api, foreign, root, run, system};
 
 /// The scenarios that `soak` runs.
 const LARGE: [&str; 7] =
@@ -20,6 +20,10 @@ pub(crate) fn cargo() -> Command {
 /// whose runner has the last word.
 pub(crate) fn test() -> Result {
     foreign::check()?;
+    // For networks of their own, which a node that should contact nobody is tried in.
+    if !system::has("ip") {
+        system::install("ip", &["iproute2"])?;
+    }
     run(cargo().args(["test", "--workspace", "--doc"]))?;
     // Without threads, QUIC and store, as where there are none of them.
     let bare = ["test", "-p", "tidegate", "--no-default-features", "--lib", "--test", "nodes"];

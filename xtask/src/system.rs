@@ -1,0 +1,34 @@
+//! What the tests need of the operating system, installed where that is possible.
+
+use std::process::Command;
+
+use crate::{Result, run};
+
+/// Whether a program is there.
+pub(crate) fn has(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok()
+}
+
+/// Installs Debian packages, and says so. `what` is what they are needed for.
+pub(crate) fn install(what: &str, packages: &[&str]) -> Result {
+    let names = packages.join(" ");
+    let missing = format!("missing: {what}. On Debian: apt-get install {names}");
+    if !has("apt-get") {
+        return Err(missing);
+    }
+    eprintln!("installing {names}");
+    let sudo: &[&str] = if is_root() { &[] } else { &["sudo", "-n"] };
+    let apt = |arguments: &[&str]| {
+        let words = [sudo, &["apt-get", "-qq"], arguments].concat();
+        run(Command::new(words[0]).args(&words[1..]))
+    };
+    let install = [&["install", "-y", "--no-install-recommends"][..], packages].concat();
+    // The lists may be older than the packages, or not there at all.
+    let installed = apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install)));
+    installed.map_err(|error| format!("{missing}\n({error})"))
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
