@@ -11,6 +11,9 @@ const FUNCTION: usize = 100;
 /// Lines of the README, and of ARCHITECTURE.md at most.
 const README: std::ops::RangeInclusive<usize> = 100..=170;
 const ARCHITECTURE: usize = 250;
+/// Crates whose modules others read, and what each module says at its top.
+const PUBLISHED: [&str; 2] = ["crates/tidegate/src/", "crates/tidegate-proto/src/"];
+const NOT: &str = "//! # Not guaranteed";
 /// Written by a program, and read by none.
 const GENERATED: &str = "wire/schema.rs";
 
@@ -34,11 +37,32 @@ pub(crate) fn check() -> Result {
     if architecture > ARCHITECTURE {
         found.push(format!("ARCHITECTURE.md has {architecture} lines, over {ARCHITECTURE}"));
     }
+    let silent = files.iter().filter(|(name, text)| is_public(name, &files) && !text.contains(NOT));
+    found.extend(silent.map(|(name, _)| format!("{name}: a public module without `{NOT}`")));
     match cite::check(&read(&root().join("spec/README.md"))?, &files) {
         Ok(labels) => println!("{labels} requirements have their code and a test"),
         Err(wrong) => found.extend(wrong),
     }
     if found.is_empty() { Ok(()) } else { Err(found.join("\n")) }
+}
+
+/// Whether a file is a module that those who use the published crates see: one that its crate or
+/// the module above declares as public. The guide is about everything.
+fn is_public(name: &str, files: &[(String, String)]) -> bool {
+    let Some(path) = PUBLISHED.iter().find_map(|folder| name.strip_prefix(folder)) else {
+        return false;
+    };
+    let folder = &name[..name.len() - path.len()];
+    let Some(path) = path.strip_suffix(".rs").filter(|path| *path != "guide") else { return false };
+    let (above, module) = match path.rsplit_once('/') {
+        Some((above, module)) => (format!("{folder}{above}.rs"), module),
+        None => (format!("{folder}lib.rs"), path),
+    };
+    let declared = format!("pub mod {module};");
+    path == "lib"
+        || files
+            .iter()
+            .any(|(name, text)| *name == above && text.lines().any(|line| line == declared))
 }
 
 /// What is wrong with one file. It is formatted, so a function ends where a brace stands as far

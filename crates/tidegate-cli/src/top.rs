@@ -256,6 +256,7 @@ mod tests {
             connected_for: 7300.0,
             round_trip: 1.25,
             height,
+            channels: Vec::new(),
             permits: vec![permits],
         };
         let status = Status {

@@ -176,6 +176,8 @@ fn readiness_waits_for_peers() {
     assert_eq!(peer["inbound"], true);
     let pools = peer["permits"].as_array().unwrap().iter().map(|permits| permits["pool"].clone());
     assert_eq!(pools.collect::<Vec<_>>(), ["transfers", "works"]);
+    // Control, tip, rpc, blocks, two pools, peers.
+    assert_eq!(peer["channels"].as_array().unwrap().len(), 7);
     assert_eq!(peers["banned"].as_array().unwrap().len(), 0);
 }
 

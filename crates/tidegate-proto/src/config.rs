@@ -1,4 +1,10 @@
 //! What a node is set up with, and every limit on what peers can make it cost.
+//!
+//! # Not guaranteed
+//!
+//! That limits suit an application: the defaults are for small items and a hundred peers, and
+//! [`Config::worst_case_bytes`] tells what others cost. It counts the core and the transports' windows,
+//! not what the application keeps.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,4 +1,9 @@
 //! Names of things: peers, connections, channels, items, blocks.
+//!
+//! # Not guaranteed
+//!
+//! That a name stands for something: an id is bytes. Who a peer is a transport has proven, what an
+//! item is the application's [`Rules`](crate::rules::Rules) say.
 
 use std::fmt;
 use std::str::FromStr;

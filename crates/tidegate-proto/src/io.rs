@@ -2,6 +2,12 @@
 //!
 //! Everything that goes in is plain data and can be written to a file; [`Input`]s and
 //! [`Command`]s in their order, with their times, are the whole run of a node.
+//!
+//! # Not guaranteed
+//!
+//! That an [`Event`] is read: nothing depends on it, and when too many wait the oldest are forgotten
+//! and counted ([`Event::Lagged`]). That a published item stays in any pool: better ones may displace
+//! it. That peers get it in the order of publication.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -424,7 +430,7 @@ pub enum Write {
         height: u64,
         /// Its header.
         header: Bytes,
-        /// Its items: the encoding of a [`BlockBody`](crate::wire::BlockBody).
+        /// Its items: the encoding of a [`BlockBody`].
         body: Bytes,
     },
     /// The tip is another: a block that was kept before.

@@ -34,6 +34,12 @@
 //!
 //! All of it is a function of the configuration, the seed, the [`rules::Rules`], and the inputs
 //! and commands with their times: a run is a file, and runs again to the same end.
+//!
+//! # Not guaranteed
+//!
+//! The core does not check what only an application can know, and it does not defend against one that
+//! answers wrongly: verdicts are believed. It is no consensus: pools come to be equal at equal tips, and
+//! which tip is right the application's [`rules::Rules`] and verdicts say.
 
 #![warn(missing_docs)]
 

@@ -3,6 +3,11 @@
 //! The shape is that of RFC 6962 section 2.1, with BLAKE3: a leaf is hashed behind a zero byte, an
 //! inner node behind a one, and the left subtree is the largest full one. The root also commits to
 //! the number of items, so that a proof speaks of one index among so many.
+//!
+//! # Not guaranteed
+//!
+//! That ids belong to items: the root is over ids, and whoever has an item's bytes must hash them
+//! himself. The proofs say that an item is in a block, never that it is in no block.
 
 use crate::id::{Digest, ItemId};
 

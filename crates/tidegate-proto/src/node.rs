@@ -497,7 +497,7 @@ impl Node {
         block::at_height(&self.cx, height)
     }
 
-    /// The items of a block as they were kept ([`Write::Block`]); `None` if they are none of this
+    /// The items of a block as they were kept ([`crate::io::Write::Block`]); `None` if they are none of this
     /// node's pools.
     pub fn items_of(&self, body: Bytes) -> Option<Vec<BlockItem>> {
         let body = Frame::from(body).decode::<BlockBody>().ok()?;

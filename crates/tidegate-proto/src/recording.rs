@@ -3,6 +3,11 @@
 //!
 //! A recording begins with the configuration, the seed and the names of the build and the rules;
 //! it never holds a key. It ends with the hash of all outputs, to which a replay must come.
+//!
+//! # Not guaranteed
+//!
+//! That a recording of one build replays in another: the hash is of the outputs, and a change of
+//! behaviour changes it. A recording holds all that the node received, which may be private.
 
 use std::io::{self, Read, Write};
 

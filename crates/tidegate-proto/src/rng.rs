@@ -1,4 +1,8 @@
 //! The core's only source of randomness: seeded, and forked by label.
+//!
+//! # Not guaranteed
+//!
+//! Secrecy beyond that of the seed, and the same numbers in another version of this crate.
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng as _, SeedableRng};

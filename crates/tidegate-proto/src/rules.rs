@@ -2,6 +2,12 @@
 //!
 //! Everything here is a function of its arguments alone, so that a run can be replayed without
 //! the application. What depends on state is asked by ticket and answered by verdict instead.
+//!
+//! # Not guaranteed
+//!
+//! That the rules of two nodes agree: nodes compare only [`Rules::id`], the pool's name, its version
+//! and its largest item. Rules that are not pure break replays and the convergence of pools, and
+//! nothing notices.
 
 use std::cmp::Ordering;
 

@@ -1,4 +1,9 @@
 //! Plain counters.
+//!
+//! # Not guaranteed
+//!
+//! That counters survive a restart, or that two of them were read at the same moment of a peer's
+//! life: they are those of one node at one step.
 
 use std::collections::BTreeMap;
 

@@ -3,6 +3,11 @@
 //! What decodes is canonical: `decode(x) = Ok(m)` implies `encode(m) = x`. Nothing is allocated
 //! beyond the frame: opaque data are slices of it, and a list is only reserved after
 //! `n × smallest element ≤ what is left` was checked.
+//!
+//! # Not guaranteed
+//!
+//! That a message makes sense: what decodes is well-formed, and no more. Whether it is in turn, paid
+//! for by a permit and true, is looked at by its channel.
 
 use std::fmt;
 

@@ -8,7 +8,7 @@
 //! A node has *pools* of items (transactions, proofs, log entries) that all nodes of a network
 //! share, and if it is given a genesis header also a *tip* and *blocks*, which are rebuilt from the
 //! pools. What an item is, and whether it is good, the application says: [`rules::Rules`] are
-//! pure facts, a [`Validator`] gives verdicts.
+//! pure facts, a [`Validator`] gives verdicts. The [`guide`] is a tour through all of it.
 //!
 //! ```
 //! use tidegate::id::{ItemKey, NetworkId, PoolIndex};
@@ -82,11 +82,19 @@
 //! Below 1.0 a minor version may break the interface, and a patch version does not; the wire
 //! protocol has versions of its own, which peers agree on. Rust 1.95 is needed; that it rises is no
 //! breaking change, and is in the changelog.
+//!
+//! # Not guaranteed
+//!
+//! Delivery to a peer that is not there, an order among items, or that an item is in every pool at one
+//! moment: pools of nodes with the same tip *come* to be equal, by the application's ranking, within
+//! their capacity. Anonymity: peers see addresses. That many identities cannot be made: what each may
+//! cost is bounded, and so is their number.
 
 #![warn(missing_docs)]
 
 mod builder;
 mod driver;
+pub mod guide;
 mod identity;
 mod log;
 mod node;

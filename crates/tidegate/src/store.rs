@@ -4,6 +4,12 @@
 //! One file, by redb. A transaction is there as a whole or not at all, whenever the process dies
 //! or the power fails, and a node reports only what is in one that has been synced. Beside it lies
 //! a note that says whose store it is, so that another network's is refused before it is touched.
+//!
+//! # Not guaranteed
+//!
+//! That a disk keeps what it says it has synced. That a store can be copied while its node runs:
+//! stop the node first. Items that came from peers are not kept, for peers have them; peers' addresses
+//! are kept every 250 ms or less often, so the last ones may be lost.
 
 use std::io;
 use std::path::{Path, PathBuf};

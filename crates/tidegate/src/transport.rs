@@ -3,6 +3,11 @@
 //! A transport proves identities, keeps frames in order per channel, and paces the core with
 //! [`Input::Writable`]. Permits, retries and peer policy are above it. The trait is public, and
 //! the transports in here use nothing else.
+//!
+//! # Not guaranteed
+//!
+//! That a frame that was taken for sending arrives: a connection may end, and then
+//! [`Input::Closed`] tells so. What is sent on one channel is in no order to what is sent on another.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};

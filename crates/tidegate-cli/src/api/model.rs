@@ -115,8 +115,19 @@ pub(crate) struct Peer {
     pub(crate) round_trip: f64,
     /// Height of its executed tip, as it says.
     pub(crate) height: u64,
+    /// Channel instances of the connection.
+    pub(crate) channels: Vec<Channel>,
     /// Permits by pool.
     pub(crate) permits: Vec<Permits>,
+}
+
+/// A channel instance of a connection.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Channel {
+    /// Its number (specification section 5.7).
+    pub(crate) instance: u32,
+    /// The version that both ends agreed on.
+    pub(crate) version: u32,
 }
 
 /// Permits between this node and a peer.
@@ -137,6 +148,9 @@ impl From<&PeerStatus> for Peer {
             given: permits.given,
             spent: permits.spent,
         });
+        let channels = status.channels.iter();
+        let channels =
+            channels.map(|(instance, version)| Channel { instance: *instance, version: *version });
         Self {
             peer: status.peer.clone(),
             client: status.client.clone(),
@@ -144,6 +158,7 @@ impl From<&PeerStatus> for Peer {
             connected_for: status.connected_for.as_secs_f64(),
             round_trip: status.round_trip.as_secs_f64() * 1e3,
             height: status.height,
+            channels: channels.collect(),
             permits: permits.collect(),
         }
     }
@@ -218,7 +233,7 @@ pub(crate) struct Account {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Submission {
-    /// The signed transfer, in hex: two digits for each of [`Transfer::SIZE`] bytes.
+    /// The signed transfer, in hex: two digits for each of its 152 bytes.
     #[schema(pattern = "^[0-9a-fA-F]{304}$", min_length = 304, max_length = 304)]
     pub(crate) transfer: String,
 }

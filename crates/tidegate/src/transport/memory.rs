@@ -1,4 +1,9 @@
 //! Nodes of one process, without sockets: for tests and examples.
+//!
+//! # Not guaranteed
+//!
+//! Distance, loss or proof: names are taken for what they say, and a frame is there at once. For
+//! networks with faults there is the simulator (the crate `tidegate-sim`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

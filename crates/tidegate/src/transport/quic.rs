@@ -6,6 +6,11 @@
 //!
 //! Everything is driven from [`Transport::poll_input`]: what the driver does not ask for is not
 //! read, so quinn's windows bound what a peer can send.
+//!
+//! # Not guaranteed
+//!
+//! That others see no metadata: who talks to whom, when and how much is on the wire. Peers behind
+//! address translation are reached only if they dial, until there are relays.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
