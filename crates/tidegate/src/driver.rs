@@ -257,7 +257,7 @@ impl Driver {
     async fn close_store(&mut self) {
         self.keep_book(true);
         if let Some(kept) = self.keeper.take()
-            && tokio::time::timeout(FAREWELL, kept.keeper.close()).await.is_err()
+            && rt::within(FAREWELL, kept.keeper.close()).await.is_none()
         {
             tracing::error!("the disk does not answer: the store is left open");
         }

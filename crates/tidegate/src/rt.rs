@@ -1,4 +1,5 @@
-//! What the node needs of its surroundings besides transports: tasks, time, threads.
+//! What the node needs of its surroundings besides transports: tasks, time, threads. Nothing else in
+//! this crate asks for them, so another platform is a matter of this file.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,6 +17,24 @@ pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) {
 /// Lets others run, if the caller has run for long.
 pub(crate) async fn breathe() {
     tokio::task::consume_budget().await;
+}
+
+/// Runs something that blocks beside everything else, on a thread of this name.
+#[cfg(feature = "threads")]
+pub(crate) fn thread(name: String, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name(name).spawn(work).map(drop)
+}
+
+/// What a future comes to, or `None` if it takes longer.
+#[cfg(any(feature = "quic", feature = "store"))]
+pub(crate) async fn within<T>(time: Duration, future: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(time, future).await.ok()
+}
+
+/// Waits.
+#[cfg(feature = "quic")]
+pub(crate) async fn sleep(time: Duration) {
+    tokio::time::sleep(time).await;
 }
 
 /// The node's clock: it begins when the node does.

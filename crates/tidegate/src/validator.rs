@@ -136,7 +136,7 @@ mod workers {
                 let (receiver, validator) = (receiver.clone(), validator.clone());
                 let name = format!("tidegate-check-{n}");
                 let work = move || work(&receiver, &*validator);
-                std::thread::Builder::new().name(name).spawn(work)?;
+                crate::rt::thread(name, work)?;
             }
             Ok(Self(sender))
         }

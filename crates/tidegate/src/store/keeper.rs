@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::{Store, StoreError};
 use crate::driver::Message;
 use crate::node::BlockAt;
+use crate::rt;
 
 /// What is written at once at most: a sync costs the same for one as for many.
 const BATCH: usize = 1024;
@@ -63,12 +64,8 @@ impl Keeper {
         let keep = Share { store: store.clone(), _held: holds.clone() };
         let look = Share { store, _held: holds };
         let tell = driver.clone();
-        std::thread::Builder::new()
-            .name("tidegate-store".into())
-            .spawn(move || write(keep, &jobs, &tell))?;
-        std::thread::Builder::new()
-            .name("tidegate-load".into())
-            .spawn(move || read(look, &loads, &driver))?;
+        rt::thread("tidegate-store".into(), move || write(keep, &jobs, &tell))?;
+        rt::thread("tidegate-load".into(), move || read(look, &loads, &driver))?;
         Ok(Self { writer, reader, held })
     }
 

@@ -30,6 +30,7 @@ use tidegate_proto::wire::{Binding, Frame, MAX_FRAME, MAX_OFFERS};
 
 use super::{ListenError, Traffic, Transport, new_connection_id, to_core};
 use crate::identity::Identity;
+use crate::rt;
 
 mod stream;
 mod tls;
@@ -193,7 +194,7 @@ impl Quic {
         let Ok(connecting) = incoming.accept() else { return };
         self.handshakes += 1;
         self.work.push(Box::pin(async move {
-            let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await;
+            let accepted = rt::within(HANDSHAKE_TIMEOUT, connecting).await;
             Done::Accepted(accepted.unwrap_or(Err(quinn::ConnectionError::TimedOut)))
         }));
     }
@@ -260,9 +261,8 @@ impl Quic {
                     return Err(DialError::Unreachable);
                 }
                 let first = futures_util::future::select_ok(attempts);
-                let connected = tokio::time::timeout(DIAL_TIMEOUT, first).await;
-                let (quic, _) =
-                    connected.map_err(|_| DialError::TimedOut)?.map_err(tls::dial_error)?;
+                let connected = rt::within(DIAL_TIMEOUT, first).await;
+                let (quic, _) = connected.ok_or(DialError::TimedOut)?.map_err(tls::dial_error)?;
                 let found = tls::peer(&quic).ok_or(DialError::WrongPeer)?;
                 match peer.is_none_or(|expected| expected == found) {
                     true => Ok((quic, found)),
@@ -340,7 +340,7 @@ impl Quic {
             if let Some(mut control) = control
                 && control.finish().is_ok()
             {
-                let _ = tokio::time::timeout(LAST_FRAMES, control.stopped()).await;
+                let _ = rt::within(LAST_FRAMES, control.stopped()).await;
             }
             Done::Flushed(id)
         }));
@@ -496,7 +496,7 @@ impl Transport for Quic {
         } else {
             let closing = connection.quic.clone();
             self.work.push(Box::pin(async move {
-                tokio::time::sleep(LAST_FRAMES).await;
+                rt::sleep(LAST_FRAMES).await;
                 closing.close(CODE_CLOSED.into(), b"");
                 Done::Flushed(id)
             }));
