@@ -9,11 +9,11 @@ use crate::{Result, root, run};
 
 /// The version that the checks were tried with; a newer one may find more.
 const SCHEMATHESIS: &str = "schemathesis==4.32.*";
-/// Examples of each operation.
-const EXAMPLES: &str = "60";
+/// Examples of each operation in the tests of every day.
+pub(crate) const EXAMPLES: u32 = 60;
 
 /// Asks a node for all that its document describes, and for much that it does not.
-pub(crate) fn check() -> Result {
+pub(crate) fn check(examples: u32) -> Result {
     let Some(schemathesis) = installed()? else { return Ok(()) };
     run(cargo().args(["build", "-p", "tidegate-cli"]))?;
     let folder = root().join("target/schemathesis/node");
@@ -24,7 +24,7 @@ pub(crate) fn check() -> Result {
     let (node, api) = start(&program, &folder)?;
     let result = run(Command::new(schemathesis)
         .current_dir(folder)
-        .args(["run", &format!("{api}/openapi.json"), "--max-examples", EXAMPLES])
+        .args(["run", &format!("{api}/openapi.json"), "--max-examples", &examples.to_string()])
         // A stream has no end; it has tests of its own.
         .args(["--exclude-path", "/v1/events", "--no-color"]));
     drop(node);

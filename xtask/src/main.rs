@@ -23,7 +23,9 @@ usage: cargo xtask <command>
                       or check that they are current
   traces              write the trace hashes of the simulator anew
   soak [SEEDS]        run the large scenarios of the simulator, 100 seeds each
-  fuzz [SECONDS]      fuzz the codec and a small world, 600 seconds each
+  fuzz [SECONDS]      fuzz the codec, a small world, the models of pool and
+                      fetcher, the configuration and the HTTP API, 600 seconds
+                      each
   tidy                check the length of files and functions, and that each
                       requirement of the specification has its code and a test
 ";
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
     };
     let result = match args.as_slice() {
         ["test"] => suites::test(),
-        ["api"] => api::check(),
+        ["api"] => api::check(api::EXAMPLES),
         ["vectors"] => foreign::check(),
         ["codegen"] => codegen::run(false),
         ["codegen", "--check"] => codegen::run(true),

@@ -28,7 +28,7 @@ pub(crate) fn test() -> Result {
     // Without threads, QUIC and store, as where there are none of them.
     let bare = ["test", "-p", "tidegate", "--no-default-features", "--lib", "--test", "nodes"];
     run(cargo().args(bare))?;
-    api::check()?;
+    api::check(api::EXAMPLES)?;
     let nextest = Command::new("cargo-nextest").arg("--version").output();
     if nextest.is_ok_and(|output| output.status.success()) {
         run(cargo().args(["nextest", "run", "--workspace", "--no-fail-fast"]))
@@ -36,6 +36,25 @@ pub(crate) fn test() -> Result {
         eprintln!("cargo-nextest is not installed: `cargo test` runs the tests, a little slower");
         run(cargo().args(["test", "--workspace", "--all-targets", "--no-fail-fast"]))
     }
+}
+
+/// Tests of models against random cases, and about how many cases they do in a second.
+const MODELS: [(&str, &str, &str, u32); 3] = [
+    ("tidegate-proto", "--lib", "pool::content::tests", 12_000),
+    ("tidegate-proto", "--lib", "fetch::tests", 6000),
+    ("tidegate-cli", "--bins", "settings::tests", 20_000),
+];
+/// Requests that schemathesis makes of each operation in a second, about.
+const REQUESTS_A_SECOND: u32 = 8;
+
+fn models(seconds: u32) -> Result {
+    for (package, part, tests, a_second) in MODELS {
+        let cases = seconds.saturating_mul(a_second).to_string();
+        println!("{tests}: {cases} cases of each property");
+        let test = ["test", "--release", "-p", package, part, "--", tests];
+        run(cargo().args(test).env("PROPTEST_CASES", cases))?;
+    }
+    Ok(())
 }
 
 /// Writes `crates/tidegate-sim/tests/traces.txt`.
@@ -53,8 +72,11 @@ pub(crate) fn soak(seeds: u32) -> Result {
     Ok(())
 }
 
-/// Fuzzes every target for a while.
+/// Fuzzes everything for a while: by coverage what libFuzzer drives, by random cases the models of
+/// pool and fetcher and the configuration, and by random requests the HTTP API.
 pub(crate) fn fuzz(seconds: u32) -> Result {
+    models(seconds)?;
+    api::check(seconds.saturating_mul(REQUESTS_A_SECOND))?;
     for (target, most) in TARGETS {
         let fuzz = ["+nightly", "fuzz", "run", "-s", "none", target, "--"];
         run(Command::new("cargo")

@@ -343,6 +343,9 @@ pub(crate) fn show(show: &Show) -> anyhow::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
 
     fn outbound(count: u32) -> Source {
@@ -383,6 +386,66 @@ mod tests {
         assert!(bad.starts_with("TIDEGATE_PEERS=1.2.3.4: "), "{bad}");
         let bad = from("TIDEGATE_OUTBOUND", "-1").unwrap_err().to_string();
         assert!(bad.starts_with("TIDEGATE_OUTBOUND=-1: "), "{bad}");
+    }
+
+    /// Lines that are right, nearly right, and nonsense.
+    fn line() -> impl Strategy<Value = String> {
+        let key = prop_oneof![
+            select(vec!["listen", "peers", "outbound", "workers", "control", "api", "api_token"]),
+            select(vec!["outbond", "", "[table]", "#", "\"", "listen.x", "\u{feff}outbound"]),
+        ];
+        let value = prop_oneof![
+            select(vec![
+                "3",
+                "-1",
+                "4294967296",
+                "true",
+                "\"off\"",
+                "\"127.0.0.1:80\"",
+                "{}",
+                "\""
+            ]),
+            select(vec![
+                "[\"/ip4/1.2.3.4/udp/1/quic-v1\"]",
+                "[]",
+                "[[",
+                "\"\\u0000\"",
+                "0x7",
+                "''"
+            ]),
+            Just("\"a\nb\""),
+        ];
+        let pair = (key, value).prop_map(|(key, value)| format!("{key} = {value}"));
+        prop_oneof![4 => pair, 1 => any::<String>()]
+    }
+
+    proptest! {
+        /// Whatever is in the file: settings that are written and read to the same, or one line
+        /// that says where and what.
+        #[test]
+        fn any_file_is_read_or_refused(lines in prop::collection::vec(line(), 0..6)) {
+            match parse(&lines.join("\n")) {
+                Ok(source) => {
+                    let again = toml::to_string(&source).expect("it can be written");
+                    prop_assert_eq!(parse(&again).expect("and read"), source);
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    prop_assert!(error.starts_with("line ") && !error.contains('\n'), "{}", error);
+                }
+            }
+        }
+
+        /// The same for a variable.
+        #[test]
+        fn any_variable_is_read_or_refused(value in prop_oneof![line(), any::<String>()]) {
+            for name in ["TIDEGATE_PEERS", "TIDEGATE_OUTBOUND", "TIDEGATE_API"] {
+                let from = from_environment(|asked| (asked == name).then(|| value.clone()));
+                if let Err(error) = from {
+                    prop_assert!(error.to_string().starts_with(name));
+                }
+            }
+        }
     }
 
     /// Every key of the file is a flag and a variable, and is printed.
