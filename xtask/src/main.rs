@@ -26,6 +26,8 @@ usage: cargo xtask <command>
   fuzz [SECONDS]      fuzz the codec, a small world, the models of pool and
                       fetcher, the configuration and the HTTP API, 600 seconds
                       each
+  bench transport [--quick]
+                      measure the transport and nodes beside other stacks; bench/README.md
   tidy                check the length of files and functions, and that each
                       requirement of the specification has its code and a test
 ";
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         ["soak", seeds] => number(seeds).and_then(suites::soak),
         ["fuzz"] => suites::fuzz(600),
         ["fuzz", seconds] => number(seconds).and_then(suites::fuzz),
+        ["bench", "transport", flags @ ..] => suites::bench(flags),
         ["tidy"] => tidy::check(),
         _ => Err(USAGE.to_owned()),
     };

@@ -96,3 +96,11 @@ pub(crate) fn fuzz(seconds: u32) -> Result {
     }
     Ok(())
 }
+
+/// Tidegate beside other stacks, into `target/bench` unless the flags name another folder.
+pub(crate) fn bench(flags: &[&str]) -> Result {
+    let bench = ["run", "--release", "--locked", "--manifest-path", "bench/Cargo.toml", "--"];
+    let out = root().join("target/bench");
+    // The flag that comes last counts.
+    run(cargo().args(bench).arg("--out").arg(out).args(flags))
+}

@@ -95,7 +95,7 @@ fn look(text: &str) -> Vec<String> {
 /// All Rust files of the project.
 pub(crate) fn sources() -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for folder in ["crates", "xtask", "fuzz"] {
+    for folder in ["crates", "xtask", "fuzz", "bench"] {
         collect(&root().join(folder), &mut files)?;
     }
     files.sort();

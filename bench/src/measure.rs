@@ -1,0 +1,189 @@
+//! One stack, once: what a round measures of it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::process::{self, Listener};
+use crate::stack::{Link, Stack, Target};
+use crate::{proxy, stats};
+
+/// How much is measured in a round.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pub(crate) dials: u64,
+    pub(crate) far_dials: u64,
+    pub(crate) asks: u64,
+    pub(crate) bulk_mib: u64,
+    pub(crate) idle: u64,
+}
+
+impl Plan {
+    pub(crate) const FULL: Self =
+        Self { dials: 100, far_dials: 10, asks: 5000, bulk_mib: 512, idle: 300 };
+    pub(crate) const QUICK: Self =
+        Self { dials: 30, far_dials: 4, asks: 1000, bulk_mib: 128, idle: 100 };
+}
+
+/// What came of it. What a stack is not measured in is not there.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Sample {
+    /// Dial to the answer to the first message, median and 95th percentile.
+    pub(crate) dial_ms: Option<f64>,
+    pub(crate) dial_p95_ms: Option<f64>,
+    /// Processor time of both processes for a set-up and its end.
+    pub(crate) dial_cpu_ms: Option<f64>,
+    /// The same dial with [`DELAY`] in each direction; its median.
+    pub(crate) far_dial_ms: Option<f64>,
+    pub(crate) ask_us: Option<f64>,
+    pub(crate) ask_p99_us: Option<f64>,
+    pub(crate) bulk_mb_s: Option<f64>,
+    pub(crate) bulk_cpu_s_gib: Option<f64>,
+    /// Memory of the accepting process for each connection.
+    pub(crate) idle_kib: Option<f64>,
+}
+
+/// How long packets take in one direction on the slow way.
+pub(crate) const DELAY: Duration = Duration::from_millis(25);
+/// Connections before memory or time is looked at: code and arenas are in place then.
+const WARM_UP: u64 = 10;
+/// Bytes of a request's body and of its answer.
+const ASK: u32 = 1024;
+/// How long a process has to settle before its memory is looked at.
+const SETTLE: Duration = Duration::from_millis(1500);
+/// Between two dials, for the end of the one before.
+const PAUSE: Duration = Duration::from_millis(3);
+
+/// Numbers of dialers that have not been used.
+type Numbers = std::ops::RangeFrom<u64>;
+
+async fn first(
+    stack: &'static dyn Stack,
+    numbers: &mut Numbers,
+    target: &Target,
+) -> Result<(Box<dyn Link>, Duration, Duration)> {
+    let number = numbers.next().context("no number")?;
+    let dialer = stack.dialer(number, target.clone()).await?;
+    let (cpu, since) = (process::cpu(), Instant::now());
+    let link = tokio::time::timeout(Duration::from_secs(20), dialer.first())
+        .await
+        .context("a dial took more than 20 s")??;
+    Ok((link, since.elapsed(), process::cpu() - cpu))
+}
+
+/// Measures, in the process that dials.
+pub(crate) async fn measure(stack: &'static dyn Stack, plan: Plan) -> Result<Sample> {
+    let mut sample = Sample::default();
+    let mut listener = Listener::start(stack)?;
+    let mut numbers = 0..;
+    near(stack, plan, &mut listener, &mut numbers, &mut sample).await.context("near dials")?;
+    far(stack, plan, &listener, &mut numbers, &mut sample).await.context("far dials")?;
+    talk(stack, plan, &mut listener, &mut numbers, &mut sample).await.context("requests")?;
+    drop(listener);
+    idle(stack, plan, &mut sample).await.context("idle connections")?;
+    Ok(sample)
+}
+
+async fn near(
+    stack: &'static dyn Stack,
+    plan: Plan,
+    listener: &mut Listener,
+    numbers: &mut Numbers,
+    sample: &mut Sample,
+) -> Result<()> {
+    for _ in 0..WARM_UP {
+        first(stack, numbers, &listener.target).await?.0.close().await;
+    }
+    let theirs = listener.usage()?.cpu;
+    let (mut times, mut ours) = (Vec::new(), Duration::ZERO);
+    for _ in 0..plan.dials {
+        let (link, time, cpu) = first(stack, numbers, &listener.target).await?;
+        times.push(time.as_secs_f64() * 1e3);
+        let since = process::cpu();
+        link.close().await;
+        ours += cpu + (process::cpu() - since);
+        tokio::time::sleep(PAUSE).await;
+    }
+    if plan.dials > 0 {
+        let cpu = ours + (listener.usage()?.cpu - theirs);
+        sample.dial_cpu_ms = Some(cpu.as_secs_f64() * 1e3 / plan.dials as f64);
+    }
+    sample.dial_ms = stats::percentile(&mut times, 50);
+    sample.dial_p95_ms = stats::percentile(&mut times, 95);
+    Ok(())
+}
+
+async fn far(
+    stack: &'static dyn Stack,
+    plan: Plan,
+    listener: &Listener,
+    numbers: &mut Numbers,
+    sample: &mut Sample,
+) -> Result<()> {
+    let mut target = listener.target.clone();
+    target.socket = proxy::start(stack.carrier(), target.socket, DELAY)?;
+    let mut times = Vec::new();
+    for _ in 0..plan.far_dials {
+        let (link, time, _) = first(stack, numbers, &target).await?;
+        times.push(time.as_secs_f64() * 1e3);
+        // It is the last one that waits for its end.
+        let _ = tokio::time::timeout(Duration::from_millis(500), link.close()).await;
+    }
+    sample.far_dial_ms = stats::percentile(&mut times, 50);
+    Ok(())
+}
+
+async fn talk(
+    stack: &'static dyn Stack,
+    plan: Plan,
+    listener: &mut Listener,
+    numbers: &mut Numbers,
+    sample: &mut Sample,
+) -> Result<()> {
+    let (mut link, ..) = first(stack, numbers, &listener.target).await?;
+    let mut times = Vec::new();
+    for number in 0..plan.asks + plan.asks / 10 {
+        let since = Instant::now();
+        link.ask(ASK.into(), ASK).await?;
+        // The first ones warm up.
+        if number >= plan.asks / 10 {
+            times.push(since.elapsed().as_secs_f64() * 1e6);
+        }
+    }
+    sample.ask_us = stats::percentile(&mut times, 50);
+    sample.ask_p99_us = stats::percentile(&mut times, 99);
+    if stack.bulk() && plan.bulk_mib > 0 {
+        let bytes = plan.bulk_mib << 20;
+        link.ask(bytes / 8, 1).await?;
+        let (theirs, ours, since) = (listener.usage()?.cpu, process::cpu(), Instant::now());
+        link.ask(bytes, 1).await?;
+        let (took, ours) = (since.elapsed(), process::cpu() - ours);
+        let cpu = ours + (listener.usage()?.cpu - theirs);
+        sample.bulk_mb_s = Some(bytes as f64 / 1e6 / took.as_secs_f64());
+        sample.bulk_cpu_s_gib = Some(cpu.as_secs_f64() * (1u64 << 30) as f64 / bytes as f64);
+    }
+    link.close().await;
+    Ok(())
+}
+
+async fn idle(stack: &'static dyn Stack, plan: Plan, sample: &mut Sample) -> Result<()> {
+    if plan.idle == 0 {
+        return Ok(());
+    }
+    let mut listener = Listener::start(stack)?;
+    let mut numbers = 0..;
+    let mut links = Vec::new();
+    let mut before = 0;
+    for number in 0..WARM_UP + plan.idle {
+        if number == WARM_UP {
+            tokio::time::sleep(SETTLE).await;
+            before = listener.usage()?.kib;
+        }
+        links.push(first(stack, &mut numbers, &listener.target).await?.0);
+    }
+    tokio::time::sleep(SETTLE).await;
+    let after = listener.usage()?.kib;
+    sample.idle_kib = Some(after.saturating_sub(before) as f64 / plan.idle as f64);
+    Ok(())
+}

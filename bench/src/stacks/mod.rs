@@ -1,0 +1,64 @@
+//! The stacks, one in each module.
+
+pub(crate) mod commonware;
+pub(crate) mod iroh;
+pub(crate) mod libp2p;
+pub(crate) mod node;
+mod pipe;
+pub(crate) mod quinn;
+pub(crate) mod tcp;
+mod tls;
+pub(crate) mod transport;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+/// Bytes of a request's head: the length of its body, and that of the answer.
+const HEAD: usize = 12;
+/// The largest piece that is written or sent at once.
+const PIECE: usize = 64 << 10;
+/// What bodies and answers consist of.
+static ZEROS: Bytes = Bytes::from_static(&[0; PIECE]);
+
+/// The beginning of a request: its head, and as much of its body as goes into one piece.
+fn opening(body: u64, answer: u32) -> (Bytes, u64) {
+    let first = usize::try_from(body).unwrap_or(usize::MAX).min(PIECE - HEAD);
+    let mut piece = BytesMut::with_capacity(HEAD + first);
+    piece.put_u64(body);
+    piece.put_u32(answer);
+    piece.extend_from_slice(&ZEROS[..first]);
+    (piece.freeze(), body - first as u64)
+}
+
+/// The length of a request's body, and that of its answer.
+fn head(bytes: &[u8]) -> Option<(u64, u32)> {
+    let (body, rest) = bytes.split_first_chunk::<8>()?;
+    let answer = rest.first_chunk::<4>()?;
+    Some((u64::from_be_bytes(*body), u32::from_be_bytes(*answer)))
+}
+
+/// The next piece of so many bytes that are left.
+fn piece(left: &mut u64) -> Option<Bytes> {
+    let length = usize::try_from(*left).unwrap_or(usize::MAX).min(PIECE);
+    *left -= length as u64;
+    (length > 0).then(|| ZEROS.slice(..length))
+}
+
+/// A request that comes in messages, as its listener sees it.
+#[derive(Default)]
+struct Incoming {
+    left: u64,
+    answer: u32,
+}
+
+impl Incoming {
+    /// Takes a message; the answer's length if the request is whole now.
+    fn take(&mut self, message: &[u8]) -> Option<u32> {
+        let mut arrived = message.len() as u64;
+        if self.left == 0 {
+            (self.left, self.answer) = head(message)?;
+            arrived -= HEAD as u64;
+        }
+        self.left = self.left.saturating_sub(arrived);
+        (self.left == 0).then_some(self.answer)
+    }
+}

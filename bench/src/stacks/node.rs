@@ -1,0 +1,216 @@
+//! Two Tidegate nodes, as applications set them up. A request is an item that the dialer publishes;
+//! the other's validator sees it, and publishes the answer. So this has what a transport has not:
+//! hello, permits, pools and validators.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use futures_util::future::BoxFuture;
+use tidegate::id::{ItemKey, NetworkId, PoolIndex};
+use tidegate::io::{Admission, Subject};
+use tidegate::rules::{ItemFacts, Rules};
+use tidegate::{Answer, Builder, Events, Limits, Multiaddr, PoolSpec};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::transport::{address, identity, socket};
+use crate::stack::{Carrier, Dialer, Doing, FIRST, Link, Stack, Target};
+
+const POOL: PoolIndex = PoolIndex(0);
+/// Whether it is an answer, when it was made, the request it answers, the answer's length.
+const HEAD: usize = 1 + 8 + 8 + 4;
+/// Items of earlier requests that a pool keeps: a new peer is not sent many of them.
+const KEPT: u64 = 8;
+
+pub(crate) struct Node;
+
+/// Requests and answers; the newest are best.
+struct Exchange;
+
+impl Rules for Exchange {
+    fn id(&self) -> &str {
+        "exchange 1"
+    }
+
+    fn item(&self, pool: &str, body: &[u8]) -> Option<ItemFacts> {
+        let key = ItemKey(self.item_id(pool, body).0);
+        Item::decode(body).map(|item| ItemFacts { key, priority: item.number, chain: None })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Item {
+    is_answer: bool,
+    number: u64,
+    of: u64,
+    answer: u32,
+}
+
+impl Item {
+    /// A request of `body` bytes, or an answer of so many to request `of`.
+    fn encode(self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![u8::from(self.is_answer)];
+        bytes.extend(self.number.to_be_bytes());
+        bytes.extend(self.of.to_be_bytes());
+        bytes.extend(self.answer.to_be_bytes());
+        bytes.resize(length.max(HEAD), 0);
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (kind, rest) = bytes.split_first()?;
+        let (number, rest) = rest.split_first_chunk()?;
+        let (of, rest) = rest.split_first_chunk()?;
+        let answer = rest.first_chunk()?;
+        Some(Self {
+            is_answer: *kind == 1,
+            number: u64::from_be_bytes(*number),
+            of: u64::from_be_bytes(*of),
+            answer: u32::from_be_bytes(*answer),
+        })
+    }
+}
+
+/// A number above those that were given before, in any process.
+fn number() -> Result<u64> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos().try_into()?)
+}
+
+/// Accepts all items, and tells of them.
+fn tell(seen: UnboundedSender<Item>) -> impl Fn(Subject, Answer) + Send + Sync + 'static {
+    move |subject, answer| {
+        if let Subject::Item { body, .. } = subject
+            && let Some(item) = Item::decode(&body)
+        {
+            // Nobody may be waiting any more.
+            let _ = seen.send(item);
+        }
+        answer.accept(Admission::default());
+    }
+}
+
+struct Member {
+    node: tidegate::Node,
+    seen: UnboundedReceiver<Item>,
+    _events: Events,
+}
+
+impl Member {
+    fn start(seed: u64) -> Result<Self> {
+        let (sender, seen) = unbounded_channel();
+        let mut pool = PoolSpec::new("exchange");
+        pool.capacity = KEPT;
+        let mut limits = Limits::default();
+        limits.max_inbound = 1000;
+        let (node, events) = Builder::new(NetworkId([1; 32]), Exchange, tell(sender))
+            .identity(identity(seed))
+            .pool(pool)
+            .limits(limits)
+            .outbound(0)
+            .listen(address("127.0.0.1:0".parse()?)?)
+            .start()?;
+        Ok(Self { node, seen, _events: events })
+    }
+
+    fn publish(&self, item: Item, length: usize) -> Result<()> {
+        // Its fate is known by what comes of it.
+        drop(self.node.publish(POOL, item.encode(length), Admission::default())?);
+        Ok(())
+    }
+
+    async fn answer(mut self) -> Result<()> {
+        while let Some(item) = self.seen.recv().await {
+            if !item.is_answer {
+                let answer = Item { is_answer: true, number: number()?, of: item.number, ..item };
+                self.publish(answer, item.answer as usize)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn request(&self, body: u64, answer: u32) -> Result<u64> {
+        let number = number()?;
+        let request = Item { is_answer: false, number, of: 0, answer };
+        self.publish(request, body.try_into()?)?;
+        Ok(number)
+    }
+
+    async fn answered(&mut self, request: u64) -> Result<()> {
+        loop {
+            let item = self.seen.recv().await.context("the node is down")?;
+            if item.is_answer && item.of == request {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Stack for Node {
+    fn name(&self) -> &'static str {
+        "tidegate node"
+    }
+
+    fn carrier(&self) -> Carrier {
+        Carrier::Udp
+    }
+
+    fn note(&self) -> Option<&'static str> {
+        Some(
+            "two nodes of `Builder`: hello, permits, pool, validator. Messages are items; those of \
+             1 KiB are above `PoolSpec::inline` and are announced first. Its pool is no pipe: no \
+             bulk",
+        )
+    }
+
+    fn bulk(&self) -> bool {
+        false
+    }
+
+    fn serve(&'static self) -> Doing<'static, Target> {
+        Box::pin(async {
+            let member = Member::start(0)?;
+            let at = member.node.addresses().first().context("no address")?;
+            let target = Target { socket: socket(at)?, key: member.node.peer_id().to_string() };
+            tokio::spawn(member.answer());
+            Ok(target)
+        })
+    }
+
+    fn dialer(&'static self, number: u64, target: Target) -> Doing<'static, Box<dyn Dialer>> {
+        Box::pin(async move {
+            let member = Member::start(number + 1)?;
+            let peer = target.key.parse().ok().context("no key")?;
+            let address = tidegate::transport::with_peer(address(target.socket)?, peer);
+            Ok(Box::new(NodeDialer { member, address }) as Box<dyn Dialer>)
+        })
+    }
+}
+
+struct NodeDialer {
+    member: Member,
+    address: Multiaddr,
+}
+
+impl Dialer for NodeDialer {
+    fn first(self: Box<Self>) -> Doing<'static, Box<dyn Link>> {
+        Box::pin(async move {
+            let Self { mut member, address } = *self;
+            member.node.dial(&address)?;
+            let request = member.request(FIRST, 1)?;
+            member.answered(request).await?;
+            Ok(Box::new(member) as Box<dyn Link>)
+        })
+    }
+}
+
+impl Link for Member {
+    fn ask(&mut self, body: u64, answer: u32) -> Doing<'_, ()> {
+        Box::pin(async move {
+            let request = self.request(body, answer)?;
+            self.answered(request).await
+        })
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move { self.node.shutdown().await })
+    }
+}

@@ -1,0 +1,187 @@
+//! Tidegate's QUIC behind its public trait: one task owns the transport and does at once what
+//! follows from each input, as a node's driver does.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tidegate::id::{ConnectionId, DialId, PeerId};
+use tidegate::io::Input;
+use tidegate::transport::quic::Quic;
+use tidegate::{Identity, Limits, Multiaddr, Transport as _};
+
+use super::{Incoming, PIECE, ZEROS, opening, piece};
+use crate::stack::{Carrier, Dialer, Doing, FIRST, Link, Stack, Target};
+
+/// The channel that is read from the start.
+const CHANNEL: u32 = 0;
+
+pub(crate) struct Transport;
+
+pub(super) fn identity(seed: u64) -> Identity {
+    let mut bytes = [7; 32];
+    bytes[..8].copy_from_slice(&seed.to_be_bytes());
+    Identity::from_seed(&bytes)
+}
+
+pub(super) fn address(socket: SocketAddr) -> Result<Multiaddr> {
+    Ok(format!("/ip4/{}/udp/{}/quic-v1", socket.ip(), socket.port()).parse()?)
+}
+
+/// The socket of an address that [`address`] could have made.
+pub(super) fn socket(address: &Multiaddr) -> Result<SocketAddr> {
+    let text = address.to_string();
+    let port = text.split('/').nth(4).context("no port")?;
+    Ok(([127, 0, 0, 1], port.parse()?).into())
+}
+
+impl Stack for Transport {
+    fn name(&self) -> &'static str {
+        "tidegate transport"
+    }
+
+    fn carrier(&self) -> Carrier {
+        Carrier::Udp
+    }
+
+    fn note(&self) -> Option<&'static str> {
+        Some("`Transport` with `Quic`, frames of up to 64 KiB on one channel")
+    }
+
+    fn serve(&'static self) -> Doing<'static, Target> {
+        Box::pin(async {
+            let identity = identity(0);
+            let key = identity.peer_id().to_string();
+            let mut quic = Quic::new(&identity, &Limits::default())?;
+            let at = quic.listen(&address("127.0.0.1:0".parse()?)?)?;
+            tokio::spawn(answer(quic));
+            Ok(Target { socket: socket(&at)?, key })
+        })
+    }
+
+    fn dialer(&'static self, number: u64, target: Target) -> Doing<'static, Box<dyn Dialer>> {
+        Box::pin(async move {
+            let mut quic = Quic::new(&identity(number + 1), &Limits::default())?;
+            // Dials go out from the listener's socket, which is bound before the clock runs.
+            quic.listen(&address("127.0.0.1:0".parse()?)?)?;
+            let peer = target.key.parse().ok().context("no key")?;
+            let address = address(target.socket)?;
+            Ok(Box::new(TransportDialer { quic, address, peer }) as Box<dyn Dialer>)
+        })
+    }
+}
+
+/// One connection of the listener.
+#[derive(Default)]
+struct Peer {
+    incoming: Incoming,
+    /// Frames that wait until the one before them is written.
+    waiting: VecDeque<Bytes>,
+    busy: bool,
+}
+
+async fn answer(mut quic: Quic) {
+    let mut peers = BTreeMap::<ConnectionId, Peer>::new();
+    loop {
+        match poll_fn(|cx| quic.poll_input(cx)).await {
+            Input::Connected { connection, .. } => {
+                peers.insert(connection, Peer::default());
+            }
+            Input::Frame { connection, frame, .. } => {
+                let Some(peer) = peers.get_mut(&connection) else { continue };
+                let Some(answer) = peer.incoming.take(&frame.to_bytes()) else { continue };
+                let mut left = u64::from(answer);
+                peer.waiting.extend(std::iter::from_fn(|| piece(&mut left)));
+                peer.next(&mut quic, connection);
+            }
+            Input::Writable { connection, .. } => {
+                let Some(peer) = peers.get_mut(&connection) else { continue };
+                peer.busy = false;
+                peer.next(&mut quic, connection);
+            }
+            Input::Closed { connection } => {
+                peers.remove(&connection);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Peer {
+    fn next(&mut self, quic: &mut Quic, connection: ConnectionId) {
+        if !self.busy
+            && let Some(frame) = self.waiting.pop_front()
+        {
+            self.busy = true;
+            quic.send(connection, CHANNEL, frame.into());
+        }
+    }
+}
+
+struct TransportDialer {
+    quic: Quic,
+    address: Multiaddr,
+    peer: PeerId,
+}
+
+impl Dialer for TransportDialer {
+    fn first(self: Box<Self>) -> Doing<'static, Box<dyn Link>> {
+        Box::pin(async move {
+            let Self { mut quic, address, peer } = *self;
+            quic.dial(DialId(0), &address, Some(peer));
+            let connection = loop {
+                match poll_fn(|cx| quic.poll_input(cx)).await {
+                    Input::Connected { connection, .. } => break connection,
+                    Input::DialFailed { error, .. } => bail!("{error:?}"),
+                    _ => {}
+                }
+            };
+            let mut link = Connection { quic, connection, busy: false };
+            link.ask(FIRST, 1).await?;
+            Ok(Box::new(link) as Box<dyn Link>)
+        })
+    }
+}
+
+struct Connection {
+    quic: Quic,
+    connection: ConnectionId,
+    busy: bool,
+}
+
+impl Link for Connection {
+    fn ask(&mut self, body: u64, answer: u32) -> Doing<'_, ()> {
+        Box::pin(async move {
+            let (first, mut left) = opening(body, answer);
+            let mut next = Some(first);
+            let mut awaited = answer as usize;
+            while awaited > 0 {
+                if !self.busy
+                    && let Some(frame) = next.take()
+                {
+                    self.busy = true;
+                    self.quic.send(self.connection, CHANNEL, frame.into());
+                    next = (left > 0).then(|| ZEROS.slice(..PIECE.min(left as usize)));
+                    left = left.saturating_sub(PIECE as u64);
+                }
+                match poll_fn(|cx| self.quic.poll_input(cx)).await {
+                    Input::Writable { .. } => self.busy = false,
+                    Input::Frame { frame, .. } => awaited = awaited.saturating_sub(frame.len()),
+                    Input::Closed { .. } => bail!("the connection is over"),
+                    _ => {}
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn close(mut self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.quic.close(self.connection);
+            while !matches!(poll_fn(|cx| self.quic.poll_input(cx)).await, Input::Closed { .. }) {}
+        })
+    }
+}
