@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::process::{self, Listener};
-use crate::stack::{Link, Stack, Target};
+use crate::stack::{Link, Scope, Stack, Target};
 use crate::{proxy, stats};
 
 /// How much is measured in a round.
@@ -23,7 +23,7 @@ impl Plan {
     pub(crate) const FULL: Self =
         Self { dials: 100, far_dials: 10, asks: 5000, bulk_mib: 512, idle: 300 };
     pub(crate) const QUICK: Self =
-        Self { dials: 30, far_dials: 4, asks: 1000, bulk_mib: 128, idle: 100 };
+        Self { dials: 30, far_dials: 4, asks: 1000, bulk_mib: 64, idle: 100 };
 }
 
 /// What came of it. What a stack is not measured in is not there.
@@ -48,6 +48,9 @@ pub(crate) struct Sample {
 pub(crate) const DELAY: Duration = Duration::from_millis(25);
 /// Connections before memory or time is looked at: code and arenas are in place then.
 const WARM_UP: u64 = 10;
+/// Connections in turn that requests and bulk are measured on: how fast one is depends on where its
+/// tasks and threads happen to run, and stays so.
+const LINKS: u64 = 4;
 /// Bytes of a request's body and of its answer.
 const ASK: u32 = 1024;
 /// How long a process has to settle before its memory is looked at.
@@ -81,7 +84,9 @@ pub(crate) async fn measure(stack: &'static dyn Stack, plan: Plan) -> Result<Sam
     far(stack, plan, &listener, &mut numbers, &mut sample).await.context("far dials")?;
     talk(stack, plan, &mut listener, &mut numbers, &mut sample).await.context("requests")?;
     drop(listener);
-    idle(stack, plan, &mut sample).await.context("idle connections")?;
+    if stack.scope() != Scope::Talk {
+        idle(stack, plan, &mut sample).await.context("idle connections")?;
+    }
     Ok(sample)
 }
 
@@ -141,30 +146,50 @@ async fn talk(
     numbers: &mut Numbers,
     sample: &mut Sample,
 ) -> Result<()> {
-    let (mut link, ..) = first(stack, numbers, &listener.target).await?;
+    let (mut times, mut medians) = (Vec::new(), Vec::new());
+    let (mut speeds, mut costs) = (Vec::new(), Vec::new());
+    for _ in 0..LINKS {
+        let (mut link, ..) = first(stack, numbers, &listener.target).await?;
+        let mut own = ask(&mut *link, plan.asks / LINKS).await?;
+        medians.extend(stats::percentile(&mut own, 50));
+        times.extend(own);
+        if stack.scope() == Scope::All && plan.bulk_mib > 0 {
+            let (speed, cost) = bulk(&mut *link, plan.bulk_mib << 20, listener).await?;
+            speeds.push(speed);
+            costs.push(cost);
+        }
+        link.close().await;
+    }
+    sample.ask_us = stats::percentile(&mut medians, 50);
+    sample.ask_p99_us = stats::percentile(&mut times, 99);
+    sample.bulk_mb_s = stats::percentile(&mut speeds, 50);
+    sample.bulk_cpu_s_gib = stats::percentile(&mut costs, 50);
+    Ok(())
+}
+
+/// Microseconds of each request.
+async fn ask(link: &mut dyn Link, count: u64) -> Result<Vec<f64>> {
     let mut times = Vec::new();
-    for number in 0..plan.asks + plan.asks / 10 {
+    let warm_up = count / 10;
+    for number in 0..warm_up + count {
         let since = Instant::now();
         link.ask(ASK.into(), ASK).await?;
-        // The first ones warm up.
-        if number >= plan.asks / 10 {
+        if number >= warm_up {
             times.push(since.elapsed().as_secs_f64() * 1e6);
         }
     }
-    sample.ask_us = stats::percentile(&mut times, 50);
-    sample.ask_p99_us = stats::percentile(&mut times, 99);
-    if stack.bulk() && plan.bulk_mib > 0 {
-        let bytes = plan.bulk_mib << 20;
-        link.ask(bytes / 8, 1).await?;
-        let (theirs, ours, since) = (listener.usage()?.cpu, process::cpu(), Instant::now());
-        link.ask(bytes, 1).await?;
-        let (took, ours) = (since.elapsed(), process::cpu() - ours);
-        let cpu = ours + (listener.usage()?.cpu - theirs);
-        sample.bulk_mb_s = Some(bytes as f64 / 1e6 / took.as_secs_f64());
-        sample.bulk_cpu_s_gib = Some(cpu.as_secs_f64() * (1u64 << 30) as f64 / bytes as f64);
-    }
-    link.close().await;
-    Ok(())
+    Ok(times)
+}
+
+/// MB/s, and seconds of processor time for each GiB.
+async fn bulk(link: &mut dyn Link, bytes: u64, listener: &mut Listener) -> Result<(f64, f64)> {
+    link.ask(bytes / 8, 1).await?;
+    let (theirs, ours, since) = (listener.usage()?.cpu, process::cpu(), Instant::now());
+    link.ask(bytes, 1).await?;
+    let (took, ours) = (since.elapsed(), process::cpu() - ours);
+    let cpu = ours + (listener.usage()?.cpu - theirs);
+    let gib = bytes as f64 / (1u64 << 30) as f64;
+    Ok((bytes as f64 / 1e6 / took.as_secs_f64(), cpu.as_secs_f64() / gib))
 }
 
 async fn idle(stack: &'static dyn Stack, plan: Plan, sample: &mut Sample) -> Result<()> {

@@ -16,7 +16,10 @@ const MOST: Duration = Duration::from_secs(300);
 pub(crate) fn run(options: &Options) -> Result<Results> {
     let mut outcomes = options.stacks.iter().map(|stack| Outcome::new(*stack)).collect::<Vec<_>>();
     for round in 0..options.rounds {
-        for (place, stack) in options.stacks.iter().enumerate() {
+        for turn in 0..options.stacks.len() {
+            // Another one begins each round.
+            let place = (turn + round as usize) % options.stacks.len();
+            let stack = &options.stacks[place];
             let since = Instant::now();
             let sample = in_process(*stack, options.plan);
             eprintln!(

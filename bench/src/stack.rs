@@ -11,9 +11,10 @@ use crate::stacks;
 pub(crate) type Doing<'a, T> = BoxFuture<'a, Result<T>>;
 
 /// Those that are compared, in the order of the table.
-pub(crate) static ALL: [&dyn Stack; 9] = [
+pub(crate) static ALL: [&dyn Stack; 10] = [
     &stacks::transport::Transport,
-    &stacks::node::Node,
+    &stacks::node::PUSHED,
+    &stacks::node::ANNOUNCED,
     &stacks::quinn::SAME,
     &stacks::quinn::DEFAULTS,
     &stacks::libp2p::QUIC,
@@ -37,6 +38,17 @@ pub(crate) enum Carrier {
     Tcp,
 }
 
+/// What of a stack is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Everything.
+    All,
+    /// Everything but bulk: it has nothing that is meant for it.
+    NoBulk,
+    /// Dials and requests: all else is as in another row.
+    Talk,
+}
+
 /// Where a listener is, and who.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Target {
@@ -56,9 +68,9 @@ pub(crate) trait Stack: Send + Sync {
         None
     }
 
-    /// Whether bulk is measured.
-    fn bulk(&self) -> bool {
-        true
+    /// What of it is measured.
+    fn scope(&self) -> Scope {
+        Scope::All
     }
 
     /// Runs the process's work on the stack's runtime.

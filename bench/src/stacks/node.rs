@@ -7,13 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use futures_util::future::BoxFuture;
 use tidegate::id::{ItemKey, NetworkId, PoolIndex};
-use tidegate::io::{Admission, Subject};
+use tidegate::io::{Admission, Event, Subject};
 use tidegate::rules::{ItemFacts, Rules};
 use tidegate::{Answer, Builder, Events, Limits, Multiaddr, PoolSpec};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::transport::{address, identity, socket};
-use crate::stack::{Carrier, Dialer, Doing, FIRST, Link, Stack, Target};
+use crate::stack::{Carrier, Dialer, Doing, FIRST, Link, Scope, Stack, Target};
 
 const POOL: PoolIndex = PoolIndex(0);
 /// Whether it is an answer, when it was made, the request it answers, the answer's length.
@@ -21,7 +21,34 @@ const HEAD: usize = 1 + 8 + 8 + 4;
 /// Items of earlier requests that a pool keeps: a new peer is not sent many of them.
 const KEPT: u64 = 8;
 
-pub(crate) struct Node;
+/// Above a request or an answer of 1 KiB.
+const INLINE: u32 = 2048;
+
+pub(crate) struct Node {
+    name: &'static str,
+    note: &'static str,
+    announced: bool,
+}
+
+/// Items are sent at once: the first is published when the connection is up, and the pool's inline
+/// size is above what is measured.
+pub(crate) static PUSHED: Node = Node {
+    name: "tidegate node",
+    note: "two nodes of `Builder`: hello, permits, pool, validator. A message is an item; the first \
+           is published on `Event::PeerConnected`, `PoolSpec::inline` is 2 KiB. A pool is no pipe: \
+           no bulk",
+    announced: false,
+};
+
+/// Items are announced, and fetched by who wants them: the first is in the pool before the dial,
+/// and the inline size is the default.
+pub(crate) static ANNOUNCED: Node = Node {
+    name: "tidegate node, announced",
+    note: "the same, with the first item published before the dial, and `PoolSpec::inline` of 512: \
+           items that are older than a connection, or larger than that, are announced and then \
+           fetched",
+    announced: true,
+};
 
 /// Requests and answers; the newest are best.
 struct Exchange;
@@ -91,14 +118,17 @@ fn tell(seen: UnboundedSender<Item>) -> impl Fn(Subject, Answer) + Send + Sync +
 struct Member {
     node: tidegate::Node,
     seen: UnboundedReceiver<Item>,
-    _events: Events,
+    events: Events,
 }
 
 impl Member {
-    fn start(seed: u64) -> Result<Self> {
+    fn start(seed: u64, announced: bool) -> Result<Self> {
         let (sender, seen) = unbounded_channel();
         let mut pool = PoolSpec::new("exchange");
         pool.capacity = KEPT;
+        if !announced {
+            pool.inline = INLINE;
+        }
         let mut limits = Limits::default();
         limits.max_inbound = 1000;
         let (node, events) = Builder::new(NetworkId([1; 32]), Exchange, tell(sender))
@@ -108,7 +138,17 @@ impl Member {
             .outbound(0)
             .listen(address("127.0.0.1:0".parse()?)?)
             .start()?;
-        Ok(Self { node, seen, _events: events })
+        Ok(Self { node, seen, events })
+    }
+
+    async fn connected(&mut self) -> Result<()> {
+        loop {
+            match self.events.next().await.context("the node is down")? {
+                Event::PeerConnected { .. } => return Ok(()),
+                Event::DialFailed { error, .. } => anyhow::bail!("{error:?}"),
+                _ => {}
+            }
+        }
     }
 
     fn publish(&self, item: Item, length: usize) -> Result<()> {
@@ -146,7 +186,7 @@ impl Member {
 
 impl Stack for Node {
     fn name(&self) -> &'static str {
-        "tidegate node"
+        self.name
     }
 
     fn carrier(&self) -> Carrier {
@@ -154,20 +194,16 @@ impl Stack for Node {
     }
 
     fn note(&self) -> Option<&'static str> {
-        Some(
-            "two nodes of `Builder`: hello, permits, pool, validator. Messages are items; those of \
-             1 KiB are above `PoolSpec::inline` and are announced first. Its pool is no pipe: no \
-             bulk",
-        )
+        Some(self.note)
     }
 
-    fn bulk(&self) -> bool {
-        false
+    fn scope(&self) -> Scope {
+        if self.announced { Scope::Talk } else { Scope::NoBulk }
     }
 
     fn serve(&'static self) -> Doing<'static, Target> {
         Box::pin(async {
-            let member = Member::start(0)?;
+            let member = Member::start(0, self.announced)?;
             let at = member.node.addresses().first().context("no address")?;
             let target = Target { socket: socket(at)?, key: member.node.peer_id().to_string() };
             tokio::spawn(member.answer());
@@ -177,10 +213,11 @@ impl Stack for Node {
 
     fn dialer(&'static self, number: u64, target: Target) -> Doing<'static, Box<dyn Dialer>> {
         Box::pin(async move {
-            let member = Member::start(number + 1)?;
+            let member = Member::start(number + 1, self.announced)?;
             let peer = target.key.parse().ok().context("no key")?;
             let address = tidegate::transport::with_peer(address(target.socket)?, peer);
-            Ok(Box::new(NodeDialer { member, address }) as Box<dyn Dialer>)
+            Ok(Box::new(NodeDialer { member, address, announced: self.announced })
+                as Box<dyn Dialer>)
         })
     }
 }
@@ -188,13 +225,17 @@ impl Stack for Node {
 struct NodeDialer {
     member: Member,
     address: Multiaddr,
+    announced: bool,
 }
 
 impl Dialer for NodeDialer {
     fn first(self: Box<Self>) -> Doing<'static, Box<dyn Link>> {
         Box::pin(async move {
-            let Self { mut member, address } = *self;
+            let Self { mut member, address, announced } = *self;
             member.node.dial(&address)?;
+            if !announced {
+                member.connected().await?;
+            }
             let request = member.request(FIRST, 1)?;
             member.answered(request).await?;
             Ok(Box::new(member) as Box<dyn Link>)
