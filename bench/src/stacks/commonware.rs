@@ -138,7 +138,7 @@ impl Stack for Commonware {
     fn serve(&'static self) -> Doing<'static, Target> {
         Box::pin(async {
             // It does not say which port it was given: take a free one.
-            let socket = std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
+            let socket = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
             let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
             let dialers = peers((1..=DIALERS).map(|seed| (key(seed).public_key(), nobody)));
             // Secondary peers are accepted and never dialed.
