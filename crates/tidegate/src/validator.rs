@@ -120,38 +120,76 @@ fn validate(validator: &dyn Validator, subject: Subject, answer: Answer) {
 /// On threads of their own.
 #[cfg(feature = "threads")]
 mod workers {
-    use std::sync::mpsc::{Receiver, Sender, channel};
-    use std::sync::{Arc, Mutex, PoisonError};
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
     use super::{Answer, Subject, Validator, validate};
 
     #[derive(Debug)]
-    pub(crate) struct Workers(Sender<(Subject, Answer)>);
+    pub(crate) struct Workers(Arc<Questions>);
+
+    #[derive(Debug, Default)]
+    struct Questions {
+        asked: Mutex<Asked>,
+        /// Wakes one thread for each question. Threads that take turns at a channel would wake each
+        /// other too, once for each question.
+        more: Condvar,
+    }
+
+    #[derive(Debug, Default)]
+    struct Asked {
+        waiting: VecDeque<(Subject, Answer)>,
+        /// No more will come.
+        over: bool,
+    }
 
     impl Workers {
         pub(crate) fn start(count: u32, validator: Arc<dyn Validator>) -> std::io::Result<Self> {
-            let (sender, receiver) = channel();
-            let receiver = Arc::new(Mutex::new(receiver));
+            // Dropped if a thread cannot be had: then the others end.
+            let workers = Self(Arc::default());
             for n in 0..count {
-                let (receiver, validator) = (receiver.clone(), validator.clone());
+                let (questions, validator) = (workers.0.clone(), validator.clone());
                 let name = format!("tidegate-check-{n}");
-                let work = move || work(&receiver, &*validator);
+                let work = move || {
+                    while let Some((subject, answer)) = questions.next() {
+                        validate(&*validator, subject, answer);
+                    }
+                };
                 crate::rt::thread(name, work)?;
             }
-            Ok(Self(sender))
+            Ok(workers)
         }
 
         pub(crate) fn ask(&self, subject: Subject, answer: Answer) {
-            // The threads end when this sender is gone, so while it is here they are.
-            let _ = self.0.send((subject, answer));
+            self.0.change(|asked| asked.waiting.push_back((subject, answer)));
+            self.0.more.notify_one();
         }
     }
 
-    fn work(questions: &Mutex<Receiver<(Subject, Answer)>>, validator: &dyn Validator) {
-        loop {
-            let next = questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok((subject, answer)) = next else { return };
-            validate(validator, subject, answer);
+    impl Drop for Workers {
+        fn drop(&mut self) {
+            self.0.change(|asked| asked.over = true);
+            self.0.more.notify_all();
+        }
+    }
+
+    impl Questions {
+        fn change(&self, change: impl FnOnce(&mut Asked)) {
+            change(&mut self.asked.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+
+        /// Waits for a question; `None` if all are answered and no more will come.
+        fn next(&self) -> Option<(Subject, Answer)> {
+            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            loop {
+                if let Some(question) = asked.waiting.pop_front() {
+                    return Some(question);
+                }
+                if asked.over {
+                    return None;
+                }
+                asked = self.more.wait(asked).unwrap_or_else(PoisonError::into_inner);
+            }
         }
     }
 }
