@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::api::Effort;
 use crate::{Result, api, foreign, root, run, system};
 
 /// The scenarios that `soak` runs.
@@ -28,7 +29,7 @@ pub(crate) fn test() -> Result {
     // Without threads, QUIC and store, as where there are none of them.
     let bare = ["test", "-p", "tidegate", "--no-default-features", "--lib", "--test", "nodes"];
     run(cargo().args(bare))?;
-    api::check(api::EXAMPLES)?;
+    api::check(Effort::Usual)?;
     let nextest = Command::new("cargo-nextest").arg("--version").output();
     if nextest.is_ok_and(|output| output.status.success()) {
         run(cargo().args(["nextest", "run", "--workspace", "--no-fail-fast"]))
@@ -44,8 +45,6 @@ const MODELS: [(&str, &str, &str, u32); 3] = [
     ("tidegate-proto", "--lib", "fetch::tests", 6000),
     ("tidegate-cli", "--bins", "settings::tests", 20_000),
 ];
-/// Requests that schemathesis makes of each operation in a second, about.
-const REQUESTS_A_SECOND: u32 = 8;
 
 fn models(seconds: u32) -> Result {
     for (package, part, tests, a_second) in MODELS {
@@ -76,7 +75,7 @@ pub(crate) fn soak(seeds: u32) -> Result {
 /// pool and fetcher and the configuration, and by random requests the HTTP API.
 pub(crate) fn fuzz(seconds: u32) -> Result {
     models(seconds)?;
-    api::check(seconds.saturating_mul(REQUESTS_A_SECOND))?;
+    api::check(Effort::Seconds(seconds))?;
     for (target, most) in TARGETS {
         let fuzz = ["+nightly", "fuzz", "run", "-s", "none", target, "--"];
         run(Command::new("cargo")
