@@ -1,8 +1,8 @@
 //! Whose turn it is to have something checked (specification section 12).
 //!
 //! Only so many tickets are out at a time, so no queue builds up in the validator; what waits
-//! here is bounded by the permits that paid for it. Peers take turns, so validation time is shared
-//! out like bytes are. One place is kept for headers and blocks.
+//! here is bounded by the permits that paid for it. Peers take turns, and the pools of each peer, so
+//! validation time is shared out like bytes are. One place is kept for headers and blocks.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -31,18 +31,47 @@ pub(crate) struct Tickets {
 /// Items of one peer that wait.
 #[derive(Debug, Default)]
 struct Waiting {
-    pushed: VecDeque<(PoolIndex, ItemId)>,
-    fetched: VecDeque<(PoolIndex, ItemId)>,
+    /// Those of which something waits, in turn: a pool whose verdicts take long has its permits'
+    /// worth waiting, and the others must not wait for all of that.
+    pools: VecDeque<(PoolIndex, OfPool)>,
+}
+
+/// Items of one peer and pool that wait.
+#[derive(Debug, Default)]
+struct OfPool {
+    pushed: VecDeque<ItemId>,
+    fetched: VecDeque<ItemId>,
     fetched_next: bool,
 }
 
 impl Waiting {
+    fn push(&mut self, pool: PoolIndex, id: ItemId, pushed: bool) {
+        let at = self.pools.iter().position(|(of, _)| *of == pool).unwrap_or_else(|| {
+            self.pools.push_back((pool, OfPool::default()));
+            self.pools.len() - 1
+        });
+        let waiting = &mut self.pools[at].1;
+        let queue = if pushed { &mut waiting.pushed } else { &mut waiting.fetched };
+        queue.push_back(id);
+    }
+
+    fn next(&mut self) -> Option<(PoolIndex, ItemId)> {
+        let (pool, mut waiting) = self.pools.pop_front()?;
+        let id = waiting.next()?;
+        if !waiting.is_empty() {
+            self.pools.push_back((pool, waiting));
+        }
+        Some((pool, id))
+    }
+}
+
+impl OfPool {
     fn is_empty(&self) -> bool {
         self.pushed.is_empty() && self.fetched.is_empty()
     }
 
     /// What was pushed is new, and what was fetched may be a long backlog: they take turns.
-    fn next(&mut self) -> Option<(PoolIndex, ItemId)> {
+    fn next(&mut self) -> Option<ItemId> {
         let (first, second) = match self.fetched_next {
             true => (&mut self.fetched, &mut self.pushed),
             false => (&mut self.pushed, &mut self.fetched),
@@ -75,11 +104,10 @@ impl Tickets {
         pushed: bool,
     ) {
         let waiting = self.items.entry(link).or_default();
-        if waiting.is_empty() {
+        if waiting.pools.is_empty() {
             self.turns.push_back(link);
         }
-        let queue = if pushed { &mut waiting.pushed } else { &mut waiting.fetched };
-        queue.push_back((pool, id));
+        waiting.push(pool, id, pushed);
     }
 
     /// A header or a block is to be checked.
@@ -91,11 +119,12 @@ impl Tickets {
     pub(crate) fn withdraw_items(&mut self, link: ConnectionId, pool: PoolIndex) -> Vec<ItemId> {
         let Some(waiting) = self.items.get_mut(&link) else { return Vec::new() };
         let mut withdrawn = Vec::new();
-        for queue in [&mut waiting.pushed, &mut waiting.fetched] {
-            withdrawn.extend(queue.iter().filter(|(of, _)| *of == pool).map(|(_, id)| *id));
-            queue.retain(|(of, _)| *of != pool);
+        if let Some(at) = waiting.pools.iter().position(|(of, _)| *of == pool)
+            && let Some((_, gone)) = waiting.pools.remove(at)
+        {
+            withdrawn.extend(gone.pushed.into_iter().chain(gone.fetched));
         }
-        if waiting.is_empty() {
+        if waiting.pools.is_empty() {
             self.items.remove(&link);
             self.turns.retain(|turn| *turn != link);
         }
@@ -125,7 +154,7 @@ impl Tickets {
                 let link = self.turns.pop_front()?;
                 let waiting = self.items.get_mut(&link)?;
                 let (pool, id) = waiting.next()?;
-                if waiting.is_empty() {
+                if waiting.pools.is_empty() {
                     self.items.remove(&link);
                 } else {
                     self.turns.push_back(link);
@@ -205,6 +234,30 @@ mod tests {
             tickets.ask_item(ConnectionId(1), POOL, item(n), true);
         }
         let expected = [10, 0, 11, 1, 12, 2, 3].map(|n| Question::Item(POOL, item(n)));
+        assert_eq!(drain(&mut tickets), expected);
+    }
+
+    /// R12.1
+    #[test]
+    fn a_pool_does_not_wait_for_all_of_another() {
+        let mut tickets = Tickets::new(4);
+        let other = PoolIndex(1);
+        for n in 0..100 {
+            tickets.ask_item(ConnectionId(1), POOL, item(n), n % 2 == 0);
+        }
+        for n in 100..102 {
+            tickets.ask_item(ConnectionId(1), other, item(n), true);
+        }
+        let of = |pool, n| Question::Item(pool, item(n));
+        let expected = [
+            of(POOL, 0),
+            of(other, 100),
+            of(POOL, 1),
+            of(other, 101),
+            of(POOL, 2),
+            of(POOL, 3),
+            of(POOL, 4),
+        ];
         assert_eq!(drain(&mut tickets), expected);
     }
 

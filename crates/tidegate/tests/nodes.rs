@@ -14,5 +14,7 @@ mod nodes {
     #[cfg(feature = "threads")]
     mod overload;
     mod publishing;
+    #[cfg(feature = "threads")]
+    mod sharing;
     mod staying;
 }

@@ -1,0 +1,172 @@
+//! What is shared: workers between the pools of a peer, places between peers.
+
+use std::sync::{Arc, Condvar, Mutex};
+
+use tidegate::id::{ItemId, PoolIndex};
+use tidegate::io::{Admission, Event, Fate, Subject};
+use tidegate::rules::Rules as _;
+use tidegate::wire::{Grant, Refusal};
+use tidegate::{Answer, Builder, Identity, Limits, PoolSpec, Validator};
+
+use super::app::{By, NETWORK, NOTES, Notes, Running, accept_all, within};
+
+const OTHERS: PoolIndex = PoolIndex(1);
+
+/// Holds up all checks of notes until it is opened, and writes down what was checked then.
+#[derive(Clone, Default)]
+struct Gate {
+    open: Arc<(Mutex<bool>, Condvar)>,
+    checked: Arc<Mutex<Vec<ItemId>>>,
+}
+
+impl Gate {
+    fn open(&self) {
+        *self.open.0.lock().unwrap() = true;
+        self.open.1.notify_all();
+    }
+}
+
+impl Validator for Gate {
+    fn validate(&self, subject: Subject, answer: Answer) {
+        let Subject::Item { pool, id, .. } = subject else { panic!("there are items only") };
+        if pool == NOTES {
+            let open = self.open.0.lock().unwrap();
+            drop(self.open.1.wait_while(open, |open| !*open).unwrap());
+        }
+        self.checked.lock().unwrap().push(id);
+        answer.accept(Admission::default());
+    }
+}
+
+/// A test that panics must not wait for its workers.
+impl Drop for Gate {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.open();
+        }
+    }
+}
+
+/// Two nodes with two pools. Bob checks what comes; so much of it may be notes.
+async fn pair(by: &By, gate: &Gate, workers: u32, bodies: u32) -> (Running, Running) {
+    let mut notes = PoolSpec::new("notes");
+    notes.grant = Grant { announcements: bodies, bodies, ..notes.grant };
+    let identity = || Identity::generate().expect("randomness");
+    let builder = |validator: Box<dyn Validator>| {
+        let validator = move |subject: Subject, answer: Answer| validator.validate(subject, answer);
+        let builder = Builder::new(NETWORK, Notes, validator);
+        let builder = builder.pool(notes.clone()).pool(PoolSpec::new("others"));
+        Running::start(by.connect(builder.workers(workers), identity()))
+    };
+    let mut alice = builder(Box::new(accept_all));
+    let mut bob = builder(Box::new(gate.clone()));
+    alice.meet(&mut bob).await;
+    (alice, bob)
+}
+
+async fn publish(from: &Running, pool: PoolIndex, text: String) {
+    let publishing = from.node.publish(pool, text, Admission::default()).expect("a place");
+    assert_eq!(within("a fate", publishing).await, Ok(Fate::Accepted));
+}
+
+/// Waits until a node has given so many permits of a pool, and not got them back.
+async fn given(node: &Running, pool: &str, permits: usize) {
+    let given = async {
+        while node.node.status().await.unwrap().peers[0].permits[pool].given < permits {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("permits", given).await;
+}
+
+#[tokio::test]
+async fn a_pool_whose_permits_are_out_does_not_stop_another() {
+    for by in By::all() {
+        let gate = Gate::default();
+        // More workers than the notes of one peer may keep busy.
+        let (alice, mut bob) = pair(&by, &gate, 8, 2).await;
+        for number in 0..100 {
+            publish(&alice, NOTES, format!("note {number}")).await;
+        }
+        given(&bob, "notes", 4).await;
+        for number in 0..200 {
+            publish(&alice, OTHERS, format!("other {number}")).await;
+            let added = |event: &Event| matches!(event, Event::ItemAdded { pool: OTHERS, .. });
+            bob.until(added).await;
+        }
+        let status = within("its status", bob.node.status()).await.unwrap();
+        assert_eq!((status.pools["notes"].items, status.pools["others"].items), (0, 200));
+        gate.open();
+        let note = |event: &Event| matches!(event, Event::ItemAdded { pool: NOTES, .. });
+        for _ in 0..100 {
+            bob.until(note).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_item_waits_for_few_of_another_pool() {
+    for by in By::all() {
+        let gate = Gate::default();
+        let (alice, mut bob) = pair(&by, &gate, 2, 50).await;
+        for number in 0..100 {
+            publish(&alice, NOTES, format!("note {number}")).await;
+        }
+        given(&bob, "notes", 100).await;
+        publish(&alice, OTHERS, "other".to_owned()).await;
+        given(&bob, "others", 1).await;
+        gate.open();
+        for _ in 0..101 {
+            bob.until(|event| matches!(event, Event::ItemAdded { .. })).await;
+        }
+        let other = id_in("others", "other");
+        let before = gate.checked.lock().unwrap().iter().position(|id| *id == other);
+        // Those that are being checked, and one in turn with it; some more for the threads.
+        assert!(before.is_some_and(|before| before < 10), "behind {before:?}");
+    }
+}
+
+fn id_in(pool: &str, text: &str) -> ItemId {
+    Notes.item_id(pool, text.as_bytes())
+}
+
+/// Dials until it is told why it is not wanted.
+async fn refused(stranger: &mut Running, by: &Running) -> Refusal {
+    loop {
+        stranger.node.dial(&by.node.addresses()[0]).expect("a running node");
+        let told =
+            |event: &Event| matches!(event, Event::Refused { .. } | Event::DialFailed { .. });
+        // On a busy machine a dial may take too long.
+        if let Event::Refused { by_us: false, refusal, .. } = stranger.until(told).await {
+            return refusal;
+        }
+    }
+}
+
+#[tokio::test]
+async fn those_beyond_the_places_are_refused_and_the_others_go_on() {
+    for by in By::all() {
+        let mut limits = Limits::default();
+        limits.max_inbound = 2;
+        let mut middle = Running::start(by.builder(accept_all).limits(limits));
+        let (mut alice, mut bob) = (by.start(accept_all), by.start(accept_all));
+        alice.meet(&mut middle).await;
+        bob.meet(&mut middle).await;
+        for batch in 0..5 {
+            let start = |_| Running::start(by.builder(accept_all).workers(1));
+            let mut strangers: Vec<_> = (0..20).map(start).collect();
+            let refusals = strangers.iter_mut().map(|stranger| refused(stranger, &middle));
+            for refusal in futures_util::future::join_all(refusals).await {
+                assert!(matches!(refusal, Refusal::Full(_)), "{refusal:?}");
+            }
+            let note = format!("note {batch}");
+            alice.publish(&note).await;
+            bob.has(&note).await;
+        }
+        let connected = within("its status", middle.node.status()).await.unwrap().peers.len();
+        assert_eq!(connected, 2);
+        let cut = |event: &Event| matches!(event, Event::PeerDisconnected { .. });
+        let told = std::iter::from_fn(|| alice.events.try_next()).filter(cut).count();
+        assert_eq!(told, 0);
+    }
+}
