@@ -32,6 +32,7 @@ use super::{ListenError, Traffic, Transport, new_connection_id, to_core};
 use crate::identity::Identity;
 use crate::rt;
 
+mod socket;
 mod stream;
 mod tls;
 
@@ -441,7 +442,14 @@ impl Transport for Quic {
         let socket =
             socket_address(address).ok_or_else(|| ListenError::Unsupported(address.clone()))?;
         let io = |source| ListenError::Io { address: address.clone(), source };
-        let endpoint = quinn::Endpoint::server(self.server.clone(), socket).map_err(io)?;
+        let socket = socket::bind(socket).map_err(io)?;
+        let endpoint = quinn::Endpoint::new(
+            quinn::EndpointConfig::default(),
+            Some(self.server.clone()),
+            socket,
+            Arc::new(quinn::TokioRuntime),
+        );
+        let endpoint = endpoint.map_err(io)?;
         let bound = endpoint.local_addr().map_err(io)?;
         // Dials go out from listeners rather than from sockets of their own.
         self.endpoints.insert(0, endpoint.clone());
