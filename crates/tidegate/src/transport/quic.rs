@@ -187,6 +187,11 @@ impl Quic {
             incoming.ignore();
             return;
         }
+        if self.handshakes + self.connections.len() >= self.places() {
+            // Those who are being sent away are still there, and would become ever more.
+            incoming.refuse();
+            return;
+        }
         if self.handshakes >= RETRY_FROM && incoming.may_retry() {
             // An error means that it may not be retried, which was just asked.
             let _ = incoming.retry();
@@ -198,6 +203,13 @@ impl Quic {
             let accepted = rt::within(HANDSHAKE_TIMEOUT, connecting).await;
             Done::Accepted(accepted.unwrap_or(Err(quinn::ConnectionError::TimedOut)))
         }));
+    }
+
+    /// Connections that there may be: of peers, of those whose hello is not finished or who are told
+    /// that they are not wanted, and of those who have not proven who they are.
+    fn places(&self) -> usize {
+        let limits = &self.limits;
+        (limits.max_inbound + limits.max_outbound + limits.handshakes) as usize + HANDSHAKES
     }
 
     fn connected(

@@ -1,9 +1,13 @@
 //! The bounds on peers that have not proven who they are (specification section 4.2): at most 64
-//! handshakes at once, 5 s each, and from 32 on only with those who receive at their address.
+//! handshakes at once, 5 s each, and from 32 on only with those who receive at
+//! their address. And the bound on all connections, whatever becomes of them.
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use tidegate::transport::{Transport as _, quic::Quic};
+use tidegate::{Identity, Limits};
 
 use super::harness::Net;
 use super::raw::{endpoint, good_client};
@@ -114,4 +118,39 @@ async fn handshakes_are_few_short_and_soon_from_known_addresses_only() {
         }
     }
     assert!(first.elapsed() < 4 * TIMEOUT, "{:?}", first.elapsed());
+}
+
+/// A listener that lets in whom it may, and sends nobody away.
+fn listener(limits: &Limits) -> std::net::SocketAddr {
+    let mut quic = Quic::new(&Identity::from_seed(&[1; 32]), limits).expect("TLS");
+    let anywhere = "/ip4/127.0.0.1/udp/0/quic-v1".parse().expect("an address");
+    let address = quic.listen(&anywhere).expect("a socket");
+    tokio::spawn(async move {
+        loop {
+            std::future::poll_fn(|cx| quic.poll_input(cx)).await;
+        }
+    });
+    socket_of(&address)
+}
+
+#[tokio::test]
+async fn connections_that_nobody_ends_are_bounded() {
+    let mut limits = Limits::default();
+    (limits.max_inbound, limits.max_outbound, limits.handshakes) = (2, 1, 3);
+    let to = listener(&limits);
+    let endpoint = endpoint();
+    let connect = || endpoint.connect_with(good_client(), to, "x").expect("a dial");
+    let mut held = Vec::new();
+    for number in 0..HANDSHAKES + 6 {
+        let connected = connect().await;
+        held.push(connected.unwrap_or_else(|error| panic!("connection {number}: {error}")));
+    }
+    let beyond = connect().await;
+    assert!(matches!(beyond, Err(quinn::ConnectionError::ConnectionClosed(_))), "{beyond:?}");
+    // There is a place again when one is gone, and the listener has noticed.
+    held.pop().expect("there are some").close(0u32.into(), b"");
+    let begun = Instant::now();
+    while connect().await.is_err() {
+        assert!(begun.elapsed() < 4 * TIMEOUT, "nobody is let in any more");
+    }
 }
