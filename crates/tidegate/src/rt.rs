@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tidegate_proto::Time;
-use tokio::time::{Instant, Sleep};
+pub(crate) use tokio::time::Instant;
+use tokio::time::Sleep;
 
 /// Runs a future beside the caller.
 pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) {

@@ -30,7 +30,7 @@ use tidegate_proto::wire::{Binding, Frame, MAX_FRAME, MAX_OFFERS};
 
 use super::{ListenError, Traffic, Transport, new_connection_id, to_core};
 use crate::identity::Identity;
-use crate::rt;
+use crate::rt::{self, Instant};
 
 mod socket;
 mod stream;
@@ -45,6 +45,9 @@ const STREAMS: u32 = 3 + MAX_OFFERS as u32;
 const HANDSHAKES: usize = 64;
 /// From so many on, a peer must first show that it receives at its address.
 const RETRY_FROM: usize = 32;
+/// Between the beginnings of two: one takes half a millisecond of a processor, and those who are
+/// connected must not wait for all that come at once. 200 a second are a tenth of a processor.
+const HANDSHAKE_PACE: Duration = Duration::from_millis(5);
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a dial may take.
@@ -70,6 +73,8 @@ pub struct Quic {
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     inputs: VecDeque<Input>,
     handshakes: usize,
+    /// Not before then the next one begins.
+    next_handshake: Instant,
     /// Traffic of connections that are gone.
     past: Traffic,
 }
@@ -149,6 +154,7 @@ impl Quic {
             work: FuturesUnordered::new(),
             inputs: VecDeque::new(),
             handshakes: 0,
+            next_handshake: Instant::now(),
             past: Traffic::default(),
         })
     }
@@ -197,10 +203,13 @@ impl Quic {
             let _ = incoming.retry();
             return;
         }
-        let Ok(connecting) = incoming.accept() else { return };
+        let turn = self.next_handshake.max(Instant::now());
+        self.next_handshake = turn + HANDSHAKE_PACE;
         self.handshakes += 1;
         self.work.push(Box::pin(async move {
-            let accepted = rt::within(HANDSHAKE_TIMEOUT, connecting).await;
+            rt::sleep(turn.saturating_duration_since(Instant::now())).await;
+            let accepted = async { incoming.accept()?.await };
+            let accepted = rt::within(HANDSHAKE_TIMEOUT, accepted).await;
             Done::Accepted(accepted.unwrap_or(Err(quinn::ConnectionError::TimedOut)))
         }));
     }

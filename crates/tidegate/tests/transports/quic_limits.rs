@@ -1,5 +1,5 @@
 //! The bounds on peers that have not proven who they are (specification section 4.2): at most 64
-//! handshakes at once, 5 s each, and from 32 on only with those who receive at
+//! handshakes at once, 5 s each, begun 5 ms apart, and from 32 on only with those who receive at
 //! their address. And the bound on all connections, whatever becomes of them.
 
 use std::time::{Duration, Instant};
@@ -153,4 +153,17 @@ async fn connections_that_nobody_ends_are_bounded() {
     while connect().await.is_err() {
         assert!(begun.elapsed() < 4 * TIMEOUT, "nobody is let in any more");
     }
+}
+
+#[tokio::test]
+async fn handshakes_do_not_begin_all_at_once() {
+    const MANY: u32 = 60;
+    let to = listener(&Limits::default());
+    let endpoint = endpoint();
+    let begun = Instant::now();
+    let connect = |_| endpoint.connect_with(good_client(), to, "x").expect("a dial");
+    let all = futures_util::future::try_join_all((0..MANY).map(connect)).await;
+    assert!(all.is_ok(), "{all:?}");
+    let least = Duration::from_millis(5) * (MANY - 1);
+    assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
 }
