@@ -1,0 +1,171 @@
+//! A pool that is slow beside one that is not.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tidegate::id::PoolIndex;
+use tidegate::io::{Admission, Subject};
+use tidegate::wire::Grant;
+use tidegate::{Answer, PoolSpec, accept_all};
+
+use crate::items::{GUARD, Member, Watch, builder, item, met, percentile, until, within};
+
+const SLOW: PoolIndex = PoolIndex(0);
+const FAST: PoolIndex = PoolIndex(1);
+/// How long a verdict of the slow pool takes.
+const VERDICT: Duration = Duration::from_secs(1);
+/// Items that the sender has for the slow pool: more than are checked while it is looked at.
+const BACKLOG: u64 = 4000;
+/// Between two items of the fast pool.
+const PACE: Duration = Duration::from_millis(10);
+const SIZE: usize = 200;
+/// What the full pool may add at p99, in milliseconds.
+const TARGET: f64 = 2.0;
+
+/// What peers may have outstanding on the slow pool, and how many work on it.
+struct Setting {
+    grant: Grant,
+    workers: u32,
+    items: u64,
+}
+
+impl Setting {
+    /// All that the permits allow is being checked, and there are workers left.
+    fn roomy(items: u64) -> Self {
+        let grant = Grant {
+            announcements: 8,
+            bodies: 8,
+            body_bytes: 128 << 10,
+            requests: 8,
+            fetch_bytes: 256 << 10,
+        };
+        Self { grant, workers: 24, items }
+    }
+
+    fn default(items: u64) -> Self {
+        Self { grant: PoolSpec::new("any").grant, workers: 2, items }
+    }
+
+    /// Announcements and bodies of the slow pool that are out.
+    fn permits(&self) -> usize {
+        (self.grant.announcements + self.grant.bodies) as usize
+    }
+}
+
+struct Pair {
+    sender: Member,
+    receiver: Member,
+    watch: Arc<Watch>,
+}
+
+impl Pair {
+    async fn start(setting: &Setting) -> Self {
+        let mut slow = PoolSpec::new("slow");
+        slow.grant = setting.grant.clone();
+        let pools = [slow, PoolSpec::new("fast")];
+        let watch = Arc::new(Watch::default());
+        let validator = |subject: Subject, answer: Answer| {
+            if matches!(subject, Subject::Item { pool: SLOW, .. }) {
+                std::thread::sleep(VERDICT);
+            }
+            answer.accept(Admission::default());
+        };
+        let [own, others] = [pools.clone(), pools];
+        let sender = own.into_iter().fold(builder(accept_all), |b, pool| b.pool(pool));
+        let receiver = others.into_iter().fold(builder(validator), |b, pool| b.pool(pool));
+        let receiver = Member::start(receiver.workers(setting.workers), &watch);
+        let sender = Member::start(sender, &Arc::default());
+        sender.node.dial(&receiver.node.addresses()[0]).expect("a running node");
+        until("the two meet", || receiver.seen().connected == 1).await;
+        Self { sender, receiver, watch }
+    }
+
+    async fn given(&self) -> usize {
+        let status = self.receiver.node.status().await.expect("a running node");
+        status.peers[0].permits["slow"].given
+    }
+
+    /// The sender has more for the slow pool than it may send.
+    async fn fill(&self, setting: &Setting) {
+        for number in 0..BACKLOG {
+            let body = item(number, SIZE);
+            let publishing = self.sender.node.publish(SLOW, body, Admission::default());
+            publishing.expect("a place").await.expect("a running node");
+        }
+        let since = Instant::now();
+        while self.given().await < setting.permits() {
+            assert!(since.elapsed() < GUARD, "the pool is never full");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// How long items of the other pool take.
+    async fn measure(&self, setting: &Setting) -> (f64, f64) {
+        let mut pace = tokio::time::interval(PACE);
+        for number in 0..setting.items {
+            pace.tick().await;
+            self.watch.publish(&self.sender.node, FAST, "fast", item(number, SIZE)).await;
+        }
+        within(GUARD, || self.watch.missing() == 0).await;
+        assert_eq!(self.watch.missing(), 0, "items that never came");
+        let mut delays = self.receiver.take_delays();
+        (percentile(&mut delays, 50), percentile(&mut delays, 99))
+    }
+
+    async fn end(self) {
+        self.sender.node.shutdown().await;
+        self.receiver.node.shutdown().await;
+    }
+}
+
+/// p50 and p99 without a full pool and with one.
+async fn compare(setting: &Setting) -> [(f64, f64); 2] {
+    let pair = Pair::start(setting).await;
+    let alone = pair.measure(setting).await;
+    pair.end().await;
+    let pair = Pair::start(setting).await;
+    pair.fill(setting).await;
+    let beside = pair.measure(setting).await;
+    let (out, all) = (pair.given().await, setting.permits());
+    println!("    permits of the slow pool out at the end: {out} of {all}");
+    pair.end().await;
+    [alone, beside]
+}
+
+pub(crate) async fn run(quick: bool) {
+    let (rounds, items) = if quick { (1, 300) } else { (3, 1000) };
+    println!("turns: an item beside a pool whose verdicts take {VERDICT:?}");
+    let setting = Setting::roomy(items);
+    let mut added = Vec::new();
+    for _ in 0..rounds {
+        let [alone, beside] = compare(&setting).await;
+        let more = beside.1 - alone.1;
+        println!(
+            "  {} workers, {} permits: p50 {:.2} → {:.2} ms, p99 {:.2} → {:.2} ms ({more:+.2} ms)",
+            setting.workers,
+            setting.permits(),
+            alone.0,
+            beside.0,
+            alone.1,
+            beside.1,
+        );
+        added.push(more);
+    }
+    added.sort_by(f64::total_cmp);
+    let median = added[added.len() / 2];
+    println!(
+        "  median of {rounds}: {median:+.2} ms at p99, target < {TARGET} ms: {}",
+        met(median < TARGET)
+    );
+    let setting = Setting::default(10);
+    let [alone, beside] = compare(&setting).await;
+    println!(
+        "  {} workers, {} permits (the defaults, no target): p50 {:.2} → {:.0} ms, worst {:.2} → {:.0} ms",
+        setting.workers,
+        setting.permits(),
+        alone.0,
+        beside.0,
+        alone.1,
+        beside.1,
+    );
+}
