@@ -1,0 +1,71 @@
+//! A process that attacks, at the lowest priority: prepares, says so, and begins when it is told.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+use super::{half_open, peers};
+
+/// The attacks, in the order of the phases.
+pub(crate) const ALL: [&str; 5] = ["half-open", "flood", "beyond", "garbage", "silence"];
+
+/// What an attack has done so far.
+#[derive(Default)]
+pub(crate) struct Done {
+    /// Datagrams, or handshakes that were begun.
+    pub(crate) begun: AtomicU64,
+    /// Handshakes that were completed.
+    pub(crate) met: AtomicU64,
+    /// Times that the victim said that it refuses, or why it ends the connection.
+    pub(crate) answered: AtomicU64,
+}
+
+impl Done {
+    pub(crate) fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// With the attack's name, the victim's socket and how many there are of what it is made of.
+pub(crate) async fn in_process(with: &[String]) {
+    let [name, victim, size] = with else { panic!("three arguments") };
+    let victim: SocketAddr = victim.parse().expect("a socket");
+    let size: usize = size.parse().expect("a number");
+    let done = Arc::new(Done::default());
+    let mut input = BufReader::new(tokio::io::stdin()).lines();
+    let mut begin = async || {
+        println!("prepared");
+        let _ = input.next_line().await;
+    };
+    let since;
+    match name.as_str() {
+        "half-open" | "flood" => {
+            let flood = name == "flood";
+            let datagrams = half_open::prepare(size).await;
+            begin().await;
+            since = Instant::now();
+            let done = done.clone();
+            std::thread::spawn(move || half_open::fire(victim, &datagrams, flood, &done));
+        }
+        name => {
+            let conduct = peers::Conduct::of(name);
+            let configs = peers::prepare(size);
+            begin().await;
+            since = Instant::now();
+            peers::begin(victim, conduct, configs, &done);
+        }
+    }
+    let _ = input.next_line().await;
+    let rate = |counter: &AtomicU64| {
+        let count = counter.load(Ordering::Relaxed);
+        format!("{count} ({:.0}/s)", count as f64 / since.elapsed().as_secs_f64())
+    };
+    let (begun, met, answered) = (rate(&done.begun), rate(&done.met), rate(&done.answered));
+    println!("begun {begun}, handshakes {met}, answered {answered}");
+    let _ = input.next_line().await;
+    // What is under way is not waited for.
+    std::process::exit(0);
+}
