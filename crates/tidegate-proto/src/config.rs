@@ -32,7 +32,8 @@ pub struct Config {
     /// The pools, in the order of their [`crate::id::PoolIndex`].
     pub pools: Vec<PoolSpec>,
     /// How many verdicts the application works on at a time. Twice as many tickets are out, so
-    /// that none of its workers waits for the next. At least one; a guess is the number of cores.
+    /// that none of its workers waits for the next. When others have taken all of these, each pool
+    /// has one more, and so have headers and blocks. At least one; a guess is the number of cores.
     pub workers: u32,
     /// Only these peers are talked to, if any are named.
     pub allow: Option<BTreeSet<PeerId>>,
@@ -157,7 +158,9 @@ impl Config {
             + chunks
             + u64::from(limits.orphan_bytes)
             + LINK;
-        let handshakes = u64::from(limits.handshakes) * MAX_FRAME as u64;
+        // What a stranger may say is one frame, and what waits to be read.
+        let stranger = MAX_FRAME as u64 + u64::from(STRANGER_WINDOW) * 3 / 2;
+        let handshakes = u64::from(limits.handshakes) * stranger + u64::from(FIRST_PACKETS);
         peers * per_peer
             + self.pools.iter().map(pool).sum::<u64>()
             + u64::from(limits.fetch_bytes_node)
@@ -179,6 +182,13 @@ pub const MAX_ITEM: u32 = 16 << 20;
 pub const MAX_POOLS: usize = 32;
 /// Nodes where others can be learnt of: more would not make a start more certain.
 pub const MAX_BOOTSTRAP: usize = 64;
+
+/// Bytes a transport accepts of a connection to it before the core has opened a channel on it: a hello
+/// has some 200. From then on it is [`Limits::receive_window`].
+pub const STRANGER_WINDOW: u32 = 4 << 10;
+/// Bytes a transport keeps of what comes with the first packets of all handshakes: 8 KiB for each of
+/// 64, of which two packets are needed.
+pub const FIRST_PACKETS: u32 = 512 << 10;
 
 /// What one entry costs beside what it holds, measured by the test of the worst case, rounded up.
 const ENTRY: u64 = 640;

@@ -2,9 +2,10 @@
 //!
 //! Only so many tickets are out at a time, so no queue builds up in the validator; what waits
 //! here is bounded by the permits that paid for it. Peers take turns, and the pools of each peer, so
-//! validation time is shared out like bytes are. One place is kept for headers and blocks.
+//! validation time is shared out like bytes are. Each pool has a place that no other takes, and so
+//! have headers and blocks: verdicts that take long delay their own kind.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::id::{BlockId, ConnectionId, ItemId, PoolIndex, Ticket};
 
@@ -16,16 +17,28 @@ pub(crate) enum Question {
     Block(BlockId),
 }
 
+impl Question {
+    /// The pool; `None` for headers and blocks.
+    fn pool(self) -> Option<PoolIndex> {
+        match self {
+            Self::Item(pool, _) => Some(pool),
+            Self::Header(_) | Self::Block(_) => None,
+        }
+    }
+}
+
 /// Questions to the application.
 #[derive(Debug)]
 pub(crate) struct Tickets {
-    limit: usize,
+    /// So many places are for whoever comes.
+    shared: usize,
     next: u64,
     chain: VecDeque<Question>,
     items: BTreeMap<ConnectionId, Waiting>,
     turns: VecDeque<ConnectionId>,
+    /// How many items of each pool wait, where any do.
+    waiting: BTreeMap<PoolIndex, usize>,
     out: BTreeMap<Ticket, Question>,
-    items_out: usize,
 }
 
 /// Items of one peer that wait.
@@ -55,8 +68,10 @@ impl Waiting {
         queue.push_back(id);
     }
 
-    fn next(&mut self) -> Option<(PoolIndex, ItemId)> {
-        let (pool, mut waiting) = self.pools.pop_front()?;
+    /// The next one of a pool that may have one.
+    fn next(&mut self, may: impl Fn(PoolIndex) -> bool) -> Option<(PoolIndex, ItemId)> {
+        let at = self.pools.iter().position(|(pool, _)| may(*pool))?;
+        let (pool, mut waiting) = self.pools.remove(at)?;
         let id = waiting.next()?;
         if !waiting.is_empty() {
             self.pools.push_back((pool, waiting));
@@ -82,16 +97,16 @@ impl OfPool {
 }
 
 impl Tickets {
-    /// At most two tickets for each worker are out: none waits while the next is picked.
+    /// Two tickets for each worker are out: none waits while the next is picked.
     pub(crate) fn new(workers: u32) -> Self {
         Self {
-            limit: workers as usize * 2,
+            shared: workers as usize * 2,
             next: 0,
             chain: VecDeque::new(),
             items: BTreeMap::new(),
             turns: VecDeque::new(),
+            waiting: BTreeMap::new(),
             out: BTreeMap::new(),
-            items_out: 0,
         }
     }
 
@@ -108,6 +123,16 @@ impl Tickets {
             self.turns.push_back(link);
         }
         waiting.push(pool, id, pushed);
+        *self.waiting.entry(pool).or_default() += 1;
+    }
+
+    fn waits_no_more(&mut self, pool: PoolIndex, count: usize) {
+        if let Some(waiting) = self.waiting.get_mut(&pool) {
+            *waiting -= count;
+            if *waiting == 0 {
+                self.waiting.remove(&pool);
+            }
+        }
     }
 
     /// A header or a block is to be checked.
@@ -128,6 +153,7 @@ impl Tickets {
             self.items.remove(&link);
             self.turns.retain(|turn| *turn != link);
         }
+        self.waits_no_more(pool, withdrawn.len());
         withdrawn
     }
 
@@ -138,30 +164,18 @@ impl Tickets {
         self.chain.len() < waiting
     }
 
-    /// The next question, if there is room for it. Headers and blocks go first; one place is kept
-    /// for them, and one for items while any wait. Without `blocks` they wait, as the store is behind.
+    /// The next question, if there is a place for it: a shared one, or that of its pool or of the
+    /// chain. Headers and blocks go first; without `blocks` they wait, as the store is behind.
     pub(crate) fn next(&mut self, blocks: bool) -> Option<(Ticket, Question)> {
-        if self.out.len() >= self.limit {
-            return None;
+        // Without a shared place: those whose own one is taken.
+        let mut taken = BTreeSet::new();
+        if self.out.len() >= self.shared {
+            taken.extend(self.out.values().map(|question| question.pool()));
         }
-        let kept =
-            !self.turns.is_empty() && self.items_out == 0 && self.out.len() + 1 == self.limit;
-        let question = match self.chain.pop_front_if(|_| blocks && !kept) {
+        let may = |pool| !taken.contains(&pool);
+        let question = match self.chain.pop_front_if(|_| blocks && may(None)) {
             Some(question) => question,
-            None if self.items_out + 1 >= self.limit => return None,
-            None => {
-                // R12.1
-                let link = self.turns.pop_front()?;
-                let waiting = self.items.get_mut(&link)?;
-                let (pool, id) = waiting.next()?;
-                if waiting.pools.is_empty() {
-                    self.items.remove(&link);
-                } else {
-                    self.turns.push_back(link);
-                }
-                self.items_out += 1;
-                Question::Item(pool, id)
-            }
+            None => self.next_item(|pool| may(Some(pool)))?,
         };
         let ticket = Ticket(self.next);
         self.next += 1;
@@ -169,13 +183,32 @@ impl Tickets {
         Some((ticket, question))
     }
 
+    /// The next item of a pool that may have one.
+    fn next_item(&mut self, may: impl Fn(PoolIndex) -> bool) -> Option<Question> {
+        // Most often none may, and then nobody's turn is looked at.
+        if !self.waiting.keys().any(|pool| may(*pool)) {
+            return None;
+        }
+        // R12.1
+        for at in 0..self.turns.len() {
+            let link = self.turns[at];
+            let waiting = self.items.get_mut(&link)?;
+            let Some((pool, id)) = waiting.next(&may) else { continue };
+            self.turns.remove(at);
+            if waiting.pools.is_empty() {
+                self.items.remove(&link);
+            } else {
+                self.turns.push_back(link);
+            }
+            self.waits_no_more(pool, 1);
+            return Some(Question::Item(pool, id));
+        }
+        None
+    }
+
     /// The answer is there: what the question was.
     pub(crate) fn answered(&mut self, ticket: Ticket) -> Option<Question> {
-        let question = self.out.remove(&ticket)?;
-        if matches!(question, Question::Item(..)) {
-            self.items_out -= 1;
-        }
-        Some(question)
+        self.out.remove(&ticket)
     }
 
     /// What a ticket that is out is about.
@@ -205,20 +238,22 @@ mod tests {
 
     /// R12.1
     #[test]
-    fn peers_take_turns_and_one_place_is_kept() {
+    fn peers_take_turns_and_the_chain_has_a_place() {
         let mut tickets = Tickets::new(2);
         for n in 0..10 {
             tickets.ask_item(ConnectionId(1), POOL, item(n), true);
         }
         tickets.ask_item(ConnectionId(2), POOL, item(20), true);
-        let expected = [0, 20, 1].map(|n| Question::Item(POOL, item(n)));
+        let expected = [0, 20, 1, 2].map(|n| Question::Item(POOL, item(n)));
         assert_eq!(drain(&mut tickets), expected);
-        // The fourth place is for the chain only.
+        // The fifth place is for the chain only.
         tickets.ask(Question::Header(BlockId([1; 32])));
         tickets.ask(Question::Block(BlockId([2; 32])));
         assert_eq!(drain(&mut tickets), [Question::Header(BlockId([1; 32]))]);
-        assert_eq!(tickets.out(), 4);
+        assert_eq!(tickets.out(), 5);
         tickets.answered(Ticket(0)).unwrap();
+        assert_eq!(drain(&mut tickets), []);
+        tickets.answered(Ticket(1)).unwrap();
         assert_eq!(drain(&mut tickets), [Question::Block(BlockId([2; 32]))]);
         assert_eq!(tickets.answered(Ticket(0)), None);
     }
@@ -257,8 +292,36 @@ mod tests {
             of(POOL, 2),
             of(POOL, 3),
             of(POOL, 4),
+            of(POOL, 5),
         ];
         assert_eq!(drain(&mut tickets), expected);
+    }
+
+    /// R12.1
+    #[test]
+    fn a_pool_that_takes_all_places_delays_no_other() {
+        let mut tickets = Tickets::new(2);
+        let [second, third] = [1, 2].map(PoolIndex);
+        for link in [1, 2] {
+            for n in 0..100 {
+                tickets.ask_item(ConnectionId(link), POOL, item(n), true);
+            }
+        }
+        assert_eq!(drain(&mut tickets).len(), 4);
+        // Those whose turn it would be have nothing else.
+        for (n, pool) in [(100, second), (101, second), (102, third)] {
+            tickets.ask_item(ConnectionId(2), pool, item(n), true);
+        }
+        let of = |pool, n| Question::Item(pool, item(n));
+        assert_eq!(drain(&mut tickets), [of(second, 100), of(third, 102)]);
+        tickets.answered(Ticket(4)).unwrap();
+        assert_eq!(drain(&mut tickets), [of(second, 101)]);
+        tickets.answered(Ticket(6)).unwrap();
+        // A shared place is free when fewer than four are out, and it goes to whose turn it is.
+        tickets.answered(Ticket(0)).unwrap();
+        assert_eq!(drain(&mut tickets), []);
+        tickets.answered(Ticket(1)).unwrap();
+        assert_eq!(drain(&mut tickets), [of(POOL, 2)]);
     }
 
     #[test]
@@ -279,25 +342,26 @@ mod tests {
     }
 
     #[test]
-    fn one_place_is_kept_for_items() {
+    fn the_chain_does_not_take_the_place_of_items() {
         let mut tickets = Tickets::new(2);
         let header = |n| Question::Header(BlockId([n; 32]));
         tickets.ask_item(ConnectionId(1), POOL, item(1), true);
-        (1..=4).for_each(|n| tickets.ask(header(n)));
-        let first = [header(1), header(2), header(3), Question::Item(POOL, item(1))];
+        (1..=5).for_each(|n| tickets.ask(header(n)));
+        let mut first: Vec<_> = (1..=4).map(header).collect();
+        first.push(Question::Item(POOL, item(1)));
         assert_eq!(drain(&mut tickets), first);
-        // None waits now.
-        tickets.answered(Ticket(3)).unwrap();
-        assert_eq!(drain(&mut tickets), [header(4)]);
+        tickets.answered(Ticket(4)).unwrap();
+        assert_eq!(drain(&mut tickets), []);
+        tickets.answered(Ticket(0)).unwrap();
+        assert_eq!(drain(&mut tickets), [header(5)]);
     }
 
     #[test]
-    fn with_one_worker_items_still_move() {
+    fn without_blocks_items_go_on() {
         let mut tickets = Tickets::new(1);
+        tickets.ask(Question::Header(BlockId([1; 32])));
         tickets.ask_item(ConnectionId(1), POOL, item(1), true);
-        tickets.ask_item(ConnectionId(1), POOL, item(2), true);
-        assert_eq!(drain(&mut tickets).len(), 1);
-        tickets.answered(Ticket(0)).unwrap();
-        assert_eq!(drain(&mut tickets).len(), 1);
+        assert_eq!(tickets.next(false), Some((Ticket(0), Question::Item(POOL, item(1)))));
+        assert_eq!(tickets.next(false), None);
     }
 }

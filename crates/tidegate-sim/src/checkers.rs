@@ -73,7 +73,9 @@ pub(crate) fn at_any_time(scenario: &Scenario, hosts: &[Host], names: u64) -> Re
         check(status.store_backlog <= MOST_BACKLOG, || {
             format!("node {n}: {} bytes on their way to the store", status.store_backlog)
         })?;
-        check(status.tickets <= config.workers as usize * 2, || {
+        // Each pool and the chain have one that no other takes.
+        let places = config.workers as usize * 2 + config.pools.len();
+        check(status.tickets <= places, || {
             format!("node {n}: {} tickets are out", status.tickets)
         })?;
         check(status.fetch_bytes <= config.limits.fetch_bytes_node, || {

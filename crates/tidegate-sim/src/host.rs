@@ -1,6 +1,6 @@
 //! A simulated node: the core, the ledger, and the application around them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,6 +43,8 @@ pub(crate) struct Host {
     next_account: usize,
     /// When each worker is free.
     workers: Vec<Time>,
+    /// When what each pool may have checked beyond those is done; `None` is headers and blocks.
+    own_workers: BTreeMap<Option<PoolIndex>, Time>,
     slow: bool,
     /// For when the node has a timer set.
     pub(crate) timer: Option<Time>,
@@ -127,6 +129,7 @@ impl Host {
             accounts: (0..scenario.load.accounts).map(account).collect(),
             next_account: 0,
             workers: vec![Time::ZERO; scenario.workers as usize],
+            own_workers: BTreeMap::new(),
             slow: false,
             timer: None,
             up: true,
@@ -163,6 +166,7 @@ impl Host {
         self.node = node.expect("the ledger's configuration is valid");
         self.up = true;
         self.workers.fill(now);
+        self.own_workers.clear();
         self.events = EventQueue::default();
         self.disk.published()
     }
@@ -197,7 +201,14 @@ impl Host {
             }
         };
         let cost = if self.slow { cost * SLOW } else { cost };
+        let kind = match subject {
+            Subject::Item { pool, .. } => Some(*pool),
+            Subject::Header { .. } | Subject::Block(_) => None,
+        };
+        let own = self.own_workers.entry(kind).or_default();
         let worker = self.workers.iter_mut().min().expect("there is at least one");
+        let free = *worker <= now || *worker <= *own;
+        let worker = if free { worker } else { own };
         *worker = (*worker).max(now) + cost;
         *worker
     }

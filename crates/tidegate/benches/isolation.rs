@@ -5,10 +5,8 @@
 //!
 //! - `turns`: a pool whose permits are all out, whose verdicts take a second each, while its sender
 //!   has more to send; beside it a pool whose items are accepted at once. How long those take on
-//!   the same link, with the full pool and without it. Target: 2 ms more at p99. There are more
-//!   workers than permits of the slow pool, so that its verdicts leave some free. Then the same
-//!   with as many workers and permits as a node has by default: this has no target. A worker that
-//!   is asleep checks nothing, and two are all there are.
+//!   the same link, with the full pool and without it, with the workers and permits that a node has
+//!   by default and with more workers than the slow pool has permits. Target: 2 ms more at p99.
 //! - `bodies`: 1,000 items of 256 KiB and 1,000 of 1 MiB to a peer that takes its time for each,
 //!   with room for all and with room for a few. Each is in the pool at the end, was displaced (an
 //!   event told of it) or was refused (its fate told of it), and both pools are equal. Target: none

@@ -10,9 +10,11 @@ use crate::driver::Message;
 
 /// Decides about items, headers and blocks.
 ///
-/// It is called on threads of its own, as many as [`crate::Builder::workers`] says, so it may take
-/// its time; a peer's permits come back when it has answered. Without the feature `threads` it is
-/// called in the node's task, which waits for it.
+/// It is called on threads of its own, so it may take its time; a peer's permits come back when it
+/// has answered. As many questions are worked on at once as [`crate::Builder::workers`] says, and
+/// beyond those one of each kind of which none is: items of each pool, and headers and blocks. So
+/// nothing waits for the verdicts of another pool. Without the feature `threads` it is called in the
+/// node's task, which waits for it.
 ///
 /// **A verdict must be a function of the subject and of the tip, never of what else has arrived**:
 /// nodes with the same tip must come to the same verdicts, or their pools will differ for ever.
@@ -106,8 +108,8 @@ impl Drop for Answer {
     }
 }
 
-/// Where validators run. No queue builds up: the core asks two questions for each worker at most,
-/// and waits for the answers.
+/// Where validators run. No queue builds up: the core asks two questions for each worker, and one
+/// of each kind beyond those, and waits for the answers.
 pub(crate) use workers::Workers;
 
 fn validate(validator: &dyn Validator, subject: Subject, answer: Answer) {
@@ -120,16 +122,20 @@ fn validate(validator: &dyn Validator, subject: Subject, answer: Answer) {
 /// On threads of their own.
 #[cfg(feature = "threads")]
 mod workers {
-    use std::collections::VecDeque;
+    use std::collections::{BTreeMap, VecDeque};
     use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+    use tidegate_proto::id::PoolIndex;
 
     use super::{Answer, Subject, Validator, validate};
 
     #[derive(Debug)]
     pub(crate) struct Workers(Arc<Questions>);
 
-    #[derive(Debug, Default)]
+    #[derive(Debug)]
     struct Questions {
+        /// So many are worked on at once, of whatever kind.
+        shared: usize,
         asked: Mutex<Asked>,
         /// Wakes one thread for each question. Threads that take turns at a channel would wake each
         /// other too, once for each question.
@@ -139,20 +145,54 @@ mod workers {
     #[derive(Debug, Default)]
     struct Asked {
         waiting: VecDeque<(Subject, Answer)>,
+        /// How many of each kind are worked on, where any are.
+        busy: BTreeMap<Kind, usize>,
         /// No more will come.
         over: bool,
     }
 
+    /// Items of a pool, or headers and blocks.
+    type Kind = Option<PoolIndex>;
+
+    fn kind(subject: &Subject) -> Kind {
+        match subject {
+            Subject::Item { pool, .. } => Some(*pool),
+            Subject::Header { .. } | Subject::Block(_) => None,
+        }
+    }
+
+    impl Asked {
+        /// The next question that has a thread: a shared one, or that of its kind.
+        fn next(&self, shared: usize) -> Option<usize> {
+            let free = self.busy.values().sum::<usize>() < shared;
+            let has_thread =
+                |(of, _): &(Subject, Answer)| free || !self.busy.contains_key(&kind(of));
+            self.waiting.iter().position(has_thread)
+        }
+    }
+
     impl Workers {
-        pub(crate) fn start(count: u32, validator: Arc<dyn Validator>) -> std::io::Result<Self> {
+        /// Works on `shared` questions at once, and beyond those on one of each kind.
+        pub(crate) fn start(
+            shared: u32,
+            pools: usize,
+            validator: Arc<dyn Validator>,
+        ) -> std::io::Result<Self> {
+            let questions = Questions {
+                shared: shared as usize,
+                asked: Mutex::default(),
+                more: Condvar::new(),
+            };
             // Dropped if a thread cannot be had: then the others end.
-            let workers = Self(Arc::default());
-            for n in 0..count {
+            let workers = Self(Arc::new(questions));
+            // One of the kinds has one of the shared threads when all of those are busy.
+            for n in 0..shared as usize + pools {
                 let (questions, validator) = (workers.0.clone(), validator.clone());
                 let name = format!("tidegate-check-{n}");
                 let work = move || {
-                    while let Some((subject, answer)) = questions.next() {
+                    while let Some((kind, subject, answer)) = questions.next() {
                         validate(&*validator, subject, answer);
+                        questions.done(kind);
                     }
                 };
                 crate::rt::thread(name, work)?;
@@ -178,17 +218,100 @@ mod workers {
             change(&mut self.asked.lock().unwrap_or_else(PoisonError::into_inner));
         }
 
-        /// Waits for a question; `None` if all are answered and no more will come.
-        fn next(&self) -> Option<(Subject, Answer)> {
+        /// Waits for a question; `None` if no more will come for this thread.
+        fn next(&self) -> Option<(Kind, Subject, Answer)> {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
             loop {
-                if let Some(question) = asked.waiting.pop_front() {
-                    return Some(question);
+                let next = asked.next(self.shared).and_then(|at| asked.waiting.remove(at));
+                if let Some((subject, answer)) = next {
+                    let kind = kind(&subject);
+                    *asked.busy.entry(kind).or_default() += 1;
+                    if asked.next(self.shared).is_some() {
+                        // The end of one check can make room for two.
+                        self.more.notify_one();
+                    }
+                    return Some((kind, subject, answer));
                 }
+                // What waits for a thread gets one of those that are busy.
                 if asked.over {
                     return None;
                 }
                 asked = self.more.wait(asked).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+
+        fn done(&self, kind: Kind) {
+            self.change(|asked| {
+                if let Some(busy) = asked.busy.get_mut(&kind) {
+                    *busy -= 1;
+                    if *busy == 0 {
+                        asked.busy.remove(&kind);
+                    }
+                }
+            });
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use std::sync::Barrier;
+
+        use bytes::Bytes;
+        use tidegate_proto::id::{BlockId, ItemId, Ticket};
+        use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+        use super::*;
+        use crate::driver::Message;
+
+        fn of(kind: Kind) -> Subject {
+            let body = Bytes::new();
+            match kind {
+                Some(pool) => Subject::Item { pool, id: ItemId([1; 32]), body },
+                None => Subject::Header { block: BlockId([1; 32]), header: body },
+            }
+        }
+
+        fn answer() -> (Answer, UnboundedReceiver<Message>) {
+            let (sender, answers) = unbounded_channel();
+            (Answer::new(Ticket(0), sender), answers)
+        }
+
+        const FIRST: Kind = Some(PoolIndex(0));
+        const SECOND: Kind = Some(PoolIndex(1));
+
+        #[test]
+        fn a_kind_has_a_thread_when_others_have_all() {
+            let mut asked = Asked::default();
+            for kind in [FIRST, FIRST, SECOND, None] {
+                asked.waiting.push_back((of(kind), answer().0));
+            }
+            assert_eq!(asked.next(2), Some(0));
+            asked.busy.insert(FIRST, 1);
+            assert_eq!((asked.next(2), asked.next(1)), (Some(0), Some(2)));
+            asked.busy.insert(SECOND, 1);
+            assert_eq!(asked.next(2), Some(3));
+            asked.busy.insert(None, 1);
+            assert_eq!((asked.next(2), asked.next(3), asked.next(4)), (None, None, Some(0)));
+        }
+
+        #[test]
+        fn all_kinds_are_worked_on_at_once() {
+            // Nobody gets past it alone.
+            let all = Arc::new(Barrier::new(3));
+            let met = all.clone();
+            let validator = move |_: Subject, answer: Answer| {
+                met.wait();
+                answer.ignore();
+            };
+            let workers = Workers::start(1, 2, Arc::new(validator)).expect("threads");
+            let mut waiting = Vec::new();
+            for kind in [FIRST, FIRST, SECOND, None, SECOND, None] {
+                let (answer, answered) = answer();
+                workers.ask(of(kind), answer);
+                waiting.push(answered);
+            }
+            for mut answered in waiting {
+                assert!(answered.blocking_recv().is_some());
             }
         }
     }
@@ -205,7 +328,11 @@ mod workers {
 
     impl Workers {
         #[expect(clippy::unnecessary_wraps, reason = "threads may fail to start")]
-        pub(crate) fn start(_: u32, validator: Arc<dyn Validator>) -> std::io::Result<Self> {
+        pub(crate) fn start(
+            _: u32,
+            _: usize,
+            validator: Arc<dyn Validator>,
+        ) -> std::io::Result<Self> {
             Ok(Self(validator))
         }
 

@@ -294,6 +294,13 @@ fn what_another_delivered_is_not_held_for() {
     assert!(!script.closed.contains(&silent) && script.connection == waiting);
 }
 
+/// All that one worker has: what is pushed after these waits.
+fn take_tickets(script: &mut Script) {
+    for n in [8, 9] {
+        pushed(script, LARGE_POOL, item(n, 100));
+    }
+}
+
 /// A body came from one peer while another was asked for it, and the first one left before its
 /// turn: what is on its way is not asked for again.
 #[test]
@@ -307,7 +314,7 @@ fn what_is_on_its_way_is_not_asked_for_again() {
     assert_eq!(script.received::<PoolMessage>(LARGE_POOL), [PoolMessage::Fetch(vec![0])]);
     let honest = script.connection;
     let other = script.another_peer();
-    pushed(&mut script, SMALL_POOL, item(9, 100));
+    take_tickets(&mut script);
     pushed(&mut script, LARGE_POOL, wanted.clone());
     script.connection = honest;
     script.close(other);
@@ -336,7 +343,7 @@ fn an_answer_that_takes_the_place_of_a_push_is_paid_for() {
         script.announce(LARGE, &id(LARGE, &wanted), 20_480);
         let honest = script.connection;
         let other = script.another_peer();
-        pushed(&mut script, SMALL_POOL, item(9, 100));
+        take_tickets(&mut script);
         pushed(&mut script, LARGE_POOL, wanted.clone());
         script.connection = honest;
         answer(&mut script, 0, Body::Whole(wanted));

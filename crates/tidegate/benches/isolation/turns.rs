@@ -24,14 +24,19 @@ const TARGET: f64 = 2.0;
 
 /// What peers may have outstanding on the slow pool, and how many work on it.
 struct Setting {
+    name: &'static str,
     grant: Grant,
     workers: u32,
-    items: u64,
 }
 
 impl Setting {
+    /// What a node has by default: all workers and all tickets are taken by the slow pool.
+    fn default() -> Self {
+        Self { name: "by default", grant: PoolSpec::new("any").grant, workers: 2 }
+    }
+
     /// All that the permits allow is being checked, and there are workers left.
-    fn roomy(items: u64) -> Self {
+    fn roomy() -> Self {
         let grant = Grant {
             announcements: 8,
             bodies: 8,
@@ -39,11 +44,7 @@ impl Setting {
             requests: 8,
             fetch_bytes: 256 << 10,
         };
-        Self { grant, workers: 24, items }
-    }
-
-    fn default(items: u64) -> Self {
-        Self { grant: PoolSpec::new("any").grant, workers: 2, items }
+        Self { name: "with workers to spare", grant, workers: 24 }
     }
 
     /// Announcements and bodies of the slow pool that are out.
@@ -100,9 +101,9 @@ impl Pair {
     }
 
     /// How long items of the other pool take.
-    async fn measure(&self, setting: &Setting) -> (f64, f64) {
+    async fn measure(&self, items: u64) -> (f64, f64) {
         let mut pace = tokio::time::interval(PACE);
-        for number in 0..setting.items {
+        for number in 0..items {
             pace.tick().await;
             self.watch.publish(&self.sender.node, FAST, "fast", item(number, SIZE)).await;
         }
@@ -119,13 +120,13 @@ impl Pair {
 }
 
 /// p50 and p99 without a full pool and with one.
-async fn compare(setting: &Setting) -> [(f64, f64); 2] {
+async fn compare(setting: &Setting, items: u64) -> [(f64, f64); 2] {
     let pair = Pair::start(setting).await;
-    let alone = pair.measure(setting).await;
+    let alone = pair.measure(items).await;
     pair.end().await;
     let pair = Pair::start(setting).await;
     pair.fill(setting).await;
-    let beside = pair.measure(setting).await;
+    let beside = pair.measure(items).await;
     let (out, all) = (pair.given().await, setting.permits());
     println!("    permits of the slow pool out at the end: {out} of {all}");
     pair.end().await;
@@ -135,37 +136,24 @@ async fn compare(setting: &Setting) -> [(f64, f64); 2] {
 pub(crate) async fn run(quick: bool) {
     let (rounds, items) = if quick { (1, 300) } else { (3, 1000) };
     println!("turns: an item beside a pool whose verdicts take {VERDICT:?}");
-    let setting = Setting::roomy(items);
-    let mut added = Vec::new();
-    for _ in 0..rounds {
-        let [alone, beside] = compare(&setting).await;
-        let more = beside.1 - alone.1;
+    for setting in [Setting::default(), Setting::roomy()] {
+        let (name, workers, permits) = (setting.name, setting.workers, setting.permits());
+        println!("  {name}: {workers} workers, {permits} permits");
+        let mut added = Vec::new();
+        for _ in 0..rounds {
+            let [alone, beside] = compare(&setting, items).await;
+            let more = beside.1 - alone.1;
+            println!(
+                "    p50 {:.2} → {:.2} ms, p99 {:.2} → {:.2} ms ({more:+.2} ms)",
+                alone.0, beside.0, alone.1, beside.1,
+            );
+            added.push(more);
+        }
+        added.sort_by(f64::total_cmp);
+        let median = added[added.len() / 2];
         println!(
-            "  {} workers, {} permits: p50 {:.2} → {:.2} ms, p99 {:.2} → {:.2} ms ({more:+.2} ms)",
-            setting.workers,
-            setting.permits(),
-            alone.0,
-            beside.0,
-            alone.1,
-            beside.1,
+            "    median of {rounds}: {median:+.2} ms at p99, target < {TARGET} ms: {}",
+            met(median < TARGET)
         );
-        added.push(more);
     }
-    added.sort_by(f64::total_cmp);
-    let median = added[added.len() / 2];
-    println!(
-        "  median of {rounds}: {median:+.2} ms at p99, target < {TARGET} ms: {}",
-        met(median < TARGET)
-    );
-    let setting = Setting::default(10);
-    let [alone, beside] = compare(&setting).await;
-    println!(
-        "  {} workers, {} permits (the defaults, no target): p50 {:.2} → {:.0} ms, worst {:.2} → {:.0} ms",
-        setting.workers,
-        setting.permits(),
-        alone.0,
-        beside.0,
-        alone.1,
-        beside.1,
-    );
 }
