@@ -31,7 +31,7 @@ macro_rules! every_transport {
             connecting: both_sides_are_told_who_is_there, another_peer_than_dialed_is_refused,
                 dialing_where_nobody_listens_fails, foreign_addresses_are_refused,
                 an_address_is_listened_at_once, a_node_that_dials_itself_has_two_connections,
-                two_hundred_connections_to_one_listener;
+                many_connections_to_one_listener;
             frames: arrive_in_order_and_whole, head_and_body_arrive_as_one,
                 the_largest_arrives, an_oversize_frame_ends_the_connection,
                 one_writable_for_each_frame, traffic_is_counted;

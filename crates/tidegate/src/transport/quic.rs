@@ -24,6 +24,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use multiaddr::{Multiaddr, Protocol};
 use quinn::{RecvStream, SendStream, VarInt};
 use tidegate_proto::Limits;
+use tidegate_proto::config::{FIRST_PACKETS, STRANGER_WINDOW};
 use tidegate_proto::id::{ConnectionId, DialId, PeerId};
 use tidegate_proto::io::{DialError, Direction, Input};
 use tidegate_proto::wire::{Binding, Frame, MAX_FRAME, MAX_OFFERS};
@@ -123,31 +124,33 @@ impl Connection {
 impl Quic {
     /// A transport for a node with this identity.
     pub fn new(identity: &Identity, limits: &Limits) -> Result<Self, TlsError> {
-        let mut transport = quinn::TransportConfig::default();
         let window = VarInt::from_u32(limits.receive_window);
         // A channel that is not read must leave some of the window to the others.
         let stream_window = VarInt::from_u32(limits.receive_window / 3 * 2);
         let idle = IDLE_TIMEOUT.try_into().expect("two minutes fit");
-        transport
-            .max_concurrent_uni_streams(STREAMS.into())
-            .max_concurrent_bidi_streams(VarInt::from_u32(0))
-            .datagram_receive_buffer_size(None)
-            .receive_window(window)
-            .stream_receive_window(stream_window)
-            .send_window(limits.send_window.into())
-            .max_idle_timeout(Some(idle));
-        let transport = Arc::new(transport);
+        let transport = |window| {
+            let mut transport = quinn::TransportConfig::default();
+            transport
+                .max_concurrent_uni_streams(STREAMS.into())
+                .max_concurrent_bidi_streams(VarInt::from_u32(0))
+                .datagram_receive_buffer_size(None)
+                .receive_window(window)
+                .stream_receive_window(stream_window)
+                .send_window(limits.send_window.into())
+                .max_idle_timeout(Some(idle));
+            Arc::new(transport)
+        };
         let mut server = tls::server(identity)?;
         server
-            .transport_config(transport.clone())
+            .transport_config(transport(window.min(STRANGER_WINDOW.into())))
             .migration(true)
             .max_incoming(HANDSHAKES)
-            .incoming_buffer_size(64 << 10)
-            .incoming_buffer_size_total(4 << 20);
+            .incoming_buffer_size(u64::from(FIRST_PACKETS) / HANDSHAKES as u64)
+            .incoming_buffer_size_total(FIRST_PACKETS.into());
         Ok(Self {
             server,
             client: tls::Dialer::new(identity)?,
-            transport,
+            transport: transport(window),
             limits: limits.clone(),
             endpoints: Vec::new(),
             connections: BTreeMap::new(),
@@ -193,7 +196,7 @@ impl Quic {
             incoming.ignore();
             return;
         }
-        if self.handshakes + self.connections.len() >= self.places() {
+        if self.connections.len() >= self.places() {
             // Those who are being sent away are still there, and would become ever more.
             incoming.refuse();
             return;
@@ -214,11 +217,11 @@ impl Quic {
         }));
     }
 
-    /// Connections that there may be: of peers, of those whose hello is not finished or who are told
-    /// that they are not wanted, and of those who have not proven who they are.
+    /// Connections that there may be: of peers, and of those whose hello is not finished or who are
+    /// told that they are not wanted.
     fn places(&self) -> usize {
         let limits = &self.limits;
-        (limits.max_inbound + limits.max_outbound + limits.handshakes) as usize + HANDSHAKES
+        (limits.max_inbound + limits.max_outbound + limits.handshakes) as usize
     }
 
     fn connected(
@@ -401,8 +404,10 @@ impl Quic {
             Done::Incoming(_, None) => {}
             Done::Accepted(result) => {
                 self.handshakes -= 1;
+                // Others may have taken the last places meanwhile.
                 if let Ok(quic) = result
                     && let Some(peer) = tls::peer(&quic)
+                    && self.connections.len() < self.places()
                 {
                     let address = address_of(quic.remote_address());
                     self.connected(quic, peer, Direction::Inbound, &address);
@@ -508,7 +513,10 @@ impl Transport for Quic {
 
     fn open(&mut self, id: ConnectionId, channel: u32) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.open.insert(channel);
+        if connection.open.insert(channel) && connection.open.len() == 2 {
+            // No longer a stranger, who had control alone.
+            connection.quic.set_receive_window(self.limits.receive_window.into());
+        }
         if let Some(stream) = connection.unread.remove(&channel) {
             self.read_next(id, channel, stream);
         }

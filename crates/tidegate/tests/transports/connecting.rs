@@ -132,10 +132,11 @@ pub(crate) async fn a_node_that_dials_itself_has_two_connections<K: Kind>() {
     net.until("both ends", |net| net.link(a).closed && net.link(b).closed).await;
 }
 
-pub(crate) async fn two_hundred_connections_to_one_listener<K: Kind>() {
+pub(crate) async fn many_connections_to_one_listener<K: Kind>() {
     let mut net = Net::<K>::new(1);
     let dialers = 4;
-    let each = if K::LOSSY { 5 } else { 50 };
+    // Nearly as many as a listener lets in by default.
+    let each = if K::LOSSY { 5 } else { 40 };
     let mut ends = Vec::new();
     for _ in 0..dialers {
         net.add();
@@ -153,7 +154,7 @@ pub(crate) async fn two_hundred_connections_to_one_listener<K: Kind>() {
             }
         }
     }
-    assert!(K::LOSSY || ends.len() == 200);
+    assert!(K::LOSSY || ends.len() == 160);
     net.until("the listener's ends", |net| net.peers[0].links.len() >= ends.len()).await;
     for (number, end) in ends.iter().enumerate() {
         net.send(*end, 0, frame(&(number as u32).to_be_bytes()));

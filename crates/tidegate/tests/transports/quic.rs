@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::FutureExt as _;
 use quinn::{ConnectionError, VarInt};
+use tidegate::Limits;
+use tidegate::config::STRANGER_WINDOW;
 use tidegate::io::DialError;
 use tidegate::transport::Transport as _;
 use tidegate::wire::{Binding, MAX_FRAME};
@@ -94,7 +97,6 @@ async fn only_those_who_show_an_ed25519_key_come_in() {
     assert!(!net.link(end).closed);
 }
 
-/// R4.1.3
 /// A certificate alone proves nothing: whoever was dialed has shown it to many.
 #[tokio::test]
 async fn a_server_with_a_stolen_certificate_is_no_peer() {
@@ -114,6 +116,7 @@ async fn a_server_with_a_stolen_certificate_is_no_peer() {
     assert!(serving.await.is_ok());
 }
 
+/// R4.1.3
 #[tokio::test]
 async fn an_announced_length_above_the_bound_ends_the_connection() {
     for length in [MAX_FRAME as u32 + 1, u32::MAX] {
@@ -125,6 +128,34 @@ async fn an_announced_length_above_the_bound_ends_the_connection() {
         ends_for_framing(&mut net, &quic, end).await;
         assert_eq!(net.link(end).bytes(0), [&b"good"[..]]);
     }
+}
+
+/// How many bytes a stream takes at once.
+fn takes(stream: &mut quinn::SendStream) -> usize {
+    let mut taken = 0;
+    while let Some(written) = stream.write(&[7; 1000]).now_or_never() {
+        taken += written.expect("a stream");
+    }
+    taken
+}
+
+#[tokio::test]
+async fn a_stranger_is_listened_to_for_as_long_as_a_hello() {
+    let mut net = QuicNet::new(1);
+    let (quic, end) = accepted(&mut net).await;
+    // On a channel that is not read, most of all.
+    let mut unread = quic.open_uni().await.expect("a stream");
+    assert_eq!(takes(&mut unread), STRANGER_WINDOW as usize);
+    net.open(end, 16);
+    let window = Limits::default().receive_window as usize;
+    let mut more = 0;
+    let growing = async {
+        while STRANGER_WINDOW as usize + more < window / 3 * 2 {
+            more += takes(&mut unread);
+            tokio::task::yield_now().await;
+        }
+    };
+    net.alongside("a window", growing).await;
 }
 
 /// R4.1.2
@@ -276,13 +307,18 @@ async fn a_dead_way_takes_little_and_can_be_closed() {
         net.until("a dial", |net| net.peers[dialer].dials.contains_key(&dial)).await;
         let end = End(dialer, net.peers[dialer].dials[&dial].expect("a connection"));
         net.until("the other end", |net| net.peers[0].links.len() == 1).await;
+        // The listener's window is not what bounds it.
+        let other = End(0, *net.peers[0].links.keys().next().expect("the other end"));
+        net.open(other, 16);
+        net.round_trip(end, other).await;
+        let before = net.link(end).left[&0];
         dead.store(true, Ordering::Relaxed);
         if busy {
             while net.link(end).writable(0) {
                 net.send(end, 0, numbered(0, 0, 4096).into());
                 net.settle().await;
             }
-            let taken = net.link(end).left[&0] * 4096;
+            let taken = (net.link(end).left[&0] - before) * 4096;
             // A window that has not grown yet, and one frame.
             assert!(taken <= (16 << 10) + MAX_FRAME, "{taken} bytes");
         }
