@@ -501,10 +501,7 @@ impl Node {
     /// node's pools.
     pub fn items_of(&self, body: Bytes) -> Option<Vec<BlockItem>> {
         let body = Frame::from(body).decode::<BlockBody>().ok()?;
-        let pool = |name: &str| {
-            let place = self.cx.pools.iter().position(|pool| pool.spec.name == name)?;
-            Some(PoolIndex(place as u16))
-        };
+        let pool = |name: &str| pool::named(&self.cx.pools, name);
         BlockItem::all_of(body, &*self.cx.rules, pool, true)
     }
 

@@ -441,6 +441,11 @@ fn release(cx: &mut Context, at: At, bytes: Option<u32>) {
     freed(cx);
 }
 
+/// The pool of a name, if this node has it.
+pub(crate) fn named(pools: &[Pool], name: &str) -> Option<PoolIndex> {
+    Some(pools.iter().find(|pool| pool.spec.name == name)?.index)
+}
+
 /// What to ask the application about an item that waits for its verdict.
 pub(crate) fn subject(cx: &Context, pool: PoolIndex, id: ItemId) -> Option<Subject> {
     let pending = cx.pools[pool.0 as usize].pending.get(&id)?;

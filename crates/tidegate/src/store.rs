@@ -282,11 +282,13 @@ impl Store {
     /// The items of a body as it was kept.
     fn items(&self, body: Bytes, rules: &dyn Rules) -> Option<Vec<BlockItem>> {
         let body = Frame::from(body).decode::<BlockBody>().ok()?;
-        let pool = |name: &str| {
-            let place = self.pools.iter().position(|known| known == name)?;
-            Some(PoolIndex(place as u16))
-        };
-        BlockItem::all_of(body, rules, pool, true)
+        BlockItem::all_of(body, rules, |name| self.pool(name), true)
+    }
+
+    /// The pool of a name, if the node has it.
+    fn pool(&self, name: &str) -> Option<PoolIndex> {
+        let place = self.pools.iter().position(|known| known == name)?;
+        Some(PoolIndex(place as u16))
     }
 
     /// Items that were published here.
@@ -296,9 +298,9 @@ impl Store {
             for entry in self.db.begin_read()?.open_table(ITEMS)?.iter()? {
                 let (key, body) = entry?;
                 // An item of a pool that the node does not have any more stays where it is.
-                let pool = self.pools.iter().position(|name| *name == key.value().0);
+                let pool = self.pool(key.value().0);
                 let body = Bytes::copy_from_slice(body.value());
-                items.extend(pool.map(|pool| (PoolIndex(pool as u16), body)));
+                items.extend(pool.map(|pool| (pool, body)));
             }
             Ok(Ok(items))
         };

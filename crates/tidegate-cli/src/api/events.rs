@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ pub(crate) struct EventLog {
     /// The number of the next event.
     news: watch::Sender<u64>,
     listeners: Arc<Semaphore>,
-    syncing: watch::Sender<bool>,
+    syncing: AtomicBool,
 }
 
 impl EventLog {
@@ -62,20 +63,20 @@ impl EventLog {
             kept: Mutex::default(),
             news: watch::Sender::new(0),
             listeners: Arc::new(Semaphore::new(LISTENERS)),
-            syncing: watch::Sender::new(false),
+            syncing: AtomicBool::new(false),
         }
     }
 
     /// Whether the node is catching up.
     pub(crate) fn syncing(&self) -> bool {
-        *self.syncing.borrow()
+        self.syncing.load(Ordering::Relaxed)
     }
 
     /// Adds an event.
     pub(crate) fn push(&self, event: &Event) {
         match event {
-            Event::SyncStarted { .. } => drop(self.syncing.send_replace(true)),
-            Event::SyncEnded { .. } => drop(self.syncing.send_replace(false)),
+            Event::SyncStarted { .. } => self.syncing.store(true, Ordering::Relaxed),
+            Event::SyncEnded { .. } => self.syncing.store(false, Ordering::Relaxed),
             _ => {}
         }
         let (name, data) = self.describe(event);

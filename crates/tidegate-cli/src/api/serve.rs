@@ -71,38 +71,38 @@ pub(crate) async fn address(at: SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// Answers at the socket, for ever.
 pub(crate) async fn at_socket(socket: &Socket, router: Router) {
-    let router = router.layer(from_fn(patience));
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        match socket.listener.accept().await {
-            Ok((stream, _)) => connection(stream, router.clone(), place),
-            Err(error) => refused(&error).await,
-        }
-    }
+    serve(router, async || Ok(socket.listener.accept().await?.0)).await;
 }
 
 /// Answers at the address, for ever, by the rules there.
 pub(crate) async fn at_address(listener: TcpListener, router: Router, rules: Arc<Guard>) {
-    let router = router.layer(from_fn_with_state(rules, guard)).layer(from_fn(patience));
+    let router = router.layer(from_fn_with_state(rules, guard));
+    let accept = async || {
+        let (stream, _) = listener.accept().await?;
+        // Events are small and wanted at once; without it they come all the same.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    };
+    serve(router, accept).await;
+}
+
+async fn serve<S>(router: Router, accept: impl AsyncFn() -> std::io::Result<S>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let router = router.layer(from_fn(patience));
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                // Events are small and wanted at once; without it they come all the same.
-                let _ = stream.set_nodelay(true);
-                connection(stream, router.clone(), place);
+        match accept().await {
+            Ok(stream) => connection(stream, router.clone(), place),
+            // The next connection may do better.
+            Err(error) => {
+                tracing::debug!("the API cannot accept a connection: {error}");
+                tokio::time::sleep(REST).await;
             }
-            Err(error) => refused(&error).await,
         }
     }
-}
-
-/// The next connection may do better.
-async fn refused(error: &std::io::Error) {
-    tracing::debug!("the API cannot accept a connection: {error}");
-    tokio::time::sleep(REST).await;
 }
 
 fn connection(

@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher24;
 use crate::id::{BlockId, ConnectionId, ItemId, PoolIndex, Salt};
 use crate::io::BlockItem;
 use crate::merkle;
-use crate::pool::Pool;
+use crate::pool::{self, Pool};
 use crate::rules::{HeaderFacts, Rules};
 use crate::violation::Violation;
 use crate::wire::{Compact, Digest, Group, MAX_PREFILLED, MAX_PREFILLED_ITEM, Prefilled};
@@ -132,11 +132,11 @@ impl Reconstruction {
         }
         let mut indices = Vec::with_capacity(count);
         for group in &compact.groups {
-            let Some(pool) = pools.iter().position(|pool| pool.spec.name == group.pool) else {
+            let Some(pool) = pool::named(pools, &group.pool) else {
                 // A pool this node does not have: it cannot take part in such a chain.
                 return Ok(None);
             };
-            indices.extend(std::iter::repeat_n(PoolIndex(pool as u16), group.count as usize));
+            indices.extend(std::iter::repeat_n(pool, group.count as usize));
         }
         let mut block = Self {
             facts,

@@ -14,9 +14,10 @@ use bytes::Bytes;
 use super::keep::Unexecuted;
 use super::{Body, Judged, ask_if_ready, headers, keep, whole};
 use crate::channel::Context;
-use crate::id::{BlockId, ConnectionId, PoolIndex};
+use crate::id::{BlockId, ConnectionId};
 use crate::io::{BlockItem, Event};
 use crate::merkle;
+use crate::pool;
 use crate::rpc;
 use crate::rules::HeaderFacts;
 use crate::stats::Count;
@@ -471,10 +472,7 @@ pub(crate) fn body(
         drive(cx);
         return Ok(());
     }
-    let pool = |name: &str| {
-        let place = cx.pools.iter().position(|pool| pool.spec.name == name)?;
-        Some(PoolIndex(place as u16))
-    };
+    let pool = |name: &str| pool::named(&cx.pools, name);
     let Some(items) = BlockItem::all_of(body, &*cx.rules, pool, false) else {
         // A pool that this node does not have, but others may: nobody has broken a rule.
         pass_over(cx, link, What::Body(block));

@@ -1,13 +1,15 @@
 //! A tiny application, and nodes that run it.
 
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 pub(crate) use tidegate::accept_all;
 use tidegate::id::{ItemId, ItemKey, NetworkId, PoolIndex};
-use tidegate::io::{Admission, Event};
+use tidegate::io::{Admission, Event, Subject};
 use tidegate::rules::{ItemFacts, Rules};
 use tidegate::transport::memory::MemoryNetwork;
-use tidegate::{Builder, Events, Identity, Multiaddr, Node, PoolSpec, Validator};
+use tidegate::{Answer, Builder, Events, Identity, Multiaddr, Node, PoolSpec, Validator};
+use tokio::sync::Notify;
 
 /// After so long a test has failed. Nothing waits for it when all goes well.
 pub(crate) const GUARD: Duration = Duration::from_secs(30);
@@ -30,6 +32,41 @@ impl Rules for Notes {
 
 pub(crate) fn note_id(note: &str) -> ItemId {
     Notes.item_id("notes", note.as_bytes())
+}
+
+/// Holds up whoever checks a note that begins with `!`, until it is opened.
+#[derive(Clone, Default)]
+pub(crate) struct Gate {
+    open: Arc<(Mutex<bool>, Condvar)>,
+    pub(crate) waiting: Arc<Notify>,
+}
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        *self.open.0.lock().unwrap() = true;
+        self.open.1.notify_all();
+    }
+}
+
+impl Validator for Gate {
+    fn validate(&self, subject: Subject, answer: Answer) {
+        let Subject::Item { body, .. } = subject else { panic!("there are items only") };
+        if body.starts_with(b"!") {
+            self.waiting.notify_one();
+            let open = self.open.0.lock().unwrap();
+            drop(self.open.1.wait_while(open, |open| !*open).unwrap());
+        }
+        answer.accept(Admission::default());
+    }
+}
+
+/// A test that panics must not wait for its workers.
+impl Drop for Gate {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.open();
+        }
+    }
 }
 
 /// What nodes are connected by.

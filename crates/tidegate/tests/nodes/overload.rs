@@ -1,7 +1,7 @@
 //! Applications that are slow: validators that take their time, readers that do not read.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -9,45 +9,9 @@ use tidegate::id::{ConnectionId, DialId, PeerId};
 use tidegate::io::{Admission, Direction, Event, Fate, Input, Subject};
 use tidegate::transport::{ListenError, Transport};
 use tidegate::wire::{Binding, Frame};
-use tidegate::{Answer, Limits, Multiaddr, Validator};
-use tokio::sync::Notify;
+use tidegate::{Answer, Limits, Multiaddr};
 
-use super::app::{By, GUARD, NOTES, Running, accept_all, note_id, within};
-
-/// Holds up whoever checks a note that begins with `!`, until it is opened.
-#[derive(Clone, Default)]
-struct Gate {
-    open: Arc<(Mutex<bool>, Condvar)>,
-    waiting: Arc<Notify>,
-}
-
-impl Gate {
-    fn open(&self) {
-        *self.open.0.lock().unwrap() = true;
-        self.open.1.notify_all();
-    }
-}
-
-impl Validator for Gate {
-    fn validate(&self, subject: Subject, answer: Answer) {
-        let Subject::Item { body, .. } = subject else { panic!("there are items only") };
-        if body.starts_with(b"!") {
-            self.waiting.notify_one();
-            let open = self.open.0.lock().unwrap();
-            drop(self.open.1.wait_while(open, |open| !*open).unwrap());
-        }
-        answer.accept(Admission::default());
-    }
-}
-
-/// A test that panics must not wait for its workers.
-impl Drop for Gate {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.open();
-        }
-    }
-}
+use super::app::{By, GUARD, Gate, NOTES, Running, accept_all, note_id, within};
 
 #[tokio::test]
 async fn a_stuck_check_stops_neither_the_node_nor_other_checks() {

@@ -1,51 +1,16 @@
 //! What is shared: workers between the pools of a peer, places between peers.
 
-use std::sync::{Arc, Condvar, Mutex};
-
 use tidegate::id::PoolIndex;
 use tidegate::io::{Admission, Event, Fate, Subject};
 use tidegate::wire::{Grant, Refusal};
 use tidegate::{Answer, Builder, Identity, Limits, PoolSpec, Validator};
 
-use super::app::{By, NETWORK, NOTES, Notes, Running, accept_all, within};
+use super::app::{By, Gate, NETWORK, NOTES, Notes, Running, accept_all, within};
 
 const OTHERS: PoolIndex = PoolIndex(1);
 
 /// More than workers and tickets.
 const NOTES_AT_ONCE: u32 = 50;
-
-/// Holds up all checks of notes until it is opened.
-#[derive(Clone, Default)]
-struct Gate {
-    open: Arc<(Mutex<bool>, Condvar)>,
-}
-
-impl Gate {
-    fn open(&self) {
-        *self.open.0.lock().unwrap() = true;
-        self.open.1.notify_all();
-    }
-}
-
-impl Validator for Gate {
-    fn validate(&self, subject: Subject, answer: Answer) {
-        let Subject::Item { pool, .. } = subject else { panic!("there are items only") };
-        if pool == NOTES {
-            let open = self.open.0.lock().unwrap();
-            drop(self.open.1.wait_while(open, |open| !*open).unwrap());
-        }
-        answer.accept(Admission::default());
-    }
-}
-
-/// A test that panics must not wait for its workers.
-impl Drop for Gate {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.open();
-        }
-    }
-}
 
 /// Two nodes with two pools. Bob checks what comes.
 async fn pair(by: &By, gate: &Gate) -> (Running, Running) {
@@ -85,7 +50,7 @@ async fn a_pool_whose_permits_are_out_does_not_stop_another() {
         let gate = Gate::default();
         let (alice, mut bob) = pair(&by, &gate).await;
         for number in 0..100 {
-            publish(&alice, NOTES, format!("note {number}")).await;
+            publish(&alice, NOTES, format!("!note {number}")).await;
         }
         given(&bob, "notes", 2 * NOTES_AT_ONCE as usize).await;
         for number in 0..200 {
