@@ -82,9 +82,11 @@ pub(crate) async fn measure(stack: &'static dyn Stack, plan: Plan) -> Result<Sam
     let mut numbers = 0..;
     near(stack, plan, &mut listener, &mut numbers, &mut sample).await.context("near dials")?;
     far(stack, plan, &listener, &mut numbers, &mut sample).await.context("far dials")?;
-    talk(stack, plan, &mut listener, &mut numbers, &mut sample).await.context("requests")?;
+    if stack.scope() != Scope::Dials {
+        talk(stack, plan, &mut listener, &mut numbers, &mut sample).await.context("requests")?;
+    }
     drop(listener);
-    if stack.scope() != Scope::Talk {
+    if matches!(stack.scope(), Scope::All | Scope::NoBulk) {
         idle(stack, plan, &mut sample).await.context("idle connections")?;
     }
     Ok(sample)

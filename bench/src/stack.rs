@@ -11,10 +11,11 @@ use crate::stacks;
 pub(crate) type Doing<'a, T> = BoxFuture<'a, Result<T>>;
 
 /// Those that are compared, in the order of the table.
-pub(crate) static ALL: [&dyn Stack; 10] = [
+pub(crate) static ALL: [&dyn Stack; 11] = [
     &stacks::transport::Transport,
     &stacks::node::PUSHED,
     &stacks::node::ANNOUNCED,
+    &stacks::tip::Tip,
     &stacks::quinn::SAME,
     &stacks::quinn::DEFAULTS,
     &stacks::libp2p::QUIC,
@@ -47,6 +48,8 @@ pub(crate) enum Scope {
     NoBulk,
     /// Dials and requests: all else is as in another row.
     Talk,
+    /// Dials alone.
+    Dials,
 }
 
 /// Where a listener is, and who.

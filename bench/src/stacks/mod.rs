@@ -7,6 +7,7 @@ pub(crate) mod node;
 mod pipe;
 pub(crate) mod quinn;
 pub(crate) mod tcp;
+pub(crate) mod tip;
 mod tls;
 pub(crate) mod transport;
 
