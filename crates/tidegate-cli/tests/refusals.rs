@@ -160,7 +160,9 @@ fn run_with_room_for(kib: u64, folder: &Path) -> Output {
         "/ip4/127.0.0.1/udp/0/quic-v1"
     );
     // bash counts in KiB; other shells differ.
-    Command::new("bash").args(["-c", &run]).env("TIDEGATE_LOG", "off").output().unwrap()
+    let mut command = Command::new("bash");
+    command.env("TIDEGATE_LOG", "off").env("TIDEGATE_API", "off");
+    command.args(["-c", &run]).output().unwrap()
 }
 
 #[test]
