@@ -40,11 +40,11 @@ pub(crate) struct Api {
     pub(crate) started: Instant,
 }
 
-/// A node of a Tidegate network and its ledger: what it holds, whom it is connected to, what
-/// happens, and a way to submit transfers.
 #[derive(utoipa::OpenApi)]
 #[openapi(info(
     title = "Tidegate node",
+    description = "A node of a Tidegate network and its ledger: what it holds, whom it is connected \
+        to, what happens, and a way to submit transfers.",
     license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
 ))]
 struct Document;

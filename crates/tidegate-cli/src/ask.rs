@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use anyhow::anyhow;
 use tidegate_ledger::{Transfer, account};
 
-use crate::api::model::{Account, Peers, Status, Submission, Submitted};
+use crate::api::model::{Account, Fate, Peers, Status, Submission, Submitted};
 use crate::client::Client;
 use crate::keys::public_key;
 use crate::print::say;
@@ -71,11 +72,11 @@ pub(crate) fn peers(arguments: &Arguments) -> anyhow::Result<bool> {
     }
     for peer in &peers.connected {
         say!(
-            "{}  {:3}  height {}  {:.1} ms  {:.0} s  {}",
+            "{}  {:3}  height {}  {}  {:.0} s  {}",
             peer.peer,
             if peer.inbound { "in" } else { "out" },
             peer.height,
-            peer.round_trip,
+            peer.round_trip(),
             peer.connected_for,
             peer.client
         );
@@ -84,7 +85,10 @@ pub(crate) fn peers(arguments: &Arguments) -> anyhow::Result<bool> {
         let why = banned.violation.as_deref().unwrap_or("a violation before the last start");
         say!("{}  refused for {:.0} s: {why}", banned.peer, banned.left);
     }
-    say!("{} peers", peers.connected.len());
+    match peers.connected.len() {
+        1 => say!("1 peer"),
+        count => say!("{count} peers"),
+    }
     Ok(true)
 }
 
@@ -97,15 +101,15 @@ pub(crate) struct Submit {
     #[arg(long, value_name = "KEY")]
     to: String,
     /// How much
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     amount: u64,
     /// What the producer gets
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true)]
     fee: u64,
     /// Key of the sender [default: account.key in the folder]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
-    /// Number of the sender's transfer [default: the next]
+    /// Number of the sender's transfer [default: the next that none in the node's pool has]
     #[arg(long)]
     nonce: Option<u64>,
 }
@@ -114,7 +118,11 @@ pub(crate) struct Submit {
 pub(crate) fn submit(arguments: &Submit) -> anyhow::Result<bool> {
     let at = &arguments.node.at;
     let path = arguments.key.clone().unwrap_or_else(|| at.folder.join("account.key"));
-    let key = keys::load(&path)?;
+    let key =
+        keys::load(&path).map_err(|error| match path.exists() || arguments.key.is_some() {
+            true => error,
+            false => anyhow!("{}: not there: say with --key who sends", path.display()),
+        })?;
     let to = public_key(&arguments.to)?;
     let network = init::genesis(&at.folder)?.network();
     let mut client = at.connect()?;
@@ -122,7 +130,7 @@ pub(crate) fn submit(arguments: &Submit) -> anyhow::Result<bool> {
         Some(nonce) => nonce,
         None => {
             let from = hex::encode(account(&key).0);
-            client.get::<Account>(&format!("/v1/accounts/{from}"))?.nonce
+            client.get::<Account>(&format!("/v1/accounts/{from}"))?.next_nonce
         }
     };
     let transfer = Transfer::new(&network, &key, to, arguments.amount, arguments.fee, nonce);
@@ -131,6 +139,9 @@ pub(crate) fn submit(arguments: &Submit) -> anyhow::Result<bool> {
     if arguments.node.json {
         return print::json(&submitted);
     }
-    say!("{} {}", format!("{:?}", submitted.fate).to_lowercase(), submitted.id);
+    match submitted.fate {
+        Fate::Accepted => say!("accepted {}", submitted.id),
+        Fate::Known => say!("known {}: it was submitted before, and counts once", submitted.id),
+    }
     Ok(true)
 }

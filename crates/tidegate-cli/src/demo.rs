@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 30)]
     seconds: u64,
     /// Transfers a second, on all nodes together.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, allow_negative_numbers = true)]
     tx_rate: u64,
     /// Print the summary as JSON and nothing else.
     #[arg(long)]

@@ -25,7 +25,8 @@ mod top;
 
 const EXIT_CODES: &str = "Exit codes: 0 all went well; 1 the outcome is not as it should be \
     (nodes of a demo did not converge, a simulation broke a rule, a replay differs); 2 it could not \
-    be done, and stderr says why.";
+    be done, and stderr says why.\n\nTIDEGATE_LOG says what is logged to stderr: off, error, warn, \
+    info (usual for `run`), debug or trace, for all or by part: warn,tidegate=debug.";
 
 /// A peer-to-peer network layer that cannot be flooded.
 #[derive(Parser)]
@@ -77,10 +78,21 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("tidegate: {error:#}");
+            eprintln!("tidegate: {}", causes(&error));
             ExitCode::from(2)
         }
     }
+}
+
+/// An error and what it comes from, of which some say themselves what that is.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Logs to stderr what `TIDEGATE_LOG` says, or what is usual.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use tidegate::io::Event;
+use tidegate::transport::is_unspecified;
 use tidegate::{Builder, Events, Identity, Limits, Node, Store};
 use tidegate_ledger::{JobId, Ledger, LedgerRules, Saved, SigningKey, account, pools};
 use tokio::signal::unix::{SignalKind, signal};
@@ -78,6 +79,12 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
     }
     if let Some((listener, _)) = &listener {
         announce(format_args!("API at http://{}", listener.local_addr()?));
+    }
+    if node.addresses().iter().any(is_unspecified) {
+        // A script that reads the lines above has what it wants.
+        announce(format_args!(
+            "0.0.0.0 is every address of this machine: others dial one of them, on this one 127.0.0.1"
+        ));
     }
     let names = pools().into_iter().map(|pool| pool.name).collect();
     let log = Arc::new(EventLog::new(app::unix_ms(), names));

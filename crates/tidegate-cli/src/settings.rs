@@ -201,6 +201,10 @@ impl Settings {
     /// All three sources, one above the other.
     pub(crate) fn load(place: &Place) -> anyhow::Result<Self> {
         let folder = &place.folder;
+        if !folder.is_dir() {
+            let name = folder.display();
+            bail!("{name}: no folder of a node: `tidegate init {name}` makes one");
+        }
         let path = folder.join(FILE);
         let file = match std::fs::read_to_string(&path) {
             Ok(text) => parse(&text).with_context(|| path.display().to_string())?,

@@ -164,10 +164,14 @@ fn a_new_folder_is_a_network_of_its_own() {
     let made = succeeds(&["keygen", string(&folder.path().join("friend.key"))]);
     let friend = text(&made.stdout).split_whitespace().nth(2).unwrap().to_owned();
     let at = ["--folder", string(&node.folder)];
-    let submitted = succeeds(&[&["submit", "--to", &friend, "--amount", "7"], &at[..]].concat());
-    assert!(text(&submitted.stdout).starts_with("accepted "));
+    // One after the other, whatever is in a block by then.
+    for amount in ["7", "7", "30"] {
+        let submit = ["submit", "--to", &friend, "--amount", amount];
+        let submitted = succeeds(&[&submit, &at[..]].concat());
+        assert!(text(&submitted.stdout).starts_with("accepted "));
+    }
     let balance = || node.get(&format!("/v1/accounts/{friend}"))["balance"].clone();
-    until("it is in a block", || balance() == 7);
+    until("all are in blocks", || balance() == 44);
     let status = succeeds(&[&["status"], &at[..]].concat());
     assert!(text(&status.stdout).contains("pool      transfers: 0 items"));
     let peers = succeeds(&[&["peers", "--json"], &at[..]].concat());

@@ -71,8 +71,16 @@ fn what_is_no_configuration_is_refused() {
     }
     std::fs::write(&config, &good).unwrap();
     refuses(folder, &["--listen", "/ip4/127.0.0.1/tcp/1"], "no transport of this node");
+    refuses(folder, &["--bootstrap", "/ip4/127.0.0.1/tcp/1"], "tcp/1: cannot be dialed");
+    refuses(folder, &["--peers", "/ip4/0.0.0.0/udp/1/quic-v1"], "cannot be dialed");
     refuses(folder, &["--producer-key", "missing.key"], "missing.key");
     refuses(folder, &["--workers", "0"], "workers: at least one");
+    let nowhere = folder.join("nowhere");
+    let output = tidegate().args(["run", "--folder", string(&nowhere)]).output().unwrap();
+    is_refused(&output, "tidegate init");
+    let output = tidegate().args(["keygen", string(&folder.join("node.key"))]).output().unwrap();
+    is_refused(&output, "File exists");
+    assert_eq!(text(&output.stderr).matches("File exists").count(), 1);
     // What the flags do not understand, they say themselves.
     let output = tidegate().args(["run", "--listen", "1.2.3.4"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));

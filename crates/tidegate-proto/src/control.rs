@@ -316,17 +316,25 @@ fn on_hello(cx: &mut Context, at: At, hello: Hello) -> Result<(), Violation> {
     } else {
         None
     };
-    if let Some(sent) = link.hello_sent
-        && let Some(connection) = cx.links.get_mut(at.link)
-    {
-        connection.measured(cx.now.since(sent));
-    }
     link.hello = Some(hello);
+    hello_answered(cx, at);
     match strange {
         Some(refusal) => refuse(cx, at.link, refusal),
         None => enter(cx, at),
     }
     Ok(())
+}
+
+/// What answers this end's hello, if it was sent, has come: that was a round trip.
+fn hello_answered(cx: &mut Context, at: At) {
+    let Some(link) = cx.control.links.get_mut(&at.link) else { return };
+    let Some(took) = link.hello_sent.map(|sent| cx.now.since(sent)) else { return };
+    // The other may have waited for an older connection (R5.3.3): a ping tells.
+    if took >= cx.config.limits.duplicate_timeout / 2 {
+        link.ping_now = true;
+    } else if let Some(connection) = cx.links.get_mut(at.link) {
+        connection.measured(took);
+    }
 }
 
 /// The peer's hello is in order: there may be room for it, and it may be connected already. Asked
@@ -438,6 +446,9 @@ fn on_setup(cx: &mut Context, at: At, setup: Setup) -> Result<(), Violation> {
     let inbound = connection.direction.is_inbound();
     let already =
         cx.links.iter().any(|(id, other)| id != at.link && other.peer == peer && other.up);
+    if inbound {
+        hello_answered(cx, at);
+    }
     negotiate::open_agreed(cx, at.link, &setup);
     cx.stats.count(Count::Connections);
     record::said(cx, at.link, &setup);

@@ -476,7 +476,7 @@ pub enum Fate {
     Accepted,
     /// It was there already.
     Known,
-    /// The pool is full of better ones.
+    /// There are better ones: the pool is full of them, or one has the same key.
     Full {
         /// Items must have more than this priority.
         floor: u64,

@@ -123,8 +123,9 @@ impl Link {
         (self.awaited > 0).then(|| self.awaited_since.max(self.heard))
     }
 
-    pub(crate) fn round_trip(&self) -> Duration {
-        self.round_trip.unwrap_or(FIRST_ROUND_TRIP)
+    /// The round trip, if one was measured.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
     }
 
     /// A round trip was measured: an eighth of it counts, as in TCP.
@@ -132,9 +133,13 @@ impl Link {
         self.round_trip = Some(self.round_trip.map_or(sample, |known| (known * 7 + sample) / 8));
     }
 
+    fn likely_round_trip(&self) -> Duration {
+        self.round_trip.unwrap_or(FIRST_ROUND_TRIP)
+    }
+
     /// An answer of so many bytes took so long.
     pub(crate) fn measured_rate(&mut self, bytes: u64, took: Duration) {
-        let sending = took.saturating_sub(self.round_trip()).as_micros().max(1) as u64;
+        let sending = took.saturating_sub(self.likely_round_trip()).as_micros().max(1) as u64;
         if bytes >= RATE_SAMPLE {
             let sample = bytes.saturating_mul(1_000_000) / sending;
             self.rate = (self.rate / 8 * 7 + sample / 8).max(1);
@@ -145,7 +150,7 @@ impl Link {
     /// a quarter of a second for a busy peer.
     pub(crate) fn patience(&self, bytes: u32) -> Duration {
         let sending = Duration::from_micros(u64::from(bytes) * 2_000_000 / self.rate);
-        let patience = self.round_trip() * 2 + sending + Duration::from_millis(250);
+        let patience = self.likely_round_trip() * 2 + sending + Duration::from_millis(250);
         patience.min(Duration::from_secs(8))
     }
 }

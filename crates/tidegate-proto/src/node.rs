@@ -586,8 +586,8 @@ pub struct PeerStatus {
     pub inbound: bool,
     /// For how long.
     pub connected_for: Duration,
-    /// How long a round trip takes.
-    pub round_trip: Duration,
+    /// How long a round trip takes, if one was measured.
+    pub round_trip: Option<Duration>,
     /// Height of its executed tip, as it says.
     pub height: u64,
     /// Channel instances and their versions.

@@ -28,7 +28,9 @@ use crate::node::{Events, Node, Shared};
 use crate::rt::{self, Clock};
 #[cfg(feature = "store")]
 use crate::store::{Keeper, Store, StoreError};
-use crate::transport::{ListenError, Transport, split_peer, to_core, with_peer};
+use crate::transport::{
+    ListenError, Transport, from_core, is_unspecified, split_peer, to_core, with_peer,
+};
 use crate::validator::{Validator, Workers};
 
 /// Sets a node up. Begin with [`Builder::new`].
@@ -61,6 +63,11 @@ pub enum StartError {
     /// Connections cannot be accepted.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// A peer is named by an address that no transport of the node can dial.
+    #[error(
+        "{0}: cannot be dialed: give an address of the peer, like /ip4/192.0.2.1/udp/4001/quic-v1"
+    )]
+    NotDialable(Multiaddr),
     /// QUIC cannot be had.
     #[cfg(feature = "quic")]
     #[error(transparent)]
@@ -236,6 +243,13 @@ impl Builder {
             let transport = self.transports.iter_mut().find(|t| t.handles(address));
             let transport = transport.ok_or_else(|| ListenError::Unsupported(address.clone()))?;
             addresses.push(transport.listen(address)?);
+        }
+        for named in self.config.bootstrap.iter().chain(&self.config.static_peers) {
+            let Some(address) = from_core(&named.address) else { continue };
+            let dials = self.transports.iter().any(|transport| transport.handles(&address));
+            if !dials || is_unspecified(&address) {
+                return Err(StartError::NotDialable(address));
+            }
         }
         Ok((identity, addresses))
     }

@@ -78,7 +78,7 @@
 //!
 //! [`Node::publish`] returns at once, and its future tells the
 //! [`Fate`](crate::io::Fate): accepted (and durable, if there is a store), known before, no room (with
-//! the priority that would have had some), or invalid (with the reason). Nothing is dropped without
+//! the priority that it must exceed), or invalid (with the reason). Nothing is dropped without
 //! a word.
 //!
 //! # 5. Blocks

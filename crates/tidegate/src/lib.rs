@@ -10,6 +10,14 @@
 //! pools. What an item is, and whether it is good, the application says: [`rules::Rules`] are
 //! pure facts, a [`Validator`] gives verdicts. The [`guide`] is a tour through all of it.
 //!
+//! Nodes run on tokio, on a runtime of one thread or of many:
+//!
+//! ```toml
+//! [dependencies]
+//! tidegate = { path = "…/crates/tidegate" }
+//! tokio = { version = "1", features = ["macros", "rt-multi-thread"] }
+//! ```
+//!
 //! ```
 //! use tidegate::id::{ItemKey, NetworkId, PoolIndex};
 //! use tidegate::io::{Admission, Event};

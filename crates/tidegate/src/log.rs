@@ -4,16 +4,23 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tidegate_proto::Time;
-use tidegate_proto::io::Event;
+use tidegate_proto::id::Address;
+use tidegate_proto::io::{DialError, Event};
+
+use crate::transport::from_core;
 
 /// Lines of one cause in a period; the rest is counted, and told with the next.
 const LINES: u32 = 20;
 const PERIOD: Duration = Duration::from_secs(10);
 
+/// Addresses whose last failure is remembered.
+const FAILURES: usize = 256;
+
 /// Lines by their cause.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     causes: BTreeMap<&'static str, Cause>,
+    failures: BTreeMap<Address, DialError>,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +43,14 @@ impl Log {
         }
         cause.lines += 1;
         Some(std::mem::take(&mut cause.left_out))
+    }
+
+    /// Whether dials of this address have not failed in this way just before.
+    fn is_news(&mut self, address: &Address, error: DialError) -> bool {
+        if self.failures.len() >= FAILURES && !self.failures.contains_key(address) {
+            self.failures.clear();
+        }
+        self.failures.insert(address.clone(), error) != Some(error)
     }
 
     /// Writes what happened, if there is room for it.
@@ -65,7 +80,15 @@ impl Log {
             Event::Refused { peer, by_us, refusal } => {
                 tracing::info!(%peer, by_us, ?refusal, "refused");
             }
-            Event::DialFailed { error, .. } => tracing::debug!(%error, "dial failed"),
+            Event::DialFailed { address, error } => {
+                let name =
+                    from_core(address).map_or_else(|| address.to_string(), |a| a.to_string());
+                // Who is not there is dialed again and again: once is enough to read.
+                match self.is_news(address, *error) {
+                    true => tracing::info!(address = name, %error, "dial failed"),
+                    false => tracing::debug!(address = name, %error, "dial failed"),
+                }
+            }
             Event::TipChanged { block, height } => tracing::debug!(%block, height, "tip"),
             Event::UnknownTip { block } => {
                 tracing::warn!(%block, "the application set a tip that is no accepted block");
@@ -93,5 +116,20 @@ mod tests {
         assert_eq!(log.may("b", at(9)), Some(0), "another cause has lines of its own");
         assert_eq!(log.may("a", at(10)), Some(2));
         assert_eq!(log.may("a", at(10)), Some(0));
+    }
+
+    #[test]
+    fn a_failure_that_repeats_is_no_news() {
+        let mut log = Log::default();
+        let address = |n: usize| Address(n.to_string().into());
+        assert!(log.is_news(&address(0), DialError::TimedOut));
+        assert!(!log.is_news(&address(0), DialError::TimedOut));
+        assert!(log.is_news(&address(0), DialError::WrongPeer));
+        for n in 1..FAILURES {
+            assert!(log.is_news(&address(n), DialError::TimedOut));
+        }
+        assert!(!log.is_news(&address(0), DialError::WrongPeer), "it is remembered at the limit");
+        assert!(log.is_news(&address(FAILURES), DialError::TimedOut));
+        assert_eq!(log.failures.len(), 1);
     }
 }

@@ -120,6 +120,15 @@ pub fn from_core(address: &Address) -> Option<Multiaddr> {
     Multiaddr::try_from(address.0.to_vec()).ok()
 }
 
+/// Whether an address means every address of the machine that listens there: nobody can dial it.
+pub fn is_unspecified(address: &Multiaddr) -> bool {
+    match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => ip.is_unspecified(),
+        Some(Protocol::Ip6(ip)) => ip.is_unspecified(),
+        _ => false,
+    }
+}
+
 /// Takes `/p2p/…` off the end of an address: where, and who.
 pub fn split_peer(mut address: Multiaddr) -> (Multiaddr, Option<PeerId>) {
     match address.iter().last() {

@@ -1,5 +1,6 @@
 //! One function for each thing that can be asked.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::Json;
@@ -11,7 +12,7 @@ use axum::response::sse::Sse;
 use tidegate::id::{BlockId, PoolIndex};
 use tidegate::io::Fate;
 use tidegate::{BlockAt, stats::Count};
-use tidegate_ledger::{AccountState, Header, Transfer, pools as ledger_pools};
+use tidegate_ledger::{AccountState, Header, TRANSFERS, Transfer, pools as ledger_pools};
 
 use super::Api;
 use super::events::{EventStream, LISTENERS, keep_alive};
@@ -197,8 +198,13 @@ pub(super) async fn account(
     key: Result<Path<String>, PathRejection>,
 ) -> Answer<Account> {
     let key = public_key(&key?.0).map_err(|error| Problem::bad_request(error.to_string()))?;
+    let waiting = api.node.pool(TRANSFERS, usize::MAX).await?;
     let AccountState { balance, nonce, .. } = api.app.ledger().account(&key);
-    Ok(Json(Account { account: hex::encode(key.0), balance, nonce }))
+    let transfers = waiting.iter().filter_map(|item| Transfer::from_bytes(&item.body));
+    let taken: BTreeSet<_> =
+        transfers.filter(|transfer| transfer.from == key).map(|transfer| transfer.nonce).collect();
+    let next_nonce = (nonce..).find(|next| !taken.contains(next)).unwrap_or(u64::MAX);
+    Ok(Json(Account { account: hex::encode(key.0), balance, nonce, next_nonce }))
 }
 
 /// Publish a signed transfer

@@ -111,8 +111,8 @@ pub(crate) struct Peer {
     pub(crate) inbound: bool,
     /// Seconds since it is connected.
     pub(crate) connected_for: f64,
-    /// Milliseconds of a round trip.
-    pub(crate) round_trip: f64,
+    /// Milliseconds of a round trip, if one was measured.
+    pub(crate) round_trip_ms: Option<f64>,
     /// Height of its executed tip, as it says.
     pub(crate) height: u64,
     /// Channel instances of the connection.
@@ -141,6 +141,13 @@ pub(crate) struct Permits {
     pub(crate) spent: usize,
 }
 
+impl Peer {
+    /// The round trip, to be read.
+    pub(crate) fn round_trip(&self) -> String {
+        self.round_trip_ms.map_or_else(|| "-".to_owned(), |time| format!("{time:.1} ms"))
+    }
+}
+
 impl From<&PeerStatus> for Peer {
     fn from(status: &PeerStatus) -> Self {
         let permits = status.permits.iter().map(|(pool, permits)| Permits {
@@ -156,7 +163,7 @@ impl From<&PeerStatus> for Peer {
             client: status.client.clone(),
             inbound: status.inbound,
             connected_for: status.connected_for.as_secs_f64(),
-            round_trip: status.round_trip.as_secs_f64() * 1e3,
+            round_trip_ms: status.round_trip.map(|time| time.as_secs_f64() * 1e3),
             height: status.height,
             channels: channels.collect(),
             permits: permits.collect(),
@@ -225,8 +232,10 @@ pub(crate) struct Account {
     pub(crate) account: String,
     /// What it has.
     pub(crate) balance: u64,
-    /// The number of its next transfer.
+    /// The number of its next transfer at the tip.
     pub(crate) nonce: u64,
+    /// The first number that no transfer in the pool has either.
+    pub(crate) next_nonce: u64,
 }
 
 /// A transfer to publish.

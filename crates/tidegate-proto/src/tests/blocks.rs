@@ -228,7 +228,8 @@ impl Watched {
 fn a_block_goes_on_when_it_is_complete_and_before_it_is_executed() {
     let mut watched = Watched::new();
     watched.script.judge = withhold_blocks;
-    watched.script.wait(500);
+    // Not so long that what is lacking would be asked of somebody else.
+    watched.script.wait(200);
     assert_eq!(watched.heard(), []);
     watched.deliver();
     let heard = watched.heard();

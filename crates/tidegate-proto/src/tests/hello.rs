@@ -310,6 +310,19 @@ fn a_second_connection_is_refused_while_the_first_answers() {
     assert_eq!((disconnected(&net, 0), disconnected(&net, 1)), (0, 0));
 }
 
+/// What each of the two says a round trip takes.
+fn round_trips(net: &Net) -> [Option<Duration>; 2] {
+    [0, 1].map(|host| net.hosts[host].node.status().peers[0].round_trip)
+}
+
+#[test]
+fn both_ends_measure_a_round_trip_by_the_hello() {
+    let net = Net::pair();
+    let [dialer, listener] = round_trips(&net);
+    assert!(dialer.is_some_and(|time| time < Duration::from_millis(500)), "{dialer:?}");
+    assert_eq!(dialer, listener);
+}
+
 /// R5.3.4
 #[test]
 fn a_connection_that_is_dead_is_replaced() {
@@ -321,6 +334,9 @@ fn a_connection_that_is_dead_is_replaced() {
     assert_eq!(net.links(0), 0, "the older one has two seconds to answer");
     net.run_ms(300);
     assert_eq!((net.links(0), net.links(1)), (1, 1));
+    // The two seconds are no round trip.
+    let shortly = |time: Option<Duration>| time.is_some_and(|t| t < Duration::from_millis(500));
+    assert!(round_trips(&net).into_iter().all(shortly), "{:?}", round_trips(&net));
     let body = item(1, 100);
     net.publish(1, SMALL, &body);
     net.run_ms(100);
