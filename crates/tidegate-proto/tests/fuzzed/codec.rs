@@ -9,7 +9,7 @@ use std::cell::Cell;
 use bytes::Bytes;
 use tidegate_proto::wire::{
     BlockBody, BlockMessage, ControlMessage, Decode, Encode, Frame, MAX_FRAME, PeersMessage,
-    PoolMessage, Prefilled, RecordPayload, RpcMessage, TipMessage,
+    PoolMessage, RecordPayload, RpcMessage, TipMessage,
 };
 
 thread_local! {
@@ -55,10 +55,11 @@ fn peak<T>(f: impl FnOnce() -> T) -> (T, usize) {
     (result, (most - before) as usize)
 }
 
-/// Bytes that a byte of a frame may cost while it is decoded. The dearest element of a list is the
-/// prefilled item: 8 bytes on the wire at least, 40 in memory. One more for strings, which are
-/// copied, and one for opaque data that lie across head and body of a frame.
-const PER_BYTE: usize = size_of::<Prefilled>().div_ceil(Prefilled::MIN_SIZE) + 2;
+/// Bytes that a byte of a frame may cost while it is decoded. The dearest element of a list is
+/// opaque and may be empty, as the items of a block: 4 bytes on the wire, 32 in memory, and at most
+/// 4,096 of them. One more for strings, which are copied, and one for opaque data that lie across
+/// head and body of a frame.
+const PER_BYTE: usize = size_of::<Bytes>().div_ceil(size_of::<u32>()) + 2;
 /// Sixteen addresses of 32 bytes, which may be empty on the wire, and the counters of shared bytes.
 const BESIDE: usize = 1024;
 
