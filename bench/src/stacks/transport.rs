@@ -18,6 +18,8 @@ use crate::stack::{Carrier, Dialer, Doing, FIRST, Link, Stack, Target};
 
 /// The channel that is read from the start.
 const CHANNEL: u32 = 0;
+/// Opened when a peer is there, as a node does when it has found its hello good.
+const OTHER: u32 = 1;
 
 pub(crate) struct Transport;
 
@@ -89,6 +91,7 @@ async fn answer(mut quic: Quic) {
         match poll_fn(|cx| quic.poll_input(cx)).await {
             Input::Connected { connection, .. } => {
                 peers.insert(connection, Peer::default());
+                quic.open(connection, OTHER);
             }
             Input::Frame { connection, frame, .. } => {
                 let Some(peer) = peers.get_mut(&connection) else { continue };

@@ -48,7 +48,8 @@ pub trait Transport: Send + 'static {
     /// Sends a frame; [`Input::Writable`] follows.
     fn send(&mut self, connection: ConnectionId, channel: u32, frame: Frame);
 
-    /// Reads a channel from now on.
+    /// Reads a channel from now on. With the first of them the peer is no stranger any more: until then
+    /// a transport may take little of a connection that it accepted.
     fn open(&mut self, connection: ConnectionId, channel: u32);
 
     /// Ends a connection.
