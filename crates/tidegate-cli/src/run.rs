@@ -83,7 +83,7 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
     if node.addresses().iter().any(is_unspecified) {
         // A script that reads the lines above has what it wants.
         announce(format_args!(
-            "0.0.0.0 is every address of this machine: others dial one of them, on this one 127.0.0.1"
+            "0.0.0.0 and :: are all addresses of this machine: others dial one of them, as 127.0.0.1 here"
         ));
     }
     let names = pools().into_iter().map(|pool| pool.name).collect();

@@ -469,6 +469,16 @@ pub enum Subject {
     Block(Block),
 }
 
+impl Subject {
+    /// The pool that it is an item of; `None` for headers and blocks.
+    pub fn pool(&self) -> Option<PoolIndex> {
+        match self {
+            Self::Item { pool, .. } => Some(*pool),
+            Self::Header { .. } | Self::Block(_) => None,
+        }
+    }
+}
+
 /// What became of a published item or block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fate {

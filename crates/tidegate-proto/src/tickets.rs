@@ -357,6 +357,17 @@ mod tests {
     }
 
     #[test]
+    fn with_one_worker_items_still_move() {
+        let mut tickets = Tickets::new(1);
+        for n in 1..=3 {
+            tickets.ask_item(ConnectionId(1), POOL, item(n), true);
+        }
+        assert_eq!(drain(&mut tickets).len(), 2);
+        tickets.answered(Ticket(0)).unwrap();
+        assert_eq!(drain(&mut tickets).len(), 1);
+    }
+
+    #[test]
     fn without_blocks_items_go_on() {
         let mut tickets = Tickets::new(1);
         tickets.ask(Question::Header(BlockId([1; 32])));

@@ -201,11 +201,7 @@ impl Host {
             }
         };
         let cost = if self.slow { cost * SLOW } else { cost };
-        let kind = match subject {
-            Subject::Item { pool, .. } => Some(*pool),
-            Subject::Header { .. } | Subject::Block(_) => None,
-        };
-        let own = self.own_workers.entry(kind).or_default();
+        let own = self.own_workers.entry(subject.pool()).or_default();
         let worker = self.workers.iter_mut().min().expect("there is at least one");
         let free = *worker <= now || *worker <= *own;
         let worker = if free { worker } else { own };

@@ -144,9 +144,9 @@ mod workers {
 
     #[derive(Debug, Default)]
     struct Asked {
-        waiting: VecDeque<(Subject, Answer)>,
-        /// How many of each kind are worked on, where any are.
-        busy: BTreeMap<Kind, usize>,
+        /// How many have been asked.
+        count: u64,
+        kinds: BTreeMap<Kind, OfKind>,
         /// No more will come.
         over: bool,
     }
@@ -154,20 +154,37 @@ mod workers {
     /// Items of a pool, or headers and blocks.
     type Kind = Option<PoolIndex>;
 
-    fn kind(subject: &Subject) -> Kind {
-        match subject {
-            Subject::Item { pool, .. } => Some(*pool),
-            Subject::Header { .. } | Subject::Block(_) => None,
-        }
+    /// Questions of a kind.
+    #[derive(Debug, Default)]
+    struct OfKind {
+        /// With their numbers, which ascend.
+        waiting: VecDeque<(u64, Subject, Answer)>,
+        /// How many are worked on.
+        busy: usize,
     }
 
     impl Asked {
-        /// The next question that has a thread: a shared one, or that of its kind.
-        fn next(&self, shared: usize) -> Option<usize> {
-            let free = self.busy.values().sum::<usize>() < shared;
-            let has_thread =
-                |(of, _): &(Subject, Answer)| free || !self.busy.contains_key(&kind(of));
-            self.waiting.iter().position(has_thread)
+        fn push(&mut self, subject: Subject, answer: Answer) {
+            let of = self.kinds.entry(subject.pool()).or_default();
+            of.waiting.push_back((self.count, subject, answer));
+            self.count += 1;
+        }
+
+        /// The kind of the first question that has a thread: a shared one, or that of its kind.
+        fn next(&self, shared: usize) -> Option<Kind> {
+            let free = self.kinds.values().map(|of| of.busy).sum::<usize>() < shared;
+            let has_thread = self.kinds.iter().filter(|(_, of)| free || of.busy == 0);
+            let first = has_thread.filter_map(|(kind, of)| Some((of.waiting.front()?.0, *kind)));
+            first.min().map(|(_, kind)| kind)
+        }
+
+        /// Takes that question.
+        fn take(&mut self, shared: usize) -> Option<(Kind, Subject, Answer)> {
+            let kind = self.next(shared)?;
+            let of = self.kinds.get_mut(&kind)?;
+            let (_, subject, answer) = of.waiting.pop_front()?;
+            of.busy += 1;
+            Some((kind, subject, answer))
         }
     }
 
@@ -201,7 +218,7 @@ mod workers {
         }
 
         pub(crate) fn ask(&self, subject: Subject, answer: Answer) {
-            self.0.change(|asked| asked.waiting.push_back((subject, answer)));
+            self.0.change(|asked| asked.push(subject, answer));
             self.0.more.notify_one();
         }
     }
@@ -222,15 +239,12 @@ mod workers {
         fn next(&self) -> Option<(Kind, Subject, Answer)> {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
             loop {
-                let next = asked.next(self.shared).and_then(|at| asked.waiting.remove(at));
-                if let Some((subject, answer)) = next {
-                    let kind = kind(&subject);
-                    *asked.busy.entry(kind).or_default() += 1;
+                if let Some(question) = asked.take(self.shared) {
                     if asked.next(self.shared).is_some() {
                         // The end of one check can make room for two.
                         self.more.notify_one();
                     }
-                    return Some((kind, subject, answer));
+                    return Some(question);
                 }
                 // What waits for a thread gets one of those that are busy.
                 if asked.over {
@@ -242,11 +256,8 @@ mod workers {
 
         fn done(&self, kind: Kind) {
             self.change(|asked| {
-                if let Some(busy) = asked.busy.get_mut(&kind) {
-                    *busy -= 1;
-                    if *busy == 0 {
-                        asked.busy.remove(&kind);
-                    }
+                if let Some(of) = asked.kinds.get_mut(&kind) {
+                    of.busy -= 1;
                 }
             });
         }
@@ -283,15 +294,15 @@ mod workers {
         fn a_kind_has_a_thread_when_others_have_all() {
             let mut asked = Asked::default();
             for kind in [FIRST, FIRST, SECOND, None] {
-                asked.waiting.push_back((of(kind), answer().0));
+                asked.push(of(kind), answer().0);
             }
-            assert_eq!(asked.next(2), Some(0));
-            asked.busy.insert(FIRST, 1);
-            assert_eq!((asked.next(2), asked.next(1)), (Some(0), Some(2)));
-            asked.busy.insert(SECOND, 1);
-            assert_eq!(asked.next(2), Some(3));
-            asked.busy.insert(None, 1);
-            assert_eq!((asked.next(2), asked.next(3), asked.next(4)), (None, None, Some(0)));
+            assert_eq!(asked.next(2), Some(FIRST));
+            asked.kinds.get_mut(&FIRST).unwrap().busy = 1;
+            assert_eq!((asked.next(2), asked.next(1)), (Some(FIRST), Some(SECOND)));
+            asked.kinds.get_mut(&SECOND).unwrap().busy = 1;
+            assert_eq!(asked.next(2), Some(None));
+            asked.kinds.get_mut(&None).unwrap().busy = 1;
+            assert_eq!((asked.next(2), asked.next(3), asked.next(4)), (None, None, Some(FIRST)));
         }
 
         #[test]
