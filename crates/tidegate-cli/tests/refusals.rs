@@ -148,8 +148,10 @@ fn a_store_that_cannot_be_read_is_refused() {
     refuses(folder, &[], "not a store that can be read");
     put_back();
     let note = String::from_utf8(good[&store.join("store.note")].clone()).unwrap();
-    std::fs::write(store.join("store.note"), note.replace("schema 1", "schema 2")).unwrap();
+    std::fs::write(store.join("store.note"), note.replace("schema 2", "schema 3")).unwrap();
     refuses(folder, &[], "use a newer version");
+    std::fs::write(store.join("store.note"), note.replace("schema 2", "schema 1")).unwrap();
+    refuses(folder, &[], "start anew");
     put_back();
     std::fs::remove_file(store.join("store.note")).unwrap();
     refuses(folder, &[], "store.note is missing");
@@ -187,4 +189,16 @@ fn a_full_disk_is_told_and_loses_nothing() {
     is_refused(&run_with_room_for(size / 2048, &node.folder), "store.redb");
     node.start(&[]);
     assert!(node.height() >= 3, "what was kept is there");
+}
+
+/// A key was lost to a slip of the fingers.
+#[test]
+fn what_is_no_socket_is_not_removed_for_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    ran(folder);
+    let key = folder.join("node.key");
+    let before = std::fs::read(&key).unwrap();
+    refuses(folder, &["--control", string(&key)], "this is no socket, and stays as it is");
+    assert_eq!(std::fs::read(&key).unwrap(), before);
 }

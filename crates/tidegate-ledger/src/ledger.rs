@@ -11,7 +11,7 @@ use tidegate_proto::rules::{Account, ChainLink, Rules as _};
 
 use crate::block::{Header, MAX_TRANSFERS, MAX_WORKS};
 use crate::genesis::{Genesis, GenesisError, WorkRules};
-use crate::rules::{LedgerRules, TRANSFERS, WORKS};
+use crate::rules::{self, LedgerRules, TRANSFERS, WORKS};
 use crate::saved;
 use crate::state::{AccountState, JobId, State, StateError, Undo};
 use crate::transfer::{NONCE_WINDOW, Transfer};
@@ -280,19 +280,29 @@ impl Ledger {
             return Judgement::of(GOOD);
         }
         match self.move_to(id) {
-            Some(tip) => Judgement { verdict: GOOD, tip: Some(tip) },
-            None => Judgement::of(Verdict::Reject),
+            Ok(tip) => Judgement { verdict: GOOD, tip: Some(tip) },
+            Err(NotMoved::OutOfReach) => Judgement::of(Verdict::Ignore),
+            Err(NotMoved::Bad) => Judgement::of(Verdict::Reject),
         }
     }
 
     /// Makes a block the tip. If it or one below it does not hold, that one and all on top of it
     /// are bad and everything is as before.
-    fn move_to(&mut self, target: BlockId) -> Option<TipChange> {
+    fn move_to(&mut self, target: BlockId) -> Result<TipChange, NotMoved> {
         let mut path = Vec::new();
         let mut at = target;
-        while self.blocks.get(&at)?.undo.is_none() && self.blocks[&at].header.height > 0 {
+        let fork = loop {
+            let stored = self.blocks.get(&at).ok_or(NotMoved::OutOfReach)?;
+            if stored.undo.is_some() || stored.header.height == 0 {
+                break stored.header.height;
+            }
             path.push(at);
-            at = self.blocks[&at].header.parent;
+            at = stored.header.parent;
+        };
+        // What is further down cannot be undone, nor done again: nobody is to blame for a fork that
+        // has become the best too late.
+        if self.tip().1.height.saturating_sub(fork) > UNDO_DEPTH {
+            return Err(NotMoved::OutOfReach);
         }
         let before = self.tip;
         let mut change = Change::default();
@@ -304,11 +314,11 @@ impl Ledger {
                 path.push(next);
                 self.mark_bad(&path);
                 self.go_back(at, before);
-                return None;
+                return Err(NotMoved::Bad);
             }
         }
         self.prune();
-        Some(self.describe(change))
+        Ok(self.describe(change))
     }
 
     /// Takes up a block of the best chain that was kept; `false` if its items are none.
@@ -535,14 +545,15 @@ impl Ledger {
             items.push(BlockItem { pool, id, body, known: true });
             read.push(item);
         }
-        let ids = items.iter().map(|item| item.id).collect::<Vec<_>>();
+        let leaves = items.iter().map(|item| (rules::pool_name(item.pool), item.id));
+        let leaves = leaves.collect::<Vec<_>>();
         let header = Header {
             parent,
             height,
             slot,
             producer,
-            item_root: merkle::root(&ids),
-            items: ids.len() as u32,
+            item_root: merkle::root(&leaves),
+            items: leaves.len() as u32,
             state_root: self.state.root(),
             signature: [0; 64],
         };
@@ -552,7 +563,7 @@ impl Ledger {
         let block = Block { block: header.id(), header: header.to_bytes(), items };
         let body = Some((block.clone(), read));
         self.blocks.insert(block.block, Stored { header, bad: false, body, undo: None });
-        let change = self.move_to(block.block)?;
+        let change = self.move_to(block.block).ok()?;
         Some((block, change))
     }
 }
@@ -561,6 +572,14 @@ impl Ledger {
 fn chain_of(account: &AccountState) -> Account {
     let AccountState { nonce, balance, .. } = *account;
     Account { next: nonce, until: nonce.saturating_add(NONCE_WINDOW), balance }
+}
+
+/// Why the tip did not move to a block.
+enum NotMoved {
+    /// It builds on what is not kept any more.
+    OutOfReach,
+    /// It, or one below it, does not hold.
+    Bad,
 }
 
 /// What a move of the tip did.

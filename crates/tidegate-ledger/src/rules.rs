@@ -18,6 +18,11 @@ pub const WORKS: PoolIndex = PoolIndex(1);
 const TRANSFERS_NAME: &str = "transfers";
 const WORKS_NAME: &str = "works";
 
+/// The name of one of the ledger's pools.
+pub(crate) fn pool_name(pool: PoolIndex) -> &'static str {
+    if pool == TRANSFERS { TRANSFERS_NAME } else { WORKS_NAME }
+}
+
 /// The ledger's two pools. Transfers ride along; proofs are announced first.
 pub fn pools() -> Vec<PoolSpec> {
     let mut transfers = PoolSpec::new(TRANSFERS_NAME);

@@ -12,11 +12,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::channel::Context;
-use crate::fetch::Fetcher;
+use crate::config::Limits;
+use crate::fetch::{Announced, Fetcher};
 use crate::id::{BlockId, ConnectionId, Salt};
 use crate::io::{Block, BlockItem, Event, Fate, Found, Invalid, Subject, Verdict};
 use crate::merkle;
-use crate::pool::Pool;
 use crate::rpc;
 use crate::rules::HeaderFacts;
 use crate::stats::Count;
@@ -25,11 +25,9 @@ use crate::tickets::Question;
 use crate::time::Time;
 use crate::tip;
 use crate::violation::Violation;
-use crate::wire::{
-    BlockBody, BlockPart, BodyGroup, Compact, Encode as _, ItemBody, MAX_FRAME, MAX_GROUPS,
-    MAX_HEADER, MAX_HEADERS, Report,
-};
+use crate::wire::{BlockPart, Compact, MAX_FRAME, MAX_HEADER, MAX_HEADERS, Report};
 
+pub(crate) mod body;
 mod channel;
 mod headers;
 mod keep;
@@ -70,6 +68,9 @@ pub(crate) struct Blocks {
     bytes: usize,
     /// When to ask anew for what is wanted.
     want_again: Option<Time>,
+    /// When it was last looked at what all peers hold, and when that is due again.
+    reconsidered: Option<Time>,
+    reconsider_at: Option<Time>,
 }
 
 /// A block whose header is good.
@@ -127,18 +128,24 @@ impl Known {
 
 impl Blocks {
     /// With blocks that have been executed: the first one, and those that the store has.
-    pub(crate) fn new(chain: impl Iterator<Item = (HeaderFacts, Bytes)>, salt: Salt) -> Self {
+    pub(crate) fn new(
+        chain: impl Iterator<Item = (HeaderFacts, Bytes)>,
+        salt: Salt,
+        limits: &Limits,
+    ) -> Self {
         let mut blocks = Self {
             salt,
             known: BTreeMap::new(),
             checking: BTreeMap::new(),
             orphans: Orphans::default(),
-            fetcher: Fetcher::new(),
+            fetcher: Fetcher::bounded(limits.block_wants as usize),
             building: BTreeMap::new(),
             links: BTreeMap::new(),
             header_bytes: 0,
             bytes: 0,
             want_again: None,
+            reconsidered: None,
+            reconsider_at: None,
         };
         for (facts, header) in chain {
             let body = Body::whole(Vec::new(), Vec::new(), Judged::Accepted);
@@ -150,7 +157,8 @@ impl Blocks {
     /// When [`expire`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let links = self.links.values().filter_map(BlockLink::deadline).min();
-        [self.fetcher.deadline(), links, self.want_again].into_iter().flatten().min()
+        let own = [self.fetcher.deadline(), links, self.want_again, self.reconsider_at];
+        own.into_iter().flatten().min()
     }
 
     /// Blocks that are kept, and what their items cost.
@@ -249,7 +257,9 @@ fn offer(
         BlockPart::Header => (1, MAX_HEADER),
         _ => (0, MAX_FRAME),
     };
-    cx.blocks.fetcher.announced((block, part), link, 0, priority, bound as u32, patience);
+    let announced = Announced { key: (block, part), link, tag: 0, priority, size: bound as u32 };
+    let others = cx.blocks.fetcher.announced(announced, patience, cx.now);
+    others.into_iter().for_each(|other| wake_block(cx, other));
     cx.links.wake(link, at.slot);
 }
 
@@ -316,6 +326,7 @@ fn compact_arrived(
     };
     cx.blocks.fetcher.resolved((block, BlockPart::Compact));
     started.pushed = pushed.map(|number| (link, number));
+    started.origin = Some(link);
     started.sources.push(link);
     let others = cx.blocks.known.get(&block).map(|known| known.announced_by.iter());
     let others = others.into_iter().flatten().filter(|other| **other != link);
@@ -341,7 +352,7 @@ fn can_be_asked(blocks: &Blocks, link: ConnectionId, block: &BlockId) -> bool {
 fn advance(cx: &mut Context, block: BlockId) {
     let most = cx.config.limits.block_size;
     let Some(building) = cx.blocks.building.get_mut(&block) else { return };
-    match building.progress(most) {
+    match building.progress(most, &cx.pools) {
         Progress::Wanting => {
             if building.sources.is_empty() {
                 return abandon(cx, block);
@@ -370,6 +381,13 @@ fn complete(cx: &mut Context, block: BlockId) {
     let Some(building) = cx.blocks.building.remove(&block) else { return };
     let pushed = building.pushed;
     let (items, lacked) = building.finish();
+    if body::admissible(&items, &cx.pools, &cx.config.limits).is_err() {
+        // R9.4.2
+        if let Some((link, number)) = pushed {
+            give_back(cx, link, number, Report::Ignored);
+        }
+        return mark_bad(cx, block);
+    }
     cx.stats.add(Count::BlockItems, items.len() as u64);
     cx.stats.add(Count::BlockItemsLacked, lacked.len() as u64);
     useful(cx, block, lacked.iter().filter_map(|n| items.get(*n as usize)));
@@ -425,6 +443,10 @@ fn ask_if_ready(cx: &mut Context, block: BlockId) {
 pub(crate) fn block_verdict(cx: &mut Context, block: BlockId, verdict: Verdict) {
     let Some(known) = cx.blocks.known.get_mut(&block) else { return };
     let Body::Whole { judged, items, .. } = &mut known.body else { return };
+    // A block that was forgotten and came again may have two tickets out.
+    if *judged != Judged::Asked {
+        return;
+    }
     match verdict {
         Verdict::Accept(_) => {
             *judged = Judged::Accepted;
@@ -497,24 +519,11 @@ fn publishable(cx: &Context, block: &Block) -> Result<HeaderFacts, Invalid> {
     if !cx.blocks.known.contains_key(&facts.parent) {
         return Err(Invalid::UnknownParent);
     }
-    for item in &block.items {
-        let pool = cx.pools.get(item.pool.0 as usize).ok_or(Invalid::NoSuchPool)?;
-        if item.body.len() > pool.spec.max_item as usize {
-            return Err(Invalid::TooLarge);
-        }
+    body::admissible(&block.items, &cx.pools, &cx.config.limits)?;
+    match body::is_of(&facts, &block.items, &cx.pools) {
+        true => Ok(facts),
+        false => Err(Invalid::OtherItems),
     }
-    let ids = block.items.iter().map(|item| item.id).collect::<Vec<_>>();
-    if ids.len() != facts.items as usize || merkle::root(&ids) != facts.item_root {
-        return Err(Invalid::OtherItems);
-    }
-    let bytes: usize = block.items.iter().map(|item| item.body.len()).sum();
-    if bytes > cx.config.limits.block_size as usize {
-        return Err(Invalid::BlockTooLarge);
-    }
-    if block.items.chunk_by(|a, b| a.pool == b.pool).count() > MAX_GROUPS {
-        return Err(Invalid::TooManyGroups);
-    }
-    Ok(facts)
 }
 
 /// The application moved its tip. Blocks too far below it are forgotten.
@@ -556,6 +565,9 @@ pub(crate) fn expire(cx: &mut Context) {
     {
         want(cx, best.block, None);
     }
+    if cx.blocks.reconsider_at.is_some_and(|at| at <= cx.now) {
+        headers::reconsider(cx);
+    }
     rpc::expire(cx);
     sync::expire(cx);
 }
@@ -581,7 +593,7 @@ pub(crate) fn headers_after(cx: &Context, locator: &[BlockId], most: u32) -> Opt
 pub(crate) fn body_of(cx: &Context, block: &BlockId) -> Option<Found> {
     let known = cx.blocks.known.get(block).filter(|known| known.is_accepted())?;
     let (items, _) = channel::served(known)?;
-    encode_body(items, &cx.pools).map(Found::Block)
+    body::encode(items, &cx.pools).map(Found::Block)
 }
 
 /// An executed block that is in memory, with its items.
@@ -603,21 +615,10 @@ pub(crate) fn at_height(cx: &Context, height: u64) -> Option<BlockId> {
     None
 }
 
-/// The form in which the items of a block travel and are kept. `None` if they are more than it can
-/// carry, which those of a good block are not.
-pub(crate) fn encode_body(items: &[BlockItem], pools: &[Pool]) -> Option<Bytes> {
-    let runs = items.chunk_by(|a, b| a.pool == b.pool);
-    let group = |run: &[BlockItem]| BodyGroup {
-        pool: pools[run[0].pool.0 as usize].spec.name.clone(),
-        items: run.iter().map(|item| ItemBody(item.body.clone())).collect(),
-    };
-    BlockBody { groups: runs.map(group).collect() }.to_bytes().ok()
-}
-
 fn give_back(cx: &mut Context, link: ConnectionId, number: u32, report: Report) {
     cx.stats.report(report);
     if let Some(link) = cx.blocks.links.get_mut(&link) {
-        link.returns.push(number, report, cx.now);
+        link.returns.push(&mut link.issuer, number, report, cx.now);
         cx.links.wake(link.at.link, link.at.slot);
     }
 }

@@ -8,6 +8,7 @@ use crate::block::Blocks;
 use crate::block::sync::Sync;
 use crate::config::Config;
 use crate::control::Control;
+use crate::id::ConnectionId;
 use crate::io::{Event, Output};
 use crate::link::{At, Links};
 use crate::peers::Peers;
@@ -90,11 +91,21 @@ pub(crate) struct Context {
     pub(crate) stats: Stats,
     /// Bytes that were asked for and have no verdict yet, on all links.
     pub(crate) fetch_bytes: u32,
+    /// Something was not asked for since those were too many: when they are fewer, links are woken.
+    pub(crate) fetches_wait: bool,
+    /// Who has proven to break the rules while something else was dealt with: they are ended when
+    /// that is done, since ending a connection changes all that a channel works on.
+    pub(crate) accused: Vec<(ConnectionId, Violation)>,
 }
 
 impl Context {
     pub(crate) fn event(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
+    }
+
+    /// A connection is to be ended for a violation, when what is being dealt with is done.
+    pub(crate) fn accuse(&mut self, connection: ConnectionId, violation: Violation) {
+        self.accused.push((connection, violation));
     }
 }
 

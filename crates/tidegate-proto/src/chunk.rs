@@ -73,6 +73,16 @@ impl Sending {
     }
 }
 
+/// Makes room for `more` bytes of a body of `size`, a quarter ahead at most: `Vec` by itself doubles,
+/// and would keep that for as long as the body lives.
+fn reserve(body: &mut Vec<u8>, more: usize, size: usize) {
+    let free = body.capacity() - body.len();
+    if free < more {
+        let ahead = more.max(body.len() / 4);
+        body.reserve_exact(ahead.min(size.saturating_sub(body.len()).max(more)));
+    }
+}
+
 /// A body that is coming in.
 #[derive(Debug)]
 pub(crate) struct Receiving {
@@ -107,6 +117,7 @@ impl Receiving {
         for item in items {
             // R6.4.4
             if let BaoContentItem::Leaf(leaf) = item.map_err(|_| Violation::WrongChunk)? {
+                reserve(&mut self.body, leaf.data.len(), self.size);
                 self.body.extend_from_slice(&leaf.data);
             }
         }
@@ -125,7 +136,7 @@ impl Receiving {
     /// The body, when the last chunk is there.
     pub(crate) fn finish(self) -> Bytes {
         debug_assert_eq!(self.body.len(), self.size, "only a whole body is finished");
-        self.body.into()
+        self.body.into_boxed_slice().into()
     }
 }
 

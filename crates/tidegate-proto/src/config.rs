@@ -122,57 +122,100 @@ impl Config {
         Ok(())
     }
 
+    /// Digest of what two nodes must agree on to exchange blocks: whatever decides whether one is
+    /// admissible. R5.7.9
+    pub fn block_rules_digest(&self, rules: &str) -> Digest {
+        let mut hasher = blake3::Hasher::new_derive_key("tidegate 2 block rules");
+        hash_string(&mut hasher, rules);
+        hasher.update(&self.limits.block_size.to_be_bytes());
+        let pools = self.pools.iter().filter(|pool| pool.in_blocks);
+        for (name, max_item) in pools.map(|p| (&p.name, p.max_item)).collect::<BTreeSet<_>>() {
+            hash_string(&mut hasher, name);
+            hasher.update(&max_item.to_be_bytes());
+        }
+        Digest(hasher.finalize().into())
+    }
+
     /// What all peers together can make this node hold at most, in bytes.
     ///
-    /// Counts every bound of [`Limits`], of the pools and of their permits, with the transports'
-    /// windows. The application's own memory is not in it.
+    /// Counts every bound of [`Limits`], of the pools and of their permits, with what the transports
+    /// hold. The application's own memory is not in it.
     pub fn worst_case_bytes(&self) -> u64 {
         let limits = &self.limits;
         let peers = u64::from(limits.max_inbound) + u64::from(limits.max_outbound);
-        let link = |pool: &PoolSpec| {
-            let grant = &pool.grant;
-            u64::from(grant.body_bytes)
-                + u64::from(grant.announcements + grant.bodies) * ANNOUNCED
-                + u64::from(limits.held_back) * HELD_BACK
-        };
-        let pool = |pool: &PoolSpec| {
-            // One item may cross the budget; all of them may have copies on their way out.
-            pool.capacity_bytes
-                + u64::from(pool.max_item)
-                + pool.capacity * (ENTRY + peers * KNOWN_BY)
-                + u64::from(limits.shelved_bytes)
-                + u64::from(limits.shelved) * ENTRY
-                // Bodies whose permit went back before their late verdict.
-                + u64::from(self.workers) * 2 * u64::from(pool.max_item)
-        };
-        let windows = u64::from(limits.receive_window) * 3 / 2 + u64::from(limits.send_window);
-        // Headers that are checked: one announced, those of two pushes, one that was asked for.
-        let blocks = u64::from(limits.block_grant.body_bytes) + 4 * MAX_HEADER as u64;
-        // Items that arrive in chunks: in a block, and in each pool as answers that are late.
-        let chunked = |item: u32| if item as usize > MAX_WHOLE { u64::from(item) } else { 0 };
-        let chunks = self.pools.iter().map(|pool| chunked(pool.max_item));
-        let chunks = chunks.clone().sum::<u64>() + chunks.max().unwrap_or(0);
-        let per_peer = windows
-            + self.pools.iter().map(link).sum::<u64>()
-            + blocks
-            + chunks
-            + u64::from(limits.orphan_bytes)
-            + LINK;
+        let pools = self.pools.iter().map(|pool| self.pool_bytes(pool, peers)).sum::<u64>();
+        let of_links = self.pools.iter().map(|pool| self.pool_link_bytes(pool)).sum::<u64>();
+        let per_peer = self.transport_bytes() + of_links + self.block_link_bytes() + LINK;
         // What a stranger may say is one frame, and what waits to be read.
-        let stranger = MAX_FRAME as u64 + u64::from(STRANGER_WINDOW) * 3 / 2;
+        let stranger = MAX_FRAME as u64 + u64::from(STRANGER_WINDOW) * 3 / 2 + QUIC_STATE;
         let handshakes = u64::from(limits.handshakes) * stranger + u64::from(FIRST_PACKETS);
-        peers * per_peer
-            + self.pools.iter().map(pool).sum::<u64>()
-            + u64::from(limits.fetch_bytes_node)
-            + u64::from(limits.header_bytes)
+        peers
+            .saturating_mul(per_peer)
+            .saturating_add(pools)
+            .saturating_add(self.blocks_bytes())
+            .saturating_add(u64::from(limits.fetch_bytes_node))
+            .saturating_add(handshakes)
+            .saturating_add(u64::from(limits.bans) * BAN)
+            .saturating_add(u64::from(limits.book_new_buckets) * NEW_SLOTS * BOOK_ENTRY)
+            .saturating_add(u64::from(limits.book_tried_buckets) * TRIED_SLOTS * BOOK_ENTRY)
+    }
+
+    /// What a transport holds for one peer: its windows, frames that are half read, and those that wait
+    /// to be written, one of each channel; items of pools among them are the pools' own.
+    fn transport_bytes(&self) -> u64 {
+        let limits = &self.limits;
+        let windows = u64::from(limits.receive_window) * 3 / 2 + u64::from(limits.send_window);
+        windows + HALF_READ + UNSENT + QUIC_STATE
+    }
+
+    /// What one peer makes a pool hold besides its items.
+    fn pool_link_bytes(&self, pool: &PoolSpec) -> u64 {
+        let grant = &pool.grant;
+        let permits = u64::from(grant.announcements) + u64::from(grant.bodies);
+        // What arrives in chunks, and an item that is on its way out although the pool has it no longer.
+        let chunked =
+            if pool.max_item as usize > MAX_WHOLE { 2 * u64::from(pool.max_item) } else { 0 };
+        u64::from(grant.body_bytes)
+            + permits * ANNOUNCED
+            + u64::from(self.limits.held_back) * HELD_BACK
+            + chunked
+            + POOL_LINK
+    }
+
+    /// What one peer makes a node hold of blocks.
+    fn block_link_bytes(&self) -> u64 {
+        let limits = &self.limits;
+        // Two compact blocks; headers that are checked: one that was announced, one that was asked for.
+        let pushed = u64::from(limits.block_grant.body_bytes) + 2 * MAX_HEADER as u64;
+        let orphans = u64::from(limits.orphan_bytes) + u64::from(limits.ancestors) * ORPHAN;
+        let largest = self.pools.iter().map(|pool| pool.max_item).max().unwrap_or(0);
+        let chunked = if largest as usize > MAX_WHOLE { 2 * u64::from(largest) } else { 0 };
+        pushed + orphans + u64::from(limits.block_wants) * WANT + chunked
+    }
+
+    fn pool_bytes(&self, pool: &PoolSpec, peers: u64) -> u64 {
+        let limits = &self.limits;
+        // One item may cross the budget; all of them may have copies on their way out.
+        pool.capacity_bytes
+            .saturating_add(u64::from(pool.max_item))
+            .saturating_add(pool.capacity.saturating_mul(ENTRY + peers.div_ceil(64) * 8))
+            .saturating_add(u64::from(limits.shelved_bytes) + u64::from(limits.shelved) * ENTRY)
+            // Bodies whose permit went back before their late verdict.
+            .saturating_add(u64::from(self.workers) * 2 * u64::from(pool.max_item))
+    }
+
+    /// Blocks that are kept, put together, on their way in as answers, and given to peers.
+    fn blocks_bytes(&self) -> u64 {
+        let limits = &self.limits;
+        let largest = u64::from(limits.block_size);
+        let building = largest + MAX_BLOCK_ITEMS as u64 * BLOCK_ITEM;
+        u64::from(limits.header_bytes)
             + u64::from(limits.block_bytes)
-            + u64::from(limits.reconstructions)
-                * (u64::from(limits.block_size) + MAX_BLOCK_ITEMS as u64 * BLOCK_ITEM)
+            + u64::from(limits.reconstructions) * building
+            // What can be executed next always fits beside half of the room.
+            + u64::from(limits.block_bytes) / 2
+            + largest
             + u64::from(limits.serving) * crate::rpc::largest_body(self) as u64
-            + handshakes
-            + u64::from(limits.bans) * BAN
-            + u64::from(limits.book_new_buckets) * NEW_SLOTS * BOOK_ENTRY
-            + u64::from(limits.book_tried_buckets) * TRIED_SLOTS * BOOK_ENTRY
     }
 }
 
@@ -190,17 +233,37 @@ pub const STRANGER_WINDOW: u32 = 4 << 10;
 /// 64, of which two packets are needed.
 pub const FIRST_PACKETS: u32 = 512 << 10;
 
-/// What one entry costs beside what it holds, measured by the test of the worst case, rounded up.
-const ENTRY: u64 = 640;
-const KNOWN_BY: u64 = 8;
-const ANNOUNCED: u64 = 256;
-const HELD_BACK: u64 = 14;
-const LINK: u64 = 8 << 10;
-pub(crate) const HEADER: u64 = 2 << 10;
-pub(crate) const BLOCK_ITEM: u64 = 224;
-const BAN: u64 = 64;
+// What things cost beside the bytes they hold. A B-tree's leaf has eleven places and is six to eight
+// tenths full; the test of the worst case drives a node there.
+
+/// An item in a pool: its place by id, by rank, by key, in the log and in its account's chain.
+const ENTRY: u64 = 1100;
+/// An announcement or a body whose permit is out: what is wanted and of whom, or what waits for its
+/// verdict, the turn it waits for, and what is owed.
+const ANNOUNCED: u64 = 560;
+/// A position that is held back, or one that was announced and is not given back.
+const HELD_BACK: u64 = 88;
+/// One link of a pool.
+const POOL_LINK: u64 = 1200;
+/// One connection: what it is asked and asks, slots that it pushed blocks for, its timers.
+const LINK: u64 = 58 << 10;
+/// A header whose parent is not known.
+const ORPHAN: u64 = 680;
+/// A header or a block that a peer may be asked for.
+const WANT: u64 = 512;
+/// A header whose verdict was *accept*, and who announced it.
+pub(crate) const HEADER: u64 = 3 << 10;
+/// An item of a block, with its hashes.
+pub(crate) const BLOCK_ITEM: u64 = 288;
+const BAN: u64 = 96;
 /// Addresses are there twice: in the record, and as what can be dialed.
-const BOOK_ENTRY: u64 = 2 << 10;
+const BOOK_ENTRY: u64 = 3700;
+/// Two frames of 64 KiB, one of control, and small ones of each channel.
+const HALF_READ: u64 = 192 << 10;
+/// A compact block, a chunk or headers, records, a tip: one of each, while nobody reads them.
+const UNSENT: u64 = 132 << 10;
+/// What quinn and TLS keep of a connection, measured by `cargo bench -p tidegate --bench siege`.
+const QUIC_STATE: u64 = 44 << 10;
 
 /// A peer that the configuration names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -232,6 +295,9 @@ pub struct PoolSpec {
     pub capacity_bytes: u64,
     /// What each peer may have outstanding.
     pub grant: Grant,
+    /// Whether blocks may have items of it. Nodes that exchange blocks must agree on the names and
+    /// the largest items of all pools that they draw from.
+    pub in_blocks: bool,
 }
 
 impl PoolSpec {
@@ -245,28 +311,32 @@ impl PoolSpec {
             capacity: 4096,
             capacity_bytes: 8 << 20,
             grant: POOL_GRANT,
+            in_blocks: true,
         }
     }
 
     /// Digest of what two nodes must agree on to share this pool at one version. R5.7.8
     pub fn rules_digest(&self, rules: &str, version: u32) -> Digest {
         let mut hasher = blake3::Hasher::new_derive_key("tidegate 1 pool rules");
-        for part in [self.name.as_bytes(), rules.as_bytes()] {
-            hasher.update(&(part.len() as u64).to_be_bytes());
-            hasher.update(part);
-        }
+        hash_string(&mut hasher, &self.name);
+        hash_string(&mut hasher, rules);
         hasher.update(&version.to_be_bytes());
         hasher.update(&self.max_item.to_be_bytes());
         Digest(hasher.finalize().into())
     }
 }
 
-/// What a peer may have outstanding on a pool by default: 64 small bodies in a round trip and a
-/// verdict, which is about 1,000 a second at 60 ms; and a batch of announcements.
+fn hash_string(hasher: &mut blake3::Hasher, text: &str) {
+    hasher.update(&(text.len() as u64).to_be_bytes());
+    hasher.update(text.as_bytes());
+}
+
+/// What a peer may have outstanding on a pool by default: 32 small bodies in a round trip and a
+/// verdict, which is about 500 a second at 60 ms and from each peer; and a batch of announcements.
 pub const POOL_GRANT: Grant = Grant {
-    announcements: 192,
-    bodies: 64,
-    body_bytes: 128 << 10,
+    announcements: 96,
+    bodies: 32,
+    body_bytes: 64 << 10,
     requests: 64,
     fetch_bytes: 256 << 10,
 };
@@ -319,7 +389,7 @@ pub struct Limits {
     pub silence: Duration,
     /// Peers that are refused for a violation; the one whose time is up first makes room.
     pub bans: u32,
-    /// Log positions held back for one peer and pool: 4,096 are 56 KiB.
+    /// Log positions held back for one peer and pool, and announced and not given back: 512 are 44 KiB.
     pub held_back: u32,
     /// Bytes that may be asked for on one link until their verdicts. One item always fits.
     pub fetch_bytes_link: u32,
@@ -331,9 +401,13 @@ pub struct Limits {
     pub tip_interval: Duration,
     /// Ancestors of a header that are asked for; what is further behind is a matter of sync.
     pub ancestors: u32,
-    /// Bytes of headers of one peer that wait for their parents.
+    /// Bytes of headers of one peer that wait for their parents, or for their verdicts after that.
     pub orphan_bytes: u32,
-    /// What a peer may have outstanding on the block channel: two compact blocks.
+    /// Headers and compact blocks that one peer may be asked for in all: a new one displaces its own
+    /// oldest. As many as its orphans, each of which has one parent.
+    pub block_wants: u32,
+    /// What a peer may have outstanding on the block channel: two compact blocks of the largest kind, 51
+    /// KiB each.
     pub block_grant: Grant,
     /// Items of each pool that a re-org took out and that are kept aside.
     pub shelved: u32,
@@ -352,10 +426,10 @@ pub struct Limits {
     pub store_backlog: u32,
     /// Blocks below the tip that are kept and served: as deep as a re-org may go.
     pub blocks_kept: u32,
-    /// Bytes of headers whose verdict was *accept*, with 2 KiB for each: about 1,000 of 100 bytes.
+    /// Bytes of headers whose verdict was *accept*, with 3 KiB for each: about 650 of 100 bytes.
     /// Only a producer who makes many for one slot needs more, and displaces his own.
     pub header_bytes: u32,
-    /// Bytes of items of those blocks, with 224 for each: the oldest make room.
+    /// Bytes of items of those blocks, with 288 for each: the oldest make room.
     pub block_bytes: u32,
     /// Bytes of the items of the largest block.
     pub block_size: u32,
@@ -393,17 +467,18 @@ impl Default for Limits {
             ping_busy: Duration::from_secs(2),
             silence: Duration::from_secs(8),
             bans: 4096,
-            held_back: 4096,
+            held_back: 512,
             fetch_bytes_link: 256 << 10,
-            fetch_bytes_node: 16 << 20,
+            fetch_bytes_node: 8 << 20,
             verdict_timeout: Duration::from_secs(10),
             tip_interval: Duration::from_millis(20),
             ancestors: 64,
-            orphan_bytes: 128 << 10,
+            orphan_bytes: 32 << 10,
+            block_wants: 64,
             block_grant: Grant {
                 announcements: 0,
                 bodies: 2,
-                body_bytes: 128 << 10,
+                body_bytes: 104 << 10,
                 requests: 8,
                 fetch_bytes: 256 << 10,
             },
@@ -416,13 +491,13 @@ impl Default for Limits {
             store_backlog: 4 << 20,
             blocks_kept: 64,
             header_bytes: 2 << 20,
-            block_bytes: 11 << 20,
+            block_bytes: 9 << 20,
             block_size: 4 << 20,
-            reconstructions: 3,
+            reconstructions: 2,
             block_patience: Duration::from_millis(50),
             not_here_after: Duration::from_secs(2),
-            receive_window: 192 << 10,
-            send_window: 192 << 10,
+            receive_window: 160 << 10,
+            send_window: 128 << 10,
         }
     }
 }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
-use crate::config::Config;
+use crate::config::{Config, MAX_POOLS};
 use crate::id::{ConnectionId, PoolIndex, Salt};
 use crate::io::{Disconnect, Event, Output};
 use crate::link::At;
@@ -21,7 +21,8 @@ use crate::pool;
 use crate::rng::Rng;
 use crate::rules::Rules;
 use crate::stats::Count;
-use crate::time::Time;
+use crate::time::{Pace, Time};
+use crate::timers::Timer;
 use crate::violation::Violation;
 use crate::wire::{
     Address, Binding, ControlMessage, Goodbye, GoodbyeKind, Grant, Hello, MAX_OTHERS, Offer,
@@ -32,8 +33,12 @@ mod negotiate;
 pub(crate) mod record;
 
 /// The version of the protocol that this crate speaks.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
+/// Raises that leave at once, as many as pools; then one each second. A peer may have twice as many
+/// on the way.
+const RAISES: u32 = MAX_POOLS as u32;
+const RAISE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the last message of a connection may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -67,6 +72,9 @@ struct ControlLink {
     send_hello: bool,
     send_setup: bool,
     raises: VecDeque<Raise>,
+    /// How fast raises leave, and how fast they may come.
+    raises_out: Pace,
+    raises_in: Pace,
     pong: Option<u64>,
     /// The ping that has no pong yet, and when it left.
     ping: Option<(u64, Time)>,
@@ -126,9 +134,11 @@ impl Control {
         self.salt
     }
 
-    /// What this node says of itself.
-    pub(crate) fn record(&self) -> Option<&PeerRecord> {
-        self.record.as_ref()
+    /// What this node says of itself to a peer that is seen at an address. R15.6
+    pub(crate) fn record_for(&self, seen_at: &Address) -> Option<PeerRecord> {
+        let record = self.record.as_ref()?;
+        let fits = record.addresses.iter().all(|at| exchange::is_useful(at, seen_at));
+        fits.then(|| record.clone())
     }
 
     /// Whether the peer's hello was good, and the connection is not at its end.
@@ -176,6 +186,8 @@ pub(crate) fn connected(cx: &mut Context, at: At, binding: Binding, known: bool)
         send_hello: outbound,
         send_setup: false,
         raises: VecDeque::new(),
+        raises_out: Pace::default(),
+        raises_in: Pace::default(),
         pong: None,
         ping: None,
         ping_now: false,
@@ -190,8 +202,10 @@ pub(crate) fn connected(cx: &mut Context, at: At, binding: Binding, known: bool)
         // To one whose identity is known, a tip may go with the hello. R5.1.8
         negotiate::add_fixed(cx, at.link);
     }
-    if let Err(refusal) = peers::has_room_for_hello(cx, at.link) {
-        refuse(cx, at.link, refusal);
+    match peers::has_room_for_hello(cx, at.link) {
+        Ok(None) => {}
+        Ok(Some(other)) => refuse(cx, other, peers::busy()),
+        Err(refusal) => refuse(cx, at.link, refusal),
     }
     cx.links.wake(at.link, at.slot);
 }
@@ -200,10 +214,19 @@ pub(crate) fn connected(cx: &mut Context, at: At, binding: Binding, known: bool)
 fn refuse(cx: &mut Context, link: ConnectionId, refusal: Refusal) {
     cx.stats.refusal(true, refusal.kind());
     if let Some(peer) = cx.links.get(link).map(|link| link.peer) {
-        cx.event(Event::Refused { peer, by_us: true, refusal: refusal.clone() });
+        cx.event(Event::Refused { peer, by_us: true, refusal: without_records(&refusal) });
     }
     // R5.2.1
     end(cx, link, Last::Refuse(refusal));
+}
+
+/// What is told of a refusal: its reason, not whom the peer knows. Events may wait to be read, and
+/// what a peer sends must not wait with them.
+fn without_records(refusal: &Refusal) -> Refusal {
+    match refusal {
+        Refusal::Full(_) => Refusal::Full(Vec::new()),
+        refusal => refusal.clone(),
+    }
 }
 
 /// Ends a connection with a goodbye.
@@ -248,6 +271,7 @@ fn bring_down(cx: &mut Context, link: ConnectionId) {
     for (kind, at) in cx.links.channels(link) {
         if at.slot > 0 {
             kind.on_down(cx, at);
+            cx.timers.set(Timer::Channel { link, slot: at.slot }, None);
         }
     }
     if let Some(connection) = cx.links.get_mut(link) {
@@ -316,7 +340,10 @@ fn on_hello(cx: &mut Context, at: At, hello: Hello) -> Result<(), Violation> {
     } else {
         None
     };
-    link.hello = Some(hello);
+    // It is shown to people, in terminals too.
+    let client =
+        hello.client.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' });
+    link.hello = Some(Hello { client: client.collect(), ..hello });
     hello_answered(cx, at);
     match strange {
         Some(refusal) => refuse(cx, at.link, refusal),
@@ -487,10 +514,20 @@ impl ChannelTrait for Channel {
     fn on_message(cx: &mut Context, at: At, message: ControlMessage) -> Result<(), Violation> {
         let Some(link) = cx.control.links.get_mut(&at.link) else { return Ok(()) };
         match message {
+            // The last words are said: what else was under way does not matter, but who says his too
+            // need not be waited for. R5.6.2
+            ControlMessage::Refuse(_) | ControlMessage::Goodbye(_)
+                if matches!(link.stage, Stage::Ending(..)) =>
+            {
+                expire_last_words(cx, at);
+                Ok(())
+            }
+            _ if matches!(link.stage, Stage::Ending(..) | Stage::Closed(_)) => Ok(()),
             ControlMessage::Refuse(refusal) => {
                 if let Some(peer) = cx.links.get(at.link).map(|link| link.peer) {
                     cx.stats.refusal(false, refusal.kind());
-                    cx.event(Event::Refused { peer, by_us: false, refusal: refusal.clone() });
+                    let refusal = without_records(&refusal);
+                    cx.event(Event::Refused { peer, by_us: false, refusal });
                 }
                 dialer::refused(cx, at.link, &refusal);
                 close(cx, at.link, Disconnect::Lost);
@@ -500,8 +537,6 @@ impl ChannelTrait for Channel {
                 close(cx, at.link, Disconnect::Remote(goodbye));
                 Ok(())
             }
-            // The last words are said: what else was under way does not matter. R5.6.2
-            _ if matches!(link.stage, Stage::Ending(..) | Stage::Closed(_)) => Ok(()),
             ControlMessage::Hello(hello) => on_hello(cx, at, hello),
             ControlMessage::Setup(setup) => on_setup(cx, at, setup),
             // R5.1.5
@@ -529,12 +564,19 @@ impl ChannelTrait for Channel {
                 // R5.5.3
                 _ => Err(Violation::Ping),
             },
-            ControlMessage::Raise(raise) => negotiate::raised(cx, at.link, &raise),
+            ControlMessage::Raise(raise) => {
+                // They cost no permit: who sends one after the other has nothing to say. R6.1.6
+                if link.raises_in.next(RAISES * 2, RAISE_INTERVAL) > cx.now {
+                    return Err(Violation::OutOfTurn);
+                }
+                link.raises_in.take(RAISE_INTERVAL, cx.now);
+                negotiate::raised(cx, at.link, &raise)
+            }
         }
     }
 
     fn poll_message(cx: &mut Context, at: At) -> Option<ControlMessage> {
-        let own = (cx.control.instance, cx.control.salt, cx.control.record.clone());
+        let own = (cx.control.instance, cx.control.salt);
         let link = cx.control.links.get_mut(&at.link)?;
         if let Stage::Ending(last, _) = &link.stage {
             let (message, reason) = match last.clone() {
@@ -559,12 +601,13 @@ impl ChannelTrait for Channel {
             }));
         }
         if std::mem::take(&mut link.send_setup) {
-            let observed = cx.links.get(at.link).map(|link| link.address.clone());
+            let seen_at = cx.links.get(at.link).map(|link| link.address.clone());
+            let seen_at = seen_at.unwrap_or(Address(Default::default()));
             return Some(ControlMessage::Setup(Setup {
                 offers: negotiate::offers(&cx.config, &*cx.rules),
                 roles: 0,
-                record: own.2,
-                observed: observed.unwrap_or(Address(Default::default())),
+                record: cx.control.record_for(&seen_at),
+                observed: seen_at,
                 salt: own.1,
             }));
         }
@@ -572,7 +615,10 @@ impl ChannelTrait for Channel {
             // R5.5.1
             return Some(ControlMessage::Pong(number));
         }
-        if let Some(raise) = link.raises.pop_front() {
+        if link.raises_out.next(RAISES, RAISE_INTERVAL) <= cx.now
+            && let Some(raise) = link.raises.pop_front()
+        {
+            link.raises_out.take(RAISE_INTERVAL, cx.now);
             return Some(ControlMessage::Raise(raise));
         }
         poll_ping(cx, at)
@@ -586,7 +632,9 @@ impl ChannelTrait for Channel {
             // A ping that is due waits for the channel, not for the time.
             Stage::Up => {
                 let ping = next_ping(cx, link).filter(|due| *due > cx.now);
-                ping.into_iter().chain(silence(cx, link)).min()
+                let raise = link.raises_out.next(RAISES, RAISE_INTERVAL);
+                let raise = Some(raise).filter(|at| !link.raises.is_empty() && *at > cx.now);
+                ping.into_iter().chain(silence(cx, link)).chain(raise).min()
             }
             Stage::Closed(_) => None,
         };
@@ -651,13 +699,7 @@ pub(crate) fn expire(cx: &mut Context, at: At) {
             goodbye(cx, older, Goodbye::Silent);
             enter(cx, at);
         }
-        Stage::Ending(last, until) if until <= now => {
-            let reason = match last {
-                Last::Refuse(_) => Disconnect::Lost,
-                Last::Goodbye(_, reason) => reason,
-            };
-            close(cx, at.link, reason);
-        }
+        Stage::Ending(_, until) if until <= now => expire_last_words(cx, at),
         // R5.5.4
         Stage::Up if silence(cx, link).is_some_and(|until| until <= now) => {
             goodbye(cx, at.link, Goodbye::Silent);
@@ -667,6 +709,16 @@ pub(crate) fn expire(cx: &mut Context, at: At) {
         }
         _ => {}
     }
+}
+
+/// The last words of this end need not leave any more.
+fn expire_last_words(cx: &mut Context, at: At) {
+    let Some(link) = cx.control.links.get(&at.link) else { return };
+    let reason = match &link.stage {
+        Stage::Ending(Last::Goodbye(_, reason), _) => reason.clone(),
+        _ => Disconnect::Lost,
+    };
+    close(cx, at.link, reason);
 }
 
 /// Raises what a peer may have outstanding on a pool.

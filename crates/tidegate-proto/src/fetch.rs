@@ -10,8 +10,8 @@
 //! - *A candidate is asked once for each announcement.* Who did not answer in time may still answer.
 //! - *What nobody delivers is given up* [`GIVE_UP`] after the last request went out, so that
 //!   nobody can announce for ever what does not exist.
-//!
-//! State is bounded by the permits for announcements.
+//! - *A link is a candidate for so many keys and no more.* Where no permit is out for a key, as for
+//!   blocks, that bound pays for it: a new key displaces the link's own oldest, and nobody else's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,11 +27,30 @@ pub(crate) const GIVE_UP: Duration = Duration::from_secs(5);
 pub(crate) struct Fetcher<K> {
     wants: BTreeMap<K, Want>,
     /// What each link could be asked for now, best first.
-    queues: BTreeMap<ConnectionId, BTreeSet<(Rank, K)>>,
+    queues: Queues<K>,
+    /// What each link is a candidate for, the oldest announcement first.
+    candidacies: BTreeMap<ConnectionId, BTreeMap<u64, K>>,
+    /// How many keys one link may be a candidate for.
+    most: usize,
     /// When a state of a key ends.
     timers: BTreeSet<(Time, K)>,
     announced: u64,
 }
+
+/// What a link announced.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Announced<K> {
+    pub(crate) key: K,
+    pub(crate) link: ConnectionId,
+    /// What the announcement was numbered.
+    pub(crate) tag: u32,
+    pub(crate) priority: u8,
+    /// Upper bound of the answer's bytes.
+    pub(crate) size: u32,
+}
+
+/// What each link could be asked for, best first.
+type Queues<K> = BTreeMap<ConnectionId, BTreeSet<(Rank, K)>>;
 
 /// Best priority first (so the complement), then first come first served.
 type Rank = (u8, u64);
@@ -95,46 +114,80 @@ pub(crate) struct Expired<K> {
 }
 
 impl<K: Ord + Copy> Fetcher<K> {
+    /// Without a bound of its own: permits are.
     pub(crate) fn new() -> Self {
+        Self::bounded(usize::MAX)
+    }
+
+    /// Each link is a candidate for at most so many keys.
+    pub(crate) fn bounded(most: usize) -> Self {
         Self {
             wants: BTreeMap::new(),
             queues: BTreeMap::new(),
+            candidacies: BTreeMap::new(),
+            most,
             timers: BTreeSet::new(),
             announced: 0,
         }
     }
 
-    /// `link` announced `key`. It is asked for after `patience`, if it is the first to.
+    /// `link` announced `key`. It is asked for after `patience`, if it is the first to. Who may be
+    /// asked instead of it for what this displaces, is returned.
     pub(crate) fn announced(
         &mut self,
-        key: K,
-        link: ConnectionId,
-        tag: u32,
-        priority: u8,
-        size: u32,
+        announced: Announced<K>,
         patience: Option<Time>,
-    ) {
+        now: Time,
+    ) -> Vec<ConnectionId> {
+        let Announced { key, link, tag, priority, size } = announced;
         let rank = (!priority, self.announced);
         self.announced += 1;
         let candidate = Candidate { link, tag, size, rank, asked: false };
         if let Some(want) = self.wants.get_mut(&key) {
-            if let Some(known) = want.candidates.iter().position(|known| known.link == link) {
-                let known = want.candidates.remove(known);
-                self.queues.entry(link).or_default().remove(&(known.rank, key));
-            }
+            let known = want.candidates.iter().position(|known| known.link == link);
+            let known = known.map(|at| want.candidates.remove(at));
             want.candidates.push(candidate);
-            match want.state {
+            let state = want.state;
+            if let Some(known) = known {
+                self.forget(key, &known);
+            }
+            match state {
                 State::Exhausted(_) => self.change(key, State::Idle),
                 State::Idle => {
                     self.queues.entry(link).or_default().insert((rank, key));
                 }
                 State::Patient(_) | State::InFlight(..) => {}
             }
-            return;
+        } else {
+            let want = Want { candidates: vec![candidate], state: State::Idle };
+            self.wants.insert(key, want);
+            self.change(key, patience.map_or(State::Idle, State::Patient));
         }
-        let want = Want { candidates: vec![candidate], state: State::Idle };
-        self.wants.insert(key, want);
-        self.change(key, patience.map_or(State::Idle, State::Patient));
+        let own = self.candidacies.entry(link).or_default();
+        own.insert(rank.1, key);
+        match own.first_key_value().map(|(_, oldest)| *oldest) {
+            Some(oldest) if own.len() > self.most => self.leaves(oldest, link, now),
+            _ => Vec::new(),
+        }
+    }
+
+    /// One is no candidate for a key any more: it is in no queue for it.
+    fn forget(&mut self, key: K, known: &Candidate) {
+        unqueue(&mut self.queues, known, key);
+        if let Some(own) = self.candidacies.get_mut(&known.link) {
+            own.remove(&known.rank.1);
+            if own.is_empty() {
+                self.candidacies.remove(&known.link);
+            }
+        }
+    }
+
+    /// A link is no candidate for a key any more.
+    fn leaves(&mut self, key: K, link: ConnectionId, now: Time) -> Vec<ConnectionId> {
+        let candidates = self.wants.get(&key).map_or(&[][..], |want| &want.candidates);
+        let own = candidates.iter().find(|candidate| candidate.link == link);
+        let tag = own.map(|candidate| candidate.tag);
+        tag.map_or(Vec::new(), |tag| self.failed(key, link, tag, now))
     }
 
     /// The best thing to ask `link` for, if it `fits`; the answer is expected `until`.
@@ -164,18 +217,28 @@ impl<K: Ord + Copy> Fetcher<K> {
 
     /// `link` has not got what it announced as `tag`: it is no candidate any more, unless it has
     /// announced it again. Who may be asked now, is returned.
-    pub(crate) fn failed(&mut self, key: K, link: ConnectionId, tag: u32) -> Vec<ConnectionId> {
+    pub(crate) fn failed(
+        &mut self,
+        key: K,
+        link: ConnectionId,
+        tag: u32,
+        now: Time,
+    ) -> Vec<ConnectionId> {
         let Some(want) = self.wants.get_mut(&key) else { return Vec::new() };
         let same = |known: &Candidate| (known.link, known.tag) == (link, tag);
         let Some(known) = want.candidates.iter().position(same) else { return Vec::new() };
         let known = want.candidates.remove(known);
-        self.queues.entry(link).or_default().remove(&(known.rank, key));
-        if want.candidates.is_empty() {
+        let (state, nobody) = (want.state, want.candidates.is_empty());
+        let untried = want.candidates.iter().any(|candidate| !candidate.asked);
+        self.forget(key, &known);
+        if nobody {
             self.resolved(key);
             return Vec::new();
         }
-        match want.state {
+        match state {
             State::InFlight(asked, _) if asked == link => self.next_candidate(key, None),
+            // It was the last that could be asked: those that are left were, and may still answer.
+            State::Idle if !untried => self.next_candidate(key, Some(now)),
             _ => Vec::new(),
         }
     }
@@ -188,7 +251,11 @@ impl<K: Ord + Copy> Fetcher<K> {
         // In flight or exhausted it is in no queue; so it leaves them all.
         self.change(key, State::Exhausted(Time::ZERO));
         self.timers.remove(&(Time::ZERO, key));
-        self.wants.remove(&key).map(|want| want.candidates).unwrap_or_default()
+        let candidates = self.wants.remove(&key).map(|want| want.candidates).unwrap_or_default();
+        for candidate in &candidates {
+            self.forget(key, candidate);
+        }
+        candidates
     }
 
     /// Whether `key` is wanted.
@@ -204,15 +271,16 @@ impl<K: Ord + Copy> Fetcher<K> {
     }
 
     /// `link` is gone. Who may be asked instead of it, is returned.
-    pub(crate) fn link_down(&mut self, link: ConnectionId) -> BTreeSet<ConnectionId> {
-        let own = self.wants.iter().filter_map(|(key, want)| {
-            let own = want.candidates.iter().find(|candidate| candidate.link == link)?;
-            Some((*key, own.tag))
-        });
-        let own = own.collect::<Vec<_>>();
-        let wake = own.into_iter().flat_map(|(key, tag)| self.failed(key, link, tag)).collect();
-        self.queues.remove(&link);
-        wake
+    pub(crate) fn link_down(&mut self, link: ConnectionId, now: Time) -> BTreeSet<ConnectionId> {
+        let own = self.candidacies.get(&link).into_iter().flat_map(BTreeMap::values);
+        let own = own.copied().collect::<Vec<_>>();
+        own.into_iter().flat_map(|key| self.leaves(key, link, now)).collect()
+    }
+
+    /// How many keys a link is a candidate for, and how many keys there are.
+    #[cfg(test)]
+    pub(crate) fn counts(&self, link: ConnectionId) -> (usize, usize) {
+        (self.candidacies.get(&link).map_or(0, BTreeMap::len), self.wants.len())
     }
 
     /// When to call [`Fetcher::expire`].
@@ -266,18 +334,28 @@ impl<K: Ord + Copy> Fetcher<K> {
             self.timers.insert((at, key));
         }
         for candidate in want.candidates.iter().filter(|candidate| !candidate.asked) {
-            let queue = self.queues.entry(candidate.link).or_default();
             if state == State::Idle {
+                let queue = self.queues.entry(candidate.link).or_default();
                 queue.insert((candidate.rank, key));
             } else {
-                queue.remove(&(candidate.rank, key));
+                unqueue(&mut self.queues, candidate, key);
             }
         }
         // The one who is asked right now was in the queue as well.
         if let State::InFlight(link, _) = state
             && let Some(asked) = want.candidates.iter().find(|candidate| candidate.link == link)
         {
-            self.queues.entry(link).or_default().remove(&(asked.rank, key));
+            unqueue(&mut self.queues, asked, key);
+        }
+    }
+}
+
+/// One is not asked for a key now; a queue with nothing in it is none.
+fn unqueue<K: Ord>(queues: &mut Queues<K>, candidate: &Candidate, key: K) {
+    if let Some(queue) = queues.get_mut(&candidate.link) {
+        queue.remove(&(candidate.rank, key));
+        if queue.is_empty() {
+            queues.remove(&candidate.link);
         }
     }
 }
@@ -295,6 +373,15 @@ mod tests {
         Time::from_micros(ms * 1000)
     }
 
+    fn announce<K: Ord + Copy>(
+        fetcher: &mut Fetcher<K>,
+        (key, link, tag, priority, size): (K, ConnectionId, u32, u8, u32),
+        patience: Option<Time>,
+    ) -> Vec<ConnectionId> {
+        let announced = Announced { key, link, tag, priority, size };
+        fetcher.announced(announced, patience, Time::ZERO)
+    }
+
     fn ask(fetcher: &mut Fetcher<u64>, link: ConnectionId, until: Time) -> Option<u64> {
         fetcher.next_for(link, |_, _| true, |_| until).map(|request| request.key)
     }
@@ -302,10 +389,10 @@ mod tests {
     #[test]
     fn the_best_is_asked_for_first_and_once() {
         let mut fetcher = Fetcher::new();
-        fetcher.announced(10, A, 0, 5, 100, None);
-        fetcher.announced(11, A, 1, 9, 100, None);
-        fetcher.announced(12, A, 2, 9, 100, None);
-        fetcher.announced(11, B, 0, 9, 100, None);
+        announce(&mut fetcher, (10, A, 0, 5, 100), None);
+        announce(&mut fetcher, (11, A, 1, 9, 100), None);
+        announce(&mut fetcher, (12, A, 2, 9, 100), None);
+        announce(&mut fetcher, (11, B, 0, 9, 100), None);
         let request = fetcher.next_for(A, |_, size| size == 100, |_| at(10)).unwrap();
         assert_eq!(request, Request { key: 11, tag: 1, size: 100 });
         // In flight with A, so not asked of B.
@@ -319,8 +406,8 @@ mod tests {
     #[test]
     fn the_next_candidate_takes_over() {
         let mut fetcher = Fetcher::new();
-        fetcher.announced(10, A, 0, 0, 1, None);
-        fetcher.announced(10, B, 7, 0, 1, None);
+        announce(&mut fetcher, (10, A, 0, 0, 1), None);
+        announce(&mut fetcher, (10, B, 7, 0, 1), None);
         assert_eq!(ask(&mut fetcher, A, at(10)), Some(10));
         assert_eq!(fetcher.deadline(), Some(at(10)));
         assert!(fetcher.expire(at(9)).wake.is_empty());
@@ -338,22 +425,22 @@ mod tests {
     #[test]
     fn a_late_announcement_revives_what_was_exhausted() {
         let mut fetcher = Fetcher::new();
-        fetcher.announced(10, A, 0, 0, 1, None);
+        announce(&mut fetcher, (10, A, 0, 0, 1), None);
         ask(&mut fetcher, A, at(10));
         fetcher.expire(at(10));
-        fetcher.announced(10, B, 0, 0, 1, None);
+        announce(&mut fetcher, (10, B, 0, 0, 1), None);
         assert_eq!(ask(&mut fetcher, B, at(20)), Some(10));
-        assert_eq!(fetcher.failed(10, B, 0), []);
+        assert_eq!(fetcher.failed(10, B, 0, at(20)), []);
         assert!(fetcher.wants(10), "A may still answer");
-        assert_eq!(fetcher.failed(10, A, 0), []);
+        assert_eq!(fetcher.failed(10, A, 0, at(20)), []);
         assert!(!fetcher.wants(10));
     }
 
     #[test]
     fn patience_holds_the_first_request_back() {
         let mut fetcher = Fetcher::new();
-        fetcher.announced(10, A, 0, 0, 1, Some(at(50)));
-        fetcher.announced(10, B, 0, 0, 1, None);
+        announce(&mut fetcher, (10, A, 0, 0, 1), Some(at(50)));
+        announce(&mut fetcher, (10, B, 0, 0, 1), None);
         assert_eq!(ask(&mut fetcher, A, at(99)), None);
         assert_eq!(fetcher.expire(at(50)).wake, [A, B].into());
         assert_eq!(ask(&mut fetcher, B, at(99)), Some(10));
@@ -362,14 +449,40 @@ mod tests {
     #[test]
     fn a_link_that_goes_is_asked_no_more() {
         let mut fetcher = Fetcher::new();
-        fetcher.announced(10, A, 0, 0, 1, None);
-        fetcher.announced(10, B, 0, 0, 1, None);
-        fetcher.announced(11, A, 1, 0, 1, None);
+        announce(&mut fetcher, (10, A, 0, 0, 1), None);
+        announce(&mut fetcher, (10, B, 0, 0, 1), None);
+        announce(&mut fetcher, (11, A, 1, 0, 1), None);
         ask(&mut fetcher, A, at(10));
-        assert_eq!(fetcher.link_down(A), [B].into());
+        assert_eq!(fetcher.link_down(A, at(10)), [B].into());
         assert!(!fetcher.wants(11));
         assert_eq!(ask(&mut fetcher, B, at(10)), Some(10));
         assert!(!fetcher.is_candidate(10, A));
+    }
+
+    /// What no permit pays for must not grow with what a peer names: it displaces its own.
+    #[test]
+    fn a_link_has_so_many_wants_and_displaces_its_own() {
+        let mut fetcher = Fetcher::bounded(3);
+        announce(&mut fetcher, (0, B, 0, 0, 1), None);
+        for key in 0..3 {
+            announce(&mut fetcher, (key, A, 0, 0, 1), None);
+        }
+        assert_eq!((fetcher.counts(A), fetcher.counts(B)), ((3, 3), (1, 3)));
+        assert_eq!(ask(&mut fetcher, A, at(10)), Some(0));
+        // One past the bound: B may be asked for what A was asked for.
+        assert_eq!(announce(&mut fetcher, (3, A, 0, 0, 1), None), [B]);
+        assert_eq!((fetcher.counts(A), fetcher.counts(B)), ((3, 4), (1, 4)));
+        for key in 4..1000 {
+            announce(&mut fetcher, (key, A, 0, 0, 1), None);
+        }
+        assert_eq!(fetcher.counts(A), (3, 4));
+        assert_eq!(ask(&mut fetcher, B, at(10)), Some(0));
+        // The same key again takes no second place.
+        announce(&mut fetcher, (999, A, 1, 0, 1), None);
+        assert_eq!(fetcher.counts(A), (3, 4));
+        fetcher.link_down(A, at(10));
+        assert_eq!((fetcher.counts(A), fetcher.counts(B)), ((0, 1), (1, 1)));
+        assert!(fetcher.queues.is_empty() && fetcher.timers.len() == 1);
     }
 
     #[derive(Clone, Debug)]
@@ -407,7 +520,7 @@ mod tests {
                 let link = |l: u8| ConnectionId(u64::from(l));
                 match step {
                     Step::Announce(k, l) => {
-                        fetcher.announced(k, link(l), tag as u32, 0, 1, None);
+                        announce(&mut fetcher, (k, link(l), tag as u32, 0, 1), None);
                         model.entry(k).or_default().insert(link(l), false);
                         tags.insert((k, l), tag as u32);
                     }
@@ -429,8 +542,8 @@ mod tests {
                     Step::Fail(k, l) => {
                         let tag = tags.get(&(k, l)).copied().unwrap_or_default();
                         // An older announcement says nothing of this one.
-                        prop_assert!(fetcher.failed(k, link(l), tag.wrapping_sub(1)).is_empty());
-                        fetcher.failed(k, link(l), tag);
+                        prop_assert!(fetcher.failed(k, link(l), tag.wrapping_sub(1), now).is_empty());
+                        fetcher.failed(k, link(l), tag, now);
                         drop_link(&mut model, &mut flights, k, link(l));
                     }
                     Step::Resolve(k) => {
@@ -439,7 +552,7 @@ mod tests {
                         flights.remove(&k);
                     }
                     Step::Down(l) => {
-                        fetcher.link_down(link(l));
+                        fetcher.link_down(link(l), now);
                         for k in 0..6 {
                             drop_link(&mut model, &mut flights, k, link(l));
                         }

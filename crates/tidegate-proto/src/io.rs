@@ -277,8 +277,8 @@ pub struct BlockItem {
 }
 
 impl BlockItem {
-    /// The items of a body, each with its id and a copy of its bytes; `None` if `pool` does not
-    /// know the name of one's pool.
+    /// The items of a body, each with its id; `None` if `pool` does not know the name of one's
+    /// pool.
     pub fn all_of(
         body: BlockBody,
         rules: &dyn Rules,
@@ -291,8 +291,7 @@ impl BlockItem {
             items.extend(group.items.into_iter().map(|body| Self {
                 pool,
                 id: rules.item_id(&group.pool, &body.0),
-                // The whole body must not stay for one of its items.
-                body: Bytes::copy_from_slice(&body.0),
+                body: body.0,
                 known,
             }));
         }
@@ -520,6 +519,9 @@ pub enum Invalid {
     /// The block's items are too large together.
     #[error("the block's items have more bytes than `Limits::block_size`")]
     BlockTooLarge,
+    /// An item of a block is of a pool that blocks do not draw from.
+    #[error("an item of the block is of a pool whose `PoolSpec::in_blocks` is false")]
+    NotInBlocks,
     /// The block's items change too often between pools.
     #[error("the items change between pools more than 8 times: sort them by pool")]
     TooManyGroups,

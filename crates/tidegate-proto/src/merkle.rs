@@ -1,8 +1,9 @@
 //! The root over a block's items, and proofs that an item is under it (specification section 10).
 //!
 //! The shape is that of RFC 6962 section 2.1, with BLAKE3: a leaf is hashed behind a zero byte, an
-//! inner node behind a one, and the left subtree is the largest full one. The root also commits to
-//! the number of items, so that a proof speaks of one index among so many.
+//! inner node behind a one, and the left subtree is the largest full one. A leaf names the item's
+//! pool as well as its id, so a root settles which pool each item is of: nobody's word is needed.
+//! The root also commits to the number of items, so that a proof speaks of one index among so many.
 //!
 //! # Not guaranteed
 //!
@@ -11,16 +12,19 @@
 
 use crate::id::{Digest, ItemId};
 
-/// The root over the ids of all items, in the block's order. R10.1
-pub fn root(ids: &[ItemId]) -> Digest {
-    seal(ids.len(), subtree(ids))
+/// One item as the root sees it: the name of its pool, and its id.
+pub type Leaf<'a> = (&'a str, ItemId);
+
+/// The root over all items, in the block's order. R10.1
+pub fn root(items: &[Leaf<'_>]) -> Digest {
+    Tree::new(items.iter().copied()).root()
 }
 
 /// The proof that the item at `index` is under [`root`]: siblings from the leaf upwards.
 ///
 /// `None` if there is no such item.
-pub fn prove(ids: &[ItemId], index: usize) -> Option<Vec<Digest>> {
-    Tree::new(ids.iter().copied()).prove(index)
+pub fn prove(items: &[Leaf<'_>], index: usize) -> Option<Vec<Digest>> {
+    Tree::new(items.iter().copied()).prove(index)
 }
 
 /// All hashes under a root, for more than one proof.
@@ -31,8 +35,8 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    pub(crate) fn new(ids: impl Iterator<Item = ItemId>) -> Self {
-        let mut level = ids.map(|id| leaf(&id)).collect::<Vec<_>>();
+    pub(crate) fn new<'a>(items: impl Iterator<Item = Leaf<'a>>) -> Self {
+        let mut level = items.map(|item| leaf(&item)).collect::<Vec<_>>();
         let mut levels = Vec::new();
         while level.len() > 1 {
             let next = level.chunks(2).map(|pair| match pair {
@@ -46,9 +50,16 @@ impl Tree {
         Self { levels }
     }
 
+    /// The root. R10.1
+    pub(crate) fn root(&self) -> Digest {
+        let count = self.levels.first().map_or(0, Vec::len);
+        let top = self.levels.last().and_then(|level| level.first());
+        seal(count, top.copied().unwrap_or_default())
+    }
+
     /// The proof that the item at `index` is under the root. R10.2
     pub(crate) fn prove(&self, index: usize) -> Option<Vec<Digest>> {
-        if index >= self.levels[0].len() {
+        if index >= self.levels.first()?.len() {
             return None;
         }
         let siblings = self.levels.iter().enumerate();
@@ -57,21 +68,10 @@ impl Tree {
     }
 }
 
-/// Whether `id` is the item at `index` of `count` under `root`.
-pub fn verify(root: &Digest, count: usize, index: usize, id: &ItemId, proof: &[Digest]) -> bool {
+/// Whether `item` is the one at `index` of `count` under `root`.
+pub fn verify(root: &Digest, count: usize, index: usize, item: Leaf<'_>, proof: &[Digest]) -> bool {
     index < count
-        && climb(count, index, leaf(id), proof).is_some_and(|top| seal(count, top) == *root)
-}
-
-fn subtree(ids: &[ItemId]) -> [u8; 32] {
-    match ids {
-        [] => [0; 32],
-        [id] => leaf(id),
-        _ => {
-            let (left, right) = ids.split_at(left_size(ids.len()));
-            node(&subtree(left), &subtree(right))
-        }
-    }
+        && climb(count, index, leaf(&item), proof).is_some_and(|top| seal(count, top) == *root)
 }
 
 /// The hash of a subtree of `count` items from the hash of one of its leaves. R10.2
@@ -92,8 +92,9 @@ fn left_size(count: usize) -> usize {
     count.next_power_of_two() / 2
 }
 
-fn leaf(id: &ItemId) -> [u8; 32] {
-    hash(&[&[0], &id.0])
+/// An id has 32 bytes, so what follows it is the name, whatever it is.
+fn leaf((pool, id): &Leaf<'_>) -> [u8; 32] {
+    hash(&[&[0], &id.0, pool.as_bytes()])
 }
 
 fn node(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
@@ -119,48 +120,68 @@ mod tests {
     use super::*;
     use crate::wire::{MAX_BLOCK_ITEMS, MAX_PROOF};
 
-    fn ids(count: usize) -> Vec<ItemId> {
-        (0..count).map(|i| ItemId(*blake3::hash(&i.to_be_bytes()).as_bytes())).collect()
+    fn items(count: usize) -> Vec<Leaf<'static>> {
+        let id = |i: usize| ItemId(*blake3::hash(&i.to_be_bytes()).as_bytes());
+        (0..count).map(|i| (["a", "bc", ""][i % 3], id(i))).collect()
+    }
+
+    /// The definition of the specification, written down as it stands there. R10.1
+    fn defined(items: &[Leaf<'_>]) -> [u8; 32] {
+        match items {
+            [] => [0; 32],
+            [item] => leaf(item),
+            _ => {
+                let (left, right) = items.split_at(left_size(items.len()));
+                node(&defined(left), &defined(right))
+            }
+        }
     }
 
     /// R10.1, R10.2
     #[test]
     fn every_item_of_small_blocks_has_a_proof() {
         for count in 1..70 {
-            let ids = ids(count);
-            let root = root(&ids);
+            let items = items(count);
+            let root = root(&items);
+            assert_eq!(root, seal(count, defined(&items)));
             for index in 0..count {
-                let proof = prove(&ids, index).unwrap();
-                assert!(verify(&root, count, index, &ids[index], &proof));
+                let proof = prove(&items, index).unwrap();
+                assert!(verify(&root, count, index, items[index], &proof));
                 assert!(
-                    !verify(&root, count, (index + 1) % count, &ids[index], &proof) || count == 1
+                    !verify(&root, count, (index + 1) % count, items[index], &proof) || count == 1
                 );
-                assert!(!verify(&root, count + 1, index, &ids[index], &proof));
+                assert!(!verify(&root, count + 1, index, items[index], &proof));
                 let longer = [&[Digest([0; 32])], &proof[..]].concat();
-                assert!(!verify(&root, count, index, &ids[index], &longer));
+                assert!(!verify(&root, count, index, items[index], &longer));
+                // The same id in another pool.
+                let (_, id) = items[index];
+                assert!(!verify(&root, count, index, ("other", id), &proof));
             }
-            assert_eq!(prove(&ids, count), None);
+            assert_eq!(prove(&items, count), None);
         }
+        assert_eq!(root(&[]), seal(0, defined(&[])));
     }
 
     #[test]
     fn the_largest_block_has_the_longest_proof() {
-        let ids = ids(MAX_BLOCK_ITEMS);
-        assert_eq!(prove(&ids, 0).unwrap().len(), MAX_PROOF);
-        let proof = prove(&ids, MAX_BLOCK_ITEMS - 1).unwrap();
+        let items = items(MAX_BLOCK_ITEMS);
+        assert_eq!(prove(&items, 0).unwrap().len(), MAX_PROOF);
+        let proof = prove(&items, MAX_BLOCK_ITEMS - 1).unwrap();
         assert!(verify(
-            &root(&ids),
+            &root(&items),
             MAX_BLOCK_ITEMS,
             MAX_BLOCK_ITEMS - 1,
-            ids.last().unwrap(),
+            *items.last().unwrap(),
             &proof
         ));
     }
 
     #[test]
     fn roots_of_different_lists_differ() {
-        let [a, b] = [ids(2)[0], ids(2)[1]];
-        let lists: [&[ItemId]; 6] = [&[], &[a], &[b], &[a, b], &[b, a], &[a, a]];
+        let [a, b] = [items(2)[0], items(2)[1]];
+        let [other, longer] = [("b", a.1), ("aa", a.1)];
+        let lists: [&[Leaf<'_>]; 8] =
+            [&[], &[a], &[b], &[a, b], &[b, a], &[a, a], &[other], &[longer]];
         for (i, x) in lists.iter().enumerate() {
             for y in &lists[i + 1..] {
                 assert_ne!(root(x), root(y));
@@ -172,21 +193,17 @@ mod tests {
         /// R10.2
         #[test]
         fn a_changed_proof_proves_nothing(count in 1..200usize, index in 0..200usize, byte in 0..32usize, at in 0..12usize) {
-            let ids = ids(count);
+            let items = items(count);
             let index = index % count;
-            let mut proof = prove(&ids, index).unwrap();
-            let root = root(&ids);
+            let mut proof = prove(&items, index).unwrap();
+            let root = root(&items);
             if let Some(digest) = proof.get_mut(at) {
                 digest.0[byte] ^= 1;
-                prop_assert!(!verify(&root, count, index, &ids[index], &proof));
-                digest_removed(&root, count, index, &ids[index], &proof);
+                prop_assert!(!verify(&root, count, index, items[index], &proof));
+                prop_assert!(!verify(&root, count, index, items[index], &proof[1..]));
             }
-            let other = ItemId([9; 32]);
-            prop_assert!(!verify(&root, count, index, &other, &prove(&ids, index).unwrap()));
+            let other = ("a", ItemId([9; 32]));
+            prop_assert!(!verify(&root, count, index, other, &prove(&items, index).unwrap()));
         }
-    }
-
-    fn digest_removed(root: &Digest, count: usize, index: usize, id: &ItemId, proof: &[Digest]) {
-        assert!(!verify(root, count, index, id, &proof[1..]));
     }
 }

@@ -66,9 +66,11 @@ impl Node {
         let chain = chain(&config, &*rules)?;
         let tip = chain.last().map(|(facts, _)| *facts);
         let tip = tip.or_else(|| genesis.as_ref().map(|(facts, _)| *facts));
+        let best = Tip::new(chain.last().cloned().or_else(|| genesis.clone()));
         let rng = Rng::new(seed);
         let control = Control::new(&rng);
         let salt = control.salt();
+        let blocks = Blocks::new(genesis.into_iter().chain(chain), salt, &config.limits);
         let pools = config.pools.iter().enumerate();
         let pools = pools.map(|(i, spec)| Pool::new(spec.clone(), PoolIndex(i as u16), salt));
         let pools = pools.collect();
@@ -88,8 +90,8 @@ impl Node {
             links: Links::default(),
             control,
             peers,
-            tip: Tip::new(chain.last().cloned().or_else(|| genesis.clone())),
-            blocks: Blocks::new(genesis.into_iter().chain(chain), salt),
+            tip: best,
+            blocks,
             sync: Sync::default(),
             rpc: Rpc::default(),
             store: Store::new(tip),
@@ -97,6 +99,8 @@ impl Node {
             outputs: VecDeque::new(),
             stats: Stats::default(),
             fetch_bytes: 0,
+            fetches_wait: false,
+            accused: Vec::new(),
         };
         let mut node = Self { cx };
         node.set_timers();
@@ -122,7 +126,7 @@ impl Node {
             Input::Writable { connection, channel } => self.cx.links.writable(connection, channel),
             Input::Closed { connection } => self.on_closed(connection),
         }
-        self.set_timers();
+        self.settle();
     }
 
     /// The application wants or answers something.
@@ -173,7 +177,7 @@ impl Node {
                 }
             }
         }
-        self.set_timers();
+        self.settle();
     }
 
     /// Time has passed. Harmless when nothing was due.
@@ -203,7 +207,7 @@ impl Node {
                     }
                 }
             }
-            self.set_timers();
+            self.settle();
         }
     }
 
@@ -261,8 +265,13 @@ impl Node {
         let dial = match direction {
             Direction::Inbound => None,
             Direction::Outbound(dial) => {
-                dialer::connected(&mut self.cx, dial, connection, peer);
-                self.cx.peers.dialed(dial)
+                dialer::connected(&mut self.cx, dial, connection);
+                let dialed = self.cx.peers.dialed(dial);
+                if dialed.is_none() && !peers::may_dial(&self.cx) {
+                    // It was given up, and others have been dialed instead.
+                    return self.cx.outputs.push_back(Output::Close { connection });
+                }
+                dialed
             }
         };
         let known = dial.is_some_and(|dial| dial.peer == Some(peer));
@@ -325,17 +334,24 @@ impl Node {
         let Some(question) = cx.tickets.answered(ticket) else { return };
         cx.timers.set(Timer::Ticket(ticket), None);
         cx.stats.count(Count::Verdicts);
-        let guilty = match question {
+        match question {
             Question::Item(pool, id) => pool::verdict(cx, pool, id, verdict),
             Question::Header(block) => block::header_verdict(cx, block, verdict),
-            Question::Block(block) => {
-                block::block_verdict(cx, block, verdict);
-                Vec::new()
-            }
-        };
-        for (link, violation) in guilty {
-            control::violated(cx, link, violation);
+            Question::Block(block) => block::block_verdict(cx, block, verdict),
         }
+    }
+
+    /// What has been dealt with is done: those who were accused meanwhile are ended.
+    fn settle(&mut self) {
+        while !self.cx.accused.is_empty() {
+            for (connection, violation) in std::mem::take(&mut self.cx.accused) {
+                if !control::is_over(&self.cx, connection) {
+                    control::violated(&mut self.cx, connection, violation);
+                    self.set_deadline(connection, 0);
+                }
+            }
+        }
+        self.set_timers();
     }
 
     fn poll_ticket(&mut self) -> Option<Output> {
@@ -343,7 +359,7 @@ impl Node {
             let blocks = !self.cx.store.is_behind(self.cx.config.limits.store_backlog);
             let (ticket, question) = self.cx.tickets.next(blocks)?;
             let subject = match question {
-                Question::Item(pool, id) => pool::subject(&self.cx, pool, id),
+                Question::Item(pool, id) => pool::subject(&mut self.cx, pool, id),
                 Question::Header(_) | Question::Block(_) => block::subject(&self.cx, question),
             };
             let Some(subject) = subject else {

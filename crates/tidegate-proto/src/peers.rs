@@ -1,15 +1,20 @@
 //! All peers: who may connect, which of two connections stays, who is refused for how long
 //! (specification section 5).
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use self::address::{Group, group};
+
 use crate::channel::Context;
 use crate::config::Config;
+use crate::control;
 use crate::id::{Address, ConnectionId, DialId, PeerId};
 use crate::io::Direction;
+use crate::link::Link;
 use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::Refusal;
@@ -22,6 +27,14 @@ pub(crate) mod exchange;
 /// How long a peer that came at a busy moment should wait, in milliseconds: longer than most
 /// hellos take.
 const RETRY_MS: u32 = 1000;
+
+/// What somebody is told who comes at a busy moment.
+pub(crate) fn busy() -> Refusal {
+    Refusal::Busy(RETRY_MS)
+}
+
+/// Connections of one identity at a time: the one that is there, and one that may replace it.
+const OF_ONE: usize = 2;
 
 /// What is remembered of peers beyond their connections.
 #[derive(Debug, Default)]
@@ -173,16 +186,38 @@ pub(crate) fn may_dial(cx: &Context) -> bool {
     dialed + cx.peers.dialing() < cx.config.limits.max_outbound as usize
 }
 
-/// Whether there is room for one more hello. There always is for those whom this node dialed:
-/// strangers must not keep it from finding others.
-pub(crate) fn has_room_for_hello(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
-    if cx.links.get(link).is_some_and(|link| !link.direction.is_inbound()) {
-        return Ok(());
+/// Whether there is room for one more hello, and which other has to make it. There always is room for
+/// those whom this node dialed: strangers must not keep it from finding others.
+pub(crate) fn has_room_for_hello(
+    cx: &Context,
+    link: ConnectionId,
+) -> Result<Option<ConnectionId>, Refusal> {
+    let this = cx.links.get(link).filter(|link| link.direction.is_inbound());
+    let Some(this) = this else { return Ok(None) };
+    let same = cx.links.iter().filter(|(id, other)| *id != link && other.peer == this.peer);
+    // One may be dead without this node's knowing, and another waits for that to be seen. R5.3.6
+    if same.filter(|(id, _)| !control::is_over(cx, *id)).count() >= OF_ONE {
+        return Err(Refusal::Duplicate);
     }
-    let pending = cx.links.iter().filter(|(_, link)| link.direction.is_inbound() && !link.up);
-    match pending.count() <= cx.config.limits.handshakes as usize {
-        true => Ok(()),
-        false => Err(Refusal::Busy(RETRY_MS)),
+    let pending = || {
+        let waits = |(id, link): &(ConnectionId, &Link)| {
+            link.direction.is_inbound() && !link.up && !control::is_over(cx, *id)
+        };
+        cx.links.iter().filter(waits)
+    };
+    if pending().count() <= cx.config.limits.handshakes as usize {
+        return Ok(None);
+    }
+    // The group with the most hellos makes room, so that one cannot keep all others out.
+    let mut groups = BTreeMap::<Group, (usize, ConnectionId)>::new();
+    for (id, other) in pending().filter(|(id, _)| *id != link) {
+        groups.entry(group(&other.address)).or_insert((0, id)).0 += 1;
+    }
+    let own = groups.get(&group(&this.address)).map_or(0, |(count, _)| *count);
+    let most = groups.into_values().max_by_key(|(count, oldest)| (*count, Reverse(*oldest)));
+    match most.filter(|(count, _)| *count > own + 1) {
+        Some((_, oldest)) => Ok(Some(oldest)),
+        None => Err(busy()),
     }
 }
 

@@ -71,12 +71,20 @@ impl Outstanding {
     }
 }
 
+/// A number whose permit is out: its report is owed once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Owed {
+    spent: Spent,
+    /// The report is on its way.
+    reported: bool,
+}
+
 /// What this node allows a peer on one instance.
 #[derive(Debug)]
 pub(crate) struct Issuer {
     grant: Grant,
     next: u32,
-    out: BTreeMap<u32, Spent>,
+    out: BTreeMap<u32, Owed>,
     outstanding: Outstanding,
 }
 
@@ -98,21 +106,31 @@ impl Issuer {
     }
 
     fn spend(&mut self, spent: Spent) -> Option<u32> {
-        if !self.outstanding.allows(&self.grant, spent) {
+        let number = self.next;
+        // R6.2.4
+        if !self.outstanding.allows(&self.grant, spent) || self.out.contains_key(&number) {
             return None;
         }
         // R6.2.1
-        let number = self.next;
-        self.next = self.next.wrapping_add(1);
+        self.next = number.wrapping_add(1);
         self.outstanding.add(spent);
-        self.out.insert(number, spent);
+        self.out.insert(number, Owed { spent, reported: false });
         Some(number)
+    }
+
+    /// Whether a report about this number is still owed; from now on it is not.
+    ///
+    /// Numbers are looked up by ids that peers can make equal, so the same number may be settled
+    /// from two sides: the first report counts, and the second is none.
+    fn settle(&mut self, number: u32) -> bool {
+        self.out.get_mut(&number).is_some_and(|owed| !std::mem::replace(&mut owed.reported, true))
     }
 
     /// The message that gives this permit back leaves now.
     fn give_back(&mut self, number: u32) {
-        let spent = self.out.remove(&number).expect("only what was spent is given back");
-        self.outstanding.subtract(spent);
+        if let Some(owed) = self.out.remove(&number) {
+            self.outstanding.subtract(owed.spent);
+        }
     }
 
     /// Whether the peer holds half of its permits or fewer, so that returns should not wait.
@@ -172,8 +190,10 @@ impl<T> Holder<T> {
         Self { grant, next: 0, out: BTreeMap::new(), outstanding: Outstanding::default() }
     }
 
+    /// Whether a permit is there. After 2^32 numbers the next one may still be out: then it must
+    /// come back first. R6.2.4
     pub(crate) fn allows(&self, spent: Spent) -> bool {
-        self.outstanding.allows(&self.grant, spent)
+        self.outstanding.allows(&self.grant, spent) && !self.out.contains_key(&self.next)
     }
 
     /// Spends a permit that is there: the number of what is sent.
@@ -268,10 +288,21 @@ pub(crate) struct Returns {
 }
 
 impl Returns {
-    pub(crate) fn push(&mut self, number: u32, report: Report, now: Time) {
+    /// A number is processed. Only the first report about it leaves; `false` if this is not it.
+    pub(crate) fn push(
+        &mut self,
+        issuer: &mut Issuer,
+        number: u32,
+        report: Report,
+        now: Time,
+    ) -> bool {
+        if !issuer.settle(number) {
+            return false;
+        }
         self.waiting.push(Return { number, report });
         let due = now + patience(report);
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
+        true
     }
 
     /// When the waiting ones must leave, if none joins them.
@@ -336,18 +367,39 @@ mod tests {
         let mut returns = Returns::default();
         let at = |ms: u64| Time::from_micros(ms * 1000);
         let number = issuer.announcement().unwrap();
-        returns.push(number, Report::First, at(0));
+        returns.push(&mut issuer, number, Report::First, at(0));
         assert_eq!(returns.take(&mut issuer, at(999)), None);
         let number = issuer.announcement().unwrap();
-        returns.push(number, Report::Duplicate, at(500));
+        returns.push(&mut issuer, number, Report::Duplicate, at(500));
         assert_eq!(returns.due(&issuer), Some(at(600)));
         assert_eq!(returns.take(&mut issuer, at(599)), None);
         assert_eq!(returns.take(&mut issuer, at(600)).unwrap().len(), 2);
         assert_eq!(issuer.out(), 0);
         // With half of the permits out they leave at once.
         let numbers = (0..5).map(|_| issuer.announcement().unwrap()).collect::<Vec<_>>();
-        returns.push(numbers[0], Report::First, at(700));
+        returns.push(&mut issuer, numbers[0], Report::First, at(700));
         assert_eq!(returns.take(&mut issuer, at(700)).unwrap().len(), 1);
+    }
+
+    /// R6.2.4
+    #[test]
+    fn a_number_that_is_out_is_not_used_again() {
+        let mut issuer = Issuer::new(GRANT);
+        let mut holder = Holder::new(GRANT);
+        let mut returns = Returns::default();
+        // Both ends count alike, so both come to it after 2^32 numbers.
+        let first = issuer.announcement().unwrap();
+        assert_eq!(holder.spend(Spent::Announcement, ()), first);
+        (issuer.next, holder.next) = (u32::MAX, u32::MAX);
+        assert_eq!(issuer.announcement(), Ok(u32::MAX));
+        assert_eq!(holder.spend(Spent::Announcement, ()), u32::MAX);
+        assert!(!holder.allows(Spent::Announcement), "0 is still out");
+        assert_eq!(issuer.announcement(), Err(Violation::AnnouncementPermit));
+        assert_eq!(issuer.body(1), Err(Violation::BodyPermit));
+        returns.push(&mut issuer, first, Report::First, Time::ZERO);
+        returns.take(&mut issuer, Time::ZERO + Duration::from_secs(1)).unwrap();
+        holder.returned(first).unwrap();
+        assert_eq!(issuer.announcement(), Ok(holder.spend(Spent::Announcement, ())));
     }
 
     /// R6.1.4
@@ -382,14 +434,15 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, the two ends agree on what is out, and neither exceeds the grant.
-        /// R6.2.1, R6.3.1
+        /// Whatever happens, the two ends agree on what is out, neither exceeds the grant, and a
+        /// number has one report, however often it is settled. R6.2.1, R6.3.1
         #[test]
         fn holder_and_issuer_agree(steps in steps()) {
             let mut holder = Holder::new(GRANT);
             let mut issuer = Issuer::new(GRANT);
             let mut returns = Returns::default();
             let mut unprocessed = Vec::new();
+            let mut reported = std::collections::BTreeSet::new();
             for step in steps {
                 match step {
                     Step::Announce if holder.allows(Spent::Announcement) => {
@@ -403,12 +456,16 @@ mod tests {
                         unprocessed.push(number);
                     }
                     Step::Return(which, report) if !unprocessed.is_empty() => {
-                        let number = unprocessed.swap_remove(which % unprocessed.len());
-                        returns.push(number, report, Time::ZERO);
+                        let at = which % unprocessed.len();
+                        let number = unprocessed[at];
+                        let owed = reported.insert(number);
+                        prop_assert_eq!(returns.push(&mut issuer, number, report, Time::ZERO), owed);
                     }
                     Step::Flush => {
                         let later = Time::ZERO + Duration::from_secs(2);
                         for back in returns.take(&mut issuer, later).into_iter().flatten() {
+                            unprocessed.retain(|number| *number != back.number);
+                            reported.remove(&back.number);
                             prop_assert!(holder.returned(back.number).is_ok());
                             prop_assert_eq!(holder.returned(back.number), Err(Violation::FalseReturn));
                         }

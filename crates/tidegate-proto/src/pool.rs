@@ -5,7 +5,7 @@
 //! link reads with a cursor of its own. Everything about items is in this module, and an entry is
 //! in the log once, whatever the number of peers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher as _;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use siphasher::sip::SipHasher24;
 
 use crate::channel::Context;
 use crate::config::PoolSpec;
-use crate::fetch::{Candidate, Fetcher};
+use crate::fetch::{Announced, Candidate, Fetcher};
 use crate::id::{ConnectionId, ItemId, ItemKey, PoolIndex, Salt};
 use crate::io::{Admission, Event, Fate, Invalid, Output, Subject, TipChange, Verdict};
 use crate::link::{At, Links};
@@ -29,12 +29,14 @@ mod channel;
 pub(crate) mod content;
 mod facts;
 mod link;
+mod link_set;
 mod shelf;
 
 pub(crate) use channel::{Channel, raise, raised};
 use content::{Content, Item};
 use facts::Facts;
 use link::PoolLink;
+use link_set::{LinkSet, Ordinal};
 use shelf::Shelf;
 
 /// A pool and all that belongs to it.
@@ -54,6 +56,8 @@ pub(crate) struct Pool {
     next: u64,
     /// Items that are being checked.
     pending: BTreeMap<ItemId, Pending>,
+    /// Those that wait for their ticket, and until when.
+    waiting: BTreeSet<(Time, ItemId)>,
     /// Announced ids, as far as the items are neither here nor pending.
     fetcher: Fetcher<u64>,
     links: BTreeMap<ConnectionId, PoolLink>,
@@ -67,16 +71,8 @@ struct Entry {
     facts: Facts,
     from: u64,
     added: Time,
-    /// Links that have it; each is there once.
-    known_by: Vec<ConnectionId>,
-}
-
-impl Entry {
-    fn known_by(&mut self, link: ConnectionId) {
-        if !self.known_by.contains(&link) {
-            self.known_by.push(link);
-        }
-    }
+    /// Links that have it.
+    known_by: LinkSet,
 }
 
 /// An item that is being checked.
@@ -89,6 +85,8 @@ struct Pending {
     reserved: Option<(ConnectionId, u32)>,
     /// The verdict is late: the permits went back as *ignored*.
     overdue: bool,
+    /// Whose turn it waits for, and until when, as long as it has no ticket.
+    turn: Option<(ConnectionId, Time)>,
 }
 
 impl Pending {
@@ -141,6 +139,7 @@ impl Pool {
             aliases: BTreeMap::new(),
             next: 0,
             pending: BTreeMap::new(),
+            waiting: BTreeSet::new(),
             fetcher: Fetcher::new(),
             links: BTreeMap::new(),
         }
@@ -184,7 +183,8 @@ impl Pool {
 
     /// When [`expire`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        self.fetcher.deadline()
+        let waiting = self.waiting.first().map(|(until, _)| *until);
+        self.fetcher.deadline().into_iter().chain(waiting).min()
     }
 
     /// What peers announce an item of this node's pool with.
@@ -197,7 +197,7 @@ impl Pool {
         &mut self,
         item: Item,
         admission: Admission,
-        known_by: Vec<ConnectionId>,
+        known_by: LinkSet,
         now: Time,
         links: &mut Links,
         outputs: &mut impl Extend<Output>,
@@ -257,7 +257,7 @@ impl Pool {
     }
 
     /// An item that is neither here nor pending was announced.
-    fn wanted(&mut self, alias: u64, link: ConnectionId, number: u32, facts: Facts) {
+    fn wanted(&mut self, alias: u64, link: ConnectionId, number: u32, facts: Facts, now: Time) {
         let Some(announcer) = self.links.get_mut(&link) else { return };
         // It has been asked for, and the answer is on its way.
         if announcer.requested.contains_key(&number) {
@@ -265,11 +265,36 @@ impl Pool {
         }
         announcer.offered.insert(number);
         let bound = facts.size_bound().min(self.spec.max_item);
-        self.fetcher.announced(alias, link, number, facts.priority_class(), bound, None);
+        let priority = facts.priority_class();
+        let announced = Announced { key: alias, link, tag: number, priority, size: bound };
+        self.fetcher.announced(announced, None, now);
     }
 
-    fn entry_mut(&mut self, id: &ItemId) -> Option<&mut Entry> {
-        self.log.get_mut(self.positions.get(id)?)
+    /// Whether an item is here, which a link turns out to have too.
+    fn is_known_by(&mut self, id: &ItemId, link: ConnectionId) -> bool {
+        let entry = self.positions.get(id).and_then(|position| self.log.get_mut(position));
+        let Some(entry) = entry else { return false };
+        entry.known_by.extend(self.links.get(&link).map(|link| link.ordinal));
+        true
+    }
+
+    /// These links, as far as they are there.
+    fn link_set(&self, links: impl Iterator<Item = ConnectionId>) -> LinkSet {
+        links.filter_map(|link| self.links.get(&link)).map(|link| link.ordinal).collect()
+    }
+
+    /// An item waits for its verdict no longer.
+    fn take_pending(&mut self, id: &ItemId) -> Option<Pending> {
+        let pending = self.pending.remove(id)?;
+        if let Some((_, until)) = pending.turn {
+            self.waiting.remove(&(until, *id));
+        }
+        Some(pending)
+    }
+
+    /// The least ordinal that no link has.
+    fn free_ordinal(&self) -> Ordinal {
+        Ordinal::free(self.links.values().map(|link| link.ordinal))
     }
 }
 
@@ -287,10 +312,22 @@ fn report(cx: &mut Context, pool: usize, source: Source, report: Report) {
 }
 
 /// SipHash-2-4 of an item's id (specification section 7.3). R7.3.1
+///
+/// Whoever knows the salt can make two items of one alias in minutes, so it finds things and proves
+/// nothing: no count of what is owed may rely on its being unique.
 fn alias(salt: &Salt, id: &ItemId) -> u64 {
     let mut hasher = SipHasher24::new_with_key(&salt.0);
     hasher.write(&id.0);
-    hasher.finish()
+    let alias = hasher.finish();
+    #[cfg(test)]
+    let alias = alias & ALIAS_MASK.get();
+    alias
+}
+
+#[cfg(test)]
+thread_local! {
+    /// With fewer bits the aliases of a test collide, as those of a hostile peer may.
+    pub(crate) static ALIAS_MASK: std::cell::Cell<u64> = const { std::cell::Cell::new(u64::MAX) };
 }
 
 /// An announcement, for tests that play a peer.
@@ -315,8 +352,7 @@ fn arrived(
     }
     let source = Source { link: at.link, number, how };
     let id = cx.rules.item_id(&pool.spec.name, &body);
-    if let Some(entry) = pool.entry_mut(&id) {
-        entry.known_by(at.link);
+    if pool.is_known_by(&id, at.link) {
         release(cx, at, reserved);
         report(cx, at.index, source, Report::Duplicate);
         return Ok(());
@@ -338,7 +374,8 @@ fn arrived(
     let announced = resolved(cx, at.index, alias).into_iter();
     let others = announced.map(|c| Source { link: c.link, number: c.tag, how: How::Announced });
     let reserved = reserved.map(|bytes| (at.link, bytes));
-    let mut pending = Pending { body, facts, sources: vec![source], reserved, overdue: false };
+    let sources = vec![source];
+    let mut pending = Pending { body, facts, sources, reserved, overdue: false, turn: None };
     let mut settled = Vec::new();
     for other in others.filter(|other| (other.link, other.number) != (at.link, number)) {
         settled.extend(pending.another(other).map(|outcome| (other, outcome)));
@@ -346,7 +383,7 @@ fn arrived(
     let pool = &mut cx.pools[at.index];
     pool.aliases.insert(alias, id);
     pool.pending.insert(id, pending);
-    cx.tickets.ask_item(at.link, index, id, how == How::Pushed);
+    ask(cx, source, index, id);
     for (other, outcome) in settled {
         report(cx, at.index, other, outcome);
     }
@@ -374,6 +411,10 @@ fn resolved(cx: &mut Context, index: usize, alias: u64) -> Vec<Candidate> {
 
 /// The node's share of what may be asked for has room again: links that waited for it may ask.
 fn freed(cx: &mut Context) {
+    // Looking at all links takes time, and most of the time none of them waits for this.
+    if !std::mem::take(&mut cx.fetches_wait) {
+        return;
+    }
     for pool in &cx.pools {
         for link in pool.links.values().filter(|link| pool.fetcher.has_work(link.at.link)) {
             cx.links.wake(link.at.link, link.at.slot);
@@ -395,8 +436,8 @@ fn withdraw(cx: &mut Context, at: At) {
         let pushed = pending.sources.iter().find(|source| source.how == How::Pushed).copied();
         let fetched = pending.sources.iter().find(|source| source.how == How::Fetched).copied();
         let bytes = pending.body.len() as u32;
-        if let Some((_, bytes)) = reserved {
-            release(cx, at, Some(bytes));
+        if let Some((link, bytes)) = reserved {
+            release(cx, At { link, ..at }, Some(bytes));
         }
         let room = cx.fetch_bytes + bytes <= cx.config.limits.fetch_bytes_node;
         let pool = &mut cx.pools[at.index];
@@ -409,10 +450,10 @@ fn withdraw(cx: &mut Context, at: At) {
                 cx.fetch_bytes += bytes;
                 pending.reserved = Some((other.link, bytes));
             }
-            cx.tickets.ask_item(other.link, index, id, other.how == How::Pushed);
+            ask(cx, other, index, id);
             continue;
         }
-        let Some(pending) = pool.pending.remove(&id) else { continue };
+        let Some(pending) = pool.take_pending(&id) else { continue };
         let pool = &mut cx.pools[at.index];
         pool.forget_alias(&id);
         let alias = pool.alias(&id);
@@ -423,7 +464,7 @@ fn withdraw(cx: &mut Context, at: At) {
                 continue;
             }
             let pool = &mut cx.pools[at.index];
-            pool.wanted(alias, source.link, source.number, facts);
+            pool.wanted(alias, source.link, source.number, facts, cx.now);
             let slot = pool.links.get(&source.link).map(|link| link.at.slot);
             slot.into_iter().for_each(|slot| cx.links.wake(source.link, slot));
         }
@@ -441,27 +482,57 @@ fn release(cx: &mut Context, at: At, bytes: Option<u32>) {
     freed(cx);
 }
 
+/// The name of a pool of this node.
+pub(crate) fn name(pools: &[Pool], pool: PoolIndex) -> &str {
+    pools.get(pool.0 as usize).map_or("", |pool| &pool.spec.name)
+}
+
 /// The pool of a name, if this node has it.
 pub(crate) fn named(pools: &[Pool], name: &str) -> Option<PoolIndex> {
     Some(pools.iter().find(|pool| pool.spec.name == name)?.index)
 }
 
-/// What to ask the application about an item that waits for its verdict.
-pub(crate) fn subject(cx: &Context, pool: PoolIndex, id: ItemId) -> Option<Subject> {
-    let pending = cx.pools[pool.0 as usize].pending.get(&id)?;
+/// An item waits for its turn to be checked, but not for ever. R6.3.3
+fn ask(cx: &mut Context, source: Source, index: PoolIndex, id: ItemId) {
+    cx.tickets.ask_item(source.link, index, id, source.how == How::Pushed);
+    let until = cx.now + cx.config.limits.verdict_timeout;
+    let pool = &mut cx.pools[index.0 as usize];
+    let Some(pending) = pool.pending.get_mut(&id) else { return };
+    if let Some((_, before)) = pending.turn.replace((source.link, until)) {
+        pool.waiting.remove(&(before, id));
+    }
+    pool.waiting.insert((until, id));
+}
+
+/// The validator is so far behind that an item has not had its turn in time: it is as if it had
+/// been ignored. It was paid for with permits, and these go back.
+fn not_in_time(cx: &mut Context, index: usize) {
+    let pool = &mut cx.pools[index];
+    let Some((_, id)) = pool.waiting.pop_first() else { return };
+    let turn = pool.pending.get_mut(&id).and_then(|pending| pending.turn.take());
+    if let Some((link, _)) = turn {
+        cx.tickets.withdraw_item(link, pool.index, id);
+    }
+    cx.stats.count(Count::LateVerdicts);
+    let pool = pool.index;
+    verdict(cx, pool, id, Verdict::Ignore);
+}
+
+/// What to ask the application about an item that waits for its verdict: it has a ticket now.
+pub(crate) fn subject(cx: &mut Context, pool: PoolIndex, id: ItemId) -> Option<Subject> {
+    let of = &mut cx.pools[pool.0 as usize];
+    let pending = of.pending.get_mut(&id)?;
+    if let Some((_, until)) = pending.turn.take() {
+        of.waiting.remove(&(until, id));
+    }
     Some(Subject::Item { pool, id, body: pending.body.clone() })
 }
 
-/// The verdict about an item is there. Connections that a *reject* ends are returned.
-pub(crate) fn verdict(
-    cx: &mut Context,
-    pool: PoolIndex,
-    id: ItemId,
-    verdict: Verdict,
-) -> Vec<(ConnectionId, Violation)> {
+/// The verdict about an item is there.
+pub(crate) fn verdict(cx: &mut Context, pool: PoolIndex, id: ItemId, verdict: Verdict) {
     let index = pool.0 as usize;
     // Published here in the meantime.
-    let Some(pending) = cx.pools[index].pending.remove(&id) else { return Vec::new() };
+    let Some(pending) = cx.pools[index].take_pending(&id) else { return };
     if let Some((link, bytes)) = pending.reserved {
         release(cx, At { link, slot: 0, index }, Some(bytes));
     }
@@ -471,14 +542,12 @@ pub(crate) fn verdict(
         Verdict::Accept(admission) => {
             let item = Item { id, body: pending.body, facts: pending.facts };
             cx.stats.add(Count::UsefulBytes, item.body.len() as u64);
-            let known_by = pending.sources.iter().map(|source| source.link);
-            let known_by = known_by.filter(|link| pool.links.contains_key(link)).collect();
+            let known_by = pool.link_set(pending.sources.iter().map(|source| source.link));
             let (now, links) = (cx.now, &mut cx.links);
             Some(pool.insert(item, admission, known_by, now, links, &mut cx.outputs))
         }
         Verdict::Reject | Verdict::Ignore => None,
     };
-    let mut guilty = Vec::new();
     for (i, source) in pending.sources.iter().enumerate() {
         // R6.3.4
         let outcome = match (verdict, accepted, source.how) {
@@ -496,10 +565,9 @@ pub(crate) fn verdict(
         }
         // Who only announced it has not shown that he has it. R7.3.11
         if verdict == Verdict::Reject && source.how != How::Announced {
-            guilty.push((source.link, Violation::RejectedItem));
+            cx.accuse(source.link, Violation::RejectedItem);
         }
     }
-    guilty
 }
 
 /// The verdict about an item is late: its permits go back, the ticket stays out.
@@ -507,7 +575,10 @@ pub(crate) fn overdue(cx: &mut Context, pool: PoolIndex, id: ItemId) {
     let index = pool.0 as usize;
     let Some(pending) = cx.pools[index].pending.get_mut(&id) else { return };
     // R6.3.3
-    pending.overdue = true;
+    if std::mem::replace(&mut pending.overdue, true) {
+        // An item that left and came again while its first ticket was out.
+        return;
+    }
     let sources = pending.sources.clone();
     if let Some((link, bytes)) = pending.reserved.take() {
         release(cx, At { link, slot: 0, index }, Some(bytes));
@@ -543,8 +614,9 @@ pub(crate) fn publish(
         verdict(cx, pool_index, id, Verdict::Accept(admission));
     } else {
         let item = Item { id, body, facts };
-        let known_by = announcers(cx, pool_index, id);
+        let announcers = announcers(cx, pool_index, id);
         let pool = &mut cx.pools[pool_index.0 as usize];
+        let known_by = pool.link_set(announcers.into_iter());
         pool.insert(item, admission, known_by, cx.now, &mut cx.links, &mut cx.outputs);
     }
     let content = &cx.pools[pool_index.0 as usize].content;
@@ -618,10 +690,9 @@ pub(crate) fn tip_changed(cx: &mut Context, change: TipChange) {
 
 /// A peer's executed tip is another: what was held back for it may be sent now.
 pub(crate) fn peer_tip_changed(cx: &mut Context, link: ConnectionId) {
-    let height = cx.links.get(link).map_or(0, |link| link.height());
     for pool in &mut cx.pools {
         if let Some(held) = pool.links.get_mut(&link) {
-            held.tip_changed(height, &pool.log, pool.next);
+            held.tip_changed(&pool.log, pool.next);
             cx.links.wake(link, held.at.slot);
         }
     }
@@ -629,6 +700,9 @@ pub(crate) fn peer_tip_changed(cx: &mut Context, link: ConnectionId) {
 
 /// Ends fetches that have timed out.
 pub(crate) fn expire(cx: &mut Context, index: usize) {
+    while cx.pools[index].waiting.first().is_some_and(|(until, _)| *until <= cx.now) {
+        not_in_time(cx, index);
+    }
     let pool = &mut cx.pools[index];
     let expired = pool.fetcher.expire(cx.now);
     for (link, number) in expired.timed_out {

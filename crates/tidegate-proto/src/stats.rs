@@ -31,6 +31,9 @@ pub enum Count {
     /// Bytes of what came from peers and was new here: accepted items, items of blocks that were
     /// not in the pools, headers of those blocks. What is received beyond them is the price.
     UsefulBytes,
+    /// Steps over what peers can pile up, such as waiting headers and peers to look at: what messages
+    /// cost in time, counted.
+    Work,
     /// Tips that the application set and this node does not know.
     UnknownTips,
     /// Messages that could not be encoded: a bug of this node.
@@ -97,6 +100,11 @@ impl Stats {
         let frames = self.frames.entry(channel).or_default();
         frames.sent += 1;
         frames.sent_bytes += bytes as u64;
+    }
+
+    /// Counts steps over what peers can pile up: what a message costs in time.
+    pub(crate) fn worked(&mut self, steps: u64) {
+        self.add(Count::Work, steps);
     }
 
     pub(crate) fn count(&mut self, count: Count) {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use crate::block::encode_body;
+use crate::block::body;
 use crate::channel::Context;
 use crate::id::{ItemId, PoolIndex};
 use crate::io::{Block, Event, Fate, Output, Write};
@@ -114,7 +114,7 @@ pub(crate) fn block(cx: &mut Context, facts: &HeaderFacts, block: &Block) {
         return;
     }
     let bytes = block.items.iter().map(|item| item.body.len()).sum::<usize>() + block.header.len();
-    let body = encode_body(&block.items, &cx.pools);
+    let body = body::encode(&block.items, &cx.pools);
     let HeaderFacts { block: id, parent, height, .. } = *facts;
     let Some(body) = body else { return cx.stats.count(Count::Internal) };
     let header = block.header.clone();
@@ -153,6 +153,10 @@ pub(crate) fn retain(cx: &mut Context, pool: PoolIndex, id: ItemId) {
 /// may come back.
 pub(crate) fn moved(cx: &mut Context, pool: PoolIndex, id: ItemId, gone: bool) {
     let height = cx.tip.held().map_or(0, |tip| tip.height);
+    if gone && cx.config.genesis.is_none() && cx.store.own.remove(&(pool, id)).is_some() {
+        // Without blocks nothing brings it back.
+        return write(cx, Write::Forget { pool, id }, 0, None);
+    }
     if let Some(left) = cx.store.own.get_mut(&(pool, id)) {
         *left = gone.then_some(height);
     }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::id::{BlockId, ConnectionId, ItemId, PoolIndex, Ticket};
 
 /// What a ticket is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Question {
     Item(PoolIndex, ItemId),
     Header(BlockId),
@@ -33,7 +33,10 @@ pub(crate) struct Tickets {
     /// So many places are for whoever comes.
     shared: usize,
     next: u64,
-    chain: VecDeque<Question>,
+    /// Headers and blocks that wait, by the order in which they came, and the place of each.
+    chain: BTreeMap<u64, Question>,
+    places: BTreeMap<Question, u64>,
+    asked: u64,
     items: BTreeMap<ConnectionId, Waiting>,
     turns: VecDeque<ConnectionId>,
     /// How many items of each pool wait, where any do.
@@ -102,7 +105,9 @@ impl Tickets {
         Self {
             shared: workers as usize * 2,
             next: 0,
-            chain: VecDeque::new(),
+            chain: BTreeMap::new(),
+            places: BTreeMap::new(),
+            asked: 0,
             items: BTreeMap::new(),
             turns: VecDeque::new(),
             waiting: BTreeMap::new(),
@@ -137,7 +142,11 @@ impl Tickets {
 
     /// A header or a block is to be checked.
     pub(crate) fn ask(&mut self, question: Question) {
-        self.chain.push_back(question);
+        if !self.places.contains_key(&question) {
+            self.chain.insert(self.asked, question);
+            self.places.insert(question, self.asked);
+            self.asked += 1;
+        }
     }
 
     /// Items of a pool that wait for a link's turn: they are not asked about.
@@ -157,11 +166,36 @@ impl Tickets {
         withdrawn
     }
 
+    /// Does not ask about an item that waits for a link's turn.
+    pub(crate) fn withdraw_item(&mut self, link: ConnectionId, pool: PoolIndex, id: ItemId) {
+        let Some(waiting) = self.items.get_mut(&link) else { return };
+        let Some(at) = waiting.pools.iter().position(|(of, _)| *of == pool) else { return };
+        let of = &mut waiting.pools[at].1;
+        let before = of.pushed.len() + of.fetched.len();
+        of.pushed.retain(|waits| *waits != id);
+        of.fetched.retain(|waits| *waits != id);
+        let gone = before - of.pushed.len() - of.fetched.len();
+        if of.is_empty() {
+            waiting.pools.remove(at);
+        }
+        if waiting.pools.is_empty() {
+            self.items.remove(&link);
+            self.turns.retain(|turn| *turn != link);
+        }
+        self.waits_no_more(pool, gone);
+    }
+
     /// Does not ask about a header or a block, if it still waits: whether it did.
     pub(crate) fn withdraw(&mut self, question: Question) -> bool {
-        let waiting = self.chain.len();
-        self.chain.retain(|waits| *waits != question);
-        self.chain.len() < waiting
+        let place = self.places.remove(&question);
+        place.and_then(|place| self.chain.remove(&place)).is_some()
+    }
+
+    /// The next header or block.
+    fn next_of_chain(&mut self) -> Option<Question> {
+        let (_, question) = self.chain.pop_first()?;
+        self.places.remove(&question);
+        Some(question)
     }
 
     /// The next question, if there is a place for it: a shared one, or that of its pool or of the
@@ -173,7 +207,8 @@ impl Tickets {
             taken.extend(self.out.values().map(|question| question.pool()));
         }
         let may = |pool| !taken.contains(&pool);
-        let question = match self.chain.pop_front_if(|_| blocks && may(None)) {
+        let chain = (blocks && may(None)).then(|| self.next_of_chain()).flatten();
+        let question = match chain {
             Some(question) => question,
             None => self.next_item(|pool| may(Some(pool)))?,
         };

@@ -57,6 +57,24 @@ impl fmt::Display for Time {
     }
 }
 
+/// So many at once, and then one an interval. The time it keeps is that at which all may be had at
+/// once again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pace(Time);
+
+impl Pace {
+    /// When the next may be had.
+    pub(crate) fn next(&self, burst: u32, interval: Duration) -> Time {
+        let ahead = interval.saturating_mul(burst.saturating_sub(1));
+        Time::ZERO + self.0.since(Time::ZERO).saturating_sub(ahead)
+    }
+
+    /// One is had.
+    pub(crate) fn take(&mut self, interval: Duration, now: Time) {
+        self.0 = self.0.max(now) + interval;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,9 @@
 //! XDR in the strict profile of the specification (section 3), and the generated messages.
 //!
 //! What decodes is canonical: `decode(x) = Ok(m)` implies `encode(m) = x`. Nothing is allocated
-//! beyond the frame: opaque data are slices of it, and a list is only reserved after
-//! `n × smallest element ≤ what is left` was checked.
+//! beyond the frame: a list is only reserved after `n × smallest element ≤ what is left` was checked.
+//! Opaque data share the frame's memory where they are nearly all of it, and are copied otherwise, so
+//! that whoever keeps a part of a message does not keep the whole frame for it.
 //!
 //! # Not guaranteed
 //!
@@ -21,6 +22,9 @@ pub use schema::*;
 /// Opaque data from this size on are not copied into the frame's head.
 const DETACH: usize = 1024;
 const ZEROS: [u8; 3] = [0; 3];
+/// Opaque data that leave so many bytes of their frame, or fewer, share its memory: room for the
+/// fields around an item.
+const SHARED_REST: usize = 64;
 
 /// An encoded message: a head, and perhaps a body that many frames share.
 ///
@@ -131,6 +135,8 @@ pub trait Encode {
     {
         let mut out = Writer::default();
         self.encode(&mut out);
+        // It may be kept for as long as it takes to send it.
+        out.head.shrink_to_fit();
         out.whole().map(|frame| frame.to_bytes())
     }
 }
@@ -337,10 +343,14 @@ impl Reader<'_> {
         Ok(bytes)
     }
 
-    /// Reads opaque data of a variable length, without a copy.
+    /// Reads opaque data of a variable length. They hold on to no more than their own bytes and
+    /// [`SHARED_REST`], however large the frame is.
     pub fn opaque(&mut self, bound: usize) -> Result<Bytes, DecodeError> {
         let length = self.length(bound, 1)?;
-        let bytes = self.slice(length);
+        let bytes = match length + SHARED_REST >= self.len {
+            true => self.slice(length),
+            false => Bytes::copy_from_slice(&self.slice(length)),
+        };
         self.at += length;
         self.pad(length)?;
         Ok(bytes)

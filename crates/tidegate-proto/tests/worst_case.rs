@@ -88,11 +88,12 @@ impl Rules for Plain {
     }
 }
 
-fn header(parent: BlockId, height: u64, salt: u64, ids: &[ItemId], size: usize) -> Bytes {
+fn header(parent: BlockId, height: u64, salt: u64, items: &[ItemId], size: usize) -> Bytes {
+    let items = items.iter().map(|id| ("pool 0", *id)).collect::<Vec<_>>();
     let mut header =
-        [parent.0, merkle::root(ids).0, *blake3::hash(&salt.to_be_bytes()).as_bytes()].concat();
+        [parent.0, merkle::root(&items).0, *blake3::hash(&salt.to_be_bytes()).as_bytes()].concat();
     header.extend(height.to_be_bytes());
-    header.extend((ids.len() as u32).to_be_bytes());
+    header.extend((items.len() as u32).to_be_bytes());
     header.resize(size.max(header.len()), 0);
     header.into()
 }
@@ -219,7 +220,7 @@ impl World {
             grant: grant.clone(),
             capacity: 4096,
         };
-        let block = Digest(blake3::derive_key("tidegate 1 block rules", Plain.id().as_bytes()));
+        let block = self.node.config().block_rules_digest(Plain.id());
         let mut offers = vec![offer(3, "", block)];
         for spec in &self.node.config().pools {
             offers.push(offer(4, &spec.name, spec.rules_digest(Plain.id(), 1)));
@@ -328,6 +329,9 @@ impl World {
     fn windows(&self) -> Vec<Vec<u8>> {
         let limits = &self.node.config().limits;
         let window = limits.receive_window as usize + limits.send_window as usize;
+        // Two large frames that are half read, one of control, and small ones; a frame of each kind
+        // that waits to be written.
+        let window = window + 2 * MAX_FRAME + (64 << 10) + (132 << 10);
         let windows = (0..PEERS).map(|_| vec![1; window]);
         let stranger = MAX_FRAME + STRANGER_WINDOW as usize;
         windows.chain((0..limits.handshakes).map(|_| vec![1; stranger])).collect()

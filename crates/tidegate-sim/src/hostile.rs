@@ -1,10 +1,11 @@
 //! A node that breaks the rules in every way it can.
 //!
 //! Its core is a real one, so it gets through the hello and takes part. What the core sends is
-//! changed on its way out, and frames of its own making go between: this module makes them. The
+//! changed on its way out, in its bytes or in what it means, and frames of its own making go between: this module makes them. The
 //! world decides when they leave and under which name.
 
 mod craft;
+mod twist;
 
 use std::collections::VecDeque;
 
@@ -125,8 +126,12 @@ impl Hostile {
     ) -> Vec<(u32, Frame)> {
         self.saw(channel, &frame);
         match entropy.below(256) {
-            0..176 => vec![(channel, frame)],
-            176..192 => Vec::new(),
+            0..144 => vec![(channel, frame)],
+            144..184 => {
+                let twisted = twist::twisted(Kind::of(channel), &frame, entropy);
+                vec![(channel, twisted.unwrap_or(frame))]
+            }
+            184..192 => Vec::new(),
             192..204 => vec![(channel, frame.clone()), (channel, frame)],
             204..228 => vec![(channel, changed(&frame, entropy))],
             228..236 => {

@@ -299,7 +299,6 @@ impl Builder {
                     restoring: tickets.zip(items).collect(),
                     book: core.peer_book_revision(),
                     book_at: Time::ZERO,
-                    failure: failure.clone(),
                 })
             }
         };
@@ -319,6 +318,7 @@ impl Builder {
             fates: BTreeMap::new(),
             requests: 0,
             leaving: None,
+            failure: failure.clone(),
             turn: 0,
             identity,
         };
@@ -326,14 +326,7 @@ impl Builder {
         let peer = config.peer;
         let addresses = addresses.into_iter().map(|address| with_peer(address, peer)).collect();
         let publishing = Arc::new(AtomicUsize::new(0));
-        let shared = Shared {
-            driver: sender,
-            peer,
-            addresses,
-            publishing,
-            #[cfg(feature = "store")]
-            failure,
-        };
+        let shared = Shared { driver: sender, peer, addresses, publishing, failure };
         Ok((Node { shared: Arc::new(shared) }, events))
     }
 

@@ -5,9 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-#[cfg(feature = "store")]
-use std::sync::OnceLock;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,7 +24,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::identity::Identity;
 use crate::log::Log;
-use crate::node::BlockAt;
+use crate::node::{BlockAt, Failure};
 use crate::rt::{self, Clock, Timer};
 #[cfg(feature = "store")]
 use crate::store::{FoundBlock, Keeper, StoreError};
@@ -127,6 +125,8 @@ pub(crate) struct Driver {
     pub(crate) fates: BTreeMap<u64, oneshot::Sender<Fate>>,
     pub(crate) requests: u64,
     pub(crate) leaving: Option<Leaving>,
+    /// Why the node has stopped, if nobody wanted that.
+    pub(crate) failure: Arc<OnceLock<Failure>>,
     /// Whom the next round asks first.
     pub(crate) turn: usize,
 }
@@ -140,11 +140,10 @@ pub(crate) struct Kept {
     /// The book as it was given to be kept last, and when the next one may be.
     pub(crate) book: u64,
     pub(crate) book_at: Time,
-    pub(crate) failure: Arc<OnceLock<StoreError>>,
 }
 
-/// How often the book is kept, if there is news; a large one less often. Who is killed comes back
-/// to those whom he has met before that.
+/// How often the book is kept, if there is news; a large one ever less often, so that it is no more
+/// than some 20 KB a second. Who is killed comes back to those whom he has met before that.
 #[cfg(feature = "store")]
 const BOOK_EVERY: Duration = Duration::from_millis(250);
 #[cfg(feature = "store")]
@@ -164,8 +163,32 @@ enum Step {
     Timeout,
 }
 
+/// Tells that the node is over, when all else of the driver is gone: also if the core has panicked,
+/// or whoever waits for an event would wait for ever.
+struct End {
+    mailbox: Arc<Mailbox>,
+    failure: Arc<OnceLock<Failure>>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What failed first counts.
+            let _ = self.failure.set(Failure::Panicked);
+            tracing::error!("{}", Failure::Panicked);
+        }
+        self.mailbox.filled.notify_one();
+    }
+}
+
 impl Driver {
-    pub(crate) async fn run(mut self) {
+    /// Runs until the node is over; what waits for it is told, even if the core panics.
+    pub(crate) async fn run(self) {
+        let _end = End { mailbox: self.mailbox.clone(), failure: self.failure.clone() };
+        self.drive().await;
+    }
+
+    async fn drive(mut self) {
         let mut timer = Timer::new();
         #[cfg(feature = "store")]
         self.restore();
@@ -237,7 +260,7 @@ impl Driver {
         let book = self.core.peer_book();
         let large = 1 + u32::try_from(book.entries.len() / LARGE_BOOK).unwrap_or(u32::MAX);
         kept.book = revision;
-        kept.book_at = self.clock.now() + BOOK_EVERY.saturating_mul(large);
+        kept.book_at = self.clock.now() + BOOK_EVERY.saturating_mul(large.saturating_mul(large));
         kept.keeper.book(book);
     }
 
@@ -320,10 +343,8 @@ impl Driver {
             Message::Command(command) => self.command(command),
             #[cfg(feature = "store")]
             Message::StoreFailed(error) => {
-                if let Some(kept) = &self.keeper {
-                    // The first one counts.
-                    let _ = kept.failure.set(error);
-                }
+                // The first one counts.
+                let _ = self.failure.set(Failure::Store(error));
                 self.leave(None);
             }
             Message::Publish { pool, body, admission, fate } => {

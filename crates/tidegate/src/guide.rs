@@ -116,7 +116,7 @@
 //! | [`StartError::Identity`], [`StartError::Listen`] | the operator's | it names the file or the address |
 //! | `StartError::Store` | the operator's, or the disk's | it says: another folder, a newer version, a copy |
 //! | [`StartError::System`] | the machine's | threads, randomness: nothing works without |
-//! | [`NodeError::Closed`] | nobody's | the node was shut down, or its store failed (`Node::failure`) |
+//! | [`NodeError::Closed`] | nobody's | the node was shut down, its store failed or its core panicked (`Node::failure`) |
 //! | [`NodeError::Busy`] | the program's | wait for fates before publishing more |
 //! | [`Fate::Invalid`](crate::io::Fate::Invalid) | the program's | it says what is wrong with the item |
 //! | [`Event::Refused`](crate::io::Event::Refused) | the other's, or the operator's | it names the reason, for instance another network |

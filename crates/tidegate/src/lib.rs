@@ -115,7 +115,7 @@ mod validator;
 pub use builder::{Builder, StartError};
 pub use identity::{Identity, IdentityError};
 pub use multiaddr::Multiaddr;
-pub use node::{BlockAt, Events, Node, NodeError, PoolItem, Publishing};
+pub use node::{BlockAt, Events, Failure, Node, NodeError, PoolItem, Publishing};
 #[cfg(feature = "store")]
 pub use store::{Saved, Store, StoreError};
 pub use tidegate_proto::{

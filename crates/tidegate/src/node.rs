@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -33,8 +33,22 @@ pub(crate) struct Shared {
     pub(crate) peer: PeerId,
     pub(crate) addresses: Vec<Multiaddr>,
     pub(crate) publishing: Arc<AtomicUsize>,
+    pub(crate) failure: Arc<OnceLock<Failure>>,
+}
+
+/// Why a node has stopped although nobody wanted that.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// Its store failed.
     #[cfg(feature = "store")]
-    pub(crate) failure: Arc<std::sync::OnceLock<crate::StoreError>>,
+    #[error(transparent)]
+    Store(#[from] crate::StoreError),
+    /// Its core panicked, or the application's [`Rules`](tidegate_proto::rules::Rules) did.
+    #[error(
+        "the node's core panicked, which is a bug: please report the message on standard error"
+    )]
+    Panicked,
 }
 
 /// Why a node does not do something.
@@ -117,9 +131,8 @@ impl Node {
         self.command(Command::Raise { peer, pool, grant })
     }
 
-    /// Why the node has stopped, if its store failed.
-    #[cfg(feature = "store")]
-    pub fn failure(&self) -> Option<&crate::StoreError> {
+    /// Why the node has stopped, if nobody wanted that: then its events have ended.
+    pub fn failure(&self) -> Option<&Failure> {
         self.shared.failure.get()
     }
 

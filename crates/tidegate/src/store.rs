@@ -34,8 +34,9 @@ mod tests;
 
 pub(crate) use keeper::{FoundBlock, Keeper};
 
-/// The form of what is in the file. One that is higher is of a newer version of this crate.
-const SCHEMA: u32 = 1;
+/// The form of what is in the file. One that is higher is of a newer version of this crate; with one
+/// that is lower the item roots of the blocks are others, so there is nothing to carry over.
+const SCHEMA: u32 = 2;
 /// Blocks below the tip that are read with their items: as deep as a re-org may go.
 const RECENT: u64 = 64;
 /// Memory for pages of the file.
@@ -89,6 +90,14 @@ pub enum StoreError {
         /// The schema it has.
         found: u32,
     },
+    /// It was made by an older version, whose blocks this one does not take.
+    #[error("{}: a store of schema {found}, and this version needs {SCHEMA}: its blocks are of protocol 1 and good for no peer any more. Move the folder away and start anew: peers give the chain of protocol 2", path.display())]
+    Older {
+        /// Which file.
+        path: PathBuf,
+        /// The schema it has.
+        found: u32,
+    },
     /// It is no store, or damaged.
     #[error("{}: not a store that can be read ({why}): restore a copy, or remove the folder to begin anew", path.display())]
     Unreadable {
@@ -121,7 +130,7 @@ impl Note {
         let mut lines = text.lines();
         let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
         let schema: u32 = field("schema").and_then(|schema| schema.parse().ok()).ok_or(None)?;
-        if schema > SCHEMA {
+        if schema != SCHEMA {
             return Err(Some(schema));
         }
         let mut bytes = |name: &str| field(name).and_then(|text| hex::decode(text).ok());
@@ -156,7 +165,7 @@ pub struct Store {
 impl Store {
     /// Opens the store in a folder, or makes folder and store.
     ///
-    /// One of another network, with another genesis header or of a newer version is refused, and
+    /// One of another network, with another genesis header or of another version is refused, and
     /// nothing about it is changed. `pools` are the names of the node's pools in their order.
     pub fn open(
         folder: impl AsRef<Path>,
@@ -525,6 +534,7 @@ fn move_tip(tx: &WriteTransaction, tip: &BlockId, height: u64) -> Result<(), red
 fn check(text: &str, wanted: &Note, path: &Path) -> Result<(), StoreError> {
     let path = || path.to_owned();
     let known = Note::read(text).map_err(|newer| match newer {
+        Some(found) if found < SCHEMA => StoreError::Older { path: path(), found },
         Some(found) => StoreError::Newer { path: path(), found },
         None => StoreError::Unreadable { path: path(), why: "store.note is none".to_owned() },
     })?;

@@ -13,6 +13,7 @@ mod nodes {
     mod meeting;
     #[cfg(feature = "threads")]
     mod overload;
+    mod panicking;
     mod publishing;
     #[cfg(feature = "threads")]
     mod sharing;

@@ -17,6 +17,9 @@ use super::problem::Problem;
 /// Where everyone may ask whether the node is there.
 pub(crate) const HEALTH: &str = "/health";
 
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
+const OTHER_SITE: &str = "pages of other sites may not ask this node";
+
 /// The rules at one address.
 #[derive(Clone, Debug)]
 pub(crate) struct Guard {
@@ -36,15 +39,21 @@ impl Guard {
     }
 
     fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
-        let text =
-            |name| headers.get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
-        let host = text(header::HOST).unwrap_or_default();
+        let text = |name: &str| {
+            headers.get(name).and_then(|value: &header::HeaderValue| value.to_str().ok())
+        };
+        let host = text(header::HOST.as_str()).unwrap_or_default();
+        // Browsers say from where a page asks even where they send no Origin, as for images, scripts
+        // and forms (Fetch Metadata). Another port of this machine is the same site to them, and not
+        // the same origin.
+        if matches!(text(SEC_FETCH_SITE), Some("cross-site" | "same-site")) {
+            return Err(Problem::new(StatusCode::FORBIDDEN, OTHER_SITE));
+        }
         // A page of another site whose name leads here is still of another site.
         if let Some(origin) = headers.get(header::ORIGIN) {
             let own = [format!("http://{host}"), format!("https://{host}")];
             if host.is_empty() || !own.iter().any(|own| origin.as_bytes() == own.as_bytes()) {
-                let detail = "pages of other sites may not ask this node";
-                return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+                return Err(Problem::new(StatusCode::FORBIDDEN, OTHER_SITE));
             }
         }
         if path == HEALTH {
@@ -59,7 +68,8 @@ impl Guard {
                 }
             };
         };
-        let given = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
+        let given =
+            text(header::AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer "));
         match given.is_some_and(|given| blake3::hash(given.trim().as_bytes()) == *wanted) {
             true => Ok(()),
             false => {

@@ -2,7 +2,7 @@
 //! open.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,11 +51,17 @@ impl Drop for Socket {
 /// Listens at a socket. One that nobody answers at any more is taken over.
 pub(crate) fn socket(path: &Path) -> anyhow::Result<Socket> {
     let name = || path.display().to_string();
-    if path.exists() {
-        if UnixStream::connect(path).is_ok() {
+    // Not what a link leads to: that is somebody else's.
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            bail!("{}: this is no socket, and stays as it is: name another path", name());
+        }
+        Ok(_) if UnixStream::connect(path).is_ok() => {
             bail!("{}: another process answers here: stop it first", name());
         }
-        std::fs::remove_file(path).with_context(name)?;
+        Ok(_) => std::fs::remove_file(path).with_context(name)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(name),
     }
     let listener = UnixListener::bind(path).with_context(name)?;
     let socket = Socket { listener, path: path.to_owned() };

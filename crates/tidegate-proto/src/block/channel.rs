@@ -11,16 +11,20 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::link::{Asked, BlockLink, Incoming, Part};
-use super::{Body, Known, advance, headers, keep, reconstruct, sync, wake_block};
+use super::link::{Asked, BlockLink, Incoming, Noted, Part};
+use super::reconstruct::Delivered;
+use super::{
+    Body, Known, abandon, advance, body, give_back, headers, keep, reconstruct, sync, wake_block,
+};
 use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
 use crate::chunk::{self, Receiving};
 use crate::config::Config;
-use crate::id::{BlockId, ConnectionId, Digest, ItemId};
+use crate::id::{BlockId, ConnectionId, ItemId, PoolIndex};
 use crate::io::BlockItem;
 use crate::link::At;
 use crate::merkle;
 use crate::permit::Spent;
+use crate::pool::{self, Pool};
 use crate::route::{Candidate, Delivery, decide};
 use crate::rules::Rules;
 use crate::time::Time;
@@ -28,7 +32,7 @@ use crate::violation::Violation;
 use crate::wire;
 use crate::wire::{
     BlockFetch, BlockIds, BlockMessage, BlockPart, BlockWant, MAX_FRAME, MAX_IDS, MAX_INDICES,
-    NotHere, Offer, OfferedVersion,
+    NotHere, Offer, OfferedVersion, Report,
 };
 
 /// The channel of blocks.
@@ -41,11 +45,11 @@ impl ChannelTrait for Channel {
 
     fn offers(config: &Config, rules: &dyn Rules) -> Vec<Offer> {
         // R5.7.9
-        let hash = blake3::derive_key("tidegate 1 block rules", rules.id().as_bytes());
+        let rules = config.block_rules_digest(rules.id());
         let offer = Offer {
             kind: Kind::Block.number(),
             name: String::new(),
-            versions: vec![OfferedVersion { number: 1, rules: Digest(hash) }],
+            versions: vec![OfferedVersion { number: 1, rules }],
             grant: config.limits.block_grant.clone(),
             capacity: u64::from(config.limits.blocks_kept),
         };
@@ -59,7 +63,7 @@ impl ChannelTrait for Channel {
     }
 
     fn on_down(cx: &mut Context, at: At) {
-        for link in cx.blocks.fetcher.link_down(at.link) {
+        for link in cx.blocks.fetcher.link_down(at.link, cx.now) {
             wake_block(cx, link);
         }
         let Some(link) = cx.blocks.links.remove(&at.link) else { return };
@@ -92,11 +96,17 @@ impl ChannelTrait for Channel {
                 let number = link.issuer.body(size(&compact))?;
                 let facts = headers::parse(cx, &compact.header)?;
                 let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-                // R9.2.5
-                if !link.from_peer.note(&facts) {
-                    return Err(Violation::SecondBody);
+                match link.from_peer.note(&facts) {
+                    Noted::First => {
+                        headers::compact_with_header(cx, at.link, compact, Some(number))
+                    }
+                    Noted::Again => {
+                        give_back(cx, at.link, number, Report::Duplicate);
+                        Ok(())
+                    }
+                    // R9.2.5
+                    Noted::Another => Err(Violation::SecondBody),
                 }
-                headers::compact_with_header(cx, at.link, compact, Some(number))
             }
             BlockMessage::Fetch(fetch) => on_fetch(cx, at, fetch),
             BlockMessage::Header(header) => headers::header_answered(cx, at.link, header),
@@ -108,7 +118,8 @@ impl ChannelTrait for Channel {
                 link.answered(request.ok_or(Violation::Unasked)?);
                 cx.links.answered(at.link);
                 // Asked only once: if it does not lead to a block, others are asked.
-                cx.blocks.fetcher.failed((facts.block, BlockPart::Compact), at.link, 0);
+                let key = (facts.block, BlockPart::Compact);
+                cx.blocks.fetcher.failed(key, at.link, 0, cx.now);
                 headers::compact_with_header(cx, at.link, compact, None)
             }
             BlockMessage::Ids(ids) => on_ids(cx, at, ids),
@@ -117,11 +128,14 @@ impl ChannelTrait for Channel {
             BlockMessage::NotHere(NotHere { block, part }) => {
                 // R9.2.13
                 let request = link.find(&block, part).ok_or(Violation::Unasked)?;
+                if part == BlockPart::Items && link.is_receiving(&block) {
+                    return Err(Violation::Unasked);
+                }
                 let request = link.answered(request);
                 cx.links.answered(at.link);
                 match request.part {
                     Part::Header | Part::Compact => {
-                        let others = cx.blocks.fetcher.failed((block, part), at.link, 0);
+                        let others = cx.blocks.fetcher.failed((block, part), at.link, 0, cx.now);
                         let nobody = others.is_empty();
                         others.into_iter().for_each(|other| wake_block(cx, other));
                         if nobody && is_executed(cx, at.link, &block) {
@@ -141,10 +155,9 @@ impl ChannelTrait for Channel {
         if let Some(returns) = link.returns.take(&mut link.issuer, cx.now) {
             return Some(BlockMessage::Return(returns));
         }
-        if let Some(chunk) = link.outgoing.as_mut().and_then(|sending| sending.next()) {
+        if let Some(chunk) = link.next_chunk() {
             return Some(BlockMessage::Chunk(chunk));
         }
-        link.outgoing = None;
         poll_fetch(cx, at)
             .or_else(|| poll_build(cx, at))
             .or_else(|| poll_push(cx, at))
@@ -201,43 +214,55 @@ fn on_ids(cx: &mut Context, at: At, ids: BlockIds) -> Result<(), Violation> {
     link.answered(request);
     cx.links.answered(at.link);
     if let Some(building) = cx.blocks.building.get_mut(&ids.block) {
-        building.deliver_ids(at.link, ids.first, &ids.ids, &cx.pools)?;
+        if building.deliver_ids(at.link, &ids, &cx.pools)? == Delivered::Foreign {
+            building.forget_source(at.link);
+        }
         advance(cx, ids.block);
     }
     Ok(())
 }
 
 fn on_item(cx: &mut Context, at: At, item: wire::BlockItem) -> Result<(), Violation> {
-    let wire::BlockItem { block, index, id, proof, body } = item;
+    let wire::BlockItem { block, index, pool: name, id, proof, body } = item;
     let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     let request = link.find(&block, BlockPart::Items).ok_or(Violation::Unasked)?;
-    let Part::Items(indices) = &mut link.requests[request].part else { return Ok(()) };
     // R9.2.13
-    if !indices.remove(&index) || link.incoming.is_some() {
+    if !link.asks_item(request, index) || link.incoming.is_some() {
         return Err(Violation::Unasked);
     }
-    if indices.is_empty() {
-        link.answered(request);
-        cx.links.answered(at.link);
-    }
     if let Some(building) = cx.blocks.building.get(&block)
-        && !building.proves(index, &id, &proof)
+        && !building.proves(index, (&name, id), &proof)
     {
         // R9.2.12
         return Err(Violation::WrongItem);
     }
+    let pool = pool::named(&cx.pools, &name);
     match body {
-        wire::Body::Whole(body) => deliver(cx, block, index, id, body),
+        wire::Body::Whole(body) => {
+            item_answered(cx, at, &block, index);
+            deliver(cx, block, index, &name, id, body)
+        }
         wire::Body::Chunked(start) => {
-            let pool = cx.blocks.building.get(&block).and_then(|building| building.pool(index));
-            let spec = pool.map(|pool| &cx.pools[pool.0 as usize].spec);
-            let largest = || cx.config.pools.iter().map(|pool| pool.max_item).max();
-            let most = spec.map(|spec| spec.max_item).or_else(largest).unwrap_or(0);
-            let body = Receiving::new(&start, most as usize)?;
+            // R6.4.2
+            let body = Receiving::new(&start, largest_item(&cx.pools, pool) as usize)?;
             let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-            link.incoming = Some(Incoming { block, index, id, body });
+            link.incoming = Some(Incoming { block, index, pool: name, id, body });
             Ok(())
         }
+    }
+}
+
+/// Bytes of the largest item of a pool; of any, if it is none of this node's.
+fn largest_item(pools: &[Pool], pool: Option<PoolIndex>) -> u32 {
+    let all = pools.iter().map(|pool| pool.spec.max_item).max().unwrap_or(0);
+    pool.and_then(|pool| pools.get(pool.0 as usize)).map_or(all, |pool| pool.spec.max_item)
+}
+
+/// An item that was asked for is there, all of it: it is not awaited from here any more. R9.2.15
+fn item_answered(cx: &mut Context, at: At, block: &BlockId, index: u32) {
+    let Some(link) = cx.blocks.links.get_mut(&at.link) else { return };
+    if link.item_answered(block, index) {
+        cx.links.answered(at.link);
     }
 }
 
@@ -248,29 +273,39 @@ fn on_chunk(cx: &mut Context, at: At, chunk: &[u8]) -> Result<(), Violation> {
     if !incoming.body.push(chunk)? {
         return Ok(());
     }
-    let Some(Incoming { block, index, id, body }) = link.incoming.take() else { return Ok(()) };
-    deliver(cx, block, index, id, body.finish())
+    let Some(Incoming { block, index, pool, id, body }) = link.incoming.take() else {
+        return Ok(());
+    };
+    item_answered(cx, at, &block, index);
+    deliver(cx, block, index, &pool, id, body.finish())
 }
 
-/// An item whose id is proven is here: it must have that id.
+/// An item is here whose pool and id are proven: it must have that id. It may still be more than
+/// blocks may have of it: then the block is to blame, and not who sent it.
 fn deliver(
     cx: &mut Context,
     block: BlockId,
     index: u32,
+    name: &str,
     id: ItemId,
     body: Bytes,
 ) -> Result<(), Violation> {
     let Some(building) = cx.blocks.building.get_mut(&block) else { return Ok(()) };
-    let Some(pool) = building.pool(index) else { return Ok(()) };
-    let spec = &cx.pools[pool.0 as usize].spec;
-    if body.len() > spec.max_item as usize {
-        return Err(Violation::ItemTooLarge);
-    }
-    if cx.rules.item_id(&spec.name, &body) != id {
+    if cx.rules.item_id(name, &body) != id {
         // R9.2.12
         return Err(Violation::WrongItem);
     }
-    building.deliver(index, id, body);
+    let Some(pool) = pool::named(&cx.pools, name) else {
+        // It is proven that this node cannot take part.
+        abandon(cx, block);
+        return Ok(());
+    };
+    let liar = building.is_of_pool(index, pool);
+    building.deliver(index, pool, id, body);
+    if let Some(liar) = liar {
+        // R9.2.14
+        cx.accuse(liar, Violation::MalformedCompact);
+    }
     advance(cx, block);
     Ok(())
 }
@@ -370,7 +405,9 @@ fn poll_push(cx: &mut Context, at: At) -> Option<BlockMessage> {
     let has_it = known.announced_by.contains(&at.link);
     // It takes time to make: only if it may leave.
     let least = Spent::Body((known.header.len() + items.len() * 6) as u32);
-    if has_it || !link.holder.allows(least) {
+    // However many the peer allows: what is out is remembered here.
+    let few = link.holder.out() < cx.config.limits.block_grant.bodies as usize;
+    if has_it || !few || !link.holder.allows(least) {
         return None;
     }
     let compact = reconstruct::compact(&known.facts, &known.header, items, lacked, &cx.pools, salt);
@@ -438,21 +475,23 @@ fn poll_answer(cx: &mut Context, at: At) -> Option<BlockMessage> {
                 None
             }
             (BlockWant::Ids(first), Some((_, (items, _)))) => {
-                let ids = items.iter().skip(*first as usize).take(MAX_IDS).map(|item| item.id);
-                let ids = ids.collect::<Vec<_>>();
                 let first = *first;
-                (!ids.is_empty()).then_some(BlockMessage::Ids(BlockIds { block, first, ids }))
+                let part = items.get(first as usize..).unwrap_or_default();
+                let part = &part[..part.len().min(MAX_IDS)];
+                let ids = part.iter().map(|item| item.id).collect();
+                let groups = reconstruct::groups(part, &cx.pools);
+                let ids = BlockIds { block, first, groups, ids };
+                (!part.is_empty()).then_some(BlockMessage::Ids(ids))
             }
             (BlockWant::Items(indices), Some(_)) => {
-                let index = indices[asked.sent];
-                let last = asked.sent + 1 == indices.len();
-                let item = known.and_then(|known| block_item(known, index));
+                let index = indices.get(asked.sent).copied();
+                let last = asked.sent + 1 >= indices.len();
+                let item = known.zip(index);
+                let item = item.and_then(|(known, index)| block_item(known, index, &cx.pools));
                 if let Some((item, rest)) = item {
-                    link.outgoing = rest;
                     asked.sent += 1;
-                    if last {
-                        link.issuer.answered(0);
-                    } else {
+                    link.sends(rest, last);
+                    if !last {
                         link.asked.push_front(asked);
                     }
                     return Some(BlockMessage::Item(item));
@@ -469,14 +508,19 @@ fn poll_answer(cx: &mut Context, at: At) -> Option<BlockMessage> {
     None
 }
 
-fn block_item(known: &Known, index: u32) -> Option<(wire::BlockItem, Option<chunk::Sending>)> {
+fn block_item(
+    known: &Known,
+    index: u32,
+    pools: &[Pool],
+) -> Option<(wire::BlockItem, Option<chunk::Sending>)> {
     let Body::Whole { items, tree, .. } = &known.body else { return None };
     let item = items.get(index as usize)?;
-    let tree = tree.get_or_init(|| merkle::Tree::new(items.iter().map(|item| item.id)));
+    let tree = tree.get_or_init(|| merkle::Tree::new(body::leaves(items, pools)));
     let proof = tree.prove(index as usize)?;
-    let block = known.facts.block;
+    let (block, id) = (known.facts.block, item.id);
+    let pool = pool::name(pools, item.pool).to_owned();
     let (body, rest) = chunk::start(&item.body);
-    Some((wire::BlockItem { block, index, id: item.id, proof, body }, rest))
+    Some((wire::BlockItem { block, index, pool, id, proof, body }, rest))
 }
 
 fn part(want: &BlockWant) -> BlockPart {

@@ -2,6 +2,7 @@
 //! known block (specification section 9.1).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -19,6 +20,9 @@ use crate::tip;
 use crate::violation::Violation;
 use crate::wire::{BlockPart, Compact, Held, MAX_BLOCK_ITEMS, Report};
 
+/// The shortest time between two looks at what all peers hold.
+const RECONSIDER: Duration = Duration::from_millis(500);
+
 /// A header that waits for its verdict.
 #[derive(Debug)]
 pub(super) struct Checking {
@@ -29,6 +33,8 @@ pub(super) struct Checking {
     /// The first compact block that came before the verdict, and the number of its push.
     compact: Option<(ConnectionId, Option<u32>, Compact)>,
     overdue: bool,
+    /// It waited for its parent as an orphan, and still counts against who sent it then.
+    charged: Option<ConnectionId>,
 }
 
 impl Checking {
@@ -81,7 +87,7 @@ pub(crate) fn header_announced(
 pub(crate) fn peer_holds(cx: &mut Context, link: ConnectionId, held: &Held) {
     let Some(own) = cx.tip.held().copied() else { return };
     if sync::is_far(cx, held.height) {
-        return sync::drive(cx);
+        return sync::look_soon(cx);
     }
     if let Some(known) = cx.blocks.known.get_mut(&held.block) {
         let news = known.announced_by.insert(link);
@@ -167,7 +173,7 @@ fn take(cx: &mut Context, link: ConnectionId, facts: HeaderFacts, header: Bytes,
                 follow_back(cx, link, block);
             }
         }
-        Standing::Ready => check(cx, facts, header, [link].into()),
+        Standing::Ready => check(cx, facts, header, link, None),
         Standing::Orphan if sync::is_far(cx, facts.height) => {}
         Standing::Orphan => {
             adopt(cx, Orphan { facts, header, link });
@@ -191,7 +197,7 @@ fn standing(cx: &Context, facts: &HeaderFacts, asked: bool) -> Standing {
     }
     match blocks.known.get(&facts.parent) {
         Some(Known { body: Body::Bad, .. }) => Standing::Useless,
-        Some(parent) if parent.facts.height + 1 == facts.height => Standing::Ready,
+        Some(parent) if parent.facts.height.checked_add(1) == Some(facts.height) => Standing::Ready,
         // It contradicts its own parent.
         Some(_) => Standing::Useless,
         // R9.1.2
@@ -203,11 +209,22 @@ pub(super) fn check(
     cx: &mut Context,
     facts: HeaderFacts,
     header: Bytes,
-    sources: BTreeSet<ConnectionId>,
+    source: ConnectionId,
+    charged: Option<ConnectionId>,
 ) {
-    let checking = Checking { facts, header, sources, compact: None, overdue: false };
+    let sources = [source].into();
+    let checking = Checking { facts, header, sources, compact: None, overdue: false, charged };
     cx.blocks.checking.insert(facts.block, checking);
     cx.tickets.ask(Question::Header(facts.block));
+}
+
+/// A header waits for its verdict no longer.
+fn take_checking(cx: &mut Context, block: &BlockId) -> Option<Checking> {
+    let checking = cx.blocks.checking.remove(block)?;
+    if let Some(link) = checking.charged {
+        cx.blocks.orphans.checked(link, checking.header.len());
+    }
+    Some(checking)
 }
 
 /// Keeps a header until its parent is known, within its sender's share.
@@ -221,39 +238,33 @@ fn adopt(cx: &mut Context, orphan: Orphan) {
     // Too far to be followed header by header.
     cx.blocks.orphans.forget(link);
     // Others may have sent some of them too, and may be asked.
-    reconsider(cx, Some(link));
+    reconsider_soon(cx);
 }
 
 /// Asks `link`, which has `block`, for the first unknown ancestor of it.
 fn follow_back(cx: &mut Context, link: ConnectionId, block: BlockId) {
     let mut at = block;
+    // A longer chain is of several peers together: each step costs time, and sync is for that.
+    let mut steps = cx.config.limits.ancestors;
     while let Some(orphan) = cx.blocks.orphans.get(&at) {
-        at = orphan.facts.parent;
+        let Some(left) = steps.checked_sub(1) else { return };
+        (steps, at) = (left, orphan.facts.parent);
     }
+    cx.stats.worked(u64::from(cx.config.limits.ancestors - steps));
     let there = cx.blocks.known.contains_key(&at) || cx.blocks.checking.contains_key(&at);
     if at != block && !there {
         offer(cx, at, BlockPart::Header, link, None);
     }
 }
 
-/// The verdict about a header is there. Connections that a *reject* ends are returned.
-pub(crate) fn header_verdict(
-    cx: &mut Context,
-    block: BlockId,
-    verdict: Verdict,
-) -> Vec<(ConnectionId, Violation)> {
-    let Some(checking) = cx.blocks.checking.remove(&block) else { return Vec::new() };
-    let guilty = settle(cx, block, checking, verdict);
+/// The verdict about a header is there.
+pub(crate) fn header_verdict(cx: &mut Context, block: BlockId, verdict: Verdict) {
+    let Some(checking) = take_checking(cx, &block) else { return };
+    settle(cx, block, checking, verdict);
     sync::advance(cx);
-    guilty
 }
 
-fn settle(
-    cx: &mut Context,
-    block: BlockId,
-    checking: Checking,
-    verdict: Verdict,
-) -> Vec<(ConnectionId, Violation)> {
+fn settle(cx: &mut Context, block: BlockId, checking: Checking, verdict: Verdict) {
     for link in &checking.sources {
         // R8.4
         tip::header_done(cx, *link);
@@ -275,27 +286,31 @@ fn settle(
             give_back(cx, link, number, report);
         }
         disown(cx, block);
-        return match verdict {
-            // Headers are relayed at their verdict only, so all who sent it are to blame.
-            Verdict::Reject => {
-                let sources = checking.sources.into_iter();
-                // R8.7
-                sources.map(|link| (link, Violation::RejectedHeader)).collect()
+        if verdict == Verdict::Reject {
+            // Headers are relayed at their verdict only, so all who sent it are to blame. R8.7
+            for link in checking.sources {
+                cx.accuse(link, Violation::RejectedHeader);
             }
-            _ => Vec::new(),
-        };
+        }
+        return;
     };
     let Checking { facts, header, sources, compact, .. } = checking;
+    if let Some(known) = cx.blocks.known.get_mut(&block) {
+        // It was published here meanwhile.
+        known.announced_by.extend(sources);
+        if let Some((link, Some(number), _)) = compact {
+            give_back(cx, link, number, Report::Duplicate);
+        }
+        return;
+    }
     let known = Known { facts, header: header.clone(), body: Body::Missing, announced_by: sources };
     cx.blocks.insert(known);
     accepted(cx, facts, header);
-    let mut guilty = Vec::new();
     if let Some((link, pushed, compact)) = compact
         && let Err(violation) = compact_arrived(cx, link, facts, &compact, pushed)
     {
-        guilty.push((link, violation));
+        cx.accuse(link, violation);
     }
-    guilty
 }
 
 /// A header is good: it is relayed, its body is wanted, and its children can be checked. R8.1
@@ -310,8 +325,9 @@ pub(super) fn accepted(cx: &mut Context, facts: HeaderFacts, header: Bytes) {
     }
     for child in cx.blocks.orphans.children(&facts.block) {
         let Some(orphan) = cx.blocks.orphans.remove(&child) else { continue };
-        if orphan.facts.height == facts.height + 1 {
-            check(cx, orphan.facts, orphan.header, [orphan.link].into());
+        if Some(orphan.facts.height) == facts.height.checked_add(1) {
+            cx.blocks.orphans.is_checked(&orphan);
+            check(cx, orphan.facts, orphan.header, orphan.link, Some(orphan.link));
         } else {
             disown(cx, child);
         }
@@ -379,7 +395,7 @@ pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
     // ones. R12.3
     for block in unpaid {
         if cx.tickets.withdraw(Question::Header(block)) {
-            cx.blocks.checking.remove(&block);
+            take_checking(cx, &block);
             for orphan in cx.blocks.orphans.children(&block) {
                 if let Some(link) = cx.blocks.orphans.get(&orphan).map(|orphan| orphan.link) {
                     follow_back(cx, link, orphan);
@@ -387,14 +403,26 @@ pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
             }
         }
     }
-    reconsider(cx, Some(link));
+    reconsider_soon(cx);
 }
 
-/// What peers hold may be within reach now, or has to be asked of others than `except`.
-pub(super) fn reconsider(cx: &mut Context, except: Option<ConnectionId>) {
-    let links = cx.links.iter().filter(|(id, _)| Some(*id) != except);
+/// Looks at what all peers hold: at once, or if it did so lately, when it may again. Peers can give
+/// reason for it as often as they like.
+fn reconsider_soon(cx: &mut Context) {
+    match cx.blocks.reconsidered.map(|last| last + RECONSIDER).filter(|at| *at > cx.now) {
+        Some(at) => drop(cx.blocks.reconsider_at.get_or_insert(at)),
+        None => reconsider(cx),
+    }
+}
+
+/// What peers hold may be within reach now, or has to be asked of others.
+pub(super) fn reconsider(cx: &mut Context) {
+    (cx.blocks.reconsidered, cx.blocks.reconsider_at) = (Some(cx.now), None);
+    let links = cx.links.iter().filter(|(_, link)| link.up);
     let held = links.filter_map(|(id, link)| link.held.clone().map(|held| (id, held)));
-    for (link, held) in held.collect::<Vec<_>>() {
+    let held = held.collect::<Vec<_>>();
+    cx.stats.worked(held.len() as u64);
+    for (link, held) in held {
         peer_holds(cx, link, &held);
     }
 }

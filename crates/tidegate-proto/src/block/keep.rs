@@ -1,5 +1,6 @@
 //! What is kept of blocks, and what makes room (specification section 9.3).
 
+use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -192,8 +193,8 @@ pub(super) fn prune_bodies(cx: &mut Context) {
 /// A block stays accepted, and cannot be served any more.
 fn empty(cx: &mut Context, block: BlockId) {
     let Some(known) = cx.blocks.known.get_mut(&block) else { return };
-    if let Body::Whole { items, lacked, .. } = &mut known.body {
+    if let Body::Whole { items, lacked, tree, .. } = &mut known.body {
         cx.blocks.bytes -= cost(&std::mem::take(items));
-        lacked.clear();
+        (*lacked, *tree) = (Vec::new(), OnceCell::new());
     }
 }

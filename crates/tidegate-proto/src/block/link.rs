@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use bytes::Bytes;
+
 use crate::channel::Terms;
 use crate::chunk::{Receiving, Sending};
 use crate::config::Limits;
@@ -26,8 +28,9 @@ pub(super) struct BlockLink {
     pub(super) requests: Vec<Request>,
     /// What the peer has asked for.
     pub(super) asked: VecDeque<Asked>,
-    /// An item that leaves in chunks, and one that arrives so.
-    pub(super) outgoing: Option<Sending>,
+    /// An item that leaves in chunks, and whether it is the last of an answer; and one that arrives
+    /// in chunks.
+    outgoing: Option<(Sending, bool)>,
     pub(super) incoming: Option<Incoming>,
     /// Bodies that came unasked, and that left unasked.
     pub(super) from_peer: Pushed,
@@ -82,6 +85,8 @@ pub(super) struct Asked {
 pub(super) struct Incoming {
     pub(super) block: BlockId,
     pub(super) index: u32,
+    /// Name of its pool.
+    pub(super) pool: String,
     pub(super) id: ItemId,
     pub(super) body: Receiving,
 }
@@ -90,15 +95,30 @@ pub(super) struct Incoming {
 #[derive(Debug, Default)]
 pub(super) struct Pushed(BTreeMap<(u64, [u8; 32]), BlockId>);
 
+/// What a body is that goes unasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Noted {
+    First,
+    /// The same went before: looking its ids up takes time, and once was enough.
+    Again,
+    /// Another went for the same producer and slot.
+    Another,
+}
+
 impl Pushed {
-    /// Notes a body; `false` if another one went for its producer and slot.
-    pub(super) fn note(&mut self, facts: &HeaderFacts) -> bool {
-        let known = self.0.entry((facts.slot, facts.producer)).or_insert(facts.block);
-        let first = *known == facts.block;
+    /// Notes a body that goes for its producer and slot.
+    pub(super) fn note(&mut self, facts: &HeaderFacts) -> Noted {
+        let place = (facts.slot, facts.producer);
+        match self.0.get(&place) {
+            Some(known) if *known == facts.block => return Noted::Again,
+            Some(_) => return Noted::Another,
+            None => {}
+        }
+        self.0.insert(place, facts.block);
         if self.0.len() > SLOTS {
             self.0.pop_first();
         }
-        first
+        Noted::First
     }
 
     /// What went for the producer and the slot of a block.
@@ -164,6 +184,53 @@ impl BlockLink {
         self.requests.remove(at)
     }
 
+    /// Whether a request is for the item at an index, which has not come.
+    pub(super) fn asks_item(&self, request: usize, index: u32) -> bool {
+        let part = self.requests.get(request).map(|request| &request.part);
+        matches!(part, Some(Part::Items(indices)) if indices.contains(&index))
+    }
+
+    /// An item came, all of it: whether the request for it has its answer now. Until then it stays
+    /// what the peer was asked for, so that its time runs out and others are asked.
+    pub(super) fn item_answered(&mut self, block: &BlockId, index: u32) -> bool {
+        let Some(request) = self.find(block, BlockPart::Items) else { return false };
+        let Part::Items(indices) = &mut self.requests[request].part else { return false };
+        indices.remove(&index);
+        let done = indices.is_empty();
+        if done {
+            self.answered(request);
+        }
+        done
+    }
+
+    /// Whether an item of a block is arriving in chunks.
+    pub(super) fn is_receiving(&self, block: &BlockId) -> bool {
+        self.incoming.as_ref().is_some_and(|incoming| incoming.block == *block)
+    }
+
+    /// An item leaves, the last of its answer or not, and what is left of it follows in chunks. The
+    /// peer's request is answered when all has left.
+    pub(super) fn sends(&mut self, rest: Option<Sending>, last: bool) {
+        match rest {
+            Some(rest) => self.outgoing = Some((rest, last)),
+            None if last => self.issuer.answered(0),
+            None => {}
+        }
+    }
+
+    /// The next chunk of what is leaving.
+    pub(super) fn next_chunk(&mut self) -> Option<Bytes> {
+        let (sending, last) = self.outgoing.as_mut()?;
+        let (chunk, last) = (sending.next(), *last);
+        if sending.is_done() {
+            self.outgoing = None;
+            if last {
+                self.issuer.answered(0);
+            }
+        }
+        chunk
+    }
+
     /// A header came: whether it was asked for.
     pub(super) fn header_answered(&mut self, block: &BlockId) -> bool {
         let found = self.find(block, BlockPart::Header);
@@ -213,11 +280,11 @@ mod tests {
             item_root: Digest([0; 32]),
             items: 0,
         };
-        assert!(pushed.note(&facts(1, 5)));
-        assert!(pushed.note(&facts(1, 5)));
-        assert!(!pushed.note(&facts(2, 5)));
+        assert_eq!(pushed.note(&facts(1, 5)), Noted::First);
+        assert_eq!(pushed.note(&facts(1, 5)), Noted::Again);
+        assert_eq!(pushed.note(&facts(2, 5)), Noted::Another);
         for slot in 6..=5 + SLOTS as u64 {
-            assert!(pushed.note(&facts(3, slot)));
+            assert_eq!(pushed.note(&facts(3, slot)), Noted::First);
         }
         assert_eq!(pushed.of(&facts(0, 5)), None, "the oldest is forgotten");
         assert_eq!(pushed.of(&facts(0, 6)), Some(BlockId([3; 32])));

@@ -30,7 +30,16 @@ pub(super) struct Orphans {
 #[derive(Debug, Default)]
 struct Share {
     blocks: BTreeSet<BlockId>,
+    /// Those whose parent turned out to be good, until their own verdict.
+    checking: usize,
+    /// Of both.
     bytes: usize,
+}
+
+impl Share {
+    fn is_empty(&self) -> bool {
+        self.blocks.is_empty() && self.checking == 0
+    }
 }
 
 impl Orphans {
@@ -50,7 +59,7 @@ impl Orphans {
         let share = self.by_link.entry(orphan.link).or_default();
         share.blocks.insert(block);
         share.bytes += orphan.header.len();
-        let used = (share.blocks.len(), share.bytes);
+        let used = (share.blocks.len() + share.checking, share.bytes);
         self.all.insert(block, orphan);
         used
     }
@@ -61,11 +70,28 @@ impl Orphans {
         if let Some(share) = self.by_link.get_mut(&orphan.link) {
             share.blocks.remove(block);
             share.bytes -= orphan.header.len();
-            if share.blocks.is_empty() {
+            if share.is_empty() {
                 self.by_link.remove(&orphan.link);
             }
         }
         Some(orphan)
+    }
+
+    /// One that was removed is being checked: it still counts against its sender.
+    pub(super) fn is_checked(&mut self, orphan: &Orphan) {
+        let share = self.by_link.entry(orphan.link).or_default();
+        share.checking += 1;
+        share.bytes += orphan.header.len();
+    }
+
+    /// One of so many bytes has its verdict, or is not checked any more.
+    pub(super) fn checked(&mut self, link: ConnectionId, bytes: usize) {
+        let Some(share) = self.by_link.get_mut(&link) else { return };
+        share.checking = share.checking.saturating_sub(1);
+        share.bytes = share.bytes.saturating_sub(bytes);
+        if share.is_empty() {
+            self.by_link.remove(&link);
+        }
     }
 
     /// Those that wait for a block.
@@ -127,6 +153,14 @@ mod tests {
         assert_eq!(orphans.forget(ConnectionId(2)), Some(4));
         assert_eq!(orphans.children(&block(1)), [block(2)]);
         assert!(orphans.children(&block(3)).is_empty());
+        // What is being checked counts until it has been.
+        let child = orphans.remove(&block(2)).unwrap();
+        orphans.is_checked(&child);
+        assert_eq!(orphans.insert(orphan(6, 5, 1)), (2, 20));
+        orphans.checked(ConnectionId(1), 10);
+        assert_eq!(orphans.insert(orphan(7, 5, 1)), (2, 20));
+        orphans.forget(ConnectionId(1));
+        orphans.checked(ConnectionId(1), 10);
         orphans.prune(2);
         assert_eq!(orphans.iter().count(), 0);
         assert!(orphans.by_link.is_empty() && orphans.by_parent.is_empty());

@@ -8,11 +8,11 @@ use siphasher::sip::SipHasher24;
 
 use crate::id::{BlockId, ConnectionId, ItemId, PoolIndex, Salt};
 use crate::io::BlockItem;
-use crate::merkle;
+use crate::merkle::{self, Leaf};
 use crate::pool::{self, Pool};
 use crate::rules::{HeaderFacts, Rules};
 use crate::violation::Violation;
-use crate::wire::{Compact, Digest, Group, MAX_PREFILLED, MAX_PREFILLED_ITEM, Prefilled};
+use crate::wire::{BlockIds, Compact, Digest, Group, MAX_PREFILLED, MAX_PREFILLED_ITEM, Prefilled};
 
 /// Bytes of a short id.
 const SHORT: usize = 6;
@@ -52,14 +52,8 @@ pub(crate) fn compact(
     salt: Salt,
 ) -> Compact {
     let shortener = Shortener::new(&salt, &facts.block);
-    let mut groups: Vec<Group> = Vec::new();
     let mut short_ids = Vec::with_capacity(items.len() * SHORT);
     for item in items {
-        let pool = &pools[item.pool.0 as usize].spec.name;
-        match groups.last_mut() {
-            Some(group) if group.pool == *pool => group.count += 1,
-            _ => groups.push(Group { pool: pool.clone(), count: 1 }),
-        }
         short_ids.extend_from_slice(&shortener.shorten(&item.id).to_be_bytes()[2..]);
     }
     let mut left = PREFILL;
@@ -71,14 +65,47 @@ pub(crate) fn compact(
             prefilled.push(Prefilled { index: *index, body: body.clone() });
         }
     }
+    let groups = groups(items, pools);
     Compact { header: header.clone(), salt, groups, short_ids: short_ids.into(), prefilled }
+}
+
+/// Which pools items are from, in the block's order.
+pub(super) fn groups(items: &[BlockItem], pools: &[Pool]) -> Vec<Group> {
+    let runs = items.chunk_by(|a, b| a.pool == b.pool);
+    let group = |run: &[BlockItem]| Group {
+        pool: pool::name(pools, run[0].pool).to_owned(),
+        count: run.len() as u32,
+    };
+    runs.map(group).collect()
+}
+
+/// The pool of each of `count` items, as groups say.
+enum Grouped {
+    Pools(Vec<PoolIndex>),
+    /// One is of a pool that this node does not have.
+    Foreign,
+}
+
+/// Reads groups; `None` if they are not about `count` items, or one says nothing.
+fn grouped(groups: &[Group], count: usize, pools: &[Pool]) -> Option<Grouped> {
+    let sum = groups.iter().map(|group| u64::from(group.count)).sum::<u64>();
+    if sum != count as u64 || groups.iter().any(|group| group.count == 0) {
+        return None;
+    }
+    let mut indices = Vec::with_capacity(count);
+    for group in groups {
+        let Some(pool) = pool::named(pools, &group.pool) else { return Some(Grouped::Foreign) };
+        indices.extend(std::iter::repeat_n(pool, group.count as usize));
+    }
+    Some(Grouped::Pools(indices))
 }
 
 /// A block that is being put together.
 #[derive(Debug)]
 pub(crate) struct Reconstruction {
     pub(crate) facts: HeaderFacts,
-    /// Which pool each item belongs to.
+    /// Which pool each item belongs to: what the sender of the compact block says, until the ids or
+    /// an item with its proof show it. It decides where to look, and never against anybody else.
     pools: Vec<PoolIndex>,
     ids: Vec<Option<ItemId>>,
     items: Vec<Option<BlockItem>>,
@@ -87,7 +114,7 @@ pub(crate) struct Reconstruction {
     missing: BTreeSet<u32>,
     /// Indices of items that were not in the pools.
     lacked: Vec<u32>,
-    /// The ids are those of the header: they were all sent in full.
+    /// Pools and ids are those of the header: they were all sent in full.
     ids_proven: bool,
     /// The first id of the next part of the full list, while that is asked for.
     pub(crate) ids_wanted: Option<u32>,
@@ -99,8 +126,19 @@ pub(crate) struct Reconstruction {
     pub(crate) sources: Vec<ConnectionId>,
     /// Who may have it: they are asked when no source is left.
     pub(crate) reserve: Vec<ConnectionId>,
+    /// Whose compact block this began with, as long as it may prove to be false.
+    pub(crate) origin: Option<ConnectionId>,
     /// Whose push this began with, and its number.
     pub(crate) pushed: Option<(ConnectionId, u32)>,
+}
+
+/// What came of full ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivered {
+    /// They were taken, or are not waited for any more.
+    Taken,
+    /// They name a pool that this node does not have: others are asked.
+    Foreign,
 }
 
 /// Where a reconstruction stands.
@@ -110,7 +148,7 @@ pub(crate) enum Progress {
     Wanting,
     /// All items are here, and they are the header's.
     Complete,
-    /// It is larger than any block may be.
+    /// It is larger than any block may be, and that is proven.
     TooLarge,
 }
 
@@ -124,20 +162,13 @@ impl Reconstruction {
         rules: &dyn Rules,
     ) -> Result<Option<Self>, Violation> {
         let count = facts.items as usize;
-        let groups: usize = compact.groups.iter().map(|group| group.count as usize).sum();
         // R9.2.1
-        if compact.salt != *own_salt || groups != count || compact.short_ids.len() != count * SHORT
-        {
+        if compact.salt != *own_salt || compact.short_ids.len() != count * SHORT {
             return Err(Violation::MalformedCompact);
         }
-        let mut indices = Vec::with_capacity(count);
-        for group in &compact.groups {
-            let Some(pool) = pool::named(pools, &group.pool) else {
-                // A pool this node does not have: it cannot take part in such a chain.
-                return Ok(None);
-            };
-            indices.extend(std::iter::repeat_n(pool, group.count as usize));
-        }
+        let groups = grouped(&compact.groups, count, pools).ok_or(Violation::MalformedCompact)?;
+        // If it is a pool that this node does not have, it cannot take part in such a chain.
+        let Grouped::Pools(indices) = groups else { return Ok(None) };
         let mut block = Self {
             facts,
             pools: indices,
@@ -152,6 +183,7 @@ impl Reconstruction {
             ids_asked: false,
             sources: Vec::new(),
             reserve: Vec::new(),
+            origin: None,
             pushed: None,
         };
         block.look_up(compact, pools);
@@ -236,11 +268,6 @@ impl Reconstruction {
         Ok(())
     }
 
-    /// The pool that the item at an index belongs to.
-    pub(crate) fn pool(&self, index: u32) -> Option<PoolIndex> {
-        self.pools.get(index as usize).copied()
-    }
-
     /// The next indices to ask for, as long as each `fits`.
     pub(crate) fn next_missing(
         &mut self,
@@ -300,73 +327,92 @@ impl Reconstruction {
         self.missing.extend(lost);
     }
 
-    /// Whether `id` and `proof` say what the item at an index is.
-    pub(crate) fn proves(&self, index: u32, id: &ItemId, proof: &[Digest]) -> bool {
+    /// Whether `proof` shows that an item is the one at an index.
+    pub(crate) fn proves(&self, index: u32, item: Leaf<'_>, proof: &[Digest]) -> bool {
         let HeaderFacts { item_root, items, .. } = &self.facts;
-        merkle::verify(item_root, *items as usize, index as usize, id, proof)
+        merkle::verify(item_root, *items as usize, index as usize, item, proof)
+    }
+
+    /// It is proven that the item at an index is of this pool. Who sent the compact block is
+    /// returned if that said otherwise: nobody sends one before he has checked its root (R9.2.6).
+    pub(crate) fn is_of_pool(&mut self, index: u32, pool: PoolIndex) -> Option<ConnectionId> {
+        let known = self.pools.get_mut(index as usize)?;
+        if *known == pool {
+            return None;
+        }
+        *known = pool;
+        // The others are most likely wrong too, and may be in the pools that are meant.
+        if !self.ids_proven && self.ids_wanted.is_none() {
+            self.want_all_ids();
+        }
+        self.origin.take()
     }
 
     /// An item that was asked for, and is proven to be the one.
-    pub(crate) fn deliver(&mut self, index: u32, id: ItemId, body: Bytes) {
+    pub(crate) fn deliver(&mut self, index: u32, pool: PoolIndex, id: ItemId, body: Bytes) {
         let at = index as usize;
-        if self.items[at].is_none() {
-            let pool = self.pools[at];
+        if self.items.get(at).is_some_and(Option::is_none) {
             self.put(at, BlockItem { pool, id, body, known: false });
         }
     }
 
-    /// Full ids from `first` on, which `link` was asked for. `Err` if the whole list is not the
-    /// header's.
+    /// Full ids, which `link` was asked for. `Err` if the whole list is not the header's.
     pub(crate) fn deliver_ids(
         &mut self,
         link: ConnectionId,
-        first: u32,
-        ids: &[ItemId],
+        part: &BlockIds,
         pools: &[Pool],
-    ) -> Result<(), Violation> {
+    ) -> Result<Delivered, Violation> {
         // He was too slow, and another is asked.
-        if self.ids_wanted != Some(first) || self.ids_source != Some(link) {
-            return Ok(());
+        if self.ids_wanted != Some(part.first) || self.ids_source != Some(link) {
+            return Ok(Delivered::Taken);
         }
         self.ids_asked = false;
-        let end = first as usize + ids.len();
+        let first = part.first as usize;
+        let end = first + part.ids.len();
         // R9.2.11
-        if ids.is_empty() || end > self.ids.len() {
+        if part.ids.is_empty() || end > self.ids.len() {
             return Err(Violation::WrongIds);
         }
-        for (at, id) in (first as usize..).zip(ids) {
-            if self.ids[at] != Some(*id) {
+        let of = grouped(&part.groups, part.ids.len(), pools).ok_or(Violation::WrongIds)?;
+        let Grouped::Pools(of) = of else { return Ok(Delivered::Foreign) };
+        for (at, (id, pool)) in (first..).zip(part.ids.iter().zip(of)) {
+            if (self.ids[at], self.pools[at]) != (Some(*id), pool) {
                 if self.items[at].is_some() {
                     self.drop_item(at);
                 }
                 self.ids[at] = Some(*id);
+                self.pools[at] = pool;
                 self.take_known(at, *id, pools);
             }
         }
         self.ids_wanted = (end < self.ids.len()).then_some(end as u32);
         if self.ids_wanted.is_none() {
             self.ids_source = None;
-            self.ids_proven = self.root() == Some(self.facts.item_root);
+            self.ids_proven = self.is_proven(pools);
             // R9.2.11
             if !self.ids_proven {
                 self.want_all_ids();
                 return Err(Violation::WrongIds);
             }
         }
-        Ok(())
+        Ok(Delivered::Taken)
     }
 
-    fn root(&self) -> Option<Digest> {
-        let ids = self.ids.iter().copied().collect::<Option<Vec<_>>>()?;
-        Some(merkle::root(&ids))
+    /// Whether pools and ids are all known and make the header's root.
+    fn is_proven(&self, pools: &[Pool]) -> bool {
+        let named = self.pools.iter().map(|pool| pool::name(pools, *pool));
+        let leaves = named.zip(&self.ids).map(|(pool, id)| Some((pool, (*id)?)));
+        let leaves = leaves.collect::<Option<Vec<_>>>();
+        leaves.is_some_and(|leaves| merkle::root(&leaves) == self.facts.item_root)
     }
 
     /// Where it stands, with blocks of at most so many bytes.
-    pub(crate) fn progress(&mut self, most: u32) -> Progress {
+    pub(crate) fn progress(&mut self, most: u32, pools: &[Pool]) -> Progress {
         // A short id may stand for another item than is meant, and one item may be large. No items
         // are asked for until the ids are proven.
         if self.bytes > most as usize {
-            if self.ids_proven || self.root() == Some(self.facts.item_root) {
+            if self.ids_proven || self.is_proven(pools) {
                 return Progress::TooLarge;
             }
             self.ids_wanted.get_or_insert(0);
@@ -375,10 +421,10 @@ impl Reconstruction {
         if self.items.iter().any(Option::is_none) || self.ids_wanted.is_some() {
             return Progress::Wanting;
         }
-        if self.ids_proven || self.root() == Some(self.facts.item_root) {
+        if self.ids_proven || self.is_proven(pools) {
             return Progress::Complete;
         }
-        // Some short id met another item of the pool. That is nobody's fault: ask for all ids.
+        // Some short id met another item of the pool, or the groups are wrong: ask for all ids.
         // R9.2.7
         self.ids_wanted = Some(0);
         Progress::Wanting

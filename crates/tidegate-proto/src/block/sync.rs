@@ -6,22 +6,21 @@
 //! who hold so much, in the order of their heights. Whoever does not deliver is passed over for a
 //! while, and who delivers what is not asked for is not asked again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::body::{self, Parsed};
 use super::keep::Unexecuted;
-use super::{Body, Judged, ask_if_ready, headers, keep, whole};
+use super::{Body, Judged, ask_if_ready, headers, keep, mark_bad, whole};
 use crate::channel::Context;
 use crate::id::{BlockId, ConnectionId};
-use crate::io::{BlockItem, Event};
-use crate::merkle;
-use crate::pool;
+use crate::io::Event;
 use crate::rpc;
 use crate::rules::HeaderFacts;
 use crate::stats::Count;
-use crate::time::Time;
+use crate::time::{Pace, Time};
 use crate::violation::Violation;
 use crate::wire::{BlockBody, BlockHeader, MAX_LOCATOR, RpcWant, WantHeaders};
 
@@ -33,6 +32,10 @@ const PASSED_OVER_MOST: Duration = Duration::from_secs(300);
 const STUCK: Duration = Duration::from_secs(3);
 /// Bytes a second at which the next body must come if somebody else could give it.
 const SLOW: u64 = 1 << 20;
+/// How many looks peers may give reason for at once, by what they say they hold; and the time after
+/// which they may for one more.
+const LOOKS: u32 = 32;
+const LOOK: Duration = Duration::from_millis(50);
 /// Bodies asked of one peer at a time: the next is asked for before the last is here.
 const OF_ONE: usize = 3;
 /// Bodies asked for at a time, of all peers.
@@ -53,8 +56,8 @@ pub(crate) struct Sync {
     checking: Option<BlockId>,
     /// Bodies that are on their way.
     bodies: BTreeMap<BlockId, Coming>,
-    /// Bytes of bodies for which there was no room.
-    large: BTreeMap<BlockId, usize>,
+    /// Bytes of bodies for which there was no room, as each peer says: others are asked.
+    large: BTreeMap<(ConnectionId, BlockId), usize>,
     /// Who did not deliver what; until when that counts.
     passed: BTreeMap<(ConnectionId, What), Time>,
     /// How often in a row that was so.
@@ -67,6 +70,8 @@ pub(crate) struct Sync {
     stuck: bool,
     /// When to look again.
     again: Option<Time>,
+    /// How often peers may give reason for a look.
+    looks: Pace,
 }
 
 /// A body that is on its way.
@@ -109,6 +114,31 @@ impl Sync {
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.again
     }
+
+    /// What peers did about blocks that are not missing does not matter any more.
+    fn forget_others(&mut self, missing: &[HeaderFacts]) {
+        let bodies = |what: &What| matches!(what, What::Body(_));
+        if self.large.is_empty() && !self.failures.keys().any(|(_, what)| bodies(what)) {
+            return;
+        }
+        let wanted = missing.iter().map(|facts| facts.block).collect::<BTreeSet<_>>();
+        self.large.retain(|(_, block), _| wanted.contains(block));
+        self.failures.retain(|(_, what), _| match what {
+            What::Body(block) => wanted.contains(block),
+            What::Headers | What::Bodies => true,
+        });
+    }
+}
+
+/// A peer says that it is far ahead: this is looked at, at once or when it may be again.
+pub(super) fn look_soon(cx: &mut Context) {
+    let at = cx.sync.looks.next(LOOKS, LOOK);
+    if at > cx.now {
+        cx.sync.again = Some(cx.sync.again.map_or(at, |again| again.min(at)));
+        return;
+    }
+    cx.sync.looks.take(LOOK, cx.now);
+    drive(cx);
 }
 
 /// Whether a height is too far ahead for what peers announce of it to be of use.
@@ -143,10 +173,13 @@ pub(crate) fn drive(cx: &mut Context) {
     let now = cx.now;
     cx.sync.passed.retain(|_, until| *until > now);
     let missing = missing(cx);
+    cx.sync.forget_others(&missing);
+    cx.stats.worked(missing.len() as u64);
     look_at_next(cx, missing.first());
     // One who said more than he had to show does not count until he shows it.
     let believed = cx.links.iter().filter(|(id, link)| {
-        link.up && cx.sync.failures(*id, What::Headers) == 0 && !cx.rpc.is_mute(*id)
+        let agrees = cx.blocks.links.contains_key(id);
+        agrees && link.up && cx.sync.failures(*id, What::Headers) == 0 && !cx.rpc.is_mute(*id)
     });
     let highest = believed.map(|(_, link)| link.height()).max().unwrap_or(0);
     cx.sync.target = highest;
@@ -156,7 +189,7 @@ pub(crate) fn drive(cx: &mut Context) {
     }
     let open = !cx.sync.bodies.is_empty() || !cx.sync.headers.is_empty();
     // The rest comes as blocks come every day.
-    if highest <= held.height + 1 && !open {
+    if highest <= held.height.saturating_add(1) && !open {
         finish(cx, &held);
     }
     ask_headers(cx, &held);
@@ -217,9 +250,9 @@ fn overdue(cx: &Context, coming: &Coming, since: Time) -> Time {
 
 fn finish(cx: &mut Context, held: &HeaderFacts) {
     let Some(from) = cx.sync.active.take() else { return };
-    cx.sync.failures.retain(|(_, what), _| !matches!(what, What::Body(_)));
+    cx.sync.forget_others(&[]);
     cx.event(Event::SyncEnded { from, at: held.height });
-    headers::reconsider(cx, None);
+    headers::reconsider(cx);
     if let Some(best) = cx.tip.best().copied()
         && super::is_better(cx, &best)
     {
@@ -249,10 +282,12 @@ fn missing(cx: &Context) -> Vec<HeaderFacts> {
 /// then who has the least to do.
 fn able(cx: &Context, height: u64, what: What) -> Vec<ConnectionId> {
     let kind = if what == What::Headers { what } else { What::Bodies };
-    let holders = cx
-        .links
-        .iter()
-        .filter(|(id, link)| link.up && link.height() >= height && !cx.sync.is_passed(*id, what));
+    // With whom there is no channel of blocks, the rules for blocks are others: what he has is of no
+    // use here, and is not held against him. R16.10
+    let holders = cx.links.iter().filter(|(id, link)| {
+        let agrees = cx.blocks.links.contains_key(id);
+        agrees && link.up && link.height() >= height && !cx.sync.is_passed(*id, what)
+    });
     let mut able = holders.map(|(id, _)| id).collect::<Vec<_>>();
     // Who is slow is better than nobody.
     if able.iter().any(|link| !cx.sync.is_passed(*link, kind)) {
@@ -275,7 +310,7 @@ fn ask_headers(cx: &mut Context, held: &HeaderFacts) {
         let height = cx.links.get(*link).map_or(0, |link| link.height());
         cx.sync.active.is_some() || is_far(cx, height)
     };
-    let able = able(cx, best + 1, What::Headers).into_iter().filter(useful);
+    let able = able(cx, best.saturating_add(1), What::Headers).into_iter().filter(useful);
     // One who shows few at a time, and late, has no more turns than others.
     let turn = |link: &ConnectionId| cx.sync.turns.get(link).copied().unwrap_or(0);
     let first = able.min_by_key(|link| (cx.sync.failures(*link, What::Headers), turn(link)));
@@ -356,7 +391,8 @@ fn next_header(cx: &mut Context) {
         }
         let from = cx.sync.from.filter(|link| cx.links.get(*link).is_some_and(|link| link.up));
         let good = cx.blocks.known.get(&facts.parent).is_some_and(|parent| {
-            parent.facts.height + 1 == facts.height && !matches!(parent.body, Body::Bad)
+            let next = parent.facts.height.checked_add(1) == Some(facts.height);
+            next && !matches!(parent.body, Body::Bad)
         });
         let judged = cx.sync.checking == Some(facts.block);
         let (Some(link), true, false) = (from, good, judged) else {
@@ -369,7 +405,7 @@ fn next_header(cx: &mut Context) {
             return;
         };
         cx.sync.checking = Some(facts.block);
-        return headers::check(cx, facts, header, [link].into());
+        return headers::check(cx, facts, header, link, None);
     }
     cx.sync.checking = None;
 }
@@ -381,7 +417,6 @@ pub(crate) fn advance(cx: &mut Context) {
 }
 
 fn ask_bodies(cx: &mut Context, missing: &[HeaderFacts]) {
-    cx.sync.large.retain(|block, _| missing.iter().any(|facts| facts.block == *block));
     let unexecuted = Unexecuted::of(cx);
     let mut misses = 0;
     for facts in missing {
@@ -394,12 +429,12 @@ fn ask_bodies(cx: &mut Context, missing: &[HeaderFacts]) {
             return;
         }
         misses += 1;
-        if cx.sync.large.get(&block).is_some_and(|size| !fits(cx, unexecuted, facts, *size)) {
-            continue;
-        }
         let able = able(cx, facts.height, What::Body(block));
         let asked = |link: &&ConnectionId| {
-            cx.sync.bodies.values().filter(|coming| coming.is_from(**link)).count() < OF_ONE
+            let size = cx.sync.large.get(&(**link, block));
+            let fits = size.is_none_or(|size| fits(cx, unexecuted, facts, *size));
+            let coming = cx.sync.bodies.values().filter(|coming| coming.is_from(**link));
+            fits && coming.count() < OF_ONE
         };
         let Some(link) = able.iter().find(asked).copied() else { continue };
         if rpc::ask(cx, link, RpcWant::Block(block)) {
@@ -431,7 +466,7 @@ pub(crate) fn body_begins(
     let unexecuted = Unexecuted::of(cx);
     if !fits(cx, unexecuted, &facts, size) {
         cx.sync.bodies.remove(block);
-        cx.sync.large.insert(*block, size);
+        cx.sync.large.insert((link, *block), size);
         return false;
     }
     outdo(cx, link, block);
@@ -472,19 +507,24 @@ pub(crate) fn body(
         drive(cx);
         return Ok(());
     }
-    let pool = |name: &str| pool::named(&cx.pools, name);
-    let Some(items) = BlockItem::all_of(body, &*cx.rules, pool, false) else {
-        // A pool that this node does not have, but others may: nobody has broken a rule.
-        pass_over(cx, link, What::Body(block));
-        return Ok(());
-    };
-    let ids = items.iter().map(|item| item.id).collect::<Vec<_>>();
-    if ids.len() != facts.items as usize || merkle::root(&ids) != facts.item_root {
+    let items = match body::parse(&body, &facts, &*cx.rules, &cx.pools) {
+        Parsed::Items(items) => items,
+        Parsed::Foreign => {
+            // Others may have such a pool: nobody has broken a rule.
+            pass_over(cx, link, What::Body(block));
+            return Ok(());
+        }
         // R16.8
-        return Err(Violation::WrongIds);
-    }
+        Parsed::Wrong => return Err(Violation::WrongIds),
+    };
     forgive(cx, link, What::Bodies);
     cx.sync.failures.retain(|(_, what), _| *what != What::Body(block));
+    if body::admissible(&items, &cx.pools, &cx.config.limits).is_err() {
+        // R9.4.2
+        mark_bad(cx, block);
+        drive(cx);
+        return Ok(());
+    }
     super::abandon(cx, block);
     cx.stats.count(Count::FetchedBlocks);
     super::useful(cx, block, items.iter());
@@ -553,6 +593,7 @@ pub(crate) fn link_down(cx: &mut Context, link: ConnectionId) {
     not_from(cx, link, None);
     cx.sync.passed.retain(|(passed, _), _| *passed != link);
     cx.sync.failures.retain(|(failed, _), _| *failed != link);
+    cx.sync.large.retain(|(of, _), _| *of != link);
     cx.sync.turns.remove(&link);
     advance(cx);
 }

@@ -8,7 +8,7 @@ use ed25519_dalek::VerifyingKey;
 use crate::channel::Context;
 use crate::id::{Address, ConnectionId, NetworkId, PeerId, Signature};
 use crate::io::Output;
-use crate::peers::address::{Group, group, is_unspecified};
+use crate::peers::address::{Group, group, is_local, is_unspecified};
 use crate::peers::book::Learnt;
 use crate::peers::dialer;
 use crate::wire::{Encode as _, EncodeError, PeerRecord, RecordPayload, Setup};
@@ -119,15 +119,20 @@ impl Reachable {
         enough
     }
 
-    /// What the record lists: as many as it can carry.
+    /// What the record lists: as many as it can carry. Where this node is in its own network only if
+    /// it is nowhere else, since a record is passed on as a whole.
     fn addresses(&self) -> Vec<Address> {
         let seen = self.seen.iter().filter(|(_, by)| by.len() >= ALIKE).map(|(address, _)| address);
         let mut addresses = Vec::new();
         for address in self.listening.iter().chain(seen) {
-            if !is_unspecified(address) && !addresses.contains(address) && addresses.len() < MOST {
+            if !is_unspecified(address) && !addresses.contains(address) {
                 addresses.push(address.clone());
             }
         }
+        if addresses.iter().any(|address| !is_local(address)) {
+            addresses.retain(|address| !is_local(address));
+        }
+        addresses.truncate(MOST);
         addresses
     }
 }
@@ -155,12 +160,12 @@ mod tests {
         assert!(!reachable.observed(&seen, by(2)));
         assert_eq!(reachable.addresses(), vec![own.clone()]);
         assert!(reachable.observed(&seen, by(3)));
-        assert_eq!(reachable.addresses(), [own, seen]);
+        assert_eq!(reachable.addresses(), [seen], "the world is not told of its own network");
         // What nobody sees any more is forgotten.
         for n in 0..MOST_SEEN as u8 {
             reachable.observed(&address([9, 9, 9, n]), by(n));
         }
-        assert_eq!(reachable.addresses().len(), 1);
+        assert_eq!(reachable.addresses(), [own]);
     }
 
     #[test]

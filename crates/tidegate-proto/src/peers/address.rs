@@ -12,9 +12,11 @@ pub(crate) enum Group {
     Ip4([u8; 2]),
     /// The first 32 bits of an IPv6 address.
     Ip6([u8; 4]),
-    /// A host's name.
+    /// A host with a local address, whatever its ports: a machine may have as many as it likes.
+    Local(Vec<u8>),
+    /// A host's name. Only the configuration has such addresses.
     Name(Vec<u8>),
-    /// A local address, or one the core cannot read: a group of its own, with its port.
+    /// An address the core cannot read: a group of its own.
     Own(Address),
 }
 
@@ -75,6 +77,12 @@ pub(crate) fn is_local(address: &Address) -> bool {
     }
 }
 
+/// Whether an address names its host. What a name stands for is decided by whoever holds the name,
+/// for each one who asks and each time: a peer that tells of names could be everywhere.
+pub(crate) fn is_named(address: &Address) -> bool {
+    matches!(host(address), Host::Name(_))
+}
+
 /// Whether an address is that of any interface: one can listen there, but not be reached.
 pub(crate) fn is_unspecified(address: &Address) -> bool {
     match host(address) {
@@ -86,13 +94,15 @@ pub(crate) fn is_unspecified(address: &Address) -> bool {
 
 /// The group of an address.
 pub(crate) fn group(address: &Address) -> Group {
-    if is_local(address) {
-        return Group::Own(address.clone());
-    }
+    let ip4 = |ip: [u8; 4]| match is_local_ip4(ip) {
+        true => Group::Local(ip.to_vec()),
+        false => Group::Ip4([ip[0], ip[1]]),
+    };
     match host(address) {
-        Host::Ip4([a, b, ..]) => Group::Ip4([a, b]),
+        Host::Ip4(ip) => ip4(ip),
         Host::Ip6(ip) => match mapped(ip) {
-            Some([a, b, ..]) => Group::Ip4([a, b]),
+            Some(ip) => ip4(ip),
+            None if is_local_ip6(ip) => Group::Local(ip.to_vec()),
             None => Group::Ip6([ip[0], ip[1], ip[2], ip[3]]),
         },
         Host::Name(name) => Group::Name(name.to_ascii_lowercase()),
@@ -106,6 +116,7 @@ impl Group {
         let (tag, bytes): (u8, &[u8]) = match self {
             Self::Ip4(bytes) => (4, bytes),
             Self::Ip6(bytes) => (6, bytes),
+            Self::Local(ip) => (2, ip),
             Self::Name(name) => (1, name),
             Self::Own(address) => (0, &address.0),
         };
@@ -139,8 +150,10 @@ mod tests {
         let four_in_six = [&[41][..], &[0; 10], &[0xff, 0xff, 8, 9, 1, 1]].concat();
         assert_eq!(group(&Address(four_in_six.into())), Group::Ip4([8, 9]));
         assert_eq!(group(&name("Example.org")), group(&name("example.org")));
-        // Two processes on one machine are two groups.
-        assert_ne!(group(&ip4([127, 0, 0, 1], 1)), group(&ip4([127, 0, 0, 1], 2)));
+        // One machine is one group, and another in the same network another.
+        assert_eq!(group(&ip4([127, 0, 0, 1], 1)), group(&ip4([127, 0, 0, 1], 2)));
+        assert_ne!(group(&ip4([10, 0, 0, 1], 1)), group(&ip4([10, 0, 0, 2], 1)));
+        assert_eq!(group(&ip6([0xfd, 0, 0, 1])), group(&ip6([0xfd, 0, 0, 1])));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 
-use super::address::{Group, group, is_local, is_unspecified};
+use super::address::{Group, group, is_local, is_named, is_unspecified};
 use crate::id::{Address, PeerId};
 use crate::rng::Rng;
 use crate::time::Time;
@@ -167,7 +167,10 @@ impl Book {
             rng,
             revision: 0,
         };
-        saved.entries.iter().for_each(|saved| book.restore(saved));
+        let mut seen = BTreeSet::new();
+        for entry in saved.entries.iter().filter(|entry| seen.insert(entry.peer)) {
+            book.restore(entry);
+        }
         book
     }
 
@@ -419,14 +422,20 @@ impl Book {
 
     fn place(&self, tried: bool, peer: &PeerId, source: &[u8]) -> Place {
         let address = self.entries.get(peer).and_then(|entry| entry.addresses.first());
-        let group = address.map_or(Group::Own(Address(peer.0.to_vec().into())), group).bytes();
+        let group = address.map_or(Group::Own(Address(peer.0.to_vec().into())), group);
+        let is_host = matches!(group, Group::Local(_));
+        let group = group.bytes();
         let buckets = self.buckets[usize::from(tried)];
         // Which of the buckets that the group, or its source, may reach at all.
         let bucket = if tried {
             let share = self.hash(&[b"tried", &peer.0]) % (buckets / GROUP_SHARE).max(1);
             self.hash(&[b"tried group", &group, &share.to_be_bytes()]) % buckets
         } else {
-            let share = self.hash(&[b"new", source, &group]) % (buckets / SOURCE_SHARE).max(1);
+            // Many nodes may run on one machine, and they tell of each other: they share what the
+            // source reaches, and not one bucket of it.
+            let spread: &[u8] = if is_host { &peer.0 } else { &[] };
+            let parts: [&[u8]; 4] = [b"new", source, &group, spread];
+            let share = self.hash(&parts) % (buckets / SOURCE_SHARE).max(1);
             self.hash(&[b"new source", source, &share.to_be_bytes()]) % buckets
         };
         let slots = if tried { TRIED_SLOTS } else { NEW_SLOTS };
@@ -445,8 +454,9 @@ impl Book {
         }
         if let Some(occupant) = self.places.get(&place).copied() {
             let homeless = entry.places.is_empty();
-            let entry = &self.entries[&occupant];
-            let yields = entry.failures >= HOPELESS || entry.places.len() > 1 && homeless;
+            let yields = self.entries.get(&occupant).is_none_or(|entry| {
+                entry.failures >= HOPELESS || entry.places.len() > 1 && homeless
+            });
             if !yields {
                 return;
             }
@@ -479,7 +489,8 @@ impl Book {
         let source = entry.source.clone();
         let place = self.place(true, &peer, &source);
         if let Some(occupant) = self.places.get(&place).copied() {
-            if self.entries[&occupant].failures < HOPELESS {
+            let alive = |entry: &Entry| entry.failures < HOPELESS;
+            if self.entries.get(&occupant).is_some_and(alive) {
                 let waits = self.tests.iter().any(|(candidate, _)| *candidate == peer);
                 if !waits && self.tests.len() < MAX_TESTS {
                     self.tests.push_back((peer, occupant));
@@ -488,7 +499,11 @@ impl Book {
             }
             self.evict_tried(occupant);
         }
-        // The one that was evicted may have taken one of them.
+        // The one that was evicted may have taken one of them; if that was the last, and nobody
+        // could reach this one, it is gone.
+        if !self.entries.contains_key(&peer) {
+            return;
+        }
         let old = self.entries.get(&peer).map(|entry| entry.places.clone());
         for place in old.into_iter().flatten() {
             self.leave(peer, place);
@@ -514,10 +529,10 @@ impl Book {
     }
 }
 
-/// Whether an address can be dialed. `local`: whether those of their own network mean something
-/// to who told of them.
+/// Whether an address that somebody told of can be dialed. `local`: whether those of their own
+/// network mean something to who told of them. Names are not: only the configuration has them.
 fn is_useful(address: &Address, local: bool) -> bool {
-    !is_unspecified(address) && (local || !is_local(address))
+    !is_unspecified(address) && !is_named(address) && (local || !is_local(address))
 }
 
 /// Leaves the first of equal addresses.
@@ -529,9 +544,11 @@ fn dedup(addresses: &mut Vec<Address>) {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::id::Signature;
+    use crate::rng::Rng;
 
     const NOW: Time = Time::ZERO;
 
@@ -584,6 +601,55 @@ mod tests {
         check(&book);
     }
 
+    /// What a name stands for is up to who holds it: a wildcard name filled both tables.
+    #[test]
+    fn names_are_not_learnt() {
+        let name = |n: u32| {
+            let name = format!("n{n}.example.org");
+            let head = [55, name.len() as u8];
+            Address([&head[..], name.as_bytes(), &[0x91, 2, 0, 1]].concat().into())
+        };
+        let mut book = book();
+        for n in 1..5_000 {
+            book.learn(&record(n, name(n)), &address(8, 8, 1));
+        }
+        assert_eq!(book.len(), 0);
+        // What else the record says counts, and nothing comes back from what was kept before.
+        let mut both = record(1, name(1));
+        both.addresses.push(address(9, 9, 1));
+        book.learn(&both, &address(8, 8, 1));
+        assert_eq!(book.entries[&peer(1)].addresses, [address(9, 9, 1)]);
+        let mut saved = book.saved(&BTreeSet::new());
+        saved.entries[0].record = Some(record(1, name(1)));
+        assert_eq!(Book::new(peer(0), &saved, [128, 64], &Rng::new([2; 32])).len(), 0);
+        for n in 5_000..5_100 {
+            book.learn(&record(n, address(9, n as u8, n)), &address(7, n as u8, 1));
+        }
+        assert!(book.len() > 90, "{}", book.len());
+    }
+
+    /// A machine has any number of ports: all of them are one group, which has its bound, and room
+    /// for thirty nodes that run there.
+    #[test]
+    fn a_local_host_has_a_bounded_number_of_places() {
+        let at =
+            |n: u32| Address(Bytes::from(vec![4, 127, 0, 0, 1, 0x91, 2, (n >> 8) as u8, n as u8]));
+        let mut book = book();
+        for n in 1..=30 {
+            book.learn(&record(n, at(n)), &at(0));
+        }
+        assert!(book.len() >= 29, "{}", book.len());
+        for n in 31..20_000 {
+            book.learn(&record(n, at(n)), &at(n));
+        }
+        assert_eq!(book.len(), 128 / 16 * 16);
+        for n in 1..20_000 {
+            book.met(peer(n), &at(n), NOW);
+        }
+        assert!(book.tried() <= 2 * 8, "{}", book.tried());
+        check(&book);
+    }
+
     #[test]
     fn the_book_has_its_bounds() {
         let mut book = book();
@@ -627,6 +693,26 @@ mod tests {
         assert!(!book.entries.get(&occupant).is_some_and(|entry| entry.tried));
         assert!(book.entries[&candidate].tried);
         check(&book);
+    }
+
+    proptest! {
+        /// Whatever is learnt, met and lost in whatever order, each place names who has it: a name
+        /// that nobody had any more once ended the process. Few buckets make them meet.
+        #[test]
+        fn a_place_names_who_has_it(steps in prop::collection::vec((0..3u8, 0..40u32), 0..400)) {
+            let mut book = Book::new(peer(0), &PeerBook::default(), [1, 1], &Rng::new([1; 32]));
+            for (what, n) in steps {
+                let n = n + 1;
+                match what {
+                    0 => {
+                        book.learn(&record(n, address(8, 8, n)), &address(7, n as u8, 1));
+                    }
+                    1 => book.met(peer(n), &address(8, 8, n), NOW),
+                    _ => (0..HOPELESS).for_each(|_| book.failed(&peer(n), NOW)),
+                }
+                check(&book);
+            }
+        }
     }
 
     #[test]

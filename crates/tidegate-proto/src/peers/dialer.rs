@@ -23,6 +23,10 @@ const AT_ONCE: Duration = Duration::from_millis(100);
 /// of that changes by itself.
 const LEFT_ALONE: Duration = Duration::from_secs(60);
 
+/// How long a peer's word that this node is banned counts: the longest time that the protocol has for
+/// that.
+const BANNED_MOST: Duration = Duration::from_secs(3600);
+
 /// Peers of the book that are left alone at a time: more than a node is connected to.
 const LEFT_ALONE_MOST: usize = 256;
 
@@ -397,11 +401,9 @@ pub(crate) fn dial_failed(cx: &mut Context, dial: DialId) {
 }
 
 /// A dial led to a connection.
-pub(crate) fn connected(cx: &mut Context, dial: DialId, connection: ConnectionId, peer: PeerId) {
+pub(crate) fn connected(cx: &mut Context, dial: DialId, connection: ConnectionId) {
     if let Some(i) = cx.dialer.dialed(dial) {
-        let target = &mut cx.dialer.targets[i];
-        target.peer = Some(peer);
-        target.state = State::Connected(connection);
+        cx.dialer.targets[i].state = State::Connected(connection);
     }
 }
 
@@ -411,8 +413,14 @@ pub(crate) fn up(cx: &mut Context, connection: ConnectionId) {
     let Some(link) = cx.links.get(connection).filter(|link| !link.direction.is_inbound()) else {
         return;
     };
+    let peer = link.peer;
     if cx.config.outbound > 0 {
-        cx.book.met(link.peer, &link.address, cx.now);
+        cx.book.met(peer, &link.address, cx.now);
+    }
+    // Whoever answers at an address that names nobody is expected there from now on: not before it
+    // has shown that it is of this network.
+    if let Some(i) = cx.dialer.of(connection) {
+        cx.dialer.targets[i].peer = Some(peer);
     }
     if cx.dialer.is_feeler(connection) {
         return control::goodbye(cx, connection, Goodbye::Requested);
@@ -435,8 +443,8 @@ pub(crate) fn up(cx: &mut Context, connection: ConnectionId) {
 /// The peer of a connection refuses it.
 pub(crate) fn refused(cx: &mut Context, connection: ConnectionId, refusal: &Refusal) {
     let wait = match refusal {
-        Refusal::Busy(ms) => Some(Duration::from_millis(u64::from(*ms))),
-        Refusal::Banned(seconds) => Some(Duration::from_secs(u64::from(*seconds))),
+        Refusal::Busy(ms) => Some(Duration::from_millis(u64::from(*ms)).min(LEFT_ALONE)),
+        Refusal::Banned(seconds) => Some(Duration::from_secs(u64::from(*seconds)).min(BANNED_MOST)),
         // Another connection of his is there, or about to be: it is found when this is over.
         Refusal::Duplicate => Some(cx.config.limits.duplicate_timeout),
         Refusal::Full(_) | Refusal::ShuttingDown => None,

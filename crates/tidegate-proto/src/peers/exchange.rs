@@ -21,7 +21,7 @@ use crate::peers::book::Learnt;
 use crate::peers::dialer;
 use crate::rng::Rng;
 use crate::rules::Rules;
-use crate::time::Time;
+use crate::time::{Pace, Time};
 use crate::violation::Violation;
 use crate::wire::{Encode as _, MAX_RECORDS, Offer, OfferedVersion, PeerRecord, PeersMessage};
 
@@ -56,8 +56,8 @@ struct ExchangeLink {
     pause: Duration,
     /// The peer has asked.
     owed: bool,
-    /// When the peer's share of answers would be whole again.
-    whole: Time,
+    /// How fast it is answered.
+    answers: Pace,
 }
 
 impl Exchange {
@@ -83,7 +83,7 @@ pub(crate) fn hungry(cx: &mut Context) {
 }
 
 /// Whether an address means something to a peer that is seen at `seen_at`.
-fn is_useful(address: &Address, seen_at: &Address) -> bool {
+pub(crate) fn is_useful(address: &Address, seen_at: &Address) -> bool {
     !is_unspecified(address) && (is_local(seen_at) || !is_local(address))
 }
 
@@ -118,7 +118,7 @@ impl ChannelTrait for Channel {
             next: (cx.config.outbound > 0).then_some(cx.now + wait),
             pause: HUNGRY,
             owed: false,
-            whole: cx.now,
+            answers: Pace::default(),
         };
         cx.exchange.links.insert(at.link, link);
     }
@@ -145,9 +145,11 @@ impl ChannelTrait for Channel {
     fn poll_message(cx: &mut Context, at: At) -> Option<PeersMessage> {
         let interval = cx.config.limits.records_interval;
         let link = cx.exchange.links.get_mut(&at.link)?;
-        if link.owed && link.answers_at(cx.config.limits.records_burst, interval) <= cx.now {
+        let burst = cx.config.limits.records_burst;
+        // R15.2
+        if link.owed && link.answers.next(burst, interval) <= cx.now {
             link.owed = false;
-            link.whole = link.whole.max(cx.now) + interval;
+            link.answers.take(interval, cx.now);
             return Some(PeersMessage::Records(answer(cx, at.link)));
         }
         if !link.asked && link.next.is_some_and(|next| next <= cx.now) {
@@ -162,17 +164,9 @@ impl ChannelTrait for Channel {
         let limits = &cx.config.limits;
         let link = cx.exchange.links.get(&at.link)?;
         let answer =
-            link.owed.then(|| link.answers_at(limits.records_burst, limits.records_interval));
+            link.owed.then(|| link.answers.next(limits.records_burst, limits.records_interval));
         let ask = link.next.filter(|_| !link.asked);
         answer.into_iter().chain(ask).min()
-    }
-}
-
-impl ExchangeLink {
-    /// When the peer may have an answer: some at once, then one an interval. R15.2
-    fn answers_at(&self, burst: u32, interval: Duration) -> Time {
-        let ahead = interval * burst.saturating_sub(1);
-        Time::ZERO + self.whole.since(Time::ZERO).saturating_sub(ahead)
     }
 }
 
@@ -180,7 +174,8 @@ impl ExchangeLink {
 fn answer(cx: &mut Context, link: ConnectionId) -> Vec<PeerRecord> {
     let most = (cx.book.len() / SHARE).clamp(LEAST, MAX_RECORDS - 1);
     let mut records = others(cx, link, most);
-    records.splice(0..0, cx.control.record().cloned());
+    let seen_at = cx.links.get(link).map(|link| link.address.clone());
+    records.splice(0..0, seen_at.and_then(|seen_at| cx.control.record_for(&seen_at)));
     // A record may have sixteen long addresses.
     let mut room = Channel::MAX_FRAME - 64;
     records.retain(|record| {
@@ -197,7 +192,9 @@ pub(crate) fn others(cx: &mut Context, link: ConnectionId, most: usize) -> Vec<P
     let Some(asker) = cx.links.get(link) else { return Vec::new() };
     let (peer, seen_at) = (asker.peer, asker.address.clone());
     cx.book.sample(most, |record| {
-        record.peer != peer && record.addresses.iter().any(|at| is_useful(at, &seen_at))
+        // A record is signed as a whole: one that says where somebody is in his own network is for
+        // that network.
+        record.peer != peer && record.addresses.iter().all(|at| is_useful(at, &seen_at))
     })
 }
 

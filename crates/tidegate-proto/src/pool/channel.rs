@@ -53,23 +53,23 @@ impl ChannelTrait for Channel {
 
     fn on_up(cx: &mut Context, at: At, terms: &Terms) {
         let pool = &mut cx.pools[at.index];
-        pool.links.insert(at.link, PoolLink::new(at, terms, pool.next));
+        let ordinal = pool.free_ordinal();
+        pool.links.insert(at.link, PoolLink::new(at, terms, pool.next, ordinal));
     }
 
     fn on_down(cx: &mut Context, at: At) {
         let pool = &mut cx.pools[at.index];
-        for link in pool.fetcher.link_down(at.link) {
+        for link in pool.fetcher.link_down(at.link, cx.now) {
             if let Some(link) = pool.links.get(&link) {
                 cx.links.wake(link.at.link, link.at.slot);
             }
         }
         let Some(link) = pool.links.remove(&at.link) else { return };
         // What waits for a verdict keeps its share, and frees it then.
-        let incoming = link.incoming.iter().filter_map(|incoming| incoming.answers.as_ref());
-        let awaited = link.requested.values().chain(incoming);
-        cx.fetch_bytes -= awaited.map(|requested| requested.charged).sum::<u32>();
+        cx.fetch_bytes -= link.requested.values().map(|requested| requested.charged).sum::<u32>();
+        // Another link may get its place in the sets.
         for entry in pool.log.values_mut() {
-            entry.known_by.retain(|known| *known != at.link);
+            entry.known_by.remove(link.ordinal);
         }
         for pending in pool.pending.values_mut() {
             pending.sources.retain(|source| source.link != at.link);
@@ -102,10 +102,9 @@ impl ChannelTrait for Channel {
         if let Some(returns) = link.returns.take(&mut link.issuer, cx.now) {
             return Some(PoolMessage::Return(returns));
         }
-        if let Some(chunk) = link.outgoing.as_mut().and_then(|sending| sending.next()) {
+        if let Some(chunk) = link.next_chunk() {
             return Some(PoolMessage::Chunk(chunk));
         }
-        link.outgoing = None;
         if let Some(fetch) = poll_fetch(cx, at) {
             return Some(fetch);
         }
@@ -157,11 +156,10 @@ fn on_announce(cx: &mut Context, at: At, announcements: &[Announcement]) -> Resu
                 report(cx, at.index, source, Report::Duplicate);
                 continue;
             }
-            pool.wanted(*alias, at.link, number, facts);
+            pool.wanted(*alias, at.link, number, facts, cx.now);
             continue;
         };
-        if let Some(entry) = pool.entry_mut(&id) {
-            entry.known_by(at.link);
+        if pool.is_known_by(&id, at.link) {
             report(cx, at.index, source, Report::Duplicate);
         } else if let Some(pending) = pool.pending.get_mut(&id)
             && let Some(outcome) = pending.another(source)
@@ -189,7 +187,7 @@ fn on_push(cx: &mut Context, at: At, body: Body) -> Result<(), Violation> {
             let body = Receiving::new(&start, pool.spec.max_item as usize)?;
             // R6.2.2
             let number = link.issuer.body(start.size)?;
-            link.incoming = Some(Incoming { body, number, answers: None });
+            link.incoming = Some(Incoming { body, number, is_answer: false });
             Ok(())
         }
     }
@@ -216,47 +214,40 @@ fn on_fetch(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation
 }
 
 fn on_answer(cx: &mut Context, at: At, answer: Answer) -> Result<(), Violation> {
-    let now = cx.now;
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     let number = answer.number;
-    // It stays there until the answer is known to be in order: what a link is asked for is freed
-    // with the link. R7.3.7
-    let requested = *link.requested.get(&number).ok_or(Violation::Unasked)?;
+    // It stays open until all of the answer is there: what a link is asked for is freed with the
+    // link, and asked of others when its time runs out. R7.3.7, R7.3.12
+    let bound = link.requested.get(&number).ok_or(Violation::Unasked)?.bound;
     match answer.body {
-        Body::Whole(body) => {
-            link.requested.remove(&number);
-            link.holder.answered(requested.bound);
-            if let Some(connection) = cx.links.get_mut(at.link) {
-                connection.answered();
-                connection.measured_rate(body.len() as u64, now.since(requested.sent));
-            }
-            answered(cx, at, number, requested, body)
-        }
+        Body::Whole(_) if link.is_receiving(number) => Err(Violation::Unasked),
+        Body::Whole(body) => answered(cx, at, number, body),
         Body::Chunked(start) => {
             if link.incoming.is_some() {
                 return Err(Violation::OutOfTurn);
             }
-            if start.size > requested.bound {
+            if start.size > bound {
                 return Err(Violation::WrongBody);
             }
             let body = Receiving::new(&start, pool.spec.max_item as usize)?;
-            link.requested.remove(&number);
-            link.holder.answered(requested.bound);
-            link.incoming = Some(Incoming { body, number, answers: Some(requested) });
+            link.incoming = Some(Incoming { body, number, is_answer: true });
             Ok(())
         }
     }
 }
 
 /// The body that was asked for is there: it must be what was announced.
-fn answered(
-    cx: &mut Context,
-    at: At,
-    number: u32,
-    requested: Requested,
-    body: Bytes,
-) -> Result<(), Violation> {
+fn answered(cx: &mut Context, at: At, number: u32, body: Bytes) -> Result<(), Violation> {
+    let now = cx.now;
+    let pool = &mut cx.pools[at.index];
+    let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let requested = link.requested.remove(&number).ok_or(Violation::Unasked)?;
+    link.holder.answered(requested.bound);
+    if let Some(connection) = cx.links.get_mut(at.link) {
+        connection.answered();
+        connection.measured_rate(body.len() as u64, now.since(requested.sent));
+    }
     let pool = &cx.pools[at.index];
     let id = cx.rules.item_id(&pool.spec.name, &body);
     // R7.3.8
@@ -290,7 +281,6 @@ fn answered(
 }
 
 fn on_chunk(cx: &mut Context, at: At, chunk: &[u8]) -> Result<(), Violation> {
-    let now = cx.now;
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     // R6.4.6
@@ -298,18 +288,10 @@ fn on_chunk(cx: &mut Context, at: At, chunk: &[u8]) -> Result<(), Violation> {
     if !incoming.body.push(chunk)? {
         return Ok(());
     }
-    let Some(Incoming { body, number, answers }) = link.incoming.take() else { return Ok(()) };
-    let size = body.size() as u64;
-    let body = body.finish();
-    match answers {
-        None => arrived(cx, at, number, body, How::Pushed, None),
-        Some(requested) => {
-            if let Some(connection) = cx.links.get_mut(at.link) {
-                connection.answered();
-                connection.measured_rate(size, now.since(requested.sent));
-            }
-            answered(cx, at, number, requested, body)
-        }
+    let Some(Incoming { body, number, is_answer }) = link.incoming.take() else { return Ok(()) };
+    match is_answer {
+        false => arrived(cx, at, number, body.finish(), How::Pushed, None),
+        true => answered(cx, at, number, body.finish()),
     }
 }
 
@@ -317,12 +299,16 @@ fn on_gone(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation>
     let pool = &mut cx.pools[at.index];
     for number in numbers {
         let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+        // R7.3.7
+        if link.is_receiving(number) {
+            return Err(Violation::Unasked);
+        }
         let requested = link.requested.remove(&number).ok_or(Violation::Unasked)?;
         link.holder.answered(requested.bound);
         link.reserved -= requested.bound;
         cx.fetch_bytes -= requested.charged;
         cx.links.answered(at.link);
-        for other in pool.fetcher.failed(requested.alias, at.link, number) {
+        for other in pool.fetcher.failed(requested.alias, at.link, number, cx.now) {
             if let Some(other) = pool.links.get(&other) {
                 cx.links.wake(other.at.link, other.at.slot);
             }
@@ -356,9 +342,13 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
     while numbers.len() < MAX_FETCH && link.requested.len() < most {
         // One item always fits, on the link and on the node.
         let fits = |_: &u64, bytes: u32| {
-            let on_link = link.reserved == 0 || link.reserved + bytes <= limits.fetch_bytes_link;
-            let on_node = cx.fetch_bytes == 0 || cx.fetch_bytes + bytes <= limits.fetch_bytes_node;
-            on_link && on_node && link.holder.allows_request(bytes)
+            let on_link = link.reserved == 0
+                || link.reserved.saturating_add(bytes) <= limits.fetch_bytes_link;
+            let on_node = cx.fetch_bytes == 0
+                || cx.fetch_bytes.saturating_add(bytes) <= limits.fetch_bytes_node;
+            let mine = on_link && link.holder.allows_request(bytes);
+            cx.fetches_wait |= mine && !on_node;
+            mine && on_node
         };
         let until = |bytes: u32| cx.now + connection.patience(bytes);
         let Some(request) = pool.fetcher.next_for(at.link, fits, until) else { break };
@@ -387,9 +377,8 @@ fn poll_answer(cx: &mut Context, at: At) -> Option<PoolMessage> {
             None if gone.len() < MAX_FETCH => gone.push(number),
             Some(item) if gone.is_empty() => {
                 link.asked.pop_front();
-                link.issuer.answered(bound);
                 let (body, rest) = chunk::start(&item.body);
-                link.outgoing = rest;
+                link.sends(rest, Some(bound));
                 return Some(PoolMessage::Answer(Answer { number, body }));
             }
             _ => break,
@@ -410,7 +399,8 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
     let limit = cx.config.limits.held_back;
     let (mut only_new, mut old) = (false, false);
     while announcements.len() < MAX_ANNOUNCEMENTS {
-        let Some(position) = link.next_position(&pool.log, limit, only_new) else { break };
+        let next = link.next_position(&pool.log, height, limit, only_new);
+        let Some(position) = next else { break };
         let Some(entry) = pool.log.get(&position) else {
             link.pass(position);
             continue;
@@ -422,7 +412,7 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
             continue;
         }
         let candidate = Candidate {
-            has_it: entry.known_by.contains(&at.link),
+            has_it: entry.known_by.contains(link.ordinal),
             old: link.is_old(position),
             small: entry.size <= pool.spec.inline as usize,
             body_permit: link.holder.allows(spend_for(entry, true)),
@@ -441,7 +431,7 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
                 connection.ask(cx.now);
                 let item = pool.content.item(&entry.id).expect("the log is that of the content");
                 let (body, rest) = chunk::start(&item.body);
-                link.outgoing = rest;
+                link.sends(rest, None);
                 return Some(PoolMessage::Push(body));
             }
             // R7.4.2

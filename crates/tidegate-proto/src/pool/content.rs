@@ -14,6 +14,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
@@ -58,16 +59,21 @@ pub(crate) struct Content {
     items: BTreeMap<ItemId, (Rank, Item)>,
     order: BTreeSet<(Rank, ItemId)>,
     keys: BTreeMap<ItemKey, ItemId>,
-    chains: BTreeMap<AccountId, Chain>,
+    /// Of accounts that have items.
+    accounts: BTreeMap<AccountId, Account>,
+    /// What items that are in a chain cost. One map for all accounts: one for each would take a
+    /// multiple of its only item.
+    chains: BTreeMap<Place, u64>,
     bytes: usize,
 }
 
-/// The items of one account.
-#[derive(Debug, Default)]
-struct Chain {
-    account: Account,
-    /// By nonce, and at one nonce the best first.
-    items: BTreeMap<(u64, Reverse<u64>, Reverse<ItemId>), u64>,
+/// An item's place in the chains: by account and nonce, and at one nonce the best first.
+type Place = (AccountId, u64, Reverse<u64>, Reverse<ItemId>);
+
+/// All places of an account, at nonces from one to another.
+fn places(account: AccountId, from: u64, to: u64) -> RangeInclusive<Place> {
+    let first = (account, from, Reverse(u64::MAX), Reverse(ItemId([0xff; 32])));
+    first..=(account, to, Reverse(0), Reverse(ItemId([0; 32])))
 }
 
 impl Content {
@@ -78,6 +84,7 @@ impl Content {
             items: BTreeMap::new(),
             order: BTreeSet::new(),
             keys: BTreeMap::new(),
+            accounts: BTreeMap::new(),
             chains: BTreeMap::new(),
             bytes: 0,
         }
@@ -131,7 +138,7 @@ impl Content {
                 let dropped = self.set_account(chain.account, account);
                 removed.extend(dropped.iter().map(|item| item.id));
             }
-            let known = self.chains.get(&chain.account).map(|chain| chain.account);
+            let known = self.accounts.get(&chain.account).copied();
             // R7.1.5
             if known.or(account).is_some_and(|account| !account.admits(&chain)) {
                 return Inserted { kept: false, removed };
@@ -170,10 +177,10 @@ impl Content {
         self.keys.remove(&item.facts.key);
         self.bytes -= item.body.len();
         if let Some(link) = item.facts.chain {
-            let chain = self.chains.get_mut(&link.account).expect("it is in its chain");
-            chain.items.remove(&(link.nonce, Reverse(item.facts.priority), Reverse(*id)));
-            if chain.items.is_empty() {
-                self.chains.remove(&link.account);
+            let priority = Reverse(item.facts.priority);
+            self.chains.remove(&(link.account, link.nonce, priority, Reverse(*id)));
+            if self.chain(link.account).next().is_none() {
+                self.accounts.remove(&link.account);
             } else {
                 self.rank_chain(&link.account);
             }
@@ -183,9 +190,9 @@ impl Content {
 
     /// An account is another at the tip. Items that do not hold any more are dropped.
     pub(crate) fn set_account(&mut self, id: AccountId, account: Account) -> Vec<Item> {
-        let Some(chain) = self.chains.get_mut(&id) else { return Vec::new() };
-        chain.account = account;
-        let ids = chain.items.keys().map(|(_, _, Reverse(id))| *id);
+        let Some(known) = self.accounts.get_mut(&id) else { return Vec::new() };
+        *known = account;
+        let ids = self.chain(id).map(|((_, _, _, Reverse(id)), _)| *id);
         // R7.1.5
         let holds = |id: &ItemId| {
             let link = self.items.get(id).and_then(|(_, item)| item.facts.chain);
@@ -199,18 +206,22 @@ impl Content {
 
     /// Enters an item into its account's chain. The account is kept as long as items are.
     fn link(&mut self, id: ItemId, priority: u64, link: ChainLink, account: Option<Account>) {
-        let chain = self.chains.entry(link.account).or_default();
-        chain.account = account.unwrap_or(chain.account);
-        chain.items.insert((link.nonce, Reverse(priority), Reverse(id)), link.cost);
+        let known = self.accounts.entry(link.account).or_default();
+        *known = account.unwrap_or(*known);
+        let place = (link.account, link.nonce, Reverse(priority), Reverse(id));
+        self.chains.insert(place, link.cost);
         self.rank_chain(&link.account);
+    }
+
+    /// The items of an account and what they cost, in the order of its chain.
+    fn chain(&self, account: AccountId) -> impl Iterator<Item = (&Place, &u64)> {
+        self.chains.range(places(account, 0, u64::MAX))
     }
 
     /// The worst at a nonce that has too many. R7.1.6
     fn surplus_alternative(&mut self, link: &ChainLink) -> Option<ItemId> {
-        let chain = &self.chains[&link.account];
-        let from = (link.nonce, Reverse(u64::MAX), Reverse(ItemId([0xff; 32])));
-        let to = (link.nonce, Reverse(0), Reverse(ItemId([0; 32])));
-        let (_, _, Reverse(worst)) = *chain.items.range(from..=to).nth(ALTERNATIVES)?.0;
+        let at_nonce = places(link.account, link.nonce, link.nonce);
+        let (_, _, _, Reverse(worst)) = *self.chains.range(at_nonce).nth(ALTERNATIVES)?.0;
         self.remove(&worst);
         Some(worst)
     }
@@ -225,12 +236,13 @@ impl Content {
 
     /// Ranks the items of an account anew. R7.1.4
     fn rank_chain(&mut self, account: &AccountId) {
-        let Some(chain) = self.chains.get(account) else { return };
-        let first = chain.account.next;
-        let mut left = chain.account.balance;
+        let Some(known) = self.accounts.get(account) else { return };
+        let first = known.next;
+        let mut left = known.balance;
         let mut next = Some(first);
         let mut lowest = u64::MAX;
-        for (&(nonce, Reverse(priority), Reverse(id)), &cost) in &chain.items {
+        let chain = self.chains.range(places(*account, 0, u64::MAX));
+        for (&(_, nonce, Reverse(priority), Reverse(id)), &cost) in chain {
             let executable = next == Some(nonce) && cost <= left;
             let rank = if executable {
                 left -= cost;
@@ -291,8 +303,8 @@ mod tests {
                 assert_eq!(self.keys[&item.facts.key], *id);
             }
             let chained = self.items.values().filter(|(_, i)| i.facts.chain.is_some()).count();
-            assert_eq!(chained, self.chains.values().map(|c| c.items.len()).sum::<usize>());
-            assert!(self.chains.values().all(|c| !c.items.is_empty()));
+            assert_eq!(chained, self.chains.len());
+            assert!(self.accounts.keys().all(|account| self.chain(*account).next().is_some()));
             assert!(self.surplus().is_none());
         }
     }

@@ -1,9 +1,12 @@
 //! What a pool keeps for each link: how far it has read the log, and what is outstanding.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::ops::Bound;
 
-use super::Entry;
+use bytes::Bytes;
+
+use super::{Entry, Ordinal};
 use crate::channel::Terms;
 use crate::chunk::{Receiving, Sending};
 use crate::link::At;
@@ -39,21 +42,22 @@ pub(super) struct PoolLink {
     new: u64,
     /// Whose turn it is: what is new does not wait for all that is old, nor the other way round.
     old_next: bool,
-    /// Positions that the peer's tip is too low for, or that it ignored, by the height from which
-    /// they hold.
-    held_back: BTreeMap<u64, BTreeSet<u64>>,
-    /// How many those are.
-    held: usize,
+    /// The place of this link in the sets of those who have an item.
+    pub(super) ordinal: Ordinal,
+    /// Positions that the peer's tip is too low for, behind the height from which they hold; those
+    /// are due whose height the tip has reached. They are not moved when the tip goes up and down: a
+    /// peer must not be able to ask for that work with each tip.
+    held_back: BinaryHeap<Reverse<(u64, u64)>>,
+    /// The same of those that the peer ignored at its tip of now: they wait for another.
+    ignored: Vec<(u64, u64)>,
     /// Where the log ended when they were last looked through.
     looked_through: u64,
-    /// Positions that were held back and may go out again.
-    due: BTreeSet<u64>,
     /// How often the peer's tip has changed.
     tips: u32,
     /// What the peer asked for.
     pub(super) asked: VecDeque<Asked>,
-    /// A body that leaves in chunks.
-    pub(super) outgoing: Option<Sending>,
+    /// A body that leaves in chunks; and if it is an answer, what its request is charged with.
+    outgoing: Option<(Sending, Option<u32>)>,
     /// Answers and new entries take turns.
     pub(super) answer_next: bool,
 }
@@ -92,12 +96,12 @@ pub(super) struct Asked {
 pub(super) struct Incoming {
     pub(super) body: Receiving,
     pub(super) number: u32,
-    /// The request that it answers; none if it was pushed.
-    pub(super) answers: Option<Requested>,
+    /// It answers a request, which stays open until all of it is there; else it was pushed.
+    pub(super) is_answer: bool,
 }
 
 impl PoolLink {
-    pub(super) fn new(at: At, terms: &Terms, log_end: u64) -> Self {
+    pub(super) fn new(at: At, terms: &Terms, log_end: u64, ordinal: Ordinal) -> Self {
         Self {
             at,
             issuer: Issuer::new(terms.ours.clone()),
@@ -111,10 +115,10 @@ impl PoolLink {
             old_before: log_end,
             new: log_end,
             old_next: false,
-            held_back: BTreeMap::new(),
-            held: 0,
+            ordinal,
+            held_back: BinaryHeap::new(),
+            ignored: Vec::new(),
             looked_through: log_end,
-            due: BTreeSet::new(),
             tips: 0,
             asked: VecDeque::new(),
             outgoing: None,
@@ -129,7 +133,35 @@ impl PoolLink {
 
     pub(super) fn give_back(&mut self, number: u32, report: Report, now: Time) {
         self.offered.remove(&number);
-        self.returns.push(number, report, now);
+        self.returns.push(&mut self.issuer, number, report, now);
+    }
+
+    /// A body leaves, and what is left of it follows in chunks. If it is an answer, the peer's
+    /// request is answered when all has left.
+    pub(super) fn sends(&mut self, rest: Option<Sending>, answers: Option<u32>) {
+        match (rest, answers) {
+            (Some(rest), _) => self.outgoing = Some((rest, answers)),
+            (None, Some(bound)) => self.issuer.answered(bound),
+            (None, None) => {}
+        }
+    }
+
+    /// The next chunk of what is leaving.
+    pub(super) fn next_chunk(&mut self) -> Option<Bytes> {
+        let (sending, answers) = self.outgoing.as_mut()?;
+        let (chunk, answers) = (sending.next(), *answers);
+        if sending.is_done() {
+            self.outgoing = None;
+            if let Some(bound) = answers {
+                self.issuer.answered(bound);
+            }
+        }
+        chunk
+    }
+
+    /// Whether the answer to this request is arriving.
+    pub(super) fn is_receiving(&self, number: u32) -> bool {
+        self.incoming.as_ref().is_some_and(|i| i.is_answer && i.number == number)
     }
 
     /// What is remembered of something that leaves now.
@@ -139,55 +171,54 @@ impl PoolLink {
 
     /// The peer's tip is too low for an entry.
     pub(super) fn hold_back(&mut self, position: u64, from: u64) {
-        self.held += usize::from(self.held_back.entry(from).or_default().insert(position));
+        self.held_back.push(Reverse((from, position)));
     }
 
     /// The peer ignored an entry: it is offered again at another tip than the one it was sent to.
     /// That tip may be there already, since reports may wait for company. R7.4.3
     pub(super) fn ignored(&mut self, sent: &Sent, from: u64) {
         match sent.tips == self.tips {
-            true => self.hold_back(sent.position, from),
-            false => drop(self.due.insert(sent.position)),
+            true => self.ignored.push((from, sent.position)),
+            false => self.hold_back(sent.position, from),
         }
     }
 
-    /// The peer's tip is another: what holds there is due.
-    pub(super) fn tip_changed(&mut self, height: u64, log: &BTreeMap<u64, Entry>, log_end: u64) {
+    /// Positions that are held back.
+    pub(super) fn held(&self) -> usize {
+        self.held_back.len() + self.ignored.len()
+    }
+
+    /// The peer's tip is another: what it ignored before may be offered again.
+    pub(super) fn tip_changed(&mut self, log: &BTreeMap<u64, Entry>, log_end: u64) {
         self.tips = self.tips.wrapping_add(1);
-        let later = match height.checked_add(1) {
-            Some(next) => self.held_back.split_off(&next),
-            None => BTreeMap::new(),
-        };
-        for positions in std::mem::replace(&mut self.held_back, later).into_values() {
-            self.held -= positions.len();
-            self.due.extend(positions);
+        // Each was ignored once for this, and that was paid for with a permit.
+        for entry in std::mem::take(&mut self.ignored) {
+            self.held_back.push(Reverse(entry));
         }
-        // Entries that are gone take no room, but looking for them takes time: a peer must not be
-        // able to ask for that with each tip.
+        // Entries that are gone take room until they are met, but looking for them takes time: a
+        // peer must not be able to ask for that with each tip.
         if log_end - self.looked_through >= LOOK_THROUGH {
             self.looked_through = log_end;
-            for positions in self.held_back.values_mut() {
-                positions.retain(|position| log.contains_key(position));
-            }
-            self.held_back.retain(|_, positions| !positions.is_empty());
-            self.held = self.held_back.values().map(BTreeSet::len).sum();
+            self.held_back.retain(|Reverse((_, position))| log.contains_key(position));
         }
     }
 
-    /// The next position to look at: what was held back first, then old and new in turns. The
-    /// cursor goes on only while what it meets, and what is out and may come back as ignored,
-    /// could be held back. With `only_new` nothing that can only be announced.
+    /// The next position to look at: what was held back and is due at the peer's height first, then
+    /// old and new in turns. The cursor goes on only while what it meets, and what is out and may
+    /// come back as ignored, could be held back. With `only_new` nothing that can only be announced.
     pub(super) fn next_position(
         &self,
         log: &BTreeMap<u64, Entry>,
+        height: u64,
         limit: u32,
         only_new: bool,
     ) -> Option<u64> {
-        let due = self.due.first().filter(|due| !only_new || !self.is_old(**due));
-        if due.is_some() {
-            return due.copied();
+        let due = self.held_back.peek().filter(|Reverse((from, _))| *from <= height);
+        let due = due.map(|Reverse((_, position))| *position);
+        if due.is_some_and(|due| !only_new || !self.is_old(due)) {
+            return due;
         }
-        if self.held + self.holder.out() >= limit as usize {
+        if self.held() + self.holder.out() >= limit as usize {
             return None;
         }
         let first =
@@ -208,7 +239,8 @@ impl PoolLink {
 
     /// The position is dealt with.
     pub(super) fn pass(&mut self, position: u64) {
-        if self.due.remove(&position) {
+        if self.held_back.peek().is_some_and(|Reverse((_, first))| *first == position) {
+            self.held_back.pop();
             return;
         }
         match self.is_old(position) {

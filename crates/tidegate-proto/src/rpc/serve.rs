@@ -44,7 +44,7 @@ pub(super) struct Serving {
     /// The number that the peer's next request must at least have.
     expected: u64,
     /// How many of its requests it has not cancelled.
-    cancels: u32,
+    cancels: u64,
     answer: Answer,
     /// Answers in a row that were made for nothing, and when the next may begin.
     wasted: u32,

@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use crate::id::{AccountId, BlockId, Digest, ItemId, ItemKey, NetworkId, PeerId, PoolIndex};
 use crate::io::{Block, BlockItem};
-use crate::merkle;
+use crate::merkle::{self, Leaf};
 use crate::rules::{ChainLink, HeaderFacts, ItemFacts, Rules};
+use crate::wire::{self, BlockIds, Body, Group};
 use crate::{Config, PoolSpec};
 
 /// Two pools: small items that ride along, and large ones that are fetched.
@@ -114,18 +115,87 @@ pub(super) fn facts(header: &[u8]) -> HeaderFacts {
     TestRules.header(header).unwrap()
 }
 
+/// The same rules, but an item's id is a hash of its bytes alone, as it is where nothing else is said.
+#[derive(Clone, Debug)]
+pub(super) struct SharedIds;
+
+impl Rules for SharedIds {
+    fn id(&self) -> &str {
+        "test 1, shared ids"
+    }
+
+    fn item(&self, pool: &str, body: &[u8]) -> Option<ItemFacts> {
+        TestRules.item(pool, body)
+    }
+
+    fn header(&self, header: &[u8]) -> Option<HeaderFacts> {
+        TestRules.header(header)
+    }
+
+    fn compare(&self, a: &HeaderFacts, b: &HeaderFacts) -> Ordering {
+        TestRules.compare(a, b)
+    }
+}
+
 /// A block of the given items on top of another.
 pub(super) fn block(parent: &[u8], slot: u64, producer: u8, items: &[(PoolIndex, Bytes)]) -> Block {
+    block_by(&TestRules, parent, slot, producer, items)
+}
+
+/// The same, by other rules.
+pub(super) fn block_by(
+    rules: &dyn Rules,
+    parent: &[u8],
+    slot: u64,
+    producer: u8,
+    items: &[(PoolIndex, Bytes)],
+) -> Block {
     let parent = facts(parent);
     let item = |(pool, body): &(PoolIndex, Bytes)| BlockItem {
         pool: *pool,
-        id: id(*pool, body),
+        id: rules.item_id(pool_name(*pool), body),
         body: body.clone(),
         known: true,
     };
     let items = items.iter().map(item).collect::<Vec<_>>();
-    let ids = items.iter().map(|item| item.id).collect::<Vec<_>>();
-    let root = merkle::root(&ids);
-    let header = header(parent.block, parent.height + 1, slot, producer, root, ids.len() as u32);
+    let root = merkle::root(&items.iter().map(leaf).collect::<Vec<_>>());
+    let header = header(parent.block, parent.height + 1, slot, producer, root, items.len() as u32);
     Block { block: facts(&header).block, header, items }
+}
+
+fn pool_name(pool: PoolIndex) -> &'static str {
+    if pool == LARGE { "large" } else { "small" }
+}
+
+fn leaf(item: &BlockItem) -> Leaf<'static> {
+    (pool_name(item.pool), item.id)
+}
+
+/// The full ids of a block's items from one index to another, and the pools they are of.
+pub(super) fn ids_of(block: &Block, range: std::ops::Range<usize>) -> BlockIds {
+    let items = &block.items[range.clone()];
+    let group = |run: &[BlockItem]| Group {
+        pool: pool_name(run[0].pool).to_owned(),
+        count: run.len() as u32,
+    };
+    BlockIds {
+        block: block.block,
+        first: range.start as u32,
+        groups: items.chunk_by(|a, b| a.pool == b.pool).map(group).collect(),
+        ids: items.iter().map(|item| item.id).collect(),
+    }
+}
+
+/// One item of a block with its proof.
+pub(super) fn item_of(block: &Block, index: usize) -> wire::BlockItem {
+    let leaves = block.items.iter().map(leaf).collect::<Vec<_>>();
+    let (pool, id) = leaves[index];
+    wire::BlockItem {
+        block: block.block,
+        index: index as u32,
+        pool: pool.to_owned(),
+        id,
+        proof: merkle::prove(&leaves, index).unwrap(),
+        body: Body::Whole(block.items[index].body.clone()),
+    }
 }

@@ -2,14 +2,13 @@
 
 use bytes::Bytes;
 
-use super::app::{LARGE, SMALL, block, facts, genesis, item};
+use super::app::{LARGE, SMALL, block, facts, genesis, item, item_of};
 use super::net::{Message, Net, accept, pick};
 use super::script::{BLOCK, SALT, Script, TIP, withhold_blocks};
 use crate::id::{ConnectionId, PoolIndex, Ticket};
 use crate::io::{Admission, Block, Command, Fate, Input, Invalid, Output, Subject, Verdict};
 use crate::wire::{
-    BlockFetch, BlockItem, BlockMessage, BlockPart, BlockWant, Body, Encode as _, Held, NotHere,
-    TipMessage, TipSlot,
+    BlockFetch, BlockMessage, BlockPart, BlockWant, Encode as _, Held, NotHere, TipMessage, TipSlot,
 };
 
 /// R8.8
@@ -212,9 +211,7 @@ impl Watched {
     }
 
     fn deliver(&mut self) {
-        let (block, id) = (self.block.block, self.block.items[0].id);
-        let body = Body::Whole(item(1, 100));
-        let item = BlockItem { block, index: 0, id, proof: Vec::new(), body };
+        let item = item_of(&self.block, 0);
         self.hear(&BlockMessage::Item(item));
     }
 

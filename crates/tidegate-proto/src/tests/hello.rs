@@ -40,11 +40,11 @@ fn refused(change: impl FnOnce(&mut Hello)) -> Option<Refusal> {
 /// R5.1.3, R5.1.4, R5.2.1
 #[test]
 fn a_stranger_hears_one_reason_and_nothing_else() {
-    assert_eq!(refused(|h| h.versions = vec![2, 3]), Some(Refusal::NoCommonVersion));
+    assert_eq!(refused(|h| h.versions = vec![1, 3]), Some(Refusal::NoCommonVersion));
     assert_eq!(refused(|h| h.versions.clear()), Some(Refusal::NoCommonVersion));
     assert_eq!(refused(|h| h.network = NetworkId([8; 32])), Some(Refusal::WrongNetwork));
     // Version first: another version may mean another form of everything behind it.
-    let both = refused(|h| (h.versions, h.network) = (vec![2], NetworkId([8; 32])));
+    let both = refused(|h| (h.versions, h.network) = (vec![1], NetworkId([8; 32])));
     assert_eq!(both, Some(Refusal::NoCommonVersion));
     let other_session = Binding::Exporter([1; 32]);
     assert_eq!(refused(|h| h.binding = other_session), Some(Refusal::BadSignature));
@@ -54,7 +54,7 @@ fn a_stranger_hears_one_reason_and_nothing_else() {
 fn a_newer_peer_that_speaks_this_version_too_is_welcome() {
     let mut script = Script::alone();
     script.connect(PEER);
-    say(&mut script, |hello| hello.versions = vec![1, 2]);
+    say(&mut script, |hello| hello.versions = vec![2, 3]);
     assert_eq!(script.refusal(), None);
 }
 
@@ -528,12 +528,99 @@ fn a_tip_does_not_go_to_one_who_may_be_anyone() {
     assert_eq!(tip.since(hello), net.delay, "after the other's hello");
 }
 
+/// One identity took dozens of places, each waiting for the older one. R5.3.6
+#[test]
+fn one_identity_has_two_connections_at_most() {
+    let mut script = Script::up();
+    let first = script.connection;
+    script.connect(PEER);
+    script.send(CONTROL, &ControlMessage::Hello(hello(script.connection)));
+    assert_eq!(script.refusal(), None, "it may replace the first");
+    for _ in 0..30 {
+        script.connect(PEER);
+        assert_eq!(script.refusal(), Some(Refusal::Duplicate), "at once, without a hello");
+    }
+    assert!(!script.closed.contains(&first));
+    assert_eq!(script.node.status().peers.len(), 1);
+}
+
+/// One group of addresses that says nothing kept all others out.
+#[test]
+fn a_group_that_fills_the_hellos_makes_room() {
+    let mut config = config(1);
+    config.limits.handshakes = 4;
+    let mut script = Script::with(config);
+    let at = |script: &mut Script, group: u8, n: u8| {
+        script.seen_at = Address(Bytes::from(vec![4, 8, group, 0, n, 0x91, 2, 0, 1]));
+        script.connect(PeerId([100 + n; 32]));
+        script.connection
+    };
+    let silent = (0..4).map(|n| at(&mut script, 1, n)).collect::<Vec<_>>();
+    // As many are let in as before, and then the first of the group with the most is sent away.
+    at(&mut script, 1, 4);
+    assert!(matches!(script.refusal(), Some(Refusal::Busy(_))), "the same group waits");
+    let other = at(&mut script, 2, 5);
+    assert_eq!(script.refusal(), None);
+    assert!(script.closed.contains(&silent[0]) && !script.closed.contains(&silent[1]));
+    script.shake_hands();
+    assert!(!script.closed.contains(&other));
+    assert_eq!(script.node.status().peers.len(), 1);
+}
+
+/// It is shown in terminals: escape sequences are not.
+#[test]
+fn a_client_says_who_it_is_in_plain_text() {
+    let mut script = Script::alone();
+    script.connect(PEER);
+    say(&mut script, |hello| hello.client = "evil\u{1b}[2J\u{202e}\n1.0".to_owned());
+    script.send(CONTROL, &ControlMessage::Setup(setup(script.node.config())));
+    assert_eq!(script.node.status().peers[0].client, "evil?[2J??1.0");
+}
+
+/// What others hear of where a node is in its own network. R15.6
+#[test]
+fn addresses_of_a_local_network_stay_there() {
+    let local = Address(Bytes::from_static(&[4, 10, 0, 0, 1, 0x91, 2, 0, 1]));
+    let public = Address(Bytes::from_static(&[4, 8, 8, 8, 8, 0x91, 2, 0, 1]));
+    let far = Address(Bytes::from_static(&[4, 9, 9, 9, 9, 0x91, 2, 0, 1]));
+    let near = Address(Bytes::from_static(&[4, 10, 0, 0, 2, 0x91, 2, 0, 1]));
+    let told = |listening: Vec<Address>, seen_at: &Address| {
+        let mut script = Script::alone();
+        script.node.handle_command(script.now, Command::Listening { addresses: listening });
+        while let Some(output) = script.node.poll_output() {
+            if let Output::Sign { request, .. } = output {
+                let signature = Signature([1; 64]);
+                let signed = Command::Signature { request, signature };
+                script.node.handle_command(script.now, signed);
+            }
+        }
+        script.seen_at = seen_at.clone();
+        script.connect(PEER);
+        script.send(CONTROL, &ControlMessage::Hello(hello(script.connection)));
+        let said = script.received::<ControlMessage>(CONTROL).into_iter();
+        let record = said.filter_map(|message| match message {
+            ControlMessage::Setup(setup) => Some(setup.record.map(|record| record.addresses)),
+            _ => None,
+        });
+        record.last().unwrap()
+    };
+    assert_eq!(told(vec![local.clone()], &near), Some(vec![local.clone()]));
+    assert_eq!(told(vec![local.clone()], &far), None);
+    let both = vec![local, public.clone()];
+    assert_eq!(told(both.clone(), &far), Some(vec![public.clone()]));
+    assert_eq!(told(both, &near), Some(vec![public]), "a record is passed on as a whole");
+}
+
 /// R5.7.4
 #[test]
 fn an_instance_that_is_refused_keeps_its_number() {
-    let mut other = config(2);
+    let [mut one, mut other] = [config(1), config(2)];
+    // Blocks do not draw from it: nodes may differ about it and exchange blocks all the same.
+    for config in [&mut one, &mut other] {
+        config.pools[0].in_blocks = false;
+    }
     other.pools[0].max_item += 1;
-    let mut net = Net::with(vec![config(1), other]);
+    let mut net = Net::with(vec![one, other]);
     net.connect(0, 1);
     net.run_ms(500);
     let channels = &net.hosts[0].node.status().peers[0].channels;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::app::{LARGE, SMALL, block, config, genesis, id, item};
+use super::app::{LARGE, SMALL, block, config, genesis, id, ids_of, item};
 use super::script::{
     BLOCK, CONTROL, LARGE_POOL, PEER, SMALL_POOL, Script, TIP, hello, setup, withhold,
     withhold_blocks,
@@ -148,21 +148,21 @@ fn a_wrong_list_of_ids_proves_nothing() {
     let (wanted, wrong) = misnamed(&mut script, 3);
     script.send(BLOCK, &BlockMessage::Push(wrong));
     let liar = script.connection;
-    let mut ids = wanted.items.iter().map(|item| item.id).collect::<Vec<_>>();
-    ids[0] = ItemId([7; 32]);
+    let all = 0..wanted.items.len();
+    let mut wrong = ids_of(&wanted, all.clone());
+    wrong.ids[0] = ItemId([7; 32]);
     let honest = script.another_peer();
     script.send(TIP, &TipMessage::Header(wanted.header.clone()));
     script.connection = liar;
     script.take();
-    script.send(BLOCK, &BlockMessage::Ids(BlockIds { block: wanted.block, first: 0, ids }));
+    script.send(BLOCK, &BlockMessage::Ids(wrong));
     assert_eq!(script.accusation(), Some(Violation::WrongIds));
     assert!(script.questions.is_empty());
     // The other one is asked for the ids now, and gives the right ones.
     script.connection = honest;
     script.take();
     script.wait(50);
-    let ids = wanted.items.iter().map(|item| item.id).collect();
-    script.send(BLOCK, &BlockMessage::Ids(BlockIds { block: wanted.block, first: 0, ids }));
+    script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, all)));
     assert_eq!(script.accusation(), None);
     let subjects = script.questions.iter().map(|(_, subject)| subject.clone());
     assert_eq!(subjects.collect::<Vec<_>>(), [Subject::Block(wanted)]);
@@ -179,18 +179,17 @@ fn nobody_goes_on_with_the_list_of_another() {
     };
     script.send(BLOCK, &BlockMessage::Push(wrong));
     assert_eq!(script.received::<BlockMessage>(BLOCK), [fetch(0)]);
-    let ids = vec![ItemId([7; 32]); 1024];
-    script.send(BLOCK, &BlockMessage::Ids(BlockIds { block: wanted.block, first: 0, ids }));
+    let wrong = BlockIds { ids: vec![ItemId([7; 32]); 1024], ..ids_of(&wanted, 0..1024) };
+    script.send(BLOCK, &BlockMessage::Ids(wrong));
     assert_eq!(script.received::<BlockMessage>(BLOCK), [fetch(1024)]);
     let liar = script.connection;
     script.another_peer();
     script.send(TIP, &TipMessage::Header(wanted.header.clone()));
     script.take();
     script.close(liar);
-    for (first, part) in [(0, &wanted.items[..1024]), (1024, &wanted.items[1024..])] {
-        assert_eq!(script.received::<BlockMessage>(BLOCK), [fetch(first)]);
-        let ids = part.iter().map(|item| item.id).collect();
-        script.send(BLOCK, &BlockMessage::Ids(BlockIds { block: wanted.block, first, ids }));
+    for part in [0..1024, 1024..wanted.items.len()] {
+        assert_eq!(script.received::<BlockMessage>(BLOCK), [fetch(part.start as u32)]);
+        script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, part)));
         assert_eq!(script.accusation(), None);
     }
     assert_eq!(script.questions.len(), 1);
@@ -218,8 +217,7 @@ fn a_block_is_too_large_only_by_its_own_items() {
     script.send(BLOCK, &BlockMessage::Push(compact));
     let ids = BlockFetch { block: wanted.block, want: BlockWant::Ids(0) };
     assert_eq!(script.received::<BlockMessage>(BLOCK), [BlockMessage::Fetch(ids)]);
-    let ids = wanted.items.iter().map(|item| item.id).collect();
-    script.send(BLOCK, &BlockMessage::Ids(BlockIds { block: wanted.block, first: 0, ids }));
+    script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..2)));
     assert_eq!(script.questions.len(), 1);
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::app::{LARGE, SMALL, block, config, facts, genesis, id, item};
+use super::app::{LARGE, SMALL, block, config, facts, genesis, id, item, item_of};
 use super::script::{
     BLOCK, CONTROL, LARGE_POOL, PEER, SMALL_POOL, Script, TIP, withhold, withhold_blocks,
 };
@@ -10,8 +10,8 @@ use crate::config::{BLOCK_ITEM, HEADER};
 use crate::id::{BlockId, PeerId};
 use crate::io::{Admission, Block, Command, Subject, TipChange, Verdict};
 use crate::wire::{
-    BlockFetch, BlockItem, BlockMessage, BlockWant, Body, Compact, ControlMessage, Held,
-    PoolMessage, Report, Return, TipMessage, TipSlot,
+    BlockFetch, BlockMessage, BlockWant, Body, Compact, ControlMessage, Held, PoolMessage, Report,
+    Return, TipMessage, TipSlot,
 };
 use crate::{Config, Limits};
 
@@ -65,12 +65,8 @@ fn announce(script: &mut Script, block: &Block) {
 
 /// The peer sends what it was asked for of a block whose items are not here.
 fn deliver(script: &mut Script, block: &Block) {
-    for (index, item) in block.items.iter().enumerate() {
-        let ids = block.items.iter().map(|item| item.id).collect::<Vec<_>>();
-        let proof = crate::merkle::prove(&ids, index).unwrap();
-        let body = Body::Whole(item.body.clone());
-        let (block, index, id) = (block.block, index as u32, item.id);
-        script.send(BLOCK, &BlockMessage::Item(BlockItem { block, index, id, proof, body }));
+    for index in 0..block.items.len() {
+        script.send(BLOCK, &BlockMessage::Item(item_of(block, index)));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Stories of a few nodes, told through the six methods alone.
 
 mod app;
+mod blame;
 mod blocks;
 mod dialing;
 mod finding;

@@ -75,6 +75,7 @@ fn what_is_new_does_not_wait_for_what_is_old() {
     let mut config = config(1);
     let spec = &mut config.pools[SMALL.0 as usize];
     spec.grant.announcements = 700;
+    config.limits.held_back = 4096;
     let mut script = Script::with(config);
     let publish = |script: &mut Script, priority| {
         let (request, pool, admission) = (0, SMALL, Admission::default());

@@ -73,7 +73,7 @@ fn a_run_can_be_run_again() {
 #[test]
 fn what_is_no_recording_of_these_rules_is_refused() {
     let mut other = record("test 1");
-    other[7] = b'2';
+    other[7] = b'1';
     assert!(matches!(read(&other), Err(ReplayError::NotARecording)));
     assert!(matches!(read(b"tide"), Err(ReplayError::NotARecording)));
     let other = read(&record("test 2"));

@@ -11,7 +11,7 @@ use crate::id::{Address, ConnectionId, DialId, Digest, ItemId, PeerId, PoolIndex
 use crate::io::{
     Admission, Block, Command, Direction, Event, Fate, Input, Load, Output, Subject, Verdict, Write,
 };
-use crate::rules::Rules as _;
+use crate::rules::Rules;
 use crate::wire::{
     Binding, Compact, ControlMessage, Decode, Encode, Frame, Goodbye, Grant, Group, Hello, Offer,
     OfferedVersion, PoolMessage, Refusal, Setup,
@@ -34,6 +34,7 @@ pub(super) const SALT: Salt = Salt([5; 16]);
 
 pub(super) struct Script {
     pub(super) node: Node,
+    rules_id: String,
     pub(super) now: Time,
     pub(super) connection: ConnectionId,
     /// Frames the node sent on the present connection that the test has not looked at.
@@ -86,21 +87,21 @@ pub(super) fn withhold_blocks(subject: &Subject) -> Option<Verdict> {
 
 /// The same offers as the node's own.
 pub(super) fn setup(config: &Config) -> Setup {
-    let rules = TestRules;
+    setup_by(config, TestRules.id())
+}
+
+fn setup_by(config: &Config, rules: &str) -> Setup {
     let block = Offer {
         kind: 3,
         name: String::new(),
-        versions: vec![OfferedVersion {
-            number: 1,
-            rules: Digest(blake3::derive_key("tidegate 1 block rules", rules.id().as_bytes())),
-        }],
+        versions: vec![OfferedVersion { number: 1, rules: config.block_rules_digest(rules) }],
         grant: config.limits.block_grant.clone(),
         capacity: 64,
     };
     let pool = |spec: &PoolSpec| Offer {
         kind: 4,
         name: spec.name.clone(),
-        versions: vec![OfferedVersion { number: 1, rules: spec.rules_digest(rules.id(), 1) }],
+        versions: vec![OfferedVersion { number: 1, rules: spec.rules_digest(rules, 1) }],
         grant: spec.grant.clone(),
         capacity: spec.capacity,
     };
@@ -126,8 +127,15 @@ impl Script {
     }
 
     pub(super) fn with(config: Config) -> Self {
-        let node = Node::new(config, Box::new(TestRules), [1; 32], Time::ZERO).unwrap();
+        Self::by(config, Box::new(TestRules))
+    }
+
+    /// A node with other rules.
+    pub(super) fn by(config: Config, rules: Box<dyn Rules>) -> Self {
+        let rules_id = rules.id().to_owned();
+        let node = Node::new(config, rules, [1; 32], Time::ZERO).unwrap();
         Self {
+            rules_id,
             node,
             now: Time::ZERO,
             connection: ConnectionId(0),
@@ -207,7 +215,7 @@ impl Script {
 
     pub(super) fn shake_hands(&mut self) {
         self.send(CONTROL, &ControlMessage::Hello(hello(self.connection)));
-        let setup = setup(self.node.config());
+        let setup = setup_by(self.node.config(), &self.rules_id);
         self.send(CONTROL, &ControlMessage::Setup(setup));
         self.now = self.now + Duration::from_millis(1);
         self.take();
@@ -244,6 +252,17 @@ impl Script {
 
     pub(super) fn send(&mut self, channel: u32, message: &impl Encode) {
         self.frame(channel, message.to_frame().unwrap());
+    }
+
+    /// The same from another connection than the one whose frames are kept.
+    pub(super) fn send_on(
+        &mut self,
+        connection: ConnectionId,
+        channel: u32,
+        message: &impl Encode,
+    ) {
+        let frame = message.to_frame().unwrap();
+        self.input(Input::Frame { connection, channel, frame });
     }
 
     pub(super) fn frame(&mut self, channel: u32, frame: Frame) {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::app::{LARGE, SMALL, block, config, facts, genesis, id, item};
+use super::app::{LARGE, SMALL, block, config, facts, genesis, id, ids_of, item, item_of};
 use super::script::{
     BLOCK, CONTROL, LARGE_POOL, PEER, PEERS, SMALL_POOL, Script, TIP, generous, hello, setup,
     withhold,
@@ -200,9 +200,7 @@ fn commit_in_content(s: &mut Script, violation: Violation) {
             s.send(BLOCK, &BlockMessage::Push(compact));
             assert_eq!(s.received::<BlockMessage>(BLOCK).len(), 1, "both are asked for");
             let proof = vec![Digest(block.items[0].id.0)];
-            let body = Body::Whole(item(1, 100));
-            let item =
-                BlockItem { block: block.block, index: 0, id: block.items[0].id, proof, body };
+            let item = BlockItem { proof, ..item_of(&block, 0) };
             s.send(BLOCK, &BlockMessage::Item(item));
         }
         // R9.2.7, R9.2.11
@@ -219,7 +217,7 @@ fn commit_in_content(s: &mut Script, violation: Violation) {
             s.send(BLOCK, &BlockMessage::Push(compact));
             assert_eq!(s.received::<BlockMessage>(BLOCK).len(), 1, "all ids are asked for");
             let ids = vec![ItemId([3; 32])];
-            s.send(BLOCK, &BlockMessage::Ids(BlockIds { block: block.block, first: 0, ids }));
+            s.send(BLOCK, &BlockMessage::Ids(BlockIds { ids, ..ids_of(&block, 0..1) }));
         }
         violation => panic!("no story of {violation}"),
     }
@@ -337,6 +335,36 @@ fn a_message_that_says_nothing_is_a_violation() {
         assert_eq!(s.accusation(), None);
         raise(s, generous());
     });
+}
+
+/// Raises cost no permit: a hundred thousand were taken. R6.1.6
+#[test]
+fn raises_come_at_a_pace() {
+    let raise = |script: &mut Script, n: u32| {
+        let grant = Grant { announcements: 1000 + n, ..generous() };
+        let grant =
+            Grant { bodies: 10_000 + n, announcements: grant.announcements + 9_000, ..grant };
+        script.send(CONTROL, &ControlMessage::Raise(Raise { instance: SMALL_POOL, grant }));
+    };
+    let mut script = Script::up();
+    (0..64).for_each(|n| raise(&mut script, n));
+    assert_eq!(script.accusation(), None);
+    script.wait(1000);
+    raise(&mut script, 64);
+    assert_eq!(script.accusation(), None);
+    raise(&mut script, 65);
+    assert_eq!(script.accusation(), Some(Violation::OutOfTurn));
+    // This node's own leave at half of that, however many there are.
+    let mut script = Script::up();
+    for n in 0..40 {
+        let grant = Grant { bodies: 10_000 + n, ..generous() };
+        script.command(Command::Raise { peer: PEER, pool: SMALL, grant });
+    }
+    assert_eq!(script.received::<ControlMessage>(CONTROL).len(), 32);
+    script.wait(1000);
+    let last = Grant { bodies: 10_039, ..generous() };
+    let last = Raise { instance: SMALL_POOL, grant: last };
+    assert_eq!(script.received::<ControlMessage>(CONTROL), [ControlMessage::Raise(last)]);
 }
 
 /// What an application raises to what it is already, a peer is not told of. R6.2.3
@@ -509,12 +537,10 @@ fn parts_of_blocks_are_asked_for_in_order_and_not_sent_unasked() {
         accused(Violation::UnknownNumber, |s| s.send(BLOCK, &fetch));
     }
     let other = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
-    let (block, id) = (other.block, other.items[0].id);
-    let item = BlockItem { block, index: 0, id, proof: vec![], body: Body::Whole(item(1, 100)) };
     for message in [
-        BlockMessage::Ids(BlockIds { block, first: 0, ids: vec![id] }),
-        BlockMessage::Item(item),
-        BlockMessage::NotHere(NotHere { block, part: BlockPart::Header }),
+        BlockMessage::Ids(ids_of(&other, 0..1)),
+        BlockMessage::Item(item_of(&other, 0)),
+        BlockMessage::NotHere(NotHere { block: other.block, part: BlockPart::Header }),
     ] {
         accused(Violation::Unasked, |s| s.send(BLOCK, &message));
     }

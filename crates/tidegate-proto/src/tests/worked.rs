@@ -24,14 +24,15 @@ fn ids_on_the_wire() {
 /// R10.1
 #[test]
 fn item_roots() {
-    let ids = [0, 1, 2].map(|n| ItemId([n; 32]));
-    let roots = [0, 1, 3].map(|count| merkle::root(&ids[..count]).to_string());
+    let items = [("small", 0), ("small", 1), ("large", 2)];
+    let items = items.map(|(pool, n)| (pool, ItemId([n; 32])));
+    let roots = [0, 1, 3].map(|count| merkle::root(&items[..count]).to_string());
     assert_eq!(
         roots,
         [
             "5174dee3b5f3a1bf6b518c0d78aa32c4a8946297893e97f9a2c708a835d4e61e",
-            "75c6b84613397141a63f0be6cf5a9515c7073e96ac20668229b9b7bc95b73719",
-            "6bf507bdcf55735326c4e17b09366da06dcf158504b6510ac115c6400e561282",
+            "19df06a0ff1dc5ca70769e97aad8e9c2422f61c35e42bb0913a2b8c0f3acc4ef",
+            "8fc470a3f83bfa5ccfab03be9a172d56c8a7d1ba2a28d1bbadc8d9d6b11271c4",
         ]
     );
 }
@@ -49,7 +50,7 @@ fn digests_of_rules() {
     assert_eq!(
         [digest(0), digest(2)],
         [
-            "ed0dd5dbee088e543e5c75fcd766285b5a8ff8a1abccd7f7f5d0f3c2401e6112",
+            "0bf44f2eb6a27f3cc3fcdbbc94a8c22c00109f54374dc02a0c8d39b692d7afd3",
             "b40db5eddbd0d86ccf47dd31d7a31b4cbf11d5011b81ba197f12c530ef0f7e44",
         ]
     );

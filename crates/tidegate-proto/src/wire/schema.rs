@@ -1309,6 +1309,8 @@ pub struct BlockIds {
     pub block: BlockId,
     /// Index of the first of them.
     pub first: u32,
+    /// Which pools these items are from, in the block's order.
+    pub groups: Vec<Group>,
     /// The ids, in the block's order.
     pub ids: Vec<ItemId>,
 }
@@ -1317,14 +1319,20 @@ impl Encode for BlockIds {
     fn encode(&self, out: &mut Writer) {
         self.block.encode(out);
         out.u32(self.first);
+        out.list(&self.groups, 8);
         out.list(&self.ids, 1024);
     }
 }
 
 impl Decode for BlockIds {
-    const MIN_SIZE: usize = 40;
+    const MIN_SIZE: usize = 44;
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { block: BlockId::decode(input)?, first: input.u32()?, ids: input.list(1024)? })
+        Ok(Self {
+            block: BlockId::decode(input)?,
+            first: input.u32()?,
+            groups: input.list(8)?,
+            ids: input.list(1024)?,
+        })
     }
 }
 
@@ -1335,9 +1343,11 @@ pub struct BlockItem {
     pub block: BlockId,
     /// The item's place in it.
     pub index: u32,
+    /// Name of the item's pool.
+    pub pool: String,
     /// The item's id.
     pub id: ItemId,
-    /// Hashes from the item's leaf to the header's item root.
+    /// Hashes from the item's leaf, which names pool and id, to the header's item root.
     pub proof: Vec<Digest>,
     /// The item.
     pub body: Body,
@@ -1347,6 +1357,7 @@ impl Encode for BlockItem {
     fn encode(&self, out: &mut Writer) {
         self.block.encode(out);
         out.u32(self.index);
+        out.string(&self.pool, 32);
         self.id.encode(out);
         out.list(&self.proof, 12);
         self.body.encode(out);
@@ -1354,11 +1365,12 @@ impl Encode for BlockItem {
 }
 
 impl Decode for BlockItem {
-    const MIN_SIZE: usize = 80;
+    const MIN_SIZE: usize = 84;
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             block: BlockId::decode(input)?,
             index: input.u32()?,
+            pool: input.string(32)?,
             id: ItemId::decode(input)?,
             proof: input.list(12)?,
             body: Body::decode(input)?,

@@ -166,3 +166,35 @@ proptest! {
         canonical!(ControlMessage, TipMessage, BlockMessage, PoolMessage, RecordPayload);
     }
 }
+
+/// Whoever keeps a part of a message must not keep the whole frame for it.
+#[test]
+fn what_is_kept_of_a_frame_is_no_more_than_itself() {
+    let header = Bytes::from(vec![1; 108]);
+    let push = |short_ids: Vec<u8>| {
+        BlockMessage::Push(Compact {
+            header: header.clone(),
+            salt: Salt([0; 16]),
+            groups: Vec::new(),
+            short_ids: short_ids.into(),
+            prefilled: vec![Prefilled { index: 0, body: Bytes::from(vec![2; 300]) }],
+        })
+    };
+    let in_frame = |frame: &Bytes, part: &Bytes| frame.as_ptr_range().contains(&part.as_ptr());
+    let bytes = push(vec![0; 24_000]).to_frame().unwrap().to_bytes();
+    let frame = Frame::from(bytes.clone());
+    let Ok(BlockMessage::Push(compact)) = frame.decode() else { panic!("it is a push") };
+    for part in [&compact.header, &compact.short_ids, &compact.prefilled[0].body] {
+        assert!(!in_frame(&bytes, part), "{} bytes keep {}", part.len(), bytes.len());
+    }
+    // What is nearly all of its frame is not copied.
+    for size in [1, 57, 1_000, MAX_WHOLE] {
+        let body = Body::Whole(Bytes::from(vec![3; size]));
+        let answer = PoolMessage::Answer(Answer { number: 7, body });
+        let bytes = answer.to_frame().unwrap().to_bytes();
+        let frame = Frame::from(bytes.clone());
+        let Ok(PoolMessage::Answer(answer)) = frame.decode() else { panic!("it is an answer") };
+        let Body::Whole(body) = answer.body else { panic!("it is whole") };
+        assert!(in_frame(&bytes, &body) && bytes.len() <= body.len() + 64);
+    }
+}

@@ -31,6 +31,10 @@ const PARTS: [BlockPart; 4] =
     [BlockPart::Header, BlockPart::Compact, BlockPart::Ids, BlockPart::Items];
 const POOLS: [&str; 3] = ["transfers", "works", "others"];
 
+fn pool_name(entropy: &mut Entropy) -> String {
+    POOLS[entropy.below(3) as usize].to_owned()
+}
+
 /// So many things, most often few.
 fn some<T>(entropy: &mut Entropy, mut one: impl FnMut(&mut Entropy) -> T) -> Vec<T> {
     let count = match entropy.below(16) {
@@ -106,11 +110,14 @@ impl Hostile {
             6 => BlockMessage::Compact(self.compact(entropy)),
             7 => {
                 let (first, ids) = (recent(entropy), some(entropy, |e| self.item_id(e)));
-                BlockMessage::Ids(BlockIds { block, first, ids })
+                let count = ids.len() as u32;
+                let groups = vec![Group { pool: pool_name(entropy), count }];
+                BlockMessage::Ids(BlockIds { block, first, groups, ids })
             }
             8 | 9 => BlockMessage::Item(BlockItem {
                 block,
                 index: recent(entropy),
+                pool: pool_name(entropy),
                 id: self.item_id(entropy),
                 proof: (0..entropy.below(4)).map(|_| Digest([entropy.byte(); 32])).collect(),
                 body: self.body(entropy),
@@ -151,7 +158,7 @@ impl Hostile {
     /// Items of a block, or the beginning of something large.
     fn block_body(&self, entropy: &mut Entropy) -> Body {
         let group = |entropy: &mut Entropy| BodyGroup {
-            pool: POOLS[entropy.below(3) as usize].to_owned(),
+            pool: pool_name(entropy),
             items: some(entropy, |e| ItemBody(self.item(e))),
         };
         let body = BlockBody { groups: some(entropy, group).into_iter().take(8).collect() };
@@ -195,7 +202,7 @@ impl Hostile {
     fn compact(&self, entropy: &mut Entropy) -> Compact {
         let count = entropy.below(5) as u32;
         let group = |entropy: &mut Entropy| {
-            let pool = POOLS[entropy.below(3) as usize].to_owned();
+            let pool = pool_name(entropy);
             Group { pool, count: if entropy.below(4) < 3 { count } else { number(entropy) } }
         };
         let prefilled = |entropy: &mut Entropy| {

@@ -116,7 +116,7 @@ fn hello(connection: &Connection) -> Option<Vec<u8>> {
     let mut exporter = [0; 32];
     connection.export_keying_material(&mut exporter, b"tidegate binding 1", b"").ok()?;
     let hello = ControlMessage::Hello(Hello {
-        versions: vec![1],
+        versions: vec![tidegate_proto::VERSION],
         network: NETWORK,
         client: "siege".to_owned(),
         instance: 1,

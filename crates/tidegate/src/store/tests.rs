@@ -166,8 +166,11 @@ fn the_store_of_another_is_refused_untouched() {
     // The note and the file belong together.
     let note = folder.join("store.note");
     let text = std::fs::read_to_string(&note).unwrap();
-    std::fs::write(&note, text.replace("schema 1", "schema 2\nwhatever")).unwrap();
+    std::fs::write(&note, text.replace("schema 2", "schema 3\nwhatever")).unwrap();
     assert!(refused(&folder, NETWORK, b"genesis").contains("newer version"));
+    std::fs::write(&note, text.replace("schema 2", "schema 1")).unwrap();
+    let older = refused(&folder, NETWORK, b"genesis");
+    assert!(older.contains("of schema 1") && older.contains("start anew"), "{older}");
     std::fs::write(&note, "junk").unwrap();
     assert!(refused(&folder, NETWORK, b"genesis").contains("not a store that can be read"));
     std::fs::remove_file(&note).unwrap();

@@ -13,7 +13,7 @@
 //! address translation are reached only if they dial, until there are relays.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -32,6 +32,7 @@ use tidegate_proto::wire::{Binding, Frame, MAX_FRAME, MAX_OFFERS};
 use super::{ListenError, Traffic, Transport, new_connection_id, to_core};
 use crate::identity::Identity;
 use crate::rt::{self, Instant};
+use tokio::sync::{Mutex, Semaphore};
 
 mod socket;
 mod stream;
@@ -49,6 +50,12 @@ const RETRY_FROM: usize = 32;
 /// Between the beginnings of two: one takes half a millisecond of a processor, and those who are
 /// connected must not wait for all that come at once. 200 a second are a tenth of a processor.
 const HANDSHAKE_PACE: Duration = Duration::from_millis(5);
+/// From then on addresses of one network group have so many: others must find a place too.
+const OF_ONE_GROUP: usize = HANDSHAKES / 4;
+/// Frames of a connection that may be half read. What is read leaves QUIC's window, so without a bound
+/// a peer that stops in the middle of a frame on each channel makes a node hold one for each. A node
+/// sends frames one after the other (R4.1.6), so this holds nobody up who does.
+const HALF_READ: usize = 2;
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a dial may take.
@@ -63,6 +70,23 @@ const AHEAD: u64 = MAX_FRAME as u64;
 const CODE_CLOSED: u32 = 0;
 const CODE_FRAMING: u32 = 1;
 
+/// Addresses that are probably in one hand, as in the address book: 16 bits of an IPv4 address, 32 of
+/// an IPv6 address.
+type NetworkGroup = [u8; 5];
+
+fn network_group(ip: IpAddr) -> NetworkGroup {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            [4, a, b, 0, 0]
+        }
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.octets();
+            [6, a, b, c, d]
+        }
+    }
+}
+
 /// QUIC on one UDP socket for each address that is listened at, and one for dialing.
 pub struct Quic {
     server: quinn::ServerConfig,
@@ -73,7 +97,8 @@ pub struct Quic {
     connections: BTreeMap<ConnectionId, Connection>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     inputs: VecDeque<Input>,
-    handshakes: usize,
+    /// Network groups of the handshakes that are under way.
+    handshakes: Vec<NetworkGroup>,
     /// Not before then the next one begins.
     next_handshake: Instant,
     /// Traffic of connections that are gone.
@@ -94,6 +119,10 @@ struct Connection {
     busy: BTreeSet<u32>,
     /// Streams that are being read or waited for.
     reading: usize,
+    /// Places for frames that are half read.
+    half_read: Arc<Semaphore>,
+    /// Who writes a frame: one at a time, channel 0 excepted. R4.1.6
+    writing: Arc<Mutex<()>>,
     closing: bool,
     /// The connection has ended; what has arrived before is still read.
     over: bool,
@@ -102,9 +131,9 @@ struct Connection {
 /// A piece of work that is done.
 enum Done {
     Incoming(quinn::Endpoint, Option<Box<quinn::Incoming>>),
-    Accepted(Result<quinn::Connection, quinn::ConnectionError>),
-    Resolved(DialId, Multiaddr, Option<PeerId>, Vec<SocketAddr>),
-    Dialed(DialId, Multiaddr, Result<(quinn::Connection, PeerId), DialError>),
+    Accepted(NetworkGroup, Result<quinn::Connection, quinn::ConnectionError>),
+    Resolved(DialId, Option<PeerId>, Vec<SocketAddr>),
+    Dialed(DialId, Result<(quinn::Connection, PeerId), DialError>),
     Stream(ConnectionId, Result<(u32, RecvStream), StreamError>),
     Read(ConnectionId, u32, Result<(RecvStream, Bytes), StreamError>),
     Written(ConnectionId, u32, Option<SendStream>),
@@ -137,6 +166,8 @@ impl Quic {
                 .receive_window(window)
                 .stream_receive_window(stream_window)
                 .send_window(limits.send_window.into())
+                // A frame that is complete is of use, two halves are not.
+                .send_fairness(false)
                 .max_idle_timeout(Some(idle));
             Arc::new(transport)
         };
@@ -156,7 +187,7 @@ impl Quic {
             connections: BTreeMap::new(),
             work: FuturesUnordered::new(),
             inputs: VecDeque::new(),
-            handshakes: 0,
+            handshakes: Vec::new(),
             next_handshake: Instant::now(),
             past: Traffic::default(),
         })
@@ -191,7 +222,7 @@ impl Quic {
     }
 
     fn on_incoming(&mut self, incoming: quinn::Incoming) {
-        if self.handshakes >= HANDSHAKES {
+        if self.handshakes.len() >= HANDSHAKES {
             // Nothing is kept of it, and nothing is sent.
             incoming.ignore();
             return;
@@ -201,14 +232,21 @@ impl Quic {
             incoming.refuse();
             return;
         }
-        if self.handshakes >= RETRY_FROM && incoming.may_retry() {
-            // An error means that it may not be retried, which was just asked.
-            let _ = incoming.retry();
-            return;
+        let group = network_group(incoming.remote_address().ip());
+        if self.handshakes.len() >= RETRY_FROM {
+            if self.handshakes.iter().filter(|other| **other == group).count() >= OF_ONE_GROUP {
+                incoming.ignore();
+                return;
+            }
+            if incoming.may_retry() {
+                // An error means that it may not be retried, which was just asked.
+                let _ = incoming.retry();
+                return;
+            }
         }
         let turn = self.next_handshake.max(Instant::now());
         self.next_handshake = turn + HANDSHAKE_PACE;
-        self.handshakes += 1;
+        self.handshakes.push(group);
         self.work.push(Box::pin(async move {
             let wait = turn.saturating_duration_since(Instant::now());
             // A timer would take a millisecond even for no time at all.
@@ -217,7 +255,7 @@ impl Quic {
             }
             let accepted = async { incoming.accept()?.await };
             let accepted = rt::within(HANDSHAKE_TIMEOUT, accepted).await;
-            Done::Accepted(accepted.unwrap_or(Err(quinn::ConnectionError::TimedOut)))
+            Done::Accepted(group, accepted.unwrap_or(Err(quinn::ConnectionError::TimedOut)))
         }));
     }
 
@@ -254,6 +292,8 @@ impl Quic {
             writers: BTreeMap::new(),
             busy: BTreeSet::new(),
             reading: 0,
+            half_read: Arc::new(Semaphore::new(HALF_READ)),
+            writing: Arc::default(),
             closing: false,
             over: false,
         };
@@ -269,13 +309,7 @@ impl Quic {
     }
 
     /// Connects to whichever of some sockets answers first.
-    fn connect(
-        &mut self,
-        dial: DialId,
-        address: &Multiaddr,
-        peer: Option<PeerId>,
-        sockets: &[SocketAddr],
-    ) {
+    fn connect(&mut self, dial: DialId, peer: Option<PeerId>, sockets: &[SocketAddr]) {
         let mut attempts = Vec::new();
         for to in sockets {
             let Ok(endpoint) = self.endpoint_for(*to) else { continue };
@@ -283,7 +317,6 @@ impl Quic {
             // The name is not looked at: the key is.
             attempts.extend(endpoint.connect_with(config, *to, "tidegate").ok());
         }
-        let address = address.clone();
         self.work.push(Box::pin(async move {
             let connected = async {
                 if attempts.is_empty() {
@@ -299,7 +332,7 @@ impl Quic {
                 }
             };
             let connected = connected.await;
-            Done::Dialed(dial, address, connected)
+            Done::Dialed(dial, connected)
         }));
     }
 
@@ -334,8 +367,10 @@ impl Quic {
     fn read_next(&mut self, id: ConnectionId, channel: u32, mut stream: RecvStream) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.reading += 1;
+        // Control goes on whatever happens: it has a place of its own.
+        let places = (channel != 0).then(|| connection.half_read.clone());
         self.work.push(Box::pin(async move {
-            let frame = stream::read(&mut stream).await;
+            let frame = stream::read(&mut stream, places.as_deref()).await;
             Done::Read(id, channel, frame.map(|frame| (stream, frame)))
         }));
     }
@@ -359,6 +394,15 @@ impl Quic {
         let window = (path.cwnd + AHEAD).min(self.limits.send_window.into());
         connection.quic.set_send_window(window);
         self.inputs.push_back(Input::Writable { connection: id, channel });
+    }
+
+    /// The peer has said its last words. It closes the connection when it knows that they are here; the
+    /// datagram that says so may get lost, and comes but once.
+    fn ended(&mut self, id: ConnectionId) {
+        self.work.push(Box::pin(async move {
+            rt::sleep(LAST_FRAMES).await;
+            Done::Flushed(id)
+        }));
     }
 
     /// Waits until the last frames of control have arrived.
@@ -406,8 +450,10 @@ impl Quic {
                 self.on_incoming(*incoming);
             }
             Done::Incoming(_, None) => {}
-            Done::Accepted(result) => {
-                self.handshakes -= 1;
+            Done::Accepted(group, result) => {
+                if let Some(at) = self.handshakes.iter().position(|other| *other == group) {
+                    self.handshakes.swap_remove(at);
+                }
                 // Others may have taken the last places meanwhile.
                 if let Ok(quic) = result
                     && let Some(peer) = tls::peer(&quic)
@@ -417,13 +463,16 @@ impl Quic {
                     self.connected(quic, peer, Direction::Inbound, &address);
                 }
             }
-            Done::Resolved(dial, address, peer, sockets) => {
-                self.connect(dial, &address, peer, &sockets);
+            Done::Resolved(dial, peer, sockets) => {
+                self.connect(dial, peer, &sockets);
             }
-            Done::Dialed(dial, address, Ok((quic, peer))) => {
+            Done::Dialed(dial, Ok((quic, peer))) => {
+                // The one that answered: which of those that a name stands for decides what group it
+                // is in.
+                let address = address_of(quic.remote_address());
                 self.connected(quic, peer, Direction::Outbound(dial), &address);
             }
-            Done::Dialed(dial, _, Err(error)) => {
+            Done::Dialed(dial, Err(error)) => {
                 self.inputs.push_back(Input::DialFailed { dial, error });
             }
             Done::Stream(id, result) => {
@@ -443,6 +492,7 @@ impl Quic {
                         });
                         self.read_next(id, channel, stream);
                     }
+                    Err(StreamError::Over) if channel == 0 => self.ended(id),
                     Err(error) => self.on_stream_error(id, error),
                 }
                 self.read_one(id);
@@ -489,17 +539,14 @@ impl Transport for Quic {
 
     fn dial(&mut self, dial: DialId, address: &Multiaddr, peer: Option<PeerId>) {
         if let Some(to) = socket_address(address) {
-            return self.connect(dial, address, peer, &[to]);
+            return self.connect(dial, peer, &[to]);
         }
         let Some(name) = Name::of(address) else {
             let error = DialError::UnsupportedAddress;
             return self.inputs.push_back(Input::DialFailed { dial, error });
         };
-        let address = address.clone();
         // At each dial anew: names move.
-        self.work.push(Box::pin(async move {
-            Done::Resolved(dial, address, peer, name.resolve().await)
-        }));
+        self.work.push(Box::pin(async move { Done::Resolved(dial, peer, name.resolve().await) }));
     }
 
     fn send(&mut self, id: ConnectionId, channel: u32, frame: Frame) {
@@ -510,8 +557,10 @@ impl Transport for Quic {
         connection.busy.insert(channel);
         let stream = connection.writers.remove(&channel);
         let quic = connection.quic.clone();
+        let turns = (channel != 0).then(|| connection.writing.clone());
         self.work.push(Box::pin(async move {
-            Done::Written(id, channel, stream::write(&quic, stream, channel, &frame).await)
+            let written = stream::write(&quic, stream, channel, &frame, turns.as_deref()).await;
+            Done::Written(id, channel, written)
         }));
     }
 

@@ -70,7 +70,9 @@ async fn only_those_who_show_an_ed25519_key_come_in() {
     let mut net = QuicNet::new(1);
     let to = socket_of(net.peers[0].address.as_ref().unwrap());
     let tidegate: &[&[u8]] = &[b"tidegate/1"];
-    let strangers: [(&str, Shows, &[&[u8]]); 6] = [
+    let strangers: [(&str, Shows, &[&[u8]]); 7] = [
+        // R4.2.5
+        ("a large certificate", Shows::Large, tidegate),
         ("no certificate", Shows::Nothing, tidegate),
         ("another kind of key", Shows::P256, tidegate),
         ("two certificates", Shows::TwoCertificates, tidegate),

@@ -1,23 +1,29 @@
 //! The bounds on peers that have not proven who they are (specification section 4.2): at most 64
 //! handshakes at once, 5 s each, begun 5 ms apart, and from 32 on only with those who receive at
-//! their address. And the bound on all connections, whatever becomes of them.
+//! their address, and 16 of one network group. And the bound on all connections, whatever becomes of them.
 
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use quinn::ConnectionError as Ended;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use tidegate::io::Input;
 use tidegate::transport::{Transport as _, quic::Quic};
+use tidegate::wire::MAX_FRAME;
 use tidegate::{Identity, Limits};
 
 use super::harness::Net;
-use super::raw::{endpoint, good_client};
+use super::raw::{Tickets, endpoint, good_client, resuming_client};
 use super::relay::socket_of;
 use super::relay::{Fate, Relay, Way};
 use crate::OverQuic;
 
 const HANDSHAKES: usize = 64;
 const RETRY_FROM: usize = 32;
+const OF_ONE_GROUP: usize = 16;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,20 +51,23 @@ struct Stuck {
 }
 
 impl Stuck {
-    fn begin(to: std::net::SocketAddr) -> Self {
+    /// From an address of this machine in one of several network groups.
+    fn begin(to: std::net::SocketAddr, group: u8) -> Self {
         let (told, answers) = unbounded_channel();
-        let relay = Relay::start(to, move |way, datagram| match (way, answer(datagram)) {
-            (Way::ToServer, _) => Fate::Passes,
-            (Way::ToClient, Some(answer)) => {
-                let _ = told.send(answer);
-                // Who asks to come back is obeyed.
-                match answer {
-                    Answer::Retry => Fate::Passes,
-                    Answer::Handshake => Fate::IsLost,
+        let seen_at = Ipv4Addr::new(127, group, 0, 1);
+        let relay =
+            Relay::start_at(seen_at, to, move |way, datagram| match (way, answer(datagram)) {
+                (Way::ToServer, _) => Fate::Passes,
+                (Way::ToClient, Some(answer)) => {
+                    let _ = told.send(answer);
+                    // Who asks to come back is obeyed.
+                    match answer {
+                        Answer::Retry => Fate::Passes,
+                        Answer::Handshake => Fate::IsLost,
+                    }
                 }
-            }
-            (Way::ToClient, None) => Fate::IsLost,
-        });
+                (Way::ToClient, None) => Fate::IsLost,
+            });
         let mut config = good_client();
         let mut transport = quinn::TransportConfig::default();
         // It asks again soon, and does not give up.
@@ -100,7 +109,9 @@ async fn filled() -> (Net<OverQuic>, Vec<Stuck>) {
         let to = socket_of(net.peers[0].address.as_ref().unwrap());
         let mut stuck = Vec::new();
         for number in 0..HANDSHAKES {
-            let mut next = Stuck::begin(to);
+            // The first group takes all that it can, and two others the rest.
+            let group = number.saturating_sub(RETRY_FROM - OF_ONE_GROUP) / OF_ONE_GROUP;
+            let mut next = Stuck::begin(to, group as u8);
             // When they are so slow, the first has had its time.
             let first = stuck.first().unwrap_or(&next);
             if first.begun.elapsed() >= TIMEOUT / 2 {
@@ -124,7 +135,7 @@ async fn handshakes_are_few_short_and_soon_from_known_addresses_only() {
     let mut late: Vec<Stuck> = Vec::new();
     while late.iter_mut().all(|stuck| stuck.answers.try_recv().is_err()) {
         assert!(late.len() < 100, "nobody is answered any more");
-        late.push(Stuck::begin(to));
+        late.push(Stuck::begin(to, 9));
         // The listener goes on; how often somebody new comes does not matter.
         let _ = tokio::time::timeout(Duration::from_millis(200), async {
             loop {
@@ -145,6 +156,24 @@ async fn handshakes_are_few_short_and_soon_from_known_addresses_only() {
         }
         assert!(tried < 10, "nobody gets in any more");
     }
+}
+
+/// One who has one address held all places with thirteen handshakes a second.
+#[tokio::test]
+async fn one_group_leaves_places_to_others() {
+    let mut net = Net::<OverQuic>::new(1);
+    let to = socket_of(net.peers[0].address.as_ref().unwrap());
+    let mut stuck = Vec::new();
+    for _ in 0..RETRY_FROM {
+        let mut next = Stuck::begin(to, 0);
+        next.begins(&mut net, false).await;
+        stuck.push(next);
+    }
+    let mut same = Stuck::begin(to, 0);
+    let mut other = Stuck::begin(to, 1);
+    other.begins(&mut net, true).await;
+    // Had it been answered, that would have been before the other.
+    assert!(stuck[0].begun.elapsed() >= TIMEOUT || same.answers.try_recv().is_err());
 }
 
 /// A listener that lets in whom it may, and sends nobody away.
@@ -190,6 +219,117 @@ async fn connections_that_nobody_ends_are_bounded() {
     while connect().await.is_err() {
         assert!(begun.elapsed() < 6 * TIMEOUT, "nobody is let in any more");
     }
+}
+
+/// A session that is kept holds the certificate of whoever came. R4.2.4
+#[tokio::test]
+async fn no_session_can_be_resumed() {
+    let to = listener(&Limits::default());
+    let endpoint = endpoint();
+    let tickets = Arc::new(Tickets::default());
+    let config = resuming_client(tickets.clone());
+    let connection = endpoint.connect_with(config, to, "x").expect("a dial").await.expect("in");
+    // A ticket would come right behind the handshake, and so before what answers this.
+    let mut stream = connection.open_uni().await.expect("a stream");
+    stream.write_all(&[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]).await.expect("a window");
+    connection.closed().await;
+    assert_eq!(tickets.0.load(Relaxed), 0);
+}
+
+/// What a listener that has opened some channels counts.
+async fn reader(channels: std::ops::Range<u32>) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
+    let mut quic = Quic::new(&Identity::from_seed(&[1; 32]), &Limits::default()).expect("TLS");
+    let anywhere = "/ip4/127.0.0.1/udp/0/quic-v1".parse().expect("an address");
+    let address = quic.listen(&anywhere).expect("a socket");
+    let whole = Arc::new(AtomicUsize::new(0));
+    let counted = whole.clone();
+    tokio::spawn(async move {
+        loop {
+            match std::future::poll_fn(|cx| quic.poll_input(cx)).await {
+                Input::Connected { connection, .. } => {
+                    channels.clone().for_each(|channel| quic.open(connection, channel));
+                }
+                Input::Frame { .. } => drop(counted.fetch_add(1, Relaxed)),
+                _ => {}
+            }
+        }
+    });
+    (socket_of(&address), whole)
+}
+
+/// A peer stops in the middle of a frame on each channel: a node reads two of them and no more, and the
+/// rest waits in the window. R4.1.6
+#[tokio::test]
+async fn few_frames_are_half_read() {
+    const CHANNELS: u32 = 8;
+    let (to, whole) = reader(16..16 + CHANNELS).await;
+    let endpoint = endpoint();
+    let connection = endpoint.connect_with(good_client(), to, "x").expect("a dial");
+    let connection = connection.await.expect("in");
+    let begun = Arc::new(AtomicUsize::new(0));
+    for channel in 16..16 + CHANNELS {
+        let mut stream = connection.open_uni().await.expect("a stream");
+        let begun = begun.clone();
+        tokio::spawn(async move {
+            let length = (MAX_FRAME as u32).to_be_bytes();
+            let head = [&channel.to_be_bytes()[..], &length].concat();
+            stream.write_all(&head).await.expect("a window");
+            for _ in 0..MAX_FRAME / 1000 {
+                if stream.write_all(&[7; 1000]).await.is_err() {
+                    break;
+                }
+                begun.fetch_add(1000, Relaxed);
+            }
+            // A stream that ends breaks the rules of itself.
+            std::future::pending::<()>().await;
+        });
+    }
+    // What quinn takes of all streams before the peer has room for it, the window, and two frames.
+    let window = Limits::default().receive_window as usize;
+    let least = window / 10 * 9;
+    let enough = async {
+        while begun.load(Relaxed) < least {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), enough).await.expect("the window is used");
+    let connection_stats = || connection.stats().udp_tx.bytes as usize;
+    let _ = tokio::time::timeout(Duration::from_millis(500), std::future::pending::<()>()).await;
+    let sent = connection_stats();
+    // All eight would be 512 KiB; with what datagrams and a handshake add.
+    assert!(sent < (window + 2 * MAX_FRAME) * 3 / 2, "{sent} bytes are taken");
+    assert_eq!(whole.load(Relaxed), 0);
+}
+
+/// Who writes one frame after the other is not held up, on however many channels.
+#[tokio::test]
+async fn frames_in_order_all_come() {
+    const CHANNELS: u32 = 8;
+    let (to, whole) = reader(16..16 + CHANNELS).await;
+    let endpoint = endpoint();
+    let connection = endpoint.connect_with(good_client(), to, "x").expect("a dial");
+    let connection = connection.await.expect("in");
+    let writing = Arc::new(tokio::sync::Mutex::new(()));
+    for channel in 16..16 + CHANNELS {
+        let mut stream = connection.open_uni().await.expect("a stream");
+        let writing = writing.clone();
+        tokio::spawn(async move {
+            stream.write_all(&channel.to_be_bytes()).await.expect("a window");
+            for _ in 0..4 {
+                let length = (MAX_FRAME as u32).to_be_bytes();
+                let frame = [&length[..], &vec![7; MAX_FRAME]].concat();
+                let _turn = writing.lock().await;
+                stream.write_all(&frame).await.expect("it is taken at last");
+            }
+            std::future::pending::<()>().await;
+        });
+    }
+    let all = async {
+        while whole.load(Relaxed) < 4 * CHANNELS as usize {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), all).await.expect("nothing is stuck");
 }
 
 #[tokio::test]

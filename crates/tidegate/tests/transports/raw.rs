@@ -26,6 +26,8 @@ pub(crate) enum Shows {
     TwoCertificates,
     /// The certificate of somebody else.
     Stolen,
+    /// A certificate with so many names that it is a kilobyte or more.
+    Large,
 }
 
 /// A quinn client that trusts any server.
@@ -70,7 +72,9 @@ impl Shown {
         };
         let new_key = || rcgen::KeyPair::generate_for(algorithm).expect("a key");
         let key = new_key();
-        let params = rcgen::CertificateParams::new(vec!["test".to_owned()]).expect("a name");
+        let names = if matches!(shows, Shows::Large) { 100 } else { 1 };
+        let names = (0..names).map(|n| format!("test{n}")).collect::<Vec<_>>();
+        let params = rcgen::CertificateParams::new(names).expect("names");
         let certificate = params.self_signed(&key).expect("a certificate").der().clone();
         let (chain, key) = match shows {
             Shows::TwoCertificates => (vec![certificate.clone(), certificate], key),
@@ -97,6 +101,60 @@ impl ResolvesServerCert for Shown {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.clone())
     }
+}
+
+/// Counts the sessions that it is given to resume.
+#[derive(Debug, Default)]
+pub(crate) struct Tickets(pub(crate) std::sync::atomic::AtomicUsize);
+
+impl rustls::client::ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: rustls::NamedGroup) {}
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<rustls::NamedGroup> {
+        None
+    }
+
+    fn set_tls12_session(
+        &self,
+        _: ServerName<'static>,
+        _: rustls::client::Tls12ClientSessionValue,
+    ) {
+    }
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<rustls::client::Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(
+        &self,
+        _: ServerName<'static>,
+        _: rustls::client::Tls13ClientSessionValue,
+    ) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn take_tls13_ticket(
+        &self,
+        _: &ServerName<'static>,
+    ) -> Option<rustls::client::Tls13ClientSessionValue> {
+        None
+    }
+}
+
+/// A client that is accepted, and would resume sessions.
+pub(crate) fn resuming_client(tickets: Arc<Tickets>) -> quinn::ClientConfig {
+    let mut tls =
+        rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone))
+            .with_client_cert_resolver(Arc::new(Shown::new(Shows::Ed25519)));
+    tls.alpn_protocols = vec![b"tidegate/1".to_vec()];
+    tls.resumption = rustls::client::Resumption::store(tickets);
+    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("QUIC")))
 }
 
 /// A client that is accepted.

@@ -47,9 +47,18 @@ impl Relay {
         server: SocketAddr,
         decide: impl FnMut(Way, &[u8]) -> Fate + Send + 'static,
     ) -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST, server, decide)
+    }
+
+    /// The same, and the server sees the client at this address, which is one of this machine.
+    pub(crate) fn start_at(
+        seen_at: Ipv4Addr,
+        server: SocketAddr,
+        decide: impl FnMut(Way, &[u8]) -> Fate + Send + 'static,
+    ) -> Self {
         let front = socket();
         let address = front.local_addr().expect("its address");
-        let (front, back) = (Arc::new(front), Arc::new(socket()));
+        let (front, back) = (Arc::new(front), Arc::new(socket_at(seen_at)));
         let decide = Arc::new(Mutex::new(decide));
         let client = Arc::new(Mutex::new(None));
         for way in [Way::ToServer, Way::ToClient] {
@@ -97,7 +106,11 @@ impl Relay {
 }
 
 pub(crate) fn socket() -> UdpSocket {
-    let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    socket_at(Ipv4Addr::LOCALHOST)
+}
+
+fn socket_at(address: Ipv4Addr) -> UdpSocket {
+    let socket = std::net::UdpSocket::bind((address, 0)).expect("a socket");
     socket.set_nonblocking(true).expect("a socket that does not block");
     UdpSocket::from_std(socket).expect("within a runtime")
 }

@@ -1,8 +1,13 @@
 //! Streams: which channel one is of, and the frames on it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use quinn::{ReadError, ReadExactError, RecvStream, SendStream};
 use tidegate_proto::wire::{Frame, MAX_FRAME};
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::rt;
 
 /// Why a stream gives nothing more.
 pub(super) enum StreamError {
@@ -29,24 +34,43 @@ pub(super) async fn accept(quic: &quinn::Connection) -> Result<(u32, RecvStream)
     Ok((channel, stream))
 }
 
-/// Reads a frame.
-pub(super) async fn read(stream: &mut RecvStream) -> Result<Bytes, StreamError> {
+/// Frames up to this size need no place to be half read: there are as many as channels.
+const SMALL: usize = 4 << 10;
+
+/// Reads a frame. A large one waits until there is a place, if they are counted.
+pub(super) async fn read(
+    stream: &mut RecvStream,
+    places: Option<&Semaphore>,
+) -> Result<Bytes, StreamError> {
     let length = read_u32(stream).await? as usize;
     // R4.1.3
-    match length > MAX_FRAME {
-        true => Err(StreamError::Framing),
-        false => read_bytes(stream, length).await,
+    if length > MAX_FRAME {
+        return Err(StreamError::Framing);
     }
+    let _place = match places.filter(|_| length > SMALL) {
+        Some(places) => places.acquire().await.ok(),
+        None => None,
+    };
+    read_bytes(stream, length).await
 }
 
-/// Writes a frame, behind the channel's number if it is the stream's first. `None` if the peer
-/// stops the stream or the connection is over.
+/// How long a frame may make no way at all before others are written beside it.
+const STUCK: Duration = Duration::from_secs(2);
+
+/// Writes a frame when it is its turn, behind the channel's number if it is the stream's first. `None`
+/// if the peer stops the stream or the connection is over.
 pub(super) async fn write(
     quic: &quinn::Connection,
     stream: Option<SendStream>,
     channel: u32,
     frame: &Frame,
+    turns: Option<&Mutex<()>>,
 ) -> Option<SendStream> {
+    // R4.1.6
+    let mut turn = match turns {
+        Some(turns) => Some(turns.lock().await),
+        None => None,
+    };
     let mut stream = match stream {
         Some(stream) => stream,
         None => {
@@ -60,7 +84,23 @@ pub(super) async fn write(
     };
     let [head, body, pad] = frame.parts();
     let length = Bytes::copy_from_slice(&(frame.len() as u32).to_be_bytes());
-    stream.write_all_chunks(&mut [length, head, body, pad]).await.ok()?;
+    let mut chunks = [length, head, body, pad];
+    let mut left = &mut chunks[..];
+    while !left.is_empty() {
+        let writing = stream.write_chunks(left);
+        let written = match turn {
+            None => writing.await,
+            Some(_) => match rt::within(STUCK, writing).await {
+                Some(written) => written,
+                None => {
+                    // The peer does not read this channel: others need not wait for it.
+                    turn = None;
+                    continue;
+                }
+            },
+        };
+        left = &mut left[written.ok()?.chunks..];
+    }
     Some(stream)
 }
 
@@ -82,6 +122,10 @@ async fn read_bytes(stream: &mut RecvStream, length: usize) -> Result<Bytes, Str
         let chunk = stream.read_chunk(length - frame.len(), true).await?;
         // R4.1.4
         let chunk = chunk.ok_or(StreamError::Framing)?;
+        // Not more than the frame at the end.
+        if frame.capacity() - frame.len() < chunk.bytes.len() {
+            frame.reserve_exact((frame.len() + chunk.bytes.len()).min(length - frame.len()));
+        }
         frame.extend_from_slice(&chunk.bytes);
     }
     Ok(frame.into_boxed_slice().into())

@@ -18,6 +18,9 @@ use crate::identity::Identity;
 
 /// R4.2.1
 const ALPN: &[u8] = b"tidegate/1";
+/// Bytes of a certificate: a self-signed one of an Ed25519 key has about 300, and nothing else of it
+/// is looked at.
+const MAX_CERTIFICATE: usize = 1024;
 /// The DER of an Ed25519 public key is this and the key (RFC 8410 section 4).
 const SPKI_PREFIX: [u8; 12] =
     [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -65,6 +68,10 @@ pub(super) fn server(identity: &Identity) -> Result<quinn::ServerConfig, TlsErro
         .with_single_cert(certified.chain.clone(), certified.key())
         .map_err(failed)?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
+    // Nothing is kept of a session: it would hold the certificate of whoever came, and one that is
+    // resumed shows none. R4.2.4
+    tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    tls.send_tls13_tickets = 0;
     let tls = QuicServerConfig::try_from(tls).map_err(failed)?;
     Ok(quinn::ServerConfig::with_crypto(Arc::new(tls)))
 }
@@ -161,6 +168,10 @@ impl Verifier {
         certificate: &CertificateDer<'_>,
         chain: &[CertificateDer<'_>],
     ) -> Result<(), Error> {
+        // It is kept for as long as the connection: R4.2.5
+        if certificate.len() > MAX_CERTIFICATE {
+            return Err(Error::InvalidCertificate(CertificateError::BadEncoding));
+        }
         let key = key_of(certificate)?;
         // R4.2.3
         let wanted = self.expected.is_none_or(|expected| expected == key);

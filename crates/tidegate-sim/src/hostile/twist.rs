@@ -1,0 +1,228 @@
+//! Real messages of an honest core with another meaning: each is one that the receiver waits for, at
+//! the moment at which it does, and says something else than the truth.
+
+use bytes::Bytes;
+use tidegate_ledger::Header;
+use tidegate_proto::id::{BlockId, Digest};
+use tidegate_proto::wire::{
+    Answer, BlockBody, BlockMessage, BlockPart, Body, Chunked, Compact, Encode as _, Frame, Group,
+    Held, NotHere, PeersMessage, PoolMessage, RpcBlock, RpcFailed, RpcMessage, TipMessage,
+};
+
+use super::Kind;
+use crate::entropy::Entropy;
+
+/// What leaves instead of a real frame, if something can be made of it.
+pub(super) fn twisted(kind: Kind, frame: &Frame, entropy: &mut Entropy) -> Option<Frame> {
+    match kind {
+        Kind::Block => block(frame.decode().ok()?, entropy)?.to_frame().ok(),
+        Kind::Pool => pool(frame.decode().ok()?, entropy)?.to_frame().ok(),
+        Kind::Tip => tip(frame.decode().ok()?, entropy)?.to_frame().ok(),
+        Kind::Rpc => rpc(frame.decode().ok()?, entropy)?.to_frame().ok(),
+        Kind::Peers => peers(frame.decode().ok()?, entropy)?.to_frame().ok(),
+        Kind::Control => None,
+    }
+}
+
+fn block(message: BlockMessage, entropy: &mut Entropy) -> Option<BlockMessage> {
+    Some(match message {
+        BlockMessage::Push(real) => BlockMessage::Push(compact(real, entropy)),
+        BlockMessage::Compact(real) => match entropy.below(4) {
+            0 => not_here(Header::from_bytes(&real.header)?.id(), BlockPart::Compact),
+            _ => BlockMessage::Compact(compact(real, entropy)),
+        },
+        BlockMessage::Ids(mut ids) => {
+            match entropy.below(4) {
+                0 => return Some(not_here(ids.block, BlockPart::Ids)),
+                1 => regroup(&mut ids.groups, entropy),
+                2 => ids.ids.reverse(),
+                _ => ids.ids.iter_mut().for_each(|id| id.0[31] ^= 1),
+            }
+            BlockMessage::Ids(ids)
+        }
+        BlockMessage::Item(mut item) => {
+            match entropy.below(5) {
+                0 => return Some(not_here(item.block, BlockPart::Items)),
+                1 => item.pool = other(&item.pool).to_owned(),
+                2 => item.index ^= 1,
+                3 => item.proof.reverse(),
+                _ => item.body = begun(entropy),
+            }
+            BlockMessage::Item(item)
+        }
+        BlockMessage::Header(header) => BlockMessage::Header(orphan(&header, entropy)?),
+        _ => return None,
+    })
+}
+
+fn not_here(block: BlockId, part: BlockPart) -> BlockMessage {
+    BlockMessage::NotHere(NotHere { block, part })
+}
+
+fn compact(mut compact: Compact, entropy: &mut Entropy) -> Compact {
+    match entropy.below(6) {
+        0..3 => regroup(&mut compact.groups, entropy),
+        3 => compact.prefilled.clear(),
+        4 => {
+            let mut ids = compact.short_ids.to_vec();
+            ids.reverse();
+            compact.short_ids = ids.into();
+        }
+        _ => {
+            if let Some(header) = orphan(&compact.header, entropy) {
+                compact.header = header;
+            }
+        }
+    }
+    compact
+}
+
+/// As many items, and of other pools.
+fn regroup(groups: &mut Vec<Group>, entropy: &mut Entropy) {
+    let count = groups.iter().map(|group| group.count).sum::<u32>();
+    match entropy.below(4) {
+        0 => groups.iter_mut().for_each(|group| group.pool = other(&group.pool).to_owned()),
+        1 => *groups = vec![Group { pool: "transfers".to_owned(), count }],
+        2 => *groups = vec![Group { pool: "works".to_owned(), count }],
+        _ => groups.reverse(),
+    }
+}
+
+fn other(pool: &str) -> &'static str {
+    if pool == "works" { "transfers" } else { "works" }
+}
+
+/// The first part of something large; the rest never comes.
+fn begun(entropy: &mut Entropy) -> Body {
+    let body = Bytes::from(vec![entropy.byte(); 65_536]);
+    let root = Digest(blake3::hash(&body).into());
+    Body::Chunked(Chunked { size: 65_536, root, chunk: body.slice(..32_768) })
+}
+
+/// A header whose parent nobody has heard of.
+fn orphan(header: &[u8], entropy: &mut Entropy) -> Option<Bytes> {
+    let mut header = Header::from_bytes(header)?;
+    header.parent = BlockId(std::array::from_fn(|_| entropy.byte()));
+    Some(header.to_bytes())
+}
+
+fn pool(message: PoolMessage, entropy: &mut Entropy) -> Option<PoolMessage> {
+    Some(match message {
+        PoolMessage::Answer(Answer { number, body }) => match entropy.below(4) {
+            0 => PoolMessage::Gone(vec![number]),
+            1 => PoolMessage::Answer(Answer { number, body: begun(entropy) }),
+            2 => PoolMessage::Answer(Answer { number: number ^ 1, body }),
+            _ => return None,
+        },
+        PoolMessage::Fetch(mut numbers) => {
+            numbers.reverse();
+            PoolMessage::Fetch(numbers)
+        }
+        PoolMessage::Announce(mut list) => {
+            for announcement in &mut list {
+                match entropy.below(4) {
+                    // Another size or priority, or another item.
+                    0 => announcement.facts ^= 1 << (16 + entropy.below(12)),
+                    1 => announcement.id ^= 1,
+                    _ => {}
+                }
+            }
+            PoolMessage::Announce(list)
+        }
+        _ => return None,
+    })
+}
+
+fn tip(message: TipMessage, entropy: &mut Entropy) -> Option<TipMessage> {
+    Some(match message {
+        TipMessage::Header(header) => TipMessage::Header(orphan(&header, entropy)?),
+        TipMessage::Held(Held { block, height }) => {
+            let height = match entropy.below(4) {
+                0 => height.saturating_sub(1 + entropy.below(8)),
+                1 => height + 1 + entropy.below(8),
+                2 => height + 100,
+                _ => height,
+            };
+            let block = match entropy.below(2) {
+                0 => block,
+                _ => BlockId(std::array::from_fn(|_| entropy.byte())),
+            };
+            TipMessage::Held(Held { block, height })
+        }
+        TipMessage::Return(_) => return None,
+    })
+}
+
+fn rpc(message: RpcMessage, entropy: &mut Entropy) -> Option<RpcMessage> {
+    Some(match message {
+        RpcMessage::Block(RpcBlock { id, body: Body::Whole(body) }) => match entropy.below(4) {
+            0 => RpcMessage::Block(RpcBlock { id, body: begun(entropy) }),
+            1 => {
+                RpcMessage::Failed(RpcFailed { id, error: tidegate_proto::wire::RpcError::Unknown })
+            }
+            _ => {
+                let mut body = Frame::from(body).decode::<BlockBody>().ok()?;
+                match entropy.below(2) {
+                    0 => body
+                        .groups
+                        .iter_mut()
+                        .for_each(|group| group.pool = other(&group.pool).to_owned()),
+                    _ => body.groups.reverse(),
+                }
+                RpcMessage::Block(RpcBlock { id, body: Body::Whole(body.to_bytes().ok()?) })
+            }
+        },
+        RpcMessage::Headers(mut headers) => {
+            match entropy.below(3) {
+                0 => headers.headers.reverse(),
+                1 => headers.headers.truncate(1),
+                _ => drop(headers.headers.pop()),
+            }
+            RpcMessage::Headers(headers)
+        }
+        _ => return None,
+    })
+}
+
+fn peers(message: PeersMessage, entropy: &mut Entropy) -> Option<PeersMessage> {
+    let PeersMessage::Records(mut records) = message else { return None };
+    if let Some(record) = records.first_mut() {
+        match entropy.below(2) {
+            0 => record.sequence += 1,
+            _ => record.addresses.reverse(),
+        }
+    }
+    Some(PeersMessage::Records(records))
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_proto::id::Salt;
+
+    use super::*;
+
+    #[test]
+    fn a_compact_block_gets_other_groups_and_stays_one() {
+        let real = Compact {
+            header: Bytes::from_static(b"header"),
+            salt: Salt([1; 16]),
+            groups: vec![
+                Group { pool: "transfers".to_owned(), count: 2 },
+                Group { pool: "works".to_owned(), count: 1 },
+            ],
+            short_ids: Bytes::from_static(&[7; 18]),
+            prefilled: Vec::new(),
+        };
+        let frame = BlockMessage::Push(real.clone()).to_frame().unwrap();
+        let mut entropy = Entropy::seed(1);
+        let mut others = 0;
+        for _ in 0..100 {
+            let twisted = twisted(Kind::Block, &frame, &mut entropy).unwrap();
+            let Ok(BlockMessage::Push(compact)) = twisted.decode() else { panic!("it is a push") };
+            let count = |groups: &[Group]| groups.iter().map(|group| group.count).sum::<u32>();
+            assert_eq!(count(&compact.groups), count(&real.groups));
+            others += usize::from(compact.groups != real.groups);
+        }
+        assert!((30..70).contains(&others), "{others}");
+    }
+}
