@@ -1,6 +1,6 @@
 //! Connections as the channels see them: who is there, what may be written, whose turn it is.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::channel::Kind;
@@ -16,6 +16,10 @@ pub(crate) const FIRST_AGREED: u32 = 16;
 const FIRST_ROUND_TRIP: Duration = Duration::from_millis(100);
 /// Bytes a second before a rate was measured: a slow home line.
 const FIRST_RATE: u64 = 1 << 20;
+/// How far a link may be ahead of its share of the work: what comes in a burst is worked on at once.
+const AHEAD: Duration = Duration::from_millis(100);
+/// How often it is counted how many links cause work.
+const COUNT_AGAIN: Duration = Duration::from_millis(50);
 /// Answers smaller than this say more about the round trip than about the rate.
 const RATE_SAMPLE: u64 = 4 << 10;
 
@@ -44,6 +48,10 @@ pub(crate) struct Link {
     awaited_since: Time,
     round_trip: Option<Duration>,
     rate: u64,
+    /// When the work that it has caused would be done, if links shared the processor alike.
+    worked_until: Time,
+    /// Until when it rests, if it does.
+    rests: Option<Time>,
 }
 
 /// A channel instance of a connection.
@@ -93,6 +101,8 @@ impl Link {
             awaited_since: now,
             round_trip: None,
             rate: FIRST_RATE,
+            worked_until: now,
+            rests: None,
         }
     }
 
@@ -160,6 +170,11 @@ impl Link {
 pub(crate) struct Links {
     links: BTreeMap<ConnectionId, Link>,
     ready: VecDeque<ConnectionId>,
+    /// Those that have caused more work than their share, and until when nothing is done for them.
+    resting: BTreeSet<(Time, ConnectionId)>,
+    /// How many links cause work, as it was counted then.
+    working: u32,
+    counted: Time,
 }
 
 impl Links {
@@ -168,7 +183,11 @@ impl Links {
     }
 
     pub(crate) fn remove(&mut self, id: ConnectionId) -> Option<Link> {
-        self.links.remove(&id)
+        let link = self.links.remove(&id)?;
+        if let Some(until) = link.rests {
+            self.resting.remove(&(until, id));
+        }
+        Some(link)
     }
 
     pub(crate) fn get(&self, id: ConnectionId) -> Option<&Link> {
@@ -187,6 +206,41 @@ impl Links {
     pub(crate) fn answered(&mut self, id: ConnectionId) {
         if let Some(link) = self.links.get_mut(&id) {
             link.answered();
+        }
+    }
+
+    /// A message of a link has cost so many steps. A link may be ahead of its share by [`AHEAD`]; one
+    /// that is further ahead rests: what it is owed waits, so its permits come back later and it
+    /// sends less. Nobody rests as long as there is work for all.
+    pub(crate) fn worked(&mut self, id: ConnectionId, steps: u64, a_second: u32, now: Time) {
+        if now.since(self.counted) >= COUNT_AGAIN {
+            let working = self.links.values().filter(|link| link.worked_until > now).count();
+            (self.working, self.counted) = (working as u32, now);
+        }
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let micros = steps.saturating_mul(u64::from(self.working.max(1)) * 1_000_000);
+        let took = Duration::from_micros(micros / u64::from(a_second.max(1)));
+        link.worked_until = link.worked_until.max(now) + took;
+    }
+
+    /// When the first of those that rest goes on.
+    pub(crate) fn rests_until(&self) -> Option<Time> {
+        self.resting.first().map(|(until, _)| *until)
+    }
+
+    /// Some have rested for long enough.
+    pub(crate) fn rested(&mut self, now: Time) {
+        while let Some(&(until, id)) = self.resting.first()
+            && until <= now
+        {
+            self.resting.pop_first();
+            let Some(link) = self.links.get_mut(&id) else { continue };
+            link.rests = None;
+            for slot in 0..link.slots.len() {
+                if self.links[&id].slots[slot].dirty {
+                    self.wake(id, slot);
+                }
+            }
         }
     }
 
@@ -226,10 +280,12 @@ impl Links {
 
     /// The channel that is asked for a frame next: connections in turn, control first, then each
     /// channel in turn. It is taken to have one until [`Links::clean`].
-    pub(crate) fn next(&mut self) -> Option<(Kind, At)> {
+    pub(crate) fn next(&mut self, now: Time) -> Option<(Kind, At)> {
         while let Some(&id) = self.ready.front() {
+            let rests = self.links.get(&id).map(|link| link.worked_until - AHEAD);
+            let rests = rests.filter(|until| *until > now);
             let found = self.links.get_mut(&id).and_then(|link| {
-                let count = link.slots.len();
+                let count = if rests.is_some() { 1 } else { link.slots.len() };
                 let others = (0..count - 1).map(|i| 1 + (link.turn + i) % (count - 1));
                 std::iter::once(0)
                     .chain(others)
@@ -239,6 +295,10 @@ impl Links {
                 self.ready.pop_front();
                 if let Some(link) = self.links.get_mut(&id) {
                     link.queued = false;
+                    if let (Some(until), None) = (rests, link.rests) {
+                        link.rests = Some(until);
+                        self.resting.insert((until, id));
+                    }
                 }
                 continue;
             };
@@ -289,7 +349,7 @@ mod tests {
     }
 
     fn next(links: &mut Links) -> Option<(ConnectionId, usize)> {
-        let (_, at) = links.next()?;
+        let (_, at) = links.next(Time::ZERO)?;
         links.sent(at);
         Some((at.link, at.slot))
     }
@@ -327,9 +387,44 @@ mod tests {
         links.wake(A, 2);
         assert_eq!(next(&mut links), None);
         links.writable(A, 17);
-        let (_, at) = links.next().unwrap();
+        let (_, at) = links.next(Time::ZERO).unwrap();
         links.clean(at);
         assert_eq!(next(&mut links), None);
+    }
+
+    #[test]
+    fn who_causes_more_than_its_share_rests() {
+        let at = |ms: u64| Time::from_micros(ms * 1000);
+        let mut links = links();
+        // 1,000 steps a second: a tenth of a second ahead is 100.
+        (0..100).for_each(|_| links.worked(A, 1, 1000, at(1000)));
+        links.wake(A, 1);
+        assert!(links.next(at(1000)).is_some());
+        links.worked(A, 1, 1000, at(1000));
+        links.wake(B, 1);
+        // Control goes on, and so do others.
+        links.wake(A, 0);
+        let next = |links: &mut Links, ms| {
+            let (_, at) = links.next(at(ms))?;
+            links.sent(at);
+            Some((at.link, at.slot))
+        };
+        assert_eq!(next(&mut links, 1000), Some((A, 0)));
+        assert_eq!(next(&mut links, 1000), Some((B, 1)));
+        assert_eq!(next(&mut links, 1000), None);
+        assert_eq!(links.rests_until(), Some(at(1001)));
+        links.rested(at(1000));
+        assert_eq!(next(&mut links, 1000), None);
+        links.rested(at(1001));
+        assert_eq!(next(&mut links, 1001), Some((A, 1)));
+        assert_eq!(links.rests_until(), None);
+        // With two that cause work each has half: 51 steps take as long as 102.
+        (0..2).for_each(|_| links.worked(B, 40, 1000, at(1001)));
+        links.worked(B, 1, 1000, at(1055));
+        assert_eq!(links.working, 2);
+        let before = links.links[&B].worked_until;
+        links.worked(B, 51, 1000, at(1055));
+        assert_eq!(links.links[&B].worked_until.since(before), Duration::from_millis(102));
     }
 
     #[test]

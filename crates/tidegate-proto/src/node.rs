@@ -198,6 +198,7 @@ impl Node {
                 Timer::Pool(pool) => pool::expire(&mut self.cx, pool),
                 Timer::Blocks => block::expire(&mut self.cx),
                 Timer::Dialer => dialer::expire(&mut self.cx),
+                Timer::Rested => self.cx.links.rested(self.cx.now),
                 Timer::Ticket(ticket) => {
                     self.cx.stats.count(Count::LateVerdicts);
                     match self.cx.tickets.question(ticket) {
@@ -229,7 +230,11 @@ impl Node {
             if let Some(verify) = self.poll_ticket() {
                 return Some(verify);
             }
-            let (kind, at) = self.cx.links.next()?;
+            let Some((kind, at)) = self.cx.links.next(self.cx.now) else {
+                let rested = self.cx.links.rests_until();
+                self.cx.timers.set(Timer::Rested, rested);
+                return None;
+            };
             match kind.poll_frame(&mut self.cx, at) {
                 Some(Ok(frame)) => return Some(self.send(kind, at, frame)),
                 Some(Err(_)) => {
@@ -298,7 +303,11 @@ impl Node {
         let (kind, index) = (link.slots[slot].kind, link.slots[slot].index);
         let at = At { link: connection, slot, index };
         cx.stats.frame_in(kind.name(), frame.len());
+        let before = cx.stats.of(Count::Work);
         let outcome = kind.on_frame(cx, at, frame);
+        // Looks at what peers pile up are short.
+        let steps = 1 + (cx.stats.of(Count::Work) - before) / 16;
+        cx.links.worked(connection, steps, cx.config.limits.work_per_second, cx.now);
         // R5.6.2
         if let Err(violation) = outcome
             && !control::is_over(cx, connection)

@@ -18,6 +18,8 @@ pub(crate) enum Timer {
     Ticket(Ticket),
     /// A peer is to be dialed.
     Dialer,
+    /// Links that have rested for long enough.
+    Rested,
 }
 
 impl Timer {
@@ -28,6 +30,7 @@ impl Timer {
             Self::Blocks => "block",
             Self::Ticket(_) => "verdict",
             Self::Dialer => "dial",
+            Self::Rested => "work",
         }
     }
 }

@@ -16,6 +16,9 @@
 //! - `garbage`: peers complete TLS and send frames that are too large, cut off or no message, on
 //!   channels that are read and on others, with a new identity after each ban.
 //! - `silence`: 1,000 identities complete TLS, say nothing, and come again when they are cut off.
+//! - `hostile`: 100 peers that take part, at a victim with places for them: each uses all that its
+//!   permits allow, names ever new parents, tips and items, answers nothing, takes requests back and
+//!   stops in the middle of frames. `-- --only hostile --minutes 10` goes on for so long.
 //!
 //! For each: p50 and p99 at B beside those of the quiet time (target: below twice as much), the
 //! victim's largest resident memory beside `Config::worst_case_bytes` (target: never above), that
@@ -39,6 +42,7 @@ mod siege {
     pub(crate) mod attack;
     pub(crate) mod half_open;
     pub(crate) mod honest;
+    pub(crate) mod hostile;
     pub(crate) mod peers;
     pub(crate) mod victim;
 }
@@ -49,7 +53,7 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     if let Some((role, with)) = helper::role() {
         match role.as_str() {
-            "victim" => runtime.block_on(victim::in_process()),
+            "victim" => runtime.block_on(victim::in_process(&with)),
             "attack" => runtime.block_on(attack::in_process(&with)),
             other => panic!("{other}: no such role"),
         }

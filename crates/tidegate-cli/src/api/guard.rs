@@ -146,6 +146,14 @@ mod tests {
             let headers = [host.clone(), (header::ORIGIN, origin)];
             assert_eq!(status(&guard, &headers), expected, "{origin}");
         }
+        // What a browser sends for an image or a script of another site has no Origin.
+        for (site, expected) in
+            [("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)]
+        {
+            let name = header::HeaderName::from_static(SEC_FETCH_SITE);
+            let headers = [host.clone(), (name, site)];
+            assert_eq!(status(&guard, &headers), expected, "{site}");
+        }
         for (host, expected) in [
             ("localhost:4080", 200),
             ("LOCALHOST", 200),

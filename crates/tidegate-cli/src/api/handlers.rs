@@ -26,6 +26,9 @@ use crate::keys::public_key;
 
 type Answer<T> = Result<Json<T>, Problem>;
 
+/// How long the disk may be behind what is asked for, and how often that is looked at.
+const DURABLE: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How long the node may take to say that it is there.
 const ALIVE: Duration = Duration::from_secs(2);
 
@@ -165,6 +168,7 @@ pub(super) async fn block(
     let missing = || Problem::not_found(format!("{text}: this node has no such block"));
     let block = api.node.block(at).await?.ok_or_else(missing)?;
     let header = Header::from_bytes(&block.header).ok_or_else(missing)?;
+    until_durable(&api, header.height).await?;
     let names = ledger_pools();
     let item = |item: tidegate::io::BlockItem| BlockItem {
         pool: names.get(item.pool.0 as usize).map(|pool| pool.name.clone()).unwrap_or_default(),
@@ -179,6 +183,20 @@ pub(super) async fn block(
         producer: hex::encode(header.producer),
         items: block.items.into_iter().map(item).collect(),
     }))
+}
+
+/// Waits until a height is durable: what is reported must not be forgotten.
+async fn until_durable(api: &Api, height: u64) -> Result<(), Problem> {
+    let wait = async {
+        while api.node.status().await?.height < height {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(DURABLE, wait).await {
+        Ok(durable) => durable,
+        Err(_) => Err(Problem::unavailable("the disk is behind: ask again")),
+    }
 }
 
 /// An account at the tip
@@ -199,7 +217,11 @@ pub(super) async fn account(
 ) -> Answer<Account> {
     let key = public_key(&key?.0).map_err(|error| Problem::bad_request(error.to_string()))?;
     let waiting = api.node.pool(TRANSFERS, usize::MAX).await?;
-    let AccountState { balance, nonce, .. } = api.app.ledger().account(&key);
+    let (AccountState { balance, nonce, .. }, height) = {
+        let ledger = api.app.ledger();
+        (ledger.account(&key), ledger.tip().1.height)
+    };
+    until_durable(&api, height).await?;
     let transfers = waiting.iter().filter_map(|item| Transfer::from_bytes(&item.body));
     let taken: BTreeSet<_> =
         transfers.filter(|transfer| transfer.from == key).map(|transfer| transfer.nonce).collect();

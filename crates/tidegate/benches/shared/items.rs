@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tidegate::id::{ItemId, ItemKey, NetworkId, PoolIndex};
+use bytes::Bytes;
+use tidegate::id::{BlockId, ItemId, ItemKey, NetworkId, PoolIndex};
 use tidegate::io::{Admission, Event};
-use tidegate::rules::{ItemFacts, Rules};
+use tidegate::rules::{HeaderFacts, ItemFacts, Rules};
 use tidegate::{Builder, Events, Identity, Node, Validator};
+use tidegate_proto::merkle;
 
 pub(crate) const NETWORK: NetworkId = NetworkId([1; 32]);
 /// After so long nothing more is waited for.
@@ -25,6 +27,25 @@ impl Rules for Items {
         let priority = u64::from_be_bytes(*body.first_chunk()?);
         Some(ItemFacts { key: ItemKey(self.item_id(pool, body).0), priority, chain: None })
     }
+
+    fn header(&self, header: &[u8]) -> Option<HeaderFacts> {
+        let height = u64::from_be_bytes(*header.get(32..)?.first_chunk()?);
+        Some(HeaderFacts {
+            block: BlockId(*blake3::hash(header).as_bytes()),
+            parent: BlockId(*header.first_chunk()?),
+            height,
+            slot: height,
+            producer: *header.get(40..)?.first_chunk()?,
+            item_root: merkle::root(&[]),
+            items: 0,
+        })
+    }
+}
+
+/// The header of a block without items.
+pub(crate) fn header(parent: BlockId, height: u64, number: u64) -> Bytes {
+    let salt = *blake3::hash(&number.to_be_bytes()).as_bytes();
+    [&parent.0[..], &height.to_be_bytes(), &salt].concat().into()
 }
 
 /// An item of so many bytes.

@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use super::{half_open, peers};
+use super::{half_open, hostile, peers};
 
 /// The attacks, in the order of the phases.
-pub(crate) const ALL: [&str; 5] = ["half-open", "flood", "beyond", "garbage", "silence"];
+pub(crate) const ALL: [&str; 6] = ["half-open", "flood", "beyond", "garbage", "silence", "hostile"];
 
 /// What an attack has done so far.
 #[derive(Default)]
@@ -49,6 +49,12 @@ pub(crate) async fn in_process(with: &[String]) {
             since = Instant::now();
             let done = done.clone();
             std::thread::spawn(move || half_open::fire(victim, &datagrams, flood, &done));
+        }
+        "hostile" => {
+            let configs = peers::prepare(size);
+            begin().await;
+            since = Instant::now();
+            hostile::begin(victim, configs, &done);
         }
         name => {
             let conduct = peers::Conduct::of(name);

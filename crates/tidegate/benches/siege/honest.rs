@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tidegate::{Multiaddr, Node, accept_all};
 
 use super::attack::ALL;
-use super::victim::{NAME, PLACES, POOL, node, worst_case};
+use super::victim::{HUNDRED, NAME, PLACES, POOL, node, worst_case};
 use crate::helper::{Helper, Priority, dropped, mib, processor, resident};
 use crate::items::{Member, Watch, item, met, percentile, until, within};
 
@@ -42,6 +42,7 @@ impl Scale {
     fn size_of(&self, attack: &str) -> usize {
         match attack {
             "half-open" | "flood" => self.datagrams,
+            "hostile" => HUNDRED as usize - 2,
             _ => self.identities,
         }
     }
@@ -100,20 +101,21 @@ struct Siege {
     watch: Arc<Watch>,
     next: u64,
     scale: Scale,
+    places: u32,
     missed: Vec<String>,
 }
 
 impl Siege {
-    async fn start(scale: Scale) -> Self {
-        let victim = Helper::start("victim", &[], Priority::Same);
+    async fn start(scale: Scale, places: u32) -> Self {
+        let victim = Helper::start("victim", &[places.to_string()], Priority::Same);
         let address: Multiaddr = victim.hear().parse().expect("an address");
         let watch = Arc::new(Watch::default());
         // They come back by themselves if they are cut off.
-        let a = Member::start(node(accept_all).peer(&address), &Arc::default());
-        let b = Member::start(node(accept_all).peer(&address), &watch);
+        let a = Member::start(node(accept_all, places).peer(&address), &Arc::default());
+        let b = Member::start(node(accept_all, places).peer(&address), &watch);
         until("both are connected", || a.seen().connected + b.seen().connected == 2).await;
         let memory = Memory::watch(victim.id());
-        Self { victim, address, memory, a, b, watch, next: 0, scale, missed: Vec::new() }
+        Self { victim, address, memory, a, b, watch, next: 0, scale, places, missed: Vec::new() }
     }
 
     /// Publishes for the time of a phase.
@@ -161,7 +163,7 @@ impl Siege {
     async fn fill(&self) -> Vec<Node> {
         let mut fillers = Vec::new();
         for _ in 2..PLACES {
-            let filler = Member::start(node(accept_all), &Arc::default());
+            let filler = Member::start(node(accept_all, PLACES), &Arc::default());
             filler.node.dial(&self.address).expect("a running node");
             until("a place is taken", || filler.seen().connected == 1).await;
             fillers.push(filler.node);
@@ -196,7 +198,7 @@ impl Siege {
             p50 < TARGET && p99 < TARGET,
             &format!("p50 {p50:.2}×, p99 {p99:.2}×, target < {TARGET}×"),
         );
-        let bound = worst_case();
+        let bound = worst_case(self.places);
         let share = format!("{:.1} MiB of {:.1} MiB", mib(most), mib(bound));
         self.judge(name, "memory", most <= bound, &share);
         let lost = self.lost() - lost;
@@ -230,12 +232,31 @@ fn socket_of(address: &Multiaddr) -> SocketAddr {
 
 pub(crate) async fn run(quick: bool) {
     let only = std::env::args().skip_while(|argument| argument != "--only").nth(1);
-    let mut siege = Siege::start(Scale::of(quick)).await;
-    println!("the victim's worst case is {:.1} MiB", mib(worst_case()));
-    for name in ALL {
-        if only.as_ref().is_none_or(|only| only == name) {
-            siege.attack(name).await;
+    let mut missed = Vec::new();
+    for (places, attacks) in [(PLACES, &ALL[..5]), (HUNDRED, &ALL[5..])] {
+        let wanted = |name: &&&str| only.as_ref().is_none_or(|only| only == **name);
+        let attacks = attacks.iter().filter(wanted).collect::<Vec<_>>();
+        if !attacks.is_empty() {
+            missed.extend(besiege(quick, places, &attacks).await);
         }
+    }
+    match missed.as_slice() {
+        [] => println!("all targets met"),
+        missed => println!("missed: {}", missed.join("; ")),
+    }
+}
+
+/// One victim, and one attack after the other; what was missed.
+async fn besiege(quick: bool, places: u32, attacks: &[&&str]) -> Vec<String> {
+    let mut scale = Scale::of(quick);
+    let minutes = std::env::args().skip_while(|argument| argument != "--minutes").nth(1);
+    if let Some(minutes) = minutes.and_then(|minutes| minutes.parse::<u64>().ok()) {
+        scale.phase = Duration::from_secs(60 * minutes);
+    }
+    let mut siege = Siege::start(scale, places).await;
+    println!("the victim's worst case is {:.1} MiB", mib(worst_case(places)));
+    for name in attacks {
+        siege.attack(name).await;
     }
     let Siege { victim, a, b, mut missed, .. } = siege;
     a.node.shutdown().await;
@@ -249,8 +270,5 @@ pub(crate) async fn run(quick: bool) {
     if !status.success() || panics > 0 {
         missed.push(format!("the victim: {errors}"));
     }
-    match missed.as_slice() {
-        [] => println!("all targets met"),
-        missed => println!("missed: {}", missed.join("; ")),
-    }
+    missed
 }

@@ -3,40 +3,61 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate::id::{PeerId, PoolIndex};
+use tidegate::id::{BlockId, PeerId, PoolIndex};
+use tidegate::io::{Admission, Subject};
 use tidegate::wire::RefusalKind;
-use tidegate::{Builder, Config, Limits, PoolSpec, Validator, accept_all};
+use tidegate::{Answer, Builder, Config, Limits, PoolSpec, Validator};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::items::{Member, NETWORK, builder};
+use crate::items::{Member, NETWORK, builder, header};
 
 pub(crate) const POOL: PoolIndex = PoolIndex(0);
 pub(crate) const NAME: &str = "items";
 /// Inbound places: those of A and B, and a few for others.
 pub(crate) const PLACES: u32 = 8;
+/// The same where a hundred others take part.
+pub(crate) const HUNDRED: u32 = 102;
 
 /// As a node is by default, with fewer places: so that the bound on its memory is a low one.
-pub(crate) fn limits() -> Limits {
+fn limits(places: u32) -> Limits {
     let mut limits = Limits::default();
-    (limits.max_inbound, limits.max_outbound) = (PLACES, 2);
+    (limits.max_inbound, limits.max_outbound) = (places, 2);
     limits
 }
 
-/// A node of the network, honest or attacked.
-pub(crate) fn node(validator: impl Validator) -> Builder {
-    builder(validator).pool(PoolSpec::new(NAME)).limits(limits())
+/// A node of the network, honest or attacked. It has a chain, whose tip stands still.
+pub(crate) fn node(validator: impl Validator, places: u32) -> Builder {
+    let genesis = header(BlockId([0; 32]), 0, 0);
+    builder(validator).pool(PoolSpec::new(NAME)).genesis(genesis).limits(limits(places))
 }
 
-pub(crate) fn worst_case() -> u64 {
+/// What a node is set up with, as far as others must agree.
+pub(crate) fn config() -> Config {
     let mut config = Config::new(PeerId([0; 32]), NETWORK);
-    config.limits = limits();
     config.pools.push(PoolSpec::new(NAME));
+    config
+}
+
+pub(crate) fn worst_case(places: u32) -> u64 {
+    let mut config = config();
+    config.limits = limits(places);
     config.worst_case_bytes()
 }
 
+/// What attackers send is of no use, as where an application wants fees: an item of no priority is
+/// ignored, after it has been looked at.
+pub(crate) fn judge(subject: Subject, answer: Answer) {
+    match subject {
+        Subject::Item { body, .. } if body.starts_with(&[0; 8]) => answer.ignore(),
+        _ => answer.accept(Admission::default()),
+    }
+}
+
 /// Runs until nobody listens. Says where it is; asked anything, says what it has seen.
-pub(crate) async fn in_process() {
-    let member = Member::start(node(accept_all), &Arc::default());
+pub(crate) async fn in_process(with: &[String]) {
+    let [places] = with else { panic!("one argument") };
+    let places = places.parse().expect("a number");
+    let member = Member::start(node(judge, places), &Arc::default());
     println!("{}", member.node.addresses()[0]);
     let mut questions = BufReader::new(tokio::io::stdin()).lines();
     while let Ok(Some(_)) = questions.next_line().await {

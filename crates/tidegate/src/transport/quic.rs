@@ -398,7 +398,7 @@ impl Quic {
 
     /// The peer has said its last words. It closes the connection when it knows that they are here; the
     /// datagram that says so may get lost, and comes but once.
-    fn ended(&mut self, id: ConnectionId) {
+    fn ended(&self, id: ConnectionId) {
         self.work.push(Box::pin(async move {
             rt::sleep(LAST_FRAMES).await;
             Done::Flushed(id)
