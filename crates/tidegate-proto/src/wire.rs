@@ -344,7 +344,7 @@ impl Reader<'_> {
     }
 
     /// Reads opaque data of a variable length. They hold on to no more than their own bytes and
-    /// [`SHARED_REST`], however large the frame is.
+    /// 64 others, however large the frame is.
     pub fn opaque(&mut self, bound: usize) -> Result<Bytes, DecodeError> {
         let length = self.length(bound, 1)?;
         let bytes = match length + SHARED_REST >= self.len {

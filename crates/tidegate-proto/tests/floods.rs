@@ -305,6 +305,12 @@ const FLOODS: &[(&str, Flood)] = &[
         let compact = world.compact(header);
         world.send(peer, BLOCK, &BlockMessage::Push(compact));
     }),
+    ("the same in large frames", |world, peer, _| {
+        let header = orphan(world);
+        let short_ids = Bytes::from(vec![1; 24_000]);
+        let compact = Compact { short_ids, ..world.compact(header) };
+        world.send(peer, BLOCK, &BlockMessage::Push(compact));
+    }),
     ("held tips that nobody knows", |world, peer, n| {
         let (block, height) = (unknown(world.fresh()), world.height() + n % 17);
         world.send(peer, TIP, &TipMessage::Held(Held { block, height }));

@@ -97,8 +97,9 @@ pub struct Quic {
     connections: BTreeMap<ConnectionId, Connection>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     inputs: VecDeque<Input>,
-    /// Network groups of the handshakes that are under way.
-    handshakes: Vec<NetworkGroup>,
+    /// The handshakes that are under way, with the network groups of those whose peers have shown that
+    /// they receive at their address: what is only claimed must not count against who is there.
+    handshakes: Vec<Option<NetworkGroup>>,
     /// Not before then the next one begins.
     next_handshake: Instant,
     /// Traffic of connections that are gone.
@@ -131,7 +132,7 @@ struct Connection {
 /// A piece of work that is done.
 enum Done {
     Incoming(quinn::Endpoint, Option<Box<quinn::Incoming>>),
-    Accepted(NetworkGroup, Result<quinn::Connection, quinn::ConnectionError>),
+    Accepted(Option<NetworkGroup>, Result<quinn::Connection, quinn::ConnectionError>),
     Resolved(DialId, Option<PeerId>, Vec<SocketAddr>),
     Dialed(DialId, Result<(quinn::Connection, PeerId), DialError>),
     Stream(ConnectionId, Result<(u32, RecvStream), StreamError>),
@@ -232,15 +233,16 @@ impl Quic {
             incoming.refuse();
             return;
         }
-        let group = network_group(incoming.remote_address().ip());
+        let validated = incoming.remote_address_validated();
+        let group = validated.then(|| network_group(incoming.remote_address().ip()));
         if self.handshakes.len() >= RETRY_FROM {
-            if self.handshakes.iter().filter(|other| **other == group).count() >= OF_ONE_GROUP {
-                incoming.ignore();
-                return;
-            }
             if incoming.may_retry() {
                 // An error means that it may not be retried, which was just asked.
                 let _ = incoming.retry();
+                return;
+            }
+            if self.handshakes.iter().filter(|other| **other == group).count() >= OF_ONE_GROUP {
+                incoming.ignore();
                 return;
             }
         }
