@@ -283,7 +283,6 @@ impl Builder {
         let listening = addresses.iter().chain(&self.external).map(to_core).collect();
         // The receiver is here, so this arrives.
         let _ = sender.send(Message::Command(Command::Listening { addresses: listening }));
-        #[cfg(feature = "store")]
         let failure = Arc::new(std::sync::OnceLock::new());
         #[cfg(feature = "store")]
         let keeper = match store {
