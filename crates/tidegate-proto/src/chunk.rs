@@ -12,6 +12,7 @@ use bao_tree::{BaoTree, BlockSize, ByteRanges, ChunkRanges};
 use bytes::Bytes;
 
 use crate::id::Digest;
+use crate::permit::Issuer;
 use crate::violation::Violation;
 use crate::wire::{Body, Chunked, MAX_WHOLE};
 
@@ -70,6 +71,42 @@ impl Sending {
             .expect("body and hashes are in memory");
         self.sent += CHUNK;
         Some(chunk.into())
+    }
+}
+
+/// What leaves on an instance in chunks: one body at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    rest: Option<Sending>,
+    /// If it ends an answer, what the peer's request is charged with.
+    answers: Option<u32>,
+}
+
+impl Outgoing {
+    /// A body has left but for its rest, if it has one. If it ends an answer, the peer's request is
+    /// answered when all has left.
+    pub(crate) fn begin(
+        &mut self,
+        rest: Option<Sending>,
+        answers: Option<u32>,
+        issuer: &mut Issuer,
+    ) {
+        *self = Self { rest, answers };
+        self.end(issuer);
+    }
+
+    /// The next chunk of it.
+    pub(crate) fn next(&mut self, issuer: &mut Issuer) -> Option<Bytes> {
+        let chunk = self.rest.as_mut()?.next();
+        self.end(issuer);
+        chunk
+    }
+
+    fn end(&mut self, issuer: &mut Issuer) {
+        if self.rest.as_ref().is_none_or(Sending::is_done) {
+            self.rest = None;
+            self.answers.take().into_iter().for_each(|bytes| issuer.answered(bytes));
+        }
     }
 }
 

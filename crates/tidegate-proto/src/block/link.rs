@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use crate::channel::Terms;
-use crate::chunk::{Receiving, Sending};
+use crate::chunk::{Outgoing, Receiving, Sending};
 use crate::config::Limits;
 use crate::id::{BlockId, ItemId};
 use crate::link::At;
@@ -28,9 +28,8 @@ pub(super) struct BlockLink {
     pub(super) requests: Vec<Request>,
     /// What the peer has asked for.
     pub(super) asked: VecDeque<Asked>,
-    /// An item that leaves in chunks, and whether it is the last of an answer; and one that arrives
-    /// in chunks.
-    outgoing: Option<(Sending, bool)>,
+    /// An item that leaves in chunks, and one that arrives so.
+    outgoing: Outgoing,
     pub(super) incoming: Option<Incoming>,
     /// Bodies that came unasked, and that left unasked.
     pub(super) from_peer: Pushed,
@@ -136,7 +135,7 @@ impl BlockLink {
             holder: Holder::new(terms.theirs.clone()),
             requests: Vec::new(),
             asked: VecDeque::new(),
-            outgoing: None,
+            outgoing: Outgoing::default(),
             incoming: None,
             from_peer: Pushed::default(),
             to_peer: Pushed::default(),
@@ -208,27 +207,14 @@ impl BlockLink {
         self.incoming.as_ref().is_some_and(|incoming| incoming.block == *block)
     }
 
-    /// An item leaves, the last of its answer or not, and what is left of it follows in chunks. The
-    /// peer's request is answered when all has left.
+    /// An item leaves, the last of its answer or not, and what is left of it follows in chunks.
     pub(super) fn sends(&mut self, rest: Option<Sending>, last: bool) {
-        match rest {
-            Some(rest) => self.outgoing = Some((rest, last)),
-            None if last => self.issuer.answered(0),
-            None => {}
-        }
+        self.outgoing.begin(rest, last.then_some(0), &mut self.issuer);
     }
 
     /// The next chunk of what is leaving.
     pub(super) fn next_chunk(&mut self) -> Option<Bytes> {
-        let (sending, last) = self.outgoing.as_mut()?;
-        let (chunk, last) = (sending.next(), *last);
-        if sending.is_done() {
-            self.outgoing = None;
-            if last {
-                self.issuer.answered(0);
-            }
-        }
-        chunk
+        self.outgoing.next(&mut self.issuer)
     }
 
     /// A header came: whether it was asked for.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{Entry, Ordinal};
 use crate::channel::Terms;
-use crate::chunk::{Receiving, Sending};
+use crate::chunk::{Outgoing, Receiving, Sending};
 use crate::link::At;
 use crate::permit::{Holder, Issuer, Returns};
 use crate::time::Time;
@@ -56,8 +56,8 @@ pub(super) struct PoolLink {
     tips: u32,
     /// What the peer asked for.
     pub(super) asked: VecDeque<Asked>,
-    /// A body that leaves in chunks; and if it is an answer, what its request is charged with.
-    outgoing: Option<(Sending, Option<u32>)>,
+    /// A body that leaves in chunks.
+    outgoing: Outgoing,
     /// Answers and new entries take turns.
     pub(super) answer_next: bool,
 }
@@ -121,7 +121,7 @@ impl PoolLink {
             looked_through: log_end,
             tips: 0,
             asked: VecDeque::new(),
-            outgoing: None,
+            outgoing: Outgoing::default(),
             answer_next: false,
         }
     }
@@ -136,27 +136,15 @@ impl PoolLink {
         self.returns.push(&mut self.issuer, number, report, now);
     }
 
-    /// A body leaves, and what is left of it follows in chunks. If it is an answer, the peer's
-    /// request is answered when all has left.
+    /// A body leaves, and what is left of it follows in chunks. If it is an answer, `answers` is what
+    /// the peer's request is charged with.
     pub(super) fn sends(&mut self, rest: Option<Sending>, answers: Option<u32>) {
-        match (rest, answers) {
-            (Some(rest), _) => self.outgoing = Some((rest, answers)),
-            (None, Some(bound)) => self.issuer.answered(bound),
-            (None, None) => {}
-        }
+        self.outgoing.begin(rest, answers, &mut self.issuer);
     }
 
     /// The next chunk of what is leaving.
     pub(super) fn next_chunk(&mut self) -> Option<Bytes> {
-        let (sending, answers) = self.outgoing.as_mut()?;
-        let (chunk, answers) = (sending.next(), *answers);
-        if sending.is_done() {
-            self.outgoing = None;
-            if let Some(bound) = answers {
-                self.issuer.answered(bound);
-            }
-        }
-        chunk
+        self.outgoing.next(&mut self.issuer)
     }
 
     /// Whether the answer to this request is arriving.
