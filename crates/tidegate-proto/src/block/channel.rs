@@ -300,9 +300,7 @@ fn deliver(
         abandon(cx, block);
         return Ok(());
     };
-    let liar = building.is_of_pool(index, pool);
-    building.deliver(index, pool, id, body);
-    if let Some(liar) = liar {
+    if let Some(liar) = building.deliver(index, pool, id, body) {
         // R9.2.14
         cx.accuse(liar, Violation::MalformedCompact);
     }

@@ -108,7 +108,9 @@ pub(crate) struct Reconstruction {
     /// an item with its proof show it. It decides where to look, and never against anybody else.
     pools: Vec<PoolIndex>,
     ids: Vec<Option<ItemId>>,
-    items: Vec<Option<BlockItem>>,
+    /// The bytes of each item that is here. They are those of its pool and its id above, and of
+    /// nothing else: where one of these changes, they go.
+    items: Vec<Option<Found>>,
     bytes: usize,
     /// Indices of items that are not here, and not asked for.
     missing: BTreeSet<u32>,
@@ -130,6 +132,13 @@ pub(crate) struct Reconstruction {
     pub(crate) origin: Option<ConnectionId>,
     /// Whose push this began with, and its number.
     pub(crate) pushed: Option<(ConnectionId, u32)>,
+}
+
+/// The bytes of an item, and whether a pool had it.
+#[derive(Clone, Debug)]
+struct Found {
+    body: Bytes,
+    known: bool,
 }
 
 /// What came of full ids.
@@ -228,14 +237,14 @@ impl Reconstruction {
     fn take_known(&mut self, index: usize, id: ItemId, pools: &[Pool]) {
         let pool = self.pools[index];
         if let Some(body) = pools[pool.0 as usize].body(&id) {
-            self.put(index, BlockItem { pool, id, body: body.clone(), known: true });
+            self.put(index, id, Found { body: body.clone(), known: true });
         }
     }
 
-    fn put(&mut self, index: usize, item: BlockItem) {
-        self.bytes += item.body.len();
-        self.ids[index] = Some(item.id);
-        self.items[index] = Some(item);
+    fn put(&mut self, index: usize, id: ItemId, found: Found) {
+        self.bytes += found.body.len();
+        self.ids[index] = Some(id);
+        self.items[index] = Some(found);
         self.missing.remove(&(index as u32));
     }
 
@@ -262,7 +271,7 @@ impl Reconstruction {
             if self.items[at].is_none() {
                 let pool = self.pools[at];
                 let id = rules.item_id(&pools[pool.0 as usize].spec.name, body);
-                self.put(at, BlockItem { pool, id, body: body.clone(), known: false });
+                self.put(at, id, Found { body: body.clone(), known: false });
             }
         }
         Ok(())
@@ -333,27 +342,33 @@ impl Reconstruction {
         merkle::verify(item_root, *items as usize, index as usize, item, proof)
     }
 
-    /// It is proven that the item at an index is of this pool. Who sent the compact block is
-    /// returned if that said otherwise: nobody sends one before he has checked its root (R9.2.6).
-    pub(crate) fn is_of_pool(&mut self, index: u32, pool: PoolIndex) -> Option<ConnectionId> {
-        let known = self.pools.get_mut(index as usize)?;
-        if *known == pool {
+    /// An item that is proven to be the one at an index: it takes the place of what nobody has proven.
+    /// Who sent the compact block is returned if that named another pool: nobody sends one before he
+    /// has checked its root (R9.2.6).
+    pub(crate) fn deliver(
+        &mut self,
+        index: u32,
+        pool: PoolIndex,
+        id: ItemId,
+        body: Bytes,
+    ) -> Option<ConnectionId> {
+        let at = index as usize;
+        let before = *self.pools.get(at)?;
+        if (before, self.ids[at]) != (pool, Some(id)) {
+            self.drop_item(at);
+            self.pools[at] = pool;
+        }
+        if self.items[at].is_none() {
+            self.put(at, id, Found { body, known: false });
+        }
+        if before == pool {
             return None;
         }
-        *known = pool;
         // The others are most likely wrong too, and may be in the pools that are meant.
         if !self.ids_proven && self.ids_wanted.is_none() {
             self.want_all_ids();
         }
         self.origin.take()
-    }
-
-    /// An item that was asked for, and is proven to be the one.
-    pub(crate) fn deliver(&mut self, index: u32, pool: PoolIndex, id: ItemId, body: Bytes) {
-        let at = index as usize;
-        if self.items.get(at).is_some_and(Option::is_none) {
-            self.put(at, BlockItem { pool, id, body, known: false });
-        }
     }
 
     /// Full ids, which `link` was asked for. `Err` if the whole list is not the header's.
@@ -432,6 +447,11 @@ impl Reconstruction {
 
     /// The items of a complete block, and the indices of those that were not in the pools.
     pub(crate) fn finish(self) -> (Vec<BlockItem>, Vec<u32>) {
-        (self.items.into_iter().flatten().collect(), self.lacked)
+        let named = self.pools.into_iter().zip(self.ids);
+        let items = named.zip(self.items).filter_map(|((pool, id), found)| {
+            let (id, Found { body, known }) = id.zip(found)?;
+            Some(BlockItem { pool, id, body, known })
+        });
+        (items.collect(), self.lacked)
     }
 }

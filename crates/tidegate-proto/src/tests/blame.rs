@@ -10,13 +10,13 @@ use super::script::{
     BLOCK, CONTROL, LARGE_POOL, RPC, SMALL_POOL, Script, TIP, generous, withhold, withhold_blocks,
 };
 use crate::config::Config;
-use crate::id::ConnectionId;
+use crate::id::{ConnectionId, PeerId};
 use crate::io::{Admission, Block, Command, Fate, Invalid, Subject, Verdict};
 use crate::rules::Rules;
 use crate::wire::{
-    Answer, BlockBody, BlockFetch, BlockMessage, BlockPart, BlockWant, Body, BodyGroup, Compact,
-    ControlMessage, Encode as _, Group, Held, ItemBody, NotHere, PoolMessage, Prefilled, Report,
-    Return, RpcBlock, RpcMessage, RpcWant, TipMessage,
+    Answer, BlockBody, BlockFetch, BlockIds, BlockMessage, BlockPart, BlockWant, Body, BodyGroup,
+    Compact, ControlMessage, Encode as _, Group, Held, ItemBody, NotHere, PoolMessage, Prefilled,
+    Report, Return, RpcBlock, RpcMessage, RpcWant, TipMessage,
 };
 use crate::{Time, Violation};
 
@@ -130,6 +130,64 @@ fn wrong_groups_blame_only_who_sent_them() {
         let violations = script.node.stats().violations().collect::<Vec<_>>();
         assert_eq!(violations, [(Violation::MalformedCompact, 1)], "{case}");
     }
+}
+
+/// A list of ids from a liar put an item of another pool where one with its proof was on its way, and
+/// that one did not take its place: the block was made of the wrong pool. R9.2.12, R9.2.14
+#[test]
+fn a_proven_item_takes_the_place_of_a_claimed_one() {
+    let bodies = [item(1, 100), item(2, 100)];
+    let items = bodies.clone().map(|body| (SMALL, body));
+    let wanted = block_by(&SharedIds, &genesis(), 1, 1, &items);
+    let mut config = config(1);
+    // One who is asked for items cannot be asked for ids.
+    config.limits.block_grant.requests = 1;
+    let mut script = Script::by(config, Box::new(SharedIds));
+    script.connect(super::script::PEER);
+    script.shake_hands();
+    script.judge = withhold_blocks;
+    let (body, admission) = (bodies[1].clone(), Admission::default());
+    script.command(Command::Publish { request: 1, pool: LARGE, body, admission });
+    let salt = script.salt();
+    let short =
+        |item: &crate::io::BlockItem| crate::block::short_id(&salt, &wanted.block, &item.id);
+    let short_ids = wanted.items.iter().map(short).collect::<Vec<_>>().concat();
+    let honest = Compact { short_ids: short_ids.into(), ..script.compact(&wanted) };
+    let groups = ["large", "small"].map(|pool| Group { pool: pool.to_owned(), count: 1 });
+    let false_one = Compact { groups: groups.to_vec(), ..honest.clone() };
+    let origin = script.connection;
+    script.take();
+    script.send(BLOCK, &BlockMessage::Push(false_one));
+    assert_eq!(fetched(&mut script).len(), 1);
+    let helper = script.another_peer();
+    script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+    let not_here = NotHere { block: wanted.block, part: BlockPart::Items };
+    script.send_on(origin, BLOCK, &BlockMessage::NotHere(not_here));
+    script.wait(50);
+    let [asked] = fetched(&mut script).try_into().unwrap();
+    assert_eq!(asked.want, BlockWant::Items(vec![0, 1]));
+    script.connect(PeerId([7; 32]));
+    script.shake_hands();
+    let liar = script.connection;
+    script.send(BLOCK, &BlockMessage::Push(honest));
+    script.send_on(helper, BLOCK, &BlockMessage::Item(item_of(&wanted, 0)));
+    assert!(script.closed.contains(&origin));
+    let [asked] = fetched(&mut script).try_into().unwrap();
+    assert_eq!(asked.want, BlockWant::Ids(0));
+    // The ids are right, and the pool of the second is not.
+    let groups = ["small", "large"].map(|pool| Group { pool: pool.to_owned(), count: 1 });
+    let list = BlockIds { groups: groups.to_vec(), ..ids_of(&wanted, 0..2) };
+    script.send(BLOCK, &BlockMessage::Ids(list));
+    assert!(script.closed.contains(&liar));
+    script.connection = helper;
+    script.take();
+    script.send(BLOCK, &BlockMessage::Item(item_of(&wanted, 1)));
+    script.wait(50);
+    serve(&mut script, &wanted);
+    assert!(!script.closed.contains(&helper));
+    let [mut found] = judged(&script).try_into().unwrap();
+    found.items.iter_mut().for_each(|item| item.known = true);
+    assert_eq!(found, wanted);
 }
 
 /// A list of ids that names a pool which the node does not have proves nothing until its root is the
