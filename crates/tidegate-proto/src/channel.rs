@@ -48,6 +48,10 @@ pub(crate) trait Channel {
     /// The connection is gone.
     fn on_down(cx: &mut Context, at: At);
 
+    /// Whether this node has asked for `message`, or has waited for it: what it costs is then not the
+    /// peer's doing, nor held against it ([`crate::link::Links::worked`]).
+    fn was_asked(message: &Self::Message) -> bool;
+
     /// The peer sent `message`. A violation ends the connection.
     fn on_message(cx: &mut Context, at: At, message: Self::Message) -> Result<(), Violation>;
 
@@ -140,8 +144,8 @@ macro_rules! channels {
                 match self { $(Self::$variant => <$channel>::on_down(cx, at)),+ }
             }
 
-            /// A frame came: decodes it and hands it to the channel.
-            pub(crate) fn on_frame(self, cx: &mut Context, at: At, frame: &Frame) -> Result<(), Violation> {
+            /// A frame came: decodes it and hands it to the channel. Whether it had been asked for.
+            pub(crate) fn on_frame(self, cx: &mut Context, at: At, frame: &Frame) -> Result<bool, Violation> {
                 match self { $(Self::$variant => {
                     // R3.8
                     if frame.len() > <$channel>::MAX_FRAME {
@@ -149,7 +153,9 @@ macro_rules! channels {
                     }
                     // R3.7
                     let message = frame.decode().map_err(|_| Violation::Malformed)?;
-                    <$channel>::on_message(cx, at, message)
+                    let was_asked = <$channel>::was_asked(&message);
+                    <$channel>::on_message(cx, at, message)?;
+                    Ok(was_asked)
                 }),+ }
             }
 

@@ -440,9 +440,9 @@ pub struct Limits {
     /// How long one who has only the header may be asked for the block before he says that it is
     /// not here.
     pub not_here_after: Duration,
-    /// Messages of peers that are worked on in a second before peers that send more than their share
-    /// of them have to wait for what they are owed. A message costs 10 to 50 µs: 20,000 are a fifth of
-    /// a processor to all of it.
+    /// Messages of peers, but for what was asked of them, that are worked on in a second before those
+    /// that send more than their share have to wait for what they are owed. A message costs 10 to
+    /// 50 µs: 20,000 are a fifth of a processor to all of it.
     pub work_per_second: u32,
     /// Bytes a transport accepts of one connection before the core takes them.
     pub receive_window: u32,

@@ -39,6 +39,10 @@ pub const VERSION: u32 = 2;
 /// on the way.
 const RAISES: u32 = MAX_POOLS as u32;
 const RAISE_INTERVAL: Duration = Duration::from_secs(1);
+/// Pongs that leave at once, and the time after which one more may: a peer that pings again at each
+/// pong would have this node do nothing else, and the control channel does not rest.
+const PONGS: u32 = 8;
+const PONG_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the last message of a connection may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -76,6 +80,7 @@ struct ControlLink {
     raises_out: Pace,
     raises_in: Pace,
     pong: Option<u64>,
+    pongs: Pace,
     /// The ping that has no pong yet, and when it left.
     ping: Option<(u64, Time)>,
     /// A ping is wanted now, whatever the time.
@@ -189,6 +194,7 @@ pub(crate) fn connected(cx: &mut Context, at: At, binding: Binding, known: bool)
         raises_out: Pace::default(),
         raises_in: Pace::default(),
         pong: None,
+        pongs: Pace::default(),
         ping: None,
         ping_now: false,
         last_ping: cx.now,
@@ -511,6 +517,10 @@ impl ChannelTrait for Channel {
 
     fn on_down(_: &mut Context, _: At) {}
 
+    fn was_asked(message: &ControlMessage) -> bool {
+        matches!(message, ControlMessage::Pong(_))
+    }
+
     fn on_message(cx: &mut Context, at: At, message: ControlMessage) -> Result<(), Violation> {
         let Some(link) = cx.control.links.get_mut(&at.link) else { return Ok(()) };
         match message {
@@ -611,8 +621,11 @@ impl ChannelTrait for Channel {
                 salt: own.1,
             }));
         }
-        if let Some(number) = link.pong.take() {
+        if link.pongs.next(PONGS, PONG_INTERVAL) <= cx.now
+            && let Some(number) = link.pong.take()
+        {
             // R5.5.1
+            link.pongs.take(PONG_INTERVAL, cx.now);
             return Some(ControlMessage::Pong(number));
         }
         if link.raises_out.next(RAISES, RAISE_INTERVAL) <= cx.now
@@ -634,7 +647,9 @@ impl ChannelTrait for Channel {
                 let ping = next_ping(cx, link).filter(|due| *due > cx.now);
                 let raise = link.raises_out.next(RAISES, RAISE_INTERVAL);
                 let raise = Some(raise).filter(|at| !link.raises.is_empty() && *at > cx.now);
-                ping.into_iter().chain(silence(cx, link)).chain(raise).min()
+                let pong = link.pongs.next(PONGS, PONG_INTERVAL);
+                let pong = Some(pong).filter(|at| link.pong.is_some() && *at > cx.now);
+                ping.into_iter().chain(silence(cx, link)).chain(raise).chain(pong).min()
             }
             Stage::Closed(_) => None,
         };

@@ -18,6 +18,8 @@ const FIRST_ROUND_TRIP: Duration = Duration::from_millis(100);
 const FIRST_RATE: u64 = 1 << 20;
 /// How far a link may be ahead of its share of the work: what comes in a burst is worked on at once.
 const AHEAD: Duration = Duration::from_millis(100);
+/// The longest rest: what a link may be charged with at once has a bound, whatever it costs.
+const REST_MOST: Duration = Duration::from_secs(1);
 /// How often it is counted how many links cause work.
 const COUNT_AGAIN: Duration = Duration::from_millis(50);
 /// Answers smaller than this say more about the round trip than about the rate.
@@ -156,6 +158,11 @@ impl Link {
         }
     }
 
+    /// Until when it rests, if it is too far ahead of its share of the work.
+    fn must_rest_until(&self, now: Time) -> Option<Time> {
+        Some(self.worked_until - AHEAD).filter(|until| *until > now)
+    }
+
     /// How long an answer of so many bytes may take: two round trips and two sending times, and
     /// a quarter of a second for a busy peer.
     pub(crate) fn patience(&self, bytes: u32) -> Duration {
@@ -172,6 +179,8 @@ pub(crate) struct Links {
     ready: VecDeque<ConnectionId>,
     /// Those that have caused more work than their share, and until when nothing is done for them.
     resting: BTreeSet<(Time, ConnectionId)>,
+    /// One has begun to since somebody asked.
+    begun_to_rest: bool,
     /// How many links cause work, as it was counted then.
     working: u32,
     counted: Time,
@@ -209,9 +218,9 @@ impl Links {
         }
     }
 
-    /// A message of a link has cost so many steps. A link may be ahead of its share by [`AHEAD`]; one
-    /// that is further ahead rests: what it is owed waits, so its permits come back later and it
-    /// sends less. Nobody rests as long as there is work for all.
+    /// A message of a link that was not asked for has cost so many steps. A link may be ahead of its
+    /// share by [`AHEAD`]; one that is further ahead rests: what it is owed waits, so its permits come
+    /// back later and it sends less.
     pub(crate) fn worked(&mut self, id: ConnectionId, steps: u64, a_second: u32, now: Time) {
         if now.since(self.counted) >= COUNT_AGAIN {
             let working = self.links.values().filter(|link| link.worked_until > now).count();
@@ -220,7 +229,13 @@ impl Links {
         let Some(link) = self.links.get_mut(&id) else { return };
         let micros = steps.saturating_mul(u64::from(self.working.max(1)) * 1_000_000);
         let took = Duration::from_micros(micros / u64::from(a_second.max(1)));
-        link.worked_until = link.worked_until.max(now) + took;
+        link.worked_until = (link.worked_until.max(now) + took).min(now + AHEAD + REST_MOST);
+    }
+
+    /// Whether a link has begun to rest since this was asked: what it waits for in turn is the turn of
+    /// others.
+    pub(crate) fn has_begun_to_rest(&mut self) -> bool {
+        std::mem::take(&mut self.begun_to_rest)
     }
 
     /// When the first of those that rest goes on.
@@ -262,10 +277,11 @@ impl Links {
         }
     }
 
-    /// Whether the transport can take a frame of a channel.
-    pub(crate) fn is_writable(&self, at: At) -> bool {
-        let slot = self.links.get(&at.link).and_then(|link| link.slots.get(at.slot));
-        slot.is_some_and(|slot| slot.writable)
+    /// Whether a frame of a channel could leave: the transport can take it, and the link does not rest.
+    pub(crate) fn may_send(&self, at: At, now: Time) -> bool {
+        let Some(link) = self.links.get(&at.link) else { return false };
+        link.slots.get(at.slot).is_some_and(|slot| slot.writable)
+            && link.must_rest_until(now).is_none()
     }
 
     /// The transport can take the next frame of a channel.
@@ -282,8 +298,7 @@ impl Links {
     /// channel in turn. It is taken to have one until [`Links::clean`].
     pub(crate) fn next(&mut self, now: Time) -> Option<(Kind, At)> {
         while let Some(&id) = self.ready.front() {
-            let rests = self.links.get(&id).map(|link| link.worked_until - AHEAD);
-            let rests = rests.filter(|until| *until > now);
+            let rests = self.links.get(&id).and_then(|link| link.must_rest_until(now));
             let found = self.links.get_mut(&id).and_then(|link| {
                 let count = if rests.is_some() { 1 } else { link.slots.len() };
                 let others = (0..count - 1).map(|i| 1 + (link.turn + i) % (count - 1));
@@ -298,6 +313,7 @@ impl Links {
                     if let (Some(until), None) = (rests, link.rests) {
                         link.rests = Some(until);
                         self.resting.insert((until, id));
+                        self.begun_to_rest = true;
                     }
                 }
                 continue;
@@ -425,6 +441,19 @@ mod tests {
         let before = links.links[&B].worked_until;
         links.worked(B, 51, 1000, at(1055));
         assert_eq!(links.links[&B].worked_until.since(before), Duration::from_millis(102));
+    }
+
+    #[test]
+    fn a_rest_has_an_end_whatever_it_is_for() {
+        let mut links = links();
+        let now = Time::from_micros(1_000_000);
+        links.worked(A, u64::MAX, 1, now);
+        links.wake(A, 1);
+        assert_eq!(links.next(now), None);
+        assert!(links.has_begun_to_rest() && !links.has_begun_to_rest());
+        assert_eq!(links.rests_until(), Some(now + REST_MOST));
+        let slot = At { link: A, slot: 1, index: 0 };
+        assert!(!links.may_send(slot, now) && links.may_send(slot, now + REST_MOST));
     }
 
     #[test]

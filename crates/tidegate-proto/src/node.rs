@@ -198,7 +198,10 @@ impl Node {
                 Timer::Pool(pool) => pool::expire(&mut self.cx, pool),
                 Timer::Blocks => block::expire(&mut self.cx),
                 Timer::Dialer => dialer::expire(&mut self.cx),
-                Timer::Rested => self.cx.links.rested(self.cx.now),
+                Timer::Rested => {
+                    self.cx.links.rested(self.cx.now);
+                    rpc::next_turn(&mut self.cx);
+                }
                 Timer::Ticket(ticket) => {
                     self.cx.stats.count(Count::LateVerdicts);
                     match self.cx.tickets.question(ticket) {
@@ -230,7 +233,12 @@ impl Node {
             if let Some(verify) = self.poll_ticket() {
                 return Some(verify);
             }
-            let Some((kind, at)) = self.cx.links.next(self.cx.now) else {
+            let next = self.cx.links.next(self.cx.now);
+            if self.cx.links.has_begun_to_rest() {
+                rpc::next_turn(&mut self.cx);
+                continue;
+            }
+            let Some((kind, at)) = next else {
                 let rested = self.cx.links.rests_until();
                 self.cx.timers.set(Timer::Rested, rested);
                 return None;
@@ -305,9 +313,11 @@ impl Node {
         cx.stats.frame_in(kind.name(), frame.len());
         let before = cx.stats.of(Count::Work);
         let outcome = kind.on_frame(cx, at, frame);
-        // Looks at what peers pile up are short.
-        let steps = 1 + (cx.stats.of(Count::Work) - before) / 16;
-        cx.links.worked(connection, steps, cx.config.limits.work_per_second, cx.now);
+        if outcome == Ok(false) {
+            // Looks at what peers pile up are short.
+            let steps = 1 + (cx.stats.of(Count::Work) - before) / 16;
+            cx.links.worked(connection, steps, cx.config.limits.work_per_second, cx.now);
+        }
         // R5.6.2
         if let Err(violation) = outcome
             && !control::is_over(cx, connection)

@@ -10,7 +10,7 @@
 
 mod serve;
 
-pub(crate) use self::serve::loaded;
+pub(crate) use self::serve::{loaded, next_turn};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -201,6 +201,10 @@ impl ChannelTrait for Channel {
         cx.rpc.links.remove(&at.link);
         serve::link_down(cx, at.link);
         sync::link_down(cx, at.link);
+    }
+
+    fn was_asked(message: &RpcMessage) -> bool {
+        !matches!(message, RpcMessage::Request(_) | RpcMessage::Cancel(_))
     }
 
     fn on_message(cx: &mut Context, at: At, message: RpcMessage) -> Result<(), Violation> {

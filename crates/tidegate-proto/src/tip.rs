@@ -137,6 +137,10 @@ impl ChannelTrait for Channel {
         block::announcer_down(cx, at.link);
     }
 
+    fn was_asked(message: &TipMessage) -> bool {
+        matches!(message, TipMessage::Return(_))
+    }
+
     fn on_message(cx: &mut Context, at: At, message: TipMessage) -> Result<(), Violation> {
         let link = cx.tip.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
         match message {

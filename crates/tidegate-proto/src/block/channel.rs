@@ -79,6 +79,10 @@ impl ChannelTrait for Channel {
         headers::link_down(cx, at.link);
     }
 
+    fn was_asked(message: &BlockMessage) -> bool {
+        !matches!(message, BlockMessage::Push(_) | BlockMessage::Fetch(_))
+    }
+
     fn on_message(cx: &mut Context, at: At, message: BlockMessage) -> Result<(), Violation> {
         let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
         match message {

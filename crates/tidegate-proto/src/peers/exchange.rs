@@ -127,6 +127,10 @@ impl ChannelTrait for Channel {
         cx.exchange.links.remove(&at.link);
     }
 
+    fn was_asked(message: &PeersMessage) -> bool {
+        matches!(message, PeersMessage::Records(_))
+    }
+
     fn on_message(cx: &mut Context, at: At, message: PeersMessage) -> Result<(), Violation> {
         let link = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
         match message {

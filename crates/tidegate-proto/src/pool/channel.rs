@@ -78,6 +78,12 @@ impl ChannelTrait for Channel {
         freed(cx);
     }
 
+    fn was_asked(message: &PoolMessage) -> bool {
+        // The chunks of a push have been paid for with its permit for bytes.
+        use PoolMessage as M;
+        !matches!(message, M::Announce(_) | M::Push(_) | M::Fetch(_))
+    }
+
     fn on_message(cx: &mut Context, at: At, message: PoolMessage) -> Result<(), Violation> {
         match message {
             // R6.2.3

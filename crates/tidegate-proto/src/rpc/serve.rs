@@ -177,7 +177,7 @@ pub(super) fn on_cancel(cx: &mut Context, at: At, id: u32) -> Result<(), Violati
         serving.answer = Answer::Ready(failed(id, RpcError::Cancelled), now);
     }
     cx.links.wake(at.link, at.slot);
-    wake_next(cx);
+    next_turn(cx);
     Ok(())
 }
 
@@ -186,7 +186,7 @@ pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
         load.link.take_if(|waiting| *waiting == link);
     }
     cx.rpc.queue.retain(|waiting| *waiting != link);
-    wake_next(cx);
+    next_turn(cx);
 }
 
 /// When this peer may be answered again, or when another has kept its place for long enough.
@@ -261,7 +261,7 @@ fn has_turn(cx: &mut Context, at: At) -> bool {
         return false;
     }
     if next_in_turn(cx) != Some(at) {
-        wake_next(cx);
+        next_turn(cx);
         return false;
     }
     cx.rpc.queue.retain(|waiting| *waiting != at.link);
@@ -291,13 +291,13 @@ fn next_in_turn(cx: &Context) -> Option<At> {
     let waiting = cx.rpc.queue.iter().filter_map(|link| cx.rpc.links.get(link));
     let ready = waiting.filter(|link| {
         let serving = &link.serving;
-        serving.waits_for_turn() && !serving.pauses(cx.now) && cx.links.is_writable(link.at)
+        serving.waits_for_turn() && !serving.pauses(cx.now) && cx.links.may_send(link.at, cx.now)
     });
     ready.min_by_key(|link| link.serving.wasted).map(|link| link.at)
 }
 
-/// A place may be free.
-fn wake_next(cx: &mut Context) {
+/// A place may be free, or somebody else's turn may have come.
+pub(crate) fn next_turn(cx: &mut Context) {
     if let Some(at) = next_in_turn(cx) {
         cx.links.wake(at.link, at.slot);
     }
@@ -352,7 +352,7 @@ fn done(cx: &mut Context, at: At, useful: bool) {
         }
         cx.links.wake(at.link, at.slot);
     }
-    wake_next(cx);
+    next_turn(cx);
 }
 
 fn load(cx: &mut Context, at: At, want: RpcWant) {
@@ -392,5 +392,5 @@ pub(crate) fn loaded(cx: &mut Context, request: u64, found: Found) {
             cx.links.wake(link.at.link, link.at.slot);
         }
     }
-    wake_next(cx);
+    next_turn(cx);
 }

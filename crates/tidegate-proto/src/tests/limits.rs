@@ -348,6 +348,23 @@ fn bytes_that_are_asked_for_are_limited_over_all_links() {
     }
 }
 
+/// A peer that pings again at each pong is answered eight times at once, and then ten times a second.
+#[test]
+fn pongs_leave_at_a_pace() {
+    let mut script = Script::up();
+    let ping = |script: &mut Script| {
+        script.send(CONTROL, &ControlMessage::Ping(7));
+        script.received::<ControlMessage>(CONTROL) == [ControlMessage::Pong(7)]
+    };
+    assert!((0..8).all(|_| ping(&mut script)));
+    assert!(!ping(&mut script));
+    script.wait(99);
+    assert_eq!(script.received::<ControlMessage>(CONTROL), []);
+    script.wait(1);
+    assert_eq!(script.received::<ControlMessage>(CONTROL), [ControlMessage::Pong(7)]);
+    assert_eq!(script.accusation(), None);
+}
+
 /// R5.5.1, R5.5.4: this side did not dial, so it pings after one and a half times 30 s.
 #[test]
 fn silence_is_asked_about_and_ended_in_time() {

@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 
-use super::script::{RPC, Script, TIP};
+use super::app::SMALL;
+use super::script::{PEER, RPC, Script, TIP};
 use super::syncing::{chain, chunked, failed, headers, requests, with_store};
 use crate::Violation;
-use crate::id::{BlockId, PeerId};
+use crate::id::{BlockId, ItemId, PeerId};
 use crate::io::{Block, Command, Found, Input, Load, TipChange};
 use crate::wire::{
     BlockHeader, Held, MAX_HEADERS, RpcError, RpcHeaders, RpcMessage, RpcRequest, RpcWant,
@@ -197,6 +198,37 @@ fn peers_are_given_blocks_in_turn() {
         script.command(Command::Loaded { request, found: Found::Nothing });
     }
     assert_eq!(order, [2, 3, 4, 5, 2, 3, 4, 5]);
+}
+
+/// One who rests, since he caused more than his share of the work, is passed over. R16.9
+#[test]
+fn who_rests_keeps_nobody_from_being_served() {
+    let mut config = with_store(1);
+    config.limits.serving = 1;
+    config.limits.work_per_second = 100;
+    let mut script = Script::with(config);
+    let [first, busy, other] = [PeerId([7; 32]), PeerId([8; 32]), PEER].map(|peer| {
+        script.connect(peer);
+        script.shake_hands();
+        script.send(RPC, &want_block(0, BlockId(peer.0)));
+        script.connection
+    });
+    let asked =
+        |script: &Script| script.loads.iter().map(|(_, load)| load.clone()).collect::<Vec<_>>();
+    let blocks =
+        |peers: &[u8]| peers.iter().map(|n| Load::Block(BlockId([*n; 32]))).collect::<Vec<_>>();
+    assert_eq!(asked(&script), blocks(&[7]));
+    script.connection = busy;
+    // 10 ms each: it has to rest, and then it would be its turn.
+    for n in 0..30 {
+        script.announce(SMALL, &ItemId([n; 32]), 10);
+    }
+    script.command(Command::Loaded { request: 0, found: Found::Nothing });
+    assert_eq!(asked(&script), blocks(&[7, 9]));
+    script.wait(1000);
+    script.command(Command::Loaded { request: 1, found: Found::Nothing });
+    assert_eq!(asked(&script), blocks(&[7, 9, 8]));
+    assert!([first, busy, other].iter().all(|link| !script.closed.contains(link)));
 }
 
 /// Who let answers be made for nothing comes after those who did not, though he asked first.
