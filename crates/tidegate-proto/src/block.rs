@@ -17,6 +17,7 @@ use crate::fetch::{Announced, Fetcher};
 use crate::id::{BlockId, ConnectionId, Salt};
 use crate::io::{Block, BlockItem, Event, Fate, Found, Invalid, Subject, Verdict};
 use crate::merkle;
+use crate::pool::Pool;
 use crate::rpc;
 use crate::rules::HeaderFacts;
 use crate::stats::Count;
@@ -179,6 +180,12 @@ pub(crate) fn announced_by(blocks: &Blocks, block: &BlockId, link: ConnectionId)
     blocks.known.get(block).is_some_and(|known| known.announced_by.contains(&link))
 }
 
+/// Whether a link has a channel for blocks: else the rules of its peer are others, and what it says of
+/// blocks means nothing here. R16.10
+pub(crate) fn has_channel(cx: &Context, link: ConnectionId) -> bool {
+    cx.blocks.links.contains_key(&link)
+}
+
 /// A link is gone on which headers may have come. If it had a channel for blocks, that looks after
 /// what it vouched for.
 pub(crate) fn announcer_down(cx: &mut Context, link: ConnectionId) {
@@ -317,6 +324,9 @@ fn compact_arrived(
         return Ok(());
     }
     let own = cx.blocks.salt;
+    // Each id of the pools is hashed, and looked for among those of the block.
+    let looked_at = cx.pools.iter().map(Pool::len).sum::<usize>() + facts.items as usize;
+    cx.stats.worked(looked_at as u64 / 16);
     let started = Reconstruction::new(facts, compact, &own, &cx.pools, &*cx.rules)?;
     let Some(mut started) = started else {
         if let Some(number) = pushed {

@@ -126,6 +126,11 @@ impl Issuer {
         self.out.get_mut(&number).is_some_and(|owed| !std::mem::replace(&mut owed.reported, true))
     }
 
+    /// Whether a report about this number is still owed: what the number is for may be asked for.
+    pub(crate) fn owes(&self, number: u32) -> bool {
+        self.out.get(&number).is_some_and(|owed| !owed.reported)
+    }
+
     /// The message that gives this permit back leaves now.
     fn give_back(&mut self, number: u32) {
         if let Some(owed) = self.out.remove(&number) {

@@ -467,6 +467,11 @@ fn withdraw(cx: &mut Context, at: At) {
                 continue;
             }
             let pool = &mut cx.pools[at.index];
+            if pool.fetcher.is_candidate(alias, source.link) {
+                // By another announcement, as ids may collide.
+                report(cx, at.index, source, Report::Duplicate);
+                continue;
+            }
             pool.wanted(alias, source.link, source.number, facts, cx.now);
             let slot = pool.links.get(&source.link).map(|link| link.at.slot);
             slot.into_iter().for_each(|slot| cx.links.wake(source.link, slot));

@@ -52,6 +52,9 @@ struct Announced {
 #[derive(Debug, Default)]
 struct Incoming {
     out: bool,
+    /// The header that it is for, while that waits for its verdict: the peer may send others that
+    /// this node asks for.
+    header: Option<BlockId>,
     /// It has been processed: it goes back at that time.
     back_at: Option<Time>,
     /// When the last one went back.
@@ -93,9 +96,20 @@ fn wake_all(cx: &mut Context) {
     }
 }
 
-/// The header that a peer announced has its verdict, or needs none.
-pub(crate) fn header_done(cx: &mut Context, link: ConnectionId) {
-    done(cx, link, TipSlot::Header);
+/// The header that a peer announced waits for its verdict.
+pub(crate) fn header_waits(cx: &mut Context, link: ConnectionId, block: BlockId) {
+    if let Some(link) = cx.tip.links.get_mut(&link) {
+        link.from_peer[TipSlot::Header as usize].header = Some(block);
+    }
+}
+
+/// A header has its verdict, or needs none: if it is the one that a peer announced, its permit goes
+/// back. R8.4
+pub(crate) fn header_done(cx: &mut Context, link: ConnectionId, block: &BlockId) {
+    let waits = cx.tip.links.get(&link).and_then(|l| l.from_peer[TipSlot::Header as usize].header);
+    if waits.is_none_or(|waits| waits == *block) {
+        done(cx, link, TipSlot::Header);
+    }
 }
 
 fn done(cx: &mut Context, link: ConnectionId, slot: TipSlot) {
@@ -146,6 +160,11 @@ impl ChannelTrait for Channel {
         match message {
             TipMessage::Header(header) => {
                 spend(&mut link.from_peer[TipSlot::Header as usize])?;
+                // R16.10
+                if !block::has_channel(cx, at.link) {
+                    done(cx, at.link, TipSlot::Header);
+                    return Ok(());
+                }
                 block::header_announced(cx, at.link, header)
             }
             TipMessage::Held(held) => {
@@ -155,7 +174,9 @@ impl ChannelTrait for Channel {
                 if connection.held.as_ref() != Some(&held) {
                     connection.held = Some(held.clone());
                     pool::peer_tip_changed(cx, at.link);
-                    block::peer_holds(cx, at.link, &held);
+                    if block::has_channel(cx, at.link) {
+                        block::peer_holds(cx, at.link, &held);
+                    }
                 }
                 done(cx, at.link, TipSlot::Held);
                 Ok(())

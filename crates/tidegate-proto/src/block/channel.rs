@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::link::{Asked, BlockLink, Incoming, Noted, Part};
 use super::reconstruct::Delivered;
 use super::{
-    Body, Known, abandon, advance, body, give_back, headers, keep, reconstruct, sync, wake_block,
+    Body, Known, advance, body, give_back, headers, keep, mark_bad, reconstruct, sync, wake_block,
 };
 use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
 use crate::chunk::{self, Receiving};
@@ -84,6 +84,8 @@ impl ChannelTrait for Channel {
     }
 
     fn on_message(cx: &mut Context, at: At, message: BlockMessage) -> Result<(), Violation> {
+        // It may have room for another request now.
+        cx.links.wake(at.link, at.slot);
         let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
         match message {
             // R6.2.3
@@ -93,7 +95,6 @@ impl ChannelTrait for Channel {
                     link.holder.returned(back.number)?;
                     cx.links.answered(at.link);
                 }
-                cx.links.wake(at.link, at.slot);
                 Ok(())
             }
             BlockMessage::Push(compact) => {
@@ -148,7 +149,6 @@ impl ChannelTrait for Channel {
                     }
                     part => lost(cx, at.link, &block, &part),
                 }
-                cx.links.wake(at.link, at.slot);
                 Ok(())
             }
         }
@@ -218,8 +218,11 @@ fn on_ids(cx: &mut Context, at: At, ids: BlockIds) -> Result<(), Violation> {
     link.answered(request);
     cx.links.answered(at.link);
     if let Some(building) = cx.blocks.building.get_mut(&ids.block) {
-        if building.deliver_ids(at.link, &ids, &cx.pools)? == Delivered::Foreign {
-            building.forget_source(at.link);
+        match building.deliver_ids(at.link, &ids, &cx.pools)? {
+            Delivered::Taken => {}
+            Delivered::Foreign => building.forget_source(at.link),
+            // R9.2.14
+            Delivered::Disproved(liar) => cx.accuse(liar, Violation::MalformedCompact),
         }
         advance(cx, ids.block);
     }
@@ -300,8 +303,10 @@ fn deliver(
         return Err(Violation::WrongItem);
     }
     let Some(pool) = pool::named(&cx.pools, name) else {
-        // It is proven that this node cannot take part.
-        abandon(cx, block);
+        // Blocks draw from none that this node has not got, or there were no channel: R9.4.1
+        let liar = building.origin.take();
+        mark_bad(cx, block);
+        liar.into_iter().for_each(|liar| cx.accuse(liar, Violation::MalformedCompact));
         return Ok(());
     };
     if let Some(liar) = building.deliver(index, pool, id, body) {
@@ -350,12 +355,14 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<BlockMessage> {
 
 /// Asks for what blocks that are being put together lack.
 fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
+    if !cx.blocks.links.get(&at.link)?.has_room(&cx.config.limits) {
+        pass_on(cx, at.link);
+        return None;
+    }
+    step_in(cx, at.link);
     let limits = &cx.config.limits;
     let link = cx.blocks.links.get_mut(&at.link)?;
     let connection = cx.links.get_mut(at.link)?;
-    if !link.has_room(limits) {
-        return None;
-    }
     for (block, building) in &mut cx.blocks.building {
         if !building.sources.contains(&at.link) {
             continue;
@@ -393,6 +400,40 @@ fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
     None
 }
 
+/// A link that cannot be asked for more is not waited for: it may never have room again. Others may be
+/// asked for what blocks lack.
+fn pass_on(cx: &mut Context, link: ConnectionId) {
+    let mut others = BTreeSet::new();
+    for building in cx.blocks.building.values_mut() {
+        if building.sources.contains(&link) && building.has_to_ask() {
+            building.ids_pass_on(link);
+            others.extend(building.sources.iter().chain(&building.reserve));
+        }
+    }
+    // Only those with room: who has none would wake this one again.
+    for other in others.iter().filter_map(|other| cx.blocks.links.get(other)) {
+        if other.has_room(&cx.config.limits) {
+            cx.links.wake(other.at.link, other.at.slot);
+        }
+    }
+}
+
+/// One who is in reserve, and can be asked, becomes a source where no source can be asked.
+fn step_in(cx: &mut Context, link: ConnectionId) {
+    let (links, limits) = (&cx.blocks.links, &cx.config.limits);
+    let has_room =
+        |source: &ConnectionId| links.get(source).is_some_and(|link| link.has_room(limits));
+    for building in cx.blocks.building.values_mut() {
+        if building.reserve.contains(&link)
+            && building.has_to_ask()
+            && !building.sources.iter().any(has_room)
+        {
+            building.reserve.retain(|other| *other != link);
+            building.sources.push(link);
+        }
+    }
+}
+
 /// Pushes the best block, if it is whole and the peer has not heard of it.
 fn poll_push(cx: &mut Context, at: At) -> Option<BlockMessage> {
     let salt = cx.links.get(at.link)?.salt;
@@ -401,7 +442,7 @@ fn poll_push(cx: &mut Context, at: At) -> Option<BlockMessage> {
     let link = cx.blocks.links.get_mut(&at.link)?;
     let (items, lacked) = served(known)?;
     // R9.2.5
-    if link.to_peer.of(best).is_some() || link.old == Some(best.block) {
+    if !link.to_peer.is_first(best) || link.old == Some(best.block) {
         return None;
     }
     let has_it = known.announced_by.contains(&at.link);

@@ -77,8 +77,9 @@ pub(crate) fn header_announced(
     let facts = parse(cx, &header)?;
     take(cx, link, facts, header, false);
     let waits = cx.blocks.checking.get(&facts.block);
-    if !waits.is_some_and(|checking| checking.sources.contains(&link) && !checking.overdue) {
-        tip::header_done(cx, link);
+    match waits.is_some_and(|checking| checking.sources.contains(&link) && !checking.overdue) {
+        true => tip::header_waits(cx, link, facts.block),
+        false => tip::header_done(cx, link, &facts.block),
     }
     Ok(())
 }
@@ -163,6 +164,7 @@ fn take(cx: &mut Context, link: ConnectionId, facts: HeaderFacts, header: Bytes,
                     && let Some(building) = cx.blocks.building.get_mut(&block)
                 {
                     building.reserve.push(link);
+                    wake_block(cx, link);
                 }
                 if news && missing && is_better(cx, &facts) {
                     want(cx, block, None);
@@ -246,11 +248,15 @@ fn follow_back(cx: &mut Context, link: ConnectionId, block: BlockId) {
     let mut at = block;
     // A longer chain is of several peers together: each step costs time, and sync is for that.
     let mut steps = cx.config.limits.ancestors;
-    while let Some(orphan) = cx.blocks.orphans.get(&at) {
-        let Some(left) = steps.checked_sub(1) else { return };
+    while let Some(orphan) = cx.blocks.orphans.get(&at)
+        && let Some(left) = steps.checked_sub(1)
+    {
         (steps, at) = (left, orphan.facts.parent);
     }
     cx.stats.worked(u64::from(cx.config.limits.ancestors - steps));
+    if cx.blocks.orphans.get(&at).is_some() {
+        return;
+    }
     let there = cx.blocks.known.contains_key(&at) || cx.blocks.checking.contains_key(&at);
     if at != block && !there {
         offer(cx, at, BlockPart::Header, link, None);
@@ -267,11 +273,15 @@ pub(crate) fn header_verdict(cx: &mut Context, block: BlockId, verdict: Verdict)
 fn settle(cx: &mut Context, block: BlockId, checking: Checking, verdict: Verdict) {
     for link in &checking.sources {
         // R8.4
-        tip::header_done(cx, *link);
+        tip::header_done(cx, *link, &block);
         // He may be asked for another.
         wake_block(cx, *link);
     }
+    let parent = cx.blocks.known.get(&checking.facts.parent);
+    let of_bad = parent.is_some_and(|parent| matches!(parent.body, Body::Bad));
     let verdict = match verdict {
+        // It turned out to be so meanwhile. R9.1.2
+        Verdict::Accept(_) if of_bad => Verdict::Ignore,
         Verdict::Accept(_) if !keep::room_for_header(cx, &checking.facts, &checking.header) => {
             Verdict::Ignore
         }
@@ -351,7 +361,7 @@ pub(crate) fn header_overdue(cx: &mut Context, block: BlockId) {
     let Some(checking) = cx.blocks.checking.get_mut(&block) else { return };
     checking.overdue = true;
     let sources = checking.sources.clone();
-    sources.into_iter().for_each(|link| tip::header_done(cx, link));
+    sources.into_iter().for_each(|link| tip::header_done(cx, link, &block));
 }
 
 /// Forgets headers that the tip has left behind.

@@ -98,7 +98,7 @@ pub(super) struct Pushed(BTreeMap<(u64, [u8; 32]), BlockId>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Noted {
     First,
-    /// The same went before: looking its ids up takes time, and once was enough.
+    /// The same went before, or may have: looking its ids up takes time, and once was enough.
     Again,
     /// Another went for the same producer and slot.
     Another,
@@ -111,6 +111,7 @@ impl Pushed {
         match self.0.get(&place) {
             Some(known) if *known == facts.block => return Noted::Again,
             Some(_) => return Noted::Another,
+            None if self.is_forgotten(&place) => return Noted::Again,
             None => {}
         }
         self.0.insert(place, facts.block);
@@ -120,9 +121,15 @@ impl Pushed {
         Noted::First
     }
 
-    /// What went for the producer and the slot of a block.
-    pub(super) fn of(&self, facts: &HeaderFacts) -> Option<BlockId> {
-        self.0.get(&(facts.slot, facts.producer)).copied()
+    /// Whether a body would be the first for its producer and slot.
+    pub(super) fn is_first(&self, facts: &HeaderFacts) -> bool {
+        let place = (facts.slot, facts.producer);
+        !self.0.contains_key(&place) && !self.is_forgotten(&place)
+    }
+
+    /// Whether a place is below all that are remembered: what went for it is not known any more.
+    fn is_forgotten(&self, place: &(u64, [u8; 32])) -> bool {
+        self.0.len() >= SLOTS && self.0.first_key_value().is_some_and(|(first, _)| place < first)
     }
 }
 
@@ -272,7 +279,10 @@ mod tests {
         for slot in 6..=5 + SLOTS as u64 {
             assert_eq!(pushed.note(&facts(3, slot)), Noted::First);
         }
-        assert_eq!(pushed.of(&facts(0, 5)), None, "the oldest is forgotten");
-        assert_eq!(pushed.of(&facts(0, 6)), Some(BlockId([3; 32])));
+        // The oldest is forgotten, and what goes for so old a slot is not looked at.
+        assert!(!pushed.is_first(&facts(1, 5)) && !pushed.is_first(&facts(3, 6)));
+        assert_eq!([1, 2].map(|block| pushed.note(&facts(block, 5))), [Noted::Again; 2]);
+        assert_eq!(pushed.note(&facts(4, 6)), Noted::Another);
+        assert!(pushed.is_first(&facts(1, 1000)));
     }
 }

@@ -12,7 +12,9 @@ use crate::merkle::{self, Leaf};
 use crate::pool::{self, Pool};
 use crate::rules::{HeaderFacts, Rules};
 use crate::violation::Violation;
-use crate::wire::{BlockIds, Compact, Digest, Group, MAX_PREFILLED, MAX_PREFILLED_ITEM, Prefilled};
+use crate::wire::{
+    BlockIds, Compact, Digest, Group, MAX_IDS, MAX_PREFILLED, MAX_PREFILLED_ITEM, Prefilled,
+};
 
 /// Bytes of a short id.
 const SHORT: usize = 6;
@@ -130,6 +132,8 @@ pub(crate) struct Reconstruction {
     pub(crate) reserve: Vec<ConnectionId>,
     /// Whose compact block this began with, as long as it may prove to be false.
     pub(crate) origin: Option<ConnectionId>,
+    /// The same, once ids that are not proven have contradicted it.
+    contradicted: Option<ConnectionId>,
     /// Whose push this began with, and its number.
     pub(crate) pushed: Option<(ConnectionId, u32)>,
 }
@@ -146,6 +150,8 @@ struct Found {
 pub(crate) enum Delivered {
     /// They were taken, or are not waited for any more.
     Taken,
+    /// They were taken, and prove that who sent the compact block named other pools.
+    Disproved(ConnectionId),
     /// They name a pool that this node does not have: others are asked.
     Foreign,
 }
@@ -193,6 +199,7 @@ impl Reconstruction {
             sources: Vec::new(),
             reserve: Vec::new(),
             origin: None,
+            contradicted: None,
             pushed: None,
         };
         block.look_up(compact, pools);
@@ -317,6 +324,22 @@ impl Reconstruction {
         Some(first)
     }
 
+    /// Whether there is something that nobody has been asked for yet.
+    pub(crate) fn has_to_ask(&self) -> bool {
+        match self.ids_wanted {
+            Some(_) => !self.ids_asked,
+            None => self.has_missing(),
+        }
+    }
+
+    /// The next ids are to be asked of `link`, which cannot be asked now: of others too, and then for
+    /// the whole list.
+    pub(crate) fn ids_pass_on(&mut self, link: ConnectionId) {
+        if !self.ids_asked {
+            self.ids_failed(link);
+        }
+    }
+
     /// Ids will not come from there: another is asked for the whole list.
     pub(crate) fn ids_failed(&mut self, link: ConnectionId) {
         if self.ids_source == Some(link) {
@@ -385,8 +408,8 @@ impl Reconstruction {
         self.ids_asked = false;
         let first = part.first as usize;
         let end = first + part.ids.len();
-        // R9.2.11
-        if part.ids.is_empty() || end > self.ids.len() {
+        // One who gives few at a time could go on for as long as it likes. R9.2.11
+        if end != self.ids.len().min(first + MAX_IDS) {
             return Err(Violation::WrongIds);
         }
         let of = grouped(&part.groups, part.ids.len(), pools).ok_or(Violation::WrongIds)?;
@@ -395,6 +418,9 @@ impl Reconstruction {
             if (self.ids[at], self.pools[at]) != (Some(*id), pool) {
                 if self.items[at].is_some() {
                     self.drop_item(at);
+                }
+                if self.pools[at] != pool {
+                    self.contradicted = self.contradicted.or_else(|| self.origin.take());
                 }
                 self.ids[at] = Some(*id);
                 self.pools[at] = pool;
@@ -407,9 +433,12 @@ impl Reconstruction {
             self.ids_proven = self.is_proven(pools);
             // R9.2.11
             if !self.ids_proven {
+                // What was said before is not known any more.
+                self.contradicted = None;
                 self.want_all_ids();
                 return Err(Violation::WrongIds);
             }
+            return Ok(self.contradicted.take().map_or(Delivered::Taken, Delivered::Disproved));
         }
         Ok(Delivered::Taken)
     }

@@ -510,8 +510,9 @@ pub(crate) fn body(
     let items = match body::parse(&body, &facts, &*cx.rules, &cx.pools) {
         Parsed::Items(items) => items,
         Parsed::Foreign => {
-            // Others may have such a pool: nobody has broken a rule.
-            pass_over(cx, link, What::Body(block));
+            // R9.4.1, R9.4.2
+            mark_bad(cx, block);
+            drive(cx);
             return Ok(());
         }
         // R16.8
@@ -578,7 +579,8 @@ fn pass_over(cx: &mut Context, link: ConnectionId, what: What) {
     let wait = PASSED_OVER.saturating_mul(1 << (*failures).min(16)).min(PASSED_OVER_MOST);
     *failures = failures.saturating_add(1);
     cx.sync.passed.insert((link, what), cx.now + wait);
-    cx.sync.again = again(cx);
+    // A look may be due before.
+    cx.sync.again = cx.sync.again.into_iter().chain(again(cx)).min();
 }
 
 /// A peer has shown that it delivers.

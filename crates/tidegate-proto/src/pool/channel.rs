@@ -342,7 +342,7 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
     let link = pool.links.get_mut(&at.link)?;
     let connection = cx.links.get_mut(at.link)?;
     let limits = &cx.config.limits;
-    let mut numbers = Vec::new();
+    let (mut numbers, mut others) = (Vec::new(), Vec::new());
     let most = link.issuer.grant().announcements as usize;
     // What was given up stays open: the answer may come.
     while numbers.len() < MAX_FETCH && link.requested.len() < most {
@@ -358,6 +358,11 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
         };
         let until = |bytes: u32| cx.now + connection.patience(bytes);
         let Some(request) = pool.fetcher.next_for(at.link, fits, until) else { break };
+        if !link.issuer.owes(request.tag) {
+            // It was settled by the name of another item, as ids may collide. R7.3.4
+            others.extend(pool.fetcher.failed(request.key, at.link, request.tag, cx.now));
+            continue;
+        }
         link.holder.request(request.size);
         link.reserved += request.size;
         cx.fetch_bytes += request.size;
@@ -366,6 +371,9 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
         let requested = Requested { alias, bound, charged: bound, sent: cx.now };
         link.requested.insert(request.tag, requested);
         numbers.push(request.tag);
+    }
+    for other in others.iter().filter_map(|other| pool.links.get(other)) {
+        cx.links.wake(other.at.link, other.at.slot);
     }
     (!numbers.is_empty()).then_some(PoolMessage::Fetch(numbers))
 }

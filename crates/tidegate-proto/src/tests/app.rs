@@ -14,6 +14,8 @@ use crate::{Config, PoolSpec};
 /// Two pools: small items that ride along, and large ones that are fetched.
 pub(super) const SMALL: PoolIndex = PoolIndex(1);
 pub(super) const LARGE: PoolIndex = PoolIndex(0);
+/// A pool that the node does not have.
+pub(super) const FOREIGN: PoolIndex = PoolIndex(2);
 
 pub(super) fn config(n: u8) -> Config {
     let mut config = Config::new(PeerId([n; 32]), NetworkId([7; 32]));
@@ -164,7 +166,7 @@ pub(super) fn block_by(
 }
 
 fn pool_name(pool: PoolIndex) -> &'static str {
-    if pool == LARGE { "large" } else { "small" }
+    ["large", "small", "foreign"][pool.0 as usize]
 }
 
 fn leaf(item: &BlockItem) -> Leaf<'static> {

@@ -3,6 +3,7 @@
 mod app;
 mod blame;
 mod blocks;
+mod claims;
 mod dialing;
 mod finding;
 mod hello;

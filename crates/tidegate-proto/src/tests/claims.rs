@@ -1,0 +1,276 @@
+//! What peers claim of blocks while that is neither proven nor disproven: it holds nobody up, and
+//! ends with who claimed it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::app::{FOREIGN, SMALL, block, config, facts, genesis, id, ids_of, item, item_of};
+use super::script::{
+    BLOCK, CONTROL, PEER, SMALL_POOL, Script, TIP, setup, withhold, withhold_blocks,
+};
+use crate::Violation;
+use crate::id::Digest;
+use crate::io::{Admission, Block, Command, Subject, Verdict};
+use crate::wire::{
+    Answer, BlockFetch, BlockMessage, BlockWant, Body, Compact, ControlMessage, Group, Held,
+    PoolMessage, Report, Return, TipMessage, TipSlot,
+};
+
+fn fetched(script: &mut Script) -> Vec<BlockFetch> {
+    let messages = script.received::<BlockMessage>(BLOCK).into_iter();
+    let fetches = messages.filter_map(|message| match message {
+        BlockMessage::Fetch(fetch) => Some(fetch),
+        _ => None,
+    });
+    fetches.collect()
+}
+
+fn judged(script: &Script) -> usize {
+    let of_block = |(_, subject): &&(_, Subject)| matches!(subject, Subject::Block(_));
+    script.questions.iter().filter(of_block).count()
+}
+
+/// A block of so many items that are in the pool, and a compact block whose short ids are in the
+/// wrong order, so that all ids are asked for.
+fn shuffled(script: &mut Script, count: u16) -> (Block, Compact) {
+    let body = |n: u16| {
+        let mut body = item(1, 20).to_vec();
+        body.extend(n.to_be_bytes());
+        Bytes::from(body)
+    };
+    let bodies = (0..count).map(body).collect::<Vec<_>>();
+    for body in bodies.clone() {
+        let admission = Admission::default();
+        script.command(Command::Publish { request: 1, pool: SMALL, body, admission });
+    }
+    let items = bodies.into_iter().map(|body| (SMALL, body)).collect::<Vec<_>>();
+    let block = block(&genesis(), 1, 1, &items);
+    let salt = script.salt();
+    let short = |item: &crate::io::BlockItem| crate::block::short_id(&salt, &block.block, &item.id);
+    let short_ids = block.items.iter().rev().map(short).collect::<Vec<_>>().concat();
+    let compact = Compact { short_ids: short_ids.into(), ..script.compact(&block) };
+    script.take();
+    (block, compact)
+}
+
+/// One that gave its ids one at a time kept all others from being asked. R9.2.11
+#[test]
+fn ids_come_in_full_parts() {
+    for (given, expected) in [(1, Some(Violation::WrongIds)), (2, None)] {
+        let mut script = Script::up();
+        script.judge = withhold_blocks;
+        let (block, compact) = shuffled(&mut script, 2);
+        script.send(BLOCK, &BlockMessage::Push(compact));
+        let [BlockFetch { want: BlockWant::Ids(0), .. }] = fetched(&mut script)[..] else {
+            panic!("all ids are asked for");
+        };
+        script.send(BLOCK, &BlockMessage::Ids(ids_of(&block, 0..given)));
+        assert_eq!(script.accusation(), expected);
+        assert_eq!(judged(&script), usize::from(expected.is_none()));
+    }
+}
+
+/// One that began a list, and then let its only request be spent on what it never answered, kept all
+/// others from being asked for the list.
+#[test]
+fn who_cannot_be_asked_for_more_ids_is_not_waited_for() {
+    let mut config = config(1);
+    config.limits.block_grant.requests = 1;
+    let mut script = Script::up_with(config);
+    script.judge = withhold_blocks;
+    let slow = script.connection;
+    let (wanted, compact) = shuffled(&mut script, 1025);
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    assert_eq!(fetched(&mut script).len(), 1);
+    let unknown = block(&genesis(), 9, 9, &[]).block;
+    script.send(TIP, &TipMessage::Held(Held { block: unknown, height: 1 }));
+    let honest = script.another_peer();
+    script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+    script.send_on(slow, BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..1024)));
+    script.wait(100);
+    // All of the list comes from one.
+    for first in [0, 1024] {
+        let [fetch] = fetched(&mut script).try_into().unwrap();
+        assert_eq!(fetch.want, BlockWant::Ids(first as u32));
+        let end = wanted.items.len().min(first + 1024);
+        script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, first..end)));
+    }
+    assert_eq!(judged(&script), 1);
+    assert!(!script.closed.contains(&slow) && !script.closed.contains(&honest));
+}
+
+/// One whose requests were all spent on what it never answered kept those in reserve from being asked for
+/// items.
+#[test]
+fn who_cannot_be_asked_for_items_is_not_waited_for() {
+    let mut config = config(1);
+    config.limits.block_grant.requests = 1;
+    let mut script = Script::up_with(config);
+    script.judge = withhold_blocks;
+    let slow = script.connection;
+    let unknown = block(&genesis(), 9, 9, &[]).block;
+    script.send(TIP, &TipMessage::Held(Held { block: unknown, height: 1 }));
+    assert_eq!(fetched(&mut script).len(), 1);
+    let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
+    let compact = script.compact(&wanted);
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    assert_eq!(fetched(&mut script), []);
+    let honest = script.another_peer();
+    script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+    let [fetch] = fetched(&mut script).try_into().unwrap();
+    assert_eq!(fetch.want, BlockWant::Items(vec![0]));
+    script.send(BLOCK, &BlockMessage::Item(item_of(&wanted, 0)));
+    assert_eq!(judged(&script), 1);
+    assert!(!script.closed.contains(&slow) && !script.closed.contains(&honest));
+}
+
+/// A list that is proven shows that who sent the compact block named another pool. R9.2.14
+#[test]
+fn a_proven_list_blames_who_said_otherwise() {
+    let mut script = Script::up();
+    script.judge = withhold_blocks;
+    let (wanted, compact) = shuffled(&mut script, 2);
+    let groups = ["small", "large"].map(|pool| Group { pool: pool.to_owned(), count: 1 }).to_vec();
+    // One item is held, the other is asked for, and said to be missing: then all ids are.
+    let mut prefilled = compact.prefilled.clone();
+    prefilled.push(crate::wire::Prefilled { index: 1, body: wanted.items[1].body.clone() });
+    script.send(BLOCK, &BlockMessage::Push(Compact { groups, prefilled, ..compact }));
+    let liar = script.connection;
+    assert_eq!(fetched(&mut script)[0].want, BlockWant::Ids(0));
+    script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..2)));
+    assert_eq!(script.accusation(), Some(Violation::MalformedCompact));
+    assert!(script.closed.contains(&liar));
+    assert_eq!(judged(&script), 1);
+}
+
+/// An item is proven to be of a pool that blocks do not draw from: the block is bad, and who named
+/// another pool is to blame. R9.2.14, R9.4.1, R9.4.2
+#[test]
+fn a_block_of_a_foreign_pool_is_bad() {
+    let mut script = Script::up();
+    script.judge = withhold_blocks;
+    let bad = block(&genesis(), 1, 1, &[(FOREIGN, item(1, 100))]);
+    let mut compact = script.compact(&Block { items: Vec::new(), ..bad.clone() });
+    compact.groups = vec![Group { pool: "small".to_owned(), count: 1 }];
+    compact.short_ids = vec![0; 6].into();
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    script.send(BLOCK, &BlockMessage::Item(item_of(&bad, 0)));
+    assert_eq!(script.accusation(), Some(Violation::MalformedCompact));
+    script.another_peer();
+    let child = block(&bad.header, 2, 1, &[]);
+    script.send(TIP, &TipMessage::Header(child.header));
+    assert_eq!(script.node.best_header().unwrap().height, 0);
+    assert_eq!(script.accusation(), None);
+}
+
+/// A header whose parent turned out to be bad while it waited for its verdict is no good. R9.4.2
+#[test]
+fn the_child_of_what_turns_out_bad_is_bad() {
+    let mut script = Script::up();
+    script.judge = withhold;
+    let parent = block(&genesis(), 1, 1, &[]);
+    let child = block(&parent.header, 2, 1, &[]);
+    let accept = Verdict::Accept(Admission::default());
+    script.send(TIP, &TipMessage::Header(parent.header.clone()));
+    let (ticket, _) = script.questions.pop().unwrap();
+    script.command(Command::Verdict { ticket, verdict: accept });
+    let compact = script.compact(&parent);
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    let (of_block, _) = script.questions.pop().unwrap();
+    script.wait(50);
+    script.send(TIP, &TipMessage::Header(child.header.clone()));
+    let (of_child, _) = script.questions.pop().unwrap();
+    script.command(Command::Verdict { ticket: of_block, verdict: Verdict::Reject });
+    script.command(Command::Verdict { ticket: of_child, verdict: accept });
+    assert_eq!(script.node.best_header(), Some(&facts(&genesis())));
+    assert_eq!(script.accusation(), None);
+}
+
+/// The permit of an announced header goes back with the verdict about this header, whatever other
+/// headers of the same peer have theirs. R8.4
+#[test]
+fn the_permit_of_a_header_waits_for_its_own_verdict() {
+    let mut script = Script::up();
+    script.judge = withhold;
+    let asked = block(&genesis(), 1, 1, &[]);
+    let announced = block(&genesis(), 2, 2, &[]);
+    script.send(TIP, &TipMessage::Held(Held { block: asked.block, height: 1 }));
+    assert_eq!(fetched(&mut script).len(), 1);
+    script.send(TIP, &TipMessage::Header(announced.header));
+    script.send(BLOCK, &BlockMessage::Header(asked.header));
+    script.wait(100);
+    script.take();
+    let [announced, asked] = [0, 1].map(|n| script.questions[n].0);
+    let returned = |script: &mut Script| {
+        script.received::<TipMessage>(TIP).contains(&TipMessage::Return(TipSlot::Header))
+    };
+    script.command(Command::Verdict { ticket: asked, verdict: Verdict::Ignore });
+    assert!(!returned(&mut script));
+    script.command(Command::Verdict { ticket: announced, verdict: Verdict::Ignore });
+    assert!(returned(&mut script));
+}
+
+/// A peer with other rules for blocks may tell of headers that are none here. R16.10
+#[test]
+fn tips_by_other_rules_are_returned_and_not_looked_at() {
+    let mut script = Script::alone();
+    script.judge = |_| Some(Verdict::Reject);
+    script.connect(PEER);
+    script.send(CONTROL, &ControlMessage::Hello(super::script::hello(script.connection)));
+    let mut setup = setup(&config(1));
+    setup.offers[0].versions[0].rules = Digest([1; 32]);
+    script.send(CONTROL, &ControlMessage::Setup(setup));
+    script.take();
+    let headers = [block(&genesis(), 1, 1, &[]).header, Bytes::from_static(b"none")];
+    for header in headers {
+        script.send(TIP, &TipMessage::Header(header));
+        script.wait(100);
+        assert_eq!(script.received::<TipMessage>(TIP), [TipMessage::Return(TipSlot::Header)]);
+    }
+    assert_eq!(script.accusation(), None);
+}
+
+/// Of two items with one announced id, as a peer can make them who knows the salt, one was settled by the
+/// number of the other: what went back was asked for again, and an honest announcer banned this node
+/// for it. R7.3.4
+#[test]
+fn what_went_back_is_not_asked_for() {
+    crate::pool::ALIAS_MASK.set(0xff);
+    let mut script = Script::up();
+    script.judge = withhold;
+    let honest = script.connection;
+    let salt = script.salt();
+    let alias = |body: &Bytes| crate::pool::announcement(&salt, &id(SMALL, body), 20).id;
+    let body = |n: u16| Bytes::from([&item(1, 20)[..], &n.to_be_bytes()].concat());
+    let mut seen = BTreeMap::new();
+    let mut collide = (0..).map(body).find_map(|b| Some((seen.insert(alias(&b), b.clone())?, b)));
+    let (first, second) = collide.take().unwrap();
+    let others = (0..).map(body).filter(|body| alias(body) != alias(&first)).take(20);
+    script.announce(SMALL, &id(SMALL, &first), 22);
+    assert_eq!(script.received::<PoolMessage>(SMALL_POOL), [PoolMessage::Fetch(vec![0])]);
+    let liar = script.another_peer();
+    for body in others.chain([first.clone()]) {
+        script.send(SMALL_POOL, &PoolMessage::Push(Body::Whole(body)));
+    }
+    script.connection = honest;
+    script.take();
+    let answer = Answer { number: 0, body: Body::Whole(second.clone()) };
+    script.send(SMALL_POOL, &PoolMessage::Answer(answer));
+    let accept = Verdict::Accept(Admission::default());
+    let of_second =
+        |subject: &Subject| matches!(subject, Subject::Item { body, .. } if *body == second);
+    while script.questions.iter().all(|(_, subject)| !of_second(subject)) {
+        let (ticket, _) = script.questions.remove(0);
+        script.command(Command::Verdict { ticket, verdict: accept });
+    }
+    let (ticket, _) = script.questions.iter().find(|(_, subject)| of_second(subject)).unwrap();
+    script.command(Command::Verdict { ticket: *ticket, verdict: accept });
+    script.wait(2000);
+    let late = Return { number: 0, report: Report::Late };
+    assert!(script.received(SMALL_POOL).contains(&PoolMessage::Return(vec![late])));
+    script.close(liar);
+    script.wait(100);
+    assert_eq!(script.received::<PoolMessage>(SMALL_POOL), []);
+    crate::pool::ALIAS_MASK.set(u64::MAX);
+}
