@@ -172,13 +172,10 @@ impl Config {
     fn pool_link_bytes(&self, pool: &PoolSpec) -> u64 {
         let grant = &pool.grant;
         let permits = u64::from(grant.announcements) + u64::from(grant.bodies);
-        // What arrives in chunks, and an item that is on its way out although the pool has it no longer.
-        let chunked =
-            if pool.max_item as usize > MAX_WHOLE { 2 * u64::from(pool.max_item) } else { 0 };
         u64::from(grant.body_bytes)
             + permits * ANNOUNCED
             + u64::from(self.limits.held_back) * HELD_BACK
-            + chunked
+            + chunked(pool.max_item)
             + POOL_LINK
     }
 
@@ -189,8 +186,7 @@ impl Config {
         let pushed = u64::from(limits.block_grant.body_bytes) + 2 * MAX_HEADER as u64;
         let orphans = u64::from(limits.orphan_bytes) + u64::from(limits.ancestors) * ORPHAN;
         let largest = self.pools.iter().map(|pool| pool.max_item).max().unwrap_or(0);
-        let chunked = if largest as usize > MAX_WHOLE { 2 * u64::from(largest) } else { 0 };
-        pushed + orphans + u64::from(limits.block_wants) * WANT + chunked
+        pushed + orphans + u64::from(limits.block_wants) * WANT + chunked(largest)
     }
 
     fn pool_bytes(&self, pool: &PoolSpec, peers: u64) -> u64 {
@@ -324,6 +320,12 @@ impl PoolSpec {
         hasher.update(&self.max_item.to_be_bytes());
         Digest(hasher.finalize().into())
     }
+}
+
+/// What a link makes a node hold of items that are sent in chunks: one that arrives, and one that is on
+/// its way out although nothing else has it any longer.
+fn chunked(max_item: u32) -> u64 {
+    if max_item as usize > MAX_WHOLE { 2 * u64::from(max_item) } else { 0 }
 }
 
 fn hash_string(hasher: &mut blake3::Hasher, text: &str) {

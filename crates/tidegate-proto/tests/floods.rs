@@ -3,9 +3,10 @@
 //! allocator after each thousand, against its own `Config::worst_case_bytes`, and its work by counting
 //! steps and calls of the rules for each message. The only test of its process.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+mod counting;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,29 +36,6 @@ const STEPS: u64 = 400;
 /// Bytes that may come and go.
 const SLACK: i64 = 128 << 10;
 const CALLS: u64 = 64;
-
-struct Counting;
-
-static HELD: AtomicI64 = AtomicI64::new(0);
-
-// SAFETY: it is the system's allocator, and counts.
-#[allow(unsafe_code, reason = "an allocator cannot be written without")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.fetch_add(layout.size() as i64, Relaxed);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size() as i64, Relaxed);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 /// Items are any bytes; a header says what it must at fixed places.
 struct Plain(Arc<AtomicU64>);
@@ -383,7 +361,7 @@ const FLOODS: &[(&str, Flood)] = &[
 fn what_peers_name_does_not_pile_up() {
     for (name, flood) in FLOODS {
         for generous in [false, true] {
-            let before = HELD.load(Relaxed);
+            let before = counting::held();
             let mut world = World::new();
             if generous {
                 // A peer may allow as much as it likes, and give nothing back.
@@ -415,14 +393,14 @@ fn what_peers_name_does_not_pile_up() {
                 if !n.is_multiple_of(1000) {
                     continue;
                 }
-                let held = HELD.load(Relaxed) - before;
+                let held = counting::held() - before;
                 assert!(held <= worst, "{name}: {held} bytes after {n} messages, {worst} promised");
                 // By then all that may pile up has: from there on nothing grows.
                 settled = if n <= MESSAGES / 3 { held } else { settled };
                 assert!(held <= settled + SLACK, "{name}: {settled} and then {held} bytes");
             }
             let (steps, calls) = world.most;
-            let held = HELD.load(Relaxed) - before;
+            let held = counting::held() - before;
             println!(
                 "{name}: {} KiB of {} KiB, {steps} steps, {calls} calls",
                 held >> 10,

@@ -1,9 +1,9 @@
 //! A node that a hundred peers drive to its limits: what it costs, by the allocator and by the
 //! operating system, against `Config::worst_case_bytes`. The only test of its process.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+mod counting;
+
 use std::hash::Hasher as _;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,30 +35,6 @@ const FIRST_POOL: u32 = 17;
 /// Blocks of 4 MiB, as large as they may be, until as many bytes are kept as may be.
 const BLOCKS: u64 = 6;
 const BLOCK_ITEMS: u64 = 128;
-
-/// Counts what is allocated.
-struct Counting;
-
-static ALLOCATED: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: it is the system's allocator, and counts.
-#[allow(unsafe_code, reason = "an allocator cannot be written without")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATED.fetch_add(layout.size() as u64, Relaxed);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        ALLOCATED.fetch_sub(layout.size() as u64, Relaxed);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 /// Items are any bytes; headers have what a header must have at fixed places.
 struct Plain;
@@ -347,12 +323,12 @@ fn resident() -> Option<u64> {
 
 #[test]
 fn a_hundred_peers_cost_what_was_promised_and_no_more() {
-    let before = (ALLOCATED.load(Relaxed), resident());
+    let before = (counting::held() as u64, resident());
     let mut world = World::new();
     let worst = world.node.config().worst_case_bytes();
     let mut last = before.0;
     let mut step = |name: &str| {
-        let now = ALLOCATED.load(Relaxed);
+        let now = counting::held() as u64;
         let grown = now.saturating_sub(last);
         println!("{name:<10} {:>7} KiB", grown >> 10);
         // A step that drives the node nowhere would not be missed otherwise.
@@ -373,7 +349,7 @@ fn a_hundred_peers_cost_what_was_promised_and_no_more() {
     step("orphans");
     let windows = world.windows();
     step("windows");
-    let allocated = ALLOCATED.load(Relaxed) - before.0;
+    let allocated = counting::held() as u64 - before.0;
     assert_eq!(world.node.status().peers.len() as u64, PEERS, "nobody broke a rule");
     println!("in all {} MiB of {} MiB", allocated >> 20, worst >> 20);
     assert!(allocated <= worst, "{allocated} bytes allocated, {worst} promised");

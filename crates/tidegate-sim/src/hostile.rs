@@ -1,8 +1,8 @@
 //! A node that breaks the rules in every way it can.
 //!
 //! Its core is a real one, so it gets through the hello and takes part. What the core sends is
-//! changed on its way out, in its bytes or in what it means, and frames of its own making go between: this module makes them. The
-//! world decides when they leave and under which name.
+//! changed on its way out, in its bytes or in what it means, and frames of its own making go between:
+//! this module makes them. The world decides when they leave and under which name.
 
 mod craft;
 mod twist;

@@ -551,11 +551,7 @@ fn a_number_is_given_back_once_though_ids_collide() {
         script.command(Command::Verdict { ticket, verdict });
     }
     script.wait(2000);
-    let returns = script.received::<PoolMessage>(LARGE_POOL).into_iter().filter_map(|m| match m {
-        PoolMessage::Return(returns) => Some(returns),
-        _ => None,
-    });
     let ignored = Return { number: 0, report: Report::Ignored };
-    assert_eq!(returns.flatten().collect::<Vec<_>>(), [ignored]);
+    assert_eq!(script.returns(LARGE_POOL), [ignored]);
     crate::pool::ALIAS_MASK.set(u64::MAX);
 }

@@ -482,12 +482,8 @@ fn who_has_not_got_it_any_more_is_told_once() {
     let verdict = Verdict::Accept(Admission::default());
     script.command(Command::Verdict { ticket, verdict });
     script.wait(2000);
-    let returns = script.received::<PoolMessage>(LARGE_POOL).into_iter().filter_map(|m| match m {
-        PoolMessage::Return(returns) => Some(returns),
-        _ => None,
-    });
     let ignored = Return { number: 0, report: Report::Ignored };
-    assert_eq!(returns.flatten().collect::<Vec<_>>(), [ignored]);
+    assert_eq!(script.returns(LARGE_POOL), [ignored]);
 }
 
 /// Who has not got what he announced long ago may have announced it again since: that announcement

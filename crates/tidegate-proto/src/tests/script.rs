@@ -14,7 +14,7 @@ use crate::io::{
 use crate::rules::Rules;
 use crate::wire::{
     Binding, Compact, ControlMessage, Decode, Encode, Frame, Goodbye, Grant, Group, Hello, Offer,
-    OfferedVersion, PoolMessage, Refusal, Setup,
+    OfferedVersion, PoolMessage, Refusal, Return, Setup,
 };
 use crate::{Config, Node, Time, Violation};
 
@@ -303,6 +303,16 @@ impl Script {
         let (wanted, rest) = self.sent.drain(..).partition::<Vec<_>, _>(|(c, _)| *c == channel);
         self.sent = rest.into();
         wanted.into_iter().map(|(_, frame)| frame.decode().unwrap()).collect()
+    }
+
+    /// Takes what it sent on the channel of a pool: the permits that went back.
+    pub(super) fn returns(&mut self, channel: u32) -> Vec<Return> {
+        let messages = self.received::<PoolMessage>(channel).into_iter();
+        let returns = messages.filter_map(|message| match message {
+            PoolMessage::Return(returns) => Some(returns),
+            _ => None,
+        });
+        returns.flatten().collect()
     }
 
     /// What the node accuses this peer of, if it does; then the connection must be closed.

@@ -341,9 +341,8 @@ fn a_message_that_says_nothing_is_a_violation() {
 #[test]
 fn raises_come_at_a_pace() {
     let raise = |script: &mut Script, n: u32| {
-        let grant = Grant { announcements: 1000 + n, ..generous() };
-        let grant =
-            Grant { bodies: 10_000 + n, announcements: grant.announcements + 9_000, ..grant };
+        let more = 10_000 + n;
+        let grant = Grant { announcements: more, bodies: more, ..generous() };
         script.send(CONTROL, &ControlMessage::Raise(Raise { instance: SMALL_POOL, grant }));
     };
     let mut script = Script::up();
