@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::suites::cargo;
-use crate::{Result, root, run};
+use crate::{Result, run, target};
 
 /// The version that the checks were tried with; a newer one may find more.
 const SCHEMATHESIS: &str = "schemathesis==4.32.*";
@@ -32,10 +32,10 @@ impl Effort {
 pub(crate) fn check(effort: Effort) -> Result {
     let Some(schemathesis) = installed()? else { return Ok(()) };
     run(cargo().args(["build", "-p", "tidegate-cli"]))?;
-    let folder = root().join("target/schemathesis/node");
+    let folder = target().join("schemathesis/node");
     // It may be there from a run that was stopped.
     let _ = std::fs::remove_dir_all(&folder);
-    let program = root().join("target/debug/tidegate");
+    let program = target().join("debug/tidegate");
     run(Command::new(&program).arg("init").arg(&folder).args(["--slot-ms", "200"]))?;
     let (node, api) = start(&program, &folder)?;
     let result = run(Command::new(schemathesis)
@@ -80,12 +80,12 @@ fn start(program: &Path, folder: &Path) -> Result<(Node, String)> {
 /// The program, installed into a folder of its own if it is not there; `None` where it cannot be
 /// had.
 fn installed() -> Result<Option<PathBuf>> {
-    let folder = root().join("target/schemathesis");
+    let folder = target().join("schemathesis");
     let program = folder.join("bin/schemathesis");
     if program.exists() {
         return Ok(Some(program));
     }
-    println!("installing {SCHEMATHESIS} from PyPI to target/schemathesis");
+    println!("installing {SCHEMATHESIS} from PyPI to {}", folder.display());
     let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", SCHEMATHESIS];
     let made = run(Command::new("python3").args(["-m", "venv"]).arg(&folder))
         .and_then(|()| run(Command::new(folder.join("bin/python3")).args(pip)));

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{Result, root, run, system};
+use crate::{Result, root, run, system, target};
 
 /// Debian's packages with `rpcgen`, with the XDR runtime, and with a C compiler.
 const PACKAGES: [&str; 4] = ["rpcsvc-proto", "libtirpc-dev", "gcc", "libc6-dev"];
@@ -43,10 +43,6 @@ fn vectors(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
-}
-
-fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// Installs what is missing where this is possible, and says so.

@@ -70,6 +70,12 @@ fn root() -> PathBuf {
     here.parent().expect("xtask lies in the root").to_owned()
 }
 
+/// Where cargo builds, and where what the suites install and write belongs.
+fn target() -> PathBuf {
+    let folder = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    root().join(folder)
+}
+
 fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
 }

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::api::Effort;
-use crate::{Result, api, foreign, root, run, system};
+use crate::{Result, api, foreign, root, run, system, target};
 
 /// The scenarios that `soak` runs.
 const LARGE: [&str; 7] =
@@ -99,7 +99,7 @@ pub(crate) fn fuzz(seconds: u32) -> Result {
 /// Tidegate beside other stacks, into `target/bench` unless the flags name another folder.
 pub(crate) fn bench(flags: &[&str]) -> Result {
     let bench = ["run", "--release", "--locked", "--manifest-path", "bench/Cargo.toml", "--"];
-    let out = root().join("target/bench");
+    let out = target().join("bench");
     // The flag that comes last counts.
     run(cargo().args(bench).arg("--out").arg(out).args(flags))
 }
