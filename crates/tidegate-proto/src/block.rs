@@ -189,7 +189,7 @@ pub(crate) fn has_channel(cx: &Context, link: ConnectionId) -> bool {
 /// A link is gone on which headers may have come. If it had a channel for blocks, that looks after
 /// what it vouched for.
 pub(crate) fn announcer_down(cx: &mut Context, link: ConnectionId) {
-    if !cx.blocks.links.contains_key(&link) {
+    if !has_channel(cx, link) {
         headers::link_down(cx, link);
     }
 }

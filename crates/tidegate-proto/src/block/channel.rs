@@ -84,7 +84,7 @@ impl ChannelTrait for Channel {
     }
 
     fn on_message(cx: &mut Context, at: At, message: BlockMessage) -> Result<(), Violation> {
-        // It may have room for another request now.
+        // It may be asked for more now, or be owed an answer.
         cx.links.wake(at.link, at.slot);
         let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
         match message {
@@ -204,7 +204,6 @@ fn on_fetch(cx: &mut Context, at: At, fetch: BlockFetch) -> Result<(), Violation
         return Err(Violation::UnknownNumber);
     }
     link.asked.push_back(Asked { fetch, until, sent: 0 });
-    cx.links.wake(at.link, at.slot);
     Ok(())
 }
 
@@ -406,7 +405,7 @@ fn pass_on(cx: &mut Context, link: ConnectionId) {
     let mut others = BTreeSet::new();
     for building in cx.blocks.building.values_mut() {
         if building.sources.contains(&link) && building.has_to_ask() {
-            building.ids_pass_on(link);
+            building.ids_failed(link);
             others.extend(building.sources.iter().chain(&building.reserve));
         }
     }

@@ -125,7 +125,6 @@ pub(super) fn header_answered(
     cx.links.answered(link);
     cx.blocks.fetcher.resolved((facts.block, BlockPart::Header));
     take(cx, link, facts, header, true);
-    wake_block(cx, link);
     Ok(())
 }
 

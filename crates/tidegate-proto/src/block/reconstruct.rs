@@ -332,14 +332,6 @@ impl Reconstruction {
         }
     }
 
-    /// The next ids are to be asked of `link`, which cannot be asked now: of others too, and then for
-    /// the whole list.
-    pub(crate) fn ids_pass_on(&mut self, link: ConnectionId) {
-        if !self.ids_asked {
-            self.ids_failed(link);
-        }
-    }
-
     /// Ids will not come from there: another is asked for the whole list.
     pub(crate) fn ids_failed(&mut self, link: ConnectionId) {
         if self.ids_source == Some(link) {

@@ -178,8 +178,10 @@ pub(crate) fn drive(cx: &mut Context) {
     look_at_next(cx, missing.first());
     // One who said more than he had to show does not count until he shows it.
     let believed = cx.links.iter().filter(|(id, link)| {
-        let agrees = cx.blocks.links.contains_key(id);
-        agrees && link.up && cx.sync.failures(*id, What::Headers) == 0 && !cx.rpc.is_mute(*id)
+        super::has_channel(cx, *id)
+            && link.up
+            && cx.sync.failures(*id, What::Headers) == 0
+            && !cx.rpc.is_mute(*id)
     });
     let highest = believed.map(|(_, link)| link.height()).max().unwrap_or(0);
     cx.sync.target = highest;
@@ -285,8 +287,10 @@ fn able(cx: &Context, height: u64, what: What) -> Vec<ConnectionId> {
     // With whom there is no channel of blocks, the rules for blocks are others: what he has is of no
     // use here, and is not held against him. R16.10
     let holders = cx.links.iter().filter(|(id, link)| {
-        let agrees = cx.blocks.links.contains_key(id);
-        agrees && link.up && link.height() >= height && !cx.sync.is_passed(*id, what)
+        super::has_channel(cx, *id)
+            && link.up
+            && link.height() >= height
+            && !cx.sync.is_passed(*id, what)
     });
     let mut able = holders.map(|(id, _)| id).collect::<Vec<_>>();
     // Who is slow is better than nobody.

@@ -11,7 +11,7 @@ use super::script::{
 };
 use crate::config::Config;
 use crate::id::{ConnectionId, PeerId};
-use crate::io::{Admission, Block, Command, Fate, Invalid, Subject, Verdict};
+use crate::io::{Admission, Block, Command, Fate, Invalid, Verdict};
 use crate::rules::Rules;
 use crate::wire::{
     Answer, BlockBody, BlockFetch, BlockIds, BlockMessage, BlockPart, BlockWant, Body, BodyGroup,
@@ -20,19 +20,10 @@ use crate::wire::{
 };
 use crate::{Time, Violation};
 
-fn fetched(script: &mut Script) -> Vec<BlockFetch> {
-    let messages = script.received::<BlockMessage>(BLOCK).into_iter();
-    let fetches = messages.filter_map(|message| match message {
-        BlockMessage::Fetch(fetch) => Some(fetch),
-        _ => None,
-    });
-    fetches.collect()
-}
-
 /// Answers whatever the node asks of a block, as an honest peer does, until it asks no more.
 fn serve(script: &mut Script, block: &Block) {
     loop {
-        let asked = fetched(script);
+        let asked = script.fetched();
         if asked.is_empty() {
             return;
         }
@@ -59,16 +50,6 @@ fn serve(script: &mut Script, block: &Block) {
             }
         }
     }
-}
-
-/// The blocks that the application was asked about.
-fn judged(script: &Script) -> Vec<Block> {
-    let subjects = script.questions.iter().map(|(_, subject)| subject.clone());
-    let blocks = subjects.filter_map(|subject| match subject {
-        Subject::Block(block) => Some(block),
-        _ => None,
-    });
-    blocks.collect()
 }
 
 fn publish(script: &mut Script, bodies: &[Bytes]) {
@@ -99,31 +80,28 @@ fn wrong_groups_blame_only_who_sent_them() {
         script.shake_hands();
         script.judge = withhold_blocks;
         publish(&mut script, &bodies[..known]);
-        let salt = script.salt();
-        let short =
-            |item: &crate::io::BlockItem| crate::block::short_id(&salt, &wanted.block, &item.id);
-        let short_ids = wanted.items.iter().map(short).collect::<Vec<_>>().concat();
+        let short_ids = script.short_ids(&wanted).concat();
         let groups = vec![Group { pool: "large".to_owned(), count: 3 }];
         let honest = Compact { short_ids: short_ids.into(), ..script.compact(&wanted) };
         let false_one = Compact { groups, ..honest.clone() };
         let liar = script.connection;
         script.take();
         script.send(BLOCK, &BlockMessage::Push(false_one));
-        assert_eq!(fetched(&mut script).len(), 1);
+        assert_eq!(script.fetched().len(), 1);
         let other = script.another_peer();
         script.send(TIP, &TipMessage::Header(wanted.header.clone()));
         if !silent {
             let not_here = NotHere { block: wanted.block, part: BlockPart::Items };
             script.send_on(liar, BLOCK, &BlockMessage::NotHere(not_here));
         }
-        while judged(&script).is_empty() && script.now < Time::from_micros(20_000_000) {
+        while script.judged().is_empty() && script.now < Time::from_micros(20_000_000) {
             script.wait(50);
             serve(&mut script, &wanted);
         }
         let case = format!("shared ids {shared_ids}, {known} known, silent {silent}");
         assert_eq!(script.accusation(), None, "{case}");
         assert!(!script.closed.contains(&other), "{case}");
-        let [mut found] = judged(&script).try_into().unwrap();
+        let [mut found] = script.judged().try_into().unwrap();
         found.items.iter_mut().for_each(|item| item.known = true);
         assert_eq!(found, wanted, "{case}");
         assert!(script.closed.contains(&liar), "{case}");
@@ -148,23 +126,20 @@ fn a_proven_item_takes_the_place_of_a_claimed_one() {
     script.judge = withhold_blocks;
     let (body, admission) = (bodies[1].clone(), Admission::default());
     script.command(Command::Publish { request: 1, pool: LARGE, body, admission });
-    let salt = script.salt();
-    let short =
-        |item: &crate::io::BlockItem| crate::block::short_id(&salt, &wanted.block, &item.id);
-    let short_ids = wanted.items.iter().map(short).collect::<Vec<_>>().concat();
+    let short_ids = script.short_ids(&wanted).concat();
     let honest = Compact { short_ids: short_ids.into(), ..script.compact(&wanted) };
     let groups = ["large", "small"].map(|pool| Group { pool: pool.to_owned(), count: 1 });
     let false_one = Compact { groups: groups.to_vec(), ..honest.clone() };
     let origin = script.connection;
     script.take();
     script.send(BLOCK, &BlockMessage::Push(false_one));
-    assert_eq!(fetched(&mut script).len(), 1);
+    assert_eq!(script.fetched().len(), 1);
     let helper = script.another_peer();
     script.send(TIP, &TipMessage::Header(wanted.header.clone()));
     let not_here = NotHere { block: wanted.block, part: BlockPart::Items };
     script.send_on(origin, BLOCK, &BlockMessage::NotHere(not_here));
     script.wait(50);
-    let [asked] = fetched(&mut script).try_into().unwrap();
+    let [asked] = script.fetched().try_into().unwrap();
     assert_eq!(asked.want, BlockWant::Items(vec![0, 1]));
     script.connect(PeerId([7; 32]));
     script.shake_hands();
@@ -172,7 +147,7 @@ fn a_proven_item_takes_the_place_of_a_claimed_one() {
     script.send(BLOCK, &BlockMessage::Push(honest));
     script.send_on(helper, BLOCK, &BlockMessage::Item(item_of(&wanted, 0)));
     assert!(script.closed.contains(&origin));
-    let [asked] = fetched(&mut script).try_into().unwrap();
+    let [asked] = script.fetched().try_into().unwrap();
     assert_eq!(asked.want, BlockWant::Ids(0));
     // The ids are right, and the pool of the second is not.
     let groups = ["small", "large"].map(|pool| Group { pool: pool.to_owned(), count: 1 });
@@ -185,7 +160,7 @@ fn a_proven_item_takes_the_place_of_a_claimed_one() {
     script.wait(50);
     serve(&mut script, &wanted);
     assert!(!script.closed.contains(&helper));
-    let [mut found] = judged(&script).try_into().unwrap();
+    let [mut found] = script.judged().try_into().unwrap();
     found.items.iter_mut().for_each(|item| item.known = true);
     assert_eq!(found, wanted);
 }
@@ -200,13 +175,12 @@ fn ids_of_an_unknown_pool_are_asked_of_another() {
     script.judge = withhold_blocks;
     publish(&mut script, &bodies);
     // The short ids are the wrong way round, so the root does not fit.
-    let salt = script.salt();
-    let short = |n: usize| crate::block::short_id(&salt, &wanted.block, &wanted.items[n].id);
-    let short_ids = [short(1), short(0)].concat().into();
+    let [first, second] = script.short_ids(&wanted).try_into().unwrap();
+    let short_ids = [second, first].concat().into();
     let push = Compact { short_ids, ..script.compact(&wanted) };
     script.take();
     script.send(BLOCK, &BlockMessage::Push(push));
-    assert_eq!(fetched(&mut script).len(), 1, "all ids are asked for");
+    assert_eq!(script.fetched().len(), 1, "all ids are asked for");
     let first = script.connection;
     script.another_peer();
     script.send(TIP, &TipMessage::Header(wanted.header.clone()));
@@ -216,7 +190,7 @@ fn ids_of_an_unknown_pool_are_asked_of_another() {
     assert!(!script.closed.contains(&first));
     serve(&mut script, &wanted);
     assert_eq!(script.accusation(), None);
-    assert_eq!(judged(&script), [wanted]);
+    assert_eq!(script.judged(), [wanted]);
 }
 
 /// The ways in which a block can come.
@@ -254,10 +228,7 @@ fn takes(config: &Config, way: Way, sent: &Block) -> bool {
                     script.command(Command::Publish { request, pool, body, admission });
                 }
             }
-            let salt = script.salt();
-            let short =
-                |item: &crate::io::BlockItem| crate::block::short_id(&salt, &sent.block, &item.id);
-            let short_ids = sent.items.iter().map(short).collect::<Vec<_>>().concat().into();
+            let short_ids = script.short_ids(sent).concat().into();
             let body = |(index, item): (usize, &crate::io::BlockItem)| Prefilled {
                 index: index as u32,
                 body: item.body.clone(),
@@ -291,7 +262,7 @@ fn takes(config: &Config, way: Way, sent: &Block) -> bool {
     script.wait(5_000);
     assert_eq!(script.accusation(), None, "{way:?}");
     assert!(script.node.stats().violations().next().is_none(), "{way:?}");
-    let taken = judged(&script).len();
+    let taken = script.judged().len();
     // What is refused is refused for good: its child is not asked about either.
     let child = block(&sent.header, 2, 1, &[]);
     script.questions.clear();
@@ -497,7 +468,7 @@ fn an_item_of_a_block_that_stops_half_way_is_asked_of_others() {
         let liar = script.connection;
         let compact = script.compact(&wanted);
         script.send(BLOCK, &BlockMessage::Push(compact));
-        assert_eq!(fetched(&mut script), std::slice::from_ref(&items));
+        assert_eq!(script.fetched(), std::slice::from_ref(&items));
         script.send(BLOCK, &BlockMessage::Item(begun.clone()));
         let other = script.another_peer();
         script.send(TIP, &TipMessage::Header(wanted.header.clone()));
@@ -506,14 +477,14 @@ fn an_item_of_a_block_that_stops_half_way_is_asked_of_others() {
             true => script.close(liar),
             false => wait_busy(&mut script, [liar, other], 900),
         }
-        let asked = fetched(&mut script).into_iter().filter(|f| f.want != BlockWant::Compact);
+        let asked = script.fetched().into_iter().filter(|f| f.want != BlockWant::Compact);
         assert_eq!(asked.collect::<Vec<_>>(), std::slice::from_ref(&items), "leaves: {leaves}");
         script.send(BLOCK, &BlockMessage::Item(begun.clone()));
         for chunk in &rest {
             script.send(BLOCK, &BlockMessage::Chunk(chunk.clone()));
         }
         assert_eq!(script.accusation(), None);
-        assert_eq!(judged(&script).len(), 1);
+        assert_eq!(script.judged().len(), 1);
     }
     // What has begun is not answered a second time, nor with nothing.
     let part = BlockPart::Items;

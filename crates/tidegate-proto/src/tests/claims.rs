@@ -14,22 +14,8 @@ use crate::id::Digest;
 use crate::io::{Admission, Block, Command, Subject, Verdict};
 use crate::wire::{
     Answer, BlockFetch, BlockMessage, BlockWant, Body, Compact, ControlMessage, Group, Held,
-    PoolMessage, Report, Return, TipMessage, TipSlot,
+    PoolMessage, Prefilled, Report, Return, TipMessage, TipSlot,
 };
-
-fn fetched(script: &mut Script) -> Vec<BlockFetch> {
-    let messages = script.received::<BlockMessage>(BLOCK).into_iter();
-    let fetches = messages.filter_map(|message| match message {
-        BlockMessage::Fetch(fetch) => Some(fetch),
-        _ => None,
-    });
-    fetches.collect()
-}
-
-fn judged(script: &Script) -> usize {
-    let of_block = |(_, subject): &&(_, Subject)| matches!(subject, Subject::Block(_));
-    script.questions.iter().filter(of_block).count()
-}
 
 /// A block of so many items that are in the pool, and a compact block whose short ids are in the
 /// wrong order, so that all ids are asked for.
@@ -46,9 +32,9 @@ fn shuffled(script: &mut Script, count: u16) -> (Block, Compact) {
     }
     let items = bodies.into_iter().map(|body| (SMALL, body)).collect::<Vec<_>>();
     let block = block(&genesis(), 1, 1, &items);
-    let salt = script.salt();
-    let short = |item: &crate::io::BlockItem| crate::block::short_id(&salt, &block.block, &item.id);
-    let short_ids = block.items.iter().rev().map(short).collect::<Vec<_>>().concat();
+    let mut short_ids = script.short_ids(&block);
+    short_ids.reverse();
+    let short_ids = short_ids.concat();
     let compact = Compact { short_ids: short_ids.into(), ..script.compact(&block) };
     script.take();
     (block, compact)
@@ -62,12 +48,12 @@ fn ids_come_in_full_parts() {
         script.judge = withhold_blocks;
         let (block, compact) = shuffled(&mut script, 2);
         script.send(BLOCK, &BlockMessage::Push(compact));
-        let [BlockFetch { want: BlockWant::Ids(0), .. }] = fetched(&mut script)[..] else {
+        let [BlockFetch { want: BlockWant::Ids(0), .. }] = script.fetched()[..] else {
             panic!("all ids are asked for");
         };
         script.send(BLOCK, &BlockMessage::Ids(ids_of(&block, 0..given)));
         assert_eq!(script.accusation(), expected);
-        assert_eq!(judged(&script), usize::from(expected.is_none()));
+        assert_eq!(script.judged().len(), usize::from(expected.is_none()));
     }
 }
 
@@ -82,7 +68,7 @@ fn who_cannot_be_asked_for_more_ids_is_not_waited_for() {
     let slow = script.connection;
     let (wanted, compact) = shuffled(&mut script, 1025);
     script.send(BLOCK, &BlockMessage::Push(compact));
-    assert_eq!(fetched(&mut script).len(), 1);
+    assert_eq!(script.fetched().len(), 1);
     let unknown = block(&genesis(), 9, 9, &[]).block;
     script.send(TIP, &TipMessage::Held(Held { block: unknown, height: 1 }));
     let honest = script.another_peer();
@@ -91,12 +77,12 @@ fn who_cannot_be_asked_for_more_ids_is_not_waited_for() {
     script.wait(100);
     // All of the list comes from one.
     for first in [0, 1024] {
-        let [fetch] = fetched(&mut script).try_into().unwrap();
+        let [fetch] = script.fetched().try_into().unwrap();
         assert_eq!(fetch.want, BlockWant::Ids(first as u32));
         let end = wanted.items.len().min(first + 1024);
         script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, first..end)));
     }
-    assert_eq!(judged(&script), 1);
+    assert_eq!(script.judged().len(), 1);
     assert!(!script.closed.contains(&slow) && !script.closed.contains(&honest));
 }
 
@@ -111,17 +97,17 @@ fn who_cannot_be_asked_for_items_is_not_waited_for() {
     let slow = script.connection;
     let unknown = block(&genesis(), 9, 9, &[]).block;
     script.send(TIP, &TipMessage::Held(Held { block: unknown, height: 1 }));
-    assert_eq!(fetched(&mut script).len(), 1);
+    assert_eq!(script.fetched().len(), 1);
     let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
     let compact = script.compact(&wanted);
     script.send(BLOCK, &BlockMessage::Push(compact));
-    assert_eq!(fetched(&mut script), []);
+    assert_eq!(script.fetched(), []);
     let honest = script.another_peer();
     script.send(TIP, &TipMessage::Header(wanted.header.clone()));
-    let [fetch] = fetched(&mut script).try_into().unwrap();
+    let [fetch] = script.fetched().try_into().unwrap();
     assert_eq!(fetch.want, BlockWant::Items(vec![0]));
     script.send(BLOCK, &BlockMessage::Item(item_of(&wanted, 0)));
-    assert_eq!(judged(&script), 1);
+    assert_eq!(script.judged().len(), 1);
     assert!(!script.closed.contains(&slow) && !script.closed.contains(&honest));
 }
 
@@ -132,16 +118,15 @@ fn a_proven_list_blames_who_said_otherwise() {
     script.judge = withhold_blocks;
     let (wanted, compact) = shuffled(&mut script, 2);
     let groups = ["small", "large"].map(|pool| Group { pool: pool.to_owned(), count: 1 }).to_vec();
-    // One item is held, the other is asked for, and said to be missing: then all ids are.
-    let mut prefilled = compact.prefilled.clone();
-    prefilled.push(crate::wire::Prefilled { index: 1, body: wanted.items[1].body.clone() });
+    // Both are there, and do not make the root.
+    let prefilled = vec![Prefilled { index: 1, body: wanted.items[1].body.clone() }];
     script.send(BLOCK, &BlockMessage::Push(Compact { groups, prefilled, ..compact }));
     let liar = script.connection;
-    assert_eq!(fetched(&mut script)[0].want, BlockWant::Ids(0));
+    assert_eq!(script.fetched()[0].want, BlockWant::Ids(0));
     script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..2)));
     assert_eq!(script.accusation(), Some(Violation::MalformedCompact));
     assert!(script.closed.contains(&liar));
-    assert_eq!(judged(&script), 1);
+    assert_eq!(script.judged().len(), 1);
 }
 
 /// An item is proven to be of a pool that blocks do not draw from: the block is bad, and who named
@@ -196,7 +181,7 @@ fn the_permit_of_a_header_waits_for_its_own_verdict() {
     let asked = block(&genesis(), 1, 1, &[]);
     let announced = block(&genesis(), 2, 2, &[]);
     script.send(TIP, &TipMessage::Held(Held { block: asked.block, height: 1 }));
-    assert_eq!(fetched(&mut script).len(), 1);
+    assert_eq!(script.fetched().len(), 1);
     script.send(TIP, &TipMessage::Header(announced.header));
     script.send(BLOCK, &BlockMessage::Header(asked.header));
     script.wait(100);
@@ -244,8 +229,8 @@ fn what_went_back_is_not_asked_for() {
     let alias = |body: &Bytes| crate::pool::announcement(&salt, &id(SMALL, body), 20).id;
     let body = |n: u16| Bytes::from([&item(1, 20)[..], &n.to_be_bytes()].concat());
     let mut seen = BTreeMap::new();
-    let mut collide = (0..).map(body).find_map(|b| Some((seen.insert(alias(&b), b.clone())?, b)));
-    let (first, second) = collide.take().unwrap();
+    let collide = |b: Bytes| Some((seen.insert(alias(&b), b.clone())?, b));
+    let (first, second) = (0..).map(body).find_map(collide).unwrap();
     let others = (0..).map(body).filter(|body| alias(body) != alias(&first)).take(20);
     script.announce(SMALL, &id(SMALL, &first), 22);
     assert_eq!(script.received::<PoolMessage>(SMALL_POOL), [PoolMessage::Fetch(vec![0])]);

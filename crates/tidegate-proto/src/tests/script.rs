@@ -9,12 +9,13 @@ use super::app::{TestRules, config};
 use crate::config::PoolSpec;
 use crate::id::{Address, ConnectionId, DialId, Digest, ItemId, PeerId, PoolIndex, Salt, Ticket};
 use crate::io::{
-    Admission, Block, Command, Direction, Event, Fate, Input, Load, Output, Subject, Verdict, Write,
+    Admission, Block, BlockItem, Command, Direction, Event, Fate, Input, Load, Output, Subject,
+    Verdict, Write,
 };
 use crate::rules::Rules;
 use crate::wire::{
-    Binding, Compact, ControlMessage, Decode, Encode, Frame, Goodbye, Grant, Group, Hello, Offer,
-    OfferedVersion, PoolMessage, Refusal, Return, Setup,
+    Binding, BlockFetch, BlockMessage, Compact, ControlMessage, Decode, Encode, Frame, Goodbye,
+    Grant, Group, Hello, Offer, OfferedVersion, PoolMessage, Refusal, Return, Setup,
 };
 use crate::{Config, Node, Time, Violation};
 
@@ -234,6 +235,13 @@ impl Script {
         salts.last().unwrap()
     }
 
+    /// The short ids of a block's items for the node.
+    pub(super) fn short_ids(&self, block: &Block) -> Vec<Bytes> {
+        let salt = self.salt();
+        let short = |item: &BlockItem| crate::block::short_id(&salt, &block.block, &item.id);
+        block.items.iter().map(short).collect()
+    }
+
     /// A compact block for the node, which lacks all its items.
     pub(super) fn compact(&self, block: &Block) -> Compact {
         let runs = block.items.chunk_by(|a, b| a.pool == b.pool);
@@ -303,6 +311,26 @@ impl Script {
         let (wanted, rest) = self.sent.drain(..).partition::<Vec<_>, _>(|(c, _)| *c == channel);
         self.sent = rest.into();
         wanted.into_iter().map(|(_, frame)| frame.decode().unwrap()).collect()
+    }
+
+    /// Takes what it sent on the channel of blocks: what it asks for.
+    pub(super) fn fetched(&mut self) -> Vec<BlockFetch> {
+        let messages = self.received::<BlockMessage>(BLOCK).into_iter();
+        let fetches = messages.filter_map(|message| match message {
+            BlockMessage::Fetch(fetch) => Some(fetch),
+            _ => None,
+        });
+        fetches.collect()
+    }
+
+    /// The blocks that the application was asked about, and has not judged.
+    pub(super) fn judged(&self) -> Vec<Block> {
+        let subjects = self.questions.iter().map(|(_, subject)| subject.clone());
+        let blocks = subjects.filter_map(|subject| match subject {
+            Subject::Block(block) => Some(block),
+            _ => None,
+        });
+        blocks.collect()
     }
 
     /// Takes what it sent on the channel of a pool: the permits that went back.
