@@ -174,9 +174,7 @@ impl ChannelTrait for Channel {
                 if connection.held.as_ref() != Some(&held) {
                     connection.held = Some(held.clone());
                     pool::peer_tip_changed(cx, at.link);
-                    if block::has_channel(cx, at.link) {
-                        block::peer_holds(cx, at.link, &held);
-                    }
+                    block::peer_holds(cx, at.link, &held);
                 }
                 done(cx, at.link, TipSlot::Held);
                 Ok(())

@@ -86,6 +86,10 @@ pub(crate) fn header_announced(
 
 /// A peer says what it has executed.
 pub(crate) fn peer_holds(cx: &mut Context, link: ConnectionId, held: &Held) {
+    // R16.10
+    if !super::has_channel(cx, link) {
+        return;
+    }
     let Some(own) = cx.tip.held().copied() else { return };
     if sync::is_far(cx, held.height) {
         return sync::look_soon(cx);

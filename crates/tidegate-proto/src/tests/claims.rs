@@ -10,7 +10,7 @@ use super::script::{
     BLOCK, CONTROL, PEER, SMALL_POOL, Script, TIP, setup, withhold, withhold_blocks,
 };
 use crate::Violation;
-use crate::id::Digest;
+use crate::id::{ConnectionId, Digest, PeerId};
 use crate::io::{Admission, Block, Command, Subject, Verdict};
 use crate::wire::{
     Answer, BlockFetch, BlockMessage, BlockWant, Body, Compact, ControlMessage, Group, Held,
@@ -196,17 +196,23 @@ fn the_permit_of_a_header_waits_for_its_own_verdict() {
     assert!(returned(&mut script));
 }
 
-/// A peer with other rules for blocks may tell of headers that are none here. R16.10
-#[test]
-fn tips_by_other_rules_are_returned_and_not_looked_at() {
-    let mut script = Script::alone();
-    script.judge = |_| Some(Verdict::Reject);
+/// A peer whose rules for blocks are others connects.
+fn by_other_rules(script: &mut Script) -> ConnectionId {
     script.connect(PEER);
     script.send(CONTROL, &ControlMessage::Hello(super::script::hello(script.connection)));
     let mut setup = setup(&config(1));
     setup.offers[0].versions[0].rules = Digest([1; 32]);
     script.send(CONTROL, &ControlMessage::Setup(setup));
     script.take();
+    script.connection
+}
+
+/// A peer with other rules for blocks may tell of headers that are none here. R16.10
+#[test]
+fn tips_by_other_rules_are_returned_and_not_looked_at() {
+    let mut script = Script::alone();
+    script.judge = |_| Some(Verdict::Reject);
+    by_other_rules(&mut script);
     let headers = [block(&genesis(), 1, 1, &[]).header, Bytes::from_static(b"none")];
     for header in headers {
         script.send(TIP, &TipMessage::Header(header));
@@ -214,6 +220,24 @@ fn tips_by_other_rules_are_returned_and_not_looked_at() {
         assert_eq!(script.received::<TipMessage>(TIP), [TipMessage::Return(TipSlot::Header)]);
     }
     assert_eq!(script.accusation(), None);
+}
+
+/// Nor when all that peers hold is looked at: it was taken for one who had sent the header. R16.10
+#[test]
+fn who_holds_by_other_rules_vouches_for_no_header() {
+    let mut script = Script::alone();
+    script.judge = withhold;
+    let other = by_other_rules(&mut script);
+    let header = block(&genesis(), 1, 1, &[]);
+    script.send(TIP, &TipMessage::Held(Held { block: header.block, height: 1 }));
+    let honest = script.another_peer();
+    script.send(TIP, &TipMessage::Header(header.header));
+    script.connect(PeerId([7; 32]));
+    script.shake_hands();
+    script.close(script.connection);
+    let (ticket, _) = script.questions.pop().unwrap();
+    script.command(Command::Verdict { ticket, verdict: Verdict::Reject });
+    assert!(script.closed.contains(&honest) && !script.closed.contains(&other));
 }
 
 /// Of two items with one announced id, as a peer can make them who knows the salt, one was settled by the
