@@ -236,12 +236,15 @@ fn on_item(cx: &mut Context, at: At, item: wire::BlockItem) -> Result<(), Violat
     if !link.asks_item(request, index) || link.incoming.is_some() {
         return Err(Violation::Unasked);
     }
-    if let Some(building) = cx.blocks.building.get(&block)
-        && !building.proves(index, (&name, id), &proof)
-    {
+    // Whether or not the block is being put together now: it may be when the last chunk is there. If
+    // it is forgotten there is nothing to check by, and nothing comes of the item.
+    let facts = cx.blocks.known.get(&block).map(|known| known.facts);
+    let proven = facts.map(|facts| reconstruct::proves(&facts, index, (&name, id), &proof));
+    if proven == Some(false) {
         // R9.2.12
         return Err(Violation::WrongItem);
     }
+    let proven = proven == Some(true);
     let pool = pool::named(&cx.pools, &name);
     match body {
         wire::Body::Whole(body) => {
@@ -252,7 +255,7 @@ fn on_item(cx: &mut Context, at: At, item: wire::BlockItem) -> Result<(), Violat
             // R6.4.2
             let body = Receiving::new(&start, largest_item(&cx.pools, pool) as usize)?;
             let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-            link.incoming = Some(Incoming { block, index, pool: name, id, body });
+            link.incoming = Some(Incoming { block, index, pool: name, id, proven, body });
             Ok(())
         }
     }
@@ -279,14 +282,14 @@ fn on_chunk(cx: &mut Context, at: At, chunk: &[u8]) -> Result<(), Violation> {
     if !incoming.body.push(chunk)? {
         return Ok(());
     }
-    let Some(Incoming { block, index, pool, id, body }) = link.incoming.take() else {
+    let Some(Incoming { block, index, pool, id, proven, body }) = link.incoming.take() else {
         return Ok(());
     };
     item_answered(cx, at, &block, index);
-    deliver(cx, block, index, &pool, id, body.finish())
+    if proven { deliver(cx, block, index, &pool, id, body.finish()) } else { Ok(()) }
 }
 
-/// An item is here whose pool and id are proven: it must have that id. It may still be more than
+/// An item is here whose pool and id are proven, if the block is being put together: it must have that id. It may still be more than
 /// blocks may have of it: then the block is to blame, and not who sent it.
 fn deliver(
     cx: &mut Context,

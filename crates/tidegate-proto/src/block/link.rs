@@ -87,6 +87,8 @@ pub(super) struct Incoming {
     /// Name of its pool.
     pub(super) pool: String,
     pub(super) id: ItemId,
+    /// Pool and id were shown to be the header's.
+    pub(super) proven: bool,
     pub(super) body: Receiving,
 }
 

@@ -102,6 +102,12 @@ fn grouped(groups: &[Group], count: usize, pools: &[Pool]) -> Option<Grouped> {
     Some(Grouped::Pools(indices))
 }
 
+/// Whether `proof` shows that an item is the one at an index of a block.
+pub(super) fn proves(facts: &HeaderFacts, index: u32, item: Leaf<'_>, proof: &[Digest]) -> bool {
+    let HeaderFacts { item_root, items, .. } = facts;
+    merkle::verify(item_root, *items as usize, index as usize, item, proof)
+}
+
 /// A block that is being put together.
 #[derive(Debug)]
 pub(crate) struct Reconstruction {
@@ -349,12 +355,6 @@ impl Reconstruction {
     pub(crate) fn not_delivered(&mut self, indices: impl IntoIterator<Item = u32>) {
         let lost = indices.into_iter().filter(|index| self.items[*index as usize].is_none());
         self.missing.extend(lost);
-    }
-
-    /// Whether `proof` shows that an item is the one at an index.
-    pub(crate) fn proves(&self, index: u32, item: Leaf<'_>, proof: &[Digest]) -> bool {
-        let HeaderFacts { item_root, items, .. } = &self.facts;
-        merkle::verify(item_root, *items as usize, index as usize, item, proof)
     }
 
     /// An item that is proven to be the one at an index: it takes the place of what nobody has proven.

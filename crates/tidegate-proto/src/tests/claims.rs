@@ -5,15 +5,18 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::app::{FOREIGN, SMALL, block, config, facts, genesis, id, ids_of, item, item_of};
+use super::app::{
+    FOREIGN, LARGE, SMALL, TestRules, block, config, facts, genesis, id, ids_of, item, item_of,
+};
 use super::script::{
     BLOCK, CONTROL, PEER, SMALL_POOL, Script, TIP, setup, withhold, withhold_blocks,
 };
 use crate::Violation;
 use crate::id::{ConnectionId, Digest, PeerId};
 use crate::io::{Admission, Block, Command, Subject, Verdict};
+use crate::rules::Rules as _;
 use crate::wire::{
-    Answer, BlockFetch, BlockMessage, BlockWant, Body, Compact, ControlMessage, Group, Held,
+    self, Answer, BlockFetch, BlockMessage, BlockWant, Body, Compact, ControlMessage, Group, Held,
     PoolMessage, Prefilled, Report, Return, TipMessage, TipSlot,
 };
 
@@ -147,6 +150,35 @@ fn a_block_of_a_foreign_pool_is_bad() {
     script.send(TIP, &TipMessage::Header(child.header));
     assert_eq!(script.node.best_header().unwrap().height, 0);
     assert_eq!(script.accusation(), None);
+}
+
+/// An item that began to come while its block was not being put together was never checked: with its
+/// last chunk a good block was bad, and who pushed that was banned. R9.2.12
+#[test]
+fn an_item_is_checked_whatever_is_being_put_together() {
+    let mut script = Script::up();
+    script.judge = withhold_blocks;
+    let body = item(1, 100_000);
+    let wanted = block(&genesis(), 1, 1, &[(LARGE, body.clone())]);
+    let compact = script.compact(&wanted);
+    script.send(BLOCK, &BlockMessage::Push(compact.clone()));
+    assert_eq!(script.fetched()[0].want, BlockWant::Items(vec![0]));
+    // Nobody else has it: it is given up.
+    script.wait(4_000);
+    let (start, mut rest) = crate::chunk::start(&body);
+    let mut begun = item_of(&wanted, 0);
+    begun.pool = "foreign".to_owned();
+    begun.id = TestRules.item_id("foreign", &body);
+    script.send(BLOCK, &BlockMessage::Item(wire::BlockItem { body: start, ..begun }));
+    assert_eq!(script.accusation(), Some(Violation::WrongItem));
+    let liar = script.connection;
+    let honest = script.another_peer();
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    while let Some(chunk) = rest.as_mut().and_then(|rest| rest.next()) {
+        script.send_on(liar, BLOCK, &BlockMessage::Chunk(chunk));
+    }
+    assert_eq!(script.node.best_header(), Some(&facts(&wanted.header)));
+    assert!(!script.closed.contains(&honest));
 }
 
 /// A header whose parent turned out to be bad while it waited for its verdict is no good. R9.4.2
