@@ -112,8 +112,10 @@ pub(super) fn proves(facts: &HeaderFacts, index: u32, item: Leaf<'_>, proof: &[D
 #[derive(Debug)]
 pub(crate) struct Reconstruction {
     pub(crate) facts: HeaderFacts,
-    /// Which pool each item belongs to: what the sender of the compact block says, until the ids or
-    /// an item with its proof show it. It decides where to look, and never against anybody else.
+    /// Which pool each item belongs to, as the sender of the compact block says: held against that one
+    /// alone, by what is proven alone.
+    claimed: Vec<PoolIndex>,
+    /// The same, as those say who were asked since. It decides where to look.
     pools: Vec<PoolIndex>,
     ids: Vec<Option<ItemId>>,
     /// The bytes of each item that is here. They are those of its pool and its id above, and of
@@ -136,10 +138,8 @@ pub(crate) struct Reconstruction {
     pub(crate) sources: Vec<ConnectionId>,
     /// Who may have it: they are asked when no source is left.
     pub(crate) reserve: Vec<ConnectionId>,
-    /// Whose compact block this began with, as long as it may prove to be false.
+    /// Whose compact block this began with, as long as it has not proven to be false.
     pub(crate) origin: Option<ConnectionId>,
-    /// The same, once ids that are not proven have contradicted it.
-    contradicted: Option<ConnectionId>,
     /// Whose push this began with, and its number.
     pub(crate) pushed: Option<(ConnectionId, u32)>,
 }
@@ -192,6 +192,7 @@ impl Reconstruction {
         let Grouped::Pools(indices) = groups else { return Ok(None) };
         let mut block = Self {
             facts,
+            claimed: indices.clone(),
             pools: indices,
             ids: vec![None; count],
             items: vec![None; count],
@@ -205,7 +206,6 @@ impl Reconstruction {
             sources: Vec::new(),
             reserve: Vec::new(),
             origin: None,
-            contradicted: None,
             pushed: None,
         };
         block.look_up(compact, pools);
@@ -376,14 +376,11 @@ impl Reconstruction {
         if self.items[at].is_none() {
             self.put(at, id, Found { body, known: false });
         }
-        if before == pool {
-            return None;
-        }
         // The others are most likely wrong too, and may be in the pools that are meant.
-        if !self.ids_proven && self.ids_wanted.is_none() {
+        if before != pool && !self.ids_proven && self.ids_wanted.is_none() {
             self.want_all_ids();
         }
-        self.origin.take()
+        self.origin.take_if(|_| self.claimed[at] != pool)
     }
 
     /// Full ids, which `link` was asked for. `Err` if the whole list is not the header's.
@@ -411,9 +408,6 @@ impl Reconstruction {
                 if self.items[at].is_some() {
                     self.drop_item(at);
                 }
-                if self.pools[at] != pool {
-                    self.contradicted = self.contradicted.or_else(|| self.origin.take());
-                }
                 self.ids[at] = Some(*id);
                 self.pools[at] = pool;
                 self.take_known(at, *id, pools);
@@ -425,12 +419,11 @@ impl Reconstruction {
             self.ids_proven = self.is_proven(pools);
             // R9.2.11
             if !self.ids_proven {
-                // What was said before is not known any more.
-                self.contradicted = None;
                 self.want_all_ids();
                 return Err(Violation::WrongIds);
             }
-            return Ok(self.contradicted.take().map_or(Delivered::Taken, Delivered::Disproved));
+            let liar = self.origin.take_if(|_| self.claimed != self.pools);
+            return Ok(liar.map_or(Delivered::Taken, Delivered::Disproved));
         }
         Ok(Delivered::Taken)
     }

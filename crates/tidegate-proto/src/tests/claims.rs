@@ -16,8 +16,8 @@ use crate::id::{ConnectionId, Digest, PeerId};
 use crate::io::{Admission, Block, Command, Subject, Verdict};
 use crate::rules::Rules as _;
 use crate::wire::{
-    self, Answer, BlockFetch, BlockMessage, BlockWant, Body, Compact, ControlMessage, Group, Held,
-    PoolMessage, Prefilled, Report, Return, TipMessage, TipSlot,
+    self, Answer, BlockFetch, BlockMessage, BlockPart, BlockWant, Body, Compact, ControlMessage,
+    Group, Held, NotHere, PoolMessage, Prefilled, Report, Return, TipMessage, TipSlot,
 };
 
 /// A block of so many items that are in the pool, and a compact block whose short ids are in the
@@ -179,6 +179,35 @@ fn an_item_is_checked_whatever_is_being_put_together() {
     }
     assert_eq!(script.node.best_header(), Some(&facts(&wanted.header)));
     assert!(!script.closed.contains(&honest));
+}
+
+/// A list that stops half way decides nothing against who sent the compact block, though another names
+/// the same pools as he did and it is proven. R9.2.14
+#[test]
+fn an_unproven_list_blames_nobody() {
+    let mut script = Script::up();
+    script.judge = withhold_blocks;
+    let origin = script.connection;
+    let (wanted, compact) = shuffled(&mut script, 1025);
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    let not_here = BlockMessage::NotHere(NotHere { block: wanted.block, part: BlockPart::Ids });
+    let liar = script.another_peer();
+    script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+    script.send_on(origin, BLOCK, &not_here);
+    assert_eq!(script.fetched()[0].want, BlockWant::Ids(0));
+    let mut list = ids_of(&wanted, 0..1024);
+    list.groups = vec![Group { pool: "large".to_owned(), count: 1024 }];
+    script.send(BLOCK, &BlockMessage::Ids(list));
+    script.connect(PeerId([7; 32]));
+    script.shake_hands();
+    script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+    script.send_on(liar, BLOCK, &not_here);
+    for range in [0..1024, 1024..1025] {
+        assert_eq!(script.fetched()[0].want, BlockWant::Ids(range.start as u32));
+        script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, range)));
+    }
+    assert_eq!(script.judged().len(), 1);
+    assert!(script.closed.is_empty());
 }
 
 /// A header whose parent turned out to be bad while it waited for its verdict is no good. R9.4.2
