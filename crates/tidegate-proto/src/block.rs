@@ -158,7 +158,8 @@ impl Blocks {
     /// When [`expire`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let links = self.links.values().filter_map(BlockLink::deadline).min();
-        let own = [self.fetcher.deadline(), links, self.want_again, self.reconsider_at];
+        let building = self.building.values().filter_map(Reconstruction::ask_by).min();
+        let own = [self.fetcher.deadline(), links, building, self.want_again, self.reconsider_at];
         own.into_iter().flatten().min()
     }
 
@@ -358,6 +359,17 @@ fn can_be_asked(blocks: &Blocks, link: ConnectionId, block: &BlockId) -> bool {
     blocks.links.get(&link).is_some_and(|link| !link.owes(block))
 }
 
+/// `link` may have a block. If that is being put together, it is in reserve for what it lacks.
+fn may_have(cx: &mut Context, link: ConnectionId, block: &BlockId) {
+    if can_be_asked(&cx.blocks, link, block)
+        && let Some(building) = cx.blocks.building.get_mut(block)
+        && !building.sources.contains(&link)
+        && !building.reserve.contains(&link)
+    {
+        building.reserve.push(link);
+    }
+}
+
 /// A block that is being put together may be whole now, or something can be asked for.
 fn advance(cx: &mut Context, block: BlockId) {
     let most = cx.config.limits.block_size;
@@ -366,6 +378,10 @@ fn advance(cx: &mut Context, block: BlockId) {
         Progress::Wanting => {
             if building.sources.is_empty() {
                 return abandon(cx, block);
+            }
+            match building.has_to_ask() {
+                true => drop(building.unasked_since.get_or_insert(cx.now)),
+                false => building.unasked_since = None,
             }
             let sources = building.sources.clone();
             sources.into_iter().for_each(|link| wake_block(cx, link));
@@ -569,6 +585,7 @@ pub(crate) fn expire(cx: &mut Context) {
     for (link, block, part) in late {
         channel::lost(cx, link, &block, &part);
     }
+    channel::pass_on(cx);
     if cx.blocks.want_again.take_if(|at| *at <= now).is_some()
         && let Some(best) = cx.tip.best().copied()
         && is_better(cx, &best)

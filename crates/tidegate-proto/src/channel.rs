@@ -18,7 +18,7 @@ use crate::peers::exchange::Exchange;
 use crate::pool::Pool;
 use crate::rpc::Rpc;
 use crate::rules::Rules;
-use crate::stats::Stats;
+use crate::stats::{Count, Stats};
 use crate::store::Store;
 use crate::tickets::Tickets;
 use crate::time::Time;
@@ -110,6 +110,13 @@ impl Context {
     /// A connection is to be ended for a violation, when what is being dealt with is done.
     pub(crate) fn accuse(&mut self, connection: ConnectionId, violation: Violation) {
         self.accused.push((connection, violation));
+    }
+
+    /// What was done since so much work had been counted was caused by a link, unasked.
+    pub(crate) fn charge(&mut self, link: ConnectionId, before: u64) {
+        // Looks at what peers pile up are short.
+        let steps = 1 + (self.stats.of(Count::Work) - before) / 16;
+        self.links.worked(link, steps, self.config.limits.work_per_second, self.now);
     }
 }
 

@@ -314,9 +314,7 @@ impl Node {
         let before = cx.stats.of(Count::Work);
         let outcome = kind.on_frame(cx, at, frame);
         if outcome == Ok(false) {
-            // Looks at what peers pile up are short.
-            let steps = 1 + (cx.stats.of(Count::Work) - before) / 16;
-            cx.links.worked(connection, steps, cx.config.limits.work_per_second, cx.now);
+            cx.charge(connection, before);
         }
         // R5.6.2
         if let Err(violation) = outcome

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use super::link::{Asked, BlockLink, Incoming, Noted, Part};
 use super::reconstruct::Delivered;
 use super::{
-    Body, Known, advance, body, give_back, headers, keep, mark_bad, reconstruct, sync, wake_block,
+    Body, Known, abandon, advance, body, give_back, headers, keep, mark_bad, reconstruct, sync,
+    wake_block,
 };
 use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
 use crate::chunk::{self, Receiving};
@@ -289,8 +290,8 @@ fn on_chunk(cx: &mut Context, at: At, chunk: &[u8]) -> Result<(), Violation> {
     if proven { deliver(cx, block, index, &pool, id, body.finish()) } else { Ok(()) }
 }
 
-/// An item is here whose pool and id are proven, if the block is being put together: it must have that id. It may still be more than
-/// blocks may have of it: then the block is to blame, and not who sent it.
+/// An item is here whose pool and id are proven. If the block is being put together it must have that
+/// id. It may still be more than blocks may have of it: then the block is to blame, and not who sent it.
 fn deliver(
     cx: &mut Context,
     block: BlockId,
@@ -357,13 +358,8 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<BlockMessage> {
 
 /// Asks for what blocks that are being put together lack.
 fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
-    if !cx.blocks.links.get(&at.link)?.has_room(&cx.config.limits) {
-        pass_on(cx, at.link);
-        return None;
-    }
-    step_in(cx, at.link);
     let limits = &cx.config.limits;
-    let link = cx.blocks.links.get_mut(&at.link)?;
+    let link = cx.blocks.links.get_mut(&at.link).filter(|link| link.has_room(limits))?;
     let connection = cx.links.get_mut(at.link)?;
     for (block, building) in &mut cx.blocks.building {
         if !building.sources.contains(&at.link) {
@@ -374,6 +370,7 @@ fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
             link.request(*block, Part::Ids(first), MAX_FRAME as u32, Some(until));
             connection.ask(cx.now);
             let want = BlockWant::Ids(first);
+            building.unasked_since = None;
             return Some(BlockMessage::Fetch(BlockFetch { block: *block, want }));
         }
         if building.ids_wanted.is_some()
@@ -397,43 +394,34 @@ fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
         link.request(*block, Part::Items(indices), bound, Some(until));
         connection.ask(cx.now);
         let want = BlockWant::Items(batch);
+        building.unasked_since = building.has_missing().then_some(cx.now);
         return Some(BlockMessage::Fetch(BlockFetch { block: *block, want }));
     }
     None
 }
 
-/// A link that cannot be asked for more is not waited for: it may never have room again. Others may be
-/// asked for what blocks lack.
-fn pass_on(cx: &mut Context, link: ConnectionId) {
-    let mut others = BTreeSet::new();
-    for building in cx.blocks.building.values_mut() {
-        if building.sources.contains(&link) && building.has_to_ask() {
-            building.ids_failed(link);
-            others.extend(building.sources.iter().chain(&building.reserve));
+/// Those who are to be asked for what a block lacks may never be able to: they rest, do not read, or
+/// answer nothing that was asked before. After [`PASS_ON`] whoever else may have it is asked too, and
+/// after [`UNASKED`] it is given up, so that somebody can begin it anew.
+pub(super) fn pass_on(cx: &mut Context) {
+    let (mut wake, mut given_up) = (BTreeSet::new(), Vec::new());
+    for (block, building) in &mut cx.blocks.building {
+        if building.ask_by().is_none_or(|at| at > cx.now) {
+            continue;
+        }
+        let links = &cx.blocks.links;
+        let owes = |source| links.get(source).is_some_and(|link| link.owes(block));
+        if !building.has_to_ask() || building.sources.iter().any(owes) && !building.has_others() {
+            building.unasked_since = None;
+        } else if building.has_others() {
+            building.pass_on();
+            wake.extend(building.sources.iter().copied());
+        } else {
+            given_up.push(*block);
         }
     }
-    // Only those with room: who has none would wake this one again.
-    for other in others.iter().filter_map(|other| cx.blocks.links.get(other)) {
-        if other.has_room(&cx.config.limits) {
-            cx.links.wake(other.at.link, other.at.slot);
-        }
-    }
-}
-
-/// One who is in reserve, and can be asked, becomes a source where no source can be asked.
-fn step_in(cx: &mut Context, link: ConnectionId) {
-    let (links, limits) = (&cx.blocks.links, &cx.config.limits);
-    let has_room =
-        |source: &ConnectionId| links.get(source).is_some_and(|link| link.has_room(limits));
-    for building in cx.blocks.building.values_mut() {
-        if building.reserve.contains(&link)
-            && building.has_to_ask()
-            && !building.sources.iter().any(has_room)
-        {
-            building.reserve.retain(|other| *other != link);
-            building.sources.push(link);
-        }
-    }
+    wake.into_iter().for_each(|link| wake_block(cx, link));
+    given_up.into_iter().for_each(|block| abandon(cx, block));
 }
 
 /// Pushes the best block, if it is whole and the peer has not heard of it.

@@ -8,13 +8,14 @@ use bytes::Bytes;
 
 use super::orphans::Orphan;
 use super::{
-    Body, Known, can_be_asked, compact_arrived, give_back, is_better, keep, offer, rivals, sync,
+    Body, Known, compact_arrived, give_back, is_better, keep, may_have, offer, rivals, sync,
     wake_block, want,
 };
 use crate::channel::Context;
 use crate::id::{BlockId, ConnectionId};
 use crate::io::Verdict;
 use crate::rules::HeaderFacts;
+use crate::stats::Count;
 use crate::tickets::Question;
 use crate::tip;
 use crate::violation::Violation;
@@ -96,8 +97,9 @@ pub(crate) fn peer_holds(cx: &mut Context, link: ConnectionId, held: &Held) {
     }
     if let Some(known) = cx.blocks.known.get_mut(&held.block) {
         let news = known.announced_by.insert(link);
-        let facts = known.facts;
-        if known.body.is_missing() && is_better(cx, &facts) {
+        let (facts, missing) = (known.facts, known.body.is_missing());
+        may_have(cx, link, &held.block);
+        if missing && is_better(cx, &facts) {
             match news {
                 true => want(cx, held.block, None),
                 // He had only the header before.
@@ -162,12 +164,8 @@ fn take(cx: &mut Context, link: ConnectionId, facts: HeaderFacts, header: Bytes,
             if let Some(known) = cx.blocks.known.get_mut(&block) {
                 let news = known.announced_by.insert(link);
                 let missing = known.body.is_missing();
-                if news
-                    && can_be_asked(&cx.blocks, link, &block)
-                    && let Some(building) = cx.blocks.building.get_mut(&block)
-                {
-                    building.reserve.push(link);
-                    wake_block(cx, link);
+                if news {
+                    may_have(cx, link, &block);
                 }
                 if news && missing && is_better(cx, &facts) {
                     want(cx, block, None);
@@ -319,10 +317,14 @@ fn settle(cx: &mut Context, block: BlockId, checking: Checking, verdict: Verdict
     let known = Known { facts, header: header.clone(), body: Body::Missing, announced_by: sources };
     cx.blocks.insert(known);
     accepted(cx, facts, header);
-    if let Some((link, pushed, compact)) = compact
-        && let Err(violation) = compact_arrived(cx, link, facts, &compact, pushed)
-    {
-        cx.accuse(link, violation);
+    if let Some((link, pushed, compact)) = compact {
+        let before = cx.stats.of(Count::Work);
+        if let Err(violation) = compact_arrived(cx, link, facts, &compact, pushed) {
+            cx.accuse(link, violation);
+        }
+        if pushed.is_some() {
+            cx.charge(link, before);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher as _;
+use std::time::Duration;
 
 use bytes::Bytes;
 use siphasher::sip::SipHasher24;
@@ -11,6 +12,7 @@ use crate::io::BlockItem;
 use crate::merkle::{self, Leaf};
 use crate::pool::{self, Pool};
 use crate::rules::{HeaderFacts, Rules};
+use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::{
     BlockIds, Compact, Digest, Group, MAX_IDS, MAX_PREFILLED, MAX_PREFILLED_ITEM, Prefilled,
@@ -21,6 +23,12 @@ const SHORT: usize = 6;
 /// Bytes of items that a compact block carries with it at most, as in BIP 152: more would cost
 /// those who have them more than it saves those who do not.
 const PREFILL: usize = 10 << 10;
+
+/// How long those who have a block are waited for until they can be asked for what it lacks; then whoever
+/// else may have it is asked too. A link that works takes the next frame sooner.
+const PASS_ON: Duration = Duration::from_millis(50);
+/// How long a block is kept while nobody can be asked for what it lacks: longer than a link rests.
+const UNASKED: Duration = Duration::from_secs(2);
 
 /// The key of a block's short ids: new for each block, so that nobody can prepare collisions.
 pub(super) struct Shortener(SipHasher24);
@@ -136,8 +144,10 @@ pub(crate) struct Reconstruction {
     ids_asked: bool,
     /// Who has the block, as far as he has not failed to deliver.
     pub(crate) sources: Vec<ConnectionId>,
-    /// Who may have it: they are asked when no source is left.
+    /// Who may have it: they are asked when no source is left, or none can be asked.
     pub(crate) reserve: Vec<ConnectionId>,
+    /// Since when there is something to ask for and nobody has been asked for it.
+    pub(crate) unasked_since: Option<Time>,
     /// Whose compact block this began with, as long as it has not proven to be false.
     pub(crate) origin: Option<ConnectionId>,
     /// Whose push this began with, and its number.
@@ -205,6 +215,7 @@ impl Reconstruction {
             ids_asked: false,
             sources: Vec::new(),
             reserve: Vec::new(),
+            unasked_since: None,
             origin: None,
             pushed: None,
         };
@@ -335,6 +346,27 @@ impl Reconstruction {
         match self.ids_wanted {
             Some(_) => !self.ids_asked,
             None => self.has_missing(),
+        }
+    }
+
+    /// Whether somebody else could be asked for what nobody has been asked for.
+    pub(crate) fn has_others(&self) -> bool {
+        !self.reserve.is_empty() || self.ids_source.is_some()
+    }
+
+    /// When something has to be done about what nobody has been asked for.
+    pub(crate) fn ask_by(&self) -> Option<Time> {
+        let patience = if self.has_others() { PASS_ON } else { UNASKED };
+        self.unasked_since.map(|since| since + patience)
+    }
+
+    /// Nobody could be asked: whoever may have it is, and who gave a part of the ids comes last.
+    pub(crate) fn pass_on(&mut self) {
+        self.sources.append(&mut self.reserve);
+        if let Some(slow) = self.ids_source {
+            self.ids_failed(slow);
+            self.sources.retain(|source| *source != slow);
+            self.sources.push(slow);
         }
     }
 

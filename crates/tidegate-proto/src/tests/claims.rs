@@ -13,7 +13,7 @@ use super::script::{
 };
 use crate::Violation;
 use crate::id::{ConnectionId, Digest, PeerId};
-use crate::io::{Admission, Block, Command, Subject, Verdict};
+use crate::io::{Admission, Block, Command, Input, Subject, Verdict};
 use crate::rules::Rules as _;
 use crate::wire::{
     self, Answer, BlockFetch, BlockMessage, BlockPart, BlockWant, Body, Compact, ControlMessage,
@@ -107,11 +107,96 @@ fn who_cannot_be_asked_for_items_is_not_waited_for() {
     assert_eq!(script.fetched(), []);
     let honest = script.another_peer();
     script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+    script.wait(50);
     let [fetch] = script.fetched().try_into().unwrap();
     assert_eq!(fetch.want, BlockWant::Items(vec![0]));
     script.send(BLOCK, &BlockMessage::Item(item_of(&wanted, 0)));
     assert_eq!(script.judged().len(), 1);
     assert!(!script.closed.contains(&slow) && !script.closed.contains(&honest));
+}
+
+/// The node asks this peer for a header, and from then on it reads nothing more of blocks.
+fn stops_reading(script: &mut Script) {
+    script.stalled = true;
+    let unknown = block(&genesis(), 9, 9, &[]).block;
+    script.send(TIP, &TipMessage::Held(Held { block: unknown, height: 1 }));
+    assert_eq!(script.fetched().len(), 1);
+    script.stalled = false;
+}
+
+/// One that announced a block and did not read what it was asked kept those in reserve from being asked,
+/// however they had told of the block.
+#[test]
+fn who_does_not_read_is_not_waited_for() {
+    for by_header in [true, false] {
+        let mut script = Script::up();
+        script.judge = withhold_blocks;
+        stops_reading(&mut script);
+        let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
+        let compact = script.compact(&wanted);
+        script.send(BLOCK, &BlockMessage::Push(compact));
+        script.another_peer();
+        script.send(
+            TIP,
+            &match by_header {
+                true => TipMessage::Header(wanted.header.clone()),
+                false => TipMessage::Held(Held { block: wanted.block, height: 1 }),
+            },
+        );
+        assert_eq!(script.fetched(), []);
+        script.wait(50);
+        let [fetch] = script.fetched().try_into().unwrap();
+        assert_eq!(fetch.want, BlockWant::Items(vec![0]));
+        script.send(BLOCK, &BlockMessage::Item(item_of(&wanted, 0)));
+        assert_eq!(script.judged().len(), 1);
+    }
+}
+
+/// The same in the middle of a list of ids, which has no time-out while nothing is asked.
+#[test]
+fn who_stops_reading_in_a_list_is_not_waited_for() {
+    let mut script = Script::up();
+    script.judge = withhold_blocks;
+    let slow = script.connection;
+    let (wanted, compact) = shuffled(&mut script, 1025);
+    script.stalled = true;
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    assert_eq!(script.fetched()[0].want, BlockWant::Ids(0));
+    script.stalled = false;
+    script.another_peer();
+    script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+    script.send_on(slow, BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..1024)));
+    script.wait(50);
+    // It reads again, and is asked for nothing that the other is.
+    script.input(Input::Writable { connection: slow, channel: BLOCK });
+    for range in [0..1024, 1024..1025] {
+        let [fetch] = script.fetched().try_into().unwrap();
+        assert_eq!(fetch.want, BlockWant::Ids(range.start as u32));
+        script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, range)));
+    }
+    assert_eq!(script.judged().len(), 1);
+}
+
+/// Nobody else has told of the block: it is given up, with its permit, and asked of whoever may have it.
+#[test]
+fn what_nobody_can_be_asked_for_is_begun_anew() {
+    let mut script = Script::up();
+    script.judge = withhold_blocks;
+    stops_reading(&mut script);
+    let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
+    let compact = script.compact(&wanted);
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    script.another_peer();
+    let higher = block(&wanted.header, 2, 2, &[]);
+    script.send(TIP, &TipMessage::Held(Held { block: higher.block, height: 2 }));
+    let asked = |script: &mut Script| {
+        script.fetched().iter().any(|f| (f.block, &f.want) == (wanted.block, &BlockWant::Compact))
+    };
+    script.wait(1_900);
+    assert!(!asked(&mut script));
+    script.wait(1_200);
+    assert!(asked(&mut script));
+    assert!(script.closed.is_empty());
 }
 
 /// A list that is proven shows that who sent the compact block named another pool. R9.2.14
@@ -343,4 +428,24 @@ fn what_went_back_is_not_asked_for() {
     script.wait(100);
     assert_eq!(script.received::<PoolMessage>(SMALL_POOL), []);
     crate::pool::ALIAS_MASK.set(u64::MAX);
+}
+
+/// What a pushed block costs is its sender's, also when that is done at the verdict about its header: he
+/// rests.
+#[test]
+fn a_block_that_waited_for_its_header_is_charged() {
+    let mut config = config(1);
+    config.limits.work_per_second = 10;
+    let mut script = Script::up_with(config);
+    script.judge = withhold;
+    let (wanted, compact) = shuffled(&mut script, 1025);
+    script.wait(1_000);
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    let (ticket, _) = script.questions.pop().unwrap();
+    let verdict = Verdict::Accept(Admission::default());
+    script.command(Command::Verdict { ticket, verdict });
+    assert_eq!(script.fetched(), []);
+    script.wait(1_000);
+    let [fetch] = script.fetched().try_into().unwrap();
+    assert_eq!((fetch.block, fetch.want), (wanted.block, BlockWant::Ids(0)));
 }

@@ -231,6 +231,25 @@ fn who_rests_keeps_nobody_from_being_served() {
     assert!([first, busy, other].iter().all(|link| !script.closed.contains(link)));
 }
 
+/// A place that becomes free while the only one who waits for it rests is his when he has rested.
+#[test]
+fn who_rested_is_served() {
+    let mut config = with_store(1);
+    config.limits.serving = 1;
+    config.limits.work_per_second = 100;
+    let mut script = Script::up_with(config);
+    script.send(RPC, &want_block(0, BlockId([7; 32])));
+    script.another_peer();
+    script.send(RPC, &want_block(0, BlockId([8; 32])));
+    for n in 0..30 {
+        script.announce(SMALL, &ItemId([n; 32]), 10);
+    }
+    script.command(Command::Loaded { request: 0, found: Found::Nothing });
+    assert_eq!(script.loads.len(), 1);
+    script.wait(1000);
+    assert_eq!(script.loads.len(), 2);
+}
+
 /// Who let answers be made for nothing comes after those who did not, though he asked first.
 #[test]
 fn who_wastes_answers_comes_last() {
