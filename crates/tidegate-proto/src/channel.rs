@@ -49,7 +49,8 @@ pub(crate) trait Channel {
     fn on_down(cx: &mut Context, at: At);
 
     /// Whether this node has asked for `message`, or has waited for it: what it costs is then not the
-    /// peer's doing, nor held against it ([`crate::link::Links::worked`]).
+    /// peer's doing, nor held against it ([`crate::link::Links::worked`]). A body of a pool is charged
+    /// when its permit goes back, unless it was of use.
     fn was_asked(message: &Self::Message) -> bool;
 
     /// The peer sent `message`. A violation ends the connection.
@@ -110,6 +111,18 @@ impl Context {
     /// A connection is to be ended for a violation, when what is being dealt with is done.
     pub(crate) fn accuse(&mut self, connection: ConnectionId, violation: Violation) {
         self.accused.push((connection, violation));
+    }
+
+    /// The steps that a link may be charged with now.
+    pub(crate) fn room(&self, link: ConnectionId) -> u64 {
+        self.links.room(link, self.config.limits.work_per_second, self.now)
+    }
+
+    /// Permits go back on a link.
+    pub(crate) fn given_back(&mut self, link: ConnectionId, cost: u64) {
+        if cost > 0 {
+            self.links.worked(link, cost, self.config.limits.work_per_second, self.now);
+        }
     }
 
     /// What was done since so much work had been counted was caused by a link, unasked.

@@ -52,7 +52,9 @@ pub(crate) struct Link {
     rate: u64,
     /// When the work that it has caused would be done, if links shared the processor alike.
     worked_until: Time,
-    /// Until when it rests, if it does.
+    /// Until when nothing is done for it: what it has caused beyond its share is done then.
+    rest_until: Time,
+    /// The same, if it waits for that.
     rests: Option<Time>,
 }
 
@@ -104,6 +106,7 @@ impl Link {
             round_trip: None,
             rate: FIRST_RATE,
             worked_until: now,
+            rest_until: now,
             rests: None,
         }
     }
@@ -158,9 +161,10 @@ impl Link {
         }
     }
 
-    /// Until when it rests, if it is too far ahead of its share of the work.
+    /// Until when it rests, if it was too far ahead of its share of the work: then some of what it waits
+    /// for is done at once, which costs less than one thing after the other.
     fn must_rest_until(&self, now: Time) -> Option<Time> {
-        Some(self.worked_until - AHEAD).filter(|until| *until > now)
+        Some(self.rest_until).filter(|until| *until > now)
     }
 
     /// How long an answer of so many bytes may take: two round trips and two sending times, and
@@ -170,6 +174,13 @@ impl Link {
         let patience = self.likely_round_trip() * 2 + sending + Duration::from_millis(250);
         patience.min(Duration::from_secs(8))
     }
+}
+
+/// Up to [`AHEAD`]: links that begin to rest at the same time go on one after the other, or all that they
+/// wait for would be done in one piece, and whoever is in time would wait for that.
+fn spread(id: ConnectionId, now: Time) -> Duration {
+    let mixed = (id.0 ^ now.as_micros()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    Duration::from_micros((AHEAD.as_micros() as u64 * mixed) >> 32)
 }
 
 /// All connections, and those that may have a frame to send, in turn.
@@ -229,7 +240,17 @@ impl Links {
         let Some(link) = self.links.get_mut(&id) else { return };
         let micros = steps.saturating_mul(u64::from(self.working.max(1)) * 1_000_000);
         let took = Duration::from_micros(micros / u64::from(a_second.max(1)));
-        link.worked_until = (link.worked_until.max(now) + took).min(now + AHEAD + REST_MOST);
+        link.worked_until = (link.worked_until.max(now) + took).min(now + REST_MOST);
+        if link.worked_until > now + AHEAD {
+            link.rest_until = link.worked_until + spread(id, now);
+        }
+    }
+
+    /// How many steps a link may be charged with before it rests.
+    pub(crate) fn room(&self, id: ConnectionId, a_second: u32, now: Time) -> u64 {
+        let ahead = self.links.get(&id).map_or(now, |link| link.worked_until);
+        let left = (now + AHEAD).since(ahead).as_micros() as u64;
+        left * u64::from(a_second) / (u64::from(self.working.max(1)) * 1_000_000)
     }
 
     /// Whether a link has begun to rest since this was asked: what it waits for in turn is the turn of
@@ -428,18 +449,24 @@ mod tests {
         assert_eq!(next(&mut links, 1000), Some((A, 0)));
         assert_eq!(next(&mut links, 1000), Some((B, 1)));
         assert_eq!(next(&mut links, 1000), None);
-        assert_eq!(links.rests_until(), Some(at(1001)));
-        links.rested(at(1000));
-        assert_eq!(next(&mut links, 1000), None);
-        links.rested(at(1001));
-        assert_eq!(next(&mut links, 1001), Some((A, 1)));
+        // All that it has caused is to be done by then.
+        assert_eq!(links.rests_until(), Some(at(1101) + spread(A, at(1000))));
+        links.rested(at(1101));
+        assert_eq!(next(&mut links, 1101), None);
+        links.rested(at(1201));
+        assert_eq!(next(&mut links, 1201), Some((A, 1)));
         assert_eq!(links.rests_until(), None);
+        let spreads = (0..50).map(|n| spread(ConnectionId(n), at(7))).collect::<BTreeSet<_>>();
+        assert!(spreads.len() == 50 && spreads.iter().all(|spread| *spread < AHEAD));
         // With two that cause work each has half: 51 steps take as long as 102.
-        (0..2).for_each(|_| links.worked(B, 40, 1000, at(1001)));
-        links.worked(B, 1, 1000, at(1055));
+        links.worked(A, 80, 1000, at(1201));
+        (0..2).for_each(|_| links.worked(B, 40, 1000, at(1201)));
+        assert_eq!((links.room(A, 1000, at(1201)), links.room(B, 1000, at(1241))), (20, 60));
+        links.worked(B, 1, 1000, at(1255));
         assert_eq!(links.working, 2);
+        assert_eq!(links.room(A, 1000, at(1241)), 30);
         let before = links.links[&B].worked_until;
-        links.worked(B, 51, 1000, at(1055));
+        links.worked(B, 51, 1000, at(1255));
         assert_eq!(links.links[&B].worked_until.since(before), Duration::from_millis(102));
     }
 
@@ -451,9 +478,10 @@ mod tests {
         links.wake(A, 1);
         assert_eq!(links.next(now), None);
         assert!(links.has_begun_to_rest() && !links.has_begun_to_rest());
-        assert_eq!(links.rests_until(), Some(now + REST_MOST));
+        let until = now + REST_MOST + spread(A, now);
+        assert_eq!(links.rests_until(), Some(until));
         let slot = At { link: A, slot: 1, index: 0 };
-        assert!(!links.may_send(slot, now) && links.may_send(slot, now + REST_MOST));
+        assert!(!links.may_send(slot, now + REST_MOST) && links.may_send(slot, until));
     }
 
     #[test]

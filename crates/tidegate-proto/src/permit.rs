@@ -118,12 +118,14 @@ impl Issuer {
         Some(number)
     }
 
-    /// Whether a report about this number is still owed; from now on it is not.
+    /// What a number stands for, if a report about it is still owed; from now on it is not.
     ///
     /// Numbers are looked up by ids that peers can make equal, so the same number may be settled
     /// from two sides: the first report counts, and the second is none.
-    fn settle(&mut self, number: u32) -> bool {
-        self.out.get_mut(&number).is_some_and(|owed| !std::mem::replace(&mut owed.reported, true))
+    fn settle(&mut self, number: u32) -> Option<Spent> {
+        let owed = self.out.get_mut(&number).filter(|owed| !owed.reported)?;
+        owed.reported = true;
+        Some(owed.spent)
     }
 
     /// Whether a report about this number is still owed: what the number is for may be asked for.
@@ -285,11 +287,36 @@ fn patience(report: Report) -> Duration {
     }
 }
 
+/// Steps that what was of no use counts, beside its message: it was checked, and its permit, which comes
+/// back, allows the next.
+const USELESS: u64 = 8;
+
+/// What a link is charged with when a permit goes back to its peer. What is of use is what all the work
+/// is for; what came twice was not checked twice.
+fn cost(spent: Spent, report: Report) -> u64 {
+    use Report::{Duplicate, First, Ignored, Late, Rejected, Surplus};
+    match (spent, report) {
+        (_, First | Late) | (Spent::Announcement, Duplicate) => 0,
+        (Spent::Body(_), Duplicate) => 1,
+        (Spent::Announcement, Surplus | Ignored | Rejected) => USELESS,
+        (Spent::Body(_), Surplus | Ignored | Rejected) => 1 + USELESS,
+    }
+}
+
 /// Permits on their way back to one peer.
 #[derive(Debug, Default)]
 pub(crate) struct Returns {
-    waiting: Vec<Return>,
+    /// With the steps that each costs.
+    waiting: Vec<(Return, u64)>,
     due: Option<Time>,
+}
+
+/// Permits that go back to a peer now.
+#[derive(Debug, Default)]
+pub(crate) struct Leaving {
+    pub(crate) returns: Vec<Return>,
+    /// Steps that they cost together.
+    pub(crate) cost: u64,
 }
 
 impl Returns {
@@ -301,10 +328,8 @@ impl Returns {
         report: Report,
         now: Time,
     ) -> bool {
-        if !issuer.settle(number) {
-            return false;
-        }
-        self.waiting.push(Return { number, report });
+        let Some(spent) = issuer.settle(number) else { return false };
+        self.waiting.push((Return { number, report }, cost(spent, report)));
         let due = now + patience(report);
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
         true
@@ -317,18 +342,23 @@ impl Returns {
         if full { Some(Time::ZERO) } else { self.due }
     }
 
-    /// What leaves now, if it is time.
-    pub(crate) fn take(&mut self, issuer: &mut Issuer, now: Time) -> Option<Vec<Return>> {
+    /// What leaves now, if it is time: as many as may cost so many steps together, and the first always.
+    pub(crate) fn take(&mut self, issuer: &mut Issuer, now: Time, room: u64) -> Option<Leaving> {
         if self.due(issuer).is_none_or(|due| due > now) {
             return None;
         }
-        let count = self.waiting.len().min(MAX_RETURNS);
-        let leaving = self.waiting.drain(..count).collect::<Vec<_>>();
+        let mut leaving = Leaving::default();
+        for (given, cost) in self.waiting.iter().take(MAX_RETURNS) {
+            if *cost > 0 && !leaving.returns.is_empty() && leaving.cost + cost > room {
+                break;
+            }
+            leaving.returns.push(given.clone());
+            leaving.cost += cost;
+            issuer.give_back(given.number);
+        }
+        self.waiting.drain(..leaving.returns.len());
         if self.waiting.is_empty() {
             self.due = None;
-        }
-        for given in &leaving {
-            issuer.give_back(given.number);
         }
         Some(leaving)
     }
@@ -373,17 +403,35 @@ mod tests {
         let at = |ms: u64| Time::from_micros(ms * 1000);
         let number = issuer.announcement().unwrap();
         returns.push(&mut issuer, number, Report::First, at(0));
-        assert_eq!(returns.take(&mut issuer, at(999)), None);
+        assert!(returns.take(&mut issuer, at(999), u64::MAX).is_none());
         let number = issuer.announcement().unwrap();
         returns.push(&mut issuer, number, Report::Duplicate, at(500));
         assert_eq!(returns.due(&issuer), Some(at(600)));
-        assert_eq!(returns.take(&mut issuer, at(599)), None);
-        assert_eq!(returns.take(&mut issuer, at(600)).unwrap().len(), 2);
+        assert!(returns.take(&mut issuer, at(599), u64::MAX).is_none());
+        assert_eq!(returns.take(&mut issuer, at(600), u64::MAX).unwrap().returns.len(), 2);
         assert_eq!(issuer.out(), 0);
         // With half of the permits out they leave at once.
         let numbers = (0..5).map(|_| issuer.announcement().unwrap()).collect::<Vec<_>>();
         returns.push(&mut issuer, numbers[0], Report::First, at(700));
-        assert_eq!(returns.take(&mut issuer, at(700)).unwrap().len(), 1);
+        assert_eq!(returns.take(&mut issuer, at(700), u64::MAX).unwrap().returns.len(), 1);
+    }
+
+    #[test]
+    fn what_was_of_no_use_comes_back_slowly() {
+        let mut issuer = Issuer::new(Grant { announcements: 10, ..GRANT });
+        let mut returns = Returns::default();
+        use Report::{Duplicate, First, Ignored, Surplus};
+        for report in [Ignored, First, Surplus, Duplicate, Ignored, First] {
+            let number = issuer.announcement().unwrap();
+            returns.push(&mut issuer, number, report, Time::ZERO);
+        }
+        let mut take = |room| {
+            let left = returns.take(&mut issuer, Time::ZERO + Duration::from_secs(1), room);
+            left.map_or((0, 0), |left| (left.returns.len(), left.cost))
+        };
+        let one = USELESS;
+        let taken = [take(2 * one - 1), take(0), take(2 * one), take(0)];
+        assert_eq!(taken, [(2, one), (2, one), (2, one), (0, 0)]);
     }
 
     /// R6.2.4
@@ -402,7 +450,7 @@ mod tests {
         assert_eq!(issuer.announcement(), Err(Violation::AnnouncementPermit));
         assert_eq!(issuer.body(1), Err(Violation::BodyPermit));
         returns.push(&mut issuer, first, Report::First, Time::ZERO);
-        returns.take(&mut issuer, Time::ZERO + Duration::from_secs(1)).unwrap();
+        returns.take(&mut issuer, Time::ZERO + Duration::from_secs(1), u64::MAX).unwrap();
         holder.returned(first).unwrap();
         assert_eq!(issuer.announcement(), Ok(holder.spend(Spent::Announcement, ())));
     }
@@ -424,16 +472,17 @@ mod tests {
         Announce,
         Push(u32),
         Return(usize, Report),
-        Flush,
+        Flush(u64),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let report = prop_oneof![Just(Report::First), Just(Report::Duplicate)];
+        let report =
+            prop_oneof![Just(Report::First), Just(Report::Duplicate), Just(Report::Ignored)];
         let step = prop_oneof![
             Just(Step::Announce),
             (0..120u32).prop_map(Step::Push),
             (any::<prop::sample::Index>(), report).prop_map(|(i, r)| Step::Return(i.index(64), r)),
-            Just(Step::Flush),
+            (0..50u64).prop_map(Step::Flush),
         ];
         prop::collection::vec(step, 0..200)
     }
@@ -466,9 +515,9 @@ mod tests {
                         let owed = reported.insert(number);
                         prop_assert_eq!(returns.push(&mut issuer, number, report, Time::ZERO), owed);
                     }
-                    Step::Flush => {
+                    Step::Flush(room) => {
                         let later = Time::ZERO + Duration::from_secs(2);
-                        for back in returns.take(&mut issuer, later).into_iter().flatten() {
+                        for back in returns.take(&mut issuer, later, room).unwrap_or_default().returns {
                             unprocessed.retain(|number| *number != back.number);
                             reported.remove(&back.number);
                             prop_assert!(holder.returned(back.number).is_ok());

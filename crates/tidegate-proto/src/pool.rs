@@ -324,9 +324,6 @@ fn alias(salt: &Salt, id: &ItemId) -> u64 {
     alias
 }
 
-/// Steps that an item counts whose verdict was of no use, beside its message.
-const USELESS: u64 = 2;
-
 #[cfg(test)]
 thread_local! {
     /// With fewer bits the aliases of a test collide, as those of a hostile peer may.
@@ -556,12 +553,6 @@ pub(crate) fn verdict(cx: &mut Context, pool: PoolIndex, id: ItemId, verdict: Ve
         }
         Verdict::Reject | Verdict::Ignore => None,
     };
-    // What is of use is what all the work is for.
-    if accepted != Some(true)
-        && let Some(source) = pending.sources.first()
-    {
-        cx.links.worked(source.link, USELESS, cx.config.limits.work_per_second, cx.now);
-    }
     for (i, source) in pending.sources.iter().enumerate() {
         // R6.3.4
         let outcome = match (verdict, accepted, source.how) {

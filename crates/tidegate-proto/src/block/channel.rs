@@ -156,9 +156,11 @@ impl ChannelTrait for Channel {
     }
 
     fn poll_message(cx: &mut Context, at: At) -> Option<BlockMessage> {
+        let room = cx.room(at.link);
         let link = cx.blocks.links.get_mut(&at.link)?;
-        if let Some(returns) = link.returns.take(&mut link.issuer, cx.now) {
-            return Some(BlockMessage::Return(returns));
+        if let Some(leaving) = link.returns.take(&mut link.issuer, cx.now, room) {
+            cx.given_back(at.link, leaving.cost);
+            return Some(BlockMessage::Return(leaving.returns));
         }
         if let Some(chunk) = link.next_chunk() {
             return Some(BlockMessage::Chunk(chunk));

@@ -79,9 +79,8 @@ impl ChannelTrait for Channel {
     }
 
     fn was_asked(message: &PoolMessage) -> bool {
-        // The chunks of a push have been paid for with its permit for bytes.
-        use PoolMessage as M;
-        !matches!(message, M::Announce(_) | M::Push(_) | M::Fetch(_))
+        // Bodies are charged when their permits go back.
+        !matches!(message, PoolMessage::Announce(_) | PoolMessage::Fetch(_))
     }
 
     fn on_message(cx: &mut Context, at: At, message: PoolMessage) -> Result<(), Violation> {
@@ -103,10 +102,11 @@ impl ChannelTrait for Channel {
     }
 
     fn poll_message(cx: &mut Context, at: At) -> Option<PoolMessage> {
-        let pool = &mut cx.pools[at.index];
-        let link = pool.links.get_mut(&at.link)?;
-        if let Some(returns) = link.returns.take(&mut link.issuer, cx.now) {
-            return Some(PoolMessage::Return(returns));
+        let room = cx.room(at.link);
+        let link = cx.pools[at.index].links.get_mut(&at.link)?;
+        if let Some(leaving) = link.returns.take(&mut link.issuer, cx.now, room) {
+            cx.given_back(at.link, leaving.cost);
+            return Some(PoolMessage::Return(leaving.returns));
         }
         if let Some(chunk) = link.next_chunk() {
             return Some(PoolMessage::Chunk(chunk));
@@ -146,6 +146,7 @@ fn on_return(cx: &mut Context, at: At, returns: Vec<Return>) -> Result<(), Viola
 }
 
 fn on_announce(cx: &mut Context, at: At, announcements: &[Announcement]) -> Result<(), Violation> {
+    cx.stats.worked(announcements.len() as u64);
     for Announcement { id: alias, facts } in announcements {
         let pool = &mut cx.pools[at.index];
         let facts = Facts::from_wire(*facts);

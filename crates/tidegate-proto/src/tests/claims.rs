@@ -445,7 +445,7 @@ fn a_block_that_waited_for_its_header_is_charged() {
     let verdict = Verdict::Accept(Admission::default());
     script.command(Command::Verdict { ticket, verdict });
     assert_eq!(script.fetched(), []);
-    script.wait(1_000);
+    script.wait(1_200);
     let [fetch] = script.fetched().try_into().unwrap();
     assert_eq!((fetch.block, fetch.want), (wanted.block, BlockWant::Ids(0)));
 }
