@@ -10,7 +10,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use super::{half_open, hostile, peers};
 
 /// The attacks, in the order of the phases.
-pub(crate) const ALL: [&str; 6] = ["half-open", "flood", "beyond", "garbage", "silence", "hostile"];
+pub(crate) const ALL: [&str; 7] =
+    ["half-open", "storm", "flood", "beyond", "garbage", "silence", "hostile"];
 
 /// What an attack has done so far.
 #[derive(Default)]
@@ -42,13 +43,17 @@ pub(crate) async fn in_process(with: &[String]) {
     };
     let since;
     match name.as_str() {
-        "half-open" | "flood" => {
-            let flood = name == "flood";
+        "half-open" | "storm" | "flood" => {
+            let rate = match name.as_str() {
+                "half-open" => Some(10_000),
+                "storm" => Some(50_000),
+                _ => None,
+            };
             let datagrams = half_open::prepare(size).await;
             begin().await;
             since = Instant::now();
             let done = done.clone();
-            std::thread::spawn(move || half_open::fire(victim, &datagrams, flood, &done));
+            std::thread::spawn(move || half_open::fire(victim, &datagrams, rate, &done));
         }
         "hostile" => {
             let configs = peers::prepare(size);

@@ -50,16 +50,15 @@ pub(crate) async fn prepare(count: usize) -> Vec<Vec<u8>> {
 /// How many go out between two pauses.
 const PIECE: usize = 100;
 
-/// Sends them for ever, each time round from another socket: all of them every second, or as fast
-/// as they go.
-pub(crate) fn fire(victim: SocketAddr, datagrams: &[Vec<u8>], flood: bool, done: &Done) {
-    let pause = Duration::from_secs(1) * PIECE as u32 / datagrams.len() as u32;
+/// Sends them for ever, each time round from another socket: so many a second, or as fast as they go.
+pub(crate) fn fire(victim: SocketAddr, datagrams: &[Vec<u8>], rate: Option<u32>, done: &Done) {
+    let pause = rate.map(|rate| Duration::from_secs(1) * PIECE as u32 / rate);
     let mut due = Instant::now();
     let socket = |_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
     let sockets: Vec<_> = (0..SOCKETS).map(socket).collect();
     for round in 0.. {
         for (at, datagram) in datagrams.iter().enumerate() {
-            if !flood && at % PIECE == 0 {
+            if let Some(pause) = pause.filter(|_| at % PIECE == 0) {
                 due += pause;
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }

@@ -1,6 +1,6 @@
 //! The honest peers, and what the attacks cost them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ impl Scale {
 
     fn size_of(&self, attack: &str) -> usize {
         match attack {
-            "half-open" | "flood" => self.datagrams,
+            "half-open" | "storm" | "flood" => self.datagrams,
             "hostile" => HUNDRED as usize - 2,
             _ => self.identities,
         }
@@ -171,19 +171,44 @@ impl Siege {
         fillers
     }
 
+    /// The attack, aimed somewhere, until what is returned is dropped.
+    async fn begin(&self, name: &str, at: SocketAddr) -> Helper {
+        let size = self.scale.size_of(name).to_string();
+        let with = [name.to_owned(), at.to_string(), size];
+        let mut attacker = Helper::start("attack", &with, Priority::Low);
+        assert_eq!(attacker.hear(), "prepared");
+        attacker.say("begin");
+        tokio::time::sleep(RUN_UP).await;
+        attacker
+    }
+
+    /// What the machine has to do with it: the same attack is aimed at another.
+    async fn control(&mut self, name: &str) -> Figures {
+        let (decoy, address) = match name {
+            "half-open" | "storm" | "flood" => (None, closed_port()),
+            _ => {
+                let places = self.places.to_string();
+                let decoy = Helper::start("victim", &[places], Priority::Low);
+                let address = decoy.hear().parse().expect("an address");
+                (Some(decoy), socket_of(&address))
+            }
+        };
+        let attacker = self.begin(name, address).await;
+        let figures = self.measure().await;
+        self.line("another is attacked", &figures);
+        drop((attacker, decoy));
+        figures
+    }
+
     async fn attack(&mut self, name: &str) {
         println!("{name}");
         let fillers = if name == "beyond" { self.fill().await } else { Vec::new() };
-        let (size, socket) = (self.scale.size_of(name), socket_of(&self.address));
-        let with = [name.to_owned(), socket.to_string(), size.to_string()];
-        let mut attacker = Helper::start("attack", &with, Priority::Low);
-        assert_eq!(attacker.hear(), "prepared");
         let lost = self.lost();
         self.memory.take();
         let quiet = self.measure().await;
         self.line("quiet", &quiet);
-        attacker.say("begin");
-        tokio::time::sleep(RUN_UP).await;
+        let control = self.control(name).await;
+        let mut attacker = self.begin(name, socket_of(&self.address)).await;
         let busy = self.measure().await;
         let most = self.memory.take();
         self.memory.most.fetch_max(most, Ordering::Relaxed);
@@ -191,13 +216,15 @@ impl Siege {
         println!("  attackers: {}", attacker.ask("so far"));
         drop(attacker);
         println!("  victim: {}", self.victim.ask("seen"));
-        let (p50, p99) = (busy.p50 / quiet.p50, busy.p99 / quiet.p99);
-        self.judge(
-            name,
-            "delay",
-            p50 < TARGET && p99 < TARGET,
-            &format!("p50 {p50:.2}×, p99 {p99:.2}×, target < {TARGET}×"),
-        );
+        for (what, base) in [("quiet", &quiet), ("another", &control)] {
+            let (p50, p99) = (busy.p50 / base.p50, busy.p99 / base.p99);
+            self.judge(
+                name,
+                &format!("delay against {what}"),
+                p50 < TARGET && p99 < TARGET,
+                &format!("p50 {p50:.2}×, p99 {p99:.2}×, target < {TARGET}×"),
+            );
+        }
         let bound = worst_case(self.places);
         let share = format!("{:.1} MiB of {:.1} MiB", mib(most), mib(bound));
         self.judge(name, "memory", most <= bound, &share);
@@ -224,6 +251,12 @@ impl Siege {
     }
 }
 
+/// Nobody listens there.
+fn closed_port() -> SocketAddr {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    socket.local_addr().expect("it is bound")
+}
+
 fn socket_of(address: &Multiaddr) -> SocketAddr {
     let text = address.to_string();
     let parts: Vec<_> = text.split('/').collect();
@@ -233,7 +266,7 @@ fn socket_of(address: &Multiaddr) -> SocketAddr {
 pub(crate) async fn run(quick: bool) {
     let only = std::env::args().skip_while(|argument| argument != "--only").nth(1);
     let mut missed = Vec::new();
-    for (places, attacks) in [(PLACES, &ALL[..5]), (HUNDRED, &ALL[5..])] {
+    for (places, attacks) in [(PLACES, &ALL[..6]), (HUNDRED, &ALL[6..])] {
         let wanted = |name: &&&str| only.as_ref().is_none_or(|only| only == **name);
         let attacks = attacks.iter().filter(wanted).collect::<Vec<_>>();
         if !attacks.is_empty() {

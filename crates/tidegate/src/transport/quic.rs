@@ -50,6 +50,12 @@ const RETRY_FROM: usize = 32;
 /// Between the beginnings of two: one takes half a millisecond of a processor, and those who are
 /// connected must not wait for all that come at once. 200 a second are a tenth of a processor.
 const HANDSHAKE_PACE: Duration = Duration::from_millis(5);
+/// Between two first packets that are looked at: keys are derived for each and an answer is made, so
+/// 5,000 a second are a tenth of a processor. Those of a flood wait in quinn, which drops what is too
+/// much before it derives any keys.
+const FIRST_PACE: Duration = Duration::from_micros(200);
+/// How far the pace may be behind: 40 that come at once are looked at at once.
+const FIRST_BEHIND: Duration = Duration::from_millis(8);
 /// From then on addresses of one network group have so many: others must find a place too.
 const OF_ONE_GROUP: usize = HANDSHAKES / 4;
 /// Frames of a connection that may be half read. What is read leaves QUIC's window, so without a bound
@@ -102,6 +108,8 @@ pub struct Quic {
     handshakes: Vec<Option<NetworkGroup>>,
     /// Not before then the next one begins.
     next_handshake: Instant,
+    /// When the next first packet is looked at.
+    next_first: Instant,
     /// Traffic of connections that are gone.
     past: Traffic,
 }
@@ -190,6 +198,7 @@ impl Quic {
             inputs: VecDeque::new(),
             handshakes: Vec::new(),
             next_handshake: Instant::now(),
+            next_first: Instant::now(),
             past: Traffic::default(),
         })
     }
@@ -215,8 +224,15 @@ impl Quic {
         Ok(endpoint)
     }
 
-    fn accept_next(&self, endpoint: quinn::Endpoint) {
+    fn accept_next(&mut self, endpoint: quinn::Endpoint) {
+        let now = Instant::now();
+        let behind = now.checked_sub(FIRST_BEHIND).unwrap_or(now);
+        self.next_first = behind.max(self.next_first + FIRST_PACE);
+        let wait = self.next_first.saturating_duration_since(now);
         self.work.push(Box::pin(async move {
+            if !wait.is_zero() {
+                rt::sleep(wait).await;
+            }
             let incoming = endpoint.accept().await;
             Done::Incoming(endpoint, incoming.map(Box::new))
         }));

@@ -351,3 +351,61 @@ async fn handshakes_do_not_begin_all_at_once() {
     let least = Duration::from_millis(5) * (MANY - 1);
     assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
 }
+
+/// First datagrams of so many connections.
+async fn first_datagrams(count: usize) -> Vec<Vec<u8>> {
+    let nobody = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
+    let address = nobody.local_addr().expect("it is bound");
+    let mut datagrams = Vec::new();
+    for _ in 0..count {
+        // What it sends again is not read: it is gone by then.
+        let dialer = endpoint();
+        let dialing = dialer.connect_with(good_client(), address, "x").expect("a dial");
+        let mut buffer = [0; 2048];
+        loop {
+            let (length, from) = nobody.recv_from(&mut buffer).await.expect("a datagram");
+            if Some(from.port()) == dialer.local_addr().ok().map(|own| own.port()) {
+                datagrams.push(buffer[..length].to_vec());
+                break;
+            }
+        }
+        drop(dialing);
+    }
+    datagrams
+}
+
+/// Each first packet that is looked at costs keys and an answer: in a flood of them no more than 40 are
+/// looked at at once, and one each 200 µs from then on. Section 4.2
+#[tokio::test]
+async fn first_packets_are_looked_at_at_a_pace() {
+    const AT_ONCE: usize = 40;
+    const PACE: Duration = Duration::from_micros(200);
+    let to = listener(&Limits::default());
+    let datagrams = first_datagrams(400).await;
+    let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
+    let begun = Instant::now();
+    let (mut retries, mut last) = (0, begun);
+    let mut buffer = [0; 2048];
+    let mut unsent = datagrams.iter();
+    loop {
+        for datagram in unsent.by_ref().take(10) {
+            socket.send_to(datagram, to).await.expect("it is sent");
+        }
+        let wait = if unsent.len() > 0 { 1 } else { 500 };
+        let wait = Duration::from_millis(wait);
+        match tokio::time::timeout(wait, socket.recv(&mut buffer)).await {
+            Ok(length) => {
+                let length = length.expect("a datagram");
+                if answer(&buffer[..length]) == Some(Answer::Retry) {
+                    (retries, last) = (retries + 1, Instant::now());
+                }
+            }
+            Err(_) if unsent.len() == 0 => break,
+            Err(_) => {}
+        }
+    }
+    let elapsed = last.duration_since(begun);
+    let most = AT_ONCE - RETRY_FROM + (elapsed.as_micros() / PACE.as_micros()) as usize + 1;
+    assert!(retries <= most, "{retries} answers in {elapsed:?}, {most} at most");
+    assert!(retries >= AT_ONCE - RETRY_FROM, "{retries} answers");
+}
