@@ -200,7 +200,7 @@ mod tests {
         assert!(refused(|g| g.producers[1] = g.producers[0].clone()).contains("twice"));
         assert!(refused(|g| g.producers[0] = "xyz".into()).contains("64 hex digits"));
         assert!(refused(|g| *g.accounts.values_mut().next().unwrap() = u64::MAX).contains("2^64"));
-        assert!(refused(|g| g.work.weight = MAX_WEIGHT + 1).contains("24577"));
+        assert!(refused(|g| g.work.weight = MAX_WEIGHT + 1).contains("65537"));
         assert!(refused(|g| g.slot_ms = 0).contains("some time"));
         let unknown = genesis().to_toml().replace("slot_ms", "slots_ms");
         assert!(Genesis::from_toml(&unknown).unwrap_err().to_string().contains("slots_ms"));

@@ -9,8 +9,9 @@ use tidegate_proto::id::{AccountId, ItemId};
 use crate::layout::{number, take};
 use crate::state::JobId;
 
-/// Bytes of the heaviest proof: what two SNARKs of Mina's weigh.
-pub const MAX_WEIGHT: u32 = 24 << 10;
+/// Bytes of the heaviest proof: more than the two SNARKs of a job of Mina's weigh, and more than a frame
+/// holds, so that a network of this ledger can have items that come in chunks.
+pub const MAX_WEIGHT: u32 = 64 << 10;
 
 /// A proof that a job was done.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -41,3 +41,11 @@ fn worlds_of_random_bytes_hold() {
         });
     }
 }
+
+/// The largest items of these worlds come in chunks, and come.
+#[test]
+fn items_come_in_chunks() {
+    let report = fuzzed(&[]);
+    assert_eq!(report.broken, None);
+    assert!(report.useful_bytes > 4 * 62_000, "{} bytes", report.useful_bytes);
+}

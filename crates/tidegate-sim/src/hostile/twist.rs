@@ -46,11 +46,12 @@ fn block(message: BlockMessage, entropy: &mut Entropy) -> Option<BlockMessage> {
                 1 => item.pool = other(&item.pool).to_owned(),
                 2 => item.index ^= 1,
                 3 => item.proof.reverse(),
-                _ => item.body = begun(entropy),
+                _ => item.body = other_body(item.body, entropy),
             }
             BlockMessage::Item(item)
         }
         BlockMessage::Header(header) => BlockMessage::Header(orphan(&header, entropy)?),
+        BlockMessage::Chunk(real) => BlockMessage::Chunk(chunk(&real, entropy)),
         _ => return None,
     })
 }
@@ -99,6 +100,32 @@ fn begun(entropy: &mut Entropy) -> Body {
     Body::Chunked(Chunked { size: 65_536, root, chunk: body.slice(..32_768) })
 }
 
+/// Another body: one that was begun and whose rest never comes, or of a real one that comes in chunks
+/// another size, root or first chunk.
+fn other_body(real: Body, entropy: &mut Entropy) -> Body {
+    let Body::Chunked(mut real) = real else { return begun(entropy) };
+    match entropy.below(5) {
+        0 => real.size -= 1,
+        1 => real.size += 1,
+        2 => real.root.0[0] ^= 1,
+        3 => real.chunk = chunk(&real.chunk, entropy),
+        _ => return begun(entropy),
+    }
+    Body::Chunked(real)
+}
+
+/// A part of something large, cut off or with another bit.
+fn chunk(real: &[u8], entropy: &mut Entropy) -> Bytes {
+    let mut other = real.to_vec();
+    let at = entropy.below(other.len().max(1) as u64) as usize;
+    match entropy.below(3) {
+        0 => other.truncate(at),
+        1 => other.extend_from_slice(&real[at.min(real.len())..]),
+        _ => other.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1),
+    }
+    other.into()
+}
+
 /// A header whose parent nobody has heard of.
 fn orphan(header: &[u8], entropy: &mut Entropy) -> Option<Bytes> {
     let mut header = Header::from_bytes(header)?;
@@ -110,10 +137,11 @@ fn pool(message: PoolMessage, entropy: &mut Entropy) -> Option<PoolMessage> {
     Some(match message {
         PoolMessage::Answer(Answer { number, body }) => match entropy.below(4) {
             0 => PoolMessage::Gone(vec![number]),
-            1 => PoolMessage::Answer(Answer { number, body: begun(entropy) }),
+            1 => PoolMessage::Answer(Answer { number, body: other_body(body, entropy) }),
             2 => PoolMessage::Answer(Answer { number: number ^ 1, body }),
             _ => return None,
         },
+        PoolMessage::Chunk(real) => PoolMessage::Chunk(chunk(&real, entropy)),
         PoolMessage::Fetch(mut numbers) => {
             numbers.reverse();
             PoolMessage::Fetch(numbers)
