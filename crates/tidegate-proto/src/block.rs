@@ -367,6 +367,9 @@ fn may_have(cx: &mut Context, link: ConnectionId, block: &BlockId) {
         && !building.reserve.contains(&link)
     {
         building.reserve.push(link);
+        if building.has_to_ask() {
+            building.unasked_since.get_or_insert(cx.now);
+        }
     }
 }
 

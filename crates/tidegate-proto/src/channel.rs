@@ -121,8 +121,13 @@ impl Context {
     /// Permits go back on a link.
     pub(crate) fn given_back(&mut self, link: ConnectionId, cost: u64) {
         if cost > 0 {
-            self.links.worked(link, cost, self.config.limits.work_per_second, self.now);
+            self.answered_with(link, cost);
         }
+    }
+
+    /// A link has caused so many steps by what it asked for or gave back.
+    pub(crate) fn answered_with(&mut self, link: ConnectionId, steps: u64) {
+        self.links.worked(link, steps, self.config.limits.work_per_second, self.now);
     }
 
     /// What was done since so much work had been counted was caused by a link, unasked.

@@ -252,7 +252,8 @@ impl Node {
                 }
                 None => {
                     self.cx.links.clean(at);
-                    self.set_deadline(at.link, at.slot);
+                    // What is due and gave nothing has its next turn behind all others.
+                    self.set_deadline_from(at.link, at.slot, self.cx.now + TICK);
                 }
             }
         }
@@ -403,13 +404,18 @@ impl Node {
 
     /// Sets the timer of a channel. What is due already waits for the channel, not for the time.
     fn set_deadline(&mut self, link: ConnectionId, slot: usize) {
+        self.set_deadline_from(link, slot, self.cx.now);
+    }
+
+    /// The same, and it is not due before that time.
+    fn set_deadline_from(&mut self, link: ConnectionId, slot: usize, earliest: Time) {
         let Some(connection) = self.cx.links.get(link) else { return };
         let Some((kind, index)) = connection.slots.get(slot).map(|s| (s.kind, s.index)) else {
             self.cx.timers.set(Timer::Channel { link, slot }, None);
             return;
         };
         let at = At { link, slot, index };
-        let deadline = kind.deadline(&self.cx, at);
+        let deadline = kind.deadline(&self.cx, at).map(|deadline| deadline.max(earliest));
         let timer = Timer::Channel { link, slot };
         if kind == Kind::Control {
             self.cx.timers.set_at_most(timer, deadline);
@@ -432,6 +438,10 @@ impl Node {
         self.cx.timers.set(Timer::Dialer, dial);
     }
 }
+
+/// How soon a channel is asked again that was due and had nothing to send: without a pause it could be
+/// asked for ever, within one step.
+const TICK: Duration = Duration::from_millis(1);
 
 /// Connections that are remembered as the first to make after a restart, as in Bitcoin Core.
 const ANCHORS: usize = 2;

@@ -477,7 +477,12 @@ pub(super) fn served(known: &Known) -> Option<(&[BlockItem], &[u32])> {
     }
 }
 
-/// Answers one thing that the peer asked for.
+/// Short ids, and items with their proofs, that take as long as a message that comes in.
+const IDS_A_STEP: u64 = 256;
+const ITEMS_A_STEP: usize = 4;
+
+/// Answers one thing that the peer asked for. One request may be for many messages: it is charged with
+/// each.
 fn poll_answer(cx: &mut Context, at: At) -> Option<BlockMessage> {
     let salt = cx.links.get(at.link)?.salt;
     let count = cx.blocks.links.get(&at.link)?.asked.len();
@@ -524,10 +529,14 @@ fn poll_answer(cx: &mut Context, at: At) -> Option<BlockMessage> {
                 let item = known.zip(index);
                 let item = item.and_then(|(known, index)| block_item(known, index, &cx.pools));
                 if let Some((item, rest)) = item {
+                    let first = asked.sent.is_multiple_of(ITEMS_A_STEP);
                     asked.sent += 1;
                     link.sends(rest, last);
                     if !last {
                         link.asked.push_front(asked);
+                    }
+                    if first {
+                        cx.answered_with(at.link, 1);
                     }
                     return Some(BlockMessage::Item(item));
                 }
@@ -537,6 +546,12 @@ fn poll_answer(cx: &mut Context, at: At) -> Option<BlockMessage> {
         };
         link.issuer.answered(0);
         let part = part(&asked.fetch.want);
+        // Short ids of a whole block are made for each who asks.
+        let ids = match &answer {
+            Some(BlockMessage::Compact(compact)) => compact.short_ids.len() as u64 / 6,
+            _ => 0,
+        };
+        cx.answered_with(at.link, 1 + ids / IDS_A_STEP);
         // R9.2.8
         return Some(answer.unwrap_or(BlockMessage::NotHere(NotHere { block, part })));
     }

@@ -132,6 +132,7 @@ impl ChannelTrait for Channel {
 fn on_return(cx: &mut Context, at: At, returns: Vec<Return>) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let mut ignored = 0;
     for Return { number, report } in returns {
         let (_, sent) = link.holder.returned(number)?;
         cx.links.answered(at.link);
@@ -139,8 +140,11 @@ fn on_return(cx: &mut Context, at: At, returns: Vec<Return>) -> Result<(), Viola
             && let Some(entry) = pool.log.get(&sent.position)
         {
             link.ignored(&sent, entry.from);
+            ignored += 1;
         }
     }
+    // It is sent again with another tip, as often as he likes.
+    cx.given_back(at.link, ignored);
     cx.links.wake(at.link, at.slot);
     Ok(())
 }

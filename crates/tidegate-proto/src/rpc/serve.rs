@@ -196,7 +196,8 @@ pub(super) fn deadline(cx: &Context, at: At) -> Option<Time> {
     if waits && serving.pauses(cx.now) {
         return serving.not_before;
     }
-    if !serving.waits_for_turn() {
+    // Somebody else's turn wakes him.
+    if !serving.waits_for_turn() || has_free_place(cx) {
         return None;
     }
     cx.rpc.links.values().filter_map(|link| link.serving.stalled_at()).min()
@@ -265,13 +266,19 @@ fn has_turn(cx: &mut Context, at: At) -> bool {
         return false;
     }
     cx.rpc.queue.retain(|waiting| *waiting != at.link);
+    // Another place may be free, or to be had.
+    next_turn(cx);
     true
 }
 
-fn has_place(cx: &mut Context) -> bool {
+fn has_free_place(cx: &Context) -> bool {
     let held = cx.rpc.links.values().filter(|link| link.serving.holds_block()).count();
     let forgotten = cx.rpc.loads.forgotten().filter(|load| load.is_block).count();
-    if held + forgotten < cx.config.limits.serving as usize {
+    held + forgotten < cx.config.limits.serving as usize
+}
+
+fn has_place(cx: &mut Context) -> bool {
+    if has_free_place(cx) {
         return true;
     }
     let now = cx.now;

@@ -449,3 +449,25 @@ fn a_block_that_waited_for_its_header_is_charged() {
     let [fetch] = script.fetched().try_into().unwrap();
     assert_eq!((fetch.block, fetch.want), (wanted.block, BlockWant::Ids(0)));
 }
+
+/// One request for many items costs many messages, and blocks can be asked for again and again: who asks
+/// rests too.
+#[test]
+fn what_is_served_is_charged() {
+    let mut config = config(1);
+    config.limits.work_per_second = 100;
+    let mut script = Script::up_with(config);
+    let bodies = (0..200u8).map(|n| (SMALL, Bytes::from([&item(1, 20)[..], &[n]].concat())));
+    let wanted = block(&genesis(), 1, 1, &bodies.collect::<Vec<_>>());
+    script.command(Command::PublishBlock { request: 1, block: wanted.clone() });
+    script.wait(1_000);
+    script.take();
+    let want = BlockWant::Items((0..200).collect());
+    script.send(BLOCK, &BlockMessage::Fetch(BlockFetch { block: wanted.block, want }));
+    let served = |script: &mut Script| script.received::<BlockMessage>(BLOCK).len();
+    // A tenth of a second of 100 steps, of four items each.
+    let first = served(&mut script);
+    assert!((30..=48).contains(&first), "{first}");
+    script.wait(3_000);
+    assert_eq!(first + served(&mut script), 200);
+}

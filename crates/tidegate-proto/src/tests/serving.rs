@@ -1,5 +1,7 @@
 //! Section 16.1: what peers ask is answered, whatever they do with it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::app::SMALL;
@@ -176,6 +178,33 @@ fn who_reads_drop_by_drop_gives_up_his_place() {
     }
     script.wait(200);
     assert_eq!(script.loads.len(), 2, "three chunks in four seconds are too few");
+}
+
+/// Two who do not read give up their places at the same moment to two who wait: whose turn it is not yet
+/// was asked again and again within one step, without an end. R16.9
+#[test]
+fn two_places_become_free_at_once() {
+    let mut config = with_store(1);
+    config.limits.serving = 2;
+    let mut script = Script::up_with(config);
+    let first = script.connection;
+    let block = BlockId([3; 32]);
+    script.stalled = true;
+    for request in [0, 1] {
+        script.connect(PeerId([20 + request; 32]));
+        script.shake_hands();
+        script.send(RPC, &want_block(0, block));
+        let found = Found::Block(vec![0; 1 << 20].into());
+        script.command(Command::Loaded { request: u64::from(request), found });
+    }
+    script.stalled = false;
+    script.another_peer();
+    script.send(RPC, &want_block(0, block));
+    script.send_on(first, RPC, &want_block(0, block));
+    assert_eq!(script.loads.len(), 2);
+    script.now = script.now + Duration::from_secs(5);
+    script.wait(10);
+    assert_eq!(script.loads.len(), 4);
 }
 
 /// Who came first is served first, whoever has been connected for longest.
