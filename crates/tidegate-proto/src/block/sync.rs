@@ -62,8 +62,9 @@ pub(crate) struct Sync {
     passed: BTreeMap<(ConnectionId, What), Time>,
     /// How often in a row that was so.
     failures: BTreeMap<(ConnectionId, What), u32>,
-    /// Who was asked for headers when: they take turns.
+    /// Who was asked for headers when, and how often anybody was: they take turns.
     turns: BTreeMap<ConnectionId, u64>,
+    turn: u64,
     /// The first body that is missing, and since when.
     missing: Option<(BlockId, Time)>,
     /// Missing bodies cannot be had in parts, as they are every day.
@@ -315,15 +316,19 @@ fn ask_headers(cx: &mut Context, held: &HeaderFacts) {
         cx.sync.active.is_some() || is_far(cx, height)
     };
     let able = able(cx, best.saturating_add(1), What::Headers).into_iter().filter(useful);
-    // One who shows few at a time, and late, has no more turns than others.
-    let turn = |link: &ConnectionId| cx.sync.turns.get(link).copied().unwrap_or(0);
+    // One who shows few at a time, and late, has no more turns than others; nor has one who leaves and
+    // comes back, for whom it is as if he had just been asked.
+    let turn = |link: &ConnectionId| match cx.sync.turns.get(link) {
+        Some(turn) => (*turn, true),
+        None => (cx.sync.turn, false),
+    };
     let first = able.min_by_key(|link| (cx.sync.failures(*link, What::Headers), turn(link)));
     let Some(link) = first else { return };
     let want = WantHeaders { locator: locator(cx), most: cx.config.limits.sync_headers };
     if rpc::ask(cx, link, RpcWant::Headers(want)) {
         cx.sync.asked = Some(link);
-        let last = cx.sync.turns.values().max().copied().unwrap_or(0);
-        cx.sync.turns.insert(link, last + 1);
+        cx.sync.turn += 1;
+        cx.sync.turns.insert(link, cx.sync.turn);
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::app::{SMALL, block, config, facts, genesis, item};
 use super::net::{Message, Net, pick};
 use super::script::{PEERS, RPC, Script, TIP};
-use crate::id::BlockId;
+use crate::id::{BlockId, PeerId};
 use crate::io::{Admission, Block, Command, Event, Subject, TipChange, Verdict};
 use crate::wire::{
     BlockBody, BlockHeader, Body, BodyGroup, Encode as _, Held, ItemBody, MAX_HEADERS,
@@ -437,6 +437,29 @@ fn peers_are_asked_for_headers_in_turn() {
     script.send(RPC, &headers(3, &chain[21..40]));
     assert_eq!(script.accusation(), None);
     assert_eq!(script.node.best_header().unwrap().height, 40);
+}
+
+/// Two who come again and again, and say nothing, kept this node from asking anybody else for headers.
+#[test]
+fn who_comes_back_is_not_asked_first() {
+    let chain = chain(60, 100);
+    let (mut script, _) = asking(&chain[..20]);
+    let honest = script.connection;
+    script.wait(20);
+    script.send(TIP, &TipMessage::Held(Held { block: chain[59].block, height: 60 }));
+    let id = of_headers(&requests(&mut script)).unwrap();
+    let boasts = TipMessage::Held(Held { block: BlockId([9; 32]), height: u64::MAX });
+    let first = script.another_peer();
+    script.send(TIP, &boasts);
+    script.send_on(honest, RPC, &headers(id, &chain[20..21]));
+    assert!(of_headers(&requests(&mut script)).is_some(), "who has not been asked is");
+    script.connect(PeerId([7; 32]));
+    script.shake_hands();
+    script.send(TIP, &boasts);
+    script.connection = honest;
+    script.close(first);
+    assert!(of_headers(&requests(&mut script)).is_some());
+    assert!(script.closed.is_empty());
 }
 
 /// Answers come one after the other: a request that waits behind a body is not late.
