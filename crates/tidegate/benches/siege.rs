@@ -6,10 +6,11 @@
 //! The victim is a node in a process of its own. Two honest peers, A and B, in this process, are
 //! connected through it alone: A publishes items of 1 KiB at 50 a second, and each is timed from
 //! there to its event at B. One attack after the other, each behind a quiet time that it is
-//! compared with:
+//! compared with, and a time in which the same attack is aimed at a closed port or another node:
 //!
 //! - `half-open`: 10,000 first datagrams of QUIC connections, made beforehand, each with a
 //!   connection id of its own, all of them every second, from 64 sockets. Nobody hears the answers.
+//! - `storm`: the same, 50,000 a second.
 //! - `flood`: the same, as fast as they can be sent: more than the victim's socket can be read.
 //! - `beyond`: all inbound places are taken. 1,000 identities complete TLS, say hello, are refused
 //!   as full, and come again at once.
