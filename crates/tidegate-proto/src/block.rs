@@ -367,9 +367,7 @@ fn may_have(cx: &mut Context, link: ConnectionId, block: &BlockId) {
         && !building.reserve.contains(&link)
     {
         building.reserve.push(link);
-        if building.has_to_ask() {
-            building.unasked_since.get_or_insert(cx.now);
-        }
+        building.may_ask(cx.now);
     }
 }
 
@@ -382,10 +380,7 @@ fn advance(cx: &mut Context, block: BlockId) {
             if building.sources.is_empty() {
                 return abandon(cx, block);
             }
-            match building.has_to_ask() {
-                true => drop(building.unasked_since.get_or_insert(cx.now)),
-                false => building.unasked_since = None,
-            }
+            building.may_ask(cx.now);
             let sources = building.sources.clone();
             sources.into_iter().for_each(|link| wake_block(cx, link));
         }

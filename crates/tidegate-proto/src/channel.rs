@@ -118,23 +118,18 @@ impl Context {
         self.links.room(link, self.config.limits.work_per_second, self.now)
     }
 
-    /// Permits go back on a link.
-    pub(crate) fn given_back(&mut self, link: ConnectionId, cost: u64) {
-        if cost > 0 {
-            self.answered_with(link, cost);
+    /// A link has caused so many steps: by what it sent, asked for or gave back, or by permits that go
+    /// back to it.
+    pub(crate) fn caused(&mut self, link: ConnectionId, steps: u64) {
+        if steps > 0 {
+            self.links.worked(link, steps, self.config.limits.work_per_second, self.now);
         }
-    }
-
-    /// A link has caused so many steps by what it asked for or gave back.
-    pub(crate) fn answered_with(&mut self, link: ConnectionId, steps: u64) {
-        self.links.worked(link, steps, self.config.limits.work_per_second, self.now);
     }
 
     /// What was done since so much work had been counted was caused by a link, unasked.
     pub(crate) fn charge(&mut self, link: ConnectionId, before: u64) {
         // Looks at what peers pile up are short.
-        let steps = 1 + (self.stats.of(Count::Work) - before) / 16;
-        self.links.worked(link, steps, self.config.limits.work_per_second, self.now);
+        self.caused(link, 1 + (self.stats.of(Count::Work) - before) / 16);
     }
 }
 

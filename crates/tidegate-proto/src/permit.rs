@@ -118,14 +118,17 @@ impl Issuer {
         Some(number)
     }
 
-    /// What a number stands for, if a report about it is still owed; from now on it is not.
+    /// Whether a report about this number is still owed; from now on it is not.
     ///
     /// Numbers are looked up by ids that peers can make equal, so the same number may be settled
     /// from two sides: the first report counts, and the second is none.
-    fn settle(&mut self, number: u32) -> Option<Spent> {
-        let owed = self.out.get_mut(&number).filter(|owed| !owed.reported)?;
-        owed.reported = true;
-        Some(owed.spent)
+    fn settle(&mut self, number: u32) -> bool {
+        self.out.get_mut(&number).is_some_and(|owed| !std::mem::replace(&mut owed.reported, true))
+    }
+
+    /// Steps that a permit costs which goes back with this report.
+    fn cost(&self, given: &Return) -> u64 {
+        self.out.get(&given.number).map_or(0, |owed| cost(owed.spent, given.report))
     }
 
     /// Whether a report about this number is still owed: what the number is for may be asked for.
@@ -306,8 +309,7 @@ fn cost(spent: Spent, report: Report) -> u64 {
 /// Permits on their way back to one peer.
 #[derive(Debug, Default)]
 pub(crate) struct Returns {
-    /// With the steps that each costs.
-    waiting: Vec<(Return, u64)>,
+    waiting: Vec<Return>,
     due: Option<Time>,
 }
 
@@ -328,8 +330,10 @@ impl Returns {
         report: Report,
         now: Time,
     ) -> bool {
-        let Some(spent) = issuer.settle(number) else { return false };
-        self.waiting.push((Return { number, report }, cost(spent, report)));
+        if !issuer.settle(number) {
+            return false;
+        }
+        self.waiting.push(Return { number, report });
         let due = now + patience(report);
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
         true
@@ -347,16 +351,16 @@ impl Returns {
         if self.due(issuer).is_none_or(|due| due > now) {
             return None;
         }
-        let mut leaving = Leaving::default();
-        for (given, cost) in self.waiting.iter().take(MAX_RETURNS) {
-            if *cost > 0 && !leaving.returns.is_empty() && leaving.cost + cost > room {
+        let (mut count, mut cost) = (0, 0);
+        for given in self.waiting.iter().take(MAX_RETURNS) {
+            let more = issuer.cost(given);
+            if more > 0 && count > 0 && cost + more > room {
                 break;
             }
-            leaving.returns.push(given.clone());
-            leaving.cost += cost;
+            (count, cost) = (count + 1, cost + more);
             issuer.give_back(given.number);
         }
-        self.waiting.drain(..leaving.returns.len());
+        let leaving = Leaving { returns: self.waiting.drain(..count).collect(), cost };
         if self.waiting.is_empty() {
             self.due = None;
         }

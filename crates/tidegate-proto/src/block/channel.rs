@@ -159,7 +159,7 @@ impl ChannelTrait for Channel {
         let room = cx.room(at.link);
         let link = cx.blocks.links.get_mut(&at.link)?;
         if let Some(leaving) = link.returns.take(&mut link.issuer, cx.now, room) {
-            cx.given_back(at.link, leaving.cost);
+            cx.caused(at.link, leaving.cost);
             return Some(BlockMessage::Return(leaving.returns));
         }
         if let Some(chunk) = link.next_chunk() {
@@ -372,7 +372,7 @@ fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
             link.request(*block, Part::Ids(first), MAX_FRAME as u32, Some(until));
             connection.ask(cx.now);
             let want = BlockWant::Ids(first);
-            building.unasked_since = None;
+            building.has_asked(cx.now);
             return Some(BlockMessage::Fetch(BlockFetch { block: *block, want }));
         }
         if building.ids_wanted.is_some()
@@ -396,7 +396,7 @@ fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
         link.request(*block, Part::Items(indices), bound, Some(until));
         connection.ask(cx.now);
         let want = BlockWant::Items(batch);
-        building.unasked_since = building.has_missing().then_some(cx.now);
+        building.has_asked(cx.now);
         return Some(BlockMessage::Fetch(BlockFetch { block: *block, want }));
     }
     None
@@ -478,7 +478,7 @@ pub(super) fn served(known: &Known) -> Option<(&[BlockItem], &[u32])> {
 }
 
 /// Short ids, and items with their proofs, that take as long as a message that comes in.
-const IDS_A_STEP: u64 = 256;
+const IDS_A_STEP: usize = 256;
 const ITEMS_A_STEP: usize = 4;
 
 /// Answers one thing that the peer asked for. One request may be for many messages: it is charged with
@@ -536,7 +536,7 @@ fn poll_answer(cx: &mut Context, at: At) -> Option<BlockMessage> {
                         link.asked.push_front(asked);
                     }
                     if first {
-                        cx.answered_with(at.link, 1);
+                        cx.caused(at.link, 1);
                     }
                     return Some(BlockMessage::Item(item));
                 }
@@ -548,10 +548,10 @@ fn poll_answer(cx: &mut Context, at: At) -> Option<BlockMessage> {
         let part = part(&asked.fetch.want);
         // Short ids of a whole block are made for each who asks.
         let ids = match &answer {
-            Some(BlockMessage::Compact(compact)) => compact.short_ids.len() as u64 / 6,
+            Some(BlockMessage::Compact(compact)) => compact.short_ids.len() / reconstruct::SHORT,
             _ => 0,
         };
-        cx.answered_with(at.link, 1 + ids / IDS_A_STEP);
+        cx.caused(at.link, 1 + (ids / IDS_A_STEP) as u64);
         // R9.2.8
         return Some(answer.unwrap_or(BlockMessage::NotHere(NotHere { block, part })));
     }

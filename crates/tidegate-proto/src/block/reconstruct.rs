@@ -19,7 +19,7 @@ use crate::wire::{
 };
 
 /// Bytes of a short id.
-const SHORT: usize = 6;
+pub(super) const SHORT: usize = 6;
 /// Bytes of items that a compact block carries with it at most, as in BIP 152: more would cost
 /// those who have them more than it saves those who do not.
 const PREFILL: usize = 10 << 10;
@@ -347,6 +347,17 @@ impl Reconstruction {
             Some(_) => !self.ids_asked,
             None => self.has_missing(),
         }
+    }
+
+    /// Something was asked for: what is left waits from now on.
+    pub(crate) fn has_asked(&mut self, now: Time) {
+        self.unasked_since = self.has_to_ask().then_some(now);
+    }
+
+    /// There may be something to ask for, or nothing any more.
+    pub(crate) fn may_ask(&mut self, now: Time) {
+        let since = self.unasked_since.unwrap_or(now);
+        self.unasked_since = self.has_to_ask().then_some(since);
     }
 
     /// Whether somebody else could be asked for what nobody has been asked for.

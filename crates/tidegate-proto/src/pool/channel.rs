@@ -105,7 +105,7 @@ impl ChannelTrait for Channel {
         let room = cx.room(at.link);
         let link = cx.pools[at.index].links.get_mut(&at.link)?;
         if let Some(leaving) = link.returns.take(&mut link.issuer, cx.now, room) {
-            cx.given_back(at.link, leaving.cost);
+            cx.caused(at.link, leaving.cost);
             return Some(PoolMessage::Return(leaving.returns));
         }
         if let Some(chunk) = link.next_chunk() {
@@ -144,7 +144,7 @@ fn on_return(cx: &mut Context, at: At, returns: Vec<Return>) -> Result<(), Viola
         }
     }
     // It is sent again with another tip, as often as he likes.
-    cx.given_back(at.link, ignored);
+    cx.caused(at.link, ignored);
     cx.links.wake(at.link, at.slot);
     Ok(())
 }

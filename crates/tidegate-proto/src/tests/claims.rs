@@ -115,13 +115,20 @@ fn who_cannot_be_asked_for_items_is_not_waited_for() {
     assert!(!script.closed.contains(&slow) && !script.closed.contains(&honest));
 }
 
-/// The node asks this peer for a header, and from then on it reads nothing more of blocks.
-fn stops_reading(script: &mut Script) {
+/// A peer that is asked for a header, and from then on reads nothing more of blocks; and the block of one
+/// item that it pushes then.
+fn pushed_and_does_not_read() -> (Script, Block) {
+    let mut script = Script::up();
+    script.judge = withhold_blocks;
     script.stalled = true;
     let unknown = block(&genesis(), 9, 9, &[]).block;
     script.send(TIP, &TipMessage::Held(Held { block: unknown, height: 1 }));
     assert_eq!(script.fetched().len(), 1);
     script.stalled = false;
+    let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
+    let compact = script.compact(&wanted);
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    (script, wanted)
 }
 
 /// One that announced a block and did not read what it was asked kept those in reserve from being asked,
@@ -129,12 +136,7 @@ fn stops_reading(script: &mut Script) {
 #[test]
 fn who_does_not_read_is_not_waited_for() {
     for by_header in [true, false] {
-        let mut script = Script::up();
-        script.judge = withhold_blocks;
-        stops_reading(&mut script);
-        let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
-        let compact = script.compact(&wanted);
-        script.send(BLOCK, &BlockMessage::Push(compact));
+        let (mut script, wanted) = pushed_and_does_not_read();
         script.another_peer();
         script.send(
             TIP,
@@ -180,12 +182,7 @@ fn who_stops_reading_in_a_list_is_not_waited_for() {
 /// Nobody else has told of the block: it is given up, with its permit, and asked of whoever may have it.
 #[test]
 fn what_nobody_can_be_asked_for_is_begun_anew() {
-    let mut script = Script::up();
-    script.judge = withhold_blocks;
-    stops_reading(&mut script);
-    let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
-    let compact = script.compact(&wanted);
-    script.send(BLOCK, &BlockMessage::Push(compact));
+    let (mut script, wanted) = pushed_and_does_not_read();
     script.another_peer();
     let higher = block(&wanted.header, 2, 2, &[]);
     script.send(TIP, &TipMessage::Held(Held { block: higher.block, height: 2 }));

@@ -156,6 +156,14 @@ fn who_does_not_read_what_he_asked_for_gives_up_his_place() {
     }
 }
 
+/// This peer is given a block in chunks, of which it reads the first.
+fn takes_a_place(script: &mut Script, block: BlockId, request: u64) {
+    script.stalled = true;
+    script.send(RPC, &want_block(0, block));
+    script.command(Command::Loaded { request, found: Found::Block(vec![0; 1 << 20].into()) });
+    script.stalled = false;
+}
+
 /// R16.9
 #[test]
 fn who_reads_drop_by_drop_gives_up_his_place() {
@@ -164,10 +172,7 @@ fn who_reads_drop_by_drop_gives_up_his_place() {
     let mut script = Script::up_with(config);
     let slow = script.connection;
     let block = BlockId([3; 32]);
-    script.stalled = true;
-    script.send(RPC, &want_block(0, block));
-    script.command(Command::Loaded { request: 0, found: Found::Block(vec![0; 1 << 20].into()) });
-    script.stalled = false;
+    takes_a_place(&mut script, block, 0);
     script.another_peer();
     script.send(RPC, &want_block(0, block));
     script.stalled = true;
@@ -189,15 +194,11 @@ fn two_places_become_free_at_once() {
     let mut script = Script::up_with(config);
     let first = script.connection;
     let block = BlockId([3; 32]);
-    script.stalled = true;
     for request in [0, 1] {
         script.connect(PeerId([20 + request; 32]));
         script.shake_hands();
-        script.send(RPC, &want_block(0, block));
-        let found = Found::Block(vec![0; 1 << 20].into());
-        script.command(Command::Loaded { request: u64::from(request), found });
+        takes_a_place(&mut script, block, u64::from(request));
     }
-    script.stalled = false;
     script.another_peer();
     script.send(RPC, &want_block(0, block));
     script.send_on(first, RPC, &want_block(0, block));

@@ -8,6 +8,7 @@ use std::time::Instant;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::{half_open, hostile, peers};
+use crate::raw;
 
 /// The attacks, in the order of the phases.
 pub(crate) const ALL: [&str; 7] =
@@ -49,7 +50,7 @@ pub(crate) async fn in_process(with: &[String]) {
                 "storm" => Some(50_000),
                 _ => None,
             };
-            let datagrams = half_open::prepare(size).await;
+            let datagrams = raw::first_datagrams(size).await;
             begin().await;
             since = Instant::now();
             let done = done.clone();

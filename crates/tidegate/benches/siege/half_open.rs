@@ -1,52 +1,12 @@
 //! First datagrams of QUIC connections, of which nothing more comes.
 
-use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use super::attack::Done;
-use crate::raw::{endpoint, good_client};
 
 /// Sockets that they come from.
 const SOCKETS: usize = 64;
-/// Dials after which a new socket dials: an endpoint keeps what it has given up for a while.
-const BATCH: usize = 500;
-
-/// The destination's connection id of a first datagram (RFC 9000 section 17.2).
-fn destination(datagram: &[u8]) -> Option<&[u8]> {
-    let length = usize::from(*datagram.get(5)?);
-    datagram.get(6..6 + length)
-}
-
-/// Dials somebody who only writes down what comes first.
-pub(crate) async fn prepare(count: usize) -> Vec<Vec<u8>> {
-    let nobody = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
-    let address = nobody.local_addr().expect("it is bound");
-    let config = good_client();
-    let (mut datagrams, mut seen) = (Vec::new(), HashSet::new());
-    let mut buffer = [0; 2048];
-    while datagrams.len() < count {
-        let dialer = endpoint();
-        for _ in 0..BATCH.min(count - datagrams.len()) {
-            let dialing = dialer.connect_with(config.clone(), address, "x").expect("a dial");
-            // What is sent again, or says that an earlier one was given up, is no first.
-            let first = async {
-                loop {
-                    let length = nobody.recv(&mut buffer).await.expect("a datagram");
-                    let id = destination(&buffer[..length]).unwrap_or_default().to_vec();
-                    if seen.insert(id) {
-                        return buffer[..length].to_vec();
-                    }
-                }
-            };
-            let first = tokio::time::timeout(Duration::from_secs(10), first).await;
-            datagrams.push(first.expect("a dialer sends"));
-            drop(dialing);
-        }
-    }
-    datagrams
-}
-
 /// How many go out between two pauses.
 const PIECE: usize = 100;
 

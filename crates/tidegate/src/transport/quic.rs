@@ -50,9 +50,9 @@ const RETRY_FROM: usize = 32;
 /// Between the beginnings of two: one takes half a millisecond of a processor, and those who are
 /// connected must not wait for all that come at once. 200 a second are a tenth of a processor.
 const HANDSHAKE_PACE: Duration = Duration::from_millis(5);
-/// Between two first packets that are looked at: keys are derived for each and an answer is made, so
-/// 5,000 a second are a tenth of a processor. Those of a flood wait in quinn, which drops what is too
-/// much before it derives any keys.
+/// Between two first packets that are looked at: keys are derived for each and an answer is made. Those
+/// of a flood wait in quinn, which drops what is too much before it derives any keys. With 10,000 a
+/// second a quarter of a processor goes into all of them (`--bench siege`, half-open).
 const FIRST_PACE: Duration = Duration::from_micros(200);
 /// How far the pace may be behind: 40 that come at once are looked at at once.
 const FIRST_BEHIND: Duration = Duration::from_millis(8);

@@ -16,7 +16,7 @@ use tidegate::wire::MAX_FRAME;
 use tidegate::{Identity, Limits};
 
 use super::harness::Net;
-use super::raw::{Tickets, endpoint, good_client, resuming_client};
+use super::raw::{Tickets, endpoint, first_datagrams, good_client, resuming_client};
 use super::relay::socket_of;
 use super::relay::{Fate, Relay, Way};
 use crate::OverQuic;
@@ -350,28 +350,6 @@ async fn handshakes_do_not_begin_all_at_once() {
     assert!(all.is_ok(), "{all:?}");
     let least = Duration::from_millis(5) * (MANY - 1);
     assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
-}
-
-/// First datagrams of so many connections.
-async fn first_datagrams(count: usize) -> Vec<Vec<u8>> {
-    let nobody = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
-    let address = nobody.local_addr().expect("it is bound");
-    let mut datagrams = Vec::new();
-    for _ in 0..count {
-        // What it sends again is not read: it is gone by then.
-        let dialer = endpoint();
-        let dialing = dialer.connect_with(good_client(), address, "x").expect("a dial");
-        let mut buffer = [0; 2048];
-        loop {
-            let (length, from) = nobody.recv_from(&mut buffer).await.expect("a datagram");
-            if Some(from.port()) == dialer.local_addr().ok().map(|own| own.port()) {
-                datagrams.push(buffer[..length].to_vec());
-                break;
-            }
-        }
-        drop(dialing);
-    }
-    datagrams
 }
 
 /// Each first packet that is looked at costs keys and an answer: in a flood of them no more than 40 are

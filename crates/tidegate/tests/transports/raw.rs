@@ -1,7 +1,9 @@
 //! Bare QUIC clients and servers, for what transports never do themselves.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::ResolvesClientCert;
@@ -202,4 +204,42 @@ impl ServerCertVerifier for Anyone {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         vec![SignatureScheme::ED25519]
     }
+}
+
+/// Dials after which a new socket dials: an endpoint keeps what it has given up for a while.
+const BATCH: usize = 500;
+
+/// The destination's connection id of a first datagram (RFC 9000 section 17.2).
+fn destination(datagram: &[u8]) -> Option<&[u8]> {
+    let length = usize::from(*datagram.get(5)?);
+    datagram.get(6..6 + length)
+}
+
+/// First datagrams of so many connections: dials somebody who only writes down what comes first.
+pub(crate) async fn first_datagrams(count: usize) -> Vec<Vec<u8>> {
+    let nobody = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
+    let address = nobody.local_addr().expect("it is bound");
+    let config = good_client();
+    let (mut datagrams, mut seen) = (Vec::new(), HashSet::new());
+    let mut buffer = [0; 2048];
+    while datagrams.len() < count {
+        let dialer = endpoint();
+        for _ in 0..BATCH.min(count - datagrams.len()) {
+            let dialing = dialer.connect_with(config.clone(), address, "x").expect("a dial");
+            // What is sent again, or says that an earlier one was given up, is no first.
+            let first = async {
+                loop {
+                    let length = nobody.recv(&mut buffer).await.expect("a datagram");
+                    let id = destination(&buffer[..length]).unwrap_or_default().to_vec();
+                    if seen.insert(id) {
+                        return buffer[..length].to_vec();
+                    }
+                }
+            };
+            let first = tokio::time::timeout(Duration::from_secs(10), first).await;
+            datagrams.push(first.expect("a dialer sends"));
+            drop(dialing);
+        }
+    }
+    datagrams
 }
