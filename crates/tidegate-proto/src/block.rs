@@ -301,15 +301,16 @@ fn compact_arrived(
         _ if pushed.is_some() && rivals(cx, &facts).next().is_some() => Some(Report::Ignored),
         Some(known) if known.is_whole() => Some(Report::Duplicate),
         Some(Known { body: Body::Missing, .. }) => {
-            if can_be_asked(&cx.blocks, link, &block)
-                && let Some(building) = cx.blocks.building.get_mut(&block)
-                && !building.sources.contains(&link)
-            {
-                building.sources.push(link);
-                wake_block(cx, link);
-            }
-            if cx.blocks.building.contains_key(&block) {
-                Some(Report::Duplicate)
+            if let Some(building) = cx.blocks.building.get_mut(&block) {
+                if building.sources.contains(&link) {
+                    Some(Report::Duplicate)
+                } else {
+                    if can_be_asked(&cx.blocks.links, link, &block) {
+                        building.sources.push(link);
+                        wake_block(cx, link);
+                    }
+                    return another_compact(cx, link, facts, compact, pushed);
+                }
             } else if Unexecuted::of(cx).may_start(cx, &facts) && keep::room_to_build(cx, &facts) {
                 None
             } else {
@@ -319,20 +320,11 @@ fn compact_arrived(
         _ => Some(Report::Ignored),
     };
     if let Some(report) = report {
-        if let Some(number) = pushed {
-            give_back(cx, link, number, report);
-        }
+        give_back_pushed(cx, link, pushed, report);
         return Ok(());
     }
-    let own = cx.blocks.salt;
-    // Each id of the pools is hashed, and looked for among those of the block.
-    let looked_at = cx.pools.iter().map(Pool::len).sum::<usize>() + facts.items as usize;
-    cx.stats.worked(looked_at as u64 / 16);
-    let started = Reconstruction::new(facts, compact, &own, &cx.pools, &*cx.rules)?;
-    let Some(mut started) = started else {
-        if let Some(number) = pushed {
-            give_back(cx, link, number, Report::Ignored);
-        }
+    let Some(mut started) = look_up(cx, facts, compact)? else {
+        give_back_pushed(cx, link, pushed, Report::Ignored);
         return Ok(());
     };
     cx.blocks.fetcher.resolved((block, BlockPart::Compact));
@@ -341,10 +333,10 @@ fn compact_arrived(
     started.sources.push(link);
     let others = cx.blocks.known.get(&block).map(|known| known.announced_by.iter());
     let others = others.into_iter().flatten().filter(|other| **other != link);
-    let others = others.filter(|other| can_be_asked(&cx.blocks, **other, &block));
+    let others = others.filter(|other| can_be_asked(&cx.blocks.links, **other, &block));
     started.reserve = others.copied().collect();
     // Its own sender may be gone by now.
-    if !can_be_asked(&cx.blocks, link, &block) {
+    if !can_be_asked(&cx.blocks.links, link, &block) {
         started.forget_source(link);
     }
     cx.stats.count(Count::CompactBlocks);
@@ -353,15 +345,59 @@ fn compact_arrived(
     Ok(())
 }
 
+/// Looks for the items of a compact block in the pools.
+fn look_up(
+    cx: &mut Context,
+    facts: HeaderFacts,
+    compact: &Compact,
+) -> Result<Option<Reconstruction>, Violation> {
+    let own = cx.blocks.salt;
+    // Each id of the pools is hashed, and looked for among those of the block.
+    let looked_at = cx.pools.iter().map(Pool::len).sum::<usize>() + facts.items as usize;
+    cx.stats.worked(looked_at as u64 / 16);
+    Reconstruction::new(facts, compact, &own, &cx.pools, &*cx.rules)
+}
+
+/// A compact block of one that is being put together already. The first may have lied, and does not hold
+/// the block up where this one has it all; where it has not, nothing shows which of them is right.
+fn another_compact(
+    cx: &mut Context,
+    link: ConnectionId,
+    facts: HeaderFacts,
+    compact: &Compact,
+    pushed: Option<u32>,
+) -> Result<(), Violation> {
+    let (block, most) = (facts.block, cx.config.limits.block_size);
+    let another = look_up(cx, facts, compact)?.map(|mut another| {
+        another.pushed = pushed.map(|number| (link, number));
+        (another.progress(most, &cx.pools), another)
+    });
+    let Some((Progress::Complete, another)) = another else {
+        give_back_pushed(cx, link, pushed, Report::Duplicate);
+        return Ok(());
+    };
+    if let Some(before) = cx.blocks.building.insert(block, another)
+        && let Some((first, number)) = before.pushed
+    {
+        give_back(cx, first, number, Report::Duplicate);
+    }
+    complete(cx, block);
+    Ok(())
+}
+
 /// Whether a link can be asked for what a block lacks: it has a channel for blocks, and no answer
 /// is outstanding.
-fn can_be_asked(blocks: &Blocks, link: ConnectionId, block: &BlockId) -> bool {
-    blocks.links.get(&link).is_some_and(|link| !link.owes(block))
+fn can_be_asked(
+    links: &BTreeMap<ConnectionId, BlockLink>,
+    link: ConnectionId,
+    block: &BlockId,
+) -> bool {
+    links.get(&link).is_some_and(|link| !link.owes(block))
 }
 
 /// `link` may have a block. If that is being put together, it is in reserve for what it lacks.
 fn may_have(cx: &mut Context, link: ConnectionId, block: &BlockId) {
-    if can_be_asked(&cx.blocks, link, block)
+    if can_be_asked(&cx.blocks.links, link, block)
         && let Some(building) = cx.blocks.building.get_mut(block)
         && !building.sources.contains(&link)
         && !building.reserve.contains(&link)
@@ -575,13 +611,13 @@ pub(crate) fn expire(cx: &mut Context) {
     let now = cx.now;
     let mut late = Vec::new();
     for (id, link) in &mut cx.blocks.links {
-        late.extend(link.time_out(now).into_iter().map(|(block, part)| (*id, block, part)));
+        late.extend(link.time_out(now).into_iter().map(|late| (*id, late)));
         if link.stop_waiting(now) {
             cx.links.wake(link.at.link, link.at.slot);
         }
     }
-    for (link, block, part) in late {
-        channel::lost(cx, link, &block, &part);
+    for (link, late) in late {
+        channel::late(cx, link, late);
     }
     channel::pass_on(cx);
     if cx.blocks.want_again.take_if(|at| *at <= now).is_some()
@@ -645,6 +681,12 @@ fn give_back(cx: &mut Context, link: ConnectionId, number: u32, report: Report) 
     if let Some(link) = cx.blocks.links.get_mut(&link) {
         link.returns.push(&mut link.issuer, number, report, cx.now);
         cx.links.wake(link.at.link, link.at.slot);
+    }
+}
+
+fn give_back_pushed(cx: &mut Context, link: ConnectionId, pushed: Option<u32>, report: Report) {
+    if let Some(number) = pushed {
+        give_back(cx, link, number, report);
     }
 }
 

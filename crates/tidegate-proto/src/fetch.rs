@@ -59,6 +59,8 @@ type Rank = (u8, u64);
 struct Want {
     candidates: Vec<Candidate>,
     state: State,
+    /// How many were asked and did not answer in time.
+    late: u32,
 }
 
 /// One who announced a key.
@@ -159,7 +161,7 @@ impl<K: Ord + Copy> Fetcher<K> {
                 State::Patient(_) | State::InFlight(..) => {}
             }
         } else {
-            let want = Want { candidates: vec![candidate], state: State::Idle };
+            let want = Want { candidates: vec![candidate], state: State::Idle, late: 0 };
             self.wants.insert(key, want);
             self.change(key, patience.map_or(State::Idle, State::Patient));
         }
@@ -190,12 +192,13 @@ impl<K: Ord + Copy> Fetcher<K> {
         tag.map_or(Vec::new(), |tag| self.failed(key, link, tag, now))
     }
 
-    /// The best thing to ask `link` for, if it `fits`; the answer is expected `until`.
+    /// The best thing to ask `link` for, if it `fits`. Others are asked when it has not come `until` then:
+    /// an answer of so many bytes, with which so many were late.
     pub(crate) fn next_for(
         &mut self,
         link: ConnectionId,
         fits: impl FnOnce(&K, u32) -> bool,
-        until: impl FnOnce(u32) -> Time,
+        until: impl FnOnce(u32, u32) -> Time,
     ) -> Option<Request<K>> {
         let &(_, key) = self.queues.get(&link)?.first()?;
         let want = self.wants.get_mut(&key).expect("what is queued is wanted");
@@ -206,7 +209,8 @@ impl<K: Ord + Copy> Fetcher<K> {
             return None;
         }
         candidate.asked = true;
-        self.change(key, State::InFlight(link, until(size)));
+        let until = until(size, want.late);
+        self.change(key, State::InFlight(link, until));
         Some(Request { key, tag, size })
     }
 
@@ -298,6 +302,9 @@ impl<K: Ord + Copy> Fetcher<K> {
             match self.wants[&key].state {
                 State::Exhausted(_) => expired.given_up.push((key, self.resolved(key))),
                 State::InFlight(link, _) => {
+                    if let Some(want) = self.wants.get_mut(&key) {
+                        want.late = want.late.saturating_add(1);
+                    }
                     let asked = self.wants[&key].candidates.iter().find(|c| c.link == link);
                     expired.timed_out.extend(asked.map(|candidate| (link, candidate.tag)));
                     expired.wake.extend(self.next_candidate(key, Some(now)));
@@ -383,7 +390,7 @@ mod tests {
     }
 
     fn ask(fetcher: &mut Fetcher<u64>, link: ConnectionId, until: Time) -> Option<u64> {
-        fetcher.next_for(link, |_, _| true, |_| until).map(|request| request.key)
+        fetcher.next_for(link, |_, _| true, |_, _| until).map(|request| request.key)
     }
 
     #[test]
@@ -393,12 +400,12 @@ mod tests {
         announce(&mut fetcher, (11, A, 1, 9, 100), None);
         announce(&mut fetcher, (12, A, 2, 9, 100), None);
         announce(&mut fetcher, (11, B, 0, 9, 100), None);
-        let request = fetcher.next_for(A, |_, size| size == 100, |_| at(10)).unwrap();
+        let request = fetcher.next_for(A, |_, size| size == 100, |_, _| at(10)).unwrap();
         assert_eq!(request, Request { key: 11, tag: 1, size: 100 });
         // In flight with A, so not asked of B.
         assert_eq!(ask(&mut fetcher, B, at(10)), None);
         assert_eq!(ask(&mut fetcher, A, at(10)), Some(12));
-        assert_eq!(fetcher.next_for(A, |_, _| false, |_| at(10)), None);
+        assert_eq!(fetcher.next_for(A, |_, _| false, |_, _| at(10)), None);
         assert_eq!(ask(&mut fetcher, A, at(10)), Some(10));
         assert!(!fetcher.has_work(A));
     }
@@ -526,7 +533,7 @@ mod tests {
                     }
                     Step::Ask(l) => {
                         let until = now + Duration::from_millis(1000);
-                        if let Some(request) = fetcher.next_for(link(l), |_, _| true, |_| until) {
+                        if let Some(request) = fetcher.next_for(link(l), |_, _| true, |_, _| until) {
                             let k = request.key;
                             prop_assert!(!flights.contains_key(&k), "two in flight");
                             let asked = model.get_mut(&k).and_then(|m| m.get_mut(&link(l)));

@@ -14,6 +14,12 @@ pub(crate) const FIRST_AGREED: u32 = 16;
 
 /// A round trip before one was measured: a guess at a distance between continents.
 const FIRST_ROUND_TRIP: Duration = Duration::from_millis(100);
+/// How long one peer may keep what others could give, beside the time that its bytes take on a slow home
+/// line. Round trip and rate are measured by its own answers, so who is slow on purpose could hold up
+/// whatever it was first with.
+const ALONE: Duration = Duration::from_secs(1);
+/// How often that is halved while one after the other is late.
+const HALVED_MOST: u32 = 2;
 /// Bytes a second before a rate was measured: a slow home line.
 const FIRST_RATE: u64 = 1 << 20;
 /// How far a link may be ahead of its share of the work: what comes in a burst is worked on at once.
@@ -173,6 +179,13 @@ impl Link {
         let sending = Duration::from_micros(u64::from(bytes) * 2_000_000 / self.rate);
         let patience = self.likely_round_trip() * 2 + sending + Duration::from_millis(250);
         patience.min(Duration::from_secs(8))
+    }
+
+    /// How long nobody else is asked for an answer of so many bytes, if others could be and so many have
+    /// been late with it already.
+    pub(crate) fn alone(&self, bytes: u32, late: u32) -> Duration {
+        let sending = Duration::from_micros(u64::from(bytes) * 1_000_000 / FIRST_RATE);
+        self.patience(bytes).min((ALONE + sending) / (1 << late.min(HALVED_MOST)))
     }
 }
 

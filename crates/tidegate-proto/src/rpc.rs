@@ -105,6 +105,12 @@ impl Rpc {
         self.links.get(&link).map_or(0, |link| link.open.len())
     }
 
+    /// Whether a peer owes headers.
+    pub(crate) fn asks_headers(&self, link: ConnectionId) -> bool {
+        let open = self.links.get(&link).into_iter().flat_map(|link| link.open.values());
+        open.filter(|open| !open.cancelled).any(|open| open.want.kind() == RpcWantKind::Headers)
+    }
+
     /// Whether a peer has ended none of its requests, of which nothing is wanted any more.
     pub(crate) fn is_mute(&self, link: ConnectionId) -> bool {
         let mute = |link: &RpcLink| {

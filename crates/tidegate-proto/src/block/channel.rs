@@ -8,14 +8,15 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::link::{Asked, BlockLink, Incoming, Noted, Part};
+use super::link::{Asked, BlockLink, Incoming, Late, Noted, Part, Wait};
 use super::reconstruct::Delivered;
 use super::{
-    Body, Known, abandon, advance, body, give_back, headers, keep, mark_bad, reconstruct, sync,
-    wake_block,
+    Body, Known, abandon, advance, body, can_be_asked, give_back, headers, keep, mark_bad,
+    reconstruct, sync, wake_block,
 };
 use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
 use crate::chunk::{self, Receiving};
@@ -35,6 +36,9 @@ use crate::wire::{
     BlockFetch, BlockIds, BlockMessage, BlockPart, BlockWant, MAX_FRAME, MAX_IDS, MAX_INDICES,
     NotHere, Offer, OfferedVersion, Report,
 };
+
+/// How often it is looked whether somebody else has what only one seemed to have, who is late.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// The channel of blocks.
 pub(crate) struct Channel;
@@ -69,7 +73,7 @@ impl ChannelTrait for Channel {
         }
         let Some(link) = cx.blocks.links.remove(&at.link) else { return };
         for request in link.requests {
-            lost(cx, at.link, &request.block, &request.part);
+            lost(cx, at.link, request.late(true));
         }
         for block in cx.blocks.building.keys().copied().collect::<Vec<_>>() {
             if let Some(building) = cx.blocks.building.get_mut(&block) {
@@ -148,7 +152,7 @@ impl ChannelTrait for Channel {
                             sync::not_in_parts(cx);
                         }
                     }
-                    part => lost(cx, at.link, &block, &part),
+                    Part::Ids(_) | Part::Items(_) => lost(cx, at.link, request.late(true)),
                 }
                 Ok(())
             }
@@ -183,16 +187,39 @@ fn is_executed(cx: &Context, link: ConnectionId, block: &BlockId) -> bool {
     cx.links.get(link).zip(known).is_some_and(|(link, known)| link.height() >= known.facts.height)
 }
 
-/// What was asked of `link` will not come from there: others are asked.
-pub(super) fn lost(cx: &mut Context, link: ConnectionId, block: &BlockId, part: &Part) {
-    let Some(building) = cx.blocks.building.get_mut(block) else { return };
-    match part {
-        Part::Header | Part::Compact => return,
-        Part::Ids(_) => building.ids_failed(link),
-        Part::Items(indices) => building.not_delivered(indices.iter().copied()),
+/// What was asked of `link` will not come from there: others are asked, unless they have been.
+fn lost(cx: &mut Context, link: ConnectionId, request: Option<Late>) {
+    let Some(Late { block, part, passed_on, .. }) = request else { return };
+    let Some(building) = cx.blocks.building.get_mut(&block) else { return };
+    if !passed_on {
+        building.not_delivered(link, &part);
     }
     building.forget_source(link);
-    advance(cx, *block);
+    advance(cx, block);
+}
+
+/// An answer takes too long. As long as it is waited for, others are asked as well, those that were
+/// dialed first: who is late on purpose cannot choose those.
+pub(super) fn late(cx: &mut Context, link: ConnectionId, late: Late) {
+    if late.ended {
+        return lost(cx, link, Some(late));
+    }
+    let Late { block, part, .. } = late;
+    let mut again = None;
+    if let Some(building) = cx.blocks.building.get_mut(&block) {
+        let others = building.others(link);
+        let others = others.filter(|other| can_be_asked(&cx.blocks.links, *other, &block));
+        let others = others.collect::<Vec<_>>();
+        let dialed = |other| cx.links.get(other).is_some_and(|link| !link.direction.is_inbound());
+        match others.is_empty() {
+            true => again = Some(cx.now + LOOK_AGAIN),
+            false => building.is_late(link, &part, others.into_iter().any(dialed)),
+        }
+    }
+    if let Some(link) = cx.blocks.links.get_mut(&link) {
+        link.look_again(&block, &part, again);
+    }
+    advance(cx, block);
 }
 
 fn on_fetch(cx: &mut Context, at: At, fetch: BlockFetch) -> Result<(), Violation> {
@@ -345,7 +372,7 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<BlockMessage> {
         };
         room && if *part == BlockPart::Header { may_ask_header() } else { may_build() }
     };
-    let until = |bytes: u32| cx.now + connection.patience(bytes);
+    let until = |bytes, late| cx.now + connection.alone(bytes, late);
     let request = cx.blocks.fetcher.next_for(at.link, fits, until)?;
     let (block, part) = request.key;
     let (part, want) = match part {
@@ -364,12 +391,18 @@ fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
     let link = cx.blocks.links.get_mut(&at.link).filter(|link| link.has_room(limits))?;
     let connection = cx.links.get_mut(at.link)?;
     for (block, building) in &mut cx.blocks.building {
-        if !building.sources.contains(&at.link) {
+        if !building.may_be_asked(at.link, connection.direction.is_inbound()) {
             continue;
         }
-        if let Some(first) = building.ask_for_ids(at.link) {
-            let until = cx.now + connection.patience(MAX_FRAME as u32);
-            link.request(*block, Part::Ids(first), MAX_FRAME as u32, Some(until));
+        let wait = |bytes: u32, late: u32| Wait {
+            alone: Some(cx.now + connection.alone(bytes, late)),
+            until: cx.now + connection.patience(bytes),
+        };
+        if !link.is_late(block)
+            && let Some(first) = building.ask_for_ids(at.link)
+        {
+            let wait = wait(MAX_FRAME as u32, building.late);
+            link.request(*block, Part::Ids(first), MAX_FRAME as u32, Some(wait));
             connection.ask(cx.now);
             let want = BlockWant::Ids(first);
             building.has_asked(cx.now);
@@ -391,9 +424,8 @@ fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
             bound += if fits { bytes } else { 0 };
             fits
         });
-        let until = cx.now + connection.patience(bound);
         let indices = batch.iter().copied().collect::<BTreeSet<_>>();
-        link.request(*block, Part::Items(indices), bound, Some(until));
+        link.request(*block, Part::Items(indices), bound, Some(wait(bound, building.late)));
         connection.ask(cx.now);
         let want = BlockWant::Items(batch);
         building.has_asked(cx.now);

@@ -45,8 +45,36 @@ pub(super) struct Request {
     pub(super) part: Part,
     /// Upper bound of the answer's bytes.
     pub(super) bound: u32,
-    /// When others are asked instead; `None` if they have been, or somebody else watches it.
-    until: Option<Time>,
+    /// How long it may take; `None` if nobody waits any more, or somebody else watches it.
+    wait: Option<Wait>,
+}
+
+/// How long an answer may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wait {
+    /// Until when nobody else is asked, if others could be; `None` if they have been.
+    pub(super) alone: Option<Time>,
+    /// Until when it is waited for at all.
+    pub(super) until: Time,
+}
+
+/// An answer that is late, or does not come.
+#[derive(Debug)]
+pub(super) struct Late {
+    pub(super) block: BlockId,
+    pub(super) part: Part,
+    /// Others have been asked for it.
+    pub(super) passed_on: bool,
+    /// It is not waited for any more; else others may be asked as well.
+    pub(super) ended: bool,
+}
+
+impl Request {
+    /// The same as an answer that is late, if it is waited for.
+    pub(super) fn late(&self, ended: bool) -> Option<Late> {
+        let passed_on = self.wait?.alone.is_none();
+        Some(Late { block: self.block, part: self.part.clone(), passed_on, ended })
+    }
 }
 
 /// What was asked for.
@@ -152,10 +180,10 @@ impl BlockLink {
         }
     }
 
-    /// Notes a request. Without `until` somebody else watches the time.
-    pub(super) fn request(&mut self, block: BlockId, part: Part, bound: u32, until: Option<Time>) {
+    /// Notes a request. Without `wait` somebody else watches the time.
+    pub(super) fn request(&mut self, block: BlockId, part: Part, bound: u32, wait: Option<Wait>) {
         self.holder.request(0);
-        self.requests.push(Request { block, part, bound, until });
+        self.requests.push(Request { block, part, bound, wait });
     }
 
     /// Whether the peer may be asked for more: he allows it, and what he has not answered is
@@ -179,6 +207,13 @@ impl BlockLink {
     pub(super) fn owes(&self, block: &BlockId) -> bool {
         let parts = [BlockPart::Ids, BlockPart::Items];
         parts.into_iter().any(|part| self.find(block, part).is_some())
+    }
+
+    /// Whether others have been asked for what the peer was asked of a block, or nobody waits for it.
+    pub(super) fn is_late(&self, block: &BlockId) -> bool {
+        let late = |request: &Request| request.wait.is_none_or(|wait| wait.alone.is_none());
+        let parts = [BlockPart::Ids, BlockPart::Items].into_iter();
+        parts.filter_map(|part| self.find(block, part)).any(|open| late(&self.requests[open]))
     }
 
     /// The open request for a part of a block.
@@ -232,14 +267,28 @@ impl BlockLink {
         found.map(|at| self.answered(at)).is_some()
     }
 
-    /// Requests that others are to be asked instead of. They stay open: the answer may come.
-    pub(super) fn time_out(&mut self, now: Time) -> Vec<(BlockId, Part)> {
-        let late = self.requests.iter_mut().filter(|r| r.until.is_some_and(|until| until <= now));
-        late.map(|request| {
-            request.until = None;
-            (request.block, request.part.clone())
-        })
-        .collect()
+    /// Requests that take too long. They stay open: the answer may come.
+    pub(super) fn time_out(&mut self, now: Time) -> Vec<Late> {
+        let mut late = Vec::new();
+        for request in &mut self.requests {
+            let ended = match request.wait {
+                Some(Wait { until, .. }) if until <= now => true,
+                Some(Wait { alone: Some(alone), .. }) if alone <= now => false,
+                _ => continue,
+            };
+            late.extend(request.late(ended));
+            request.wait = request.wait.filter(|_| !ended);
+        }
+        late
+    }
+
+    /// It is looked at again whether others can be asked for what an open request is for; or never, if
+    /// they are.
+    pub(super) fn look_again(&mut self, block: &BlockId, part: &Part, at: Option<Time>) {
+        let open = self.find(block, part.kind()).map(|open| &mut self.requests[open]);
+        if let Some(wait) = open.and_then(|request| request.wait.as_mut()) {
+            wait.alone = at;
+        }
     }
 
     /// Ends the wait of what the peer asked for: whether something has waited long enough.
@@ -253,7 +302,8 @@ impl BlockLink {
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
-        let requests = self.requests.iter().filter_map(|request| request.until);
+        let waits = self.requests.iter().filter_map(|request| request.wait);
+        let requests = waits.map(|wait| wait.alone.map_or(wait.until, |at| at.min(wait.until)));
         requests.chain(self.asked.iter().filter_map(|asked| asked.until)).min()
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use siphasher::sip::SipHasher24;
 
+use super::link::Part;
 use crate::id::{BlockId, ConnectionId, ItemId, PoolIndex, Salt};
 use crate::io::BlockItem;
 use crate::merkle::{self, Leaf};
@@ -27,6 +28,8 @@ const PREFILL: usize = 10 << 10;
 /// How long those who have a block are waited for until they can be asked for what it lacks; then whoever
 /// else may have it is asked too. A link that works takes the next frame sooner.
 const PASS_ON: Duration = Duration::from_millis(50);
+/// One of so many items is missing: so many ids, each of 32 bytes, are about as large as it is.
+const MANY_MISSING: usize = 4;
 /// How long a block is kept while nobody can be asked for what it lacks: longer than a link rests.
 const UNASKED: Duration = Duration::from_secs(2);
 
@@ -146,6 +149,10 @@ pub(crate) struct Reconstruction {
     pub(crate) sources: Vec<ConnectionId>,
     /// Who may have it: they are asked when no source is left, or none can be asked.
     pub(crate) reserve: Vec<ConnectionId>,
+    /// How often somebody was late.
+    pub(crate) late: u32,
+    /// Those that were dialed are asked first.
+    dialed_first: bool,
     /// Since when there is something to ask for and nobody has been asked for it.
     pub(crate) unasked_since: Option<Time>,
     /// Whose compact block this began with, as long as it has not proven to be false.
@@ -215,6 +222,8 @@ impl Reconstruction {
             ids_asked: false,
             sources: Vec::new(),
             reserve: Vec::new(),
+            late: 0,
+            dialed_first: false,
             unasked_since: None,
             origin: None,
             pushed: None,
@@ -362,7 +371,7 @@ impl Reconstruction {
 
     /// Whether somebody else could be asked for what nobody has been asked for.
     pub(crate) fn has_others(&self) -> bool {
-        !self.reserve.is_empty() || self.ids_source.is_some()
+        !self.reserve.is_empty() || self.ids_source.is_some() || self.dialed_first
     }
 
     /// When something has to be done about what nobody has been asked for.
@@ -373,6 +382,7 @@ impl Reconstruction {
 
     /// Nobody could be asked: whoever may have it is, and who gave a part of the ids comes last.
     pub(crate) fn pass_on(&mut self) {
+        self.dialed_first = false;
         self.sources.append(&mut self.reserve);
         if let Some(slow) = self.ids_source {
             self.ids_failed(slow);
@@ -394,10 +404,40 @@ impl Reconstruction {
         self.ids_asked = false;
     }
 
-    /// What was asked for will not come from there.
-    pub(crate) fn not_delivered(&mut self, indices: impl IntoIterator<Item = u32>) {
-        let lost = indices.into_iter().filter(|index| self.items[*index as usize].is_none());
-        self.missing.extend(lost);
+    /// What `link` was asked for does not come from there, or not in time: others may be asked for it.
+    pub(super) fn not_delivered(&mut self, link: ConnectionId, part: &Part) {
+        match part {
+            Part::Header | Part::Compact => {}
+            Part::Ids(_) => self.ids_failed(link),
+            Part::Items(indices) => {
+                let lost = indices.iter().filter(|index| self.items[**index as usize].is_none());
+                self.missing.extend(lost);
+            }
+        }
+    }
+
+    /// Who else has the block, or may have it.
+    pub(crate) fn others(&self, link: ConnectionId) -> impl Iterator<Item = ConnectionId> {
+        let all = self.sources.iter().chain(&self.reserve).copied();
+        all.filter(move |other| *other != link)
+    }
+
+    /// `link` is late with an answer: others are asked for the same, first those that were dialed.
+    pub(super) fn is_late(&mut self, link: ConnectionId, part: &Part, dialed_first: bool) {
+        self.not_delivered(link, part);
+        self.sources.append(&mut self.reserve);
+        self.late = self.late.saturating_add(1);
+        self.dialed_first = dialed_first;
+        // Most likely the ids are wrong, and the pools have the items: ids are smaller.
+        let many = self.missing.len() * MANY_MISSING > self.items.len();
+        if many && !self.ids_proven && self.ids_wanted.is_none() {
+            self.want_all_ids();
+        }
+    }
+
+    /// Whether a link is to be asked for what the block lacks.
+    pub(crate) fn may_be_asked(&self, link: ConnectionId, inbound: bool) -> bool {
+        self.sources.contains(&link) && !(self.dialed_first && inbound)
     }
 
     /// An item that is proven to be the one at an index: it takes the place of what nobody has proven.

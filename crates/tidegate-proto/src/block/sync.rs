@@ -28,6 +28,8 @@ use crate::wire::{BlockBody, BlockHeader, MAX_LOCATOR, RpcWant, WantHeaders};
 const PASSED_OVER: Duration = Duration::from_secs(2);
 /// The same at most.
 const PASSED_OVER_MOST: Duration = Duration::from_secs(300);
+/// How long nobody else is asked when an answer does not begin to come.
+const ALONE: Duration = Duration::from_secs(1);
 /// How long the next block may be missing before it is asked for in this way.
 const STUCK: Duration = Duration::from_secs(3);
 /// Bytes a second at which the next body must come if somebody else could give it.
@@ -44,11 +46,14 @@ const BODIES: usize = 16;
 /// What is asked for to catch up.
 #[derive(Debug, Default)]
 pub(crate) struct Sync {
-    /// The height at which it began, while it goes on; and the height that peers say they hold.
+    /// The height at which it began, while it goes on; and the height that it goes on to: peers say that
+    /// they hold it, and headers up to it were shown to be good.
     active: Option<u64>,
     target: u64,
-    /// Who was asked for headers.
-    asked: Option<ConnectionId>,
+    /// Who was asked for headers last, and when.
+    asked: Option<(ConnectionId, Time)>,
+    /// The last answer had as many as were asked for: there are more.
+    more: bool,
     /// Headers that wait until the one before has its verdict, and who sent them. The first may
     /// be waiting for its own.
     headers: VecDeque<(HeaderFacts, Bytes)>,
@@ -185,14 +190,16 @@ pub(crate) fn drive(cx: &mut Context) {
             && !cx.rpc.is_mute(*id)
     });
     let highest = believed.map(|(_, link)| link.height()).max().unwrap_or(0);
-    cx.sync.target = highest;
-    if cx.sync.active.is_none() && is_far(cx, highest) {
+    // Whoever comes anew may say anything once more. R16.11
+    let shown = cx.tip.best().map_or(held.height, |best| best.height);
+    cx.sync.target = highest.min(shown);
+    if cx.sync.active.is_none() && is_far(cx, cx.sync.target) {
         cx.sync.active = Some(held.height);
         cx.event(Event::SyncStarted { from: held.height, to: highest });
     }
-    let open = !cx.sync.bodies.is_empty() || !cx.sync.headers.is_empty();
+    let open = !cx.sync.bodies.is_empty() || !cx.sync.headers.is_empty() || cx.sync.more;
     // The rest comes as blocks come every day.
-    if highest <= held.height.saturating_add(1) && !open {
+    if cx.sync.target <= held.height.saturating_add(1) && !open {
         finish(cx, &held);
     }
     ask_headers(cx, &held);
@@ -211,7 +218,8 @@ fn again(cx: &Context) -> Option<Time> {
         None => since + STUCK,
     });
     let soon = working.then(|| cx.now + PASSED_OVER);
-    let times = [passed, next, soon].into_iter().flatten();
+    let headers = cx.sync.asked.map(|(_, asked)| asked + ALONE);
+    let times = [passed, next, soon, headers].into_iter().flatten();
     times.filter(|at| *at > cx.now).min()
 }
 
@@ -247,8 +255,14 @@ fn look_at_next(cx: &mut Context, next: Option<&HeaderFacts>) {
 
 /// When the next body, which has been it for so long, is to be had from somebody else.
 fn overdue(cx: &Context, coming: &Coming, since: Time) -> Time {
-    let sending = Duration::from_micros(coming.size as u64 * 1_000_000 / SLOW);
-    since.max(coming.asked) + cx.config.limits.rpc_patience + sending
+    let patience = match coming.size {
+        0 => ALONE,
+        size => {
+            let sending = Duration::from_micros(size as u64 * 1_000_000 / SLOW);
+            cx.config.limits.rpc_patience + sending
+        }
+    };
+    since.max(coming.asked) + patience
 }
 
 fn finish(cx: &mut Context, held: &HeaderFacts) {
@@ -307,13 +321,14 @@ fn able(cx: &Context, height: u64, what: What) -> Vec<ConnectionId> {
 fn ask_headers(cx: &mut Context, held: &HeaderFacts) {
     let Some(best) = cx.tip.best().map(|best| best.height) else { return };
     let ahead = best.saturating_sub(held.height);
-    let waiting = !cx.sync.headers.is_empty() || cx.sync.asked.is_some();
+    let asked = cx.sync.asked.is_some_and(|(_, asked)| cx.now < asked + ALONE);
+    let waiting = !cx.sync.headers.is_empty() || asked;
     if waiting || ahead > u64::from(cx.config.limits.sync_headers) / 2 {
         return;
     }
     let useful = |link: &ConnectionId| {
         let height = cx.links.get(*link).map_or(0, |link| link.height());
-        cx.sync.active.is_some() || is_far(cx, height)
+        (cx.sync.active.is_some() || is_far(cx, height)) && !cx.rpc.asks_headers(*link)
     };
     let able = able(cx, best.saturating_add(1), What::Headers).into_iter().filter(useful);
     // One who shows few at a time, and late, has no more turns than others; nor has one who leaves and
@@ -326,7 +341,7 @@ fn ask_headers(cx: &mut Context, held: &HeaderFacts) {
     let Some(link) = first else { return };
     let want = WantHeaders { locator: locator(cx), most: cx.config.limits.sync_headers };
     if rpc::ask(cx, link, RpcWant::Headers(want)) {
-        cx.sync.asked = Some(link);
+        cx.sync.asked = Some((link, cx.now));
         cx.sync.turn += 1;
         cx.sync.turns.insert(link, cx.sync.turn);
     }
@@ -357,7 +372,7 @@ pub(crate) fn headers(
     want: &WantHeaders,
     headers: Vec<BlockHeader>,
 ) -> Result<(), Violation> {
-    cx.sync.asked.take_if(|asked| *asked == link);
+    cx.sync.asked.take_if(|(asked, _)| *asked == link);
     let mut parsed = VecDeque::new();
     let mut parent = None;
     for BlockHeader(header) in headers {
@@ -373,10 +388,16 @@ pub(crate) fn headers(
         parent = Some(facts.block);
         parsed.push_back((facts, header));
     }
+    // He was late, and another was asked: one after the other.
+    if !cx.sync.headers.is_empty() {
+        return Ok(());
+    }
+    cx.sync.more = false;
     if parsed.iter().all(|(facts, _)| cx.blocks.known.contains_key(&facts.block)) {
         // He says that he holds more, and has nothing to show for it.
         pass_over(cx, link, What::Headers);
     } else {
+        cx.sync.more = parsed.len() >= want.most as usize;
         forgive(cx, link, What::Headers);
     }
     cx.sync.headers = parsed;
@@ -407,7 +428,7 @@ fn next_header(cx: &mut Context) {
         let (Some(link), true, false) = (from, good, judged) else {
             // It has come to nothing: somebody else is asked, perhaps for the same again.
             cx.sync.headers.clear();
-            cx.sync.checking = None;
+            (cx.sync.checking, cx.sync.more) = (None, false);
             if let Some(link) = from {
                 pass_over(cx, link, What::Headers);
             }
@@ -549,7 +570,8 @@ pub(crate) fn body(
 pub(crate) fn failed(cx: &mut Context, link: ConnectionId, want: &RpcWant, late: bool) {
     match want {
         RpcWant::Headers(_) => {
-            cx.sync.asked.take_if(|asked| *asked == link);
+            cx.sync.more = false;
+            cx.sync.asked.take_if(|(asked, _)| *asked == link);
             pass_over(cx, link, What::Headers);
         }
         RpcWant::Block(block) => {
@@ -600,7 +622,10 @@ fn forgive(cx: &mut Context, link: ConnectionId, what: What) {
 
 /// A link is gone, and what was asked for on it.
 pub(crate) fn link_down(cx: &mut Context, link: ConnectionId) {
-    cx.sync.asked.take_if(|asked| *asked == link);
+    cx.sync.asked.take_if(|(asked, _)| *asked == link);
+    if cx.sync.from == Some(link) {
+        cx.sync.more = false;
+    }
     not_from(cx, link, None);
     cx.sync.passed.retain(|(passed, _), _| *passed != link);
     cx.sync.failures.retain(|(failed, _), _| *failed != link);

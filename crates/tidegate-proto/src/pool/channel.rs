@@ -361,7 +361,7 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
             cx.fetches_wait |= mine && !on_node;
             mine && on_node
         };
-        let until = |bytes: u32| cx.now + connection.patience(bytes);
+        let until = |bytes, late| cx.now + connection.alone(bytes, late);
         let Some(request) = pool.fetcher.next_for(at.link, fits, until) else { break };
         if !link.issuer.owes(request.tag) {
             // It was settled by the name of another item, as ids may collide. R7.3.4

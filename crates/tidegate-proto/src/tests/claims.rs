@@ -9,11 +9,13 @@ use super::app::{
     FOREIGN, LARGE, SMALL, TestRules, block, config, facts, genesis, id, ids_of, item, item_of,
 };
 use super::script::{
-    BLOCK, CONTROL, PEER, SMALL_POOL, Script, TIP, setup, withhold, withhold_blocks,
+    BLOCK, CONTROL, PEER, SMALL_POOL, Script, TIP, hello, setup, withhold, withhold_blocks,
 };
+use super::syncing::chain;
 use crate::Violation;
-use crate::id::{ConnectionId, Digest, PeerId};
-use crate::io::{Admission, Block, Command, Input, Subject, Verdict};
+use crate::chunk;
+use crate::id::{ConnectionId, Digest, ItemId, PeerId};
+use crate::io::{Admission, Block, Command, Input, Subject, TipChange, Verdict};
 use crate::rules::Rules as _;
 use crate::wire::{
     self, Answer, BlockFetch, BlockMessage, BlockPart, BlockWant, Body, Compact, ControlMessage,
@@ -196,6 +198,142 @@ fn what_nobody_can_be_asked_for_is_begun_anew() {
     assert!(script.closed.is_empty());
 }
 
+/// A peer whose round trip seems to be a second, and that pushes a block of so many items, of which the
+/// pool has all but the last, with short ids that are right or not.
+fn slow_on_purpose(count: usize, right: bool) -> (Script, Block) {
+    let mut script = Script::with(config(1));
+    script.judge = withhold_blocks;
+    script.connect(PEER);
+    script.send(CONTROL, &ControlMessage::Hello(hello(script.connection)));
+    script.wait(990);
+    script.send(CONTROL, &ControlMessage::Setup(setup(&config(1))));
+    let items = (1..=count as u8).map(|n| (SMALL, item(n, 20))).collect::<Vec<_>>();
+    for (pool, body) in items[..count - 1].iter().cloned() {
+        let admission = Admission::default();
+        script.command(Command::Publish { request: 1, pool, body, admission });
+    }
+    let wanted = block(&genesis(), 1, 1, &items);
+    script.take();
+    let mut compact = script.compact(&wanted);
+    if right {
+        compact.short_ids = script.short_ids(&wanted).concat().into();
+    }
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    assert_eq!(script.fetched().len(), 1);
+    (script, wanted)
+}
+
+/// How long a peer is waited for is measured by its own answers: one that was slow on purpose held every
+/// block up for as long as it liked, up to eight seconds.
+#[test]
+fn who_is_slow_on_purpose_is_not_waited_for() {
+    for right in [true, false] {
+        let (mut script, wanted) = slow_on_purpose(5, right);
+        script.another_peer();
+        script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+        script.wait(990);
+        assert_eq!(script.fetched(), []);
+        script.wait(200);
+        let [fetch] = script.fetched().try_into().unwrap();
+        if !right {
+            // Most are in the pool, as the ids show.
+            assert_eq!(fetch.want, BlockWant::Ids(0));
+            script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..5)));
+            assert_eq!(script.fetched()[0].want, BlockWant::Items(vec![4]));
+        } else {
+            assert_eq!(fetch.want, BlockWant::Items(vec![4]));
+        }
+        script.send(BLOCK, &BlockMessage::Item(item_of(&wanted, 4)));
+        assert_eq!(script.judged().len(), 1);
+        assert!(script.closed.is_empty());
+    }
+}
+
+/// It is waited for where nobody else has the block; and from whoever tells of it then it is had.
+#[test]
+fn who_alone_has_a_block_may_be_slow() {
+    let (mut script, wanted) = slow_on_purpose(1, true);
+    let slow = script.connection;
+    script.wait(2_000);
+    assert_eq!(script.fetched(), []);
+    script.send(BLOCK, &BlockMessage::Item(item_of(&wanted, 0)));
+    assert_eq!(script.judged().len(), 1);
+
+    let (mut script, wanted) = slow_on_purpose(1, true);
+    script.wait(1_500);
+    script.another_peer();
+    script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+    script.wait(250);
+    let [fetch] = script.fetched().try_into().unwrap();
+    assert_eq!(fetch.want, BlockWant::Ids(0));
+    // The first was not too late either.
+    script.send_on(slow, BLOCK, &BlockMessage::Item(item_of(&wanted, 0)));
+    script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..1)));
+    assert_eq!(script.judged().len(), 1);
+    assert!(script.closed.is_empty());
+}
+
+/// What one is late with, those are asked for that were dialed: whoever is late on purpose cannot choose
+/// them. They are not waited for either.
+#[test]
+fn after_one_that_is_late_those_are_asked_that_were_dialed() {
+    for reads in [true, false] {
+        let (mut script, wanted) = slow_on_purpose(5, true);
+        script.connect(PeerId([7; 32]));
+        script.shake_hands();
+        let inbound = script.connection;
+        script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+        script.dial(PeerId([8; 32]));
+        script.shake_hands();
+        let dialed = script.connection;
+        script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+        if !reads {
+            script.stalled = true;
+            let unknown = block(&genesis(), 9, 9, &[]).block;
+            script.send(TIP, &TipMessage::Held(Held { block: unknown, height: 1 }));
+            assert_eq!(script.fetched().len(), 1);
+            script.stalled = false;
+        }
+        for connection in [inbound, dialed] {
+            script.connection = connection;
+            script.take();
+        }
+        script.wait(1_040);
+        assert_eq!(script.fetched().len(), usize::from(reads));
+        script.connection = inbound;
+        script.wait(50);
+        assert_eq!(script.fetched().len(), usize::from(!reads));
+        assert!(script.closed.is_empty());
+    }
+}
+
+/// One whose short ids are not the block's held it up for a round trip at least, however many pushed the
+/// right ones.
+#[test]
+fn a_right_compact_block_makes_up_for_a_false_one() {
+    let (mut script, wanted) = slow_on_purpose(5, false);
+    let body = wanted.items[4].body.clone();
+    let mut compact = script.compact(&wanted);
+    compact.short_ids = script.short_ids(&wanted).concat().into();
+    script.another_peer();
+    // Where it does not show that it is right nothing comes of it.
+    script.send(BLOCK, &BlockMessage::Push(compact.clone()));
+    assert_eq!(script.judged().len(), 0);
+    script.connect(PeerId([7; 32]));
+    script.shake_hands();
+    compact.prefilled = vec![Prefilled { index: 4, body }];
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    assert_eq!(script.judged().len(), 1);
+    script.wait(1_000);
+    let reports = script.received::<BlockMessage>(BLOCK).into_iter();
+    let reports = reports.filter_map(|message| match message {
+        BlockMessage::Return(returns) => Some(returns[0].report),
+        _ => None,
+    });
+    assert_eq!(reports.collect::<Vec<_>>(), [Report::First]);
+    assert!(script.closed.is_empty());
+}
+
 /// A list that is proven shows that who sent the compact block named another pool. R9.2.14
 #[test]
 fn a_proven_list_blames_who_said_otherwise() {
@@ -247,7 +385,7 @@ fn an_item_is_checked_whatever_is_being_put_together() {
     assert_eq!(script.fetched()[0].want, BlockWant::Items(vec![0]));
     // Nobody else has it: it is given up.
     script.wait(4_000);
-    let (start, mut rest) = crate::chunk::start(&body);
+    let (start, mut rest) = chunk::start(&body);
     let mut begun = item_of(&wanted, 0);
     begun.pool = "foreign".to_owned();
     begun.id = TestRules.item_id("foreign", &body);
@@ -342,7 +480,7 @@ fn the_permit_of_a_header_waits_for_its_own_verdict() {
 /// A peer whose rules for blocks are others connects.
 fn by_other_rules(script: &mut Script) -> ConnectionId {
     script.connect(PEER);
-    script.send(CONTROL, &ControlMessage::Hello(super::script::hello(script.connection)));
+    script.send(CONTROL, &ControlMessage::Hello(hello(script.connection)));
     let mut setup = setup(&config(1));
     setup.offers[0].versions[0].rules = Digest([1; 32]);
     script.send(CONTROL, &ControlMessage::Setup(setup));
@@ -467,4 +605,41 @@ fn what_is_served_is_charged() {
     assert!((30..=48).contains(&first), "{first}");
     script.wait(3_000);
     assert_eq!(first + served(&mut script), 200);
+}
+
+/// An item that was asked for may come when its block is forgotten: there is nothing to check it by, nothing
+/// comes of it, and nobody is to blame.
+#[test]
+fn an_item_of_a_forgotten_block_is_nothing() {
+    for (size, own, expected) in [
+        (100, 2, Some(Violation::WrongItem)),
+        (100, 80, None),
+        (100_000, 2, Some(Violation::WrongItem)),
+        (100_000, 80, None),
+    ] {
+        let mut script = Script::up();
+        script.judge = withhold_blocks;
+        let wanted = block(&genesis(), 1, 2, &[(LARGE, item(1, size))]);
+        let compact = script.compact(&wanted);
+        script.send(BLOCK, &BlockMessage::Push(compact));
+        assert_eq!(script.fetched()[0].want, BlockWant::Items(vec![0]));
+        for own in chain(own, 20) {
+            script.command(Command::PublishBlock { request: 0, block: own.clone() });
+            script.command(Command::SetTip(TipChange::new(own.block)));
+        }
+        script.take();
+        let (body, rest) = chunk::start(&wanted.items[0].body);
+        let id = ItemId([7; 32]);
+        script
+            .send(BLOCK, &BlockMessage::Item(wire::BlockItem { body, id, ..item_of(&wanted, 0) }));
+        if let Some(mut rest) = rest
+            && expected.is_none()
+        {
+            while let Some(chunk) = rest.next() {
+                script.send(BLOCK, &BlockMessage::Chunk(chunk));
+            }
+        }
+        assert_eq!(script.accusation(), expected, "{size}");
+        assert_eq!(script.judged(), []);
+    }
 }

@@ -1,5 +1,6 @@
 //! Section 16: asking for what others have, and catching up.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use super::script::{PEERS, RPC, Script, TIP};
 use crate::id::{BlockId, PeerId};
 use crate::io::{Admission, Block, Command, Event, Subject, TipChange, Verdict};
 use crate::wire::{
-    BlockBody, BlockHeader, Body, BodyGroup, Encode as _, Held, ItemBody, MAX_HEADERS,
+    BlockBody, BlockHeader, BlockWant, Body, BodyGroup, Encode as _, Held, ItemBody, MAX_HEADERS,
     PeersMessage, RpcBlock, RpcError, RpcFailed, RpcHeaders, RpcMessage, RpcRequest, RpcWant,
     TipMessage,
 };
@@ -144,7 +145,7 @@ fn who_boasts_does_not_hold_up_the_others() {
     let failed = RpcFailed { id: *id, error: RpcError::Unknown };
     script.send(RPC, &RpcMessage::Failed(failed));
     assert_eq!(requests(&mut script), []);
-    assert!(has_ended(&script));
+    assert!(!has_started(&script));
     // The next block of an honest peer is taken as ever.
     script.another_peer();
     script.send(TIP, &TipMessage::Header(chain[20].header.clone()));
@@ -167,6 +168,10 @@ pub(super) fn requests(script: &mut Script) -> Vec<(u32, RpcWant)> {
 /// The number of the request for headers among some.
 fn of_headers(asked: &[(u32, RpcWant)]) -> Option<u32> {
     asked.iter().find(|(_, want)| matches!(want, RpcWant::Headers(_))).map(|(id, _)| *id)
+}
+
+fn has_started(script: &Script) -> bool {
+    script.events.iter().any(|event| matches!(event, Event::SyncStarted { .. }))
 }
 
 fn has_ended(script: &Script) -> bool {
@@ -493,11 +498,7 @@ fn who_boasts_and_is_silent_is_not_believed_again() {
     let held = Held { block: BlockId([9; 32]), height: u64::MAX };
     script.send(TIP, &TipMessage::Held(held));
     let mut asked = requests(&mut script).len();
-    let started = |script: &Script| {
-        let is_start = |event: &&Event| matches!(event, Event::SyncStarted { .. });
-        script.events.iter().filter(is_start).count()
-    };
-    assert_eq!((asked, started(&script)), (1, 1));
+    assert_eq!(asked, 1);
     for _ in 0..120 {
         script.wait(5_000);
         asked += requests(&mut script).len();
@@ -505,8 +506,86 @@ fn who_boasts_and_is_silent_is_not_believed_again() {
         script.send(PEERS, &PeersMessage::Ask);
     }
     assert_eq!(asked, 4, "as many as he may leave without an answer");
-    assert_eq!(started(&script), 1, "one lie is believed once");
+    assert!(!has_started(&script), "nothing of it was shown");
+}
+
+/// One that came again and again and said anything kept a node catching up for ever: it was not ready, and
+/// got no block in parts. R16.11
+#[test]
+fn what_nobody_shows_is_nothing_to_catch_up_with() {
+    let chain = chain(21, 100);
+    let (mut script, asked) = asking(&chain[..20]);
+    assert!(has_started(&script));
+    let boast = |script: &mut Script| {
+        script.connect(PeerId([7; 32]));
+        script.shake_hands();
+        let held = Held { block: BlockId([9; 32]), height: u64::MAX };
+        script.send(TIP, &TipMessage::Held(held));
+    };
+    let honest = script.connection;
+    boast(&mut script);
+    let first = script.connection;
+    script.take();
+    script.connection = honest;
+    let mut asked = VecDeque::from(asked);
+    let mut rounds = 0;
+    // Some bodies are asked of the one that boasts, who is silent.
+    while script.node.tip().unwrap().height < 20 {
+        rounds += 1;
+        assert!(rounds < 100, "{:?}", script.node.tip());
+        if asked.is_empty() {
+            script.wait(500);
+        }
+        asked.extend(requests(&mut script));
+        let Some((id, RpcWant::Block(block))) = asked.pop_front() else { continue };
+        let block = chain.iter().find(|of| of.block == block).unwrap();
+        let items = block.items.iter().map(|item| item.body.clone()).collect::<Vec<_>>();
+        script.send(RPC, &RpcMessage::Block(RpcBlock { id, body: body(&items) }));
+        let height = script.node.tip().unwrap().height as usize;
+        for next in &chain[height..20] {
+            if script.node.block(&next.block).is_some() {
+                script.command(Command::SetTip(TipChange::new(next.block)));
+            }
+        }
+    }
+    script.close(first);
+    boast(&mut script);
     assert!(has_ended(&script));
+    // The next block is fetched as every day, whoever is asked first.
+    script.another_peer();
+    script.send(TIP, &TipMessage::Header(chain[20].header.clone()));
+    script.wait(1_400);
+    assert_eq!(script.fetched()[0].want, BlockWant::Compact);
+}
+
+/// One who was asked for headers and said nothing kept all others from being asked for five seconds, each
+/// time that it came.
+#[test]
+fn who_is_silent_about_headers_is_not_waited_for() {
+    let chain = chain(40, 100);
+    let mut script = Script::up();
+    let silent = script.connection;
+    let held = |of: &[Block]| {
+        let last = of.last().unwrap();
+        TipMessage::Held(Held { block: last.block, height: of.len() as u64 })
+    };
+    script.send(TIP, &held(&chain));
+    let late = of_headers(&requests(&mut script)).unwrap();
+    script.another_peer();
+    script.send(TIP, &held(&chain));
+    script.wait(990);
+    assert_eq!(requests(&mut script), []);
+    script.wait(20);
+    let id = of_headers(&requests(&mut script)).unwrap();
+    // It is asked once, and may answer.
+    script.wait(1_500);
+    assert_eq!(requests(&mut script), []);
+    let headers_of = |id, of: &[Block]| headers(id, of);
+    script.send_on(silent, RPC, &headers_of(late, &chain[..20]));
+    assert_eq!(script.node.best_header().unwrap().height, 20);
+    script.send(RPC, &headers_of(id, &chain));
+    assert_eq!(script.node.best_header().unwrap().height, 40);
+    assert!(script.closed.is_empty());
 }
 
 /// One who shows headers and no bodies holds nothing that can be had.
