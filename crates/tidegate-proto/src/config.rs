@@ -155,7 +155,7 @@ impl Config {
             .saturating_add(self.blocks_bytes())
             .saturating_add(u64::from(limits.fetch_bytes_node))
             .saturating_add(handshakes)
-            .saturating_add(u64::from(limits.bans) * BAN)
+            .saturating_add((u64::from(limits.bans) + crate::peers::UNPAID as u64) * BAN)
             .saturating_add(u64::from(limits.book_new_buckets) * NEW_SLOTS * BOOK_ENTRY)
             .saturating_add(u64::from(limits.book_tried_buckets) * TRIED_SLOTS * BOOK_ENTRY)
     }

@@ -167,6 +167,12 @@ impl Link {
         }
     }
 
+    /// Until when the work that it has caused would be done, if it is ahead of its share by more than a
+    /// link may be.
+    pub(crate) fn ahead_until(&self, now: Time) -> Option<Time> {
+        Some(self.worked_until).filter(|until| *until > now + AHEAD)
+    }
+
     /// Until when it rests, if it was too far ahead of its share of the work: then some of what it waits
     /// for is done at once, which costs less than one thing after the other.
     fn must_rest_until(&self, now: Time) -> Option<Time> {

@@ -33,6 +33,10 @@ pub(crate) fn busy() -> Refusal {
     Refusal::Busy(RETRY_MS)
 }
 
+/// Groups that are remembered because work of theirs is left: more than can come and go while it is, which
+/// is a second at most.
+pub(crate) const UNPAID: usize = 256;
+
 /// Connections of one identity at a time: the one that is there, and one that may replace it.
 const OF_ONE: usize = 2;
 
@@ -42,6 +46,9 @@ pub(crate) struct Peers {
     bans: BTreeMap<PeerId, Ban>,
     dials: BTreeMap<DialId, Dialing>,
     next_dial: u64,
+    /// Groups whose peers left while there was more work of theirs than their share, and until when it
+    /// would be done.
+    unpaid: BTreeMap<Group, Time>,
     /// How often somebody was banned.
     pub(crate) banned_so_far: u64,
     pub(crate) shutting_down: bool,
@@ -150,6 +157,24 @@ impl Peers {
     }
 }
 
+/// A connection has ended. Whoever comes from there before the work is done that it left waits for that:
+/// new permits for each connection would be more than its share.
+pub(crate) fn left(cx: &mut Context, link: &Link) {
+    let Some(until) = link.ahead_until(cx.now).filter(|_| link.direction.is_inbound()) else {
+        return;
+    };
+    let (now, unpaid) = (cx.now, &mut cx.peers.unpaid);
+    unpaid.retain(|_, until| *until > now);
+    let known = unpaid.entry(group(&link.address)).or_insert(until);
+    *known = until.max(*known);
+    if unpaid.len() > UNPAID
+        && let Some(first) = unpaid.iter().min_by_key(|(_, until)| **until)
+    {
+        let first = first.0.clone();
+        unpaid.remove(&first);
+    }
+}
+
 /// Why the peer of a connection is not wanted, if it is not.
 pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
     let Some(connection) = cx.links.get(link) else { return Ok(()) };
@@ -205,6 +230,10 @@ pub(crate) fn has_room_for_hello(
         };
         cx.links.iter().filter(waits)
     };
+    // R5.3.7
+    if cx.peers.unpaid.get(&group(&this.address)).is_some_and(|until| *until > cx.now) {
+        return Err(busy());
+    }
     if pending().count() <= cx.config.limits.handshakes as usize {
         return Ok(None);
     }

@@ -339,6 +339,15 @@ impl Returns {
         true
     }
 
+    /// Steps that the permits cost which do not go back, since the link is gone: nothing that came with
+    /// one was of use so far.
+    pub(crate) fn unpaid(&self, issuer: &Issuer) -> u64 {
+        let waiting = self.waiting.iter().map(|given| issuer.cost(given)).sum::<u64>();
+        let open = issuer.out.values().filter(|owed| !owed.reported);
+        let bodies = open.filter(|owed| matches!(owed.spent, Spent::Body(_)));
+        waiting + bodies.map(|owed| cost(owed.spent, Report::Ignored)).sum::<u64>()
+    }
+
     /// When the waiting ones must leave, if none joins them.
     pub(crate) fn due(&self, issuer: &Issuer) -> Option<Time> {
         let full =

@@ -72,6 +72,7 @@ impl ChannelTrait for Channel {
             wake_block(cx, link);
         }
         let Some(link) = cx.blocks.links.remove(&at.link) else { return };
+        cx.caused(at.link, link.returns.unpaid(&link.issuer));
         for request in link.requests {
             lost(cx, at.link, request.late(true));
         }

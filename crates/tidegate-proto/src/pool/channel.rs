@@ -67,6 +67,8 @@ impl ChannelTrait for Channel {
         let Some(link) = pool.links.remove(&at.link) else { return };
         // What waits for a verdict keeps its share, and frees it then.
         cx.fetch_bytes -= link.requested.values().map(|requested| requested.charged).sum::<u32>();
+        cx.caused(at.link, link.returns.unpaid(&link.issuer));
+        let pool = &mut cx.pools[at.index];
         // Another link may get its place in the sets.
         for entry in pool.log.values_mut() {
             entry.known_by.remove(link.ordinal);

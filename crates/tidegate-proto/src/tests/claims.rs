@@ -14,12 +14,12 @@ use super::script::{
 use super::syncing::chain;
 use crate::Violation;
 use crate::chunk;
-use crate::id::{ConnectionId, Digest, ItemId, PeerId};
+use crate::id::{Address, ConnectionId, Digest, ItemId, PeerId};
 use crate::io::{Admission, Block, Command, Input, Subject, TipChange, Verdict};
 use crate::rules::Rules as _;
 use crate::wire::{
     self, Answer, BlockFetch, BlockMessage, BlockPart, BlockWant, Body, Compact, ControlMessage,
-    Group, Held, NotHere, PoolMessage, Prefilled, Report, Return, TipMessage, TipSlot,
+    Group, Held, NotHere, PoolMessage, Prefilled, Refusal, Report, Return, TipMessage, TipSlot,
 };
 
 /// A block of so many items that are in the pool, and a compact block whose short ids are in the
@@ -563,6 +563,45 @@ fn what_went_back_is_not_asked_for() {
     script.wait(100);
     assert_eq!(script.received::<PoolMessage>(SMALL_POOL), []);
     crate::pool::ALIAS_MASK.set(u64::MAX);
+}
+
+/// Who left before its permits went back came again with new ones: its work cost it nothing. R5.3.7
+#[test]
+fn who_comes_back_waits_for_the_work_that_it_left() {
+    let addresses =
+        [1u8, 2].map(|n| Address(vec![4, 8, n, 1, 1, 0x91, 0x02, 0, 1, 0xcc, 0x03].into()));
+    // A body that is of no use is nine steps, and a tenth of a second is free.
+    for (bodies, a_second, waits) in
+        [(10, 1_000, None), (20, 1_000, Some(180)), (20, 100, Some(1_000))]
+    {
+        let mut config = config(1);
+        config.limits.work_per_second = a_second;
+        let mut script = Script::with(config);
+        script.judge = withhold;
+        script.seen_at = addresses[0].clone();
+        script.connect(PEER);
+        script.shake_hands();
+        for n in 0..bodies {
+            script.send(SMALL_POOL, &PoolMessage::Push(Body::Whole(item(n, 20))));
+        }
+        script.close(script.connection);
+        let refused = |script: &mut Script, address: &Address| {
+            script.seen_at = address.clone();
+            script.connect(PeerId([7; 32]));
+            let refusal = script.refusal();
+            script.close(script.connection);
+            refusal == Some(Refusal::Busy(1000))
+        };
+        assert!(!refused(&mut script, &addresses[1]), "others do not wait");
+        assert_eq!(refused(&mut script, &addresses[0]), waits.is_some());
+        if let Some(waits) = waits {
+            script.wait(waits - 2);
+            assert!(refused(&mut script, &addresses[0]), "{bodies}");
+            // Hello and setup were some steps too.
+            script.wait(10);
+            assert!(!refused(&mut script, &addresses[0]), "{bodies}");
+        }
+    }
 }
 
 /// What a pushed block costs is its sender's, also when that is done at the verdict about its header: he
