@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::channel::Context;
+use crate::channel::{Context, charge};
 use crate::config::Limits;
 use crate::fetch::{Announced, Fetcher};
 use crate::id::{BlockId, ConnectionId, Salt};
@@ -43,7 +43,7 @@ pub(crate) use headers::{header_announced, header_overdue, header_verdict, peer_
 use keep::Unexecuted;
 use link::BlockLink;
 use orphans::Orphans;
-use reconstruct::{Progress, Reconstruction};
+use reconstruct::{Progress, Pushed, Reconstruction};
 
 /// How often what is wanted and not here is asked for anew: everyone may have failed to deliver it,
 /// and nobody announces it twice.
@@ -323,12 +323,17 @@ fn compact_arrived(
         give_back_pushed(cx, link, pushed, report);
         return Ok(());
     }
+    let before = cx.stats.of(Count::Work);
     let Some(mut started) = look_up(cx, facts, compact)? else {
         give_back_pushed(cx, link, pushed, Report::Ignored);
         return Ok(());
     };
     cx.blocks.fetcher.resolved((block, BlockPart::Compact));
-    started.pushed = pushed.map(|number| (link, number));
+    let work = cx.stats.of(Count::Work) - before;
+    started.pushed = pushed.map(|number| Pushed { link, number, work });
+    if pushed.is_some() {
+        cx.charged_later += work;
+    }
     started.origin = Some(link);
     started.sources.push(link);
     let others = cx.blocks.known.get(&block).map(|known| known.announced_by.iter());
@@ -369,17 +374,15 @@ fn another_compact(
 ) -> Result<(), Violation> {
     let (block, most) = (facts.block, cx.config.limits.block_size);
     let another = look_up(cx, facts, compact)?.map(|mut another| {
-        another.pushed = pushed.map(|number| (link, number));
+        another.pushed = pushed.map(|number| Pushed { link, number, work: 0 });
         (another.progress(most, &cx.pools), another)
     });
     let Some((Progress::Complete, another)) = another else {
         give_back_pushed(cx, link, pushed, Report::Duplicate);
         return Ok(());
     };
-    if let Some(before) = cx.blocks.building.insert(block, another)
-        && let Some((first, number)) = before.pushed
-    {
-        give_back(cx, first, number, Report::Duplicate);
+    if let Some(before) = cx.blocks.building.insert(block, another) {
+        end_push(cx, before.pushed, Report::Duplicate);
     }
     complete(cx, block);
     Ok(())
@@ -431,9 +434,7 @@ fn advance(cx: &mut Context, block: BlockId) {
 /// Nobody has what is missing. Who announces the block again will be asked again.
 fn abandon(cx: &mut Context, block: BlockId) {
     let Some(building) = cx.blocks.building.remove(&block) else { return };
-    if let Some((link, number)) = building.pushed {
-        give_back(cx, link, number, Report::Ignored);
-    }
+    end_push(cx, building.pushed, Report::Ignored);
     wake_all(cx);
 }
 
@@ -443,17 +444,13 @@ fn complete(cx: &mut Context, block: BlockId) {
     let (items, lacked) = building.finish();
     if body::admissible(&items, &cx.pools, &cx.config.limits).is_err() {
         // R9.4.2
-        if let Some((link, number)) = pushed {
-            give_back(cx, link, number, Report::Ignored);
-        }
+        end_push(cx, pushed, Report::Ignored);
         return mark_bad(cx, block);
     }
     cx.stats.add(Count::BlockItems, items.len() as u64);
     cx.stats.add(Count::BlockItemsLacked, lacked.len() as u64);
     useful(cx, block, lacked.iter().filter_map(|n| items.get(*n as usize)));
-    if let Some((link, number)) = pushed {
-        give_back(cx, link, number, Report::First);
-    }
+    end_push(cx, pushed, Report::First);
     whole(cx, block, items, lacked, Judged::Waiting);
     ask_if_ready(cx, block);
     keep::prune_bodies(cx);
@@ -681,6 +678,15 @@ fn give_back(cx: &mut Context, link: ConnectionId, number: u32, report: Report) 
     if let Some(link) = cx.blocks.links.get_mut(&link) {
         link.returns.push(&mut link.issuer, number, report, cx.now);
         cx.links.wake(link.at.link, link.at.slot);
+    }
+}
+
+/// What began with a push has its end. Unless it was of use, it is charged with what looking it up took.
+fn end_push(cx: &mut Context, pushed: Option<Pushed>, report: Report) {
+    let Some(Pushed { link, number, work }) = pushed else { return };
+    give_back(cx, link, number, report);
+    if report != Report::First {
+        cx.caused(link, charge(work));
     }
 }
 

@@ -98,6 +98,8 @@ pub(crate) struct Context {
     pub(crate) fetch_bytes: u32,
     /// Something was not asked for since those were too many: when they are fewer, links are woken.
     pub(crate) fetches_wait: bool,
+    /// Work of what is being dealt with that is charged when it shows whether it was of use.
+    pub(crate) charged_later: u64,
     /// Who has proven to break the rules while something else was dealt with: they are ended when
     /// that is done, since ending a connection changes all that a channel works on.
     pub(crate) accused: Vec<(ConnectionId, Violation)>,
@@ -128,9 +130,14 @@ impl Context {
 
     /// What was done since so much work had been counted was caused by a link, unasked.
     pub(crate) fn charge(&mut self, link: ConnectionId, before: u64) {
-        // Looks at what peers pile up are short.
-        self.caused(link, 1 + (self.stats.of(Count::Work) - before) / 16);
+        let later = std::mem::take(&mut self.charged_later);
+        self.caused(link, 1 + charge((self.stats.of(Count::Work) - before).saturating_sub(later)));
     }
+}
+
+/// Steps that a link is charged with for so much work: looks at what peers pile up are short.
+pub(crate) fn charge(work: u64) -> u64 {
+    work / 16
 }
 
 /// Writes the dispatch over all channels.

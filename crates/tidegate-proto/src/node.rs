@@ -100,6 +100,7 @@ impl Node {
             stats: Stats::default(),
             fetch_bytes: 0,
             fetches_wait: false,
+            charged_later: 0,
             accused: Vec::new(),
         };
         let mut node = Self { cx };

@@ -18,7 +18,7 @@ use super::{
     Body, Known, abandon, advance, body, can_be_asked, give_back, headers, keep, mark_bad,
     reconstruct, sync, wake_block,
 };
-use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
+use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms, charge};
 use crate::chunk::{self, Receiving};
 use crate::config::Config;
 use crate::id::{BlockId, ConnectionId, ItemId, PoolIndex};
@@ -72,7 +72,10 @@ impl ChannelTrait for Channel {
             wake_block(cx, link);
         }
         let Some(link) = cx.blocks.links.remove(&at.link) else { return };
-        cx.caused(at.link, link.returns.unpaid(&link.issuer));
+        let pushed = cx.blocks.building.values().filter_map(|building| building.pushed);
+        let own = pushed.filter(|pushed| pushed.link == at.link).map(|pushed| pushed.work);
+        let looked_up = charge(own.sum());
+        cx.caused(at.link, link.returns.unpaid(&link.issuer) + looked_up);
         for request in link.requests {
             lost(cx, at.link, request.late(true));
         }

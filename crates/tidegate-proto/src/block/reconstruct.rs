@@ -157,8 +157,18 @@ pub(crate) struct Reconstruction {
     pub(crate) unasked_since: Option<Time>,
     /// Whose compact block this began with, as long as it has not proven to be false.
     pub(crate) origin: Option<ConnectionId>,
-    /// Whose push this began with, and its number.
-    pub(crate) pushed: Option<(ConnectionId, u32)>,
+    /// Which push this began with.
+    pub(crate) pushed: Option<Pushed>,
+}
+
+/// A compact block that came unasked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pushed {
+    pub(crate) link: ConnectionId,
+    /// Its number.
+    pub(crate) number: u32,
+    /// What looking it up took.
+    pub(crate) work: u64,
 }
 
 /// The bytes of an item, and whether a pool had it.

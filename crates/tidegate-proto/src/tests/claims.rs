@@ -618,10 +618,39 @@ fn a_block_that_waited_for_its_header_is_charged() {
     let (ticket, _) = script.questions.pop().unwrap();
     let verdict = Verdict::Accept(Admission::default());
     script.command(Command::Verdict { ticket, verdict });
-    assert_eq!(script.fetched(), []);
-    script.wait(1_200);
+    script.wait(400);
     let [fetch] = script.fetched().try_into().unwrap();
     assert_eq!((fetch.block, fetch.want), (wanted.block, BlockWant::Ids(0)));
+    script.wait(1_000);
+    let not_here = NotHere { block: wanted.block, part: BlockPart::Ids };
+    script.send(BLOCK, &BlockMessage::NotHere(not_here));
+    assert!(rests(&mut script, 900));
+}
+
+/// Whether the peer rests for so long: until then it is asked for nothing.
+fn rests(script: &mut Script, ms: u64) -> bool {
+    let unknown = block(&genesis(), 9, 9, &[]).block;
+    script.take();
+    script.send(TIP, &TipMessage::Held(Held { block: unknown, height: 5 }));
+    script.wait(ms);
+    let rested = script.fetched().is_empty();
+    script.wait(1_200);
+    rested && !script.fetched().is_empty()
+}
+
+/// Who is first with a block is not charged with looking it up: blocks are what it is all for.
+#[test]
+fn who_pushes_a_block_that_is_of_use_does_not_rest() {
+    let mut config = config(1);
+    config.limits.work_per_second = 50;
+    let mut script = Script::up_with(config);
+    script.judge = withhold_blocks;
+    let (wanted, mut compact) = shuffled(&mut script, 1025);
+    compact.short_ids = script.short_ids(&wanted).concat().into();
+    script.wait(1_000);
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    assert_eq!(script.judged().len(), 1);
+    assert!(!rests(&mut script, 0));
 }
 
 /// One request for many items costs many messages, and blocks can be asked for again and again: who asks
