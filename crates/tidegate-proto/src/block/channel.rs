@@ -282,8 +282,9 @@ fn on_item(cx: &mut Context, at: At, item: wire::BlockItem) -> Result<(), Violat
     let pool = pool::named(&cx.pools, &name);
     match body {
         wire::Body::Whole(body) => {
+            deliver(cx, block, index, &name, id, body)?;
             item_answered(cx, at, &block, index);
-            deliver(cx, block, index, &name, id, body)
+            Ok(())
         }
         wire::Body::Chunked(start) => {
             // R6.4.2
@@ -301,7 +302,8 @@ fn largest_item(pools: &[Pool], pool: Option<PoolIndex>) -> u32 {
     pool.and_then(|pool| pools.get(pool.0 as usize)).map_or(all, |pool| pool.spec.max_item)
 }
 
-/// An item that was asked for is there, all of it: it is not awaited from here any more. R9.2.15
+/// An item that was asked for is there, all of it: it is not awaited from here any more. One that turns
+/// out to be another stays asked for, so that it is asked of others when this link ends. R9.2.15
 fn item_answered(cx: &mut Context, at: At, block: &BlockId, index: u32) {
     let Some(link) = cx.blocks.links.get_mut(&at.link) else { return };
     if link.item_answered(block, index) {
@@ -319,8 +321,11 @@ fn on_chunk(cx: &mut Context, at: At, chunk: &[u8]) -> Result<(), Violation> {
     let Some(Incoming { block, index, pool, id, proven, body }) = link.incoming.take() else {
         return Ok(());
     };
+    if proven {
+        deliver(cx, block, index, &pool, id, body.finish())?;
+    }
     item_answered(cx, at, &block, index);
-    if proven { deliver(cx, block, index, &pool, id, body.finish()) } else { Ok(()) }
+    Ok(())
 }
 
 /// An item is here whose pool and id are proven. If the block is being put together it must have that

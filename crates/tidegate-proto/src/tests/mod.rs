@@ -18,6 +18,7 @@ mod seconds;
 mod serving;
 mod storing;
 mod syncing;
+mod twisted;
 mod verdicts;
 mod violations;
 mod worked;

@@ -47,6 +47,8 @@ pub(super) struct Script {
     pub(super) judge: fn(&Subject) -> Option<Verdict>,
     next: u64,
     pub(super) dials: Vec<DialId>,
+    /// Frames on other connections than the present one.
+    pub(super) elsewhere: Vec<(ConnectionId, u32, Frame)>,
     /// What the node wants from its store, and in it.
     pub(super) loads: Vec<(u64, Load)>,
     pub(super) writes: Vec<(u64, Write)>,
@@ -147,6 +149,7 @@ impl Script {
             judge: |_| Some(Verdict::Accept(Admission::default())),
             next: 1,
             dials: Vec::new(),
+            elsewhere: Vec::new(),
             loads: Vec::new(),
             writes: Vec::new(),
             fates: Vec::new(),
@@ -269,7 +272,10 @@ impl Script {
         channel: u32,
         message: &impl Encode,
     ) {
-        let frame = message.to_frame().unwrap();
+        self.send_frame_on(connection, channel, message.to_frame().unwrap());
+    }
+
+    pub(super) fn send_frame_on(&mut self, connection: ConnectionId, channel: u32, frame: Frame) {
         self.input(Input::Frame { connection, channel, frame });
     }
 
@@ -372,6 +378,8 @@ impl Script {
                 Output::Frame { connection, channel, frame } => {
                     if connection == self.connection {
                         self.sent.push_back((channel, frame));
+                    } else {
+                        self.elsewhere.push((connection, channel, frame));
                     }
                     if !self.stalled {
                         let writable = Input::Writable { connection, channel };

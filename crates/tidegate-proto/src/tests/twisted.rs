@@ -1,0 +1,347 @@
+//! Liars and one honest peer, who all have the same block: whatever the liars make of their real messages,
+//! the block is put together as it is, and soon, and nobody honest is accused.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::app::{LARGE, SMALL, SharedIds, TestRules, block_by, config, genesis, ids_of, item_of};
+use super::script::{BLOCK, CONTROL, RPC, Script, TIP, withhold_blocks};
+use crate::chunk;
+use crate::id::{ConnectionId, PeerId, PoolIndex};
+use crate::io::{Admission, Block, Command};
+use crate::rng::Rng;
+use crate::rules::Rules;
+use crate::time::Time;
+use crate::wire::{
+    BlockBody, BlockFetch, BlockMessage, BlockPart, BlockWant, Body, BodyGroup, Compact,
+    ControlMessage, Encode as _, Frame, Group, Held, ItemBody, NotHere, Prefilled, RpcBlock,
+    RpcMessage, RpcWant, TipMessage,
+};
+
+/// How long it takes at most if liars are asked first: not so long that the block is had in another way.
+const PATIENCE: Duration = Duration::from_millis(2_900);
+const PLAYS: u64 = 3_000;
+
+struct Dice(Rng);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0.next_u64() % n
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// What a peer says next, and when.
+struct Said {
+    at: Time,
+    link: ConnectionId,
+    channel: u32,
+    frame: Frame,
+}
+
+struct Play {
+    script: Script,
+    dice: Dice,
+    block: Block,
+    honest: ConnectionId,
+    liars: Vec<ConnectionId>,
+    to_say: VecDeque<Said>,
+}
+
+/// A body of its own; those of both pools may be the same.
+fn body(dice: &mut Dice, n: u8, pool: PoolIndex) -> Bytes {
+    let size = match (pool, dice.below(4)) {
+        (LARGE, 0) => 61_000 + dice.below(80_000),
+        (LARGE, 1) => 5_000,
+        _ => 20 + dice.below(500),
+    };
+    super::app::item(n, size as usize)
+}
+
+impl Play {
+    fn new(seed: u64) -> Self {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_be_bytes());
+        let mut dice = Dice(Rng::new(bytes));
+        let rules: Box<dyn Rules> = match dice.below(2) {
+            0 => Box::new(TestRules),
+            _ => Box::new(SharedIds),
+        };
+        let count = 1 + dice.below(6) as u8;
+        let items = (1..=count).map(|n| {
+            let pool = [LARGE, SMALL][dice.below(2) as usize];
+            (pool, body(&mut dice, n, pool))
+        });
+        let items = items.collect::<Vec<_>>();
+        let block = block_by(&*rules, &genesis(), 1, 1, &items);
+        let mut script = Script::by(config(1), rules);
+        script.judge = withhold_blocks;
+        for (pool, body) in items {
+            let both = [LARGE, SMALL].into_iter().filter(|other| match *other == pool {
+                true => !dice.one_in(3),
+                false => dice.one_in(4) && body.len() < 10_000,
+            });
+            for pool in both.collect::<Vec<_>>() {
+                let (body, admission) = (body.clone(), Admission::default());
+                script.command(Command::Publish { request: 1, pool, body, admission });
+            }
+        }
+        script.connect(PeerId([8; 32]));
+        script.shake_hands();
+        let honest = script.connection;
+        let liars = (0..1 + dice.below(2)).map(|n| {
+            script.connect(PeerId([20 + n as u8; 32]));
+            script.shake_hands();
+            script.connection
+        });
+        let liars = liars.collect();
+        script.connection = ConnectionId(u64::MAX);
+        script.elsewhere.clear();
+        Self { script, dice, block, honest, liars, to_say: VecDeque::new() }
+    }
+
+    fn say(&mut self, link: ConnectionId, ms: u64, channel: u32, frame: Frame) {
+        let at = self.script.now + Duration::from_millis(ms);
+        // What one says comes in its order.
+        let last = self.to_say.iter().filter(|said| said.link == link).map(|said| said.at).max();
+        let at = last.map_or(at, |last| at.max(last));
+        let behind = self.to_say.iter().position(|said| said.at > at);
+        self.to_say.insert(behind.unwrap_or(self.to_say.len()), Said { at, link, channel, frame });
+    }
+
+    fn say_block(&mut self, link: ConnectionId, ms: u64, message: &BlockMessage) {
+        self.say(link, ms, BLOCK, message.to_frame().unwrap());
+    }
+
+    fn compact(&self) -> Compact {
+        let short_ids = self.script.short_ids(&self.block).concat().into();
+        Compact { short_ids, ..self.script.compact(&self.block) }
+    }
+
+    /// The names of pools, one or more of them wrong.
+    fn regroup(&mut self, groups: &mut Vec<Group>) {
+        let mut pools = Vec::new();
+        for group in groups.iter() {
+            pools.extend(std::iter::repeat_n(group.pool.clone(), group.count as usize));
+        }
+        let wrong = self.dice.below(pools.len() as u64) as usize;
+        let all = self.dice.one_in(3);
+        for (at, pool) in pools.iter_mut().enumerate() {
+            if all || at == wrong {
+                *pool = if pool == "large" { "small" } else { "large" }.to_owned();
+            }
+        }
+        *groups = pools
+            .chunk_by(|a, b| a == b)
+            .map(|run| Group { pool: run[0].clone(), count: run.len() as u32 })
+            .collect();
+    }
+
+    fn false_compact(&mut self) -> Compact {
+        let mut compact = self.compact();
+        let count = self.block.items.len() as u64;
+        for _ in 0..1 + self.dice.below(2) {
+            match self.dice.below(4) {
+                0 => self.regroup(&mut compact.groups),
+                1 => {
+                    let at = self.dice.below(count) as usize * 6;
+                    let mut ids = compact.short_ids.to_vec();
+                    let (other, own) = (self.dice.below(count) as usize * 6, at);
+                    ids.copy_within(other..other + 6, own);
+                    compact.short_ids = ids.into();
+                }
+                2 => compact.short_ids = vec![7; compact.short_ids.len()].into(),
+                _ => {
+                    let index = self.dice.below(count) as u32;
+                    let of = self.dice.below(count) as usize;
+                    let body = self.block.items[of].body.clone();
+                    if body.len() < 8_000 {
+                        compact.prefilled = vec![Prefilled { index, body }];
+                    }
+                }
+            }
+        }
+        compact
+    }
+
+    /// What the honest one answers.
+    fn answer(&mut self, link: ConnectionId, want: &BlockWant) -> Vec<BlockMessage> {
+        match want {
+            BlockWant::Header => vec![BlockMessage::Header(self.block.header.clone())],
+            BlockWant::Compact => vec![BlockMessage::Compact(self.compact())],
+            BlockWant::Ids(first) => {
+                let ids = ids_of(&self.block, *first as usize..self.block.items.len());
+                vec![BlockMessage::Ids(ids)]
+            }
+            BlockWant::Items(indices) => {
+                let lies = link != self.honest;
+                let mut answer = Vec::new();
+                for index in indices {
+                    let at = *index as usize;
+                    let (body, rest) = chunk::start(&self.block.items[at].body);
+                    answer.push(BlockMessage::Item(crate::wire::BlockItem {
+                        body,
+                        ..item_of(&self.block, at)
+                    }));
+                    // A liar may stop in the middle.
+                    let Some(mut rest) = rest else { continue };
+                    if lies && self.dice.one_in(2) {
+                        return answer;
+                    }
+                    answer.extend(std::iter::from_fn(|| rest.next()).map(BlockMessage::Chunk));
+                }
+                answer
+            }
+        }
+    }
+
+    /// What a liar answers: the truth, nothing, or something else.
+    fn twisted(&mut self, link: ConnectionId, fetch: &BlockFetch) -> Vec<BlockMessage> {
+        let part = match fetch.want {
+            BlockWant::Header => BlockPart::Header,
+            BlockWant::Compact => BlockPart::Compact,
+            BlockWant::Ids(_) => BlockPart::Ids,
+            BlockWant::Items(_) => BlockPart::Items,
+        };
+        let mut answer = self.answer(link, &fetch.want);
+        match self.dice.below(6) {
+            0 => return Vec::new(),
+            1 => return vec![BlockMessage::NotHere(NotHere { block: fetch.block, part })],
+            2 => return answer,
+            _ => {}
+        }
+        match answer.first_mut() {
+            Some(BlockMessage::Compact(_)) => {
+                answer = vec![BlockMessage::Compact(self.false_compact())];
+            }
+            Some(BlockMessage::Ids(ids)) => match self.dice.below(2) {
+                0 => self.regroup(&mut ids.groups),
+                _ => ids.ids.reverse(),
+            },
+            Some(BlockMessage::Item(item)) => match self.dice.below(3) {
+                0 => item.pool = if item.pool == "large" { "small" } else { "large" }.to_owned(),
+                1 => item.index ^= 1,
+                _ => {
+                    if let Body::Whole(body) = &mut item.body {
+                        *body = super::app::item(99, body.len());
+                    }
+                }
+            },
+            _ => {}
+        }
+        answer
+    }
+
+    /// Answers what the node has asked for since.
+    fn listen(&mut self) {
+        for (link, channel, frame) in std::mem::take(&mut self.script.elsewhere) {
+            let lies = link != self.honest;
+            match channel {
+                BLOCK => {
+                    let Ok(BlockMessage::Fetch(fetch)) = frame.decode() else { continue };
+                    let answer = match lies {
+                        true => self.twisted(link, &fetch),
+                        false => self.answer(link, &fetch.want),
+                    };
+                    let ms = if lies { self.dice.below(400) } else { 20 };
+                    answer.iter().for_each(|message| self.say_block(link, ms, message));
+                }
+                RPC => {
+                    let Ok(RpcMessage::Request(request)) = frame.decode() else { continue };
+                    if let (RpcWant::Block(_), false) = (&request.want, lies) {
+                        let (body, rest) = chunk::start(&self.whole_body());
+                        let answer = RpcMessage::Block(RpcBlock { id: request.id, body });
+                        self.say(link, 20, RPC, answer.to_frame().unwrap());
+                        let Some(mut rest) = rest else { continue };
+                        while let Some(chunk) = rest.next() {
+                            self.say(link, 20, RPC, RpcMessage::Chunk(chunk).to_frame().unwrap());
+                        }
+                    }
+                }
+                CONTROL => {
+                    if let Ok(ControlMessage::Ping(number)) = frame.decode() {
+                        let pong = ControlMessage::Pong(number).to_frame().unwrap();
+                        self.say(link, 20, CONTROL, pong);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The items of the block, as they are answered to a request.
+    fn whole_body(&self) -> Bytes {
+        let runs = self.block.items.chunk_by(|a, b| a.pool == b.pool);
+        let groups = runs.map(|run| BodyGroup {
+            pool: self.script.node.config().pools[run[0].pool.0 as usize].name.clone(),
+            items: run.iter().map(|item| ItemBody(item.body.clone())).collect(),
+        });
+        BlockBody { groups: groups.collect() }.to_bytes().unwrap()
+    }
+
+    /// Says it all until the application is asked about the block: how long that took.
+    fn run(mut self) -> Duration {
+        for liar in self.liars.clone() {
+            let ms = self.dice.below(300);
+            if self.dice.one_in(3) {
+                let header = TipMessage::Header(self.block.header.clone());
+                self.say(liar, ms, TIP, header.to_frame().unwrap());
+            } else {
+                let push = BlockMessage::Push(self.false_compact());
+                self.say_block(liar, ms, &push);
+            }
+        }
+        let ms = self.dice.below(300);
+        let (block, height) = (self.block.block, 1);
+        if self.dice.one_in(2) {
+            let push = BlockMessage::Push(self.compact());
+            self.say_block(self.honest, ms, &push);
+        } else {
+            let header = TipMessage::Header(self.block.header.clone());
+            self.say(self.honest, ms, TIP, header.to_frame().unwrap());
+        }
+        let held = TipMessage::Held(Held { block, height }).to_frame().unwrap();
+        self.say(self.honest, ms + 10, TIP, held);
+        let began = self.script.now;
+        while self.script.judged().is_empty() {
+            let took = self.script.now.since(began);
+            assert!(took < PATIENCE, "the block is held up");
+            while self.to_say.front().is_some_and(|said| said.at <= self.script.now) {
+                let Some(Said { link, channel, frame, .. }) = self.to_say.pop_front() else {
+                    break;
+                };
+                if !self.script.closed.contains(&link) {
+                    self.script.send_frame_on(link, channel, frame);
+                }
+                self.listen();
+            }
+            self.script.wait(10);
+            self.listen();
+        }
+        let [judged] = self.script.judged().try_into().unwrap();
+        let content = |block: &Block| {
+            let items = block.items.iter().map(|item| (item.pool, item.id, item.body.clone()));
+            (block.block, block.header.clone(), items.collect::<Vec<_>>())
+        };
+        assert_eq!(content(&judged), content(&self.block), "it is another block");
+        assert!(!self.script.closed.contains(&self.honest), "the honest one is accused");
+        self.script.now.since(began)
+    }
+}
+
+/// R9.2.7, R9.2.12, R9.2.14, R9.2.15
+#[test]
+fn whatever_liars_say_the_block_comes_and_nobody_honest_is_accused() {
+    let mut late = 0;
+    for seed in 0..PLAYS {
+        let run = std::panic::catch_unwind(|| Play::new(seed).run());
+        let took = run.unwrap_or_else(|_| panic!("with seed {seed}"));
+        late += u64::from(took > Duration::from_secs(1));
+    }
+    assert!((1..PLAYS / 4).contains(&late), "{late} of {PLAYS} take more than a second");
+}
