@@ -373,6 +373,7 @@ fn another_compact(
     pushed: Option<u32>,
 ) -> Result<(), Violation> {
     let (block, most) = (facts.block, cx.config.limits.block_size);
+    let worked = cx.stats.of(Count::Work);
     let another = look_up(cx, facts, compact)?.map(|mut another| {
         another.pushed = pushed.map(|number| Pushed { link, number, work: 0 });
         (another.progress(most, &cx.pools), another)
@@ -381,6 +382,9 @@ fn another_compact(
         give_back_pushed(cx, link, pushed, Report::Duplicate);
         return Ok(());
     };
+    if pushed.is_some() {
+        cx.charged_later += cx.stats.of(Count::Work) - worked;
+    }
     if let Some(before) = cx.blocks.building.insert(block, another) {
         end_push(cx, before.pushed, Report::Duplicate);
     }
@@ -681,11 +685,12 @@ fn give_back(cx: &mut Context, link: ConnectionId, number: u32, report: Report) 
     }
 }
 
-/// What began with a push has its end. Unless it was of use, it is charged with what looking it up took.
+/// What began with a push has its end. If nothing came of it, it is charged with what looking it up took.
 fn end_push(cx: &mut Context, pushed: Option<Pushed>, report: Report) {
     let Some(Pushed { link, number, work }) = pushed else { return };
     give_back(cx, link, number, report);
-    if report != Report::First {
+    // Another may have completed what this began with.
+    if !matches!(report, Report::First | Report::Duplicate) {
         cx.caused(link, charge(work));
     }
 }

@@ -283,6 +283,7 @@ fn bring_down(cx: &mut Context, link: ConnectionId) {
     if let Some(connection) = cx.links.get_mut(link) {
         connection.slots.truncate(1);
     }
+    peers::leaves(cx, link);
 }
 
 fn close(cx: &mut Context, link: ConnectionId, reason: Disconnect) {

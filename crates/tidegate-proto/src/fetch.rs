@@ -19,6 +19,8 @@ use std::time::Duration;
 use crate::id::ConnectionId;
 use crate::time::Time;
 
+/// How often it is looked whether somebody else can be asked for what one is late with.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How long after the last candidate's time-out a key is kept.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(5);
 
@@ -81,8 +83,8 @@ enum State {
     Patient(Time),
     /// In the queues of those not yet asked.
     Idle,
-    /// Asked for; the time-out.
-    InFlight(ConnectionId, Time),
+    /// Asked for; when others are asked, if there are any, and when it is not waited for any more.
+    InFlight(ConnectionId, Time, Time),
     /// Everyone was asked. Given up at that time.
     Exhausted(Time),
 }
@@ -90,7 +92,7 @@ enum State {
 impl State {
     fn ends(self) -> Option<Time> {
         match self {
-            Self::Patient(at) | Self::InFlight(_, at) | Self::Exhausted(at) => Some(at),
+            Self::Patient(at) | Self::InFlight(_, at, _) | Self::Exhausted(at) => Some(at),
             Self::Idle => None,
         }
     }
@@ -192,13 +194,13 @@ impl<K: Ord + Copy> Fetcher<K> {
         tag.map_or(Vec::new(), |tag| self.failed(key, link, tag, now))
     }
 
-    /// The best thing to ask `link` for, if it `fits`. Others are asked when it has not come `until` then:
-    /// an answer of so many bytes, with which so many were late.
+    /// The best thing to ask `link` for, if it `fits`. For an answer of so many bytes, with which so many
+    /// were late, `until` says when others are asked and when it is not waited for any more.
     pub(crate) fn next_for(
         &mut self,
         link: ConnectionId,
         fits: impl FnOnce(&K, u32) -> bool,
-        until: impl FnOnce(u32, u32) -> Time,
+        until: impl FnOnce(u32, u32) -> (Time, Time),
     ) -> Option<Request<K>> {
         let &(_, key) = self.queues.get(&link)?.first()?;
         let want = self.wants.get_mut(&key).expect("what is queued is wanted");
@@ -209,8 +211,8 @@ impl<K: Ord + Copy> Fetcher<K> {
             return None;
         }
         candidate.asked = true;
-        let until = until(size, want.late);
-        self.change(key, State::InFlight(link, until));
+        let (alone, until) = until(size, want.late);
+        self.change(key, State::InFlight(link, alone, until));
         Some(Request { key, tag, size })
     }
 
@@ -240,7 +242,7 @@ impl<K: Ord + Copy> Fetcher<K> {
             return Vec::new();
         }
         match state {
-            State::InFlight(asked, _) if asked == link => self.next_candidate(key, None),
+            State::InFlight(asked, ..) if asked == link => self.next_candidate(key, None),
             // It was the last that could be asked: those that are left were, and may still answer.
             State::Idle if !untried => self.next_candidate(key, Some(now)),
             _ => Vec::new(),
@@ -301,7 +303,11 @@ impl<K: Ord + Copy> Fetcher<K> {
         {
             match self.wants[&key].state {
                 State::Exhausted(_) => expired.given_up.push((key, self.resolved(key))),
-                State::InFlight(link, _) => {
+                State::InFlight(link, at, until) if at < until && !self.has_untried(key) => {
+                    let again = until.min(now + LOOK_AGAIN);
+                    self.change(key, State::InFlight(link, again, until));
+                }
+                State::InFlight(link, ..) => {
                     if let Some(want) = self.wants.get_mut(&key) {
                         want.late = want.late.saturating_add(1);
                     }
@@ -316,6 +322,11 @@ impl<K: Ord + Copy> Fetcher<K> {
         expired
     }
 
+    /// Whether somebody could be asked for a key who has not been.
+    fn has_untried(&self, key: K) -> bool {
+        self.wants[&key].candidates.iter().any(|candidate| !candidate.asked)
+    }
+
     /// Who has not been asked may be; the list is empty when everyone has been.
     fn next_candidate(&mut self, key: K, now: Option<Time>) -> Vec<ConnectionId> {
         let want = &self.wants[&key];
@@ -324,7 +335,7 @@ impl<K: Ord + Copy> Fetcher<K> {
         let state = match (untried.is_empty(), now, want.state) {
             (false, ..) => State::Idle,
             // Others were asked before the one that failed: theirs may still come.
-            (true, None, State::InFlight(_, at)) => State::Exhausted(at + GIVE_UP),
+            (true, None, State::InFlight(_, _, until)) => State::Exhausted(until + GIVE_UP),
             (true, now, _) => State::Exhausted(now.unwrap_or_default() + GIVE_UP),
         };
         self.change(key, state);
@@ -349,7 +360,7 @@ impl<K: Ord + Copy> Fetcher<K> {
             }
         }
         // The one who is asked right now was in the queue as well.
-        if let State::InFlight(link, _) = state
+        if let State::InFlight(link, ..) = state
             && let Some(asked) = want.candidates.iter().find(|candidate| candidate.link == link)
         {
             unqueue(&mut self.queues, asked, key);
@@ -390,7 +401,34 @@ mod tests {
     }
 
     fn ask(fetcher: &mut Fetcher<u64>, link: ConnectionId, until: Time) -> Option<u64> {
-        fetcher.next_for(link, |_, _| true, |_, _| until).map(|request| request.key)
+        fetcher.next_for(link, |_, _| true, |_, _| (until, until)).map(|request| request.key)
+    }
+
+    /// Who is late is waited for as long as nobody else could be asked.
+    #[test]
+    fn who_is_alone_is_waited_for() {
+        let mut fetcher = Fetcher::new();
+        announce(&mut fetcher, (7, A, 0, 0, 100), None);
+        fetcher.next_for(A, |_, _| true, |_, _| (at(1_000), at(3_000))).unwrap();
+        for ms in [1_000, 1_250, 1_500] {
+            assert_eq!(fetcher.deadline(), Some(at(ms)));
+            let expired = fetcher.expire(at(ms));
+            assert!(expired.wake.is_empty() && expired.timed_out.is_empty());
+        }
+        announce(&mut fetcher, (7, B, 1, 0, 100), None);
+        let expired = fetcher.expire(at(1_750));
+        assert_eq!((expired.wake.len(), expired.timed_out), (1, vec![(A, 0)]));
+        // The next is given less time, and nobody is left then.
+        let mut late = 0;
+        let until = |_, was| {
+            late = was;
+            (at(2_000), at(5_000))
+        };
+        assert!(fetcher.next_for(B, |_, _| true, until).is_some());
+        assert_eq!(late, 1);
+        let ends = (8..).map(|n| n * 250).find(|ms| !fetcher.expire(at(*ms)).timed_out.is_empty());
+        assert_eq!(ends, Some(5_000));
+        assert_eq!(fetcher.deadline(), Some(at(5_000) + GIVE_UP));
     }
 
     #[test]
@@ -400,12 +438,12 @@ mod tests {
         announce(&mut fetcher, (11, A, 1, 9, 100), None);
         announce(&mut fetcher, (12, A, 2, 9, 100), None);
         announce(&mut fetcher, (11, B, 0, 9, 100), None);
-        let request = fetcher.next_for(A, |_, size| size == 100, |_, _| at(10)).unwrap();
+        let request = fetcher.next_for(A, |_, size| size == 100, |_, _| (at(10), at(10))).unwrap();
         assert_eq!(request, Request { key: 11, tag: 1, size: 100 });
         // In flight with A, so not asked of B.
         assert_eq!(ask(&mut fetcher, B, at(10)), None);
         assert_eq!(ask(&mut fetcher, A, at(10)), Some(12));
-        assert_eq!(fetcher.next_for(A, |_, _| false, |_, _| at(10)), None);
+        assert_eq!(fetcher.next_for(A, |_, _| false, |_, _| (at(10), at(10))), None);
         assert_eq!(ask(&mut fetcher, A, at(10)), Some(10));
         assert!(!fetcher.has_work(A));
     }
@@ -533,7 +571,7 @@ mod tests {
                     }
                     Step::Ask(l) => {
                         let until = now + Duration::from_millis(1000);
-                        if let Some(request) = fetcher.next_for(link(l), |_, _| true, |_, _| until) {
+                        if let Some(request) = fetcher.next_for(link(l), |_, _| true, |_, _| (until, until)) {
                             let k = request.key;
                             prop_assert!(!flights.contains_key(&k), "two in flight");
                             let asked = model.get_mut(&k).and_then(|m| m.get_mut(&link(l)));

@@ -14,8 +14,7 @@ pub(crate) const FIRST_AGREED: u32 = 16;
 
 /// A round trip before one was measured: a guess at a distance between continents.
 const FIRST_ROUND_TRIP: Duration = Duration::from_millis(100);
-/// How long one peer may keep what others could give, beside the time that its bytes take on a slow home
-/// line. Round trip and rate are measured by its own answers, so who is slow on purpose could hold up
+/// How long one peer may keep what others could give, beside the time that its bytes take. Round trip and rate are measured by its own answers, so who is slow on purpose could hold up
 /// whatever it was first with.
 const ALONE: Duration = Duration::from_secs(1);
 /// How often that is halved while one after the other is late.
@@ -56,6 +55,8 @@ pub(crate) struct Link {
     awaited_since: Time,
     round_trip: Option<Duration>,
     rate: u64,
+    /// It was measured.
+    has_rate: bool,
     /// When the work that it has caused would be done, if links shared the processor alike.
     worked_until: Time,
     /// Until when nothing is done for it: what it has caused beyond its share is done then.
@@ -111,6 +112,7 @@ impl Link {
             awaited_since: now,
             round_trip: None,
             rate: FIRST_RATE,
+            has_rate: false,
             worked_until: now,
             rest_until: now,
             rests: None,
@@ -164,6 +166,7 @@ impl Link {
         if bytes >= RATE_SAMPLE {
             let sample = bytes.saturating_mul(1_000_000) / sending;
             self.rate = (self.rate / 8 * 7 + sample / 8).max(1);
+            self.has_rate = true;
         }
     }
 
@@ -188,10 +191,12 @@ impl Link {
     }
 
     /// How long nobody else is asked for an answer of so many bytes, if others could be and so many have
-    /// been late with it already.
-    pub(crate) fn alone(&self, bytes: u32, late: u32) -> Duration {
-        let sending = Duration::from_micros(u64::from(bytes) * 1_000_000 / FIRST_RATE);
-        self.patience(bytes).min((ALONE + sending) / (1 << late.min(HALVED_MOST)))
+    /// been late with it already: a round trip at least, or answers would come while others are asked. They
+    /// share this node's line, so the time for its bytes is that of the `fastest`.
+    pub(crate) fn alone(&self, bytes: u32, late: u32, fastest: u64) -> Duration {
+        let sending = Duration::from_micros(u64::from(bytes) * 1_000_000 / fastest.max(1));
+        let least = (self.likely_round_trip() * 5 / 4).min(ALONE);
+        self.patience(bytes).min((ALONE / (1 << late.min(HALVED_MOST))).max(least) + sending)
     }
 }
 
@@ -214,6 +219,8 @@ pub(crate) struct Links {
     /// How many links cause work, as it was counted then.
     working: u32,
     counted: Time,
+    /// Bytes a second of the fastest, as it was measured then.
+    fastest: Option<u64>,
 }
 
 impl Links {
@@ -255,6 +262,8 @@ impl Links {
         if now.since(self.counted) >= COUNT_AGAIN {
             let working = self.links.values().filter(|link| link.worked_until > now).count();
             (self.working, self.counted) = (working as u32, now);
+            let measured = self.links.values().filter(|link| link.has_rate);
+            self.fastest = measured.map(|link| link.rate).max();
         }
         let Some(link) = self.links.get_mut(&id) else { return };
         let micros = steps.saturating_mul(u64::from(self.working.max(1)) * 1_000_000);
@@ -263,6 +272,12 @@ impl Links {
         if link.worked_until > now + AHEAD {
             link.rest_until = link.worked_until + spread(id, now);
         }
+    }
+
+    /// Bytes a second that this node's line takes at least, as far as one peer has shown; it is not taken to
+    /// be better than a slow home line.
+    pub(crate) fn fastest(&self) -> u64 {
+        self.fastest.map_or(FIRST_RATE, |fastest| fastest.min(FIRST_RATE))
     }
 
     /// How many steps a link may be charged with before it rests.

@@ -338,9 +338,6 @@ impl Node {
             cx.timers.set(Timer::Channel { link: connection, slot }, None);
         }
         let link = cx.links.remove(connection);
-        if let Some(link) = &link {
-            peers::left(cx, link);
-        }
         let up_for = was_up.then(|| cx.now.since(since));
         if let Some(link) = link {
             dialer::closed(cx, connection, &link, up_for, &reason);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use self::address::{Group, group};
+use self::address::{Group, group, host_bytes};
 
 use crate::channel::Context;
 use crate::config::Config;
@@ -33,9 +33,12 @@ pub(crate) fn busy() -> Refusal {
     Refusal::Busy(RETRY_MS)
 }
 
-/// Groups that are remembered because work of theirs is left: more than can come and go while it is, which
+/// Hosts that are remembered because work of theirs is left: more than can come and go while it is, which
 /// is a second at most.
 pub(crate) const UNPAID: usize = 256;
+/// Hosts of one network group that have left work, from which on all of the group wait: one who has many
+/// addresses has them there.
+const UNPAID_OF_GROUP: usize = 4;
 
 /// Connections of one identity at a time: the one that is there, and one that may replace it.
 const OF_ONE: usize = 2;
@@ -46,9 +49,9 @@ pub(crate) struct Peers {
     bans: BTreeMap<PeerId, Ban>,
     dials: BTreeMap<DialId, Dialing>,
     next_dial: u64,
-    /// Groups whose peers left while there was more work of theirs than their share, and until when it
-    /// would be done.
-    unpaid: BTreeMap<Group, Time>,
+    /// Hosts whose peers left while there was more work of theirs than their share, and until when it would
+    /// be done.
+    unpaid: BTreeMap<(Group, Vec<u8>), Time>,
     /// How often somebody was banned.
     pub(crate) banned_so_far: u64,
     pub(crate) shutting_down: bool,
@@ -157,15 +160,14 @@ impl Peers {
     }
 }
 
-/// A connection has ended. Whoever comes from there before the work is done that it left waits for that:
-/// new permits for each connection would be more than its share.
-pub(crate) fn left(cx: &mut Context, link: &Link) {
-    let Some(until) = link.ahead_until(cx.now).filter(|_| link.direction.is_inbound()) else {
-        return;
-    };
+/// A connection ends. Whoever comes from there before the work is done that it left waits for that: new
+/// permits for each connection would be more than its share.
+pub(crate) fn leaves(cx: &mut Context, link: ConnectionId) {
+    let Some(link) = cx.links.get(link).filter(|link| link.direction.is_inbound()) else { return };
+    let Some(until) = link.ahead_until(cx.now) else { return };
     let (now, unpaid) = (cx.now, &mut cx.peers.unpaid);
     unpaid.retain(|_, until| *until > now);
-    let known = unpaid.entry(group(&link.address)).or_insert(until);
+    let known = unpaid.entry((group(&link.address), host_bytes(&link.address))).or_insert(until);
     *known = until.max(*known);
     if unpaid.len() > UNPAID
         && let Some(first) = unpaid.iter().min_by_key(|(_, until)| **until)
@@ -173,6 +175,15 @@ pub(crate) fn left(cx: &mut Context, link: &Link) {
         let first = first.0.clone();
         unpaid.remove(&first);
     }
+}
+
+/// Whether whoever comes from an address waits until work is done that was left.
+fn has_left_work(cx: &Context, address: &Address) -> bool {
+    let (group, host) = (group(address), host_bytes(address));
+    let of_group = cx.peers.unpaid.range((group.clone(), Vec::new())..);
+    let of_group = of_group.take_while(|((of, _), _)| *of == group);
+    let mut owing = of_group.filter(|(_, until)| **until > cx.now).map(|((_, host), _)| host);
+    owing.clone().count() >= UNPAID_OF_GROUP || owing.any(|owes| *owes == host)
 }
 
 /// Why the peer of a connection is not wanted, if it is not.
@@ -195,6 +206,10 @@ pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
         return Err(Refusal::NotAllowed);
     }
     if connection.direction.is_inbound() {
+        // R5.3.7
+        if has_left_work(cx, &connection.address) {
+            return Err(busy());
+        }
         let inbound = cx.links.iter().filter(|(id, other)| {
             *id != link && other.direction.is_inbound() && cx.control.is_admitted(*id)
         });
@@ -231,7 +246,7 @@ pub(crate) fn has_room_for_hello(
         cx.links.iter().filter(waits)
     };
     // R5.3.7
-    if cx.peers.unpaid.get(&group(&this.address)).is_some_and(|until| *until > cx.now) {
+    if has_left_work(cx, &this.address) {
         return Err(busy());
     }
     if pending().count() <= cx.config.limits.handshakes as usize {

@@ -8,7 +8,6 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -21,6 +20,7 @@ use super::{
 use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms, charge};
 use crate::chunk::{self, Receiving};
 use crate::config::Config;
+use crate::fetch::LOOK_AGAIN;
 use crate::id::{BlockId, ConnectionId, ItemId, PoolIndex};
 use crate::io::BlockItem;
 use crate::link::At;
@@ -36,9 +36,6 @@ use crate::wire::{
     BlockFetch, BlockIds, BlockMessage, BlockPart, BlockWant, MAX_FRAME, MAX_IDS, MAX_INDICES,
     NotHere, Offer, OfferedVersion, Report,
 };
-
-/// How often it is looked whether somebody else has what only one seemed to have, who is late.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// The channel of blocks.
 pub(crate) struct Channel;
@@ -361,6 +358,7 @@ fn deliver(
 /// Asks for headers and compact blocks.
 fn poll_fetch(cx: &mut Context, at: At) -> Option<BlockMessage> {
     let link = cx.blocks.links.get_mut(&at.link)?;
+    let fastest = cx.links.fastest();
     let connection = cx.links.get_mut(at.link)?;
     let room = link.has_room(&cx.config.limits);
     // One header at a time, and none while another of his is being checked: headers that were
@@ -381,7 +379,10 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<BlockMessage> {
         };
         room && if *part == BlockPart::Header { may_ask_header() } else { may_build() }
     };
-    let until = |bytes, late| cx.now + connection.alone(bytes, late);
+    let until = |bytes, late| {
+        let alone = connection.alone(bytes, late, fastest);
+        (cx.now + alone, cx.now + connection.patience(bytes))
+    };
     let request = cx.blocks.fetcher.next_for(at.link, fits, until)?;
     let (block, part) = request.key;
     let (part, want) = match part {
@@ -398,13 +399,14 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<BlockMessage> {
 fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
     let limits = &cx.config.limits;
     let link = cx.blocks.links.get_mut(&at.link).filter(|link| link.has_room(limits))?;
+    let fastest = cx.links.fastest();
     let connection = cx.links.get_mut(at.link)?;
     for (block, building) in &mut cx.blocks.building {
         if !building.may_be_asked(at.link, connection.direction.is_inbound()) {
             continue;
         }
         let wait = |bytes: u32, late: u32| Wait {
-            alone: Some(cx.now + connection.alone(bytes, late)),
+            alone: Some(cx.now + connection.alone(bytes, late, fastest)),
             until: cx.now + connection.patience(bytes),
         };
         if !link.is_late(block)

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use super::orphans::Orphan;
 use super::{
-    Body, Known, compact_arrived, give_back, is_better, keep, may_have, offer, rivals, sync,
-    wake_block, want,
+    Body, Known, compact_arrived, give_back, give_back_pushed, is_better, keep, may_have, offer,
+    rivals, sync, wake_block, want,
 };
 use crate::channel::Context;
 use crate::id::{BlockId, ConnectionId};
@@ -31,8 +31,9 @@ pub(super) struct Checking {
     pub(super) header: Bytes,
     /// Who sent it.
     sources: BTreeSet<ConnectionId>,
-    /// The first compact block that came before the verdict, and the number of its push.
-    compact: Option<(ConnectionId, Option<u32>, Compact)>,
+    /// Compact blocks that came before the verdict, one of each link, and the numbers of their pushes: the
+    /// first may be false.
+    compacts: Vec<(ConnectionId, Option<u32>, Compact)>,
     overdue: bool,
     /// It waited for its parent as an orphan, and still counts against who sent it then.
     charged: Option<ConnectionId>,
@@ -144,9 +145,9 @@ pub(super) fn compact_with_header(
     let facts = parse(cx, &compact.header)?;
     take(cx, link, facts, compact.header.clone(), pushed.is_none());
     if let Some(checking) = cx.blocks.checking.get_mut(&facts.block) {
-        let duplicate = checking.compact.is_some();
+        let duplicate = checking.compacts.iter().any(|(sender, ..)| *sender == link);
         if !duplicate {
-            checking.compact = Some((link, pushed, compact));
+            checking.compacts.push((link, pushed, compact));
         } else if let Some(number) = pushed {
             give_back(cx, link, number, Report::Duplicate);
         }
@@ -216,7 +217,8 @@ pub(super) fn check(
     charged: Option<ConnectionId>,
 ) {
     let sources = [source].into();
-    let checking = Checking { facts, header, sources, compact: None, overdue: false, charged };
+    let checking =
+        Checking { facts, header, sources, compacts: Vec::new(), overdue: false, charged };
     cx.blocks.checking.insert(facts.block, checking);
     cx.tickets.ask(Question::Header(facts.block));
 }
@@ -289,12 +291,12 @@ fn settle(cx: &mut Context, block: BlockId, checking: Checking, verdict: Verdict
         verdict => verdict,
     };
     let Verdict::Accept(_) = verdict else {
-        if let Some((link, Some(number), _)) = checking.compact {
+        for (link, number, _) in checking.compacts {
             let report = match verdict {
                 Verdict::Reject => Report::Rejected,
                 _ => Report::Ignored,
             };
-            give_back(cx, link, number, report);
+            give_back_pushed(cx, link, number, report);
         }
         disown(cx, block);
         if verdict == Verdict::Reject {
@@ -305,19 +307,19 @@ fn settle(cx: &mut Context, block: BlockId, checking: Checking, verdict: Verdict
         }
         return;
     };
-    let Checking { facts, header, sources, compact, .. } = checking;
+    let Checking { facts, header, sources, compacts, .. } = checking;
     if let Some(known) = cx.blocks.known.get_mut(&block) {
         // It was published here meanwhile.
         known.announced_by.extend(sources);
-        if let Some((link, Some(number), _)) = compact {
-            give_back(cx, link, number, Report::Duplicate);
+        for (link, number, _) in compacts {
+            give_back_pushed(cx, link, number, Report::Duplicate);
         }
         return;
     }
     let known = Known { facts, header: header.clone(), body: Body::Missing, announced_by: sources };
     cx.blocks.insert(known);
     accepted(cx, facts, header);
-    if let Some((link, pushed, compact)) = compact {
+    for (link, pushed, compact) in compacts {
         let before = cx.stats.of(Count::Work);
         if let Err(violation) = compact_arrived(cx, link, facts, &compact, pushed) {
             cx.accuse(link, violation);
@@ -401,7 +403,7 @@ pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
     let mut unpaid = Vec::new();
     for (block, checking) in &mut cx.blocks.checking {
         checking.sources.remove(&link);
-        checking.compact.take_if(|(sender, ..)| *sender == link);
+        checking.compacts.retain(|(sender, ..)| *sender != link);
         if checking.sources.is_empty() {
             unpaid.push(*block);
         }

@@ -483,11 +483,16 @@ impl Reconstruction {
         part: &BlockIds,
         pools: &[Pool],
     ) -> Result<Delivered, Violation> {
-        // He was too slow, and another is asked.
-        if self.ids_wanted != Some(part.first) || self.ids_source != Some(link) {
+        let awaited = self.ids_wanted == Some(part.first) && self.ids_source == Some(link);
+        // He was too slow, and another is asked. If it is the whole list it shows by itself what it is.
+        let whole =
+            self.ids_wanted == Some(0) && (part.first, part.ids.len()) == (0, self.ids.len());
+        if !awaited && !whole {
             return Ok(Delivered::Taken);
         }
-        self.ids_asked = false;
+        if awaited {
+            self.ids_asked = false;
+        }
         let first = part.first as usize;
         let end = first + part.ids.len();
         // One who gives few at a time could go on for as long as it likes. R9.2.11
@@ -540,7 +545,7 @@ impl Reconstruction {
             self.ids_wanted.get_or_insert(0);
             return Progress::Wanting;
         }
-        if self.items.iter().any(Option::is_none) || self.ids_wanted.is_some() {
+        if self.items.iter().any(Option::is_none) {
             return Progress::Wanting;
         }
         if self.ids_proven || self.is_proven(pools) {
@@ -548,7 +553,7 @@ impl Reconstruction {
         }
         // Some short id met another item of the pool, or the groups are wrong: ask for all ids.
         // R9.2.7
-        self.ids_wanted = Some(0);
+        self.ids_wanted.get_or_insert(0);
         Progress::Wanting
     }
 

@@ -87,13 +87,17 @@ struct Coming {
     asked: Time,
     /// 0 if it is not known yet.
     size: usize,
-    /// Who is asked as well, since it is late.
-    second: Option<ConnectionId>,
+    /// Who is asked as well, since it is late, and when that was.
+    second: Option<(ConnectionId, Time)>,
 }
 
 impl Coming {
+    fn is_second(&self, link: ConnectionId) -> bool {
+        self.second.is_some_and(|(second, _)| second == link)
+    }
+
     fn is_from(&self, link: ConnectionId) -> bool {
-        self.link == link || self.second == Some(link)
+        self.link == link || self.is_second(link)
     }
 }
 
@@ -182,22 +186,21 @@ pub(crate) fn drive(cx: &mut Context) {
     cx.sync.forget_others(&missing);
     cx.stats.worked(missing.len() as u64);
     look_at_next(cx, missing.first());
-    // One who said more than he had to show does not count until he shows it.
-    let believed = cx.links.iter().filter(|(id, link)| {
-        super::has_channel(cx, *id)
-            && link.up
-            && cx.sync.failures(*id, What::Headers) == 0
-            && !cx.rpc.is_mute(*id)
-    });
+    // One who has left everything without an answer holds nothing that can be had.
+    let believed = cx
+        .links
+        .iter()
+        .filter(|(id, link)| super::has_channel(cx, *id) && link.up && !cx.rpc.is_mute(*id));
     let highest = believed.map(|(_, link)| link.height()).max().unwrap_or(0);
-    // Whoever comes anew may say anything once more. R16.11
+    // Anybody may say anything. R16.11
     let shown = cx.tip.best().map_or(held.height, |best| best.height);
     cx.sync.target = highest.min(shown);
     if cx.sync.active.is_none() && is_far(cx, cx.sync.target) {
         cx.sync.active = Some(held.height);
         cx.event(Event::SyncStarted { from: held.height, to: highest });
     }
-    let open = !cx.sync.bodies.is_empty() || !cx.sync.headers.is_empty() || cx.sync.more;
+    let more = cx.sync.more && highest > shown;
+    let open = !cx.sync.bodies.is_empty() || !cx.sync.headers.is_empty() || more;
     // The rest comes as blocks come every day.
     if cx.sync.target <= held.height.saturating_add(1) && !open {
         finish(cx, &held);
@@ -214,6 +217,7 @@ fn again(cx: &Context) -> Option<Time> {
     let working = cx.sync.active.is_some() || cx.sync.stuck;
     let passed = cx.sync.passed.values().min().copied();
     let next = cx.sync.missing.map(|(block, since)| match cx.sync.bodies.get(&block) {
+        Some(Coming { second: Some((_, asked)), .. }) => *asked + ALONE,
         Some(coming) => overdue(cx, coming, since),
         None => since + STUCK,
     });
@@ -238,18 +242,22 @@ fn look_at_next(cx: &mut Context, next: Option<&HeaderFacts>) {
     cx.sync.missing = Some((block, since));
     cx.sync.stuck |= cx.now >= since + STUCK;
     let Some(coming) = cx.sync.bodies.get(&block).copied() else { return };
-    if coming.second.is_some() || cx.now < overdue(cx, &coming, since) {
+    // A second that is silent as well is not waited for either.
+    let waits = coming.second.is_some_and(|(_, asked)| cx.now < asked + ALONE);
+    if waits || cx.now < overdue(cx, &coming, since) {
         return;
     }
     // Who is slow goes on until somebody else begins: he may be the only one who has it.
     let mut others = able(cx, height, What::Body(block)).into_iter();
     let other =
-        others.find(|other| *other != coming.link && !cx.sync.is_passed(*other, What::Bodies));
+        others.find(|other| !coming.is_from(*other) && !cx.sync.is_passed(*other, What::Bodies));
     if let Some(other) = other
         && rpc::ask(cx, other, RpcWant::Block(block))
         && let Some(coming) = cx.sync.bodies.get_mut(&block)
+        && let Some((silent, _)) = coming.second.replace((other, cx.now))
     {
-        coming.second = Some(other);
+        rpc::cancel(cx, silent, &RpcWant::Block(block));
+        pass_over(cx, silent, What::Bodies);
     }
 }
 
@@ -393,7 +401,11 @@ pub(crate) fn headers(
         return Ok(());
     }
     cx.sync.more = false;
-    if parsed.iter().all(|(facts, _)| cx.blocks.known.contains_key(&facts.block)) {
+    // What follows the best block of that time was news then, whoever has shown it meanwhile.
+    let first = parsed.front().map(|(facts, _)| facts.parent);
+    let follows = first.is_some() && first == want.locator.first().copied();
+    let is_known = |(facts, _): &(HeaderFacts, Bytes)| cx.blocks.known.contains_key(&facts.block);
+    if !follows && parsed.iter().all(is_known) {
         // He says that he holds more, and has nothing to show for it.
         pass_over(cx, link, What::Headers);
     } else {
@@ -500,18 +512,20 @@ pub(crate) fn body_begins(
         return false;
     }
     outdo(cx, link, block);
-    match cx.sync.bodies.get_mut(block).filter(|coming| coming.link == link) {
-        Some(coming) => {
-            coming.size = size;
-            true
-        }
-        None => false,
+    let Some(coming) = cx.sync.bodies.get_mut(block).filter(|coming| coming.link == link) else {
+        return false;
+    };
+    coming.size = size;
+    // Whoever begins first goes on, as long as it is in time.
+    if let Some((second, _)) = coming.second.take() {
+        rpc::cancel(cx, second, &RpcWant::Block(*block));
     }
+    true
 }
 
 /// Who was asked because another was late is there first: that one need not go on.
 fn outdo(cx: &mut Context, link: ConnectionId, block: &BlockId) {
-    let Some(coming) = cx.sync.bodies.get_mut(block).filter(|c| c.second == Some(link)) else {
+    let Some(coming) = cx.sync.bodies.get_mut(block).filter(|c| c.is_second(link)) else {
         return;
     };
     let slow = std::mem::replace(&mut coming.link, link);
@@ -528,7 +542,7 @@ pub(crate) fn body(
     body: BlockBody,
 ) -> Result<(), Violation> {
     outdo(cx, link, &block);
-    if let Some(second) = cx.sync.bodies.remove(&block).and_then(|coming| coming.second) {
+    if let Some((second, _)) = cx.sync.bodies.remove(&block).and_then(|coming| coming.second) {
         rpc::cancel(cx, second, &RpcWant::Block(block));
     }
     let Some(known) = cx.blocks.known.get(&block) else { return Ok(()) };
@@ -595,7 +609,7 @@ fn not_from(cx: &mut Context, link: ConnectionId, block: Option<&BlockId>) {
             return true;
         }
         match coming.second.take() {
-            Some(second) if second != link => {
+            Some((second, _)) if second != link => {
                 *coming = Coming { link: second, asked: now, size: 0, second: None };
                 true
             }

@@ -92,6 +92,16 @@ pub(crate) fn is_unspecified(address: &Address) -> bool {
     }
 }
 
+/// The host of an address, without its port: of IPv6 the network that one host has.
+pub(crate) fn host_bytes(address: &Address) -> Vec<u8> {
+    match host(address) {
+        Host::Ip4(ip) => ip.to_vec(),
+        Host::Ip6(ip) => mapped(ip).map_or_else(|| ip[..8].to_vec(), |ip| ip.to_vec()),
+        Host::Name(name) => name.to_ascii_lowercase(),
+        Host::Other => address.0.to_vec(),
+    }
+}
+
 /// The group of an address.
 pub(crate) fn group(address: &Address) -> Group {
     let ip4 = |ip: [u8; 4]| match is_local_ip4(ip) {

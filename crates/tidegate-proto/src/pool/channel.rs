@@ -347,6 +347,7 @@ fn on_gone(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation>
 fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link)?;
+    let fastest = cx.links.fastest();
     let connection = cx.links.get_mut(at.link)?;
     let limits = &cx.config.limits;
     let (mut numbers, mut others) = (Vec::new(), Vec::new());
@@ -363,7 +364,10 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
             cx.fetches_wait |= mine && !on_node;
             mine && on_node
         };
-        let until = |bytes, late| cx.now + connection.alone(bytes, late);
+        let until = |bytes, late| {
+            let alone = connection.alone(bytes, late, fastest);
+            (cx.now + alone, cx.now + connection.patience(bytes))
+        };
         let Some(request) = pool.fetcher.next_for(at.link, fits, until) else { break };
         if !link.issuer.owes(request.tag) {
             // It was settled by the name of another item, as ids may collide. R7.3.4

@@ -266,9 +266,47 @@ fn who_alone_has_a_block_may_be_slow() {
     script.wait(250);
     let [fetch] = script.fetched().try_into().unwrap();
     assert_eq!(fetch.want, BlockWant::Ids(0));
-    // The first was not too late either.
+    // The first was not too late either, and the list is not waited for.
     script.send_on(slow, BLOCK, &BlockMessage::Item(item_of(&wanted, 0)));
+    assert_eq!(script.judged().len(), 1);
     script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..1)));
+    assert!(script.closed.is_empty());
+}
+
+/// A list of ids came when another was asked for it already, and was dropped: peers of whom each answers
+/// after that time were asked in turn for ever.
+#[test]
+fn a_list_that_comes_late_is_taken() {
+    let mut script = Script::up();
+    script.judge = withhold_blocks;
+    let slow = script.connection;
+    let (wanted, compact) = shuffled(&mut script, 9);
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    assert_eq!(script.fetched()[0].want, BlockWant::Ids(0));
+    script.another_peer();
+    script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+    script.wait(500);
+    assert_eq!(script.fetched()[0].want, BlockWant::Ids(0));
+    script.send_on(slow, BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..9)));
+    assert_eq!(script.judged().len(), 1);
+    script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..9)));
+    assert!(script.closed.is_empty());
+}
+
+/// Right compact blocks that came while the header was checked were dropped for the false one that was the
+/// first.
+#[test]
+fn compact_blocks_wait_for_the_verdict_on_their_header() {
+    let mut script = Script::up();
+    script.judge = withhold;
+    let (wanted, mut compact) = shuffled(&mut script, 9);
+    script.send(BLOCK, &BlockMessage::Push(compact.clone()));
+    script.another_peer();
+    compact.short_ids = script.short_ids(&wanted).concat().into();
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    let (ticket, subject) = script.questions.remove(0);
+    assert!(matches!(subject, Subject::Header { .. }));
+    script.command(Command::Verdict { ticket, verdict: Verdict::Accept(Admission::default()) });
     assert_eq!(script.judged().len(), 1);
     assert!(script.closed.is_empty());
 }
@@ -579,12 +617,17 @@ fn who_comes_back_waits_for_the_work_that_it_left() {
         let mut script = Script::with(config);
         script.judge = withhold;
         script.seen_at = addresses[0].clone();
+        // One that was opened before is no way around it.
+        script.connect(PeerId([6; 32]));
+        let before = script.connection;
         script.connect(PEER);
         script.shake_hands();
         for n in 0..bodies {
             script.send(SMALL_POOL, &PoolMessage::Push(Body::Whole(item(n, 20))));
         }
         script.close(script.connection);
+        script.send_on(before, CONTROL, &ControlMessage::Hello(hello(before)));
+        assert_eq!(script.closed.contains(&before), waits.is_some());
         let refused = |script: &mut Script, address: &Address| {
             script.seen_at = address.clone();
             script.connect(PeerId([7; 32]));

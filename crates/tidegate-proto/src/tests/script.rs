@@ -93,7 +93,7 @@ pub(super) fn setup(config: &Config) -> Setup {
     setup_by(config, TestRules.id())
 }
 
-fn setup_by(config: &Config, rules: &str) -> Setup {
+pub(super) fn setup_by(config: &Config, rules: &str) -> Setup {
     let block = Offer {
         kind: 3,
         name: String::new(),
@@ -215,6 +215,10 @@ impl Script {
         let announcement = crate::pool::announcement(&self.salt(), id, size);
         let channel = LARGE_POOL + u32::from(pool.0);
         self.send(channel, &PoolMessage::Announce(vec![announcement]));
+    }
+
+    pub(super) fn rules_id(&self) -> &str {
+        &self.rules_id
     }
 
     pub(super) fn shake_hands(&mut self) {

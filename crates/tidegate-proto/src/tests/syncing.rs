@@ -694,3 +694,84 @@ fn headers_that_are_known_are_none() {
     assert!(of_headers(&requests(&mut script)).is_some(), "others are");
     assert_ne!(script.connection, liar);
 }
+
+/// An answer as long as was asked for says that there is more; if nobody has more, it is the end. It was not,
+/// for one in 256 who caught up.
+#[test]
+fn an_answer_that_ends_where_the_chain_ends_is_the_last() {
+    let chain = chain(256, 20);
+    let mut net = behind(1, &chain);
+    net.connect(1, 0);
+    net.run(Duration::from_secs(10));
+    assert_eq!(net.height(1), 256);
+    let ended = |event: &Event| matches!(event, Event::SyncEnded { .. });
+    assert!(net.hosts[1].events.iter().any(ended));
+}
+
+/// Two were asked for the same headers, since the first was late. The second had nothing to show that was
+/// not known by then, and was not believed for it.
+#[test]
+fn who_shows_headers_after_another_is_believed() {
+    let chain = chain(20, 20);
+    let mut config = config(1);
+    (config.limits.sync_headers, config.limits.sync_gap) = (4, 1);
+    let mut script = Script::up_with(config);
+    let slow = script.connection;
+    let held = TipMessage::Held(Held { block: chain[19].block, height: 20 });
+    script.send(TIP, &held);
+    let late = of_headers(&requests(&mut script)).unwrap();
+    script.another_peer();
+    script.send(TIP, &held);
+    script.wait(1_001);
+    let id = of_headers(&requests(&mut script)).unwrap();
+    script.send_on(slow, RPC, &headers(late, &chain[..4]));
+    assert_eq!(script.node.best_header().unwrap().height, 4);
+    script.send(RPC, &headers(id, &chain[..4]));
+    // The first goes, and the second is asked for what follows, as soon as there is room.
+    script.close(slow);
+    for _ in 0..4 {
+        for (id, want) in requests(&mut script) {
+            let RpcWant::Block(block) = want else { continue };
+            let wanted = chain.iter().find(|of| of.block == block).unwrap();
+            let items = wanted.items.iter().map(|item| item.body.clone()).collect::<Vec<_>>();
+            script.send(RPC, &RpcMessage::Block(RpcBlock { id, body: body(&items) }));
+        }
+    }
+    for block in &chain[..3] {
+        script.command(Command::SetTip(TipChange::new(block.block)));
+    }
+    assert_eq!(script.node.tip().unwrap().height, 3);
+    assert!(of_headers(&requests(&mut script)).is_some());
+    assert!(!has_ended(&script) && !script.closed.contains(&script.connection));
+}
+
+/// One was asked for a body since another had not begun after a second. When that one began, the second was
+/// to be told to stop; but whenever it began, the first was, however far it was.
+#[test]
+fn who_begins_first_goes_on() {
+    let chain = chunked(20);
+    let (mut script, asked) = asking(&chain);
+    let first = script.connection;
+    let (id, RpcWant::Block(block)) = asked[0].clone() else { panic!("{asked:?}") };
+    assert_eq!(block, chain[0].block);
+    script.another_peer();
+    script.send(TIP, &TipMessage::Held(Held { block: chain[19].block, height: 20 }));
+    script.take();
+    script.wait(1_001);
+    let asked = requests(&mut script);
+    let second = asked.iter().find(|(_, want)| *want == RpcWant::Block(block)).unwrap().0;
+    let items = chain[0].items.iter().map(|item| item.body.clone()).collect::<Vec<_>>();
+    let Body::Whole(bytes) = body(&items) else { panic!("it is encoded whole") };
+    let (start, rest) = crate::chunk::start(&bytes);
+    script.send_on(first, RPC, &RpcMessage::Block(RpcBlock { id, body: start.clone() }));
+    let cancelled = script.received::<RpcMessage>(RPC);
+    assert!(cancelled.contains(&RpcMessage::Cancel(second)), "{cancelled:?}");
+    let begins = RpcMessage::Block(RpcBlock { id: second, body: start });
+    script.send(RPC, &begins);
+    let mut rest = rest.unwrap();
+    while let Some(chunk) = rest.next() {
+        script.send_on(first, RPC, &RpcMessage::Chunk(chunk));
+    }
+    assert!(script.node.block(&block).is_some(), "the first has given it");
+    assert!(script.closed.is_empty());
+}

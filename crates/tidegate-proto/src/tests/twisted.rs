@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::app::{LARGE, SMALL, SharedIds, TestRules, block_by, config, genesis, ids_of, item_of};
-use super::script::{BLOCK, CONTROL, RPC, Script, TIP, withhold_blocks};
+use super::script::{BLOCK, CONTROL, RPC, Script, TIP, hello, setup_by as setup, withhold_blocks};
 use crate::chunk;
 use crate::id::{ConnectionId, PeerId, PoolIndex};
 use crate::io::{Admission, Block, Command};
@@ -50,6 +50,8 @@ struct Play {
     block: Block,
     honest: ConnectionId,
     liars: Vec<ConnectionId>,
+    /// How long the honest one takes to answer, in milliseconds.
+    far: u64,
     to_say: VecDeque<Said>,
 }
 
@@ -61,6 +63,15 @@ fn body(dice: &mut Dice, n: u8, pool: PoolIndex) -> Bytes {
         _ => 20 + dice.below(500),
     };
     super::app::item(n, size as usize)
+}
+
+/// A peer whose round trip seems to be so many milliseconds.
+fn connect(script: &mut Script, peer: PeerId, far: u64) -> ConnectionId {
+    script.connect(peer);
+    script.send(CONTROL, &ControlMessage::Hello(hello(script.connection)));
+    script.wait(far);
+    script.send(CONTROL, &ControlMessage::Setup(setup(script.node.config(), script.rules_id())));
+    script.connection
 }
 
 impl Play {
@@ -91,18 +102,17 @@ impl Play {
                 script.command(Command::Publish { request: 1, pool, body, admission });
             }
         }
-        script.connect(PeerId([8; 32]));
-        script.shake_hands();
-        let honest = script.connection;
+        let far = [20, 350][dice.below(2) as usize];
+        let honest = connect(&mut script, PeerId([8; 32]), far);
         let liars = (0..1 + dice.below(2)).map(|n| {
-            script.connect(PeerId([20 + n as u8; 32]));
-            script.shake_hands();
-            script.connection
+            // Some seem to be far away: they may take long to answer.
+            let far = if dice.one_in(2) { 990 } else { 0 };
+            connect(&mut script, PeerId([20 + n as u8; 32]), far)
         });
         let liars = liars.collect();
         script.connection = ConnectionId(u64::MAX);
         script.elsewhere.clear();
-        Self { script, dice, block, honest, liars, to_say: VecDeque::new() }
+        Self { script, dice, block, honest, liars, far, to_say: VecDeque::new() }
     }
 
     fn say(&mut self, link: ConnectionId, ms: u64, channel: u32, frame: Frame) {
@@ -248,7 +258,7 @@ impl Play {
                         true => self.twisted(link, &fetch),
                         false => self.answer(link, &fetch.want),
                     };
-                    let ms = if lies { self.dice.below(400) } else { 20 };
+                    let ms = if lies { self.dice.below(400) } else { self.far };
                     answer.iter().for_each(|message| self.say_block(link, ms, message));
                 }
                 RPC => {
@@ -256,10 +266,15 @@ impl Play {
                     if let (RpcWant::Block(_), false) = (&request.want, lies) {
                         let (body, rest) = chunk::start(&self.whole_body());
                         let answer = RpcMessage::Block(RpcBlock { id: request.id, body });
-                        self.say(link, 20, RPC, answer.to_frame().unwrap());
+                        self.say(link, self.far, RPC, answer.to_frame().unwrap());
                         let Some(mut rest) = rest else { continue };
                         while let Some(chunk) = rest.next() {
-                            self.say(link, 20, RPC, RpcMessage::Chunk(chunk).to_frame().unwrap());
+                            self.say(
+                                link,
+                                self.far,
+                                RPC,
+                                RpcMessage::Chunk(chunk).to_frame().unwrap(),
+                            );
                         }
                     }
                 }
