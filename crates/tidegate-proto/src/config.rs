@@ -143,18 +143,30 @@ impl Config {
     pub fn worst_case_bytes(&self) -> u64 {
         let limits = &self.limits;
         let peers = u64::from(limits.max_inbound) + u64::from(limits.max_outbound);
+        // What waits to be read of a stranger.
+        let stranger = u64::from(STRANGER_WINDOW) * 3 / 2 + QUIC_STATE;
+        let handshakes = u64::from(limits.handshakes) * stranger + u64::from(FIRST_PACKETS);
+        peers
+            .saturating_mul(self.transport_bytes())
+            .saturating_add(handshakes)
+            .saturating_add(self.worst_case_core_bytes())
+    }
+
+    /// The share of the core in [`Config::worst_case_bytes`], for who has a transport of his own: bytes that
+    /// a [`Node`](crate::Node) holds at most.
+    pub fn worst_case_core_bytes(&self) -> u64 {
+        let limits = &self.limits;
+        let peers = u64::from(limits.max_inbound) + u64::from(limits.max_outbound);
         let pools = self.pools.iter().map(|pool| self.pool_bytes(pool, peers)).sum::<u64>();
         let of_links = self.pools.iter().map(|pool| self.pool_link_bytes(pool)).sum::<u64>();
-        let per_peer = self.transport_bytes() + of_links + self.block_link_bytes() + LINK;
-        // What a stranger may say is one frame, and what waits to be read.
-        let stranger = MAX_FRAME as u64 + u64::from(STRANGER_WINDOW) * 3 / 2 + QUIC_STATE;
-        let handshakes = u64::from(limits.handshakes) * stranger + u64::from(FIRST_PACKETS);
+        let per_peer = of_links + self.block_link_bytes() + LINK;
         peers
             .saturating_mul(per_peer)
             .saturating_add(pools)
             .saturating_add(self.blocks_bytes())
             .saturating_add(u64::from(limits.fetch_bytes_node))
-            .saturating_add(handshakes)
+            // What a stranger may say is one frame.
+            .saturating_add(u64::from(limits.handshakes) * MAX_FRAME as u64)
             .saturating_add((u64::from(limits.bans) + crate::peers::UNPAID as u64) * BAN)
             .saturating_add(u64::from(limits.book_new_buckets) * NEW_SLOTS * BOOK_ENTRY)
             .saturating_add(u64::from(limits.book_tried_buckets) * TRIED_SLOTS * BOOK_ENTRY)

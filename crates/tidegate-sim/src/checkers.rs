@@ -28,6 +28,15 @@ impl fmt::Display for Broken {
 /// What a node may have on its way to its store: what it may check at a time, beside the limit.
 const MOST_BACKLOG: usize = 16 << 20;
 
+/// Steps over what peers can pile up that one message may cost: a look-up of a block in full pools takes a
+/// sixteenth of what they hold, and is the most.
+const MOST_STEPS: u64 = 2048;
+
+/// One message has cost a node so many steps.
+pub(crate) fn work(node: usize, steps: u64) -> Result<(), Broken> {
+    check(steps <= MOST_STEPS, || format!("node {node}: {steps} steps for one message"))
+}
+
 fn check(ok: bool, what: impl FnOnce() -> String) -> Result<(), Broken> {
     if ok { Ok(()) } else { Err(Broken(what())) }
 }

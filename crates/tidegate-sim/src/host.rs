@@ -12,11 +12,12 @@ use tidegate_proto::config::StaticPeer;
 use tidegate_proto::id::{
     AccountId, BlockId, ItemId, NetworkId, PeerId, PoolIndex, Signature, Ticket,
 };
-use tidegate_proto::io::{Admission, Block, Command, Subject, Verdict};
+use tidegate_proto::io::{Admission, Block, Command, Input, Output, Subject, Verdict};
 use tidegate_proto::{Config, EventQueue, Node, Time};
 
 use crate::disk::Disk;
 use crate::entropy::Entropy;
+use crate::inside;
 use crate::scenario::Scenario;
 use crate::world::address;
 
@@ -32,6 +33,7 @@ const SLOW: u32 = 100;
 pub(crate) struct Host {
     index: usize,
     pub(crate) node: Node,
+    copies_frames: bool,
     pub(crate) ledger: Ledger,
     pub(crate) events: EventQueue,
     /// Its application reads events.
@@ -101,6 +103,9 @@ fn config(index: usize, ledger: &Ledger, network: NetworkId, scenario: &Scenario
     config.outbound = 0;
     config.workers = scenario.workers;
     config.store = scenario.store;
+    if scenario.small {
+        small(&mut config);
+    }
     if scenario.discovery {
         config.outbound = scenario.dials as u32;
         let others = (0..scenario.bootstrap_nodes).filter(|node| *node != index);
@@ -110,7 +115,47 @@ fn config(index: usize, ledger: &Ledger, network: NetworkId, scenario: &Scenario
     config
 }
 
+/// Room for a few items, blocks and peers.
+fn small(config: &mut Config) {
+    for pool in &mut config.pools {
+        (pool.capacity, pool.capacity_bytes) = (256, 384 << 10);
+    }
+    let limits = &mut config.limits;
+    (limits.max_inbound, limits.max_outbound, limits.handshakes) = (8, 4, 8);
+    (limits.book_new_buckets, limits.book_tried_buckets, limits.bans) = (4, 2, 64);
+    (limits.fetch_bytes_node, limits.shelved_bytes) = (256 << 10, 32 << 10);
+    (limits.header_bytes, limits.block_bytes, limits.block_size) = (64 << 10, 1 << 20, 256 << 10);
+}
+
 impl Host {
+    /// What goes into the core.
+    pub(crate) fn input(&mut self, now: Time, mut input: Input) {
+        inside::within(self.index, || {
+            // As from a transport: what it keeps of a frame keeps memory of its own.
+            if let Input::Frame { frame, .. } = &mut input
+                && self.copies_frames
+            {
+                *frame = Bytes::from(frame.to_bytes().to_vec()).into();
+            }
+            self.node.handle_input(now, input);
+        });
+    }
+
+    /// What the application wants of it.
+    pub(crate) fn command(&mut self, now: Time, command: Command) {
+        inside::within(self.index, || self.node.handle_command(now, command));
+    }
+
+    /// Time has passed.
+    pub(crate) fn timeout(&mut self, now: Time) {
+        inside::within(self.index, || self.node.handle_timeout(now));
+    }
+
+    /// What comes out of it.
+    pub(crate) fn output(&mut self) -> Option<Output> {
+        inside::within(self.index, || self.node.poll_output())
+    }
+
     pub(crate) fn new(setup: &Setup<'_>) -> Self {
         let key = node_key(setup.index);
         let scenario = setup.scenario;
@@ -121,6 +166,7 @@ impl Host {
             index: setup.index,
             node: node.expect("the ledger's configuration is valid"),
             ledger: setup.ledger.clone(),
+            copies_frames: scenario.small,
             events: EventQueue::default(),
             reads_events: true,
             key,

@@ -25,6 +25,7 @@ mod entropy;
 mod faults;
 mod host;
 mod hostile;
+mod inside;
 mod network;
 mod permits;
 mod report;
@@ -33,6 +34,7 @@ mod world;
 
 pub use checkers::Broken;
 pub use entropy::Entropy;
+pub use inside::inside;
 pub use report::{Arrival, Percentiles, Report};
 pub use scenario::{Faults, Links, Load, Scenario, ScenarioError};
 pub use world::World;

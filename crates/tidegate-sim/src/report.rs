@@ -108,6 +108,8 @@ pub struct Report {
     pub frame_bytes: u64,
     /// Bytes of items, once for each node that got them from another.
     pub useful_bytes: u64,
+    /// Bytes that the core of a node may hold at most, by its configuration.
+    pub worst_case_core_bytes: u64,
     /// Height of the tip of node 0.
     pub height: u64,
     /// Items in its pools.
@@ -148,6 +150,7 @@ impl Report {
             frames: measured.frames,
             frame_bytes: measured.frame_bytes,
             useful_bytes: measured.useful_bytes,
+            worst_case_core_bytes: hosts[0].node.config().worst_case_core_bytes(),
             height: first.height,
             items: first.pools.iter().map(|(name, pool)| (name.clone(), pool.items)).collect(),
             lacked: (sum(Count::BlockItemsLacked) * 1000)

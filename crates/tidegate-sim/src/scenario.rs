@@ -29,6 +29,8 @@ pub struct Scenario {
     pub provers: usize,
     /// How many questions each node's application works on at a time.
     pub workers: u32,
+    /// Nodes have room for little, so that it shows when they keep more than that.
+    pub small: bool,
     /// The links.
     pub links: Links,
     /// What is published.
@@ -132,6 +134,7 @@ impl Default for Scenario {
             producers: 4,
             provers: 2,
             workers: 2,
+            small: false,
             links: Links::default(),
             load: Load::default(),
             faults: Faults::default(),

@@ -16,6 +16,7 @@ use tidegate_proto::id::{
 use tidegate_proto::io::{Command, DialError, Direction, Event, Input, Output, Subject};
 use tidegate_proto::recording::TraceHash;
 use tidegate_proto::rules::Rules as _;
+use tidegate_proto::stats::Count;
 use tidegate_proto::wire::{Binding, Frame};
 
 use crate::checkers::{self, Broken};
@@ -278,7 +279,14 @@ impl World {
             if let Input::Frame { connection, channel, frame } = &input {
                 self.arriving(node, *connection, *channel, frame);
             }
-            self.hosts[node].node.handle_input(self.now, input);
+            let before = self.hosts[node].node.stats().of(Count::Work);
+            self.hosts[node].input(self.now, input);
+            let worked = self.hosts[node].node.stats().of(Count::Work) - before;
+            if !self.hostile.contains_key(&node)
+                && let Err(broken) = checkers::work(node, worked)
+            {
+                self.broken.get_or_insert(broken);
+            }
             self.drain(node);
         }
     }
@@ -365,7 +373,7 @@ impl World {
         }
         match host.node.poll_timeout() {
             Some((at, _)) if at <= self.now => {
-                host.node.handle_timeout(self.now);
+                host.timeout(self.now);
                 self.drain(node);
             }
             // What this was set for is not due any more; something later may be.
@@ -374,7 +382,7 @@ impl World {
     }
 
     fn command(&mut self, node: usize, command: Command) {
-        self.hosts[node].node.handle_command(self.now, command);
+        self.hosts[node].command(self.now, command);
         self.drain(node);
     }
 
@@ -528,7 +536,7 @@ impl World {
 
     /// Does what a node says, until it has nothing more to say.
     fn drain(&mut self, node: usize) {
-        while let Some(output) = self.hosts[node].node.poll_output() {
+        while let Some(output) = self.hosts[node].output() {
             if let Some(trace) = &mut self.trace {
                 trace.number(self.now.as_micros());
                 trace.number(node as u64);
@@ -548,15 +556,14 @@ impl World {
                 Output::Event(event) => self.event(node, event),
                 Output::Sign { request, payload } if self.scenario.discovery => {
                     let signature = self.hosts[node].sign(&payload);
-                    self.hosts[node]
-                        .node
-                        .handle_command(self.now, Command::Signature { request, signature });
+                    let signed = Command::Signature { request, signature };
+                    self.hosts[node].command(self.now, signed);
                 }
                 Output::Load { request, what } => {
                     let genesis = self.first.tip().0;
                     let found = self.hosts[node].disk.load(&what, genesis);
                     let command = Command::Loaded { request, found };
-                    self.hosts[node].node.handle_command(self.now, command);
+                    self.hosts[node].command(self.now, command);
                 }
                 Output::Store { request, write } => self.keep(node, request, write),
                 // In a network that is wired records mean nothing; answers to `publish` nowhere.
@@ -656,7 +663,7 @@ impl World {
         }
         // Its own end is done with it, whatever its way out.
         self.network.get_mut(id).into_iter().for_each(|c| c.closed[end] = true);
-        self.hosts[node].node.handle_input(self.now, Input::Closed { connection: id });
+        self.hosts[node].input(self.now, Input::Closed { connection: id });
         self.network.forget(id);
         if self.pairs.iter().any(|pair| pair.connection == Some(id) && pair.ends[0] == node) {
             self.lost(id);

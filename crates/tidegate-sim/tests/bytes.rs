@@ -1,0 +1,115 @@
+//! What the cores of honest nodes hold while a hostile one takes part: bytes that were allocated inside calls
+//! into them and are not freed, at any moment, against their share in `Config::worst_case_bytes`. The nodes
+//! have room for little, so that it shows. The only test of its process.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+
+use tidegate_sim::{Entropy, Scenario, World, inside};
+
+/// Nodes that are told apart.
+const NODES: usize = 4;
+/// What an allocation says of itself, before it: whose it is.
+const PREFIX: usize = 16;
+
+static HELD: [AtomicI64; NODES] = [const { AtomicI64::new(0) }; NODES];
+static MOST: [AtomicI64; NODES] = [const { AtomicI64::new(0) }; NODES];
+
+/// The system's allocator; each allocation knows inside whose core it was made.
+struct Owned;
+
+fn with_prefix(layout: Layout) -> (Layout, usize) {
+    let prefix = layout.align().max(PREFIX);
+    let size = layout.size().checked_add(prefix);
+    let all = size.and_then(|size| Layout::from_size_align(size, prefix).ok());
+    (all.unwrap_or_else(|| std::process::abort()), prefix)
+}
+
+// SAFETY: it is the system's allocator; before what it gives out there is room for a word, which is aligned,
+// and which it takes back with the rest.
+#[allow(unsafe_code, reason = "an allocator cannot be written without")]
+unsafe impl GlobalAlloc for Owned {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let (all, prefix) = with_prefix(layout);
+        // SAFETY: its size is not 0.
+        let start = unsafe { System.alloc(all) };
+        if start.is_null() {
+            return start;
+        }
+        let owner = inside().filter(|node| *node < NODES);
+        if let Some(node) = owner {
+            let held = HELD[node].fetch_add(layout.size() as i64, Relaxed) + layout.size() as i64;
+            MOST[node].fetch_max(held, Relaxed);
+        }
+        // SAFETY: the word and what follows the prefix are inside of what was allocated.
+        unsafe {
+            let at = start.add(prefix);
+            at.sub(PREFIX).cast::<usize>().write(owner.unwrap_or(NODES));
+            at
+        }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        let (all, prefix) = with_prefix(layout);
+        // SAFETY: it was given out above, with this layout.
+        let owner = unsafe { at.sub(PREFIX).cast::<usize>().read() };
+        if let Some(held) = HELD.get(owner) {
+            held.fetch_sub(layout.size() as i64, Relaxed);
+        }
+        // SAFETY: the same.
+        unsafe { System.dealloc(at.sub(prefix), all) }
+    }
+}
+
+#[global_allocator]
+static OWNED: Owned = Owned;
+
+const SCENARIO: &str = "
+nodes = 4
+dials = 3
+producers = 4
+provers = 2
+small = true
+trouble_ms = 20000
+produce_ms = 1500
+load_ms = 500
+settle_ms = 14000
+
+[links]
+least_delay_ms = 1
+most_delay_ms = 60
+
+[load]
+transfers = 40
+last_transfers = 16
+accounts = 1
+
+[work]
+jobs_per_block = 1
+max_jobs = 8
+difficulty = 0
+weight = 62000
+
+[faults]
+resets = 2000
+hostile_nodes = [3]
+";
+
+#[test]
+fn cores_hold_what_was_promised() {
+    let scenario = Scenario::from_toml(SCENARIO).unwrap();
+    let (mut most, mut promised) = (0, 0);
+    for seed in 0..12 {
+        let report = World::new(scenario.clone(), Entropy::seed(seed)).run();
+        assert_eq!(report.broken, None, "seed {seed}");
+        promised = report.worst_case_core_bytes as i64;
+        for node in 0..NODES - 1 {
+            // What it takes to be there is not its peers' doing.
+            let held = MOST[node].swap(HELD[node].load(Relaxed), Relaxed);
+            most = most.max(held);
+            assert!(held <= promised, "seed {seed}: node {node} held {held} of {promised} bytes");
+        }
+    }
+    println!("{} KiB at most, {} KiB promised", most >> 10, promised >> 10);
+    assert!(most > 256 << 10, "{most}: nothing was counted");
+}
