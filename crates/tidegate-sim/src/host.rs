@@ -124,7 +124,7 @@ fn small(config: &mut Config) {
     (limits.max_inbound, limits.max_outbound, limits.handshakes) = (8, 4, 8);
     (limits.book_new_buckets, limits.book_tried_buckets, limits.bans) = (4, 2, 64);
     (limits.fetch_bytes_node, limits.shelved_bytes) = (256 << 10, 32 << 10);
-    (limits.header_bytes, limits.block_bytes, limits.block_size) = (64 << 10, 1 << 20, 256 << 10);
+    (limits.header_bytes, limits.block_bytes, limits.block_size) = (512 << 10, 1 << 20, 256 << 10);
 }
 
 impl Host {
