@@ -111,7 +111,7 @@ pub(crate) struct Request<K> {
 pub(crate) struct Expired<K> {
     /// Links that have something to be asked for now.
     pub(crate) wake: BTreeSet<ConnectionId>,
-    /// Requests without an answer: who was asked, by which announcement.
+    /// Requests whose answer is late: who was asked, by which announcement. One may be here again.
     pub(crate) timed_out: Vec<(ConnectionId, u32)>,
     /// Keys that nobody delivered, and those who announced them.
     pub(crate) given_up: Vec<(K, Vec<Candidate>)>,
@@ -303,16 +303,17 @@ impl<K: Ord + Copy> Fetcher<K> {
         {
             match self.wants[&key].state {
                 State::Exhausted(_) => expired.given_up.push((key, self.resolved(key))),
-                State::InFlight(link, at, until) if at < until && !self.has_untried(key) => {
-                    let again = until.min(now + LOOK_AGAIN);
-                    self.change(key, State::InFlight(link, again, until));
-                }
-                State::InFlight(link, ..) => {
+                State::InFlight(link, at, until) => {
+                    let asked = self.wants[&key].candidates.iter().find(|c| c.link == link);
+                    expired.timed_out.extend(asked.map(|candidate| (link, candidate.tag)));
+                    if at < until && !self.has_untried(key) {
+                        let again = until.min(now + LOOK_AGAIN);
+                        self.change(key, State::InFlight(link, again, until));
+                        continue;
+                    }
                     if let Some(want) = self.wants.get_mut(&key) {
                         want.late = want.late.saturating_add(1);
                     }
-                    let asked = self.wants[&key].candidates.iter().find(|c| c.link == link);
-                    expired.timed_out.extend(asked.map(|candidate| (link, candidate.tag)));
                     expired.wake.extend(self.next_candidate(key, Some(now)));
                 }
                 State::Patient(_) => expired.wake.extend(self.next_candidate(key, Some(now))),
@@ -413,7 +414,8 @@ mod tests {
         for ms in [1_000, 1_250, 1_500] {
             assert_eq!(fetcher.deadline(), Some(at(ms)));
             let expired = fetcher.expire(at(ms));
-            assert!(expired.wake.is_empty() && expired.timed_out.is_empty());
+            // It is late nevertheless: no room is kept for it.
+            assert_eq!((expired.wake.len(), expired.timed_out), (0, vec![(A, 0)]));
         }
         announce(&mut fetcher, (7, B, 1, 0, 100), None);
         let expired = fetcher.expire(at(1_750));
@@ -426,8 +428,11 @@ mod tests {
         };
         assert!(fetcher.next_for(B, |_, _| true, until).is_some());
         assert_eq!(late, 1);
-        let ends = (8..).map(|n| n * 250).find(|ms| !fetcher.expire(at(*ms)).timed_out.is_empty());
-        assert_eq!(ends, Some(5_000));
+        for n in 8..20 {
+            fetcher.expire(at(n * 250));
+            assert_eq!(fetcher.deadline(), Some(at((n + 1) * 250)));
+        }
+        fetcher.expire(at(5_000));
         assert_eq!(fetcher.deadline(), Some(at(5_000) + GIVE_UP));
     }
 

@@ -219,8 +219,8 @@ pub(crate) struct Links {
     /// How many links cause work, as it was counted then.
     working: u32,
     counted: Time,
-    /// Bytes a second of the fastest, as it was measured then.
-    fastest: Option<u64>,
+    /// Bytes a second of the two that are fastest, as it was measured then.
+    fastest: [Option<(u64, ConnectionId)>; 2],
 }
 
 impl Links {
@@ -244,7 +244,7 @@ impl Links {
         self.links.get_mut(&id)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Link)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Link)> + Clone {
         self.links.iter().map(|(id, link)| (*id, link))
     }
 
@@ -262,8 +262,12 @@ impl Links {
         if now.since(self.counted) >= COUNT_AGAIN {
             let working = self.links.values().filter(|link| link.worked_until > now).count();
             (self.working, self.counted) = (working as u32, now);
-            let measured = self.links.values().filter(|link| link.has_rate);
-            self.fastest = measured.map(|link| link.rate).max();
+            self.fastest = [None; 2];
+            for (id, link) in self.links.iter().filter(|(_, link)| link.has_rate) {
+                let rate = Some((link.rate, *id));
+                let [first, second] = self.fastest;
+                self.fastest = if rate > first { [rate, first] } else { [first, rate.max(second)] };
+            }
         }
         let Some(link) = self.links.get_mut(&id) else { return };
         let micros = steps.saturating_mul(u64::from(self.working.max(1)) * 1_000_000);
@@ -274,10 +278,11 @@ impl Links {
         }
     }
 
-    /// Bytes a second that this node's line takes at least, as far as one peer has shown; it is not taken to
-    /// be better than a slow home line.
-    pub(crate) fn fastest(&self) -> u64 {
-        self.fastest.map_or(FIRST_RATE, |fastest| fastest.min(FIRST_RATE))
+    /// Bytes a second that this node's line takes at least, as far as a peer other than this one has shown;
+    /// it is not taken to be better than a slow home line.
+    pub(crate) fn fastest(&self, but: ConnectionId) -> u64 {
+        let others = self.fastest.iter().flatten().filter(|(_, id)| *id != but);
+        others.map(|(rate, _)| *rate).max().map_or(FIRST_RATE, |fastest| fastest.min(FIRST_RATE))
     }
 
     /// How many steps a link may be charged with before it rests.

@@ -358,7 +358,7 @@ fn deliver(
 /// Asks for headers and compact blocks.
 fn poll_fetch(cx: &mut Context, at: At) -> Option<BlockMessage> {
     let link = cx.blocks.links.get_mut(&at.link)?;
-    let fastest = cx.links.fastest();
+    let fastest = cx.links.fastest(at.link);
     let connection = cx.links.get_mut(at.link)?;
     let room = link.has_room(&cx.config.limits);
     // One header at a time, and none while another of his is being checked: headers that were
@@ -399,7 +399,7 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<BlockMessage> {
 fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
     let limits = &cx.config.limits;
     let link = cx.blocks.links.get_mut(&at.link).filter(|link| link.has_room(limits))?;
-    let fastest = cx.links.fastest();
+    let fastest = cx.links.fastest(at.link);
     let connection = cx.links.get_mut(at.link)?;
     for (block, building) in &mut cx.blocks.building {
         if !building.may_be_asked(at.link, connection.direction.is_inbound()) {

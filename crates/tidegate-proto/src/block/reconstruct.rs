@@ -139,6 +139,8 @@ pub(crate) struct Reconstruction {
     lacked: Vec<u32>,
     /// Pools and ids are those of the header: they were all sent in full.
     ids_proven: bool,
+    /// Pools and ids as they are now are not those of the header.
+    disproved: bool,
     /// The first id of the next part of the full list, while that is asked for.
     pub(crate) ids_wanted: Option<u32>,
     /// Who is asked for it: the whole list comes from one, so that one answers for it.
@@ -227,6 +229,7 @@ impl Reconstruction {
             missing: (0..count as u32).collect(),
             lacked: Vec::new(),
             ids_proven: false,
+            disproved: false,
             ids_wanted: None,
             ids_source: None,
             ids_asked: false,
@@ -286,6 +289,7 @@ impl Reconstruction {
 
     fn put(&mut self, index: usize, id: ItemId, found: Found) {
         self.bytes += found.body.len();
+        self.disproved &= self.ids[index] == Some(id);
         self.ids[index] = Some(id);
         self.items[index] = Some(found);
         self.missing.remove(&(index as u32));
@@ -465,6 +469,7 @@ impl Reconstruction {
         if (before, self.ids[at]) != (pool, Some(id)) {
             self.drop_item(at);
             self.pools[at] = pool;
+            self.disproved = false;
         }
         if self.items[at].is_none() {
             self.put(at, id, Found { body, known: false });
@@ -484,14 +489,15 @@ impl Reconstruction {
         pools: &[Pool],
     ) -> Result<Delivered, Violation> {
         let awaited = self.ids_wanted == Some(part.first) && self.ids_source == Some(link);
-        // He was too slow, and another is asked. If it is the whole list it shows by itself what it is.
-        let whole =
-            self.ids_wanted == Some(0) && (part.first, part.ids.len()) == (0, self.ids.len());
-        if !awaited && !whole {
+        // He was slow, and another is asked: but he begins the list, and may go on with it.
+        let begins = (self.ids_wanted, part.first) == (Some(0), 0)
+            && part.ids.len() == self.ids.len().min(MAX_IDS);
+        if !awaited && !begins {
             return Ok(Delivered::Taken);
         }
-        if awaited {
-            self.ids_asked = false;
+        (self.ids_source, self.ids_asked) = (Some(link), false);
+        if !self.sources.contains(&link) {
+            self.sources.push(link);
         }
         let first = part.first as usize;
         let end = first + part.ids.len();
@@ -508,6 +514,7 @@ impl Reconstruction {
                 }
                 self.ids[at] = Some(*id);
                 self.pools[at] = pool;
+                self.disproved = false;
                 self.take_known(at, *id, pools);
             }
         }
@@ -548,9 +555,10 @@ impl Reconstruction {
         if self.items.iter().any(Option::is_none) {
             return Progress::Wanting;
         }
-        if self.ids_proven || self.is_proven(pools) {
+        if self.ids_proven || !self.disproved && self.is_proven(pools) {
             return Progress::Complete;
         }
+        self.disproved = true;
         // Some short id met another item of the pool, or the groups are wrong: ask for all ids.
         // R9.2.7
         self.ids_wanted.get_or_insert(0);

@@ -52,7 +52,7 @@ pub(crate) struct Sync {
     target: u64,
     /// Who was asked for headers last, and when.
     asked: Option<(ConnectionId, Time)>,
-    /// The last answer had as many as were asked for: there are more.
+    /// The last answer with news had as many as were asked for: there are more, if somebody says so.
     more: bool,
     /// Headers that wait until the one before has its verdict, and who sent them. The first may
     /// be waiting for its own.
@@ -87,8 +87,10 @@ struct Coming {
     asked: Time,
     /// 0 if it is not known yet.
     size: usize,
-    /// Who is asked as well, since it is late, and when that was.
+    /// Who is asked as well, since it is late, and until when nobody else is.
     second: Option<(ConnectionId, Time)>,
+    /// How often somebody was.
+    seconds: u32,
 }
 
 impl Coming {
@@ -191,15 +193,18 @@ pub(crate) fn drive(cx: &mut Context) {
         .links
         .iter()
         .filter(|(id, link)| super::has_channel(cx, *id) && link.up && !cx.rpc.is_mute(*id));
-    let highest = believed.map(|(_, link)| link.height()).max().unwrap_or(0);
+    let highest = believed.clone().map(|(_, link)| link.height()).max().unwrap_or(0);
+    // Who has said more than he had to show does not count for what nobody has shown yet.
+    let honest = believed.filter(|(id, _)| cx.sync.failures(*id, What::Headers) == 0);
+    let claimed = honest.map(|(_, link)| link.height()).max().unwrap_or(0);
     // Anybody may say anything. R16.11
     let shown = cx.tip.best().map_or(held.height, |best| best.height);
     cx.sync.target = highest.min(shown);
     if cx.sync.active.is_none() && is_far(cx, cx.sync.target) {
         cx.sync.active = Some(held.height);
-        cx.event(Event::SyncStarted { from: held.height, to: highest });
+        cx.event(Event::SyncStarted { from: held.height, to: claimed.max(cx.sync.target) });
     }
-    let more = cx.sync.more && highest > shown;
+    let more = cx.sync.more && claimed > shown;
     let open = !cx.sync.bodies.is_empty() || !cx.sync.headers.is_empty() || more;
     // The rest comes as blocks come every day.
     if cx.sync.target <= held.height.saturating_add(1) && !open {
@@ -217,7 +222,7 @@ fn again(cx: &Context) -> Option<Time> {
     let working = cx.sync.active.is_some() || cx.sync.stuck;
     let passed = cx.sync.passed.values().min().copied();
     let next = cx.sync.missing.map(|(block, since)| match cx.sync.bodies.get(&block) {
-        Some(Coming { second: Some((_, asked)), .. }) => *asked + ALONE,
+        Some(Coming { second: Some((_, until)), .. }) => *until,
         Some(coming) => overdue(cx, coming, since),
         None => since + STUCK,
     });
@@ -242,8 +247,8 @@ fn look_at_next(cx: &mut Context, next: Option<&HeaderFacts>) {
     cx.sync.missing = Some((block, since));
     cx.sync.stuck |= cx.now >= since + STUCK;
     let Some(coming) = cx.sync.bodies.get(&block).copied() else { return };
-    // A second that is silent as well is not waited for either.
-    let waits = coming.second.is_some_and(|(_, asked)| cx.now < asked + ALONE);
+    // A second that is silent as well is not waited for either; but who is busy begins late.
+    let waits = coming.second.is_some_and(|(_, until)| cx.now < until);
     if waits || cx.now < overdue(cx, &coming, since) {
         return;
     }
@@ -254,10 +259,14 @@ fn look_at_next(cx: &mut Context, next: Option<&HeaderFacts>) {
     if let Some(other) = other
         && rpc::ask(cx, other, RpcWant::Block(block))
         && let Some(coming) = cx.sync.bodies.get_mut(&block)
-        && let Some((silent, _)) = coming.second.replace((other, cx.now))
     {
-        rpc::cancel(cx, silent, &RpcWant::Block(block));
-        pass_over(cx, silent, What::Bodies);
+        let wait = (ALONE * (1 << coming.seconds.min(3))).min(cx.config.limits.rpc_patience);
+        coming.seconds += 1;
+        if let Some((silent, _)) = coming.second.replace((other, cx.now + wait)) {
+            rpc::cancel(cx, silent, &RpcWant::Block(block));
+            // He may have good reasons, and others are asked before him.
+            *cx.sync.failures.entry((silent, What::Bodies)).or_default() += 1;
+        }
     }
 }
 
@@ -400,16 +409,18 @@ pub(crate) fn headers(
     if !cx.sync.headers.is_empty() {
         return Ok(());
     }
-    cx.sync.more = false;
     // What follows the best block of that time was news then, whoever has shown it meanwhile.
     let first = parsed.front().map(|(facts, _)| facts.parent);
     let follows = first.is_some() && first == want.locator.first().copied();
     let is_known = |(facts, _): &(HeaderFacts, Bytes)| cx.blocks.known.contains_key(&facts.block);
-    if !follows && parsed.iter().all(is_known) {
+    let news = !parsed.iter().all(is_known);
+    if !follows && !news {
         // He says that he holds more, and has nothing to show for it.
         pass_over(cx, link, What::Headers);
     } else {
-        cx.sync.more = parsed.len() >= want.most as usize;
+        if news {
+            cx.sync.more = parsed.len() >= want.most as usize;
+        }
         forgive(cx, link, What::Headers);
     }
     cx.sync.headers = parsed;
@@ -440,7 +451,7 @@ fn next_header(cx: &mut Context) {
         let (Some(link), true, false) = (from, good, judged) else {
             // It has come to nothing: somebody else is asked, perhaps for the same again.
             cx.sync.headers.clear();
-            (cx.sync.checking, cx.sync.more) = (None, false);
+            cx.sync.checking = None;
             if let Some(link) = from {
                 pass_over(cx, link, What::Headers);
             }
@@ -481,7 +492,7 @@ fn ask_bodies(cx: &mut Context, missing: &[HeaderFacts]) {
         let Some(link) = able.iter().find(asked).copied() else { continue };
         if rpc::ask(cx, link, RpcWant::Block(block)) {
             misses = 0;
-            let coming = Coming { link, asked: cx.now, size: 0, second: None };
+            let coming = Coming { link, asked: cx.now, size: 0, second: None, seconds: 0 };
             cx.sync.bodies.insert(block, coming);
         }
     }
@@ -584,7 +595,6 @@ pub(crate) fn body(
 pub(crate) fn failed(cx: &mut Context, link: ConnectionId, want: &RpcWant, late: bool) {
     match want {
         RpcWant::Headers(_) => {
-            cx.sync.more = false;
             cx.sync.asked.take_if(|(asked, _)| *asked == link);
             pass_over(cx, link, What::Headers);
         }
@@ -610,7 +620,7 @@ fn not_from(cx: &mut Context, link: ConnectionId, block: Option<&BlockId>) {
         }
         match coming.second.take() {
             Some((second, _)) if second != link => {
-                *coming = Coming { link: second, asked: now, size: 0, second: None };
+                *coming = Coming { link: second, asked: now, size: 0, second: None, seconds: 0 };
                 true
             }
             second => second.is_some(),
@@ -637,9 +647,6 @@ fn forgive(cx: &mut Context, link: ConnectionId, what: What) {
 /// A link is gone, and what was asked for on it.
 pub(crate) fn link_down(cx: &mut Context, link: ConnectionId) {
     cx.sync.asked.take_if(|(asked, _)| *asked == link);
-    if cx.sync.from == Some(link) {
-        cx.sync.more = false;
-    }
     not_from(cx, link, None);
     cx.sync.passed.retain(|(passed, _), _| *passed != link);
     cx.sync.failures.retain(|(failed, _), _| *failed != link);

@@ -347,7 +347,7 @@ fn on_gone(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation>
 fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link)?;
-    let fastest = cx.links.fastest();
+    let fastest = cx.links.fastest(at.link);
     let connection = cx.links.get_mut(at.link)?;
     let limits = &cx.config.limits;
     let (mut numbers, mut others) = (Vec::new(), Vec::new());

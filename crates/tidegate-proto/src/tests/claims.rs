@@ -277,20 +277,30 @@ fn who_alone_has_a_block_may_be_slow() {
 /// after that time were asked in turn for ever.
 #[test]
 fn a_list_that_comes_late_is_taken() {
-    let mut script = Script::up();
-    script.judge = withhold_blocks;
-    let slow = script.connection;
-    let (wanted, compact) = shuffled(&mut script, 9);
-    script.send(BLOCK, &BlockMessage::Push(compact));
-    assert_eq!(script.fetched()[0].want, BlockWant::Ids(0));
-    script.another_peer();
-    script.send(TIP, &TipMessage::Header(wanted.header.clone()));
-    script.wait(500);
-    assert_eq!(script.fetched()[0].want, BlockWant::Ids(0));
-    script.send_on(slow, BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..9)));
-    assert_eq!(script.judged().len(), 1);
-    script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..9)));
-    assert!(script.closed.is_empty());
+    for count in [9, 1025] {
+        let mut script = Script::up();
+        script.judge = withhold_blocks;
+        let slow = script.connection;
+        let (wanted, compact) = shuffled(&mut script, count);
+        script.send(BLOCK, &BlockMessage::Push(compact));
+        assert_eq!(script.fetched()[0].want, BlockWant::Ids(0));
+        script.another_peer();
+        script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+        script.wait(500);
+        assert_eq!(script.fetched()[0].want, BlockWant::Ids(0));
+        let first = usize::from(count).min(1024);
+        let other = std::mem::replace(&mut script.connection, slow);
+        script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..first)));
+        if count > 1024 {
+            // Who has begun goes on.
+            assert_eq!(script.fetched()[0].want, BlockWant::Ids(1024));
+            script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, 1024..1025)));
+        }
+        assert_eq!(script.judged().len(), 1);
+        script.connection = other;
+        script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..first)));
+        assert!(script.closed.is_empty());
+    }
 }
 
 /// Right compact blocks that came while the header was checked were dropped for the false one that was the
