@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::channel::{Context, charge};
+use crate::channel::{Context, steps};
 use crate::config::Limits;
 use crate::fetch::{Announced, Fetcher};
 use crate::id::{BlockId, ConnectionId, Salt};
@@ -323,17 +323,12 @@ fn compact_arrived(
         give_back_pushed(cx, link, pushed, report);
         return Ok(());
     }
-    let before = cx.stats.of(Count::Work);
-    let Some(mut started) = look_up(cx, facts, compact)? else {
+    let Some(mut started) = look_up(cx, link, facts, compact, pushed)? else {
         give_back_pushed(cx, link, pushed, Report::Ignored);
         return Ok(());
     };
     cx.blocks.fetcher.resolved((block, BlockPart::Compact));
-    let work = cx.stats.of(Count::Work) - before;
-    started.pushed = pushed.map(|number| Pushed { link, number, work });
-    if pushed.is_some() {
-        cx.charged_later += work;
-    }
+    cx.charged_later += started.pushed.map_or(0, |pushed| pushed.work);
     started.origin = Some(link);
     started.sources.push(link);
     let others = cx.blocks.known.get(&block).map(|known| known.announced_by.iter());
@@ -353,14 +348,21 @@ fn compact_arrived(
 /// Looks for the items of a compact block in the pools.
 fn look_up(
     cx: &mut Context,
+    link: ConnectionId,
     facts: HeaderFacts,
     compact: &Compact,
+    pushed: Option<u32>,
 ) -> Result<Option<Reconstruction>, Violation> {
     let own = cx.blocks.salt;
     // Each id of the pools is hashed, and looked for among those of the block.
     let looked_at = cx.pools.iter().map(Pool::len).sum::<usize>() + facts.items as usize;
-    cx.stats.worked(looked_at as u64 / 16);
-    Reconstruction::new(facts, compact, &own, &cx.pools, &*cx.rules)
+    let work = looked_at as u64 / 16;
+    cx.stats.worked(work);
+    let mut begun = Reconstruction::new(facts, compact, &own, &cx.pools, &*cx.rules)?;
+    if let Some(begun) = &mut begun {
+        begun.pushed = pushed.map(|number| Pushed { link, number, work });
+    }
+    Ok(begun)
 }
 
 /// A compact block of one that is being put together already. The first may have lied, and does not hold
@@ -373,18 +375,13 @@ fn another_compact(
     pushed: Option<u32>,
 ) -> Result<(), Violation> {
     let (block, most) = (facts.block, cx.config.limits.block_size);
-    let worked = cx.stats.of(Count::Work);
-    let another = look_up(cx, facts, compact)?.map(|mut another| {
-        another.pushed = pushed.map(|number| Pushed { link, number, work: 0 });
-        (another.progress(most, &cx.pools), another)
-    });
-    let Some((Progress::Complete, another)) = another else {
+    let mut another = look_up(cx, link, facts, compact, pushed)?;
+    let progress = another.as_mut().map(|another| another.progress(most, &cx.pools));
+    let Some(another) = another.filter(|_| progress == Some(Progress::Complete)) else {
         give_back_pushed(cx, link, pushed, Report::Duplicate);
         return Ok(());
     };
-    if pushed.is_some() {
-        cx.charged_later += cx.stats.of(Count::Work) - worked;
-    }
+    cx.charged_later += another.pushed.map_or(0, |pushed| pushed.work);
     if let Some(before) = cx.blocks.building.insert(block, another) {
         end_push(cx, before.pushed, Report::Duplicate);
     }
@@ -691,7 +688,7 @@ fn end_push(cx: &mut Context, pushed: Option<Pushed>, report: Report) {
     give_back(cx, link, number, report);
     // Another may have completed what this began with.
     if !matches!(report, Report::First | Report::Duplicate) {
-        cx.caused(link, charge(work));
+        cx.caused(link, steps(work));
     }
 }
 

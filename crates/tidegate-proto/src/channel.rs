@@ -131,12 +131,12 @@ impl Context {
     /// What was done since so much work had been counted was caused by a link, unasked.
     pub(crate) fn charge(&mut self, link: ConnectionId, before: u64) {
         let later = std::mem::take(&mut self.charged_later);
-        self.caused(link, 1 + charge((self.stats.of(Count::Work) - before).saturating_sub(later)));
+        self.caused(link, 1 + steps((self.stats.of(Count::Work) - before).saturating_sub(later)));
     }
 }
 
 /// Steps that a link is charged with for so much work: looks at what peers pile up are short.
-pub(crate) fn charge(work: u64) -> u64 {
+pub(crate) fn steps(work: u64) -> u64 {
     work / 16
 }
 

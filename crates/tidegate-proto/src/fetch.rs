@@ -235,7 +235,6 @@ impl<K: Ord + Copy> Fetcher<K> {
         let Some(known) = want.candidates.iter().position(same) else { return Vec::new() };
         let known = want.candidates.remove(known);
         let (state, nobody) = (want.state, want.candidates.is_empty());
-        let untried = want.candidates.iter().any(|candidate| !candidate.asked);
         self.forget(key, &known);
         if nobody {
             self.resolved(key);
@@ -244,7 +243,7 @@ impl<K: Ord + Copy> Fetcher<K> {
         match state {
             State::InFlight(asked, ..) if asked == link => self.next_candidate(key, None),
             // It was the last that could be asked: those that are left were, and may still answer.
-            State::Idle if !untried => self.next_candidate(key, Some(now)),
+            State::Idle if !self.has_untried(key) => self.next_candidate(key, Some(now)),
             _ => Vec::new(),
         }
     }
@@ -401,7 +400,7 @@ mod tests {
         fetcher.announced(announced, patience, Time::ZERO)
     }
 
-    fn ask(fetcher: &mut Fetcher<u64>, link: ConnectionId, until: Time) -> Option<u64> {
+    fn ask<K: Ord + Copy>(fetcher: &mut Fetcher<K>, link: ConnectionId, until: Time) -> Option<K> {
         fetcher.next_for(link, |_, _| true, |_, _| (until, until)).map(|request| request.key)
     }
 
@@ -576,8 +575,7 @@ mod tests {
                     }
                     Step::Ask(l) => {
                         let until = now + Duration::from_millis(1000);
-                        if let Some(request) = fetcher.next_for(link(l), |_, _| true, |_, _| (until, until)) {
-                            let k = request.key;
+                        if let Some(k) = ask(&mut fetcher, link(l), until) {
                             prop_assert!(!flights.contains_key(&k), "two in flight");
                             let asked = model.get_mut(&k).and_then(|m| m.get_mut(&link(l)));
                             prop_assert_eq!(asked.map(|asked| std::mem::replace(asked, true)), Some(false));

@@ -14,9 +14,9 @@ pub(crate) const FIRST_AGREED: u32 = 16;
 
 /// A round trip before one was measured: a guess at a distance between continents.
 const FIRST_ROUND_TRIP: Duration = Duration::from_millis(100);
-/// How long one peer may keep what others could give, beside the time that its bytes take. Round trip and rate are measured by its own answers, so who is slow on purpose could hold up
-/// whatever it was first with.
-const ALONE: Duration = Duration::from_secs(1);
+/// How long one peer may keep what others could give, beside the time that its bytes take. Round trip and
+/// rate are measured by its own answers, so who is slow on purpose could hold up whatever it was first with.
+pub(crate) const ALONE: Duration = Duration::from_secs(1);
 /// How often that is halved while one after the other is late.
 const HALVED_MOST: u32 = 2;
 /// Bytes a second before a rate was measured: a slow home line.
@@ -184,7 +184,7 @@ impl Link {
 
     /// How long an answer of so many bytes may take: two round trips and two sending times, and
     /// a quarter of a second for a busy peer.
-    pub(crate) fn patience(&self, bytes: u32) -> Duration {
+    fn patience(&self, bytes: u32) -> Duration {
         let sending = Duration::from_micros(u64::from(bytes) * 2_000_000 / self.rate);
         let patience = self.likely_round_trip() * 2 + sending + Duration::from_millis(250);
         patience.min(Duration::from_secs(8))
@@ -193,10 +193,16 @@ impl Link {
     /// How long nobody else is asked for an answer of so many bytes, if others could be and so many have
     /// been late with it already: a round trip at least, or answers would come while others are asked. They
     /// share this node's line, so the time for its bytes is that of the `fastest`.
-    pub(crate) fn alone(&self, bytes: u32, late: u32, fastest: u64) -> Duration {
+    fn alone(&self, bytes: u32, late: u32, fastest: u64) -> Duration {
         let sending = Duration::from_micros(u64::from(bytes) * 1_000_000 / fastest.max(1));
         let least = (self.likely_round_trip() * 5 / 4).min(ALONE);
         self.patience(bytes).min((ALONE / (1 << late.min(HALVED_MOST))).max(least) + sending)
+    }
+
+    /// When others are asked for an answer of so many bytes, with which so many were late, and when it is
+    /// not waited for any more.
+    pub(crate) fn waits(&self, bytes: u32, late: u32, fastest: u64, now: Time) -> (Time, Time) {
+        (now + self.alone(bytes, late, fastest), now + self.patience(bytes))
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
     Body, Known, abandon, advance, body, can_be_asked, give_back, headers, keep, mark_bad,
     reconstruct, sync, wake_block,
 };
-use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms, charge};
+use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms, steps};
 use crate::chunk::{self, Receiving};
 use crate::config::Config;
 use crate::fetch::LOOK_AGAIN;
@@ -71,7 +71,7 @@ impl ChannelTrait for Channel {
         let Some(link) = cx.blocks.links.remove(&at.link) else { return };
         let pushed = cx.blocks.building.values().filter_map(|building| building.pushed);
         let own = pushed.filter(|pushed| pushed.link == at.link).map(|pushed| pushed.work);
-        let looked_up = charge(own.sum());
+        let looked_up = steps(own.sum());
         cx.caused(at.link, link.returns.unpaid(&link.issuer) + looked_up);
         for request in link.requests {
             lost(cx, at.link, request.late(true));
@@ -379,10 +379,7 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<BlockMessage> {
         };
         room && if *part == BlockPart::Header { may_ask_header() } else { may_build() }
     };
-    let until = |bytes, late| {
-        let alone = connection.alone(bytes, late, fastest);
-        (cx.now + alone, cx.now + connection.patience(bytes))
-    };
+    let until = |bytes, late| connection.waits(bytes, late, fastest, cx.now);
     let request = cx.blocks.fetcher.next_for(at.link, fits, until)?;
     let (block, part) = request.key;
     let (part, want) = match part {
@@ -405,9 +402,9 @@ fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
         if !building.may_be_asked(at.link, connection.direction.is_inbound()) {
             continue;
         }
-        let wait = |bytes: u32, late: u32| Wait {
-            alone: Some(cx.now + connection.alone(bytes, late, fastest)),
-            until: cx.now + connection.patience(bytes),
+        let wait = |bytes, late| {
+            let (alone, until) = connection.waits(bytes, late, fastest, cx.now);
+            Wait { alone: Some(alone), until }
         };
         if !link.is_late(block)
             && let Some(first) = building.ask_for_ids(at.link)

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use super::orphans::Orphan;
 use super::{
-    Body, Known, compact_arrived, give_back, give_back_pushed, is_better, keep, may_have, offer,
-    rivals, sync, wake_block, want,
+    Body, Known, compact_arrived, give_back_pushed, is_better, keep, may_have, offer, rivals, sync,
+    wake_block, want,
 };
 use crate::channel::Context;
 use crate::id::{BlockId, ConnectionId};
@@ -148,8 +148,8 @@ pub(super) fn compact_with_header(
         let duplicate = checking.compacts.iter().any(|(sender, ..)| *sender == link);
         if !duplicate {
             checking.compacts.push((link, pushed, compact));
-        } else if let Some(number) = pushed {
-            give_back(cx, link, number, Report::Duplicate);
+        } else {
+            give_back_pushed(cx, link, pushed, Report::Duplicate);
         }
         return Ok(());
     }

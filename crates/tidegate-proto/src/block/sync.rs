@@ -17,6 +17,7 @@ use super::{Body, Judged, ask_if_ready, headers, keep, mark_bad, whole};
 use crate::channel::Context;
 use crate::id::{BlockId, ConnectionId};
 use crate::io::Event;
+use crate::link::ALONE;
 use crate::rpc;
 use crate::rules::HeaderFacts;
 use crate::stats::Count;
@@ -28,8 +29,6 @@ use crate::wire::{BlockBody, BlockHeader, MAX_LOCATOR, RpcWant, WantHeaders};
 const PASSED_OVER: Duration = Duration::from_secs(2);
 /// The same at most.
 const PASSED_OVER_MOST: Duration = Duration::from_secs(300);
-/// How long nobody else is asked when an answer does not begin to come.
-const ALONE: Duration = Duration::from_secs(1);
 /// How long the next block may be missing before it is asked for in this way.
 const STUCK: Duration = Duration::from_secs(3);
 /// Bytes a second at which the next body must come if somebody else could give it.
@@ -94,6 +93,10 @@ struct Coming {
 }
 
 impl Coming {
+    fn new(link: ConnectionId, asked: Time) -> Self {
+        Self { link, asked, size: 0, second: None, seconds: 0 }
+    }
+
     fn is_second(&self, link: ConnectionId) -> bool {
         self.second.is_some_and(|(second, _)| second == link)
     }
@@ -492,8 +495,7 @@ fn ask_bodies(cx: &mut Context, missing: &[HeaderFacts]) {
         let Some(link) = able.iter().find(asked).copied() else { continue };
         if rpc::ask(cx, link, RpcWant::Block(block)) {
             misses = 0;
-            let coming = Coming { link, asked: cx.now, size: 0, second: None, seconds: 0 };
-            cx.sync.bodies.insert(block, coming);
+            cx.sync.bodies.insert(block, Coming::new(link, cx.now));
         }
     }
 }
@@ -620,7 +622,7 @@ fn not_from(cx: &mut Context, link: ConnectionId, block: Option<&BlockId>) {
         }
         match coming.second.take() {
             Some((second, _)) if second != link => {
-                *coming = Coming { link: second, asked: now, size: 0, second: None, seconds: 0 };
+                *coming = Coming::new(second, now);
                 true
             }
             second => second.is_some(),

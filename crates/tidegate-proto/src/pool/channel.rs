@@ -364,10 +364,7 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
             cx.fetches_wait |= mine && !on_node;
             mine && on_node
         };
-        let until = |bytes, late| {
-            let alone = connection.alone(bytes, late, fastest);
-            (cx.now + alone, cx.now + connection.patience(bytes))
-        };
+        let until = |bytes, late| connection.waits(bytes, late, fastest, cx.now);
         let Some(request) = pool.fetcher.next_for(at.link, fits, until) else { break };
         if !link.issuer.owes(request.tag) {
             // It was settled by the name of another item, as ids may collide. R7.3.4

@@ -53,11 +53,7 @@ fn serve(script: &mut Script, block: &Block) {
 }
 
 fn publish(script: &mut Script, bodies: &[Bytes]) {
-    for body in bodies {
-        let (request, pool, body) = (1, SMALL, body.clone());
-        let admission = Admission::default();
-        script.command(Command::Publish { request, pool, body, admission });
-    }
+    bodies.iter().for_each(|body| script.publish(SMALL, body));
 }
 
 /// A liar is first with a compact block whose groups name another pool, and then says that it has
@@ -124,8 +120,7 @@ fn a_proven_item_takes_the_place_of_a_claimed_one() {
     script.connect(super::script::PEER);
     script.shake_hands();
     script.judge = withhold_blocks;
-    let (body, admission) = (bodies[1].clone(), Admission::default());
-    script.command(Command::Publish { request: 1, pool: LARGE, body, admission });
+    script.publish(LARGE, &bodies[1]);
     let short_ids = script.short_ids(&wanted).concat();
     let honest = Compact { short_ids: short_ids.into(), ..script.compact(&wanted) };
     let groups = ["large", "small"].map(|pool| Group { pool: pool.to_owned(), count: 1 });
@@ -223,9 +218,7 @@ fn takes(config: &Config, way: Way, sent: &Block) -> bool {
         Way::Prefilled | Way::ByIndex | Way::FromPools => {
             if way == Way::FromPools {
                 for item in &sent.items {
-                    let (request, pool, body) = (1, item.pool, item.body.clone());
-                    let admission = Admission::default();
-                    script.command(Command::Publish { request, pool, body, admission });
+                    script.publish(item.pool, &item.body);
                 }
             }
             let short_ids = script.short_ids(sent).concat().into();

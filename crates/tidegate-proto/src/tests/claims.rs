@@ -31,10 +31,7 @@ fn shuffled(script: &mut Script, count: u16) -> (Block, Compact) {
         Bytes::from(body)
     };
     let bodies = (0..count).map(body).collect::<Vec<_>>();
-    for body in bodies.clone() {
-        let admission = Admission::default();
-        script.command(Command::Publish { request: 1, pool: SMALL, body, admission });
-    }
+    bodies.iter().for_each(|body| script.publish(SMALL, body));
     let items = bodies.into_iter().map(|body| (SMALL, body)).collect::<Vec<_>>();
     let block = block(&genesis(), 1, 1, &items);
     let mut short_ids = script.short_ids(&block);
@@ -208,10 +205,7 @@ fn slow_on_purpose(count: usize, right: bool) -> (Script, Block) {
     script.wait(990);
     script.send(CONTROL, &ControlMessage::Setup(setup(&config(1))));
     let items = (1..=count as u8).map(|n| (SMALL, item(n, 20))).collect::<Vec<_>>();
-    for (pool, body) in items[..count - 1].iter().cloned() {
-        let admission = Admission::default();
-        script.command(Command::Publish { request: 1, pool, body, admission });
-    }
+    items[..count - 1].iter().for_each(|(pool, body)| script.publish(*pool, body));
     let wanted = block(&genesis(), 1, 1, &items);
     script.take();
     let mut compact = script.compact(&wanted);

@@ -123,10 +123,7 @@ fn pushed(script: &mut Script, pool: u32, body: Bytes) {
 /// that a liar makes of it names the last one instead of the first.
 fn misnamed(script: &mut Script, count: usize) -> (Block, Compact) {
     let bodies = (0..count).map(|n| item((n % 250) as u8, 20 + n / 250)).collect::<Vec<_>>();
-    for body in &bodies {
-        let (pool, body, admission) = (SMALL, body.clone(), Admission::default());
-        script.command(Command::Publish { request: 1, pool, body, admission });
-    }
+    bodies.iter().for_each(|body| script.publish(SMALL, body));
     let items = bodies[..count - 1].iter().map(|body| (SMALL, body.clone())).collect::<Vec<_>>();
     let wanted = block(&genesis(), 1, 1, &items);
     let named = wanted.items.iter().map(|item| item.id).collect::<Vec<_>>();
@@ -203,9 +200,8 @@ fn a_block_is_too_large_only_by_its_own_items() {
     let mut script = Script::up_with(config);
     script.judge = withhold_blocks;
     let large = item(9, 50);
-    for body in [item(1, 20), item(2, 20), large.clone()] {
-        let (pool, admission) = (SMALL, Admission::default());
-        script.command(Command::Publish { request: 1, pool, body, admission });
+    for body in [&item(1, 20), &item(2, 20), &large] {
+        script.publish(SMALL, body);
     }
     let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 20)), (SMALL, item(2, 20))]);
     let salt = script.salt();

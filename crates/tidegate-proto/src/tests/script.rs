@@ -297,6 +297,12 @@ impl Script {
         self.drain();
     }
 
+    /// The node's application publishes an item that holds.
+    pub(super) fn publish(&mut self, pool: PoolIndex, body: &Bytes) {
+        let (body, admission) = (body.clone(), Admission::default());
+        self.command(Command::Publish { request: 1, pool, body, admission });
+    }
+
     /// Lets time pass.
     pub(super) fn wait(&mut self, ms: u64) {
         let end = self.now + Duration::from_millis(ms);

@@ -10,7 +10,7 @@ use super::app::{LARGE, SMALL, SharedIds, TestRules, block_by, config, genesis, 
 use super::script::{BLOCK, CONTROL, RPC, Script, TIP, hello, setup_by as setup, withhold_blocks};
 use crate::chunk;
 use crate::id::{ConnectionId, PeerId, PoolIndex};
-use crate::io::{Admission, Block, Command};
+use crate::io::Block;
 use crate::rng::Rng;
 use crate::rules::Rules;
 use crate::time::Time;
@@ -98,8 +98,7 @@ impl Play {
                 false => dice.one_in(4) && body.len() < 10_000,
             });
             for pool in both.collect::<Vec<_>>() {
-                let (body, admission) = (body.clone(), Admission::default());
-                script.command(Command::Publish { request: 1, pool, body, admission });
+                script.publish(pool, &body);
             }
         }
         let far = [20, 350][dice.below(2) as usize];
