@@ -14,17 +14,17 @@ use super::script::{
 use super::syncing::chain;
 use crate::Violation;
 use crate::chunk;
-use crate::id::{Address, ConnectionId, Digest, ItemId, PeerId};
+use crate::id::{ConnectionId, Digest, ItemId, PeerId};
 use crate::io::{Admission, Block, Command, Input, Subject, TipChange, Verdict};
 use crate::rules::Rules as _;
 use crate::wire::{
     self, Answer, BlockFetch, BlockMessage, BlockPart, BlockWant, Body, Compact, ControlMessage,
-    Group, Held, NotHere, PoolMessage, Prefilled, Refusal, Report, Return, TipMessage, TipSlot,
+    Group, Held, NotHere, PoolMessage, Prefilled, Report, Return, TipMessage, TipSlot,
 };
 
 /// A block of so many items that are in the pool, and a compact block whose short ids are in the
 /// wrong order, so that all ids are asked for.
-fn shuffled(script: &mut Script, count: u16) -> (Block, Compact) {
+pub(super) fn shuffled(script: &mut Script, count: u16) -> (Block, Compact) {
     let body = |n: u16| {
         let mut body = item(1, 20).to_vec();
         body.extend(n.to_be_bytes());
@@ -605,121 +605,6 @@ fn what_went_back_is_not_asked_for() {
     script.wait(100);
     assert_eq!(script.received::<PoolMessage>(SMALL_POOL), []);
     crate::pool::ALIAS_MASK.set(u64::MAX);
-}
-
-/// Who left before its permits went back came again with new ones: its work cost it nothing. R5.3.7
-#[test]
-fn who_comes_back_waits_for_the_work_that_it_left() {
-    let addresses =
-        [1u8, 2].map(|n| Address(vec![4, 8, n, 1, 1, 0x91, 0x02, 0, 1, 0xcc, 0x03].into()));
-    // A body that is of no use is nine steps, and a tenth of a second is free.
-    for (bodies, a_second, waits) in
-        [(10, 1_000, None), (20, 1_000, Some(180)), (20, 100, Some(1_000))]
-    {
-        let mut config = config(1);
-        config.limits.work_per_second = a_second;
-        let mut script = Script::with(config);
-        script.judge = withhold;
-        script.seen_at = addresses[0].clone();
-        // One that was opened before is no way around it.
-        script.connect(PeerId([6; 32]));
-        let before = script.connection;
-        script.connect(PEER);
-        script.shake_hands();
-        for n in 0..bodies {
-            script.send(SMALL_POOL, &PoolMessage::Push(Body::Whole(item(n, 20))));
-        }
-        script.close(script.connection);
-        script.send_on(before, CONTROL, &ControlMessage::Hello(hello(before)));
-        assert_eq!(script.closed.contains(&before), waits.is_some());
-        let refused = |script: &mut Script, address: &Address| {
-            script.seen_at = address.clone();
-            script.connect(PeerId([7; 32]));
-            let refusal = script.refusal();
-            script.close(script.connection);
-            refusal == Some(Refusal::Busy(1000))
-        };
-        assert!(!refused(&mut script, &addresses[1]), "others do not wait");
-        assert_eq!(refused(&mut script, &addresses[0]), waits.is_some());
-        if let Some(waits) = waits {
-            script.wait(waits - 2);
-            assert!(refused(&mut script, &addresses[0]), "{bodies}");
-            // Hello and setup were some steps too.
-            script.wait(10);
-            assert!(!refused(&mut script, &addresses[0]), "{bodies}");
-        }
-    }
-}
-
-/// What a pushed block costs is its sender's, also when that is done at the verdict about its header: he
-/// rests.
-#[test]
-fn a_block_that_waited_for_its_header_is_charged() {
-    let mut config = config(1);
-    config.limits.work_per_second = 10;
-    let mut script = Script::up_with(config);
-    script.judge = withhold;
-    let (wanted, compact) = shuffled(&mut script, 1025);
-    script.wait(1_000);
-    script.send(BLOCK, &BlockMessage::Push(compact));
-    let (ticket, _) = script.questions.pop().unwrap();
-    let verdict = Verdict::Accept(Admission::default());
-    script.command(Command::Verdict { ticket, verdict });
-    script.wait(400);
-    let [fetch] = script.fetched().try_into().unwrap();
-    assert_eq!((fetch.block, fetch.want), (wanted.block, BlockWant::Ids(0)));
-    script.wait(1_000);
-    let not_here = NotHere { block: wanted.block, part: BlockPart::Ids };
-    script.send(BLOCK, &BlockMessage::NotHere(not_here));
-    assert!(rests(&mut script, 900));
-}
-
-/// Whether the peer rests for so long: until then it is asked for nothing.
-fn rests(script: &mut Script, ms: u64) -> bool {
-    let unknown = block(&genesis(), 9, 9, &[]).block;
-    script.take();
-    script.send(TIP, &TipMessage::Held(Held { block: unknown, height: 5 }));
-    script.wait(ms);
-    let rested = script.fetched().is_empty();
-    script.wait(1_200);
-    rested && !script.fetched().is_empty()
-}
-
-/// Who is first with a block is not charged with looking it up: blocks are what it is all for.
-#[test]
-fn who_pushes_a_block_that_is_of_use_does_not_rest() {
-    let mut config = config(1);
-    config.limits.work_per_second = 50;
-    let mut script = Script::up_with(config);
-    script.judge = withhold_blocks;
-    let (wanted, mut compact) = shuffled(&mut script, 1025);
-    compact.short_ids = script.short_ids(&wanted).concat().into();
-    script.wait(1_000);
-    script.send(BLOCK, &BlockMessage::Push(compact));
-    assert_eq!(script.judged().len(), 1);
-    assert!(!rests(&mut script, 0));
-}
-
-/// One request for many items costs many messages, and blocks can be asked for again and again: who asks
-/// rests too.
-#[test]
-fn what_is_served_is_charged() {
-    let mut config = config(1);
-    config.limits.work_per_second = 100;
-    let mut script = Script::up_with(config);
-    let bodies = (0..200u8).map(|n| (SMALL, Bytes::from([&item(1, 20)[..], &[n]].concat())));
-    let wanted = block(&genesis(), 1, 1, &bodies.collect::<Vec<_>>());
-    script.command(Command::PublishBlock { request: 1, block: wanted.clone() });
-    script.wait(1_000);
-    script.take();
-    let want = BlockWant::Items((0..200).collect());
-    script.send(BLOCK, &BlockMessage::Fetch(BlockFetch { block: wanted.block, want }));
-    let served = |script: &mut Script| script.received::<BlockMessage>(BLOCK).len();
-    // A tenth of a second of 100 steps, of four items each.
-    let first = served(&mut script);
-    assert!((30..=48).contains(&first), "{first}");
-    script.wait(3_000);
-    assert_eq!(first + served(&mut script), 200);
 }
 
 /// An item that was asked for may come when its block is forgotten: there is nothing to check it by, nothing

@@ -3,6 +3,7 @@
 mod app;
 mod blame;
 mod blocks;
+mod charged;
 mod claims;
 mod dialing;
 mod finding;

@@ -1,0 +1,169 @@
+//! The work that peers cause: what they are charged with, and that they do not get around it.
+
+use bytes::Bytes;
+
+use super::app::{SMALL, block, config, genesis, item};
+use super::claims::shuffled;
+use super::script::{
+    BLOCK, CONTROL, PEER, SMALL_POOL, Script, TIP, hello, withhold, withhold_blocks,
+};
+use crate::id::{Address, PeerId};
+use crate::io::{Admission, Command, Verdict};
+use crate::peers::UNPAID;
+use crate::wire::{
+    BlockFetch, BlockMessage, BlockPart, BlockWant, Body, ControlMessage, Held, NotHere,
+    PoolMessage, Refusal, TipMessage,
+};
+
+/// A node that works on so many steps a second, and whose application is busy.
+fn working(a_second: u32) -> Script {
+    let mut config = config(1);
+    config.limits.work_per_second = a_second;
+    let mut script = Script::with(config);
+    script.judge = withhold;
+    script
+}
+
+/// A peer comes from an address, pushes so many items, and leaves.
+fn leaves(script: &mut Script, address: &Address, bodies: u8) {
+    script.seen_at = address.clone();
+    script.connect(PEER);
+    script.shake_hands();
+    for n in 0..bodies {
+        script.send(SMALL_POOL, &PoolMessage::Push(Body::Whole(item(n, 20))));
+    }
+    script.close(script.connection);
+}
+
+/// Whether one that comes from an address is told to come back.
+fn refused(script: &mut Script, address: &Address) -> bool {
+    script.seen_at = address.clone();
+    script.connect(PeerId([7; 32]));
+    let refusal = script.refusal();
+    script.close(script.connection);
+    refusal == Some(Refusal::Busy(1000))
+}
+
+/// Who left before its permits went back came again with new ones: its work cost it nothing. R5.3.7
+#[test]
+fn who_comes_back_waits_for_the_work_that_it_left() {
+    let addresses =
+        [1u8, 2].map(|n| Address(vec![4, 8, n, 1, 1, 0x91, 0x02, 0, 1, 0xcc, 0x03].into()));
+    // A body that is of no use is nine steps, and a tenth of a second is free.
+    for (bodies, a_second, waits) in
+        [(10, 1_000, None), (20, 1_000, Some(180)), (20, 100, Some(1_000))]
+    {
+        let mut script = working(a_second);
+        script.seen_at = addresses[0].clone();
+        // One that was opened before is no way around it.
+        script.connect(PeerId([6; 32]));
+        let before = script.connection;
+        leaves(&mut script, &addresses[0], bodies);
+        script.send_on(before, CONTROL, &ControlMessage::Hello(hello(before)));
+        assert_eq!(script.closed.contains(&before), waits.is_some());
+        assert!(!refused(&mut script, &addresses[1]), "others do not wait");
+        assert_eq!(refused(&mut script, &addresses[0]), waits.is_some());
+        if let Some(waits) = waits {
+            script.wait(waits - 2);
+            assert!(refused(&mut script, &addresses[0]), "{bodies}");
+            // Hello and setup were some steps too.
+            script.wait(10);
+            assert!(!refused(&mut script, &addresses[0]), "{bodies}");
+        }
+    }
+}
+
+/// One with many addresses of a network waits as one, from four on; and so many hosts are remembered,
+/// those longest that owe most. R5.3.7
+#[test]
+fn hosts_that_left_work_are_counted_by_group_and_bounded() {
+    let at = |group: u16, host: u8| {
+        let [a, b] = group.to_be_bytes();
+        Address(vec![4, 20 + a, b, host, 1, 0x91, 0x02, 0, 1, 0xcc, 0x03].into())
+    };
+    for (hosts, all) in [(3, false), (4, true)] {
+        let mut script = working(100);
+        (0..hosts).for_each(|host| leaves(&mut script, &at(0, host), 20));
+        assert!(refused(&mut script, &at(0, 0)) && !refused(&mut script, &at(1, 0)));
+        assert_eq!(refused(&mut script, &at(0, 99)), all);
+    }
+    for (hosts, first) in [(UNPAID, true), (UNPAID + 1, false)] {
+        let mut script = working(100);
+        leaves(&mut script, &at(0, 0), 5);
+        (1..hosts as u16).for_each(|group| leaves(&mut script, &at(group, 0), 20));
+        // Each has taken a millisecond, and the first owes the least.
+        assert_eq!(refused(&mut script, &at(0, 0)), first, "{hosts}");
+        assert!(refused(&mut script, &at(hosts as u16 - 1, 0)));
+    }
+}
+
+/// What a pushed block costs is its sender's, also when that is done at the verdict about its header: he
+/// rests.
+#[test]
+fn a_block_that_waited_for_its_header_is_charged() {
+    let mut config = config(1);
+    config.limits.work_per_second = 10;
+    let mut script = Script::up_with(config);
+    script.judge = withhold;
+    let (wanted, compact) = shuffled(&mut script, 1025);
+    script.wait(1_000);
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    let (ticket, _) = script.questions.pop().unwrap();
+    let verdict = Verdict::Accept(Admission::default());
+    script.command(Command::Verdict { ticket, verdict });
+    script.wait(400);
+    let [fetch] = script.fetched().try_into().unwrap();
+    assert_eq!((fetch.block, fetch.want), (wanted.block, BlockWant::Ids(0)));
+    script.wait(1_000);
+    let not_here = NotHere { block: wanted.block, part: BlockPart::Ids };
+    script.send(BLOCK, &BlockMessage::NotHere(not_here));
+    assert!(rests(&mut script, 900));
+}
+
+/// Whether the peer rests for so long: until then it is asked for nothing.
+fn rests(script: &mut Script, ms: u64) -> bool {
+    let unknown = block(&genesis(), 9, 9, &[]).block;
+    script.take();
+    script.send(TIP, &TipMessage::Held(Held { block: unknown, height: 5 }));
+    script.wait(ms);
+    let rested = script.fetched().is_empty();
+    script.wait(1_200);
+    rested && !script.fetched().is_empty()
+}
+
+/// Who is first with a block is not charged with looking it up: blocks are what it is all for.
+#[test]
+fn who_pushes_a_block_that_is_of_use_does_not_rest() {
+    let mut config = config(1);
+    config.limits.work_per_second = 50;
+    let mut script = Script::up_with(config);
+    script.judge = withhold_blocks;
+    let (wanted, mut compact) = shuffled(&mut script, 1025);
+    compact.short_ids = script.short_ids(&wanted).concat().into();
+    script.wait(1_000);
+    script.send(BLOCK, &BlockMessage::Push(compact));
+    assert_eq!(script.judged().len(), 1);
+    assert!(!rests(&mut script, 0));
+}
+
+/// One request for many items costs many messages, and blocks can be asked for again and again: who asks
+/// rests too.
+#[test]
+fn what_is_served_is_charged() {
+    let mut config = config(1);
+    config.limits.work_per_second = 100;
+    let mut script = Script::up_with(config);
+    let bodies = (0..200u8).map(|n| (SMALL, Bytes::from([&item(1, 20)[..], &[n]].concat())));
+    let wanted = block(&genesis(), 1, 1, &bodies.collect::<Vec<_>>());
+    script.command(Command::PublishBlock { request: 1, block: wanted.clone() });
+    script.wait(1_000);
+    script.take();
+    let want = BlockWant::Items((0..200).collect());
+    script.send(BLOCK, &BlockMessage::Fetch(BlockFetch { block: wanted.block, want }));
+    let served = |script: &mut Script| script.received::<BlockMessage>(BLOCK).len();
+    // A tenth of a second of 100 steps, of four items each.
+    let first = served(&mut script);
+    assert!((30..=48).contains(&first), "{first}");
+    script.wait(3_000);
+    assert_eq!(first + served(&mut script), 200);
+}
