@@ -140,7 +140,7 @@ struct Connection {
 /// A piece of work that is done.
 enum Done {
     Incoming(quinn::Endpoint, Option<Box<quinn::Incoming>>),
-    Accepted(Option<NetworkGroup>, Result<quinn::Connection, quinn::ConnectionError>),
+    Accepted(Option<NetworkGroup>, SocketAddr, Result<quinn::Connection, quinn::ConnectionError>),
     Resolved(DialId, Option<PeerId>, Vec<SocketAddr>),
     Dialed(DialId, Result<(quinn::Connection, PeerId), DialError>),
     Stream(ConnectionId, Result<(u32, RecvStream), StreamError>),
@@ -219,7 +219,7 @@ impl Quic {
             true => ([0; 4], 0).into(),
             false => ([0; 16], 0).into(),
         };
-        let endpoint = quinn::Endpoint::client(any)?;
+        let endpoint = socket::bind(any).and_then(|socket| endpoint(None, socket))?;
         self.endpoints.push(endpoint.clone());
         Ok(endpoint)
     }
@@ -265,6 +265,9 @@ impl Quic {
         let turn = self.next_handshake.max(Instant::now());
         self.next_handshake = turn + HANDSHAKE_PACE;
         self.handshakes.push(group);
+        // The handshake shows that the peer receives there. Where its packets say that they come from later
+        // is what anybody may write on them.
+        let from = incoming.remote_address();
         self.work.push(Box::pin(async move {
             let wait = turn.saturating_duration_since(Instant::now());
             // A timer would take a millisecond even for no time at all.
@@ -273,7 +276,7 @@ impl Quic {
             }
             let accepted = async { incoming.accept()?.await };
             let accepted = rt::within(HANDSHAKE_TIMEOUT, accepted).await;
-            Done::Accepted(group, accepted.unwrap_or(Err(quinn::ConnectionError::TimedOut)))
+            Done::Accepted(group, from, accepted.unwrap_or(Err(quinn::ConnectionError::TimedOut)))
         }));
     }
 
@@ -468,7 +471,7 @@ impl Quic {
                 self.on_incoming(*incoming);
             }
             Done::Incoming(_, None) => {}
-            Done::Accepted(group, result) => {
+            Done::Accepted(group, from, result) => {
                 if let Some(at) = self.handshakes.iter().position(|other| *other == group) {
                     self.handshakes.swap_remove(at);
                 }
@@ -477,8 +480,7 @@ impl Quic {
                     && let Some(peer) = tls::peer(&quic)
                     && self.connections.len() < self.places()
                 {
-                    let address = address_of(quic.remote_address());
-                    self.connected(quic, peer, Direction::Inbound, &address);
+                    self.connected(quic, peer, Direction::Inbound, &address_of(from));
                 }
             }
             Done::Resolved(dial, peer, sockets) => {
@@ -541,13 +543,7 @@ impl Transport for Quic {
             socket_address(address).ok_or_else(|| ListenError::Unsupported(address.clone()))?;
         let io = |source| ListenError::Io { address: address.clone(), source };
         let socket = socket::bind(socket).map_err(io)?;
-        let endpoint = quinn::Endpoint::new(
-            quinn::EndpointConfig::default(),
-            Some(self.server.clone()),
-            socket,
-            Arc::new(quinn::TokioRuntime),
-        );
-        let endpoint = endpoint.map_err(io)?;
+        let endpoint = endpoint(Some(self.server.clone()), socket).map_err(io)?;
         let bound = endpoint.local_addr().map_err(io)?;
         // Dials go out from listeners rather than from sockets of their own.
         self.endpoints.insert(0, endpoint.clone());
@@ -631,6 +627,14 @@ impl Transport for Quic {
         }
         sum
     }
+}
+
+fn endpoint(
+    server: Option<quinn::ServerConfig>,
+    socket: Arc<dyn quinn::AsyncUdpSocket>,
+) -> std::io::Result<quinn::Endpoint> {
+    let (config, runtime) = (quinn::EndpointConfig::default(), Arc::new(quinn::TokioRuntime));
+    quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)
 }
 
 fn traffic(quic: &quinn::Connection) -> Traffic {

@@ -1,17 +1,29 @@
-//! The socket that a listener receives on.
+//! The sockets of this transport.
 
+use std::fmt;
+use std::io::IoSliceMut;
 use std::net::{SocketAddr, UdpSocket};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 
-use quinn::udp::UdpSocketState;
+use quinn::udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
+use quinn::{AsyncUdpSocket, Runtime as _, TokioRuntime, UdpPoller};
 
 /// Bytes that the kernel is asked to keep until they are read. All peers share a listener's socket,
 /// and a datagram that finds it full is lost whoever sent it: those who are connected wait until
 /// they notice. Linux's default holds 90 large datagrams, which the answers of a few handshakes
 /// fill. This is some 900: 20 ms of a flood, at the 50,000 a second that are read.
 const BUFFER: usize = 1 << 20;
+/// Bytes that are read as one, of all datagrams that came from one host one after the other.
+const BATCH_BYTES: usize = 64 << 10;
 
 /// A socket that holds what comes in a burst.
-pub(super) fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
+pub(super) fn bind(address: SocketAddr) -> std::io::Result<Arc<dyn AsyncUdpSocket>> {
+    Ok(Arc::new(Single::new(TokioRuntime.wrap_udp_socket(with_room(address)?)?)))
+}
+
+fn with_room(address: SocketAddr) -> std::io::Result<UdpSocket> {
     let socket = UdpSocket::bind(address)?;
     let state = UdpSocketState::new((&socket).into())?;
     // The system may allow less, and it is no reason not to listen.
@@ -19,6 +31,118 @@ pub(super) fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
         tracing::debug!("the receive buffer of {address} stays as it is: {error}");
     }
     Ok(socket)
+}
+
+/// A socket that hands on one datagram at a time. The system reads up to 64 of one host as one, which is
+/// cheaper; but then quinn keeps all of them as long as a byte of one is waited for, and counts that one.
+struct Single {
+    inner: Arc<dyn AsyncUdpSocket>,
+    read: Mutex<Read>,
+}
+
+/// What was read and not handed on.
+struct Read {
+    bytes: Vec<u8>,
+    /// Of each batch: what the system says of it, and how much of it was handed on.
+    batches: [(RecvMeta, usize); BATCH_SIZE],
+    next: usize,
+    end: usize,
+}
+
+impl Single {
+    fn new(inner: Arc<dyn AsyncUdpSocket>) -> Self {
+        let batches = [(RecvMeta::default(), 0); BATCH_SIZE];
+        let bytes = vec![0; BATCH_SIZE * BATCH_BYTES];
+        Self { inner, read: Mutex::new(Read { bytes, batches, next: 0, end: 0 }) }
+    }
+}
+
+impl Read {
+    /// Reads what is there; all that was read before has been handed on.
+    fn fill(
+        &mut self,
+        from: &dyn AsyncUdpSocket,
+        cx: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let mut metas = [RecvMeta::default(); BATCH_SIZE];
+        let mut chunks = self.bytes.chunks_exact_mut(BATCH_BYTES);
+        let mut buffers: [IoSliceMut<'_>; BATCH_SIZE] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        let count = ready!(from.poll_recv(cx, &mut buffers, &mut metas))?;
+        (self.next, self.end) = (0, count);
+        self.batches = metas.map(|meta| (meta, 0));
+        Poll::Ready(Ok(()))
+    }
+
+    /// The next datagram that fits into `to`.
+    fn next(&mut self, to: &mut [u8]) -> Option<RecvMeta> {
+        while self.next < self.end {
+            let (meta, done) = &mut self.batches[self.next];
+            let left = meta.len.saturating_sub(*done);
+            if left == 0 {
+                self.next += 1;
+                continue;
+            }
+            let len = left.min(meta.stride.max(1));
+            let start = self.next * BATCH_BYTES + *done;
+            *done += len;
+            // What is larger than any that was offered is no datagram of QUIC.
+            if let Some(to) = to.get_mut(..len) {
+                to.copy_from_slice(&self.bytes[start..start + len]);
+                return Some(RecvMeta { len, stride: len, ..*meta });
+            }
+        }
+        None
+    }
+}
+
+impl fmt::Debug for Single {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl AsyncUdpSocket for Single {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        self.inner.clone().create_io_poller()
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> std::io::Result<()> {
+        self.inner.try_send(transmit)
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<std::io::Result<usize>> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let mut count = 0;
+            for (to, meta) in bufs.iter_mut().zip(meta.iter_mut()) {
+                let Some(next) = read.next(to) else { break };
+                *meta = next;
+                count += 1;
+            }
+            if count > 0 {
+                return Poll::Ready(Ok(count));
+            }
+            ready!(read.fill(&*self.inner, cx))?;
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.inner.max_transmit_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.inner.may_fragment()
+    }
 }
 
 #[cfg(test)]
@@ -42,8 +166,55 @@ mod tests {
     fn a_listener_holds_a_burst() {
         let any = (Ipv4Addr::LOCALHOST, 0).into();
         let plain = held(&UdpSocket::bind(any).unwrap());
-        let listener = held(&bind(any).unwrap());
+        let listener = held(&with_room(any).unwrap());
         // Twice as much is what Linux allows everybody.
         assert!(listener >= plain * 3 / 2, "{listener} where any socket holds {plain}");
+    }
+
+    /// Datagrams that came as one, as they are handed on: the bytes of each, in batches.
+    async fn received(socket: Arc<dyn AsyncUdpSocket>) -> Vec<RecvMeta> {
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let state = UdpSocketState::new((&sender).into()).unwrap();
+        let contents = (0..10_000u32).flat_map(u32::to_be_bytes).collect::<Vec<_>>();
+        let transmit = Transmit {
+            destination: socket.local_addr().unwrap(),
+            ecn: None,
+            contents: &contents,
+            segment_size: Some(1000),
+            src_ip: None,
+        };
+        state.send((&sender).into(), &transmit).unwrap();
+        let (mut bytes, mut metas) = (Vec::new(), Vec::new());
+        while bytes.len() < contents.len() {
+            let mut to = vec![vec![0; BATCH_BYTES]; BATCH_SIZE];
+            let mut to = to.iter_mut().map(|to| IoSliceMut::new(to)).collect::<Vec<_>>();
+            let mut meta = [RecvMeta::default(); BATCH_SIZE];
+            let receive = std::future::poll_fn(|cx| socket.poll_recv(cx, &mut to, &mut meta));
+            let count = receive.await.unwrap();
+            for (meta, from) in meta[..count].iter().zip(&to) {
+                bytes.extend_from_slice(&from[..meta.len]);
+                metas.push(*meta);
+            }
+        }
+        assert_eq!(bytes, contents);
+        metas
+    }
+
+    /// quinn kept 64 datagrams for a byte of one, and counted one.
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn datagrams_are_handed_on_one_by_one() {
+        let any = (Ipv4Addr::LOCALHOST, 0).into();
+        let plain = TokioRuntime.wrap_udp_socket(with_room(any).unwrap()).unwrap();
+        let together = |meta: &RecvMeta| meta.len > meta.stride;
+        if !received(plain).await.iter().any(together) {
+            println!("skipped: this system hands on none together");
+            return;
+        }
+        let metas = received(bind(any).unwrap()).await;
+        assert_eq!(
+            metas.iter().map(|meta| (meta.len, meta.stride)).collect::<Vec<_>>(),
+            [(1000, 1000); 40]
+        );
     }
 }
