@@ -43,7 +43,7 @@ pub(crate) use headers::{header_announced, header_overdue, header_verdict, peer_
 use keep::Unexecuted;
 use link::BlockLink;
 use orphans::Orphans;
-use reconstruct::{Progress, Pushed, Reconstruction};
+use reconstruct::{Claim, LookedUp, Progress, Pushed, Reconstruction};
 
 /// How often what is wanted and not here is asked for anew: everyone may have failed to deliver it,
 /// and nobody announces it twice.
@@ -302,10 +302,11 @@ fn compact_arrived(
         Some(known) if known.is_whole() => Some(Report::Duplicate),
         Some(Known { body: Body::Missing, .. }) => {
             if let Some(building) = cx.blocks.building.get_mut(&block) {
-                if building.sources.contains(&link) {
+                if building.looked_up.iter().any(|looked_up| looked_up.link == link) {
                     Some(Report::Duplicate)
                 } else {
-                    if can_be_asked(&cx.blocks.links, link, &block) {
+                    let source = building.sources.contains(&link);
+                    if !source && can_be_asked(&cx.blocks.links, link, &block) {
                         building.sources.push(link);
                         wake_block(cx, link);
                     }
@@ -328,7 +329,6 @@ fn compact_arrived(
         return Ok(());
     };
     cx.blocks.fetcher.resolved((block, BlockPart::Compact));
-    cx.charged_later += started.pushed.map_or(0, |pushed| pushed.work);
     started.origin = Some(link);
     started.sources.push(link);
     let others = cx.blocks.known.get(&block).map(|known| known.announced_by.iter());
@@ -360,7 +360,11 @@ fn look_up(
     cx.stats.worked(work);
     let mut begun = Reconstruction::new(facts, compact, &own, &cx.pools, &*cx.rules)?;
     if let Some(begun) = &mut begun {
-        begun.pushed = pushed.map(|number| Pushed { link, number, work });
+        begun.pushed = pushed.map(|number| Pushed { link, number });
+        // At the end it shows whether what it says is true.
+        let work = if pushed.is_some() { work } else { 0 };
+        cx.charged_later += work;
+        begun.looked_up.push(LookedUp { link, claim: Claim::of(compact), work });
     }
     Ok(begun)
 }
@@ -377,12 +381,19 @@ fn another_compact(
     let (block, most) = (facts.block, cx.config.limits.block_size);
     let mut another = look_up(cx, link, facts, compact, pushed)?;
     let progress = another.as_mut().map(|another| another.progress(most, &cx.pools));
-    let Some(another) = another.filter(|_| progress == Some(Progress::Complete)) else {
+    let Some(mut another) = another else {
         give_back_pushed(cx, link, pushed, Report::Duplicate);
         return Ok(());
     };
-    cx.charged_later += another.pushed.map_or(0, |pushed| pushed.work);
-    if let Some(before) = cx.blocks.building.insert(block, another) {
+    let before = cx.blocks.building.get_mut(&block);
+    if progress != Some(Progress::Complete) {
+        before.into_iter().for_each(|before| before.looked_up.append(&mut another.looked_up));
+        give_back_pushed(cx, link, pushed, Report::Duplicate);
+        return Ok(());
+    }
+    if let Some(before) = before {
+        another.looked_up.append(&mut before.looked_up);
+        let before = std::mem::replace(before, another);
         end_push(cx, before.pushed, Report::Duplicate);
     }
     complete(cx, block);
@@ -436,13 +447,16 @@ fn advance(cx: &mut Context, block: BlockId) {
 fn abandon(cx: &mut Context, block: BlockId) {
     let Some(building) = cx.blocks.building.remove(&block) else { return };
     end_push(cx, building.pushed, Report::Ignored);
+    charge_look_ups(cx, &building.looked_up, None);
     wake_all(cx);
 }
 
 fn complete(cx: &mut Context, block: BlockId) {
     let Some(building) = cx.blocks.building.remove(&block) else { return };
-    let pushed = building.pushed;
+    let (pushed, looked_up) = (building.pushed, building.looked_up.clone());
     let (items, lacked) = building.finish();
+    let truth = Claim::of_items(&items, &block, &cx.blocks.salt, &cx.pools);
+    charge_look_ups(cx, &looked_up, Some(truth));
     if body::admissible(&items, &cx.pools, &cx.config.limits).is_err() {
         // R9.4.2
         end_push(cx, pushed, Report::Ignored);
@@ -684,11 +698,16 @@ fn give_back(cx: &mut Context, link: ConnectionId, number: u32, report: Report) 
 
 /// What began with a push has its end. If nothing came of it, it is charged with what looking it up took.
 fn end_push(cx: &mut Context, pushed: Option<Pushed>, report: Report) {
-    let Some(Pushed { link, number, work }) = pushed else { return };
-    give_back(cx, link, number, report);
-    // Another may have completed what this began with.
-    if !matches!(report, Report::First | Report::Duplicate) {
-        cx.caused(link, steps(work));
+    if let Some(Pushed { link, number }) = pushed {
+        give_back(cx, link, number, report);
+    }
+}
+
+/// Looking up what goes unasked is free for those who said what a block is made of, whether this node had
+/// it all or not, and whoever was first; not for others, nor where it has not shown.
+fn charge_look_ups(cx: &mut Context, looked_up: &[LookedUp], truth: Option<Claim>) {
+    for LookedUp { link, work, .. } in looked_up.iter().filter(|own| Some(own.claim) != truth) {
+        cx.caused(*link, steps(*work));
     }
 }
 

@@ -63,6 +63,8 @@ struct Want {
     state: State,
     /// How many were asked and did not answer in time.
     late: u32,
+    /// Until when somebody who was asked is waited for: longer than others are not asked.
+    until: Time,
 }
 
 /// One who announced a key.
@@ -163,7 +165,12 @@ impl<K: Ord + Copy> Fetcher<K> {
                 State::Patient(_) | State::InFlight(..) => {}
             }
         } else {
-            let want = Want { candidates: vec![candidate], state: State::Idle, late: 0 };
+            let want = Want {
+                candidates: vec![candidate],
+                state: State::Idle,
+                late: 0,
+                until: Time::ZERO,
+            };
             self.wants.insert(key, want);
             self.change(key, patience.map_or(State::Idle, State::Patient));
         }
@@ -212,6 +219,7 @@ impl<K: Ord + Copy> Fetcher<K> {
         }
         candidate.asked = true;
         let (alone, until) = until(size, want.late);
+        want.until = want.until.max(until);
         self.change(key, State::InFlight(link, alone, until));
         Some(Request { key, tag, size })
     }
@@ -332,11 +340,10 @@ impl<K: Ord + Copy> Fetcher<K> {
         let want = &self.wants[&key];
         let untried = want.candidates.iter().filter(|candidate| !candidate.asked);
         let untried = untried.map(|candidate| candidate.link).collect::<Vec<_>>();
-        let state = match (untried.is_empty(), now, want.state) {
-            (false, ..) => State::Idle,
-            // Others were asked before the one that failed: theirs may still come.
-            (true, None, State::InFlight(_, _, until)) => State::Exhausted(until + GIVE_UP),
-            (true, now, _) => State::Exhausted(now.unwrap_or_default() + GIVE_UP),
+        let state = match untried.is_empty() {
+            false => State::Idle,
+            // Others were asked before: theirs may still come.
+            true => State::Exhausted(want.until.max(now.unwrap_or_default()) + GIVE_UP),
         };
         self.change(key, state);
         untried
@@ -402,6 +409,21 @@ mod tests {
 
     fn ask<K: Ord + Copy>(fetcher: &mut Fetcher<K>, link: ConnectionId, until: Time) -> Option<K> {
         fetcher.next_for(link, |_, _| true, |_, _| (until, until)).map(|request| request.key)
+    }
+
+    /// One who was asked second, and failed, took the first's time away.
+    #[test]
+    fn the_first_has_its_time_whatever_others_do() {
+        let mut fetcher = Fetcher::new();
+        announce(&mut fetcher, (7, A, 0, 0, 100), None);
+        announce(&mut fetcher, (7, B, 1, 0, 100), None);
+        fetcher.next_for(A, |_, _| true, |_, _| (at(1_000), at(8_000))).unwrap();
+        assert_eq!(fetcher.expire(at(1_000)).wake.len(), 1);
+        fetcher.next_for(B, |_, _| true, |_, _| (at(1_500), at(1_500))).unwrap();
+        fetcher.expire(at(1_500));
+        let end = at(8_000) + GIVE_UP;
+        assert_eq!(fetcher.deadline(), Some(end));
+        assert_eq!(fetcher.expire(end).given_up.len(), 1);
     }
 
     /// Who is late is waited for as long as nobody else could be asked.

@@ -21,6 +21,9 @@ pub(crate) const ALONE: Duration = Duration::from_secs(1);
 const HALVED_MOST: u32 = 2;
 /// Bytes a second before a rate was measured: a slow home line.
 const FIRST_RATE: u64 = 1 << 20;
+/// What a line is taken to be at least where it decides when others are asked: those whose rates are known
+/// may all be slow on purpose. On a slower line more is asked for twice.
+const LEAST_RATE: u64 = 128 << 10;
 /// How far a link may be ahead of its share of the work: what comes in a burst is worked on at once.
 const AHEAD: Duration = Duration::from_millis(100);
 /// The longest rest: what a link may be charged with at once has a bound, whatever it costs.
@@ -170,10 +173,15 @@ impl Link {
         }
     }
 
-    /// Until when the work that it has caused would be done, if it is ahead of its share by more than a
-    /// link may be.
-    pub(crate) fn ahead_until(&self, now: Time) -> Option<Time> {
-        Some(self.worked_until).filter(|until| *until > now + AHEAD)
+    /// Until when the work that it has caused would be done, if it is not.
+    pub(crate) fn works_until(&self, now: Time) -> Option<Time> {
+        Some(self.worked_until).filter(|until| *until > now)
+    }
+
+    /// It goes on from what others have left.
+    pub(crate) fn owes(mut self, until: Option<Time>) -> Self {
+        self.worked_until = self.worked_until.max(until.unwrap_or_default());
+        self
     }
 
     /// Until when it rests, if it was too far ahead of its share of the work: then some of what it waits
@@ -204,6 +212,11 @@ impl Link {
     pub(crate) fn waits(&self, bytes: u32, late: u32, fastest: u64, now: Time) -> (Time, Time) {
         (now + self.alone(bytes, late, fastest), now + self.patience(bytes))
     }
+}
+
+/// Whether one whose work would be done then is ahead of its share by more than a link may be.
+pub(crate) fn is_much(worked_until: Time, now: Time) -> bool {
+    worked_until > now + AHEAD
 }
 
 /// Up to [`AHEAD`]: links that begin to rest at the same time go on one after the other, or all that they
@@ -279,7 +292,7 @@ impl Links {
         let micros = steps.saturating_mul(u64::from(self.working.max(1)) * 1_000_000);
         let took = Duration::from_micros(micros / u64::from(a_second.max(1)));
         link.worked_until = (link.worked_until.max(now) + took).min(now + REST_MOST);
-        if link.worked_until > now + AHEAD {
+        if is_much(link.worked_until, now) {
             link.rest_until = link.worked_until + spread(id, now);
         }
     }
@@ -288,7 +301,8 @@ impl Links {
     /// it is not taken to be better than a slow home line.
     pub(crate) fn fastest(&self, but: ConnectionId) -> u64 {
         let others = self.fastest.iter().flatten().filter(|(_, id)| *id != but);
-        others.map(|(rate, _)| *rate).max().map_or(FIRST_RATE, |fastest| fastest.min(FIRST_RATE))
+        let fastest = others.map(|(rate, _)| *rate).max();
+        fastest.map_or(FIRST_RATE, |fastest| fastest.clamp(LEAST_RATE, FIRST_RATE))
     }
 
     /// How many steps a link may be charged with before it rests.
@@ -527,6 +541,21 @@ mod tests {
         assert_eq!(links.rests_until(), Some(until));
         let slot = At { link: A, slot: 1, index: 0 };
         assert!(!links.may_send(slot, now + REST_MOST) && links.may_send(slot, until));
+    }
+
+    /// Two who answered slowly on purpose were all that was known of this node's line.
+    #[test]
+    fn a_line_is_not_taken_to_be_slower_than_most() {
+        let mut links = links();
+        for id in [A, B] {
+            let link = links.get_mut(id).unwrap();
+            (0..200).for_each(|_| link.measured_rate(RATE_SAMPLE, Duration::from_secs(8)));
+        }
+        links.worked(A, 1, 1000, Time::from_micros(2_000_000));
+        assert_eq!(links.fastest(A), LEAST_RATE);
+        // A frame adds half a second to the time in which nobody else is asked.
+        let alone = links.links[&A].alone(64 << 10, 0, LEAST_RATE);
+        assert_eq!(alone, ALONE + Duration::from_millis(500));
     }
 
     #[test]

@@ -290,7 +290,9 @@ impl Node {
             }
         };
         let known = dial.is_some_and(|dial| dial.peer == Some(peer));
-        let link = Link::new(peer, direction, address, self.cx.now);
+        let left = peers::left_work(&self.cx, &address).filter(|_| direction.is_inbound());
+        // R5.3.7
+        let link = Link::new(peer, direction, address, self.cx.now).owes(left);
         self.cx.links.insert(connection, link);
         let at = At { link: connection, slot: 0, index: 0 };
         control::connected(&mut self.cx, at, binding, known);

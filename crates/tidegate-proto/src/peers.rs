@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use self::address::{Group, group, host_bytes};
+use self::address::{Group, group, site_bytes};
 
 use crate::channel::Context;
 use crate::config::Config;
 use crate::control;
 use crate::id::{Address, ConnectionId, DialId, PeerId};
 use crate::io::Direction;
-use crate::link::Link;
+use crate::link::{self, Link};
 use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::Refusal;
@@ -33,10 +33,10 @@ pub(crate) fn busy() -> Refusal {
     Refusal::Busy(RETRY_MS)
 }
 
-/// Hosts that are remembered because work of theirs is left: more than can come and go while it is, which
+/// Sites that are remembered because work of theirs is left: more than can come and go while it is, which
 /// is a second at most.
 pub(crate) const UNPAID: usize = 256;
-/// Hosts of one network group that have left work, from which on all of the group wait: one who has many
+/// Sites of one network group that have left work, from which on all of the group wait: one who has many
 /// addresses has them there.
 const UNPAID_OF_GROUP: usize = 4;
 
@@ -49,8 +49,7 @@ pub(crate) struct Peers {
     bans: BTreeMap<PeerId, Ban>,
     dials: BTreeMap<DialId, Dialing>,
     next_dial: u64,
-    /// Hosts whose peers left while there was more work of theirs than their share, and until when it would
-    /// be done.
+    /// Sites whose peers left while there was work of theirs, and until when it would be done.
     unpaid: BTreeMap<(Group, Vec<u8>), Time>,
     /// How often somebody was banned.
     pub(crate) banned_so_far: u64,
@@ -160,14 +159,14 @@ impl Peers {
     }
 }
 
-/// A connection ends. Whoever comes from there before the work is done that it left waits for that: new
-/// permits for each connection would be more than its share.
+/// A connection ends. Whoever comes from there before the work is done that it left goes on from there, or
+/// waits if that is too much: new permits for each connection would be more than its share.
 pub(crate) fn leaves(cx: &mut Context, link: ConnectionId) {
     let Some(link) = cx.links.get(link).filter(|link| link.direction.is_inbound()) else { return };
-    let Some(until) = link.ahead_until(cx.now) else { return };
+    let Some(until) = link.works_until(cx.now) else { return };
     let (now, unpaid) = (cx.now, &mut cx.peers.unpaid);
     unpaid.retain(|_, until| *until > now);
-    let known = unpaid.entry((group(&link.address), host_bytes(&link.address))).or_insert(until);
+    let known = unpaid.entry((group(&link.address), site_bytes(&link.address))).or_insert(until);
     *known = until.max(*known);
     if unpaid.len() > UNPAID
         && let Some(first) = unpaid.iter().min_by_key(|(_, until)| **until)
@@ -179,11 +178,18 @@ pub(crate) fn leaves(cx: &mut Context, link: ConnectionId) {
 
 /// Whether whoever comes from an address waits until work is done that was left.
 fn has_left_work(cx: &Context, address: &Address) -> bool {
-    let (group, host) = (group(address), host_bytes(address));
+    let (group, site) = (group(address), site_bytes(address));
     let of_group = cx.peers.unpaid.range((group.clone(), Vec::new())..);
     let of_group = of_group.take_while(|((of, _), _)| *of == group);
-    let mut owing = of_group.filter(|(_, until)| **until > cx.now).map(|((_, host), _)| host);
-    owing.clone().count() >= UNPAID_OF_GROUP || owing.any(|owes| *owes == host)
+    let much = of_group.filter(|(_, until)| link::is_much(**until, cx.now));
+    let mut owing = much.map(|((_, site), _)| site);
+    owing.clone().count() >= UNPAID_OF_GROUP || owing.any(|owes| *owes == site)
+}
+
+/// Until when the work would be done that was left by those who came from an address. A new connection
+/// from there goes on from then.
+pub(crate) fn left_work(cx: &Context, address: &Address) -> Option<Time> {
+    cx.peers.unpaid.get(&(group(address), site_bytes(address))).copied()
 }
 
 /// Why the peer of a connection is not wanted, if it is not.

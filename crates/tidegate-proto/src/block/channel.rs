@@ -69,9 +69,10 @@ impl ChannelTrait for Channel {
             wake_block(cx, link);
         }
         let Some(link) = cx.blocks.links.remove(&at.link) else { return };
-        let pushed = cx.blocks.building.values().filter_map(|building| building.pushed);
-        let own = pushed.filter(|pushed| pushed.link == at.link).map(|pushed| pushed.work);
-        let looked_up = steps(own.sum());
+        // What nobody knows yet to be true is not free.
+        let looked_up = cx.blocks.building.values().flat_map(|building| &building.looked_up);
+        let work = looked_up.filter(|looked_up| looked_up.link == at.link).map(|own| own.work);
+        let looked_up = work.map(steps).sum::<u64>();
         cx.caused(at.link, link.returns.unpaid(&link.issuer) + looked_up);
         for request in link.requests {
             lost(cx, at.link, request.late(true));
@@ -79,6 +80,7 @@ impl ChannelTrait for Channel {
         for block in cx.blocks.building.keys().copied().collect::<Vec<_>>() {
             if let Some(building) = cx.blocks.building.get_mut(&block) {
                 building.forget_source(at.link);
+                building.looked_up.retain(|looked_up| looked_up.link != at.link);
                 advance(cx, block);
             }
         }
@@ -406,7 +408,9 @@ fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
             let (alone, until) = connection.waits(bytes, late, fastest, cx.now);
             Wait { alone: Some(alone), until }
         };
-        if !link.is_late(block)
+        // One list at a time: the first may have begun anew meanwhile.
+        if link.find(block, BlockPart::Ids).is_none()
+            && !link.is_late(block)
             && let Some(first) = building.ask_for_ids(at.link)
         {
             let wait = wait(MAX_FRAME as u32, building.late);

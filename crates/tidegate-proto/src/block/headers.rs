@@ -368,7 +368,14 @@ pub(crate) fn header_overdue(cx: &mut Context, block: BlockId) {
     let Some(checking) = cx.blocks.checking.get_mut(&block) else { return };
     checking.overdue = true;
     let sources = checking.sources.clone();
+    let pushed = checking.compacts.iter_mut();
+    let pushed = pushed.filter_map(|(link, pushed, _)| pushed.take().map(|number| (*link, number)));
+    let pushed = pushed.collect::<Vec<_>>();
     sources.into_iter().for_each(|link| tip::header_done(cx, link, &block));
+    for (link, number) in pushed {
+        // R6.3.3
+        give_back_pushed(cx, link, Some(number), Report::Ignored);
+    }
 }
 
 /// Forgets headers that the tip has left behind.

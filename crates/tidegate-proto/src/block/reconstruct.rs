@@ -64,11 +64,7 @@ pub(crate) fn compact(
     pools: &[Pool],
     salt: Salt,
 ) -> Compact {
-    let shortener = Shortener::new(&salt, &facts.block);
-    let mut short_ids = Vec::with_capacity(items.len() * SHORT);
-    for item in items {
-        short_ids.extend_from_slice(&shortener.shorten(&item.id).to_be_bytes()[2..]);
-    }
+    let short_ids = short_ids(items, &facts.block, &salt);
     let mut left = PREFILL;
     let mut prefilled = Vec::new();
     for index in lacked {
@@ -80,6 +76,15 @@ pub(crate) fn compact(
     }
     let groups = groups(items, pools);
     Compact { header: header.clone(), salt, groups, short_ids: short_ids.into(), prefilled }
+}
+
+fn short_ids(items: &[BlockItem], block: &BlockId, salt: &Salt) -> Vec<u8> {
+    let shortener = Shortener::new(salt, block);
+    let mut short_ids = Vec::with_capacity(items.len() * SHORT);
+    for item in items {
+        short_ids.extend_from_slice(&shortener.shorten(&item.id).to_be_bytes()[2..]);
+    }
+    short_ids
 }
 
 /// Which pools items are from, in the block's order.
@@ -161,6 +166,49 @@ pub(crate) struct Reconstruction {
     pub(crate) origin: Option<ConnectionId>,
     /// Which push this began with.
     pub(crate) pushed: Option<Pushed>,
+    /// Whose compact blocks were looked up.
+    pub(crate) looked_up: Vec<LookedUp>,
+}
+
+/// A compact block that was looked up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LookedUp {
+    pub(crate) link: ConnectionId,
+    /// What it says that the block is made of.
+    pub(crate) claim: Claim,
+    /// What looking it up took, if it came unasked: who said what is not so is charged with it.
+    pub(crate) work: u64,
+}
+
+/// What a compact block says that a block is made of: groups and short ids, hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claim(blake3::Hash);
+
+impl Claim {
+    pub(crate) fn of(compact: &Compact) -> Self {
+        Self::new(&compact.groups, &compact.short_ids)
+    }
+
+    /// What a true one says, for a receiver with this salt.
+    pub(crate) fn of_items(
+        items: &[BlockItem],
+        block: &BlockId,
+        salt: &Salt,
+        pools: &[Pool],
+    ) -> Self {
+        Self::new(&groups(items, pools), &short_ids(items, block, salt))
+    }
+
+    fn new(groups: &[Group], short_ids: &[u8]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for group in groups {
+            hasher.update(&group.count.to_be_bytes());
+            hasher.update(&(group.pool.len() as u64).to_be_bytes());
+            hasher.update(group.pool.as_bytes());
+        }
+        hasher.update(short_ids);
+        Self(hasher.finalize())
+    }
 }
 
 /// A compact block that came unasked.
@@ -169,8 +217,6 @@ pub(crate) struct Pushed {
     pub(crate) link: ConnectionId,
     /// Its number.
     pub(crate) number: u32,
-    /// What looking it up took.
-    pub(crate) work: u64,
 }
 
 /// The bytes of an item, and whether a pool had it.
@@ -240,6 +286,7 @@ impl Reconstruction {
             unasked_since: None,
             origin: None,
             pushed: None,
+            looked_up: Vec::new(),
         };
         block.look_up(compact, pools);
         block.prefill(compact, pools, rules)?;

@@ -37,7 +37,8 @@ const SLOW: u64 = 1 << 20;
 /// which they may for one more.
 const LOOKS: u32 = 32;
 const LOOK: Duration = Duration::from_millis(50);
-/// Bodies asked of one peer at a time: the next is asked for before the last is here.
+/// Bodies asked of one peer at a time: the next is asked for before the last is here. Of one who has
+/// delivered none, as others have, it is one: who leaves them unanswered and comes again holds up few.
 const OF_ONE: usize = 3;
 /// Bodies asked for at a time, of all peers.
 const BODIES: usize = 16;
@@ -51,8 +52,8 @@ pub(crate) struct Sync {
     target: u64,
     /// Who was asked for headers last, and when.
     asked: Option<(ConnectionId, Time)>,
-    /// The last answer with news had as many as were asked for: there are more, if somebody says so.
-    more: bool,
+    /// Who gave the last answer, if it had as many as were asked for: there are more, if that one says so.
+    more: Option<ConnectionId>,
     /// Headers that wait until the one before has its verdict, and who sent them. The first may
     /// be waiting for its own.
     headers: VecDeque<(HeaderFacts, Bytes)>,
@@ -69,6 +70,8 @@ pub(crate) struct Sync {
     /// Who was asked for headers when, and how often anybody was: they take turns.
     turns: BTreeMap<ConnectionId, u64>,
     turn: u64,
+    /// Who has delivered a body on this connection: others may be here only to be asked.
+    proven: BTreeSet<ConnectionId>,
     /// The first body that is missing, and since when.
     missing: Option<(BlockId, Time)>,
     /// Missing bodies cannot be had in parts, as they are every day.
@@ -207,7 +210,9 @@ pub(crate) fn drive(cx: &mut Context) {
         cx.sync.active = Some(held.height);
         cx.event(Event::SyncStarted { from: held.height, to: claimed.max(cx.sync.target) });
     }
-    let more = cx.sync.more && claimed > shown;
+    let height = |link: ConnectionId| cx.links.get(link).map_or(0, |link| link.height());
+    let more = cx.sync.more.filter(|link| cx.sync.failures(*link, What::Headers) == 0);
+    let more = more.is_some_and(|link| height(link) > shown);
     let open = !cx.sync.bodies.is_empty() || !cx.sync.headers.is_empty() || more;
     // The rest comes as blocks come every day.
     if cx.sync.target <= held.height.saturating_add(1) && !open {
@@ -276,6 +281,8 @@ fn look_at_next(cx: &mut Context, next: Option<&HeaderFacts>) {
 /// When the next body, which has been it for so long, is to be had from somebody else.
 fn overdue(cx: &Context, coming: &Coming, since: Time) -> Time {
     let patience = match coming.size {
+        // He was asked early enough, and has shown nothing yet.
+        0 if !cx.sync.proven.contains(&coming.link) => return coming.asked + ALONE,
         0 => ALONE,
         size => {
             let sending = Duration::from_micros(size as u64 * 1_000_000 / SLOW);
@@ -333,7 +340,10 @@ fn able(cx: &Context, height: u64, what: What) -> Vec<ConnectionId> {
         able.retain(|link| !cx.sync.is_passed(*link, kind));
     }
     able.retain(|link| cx.rpc.has_room(*link));
-    able.sort_by_key(|link| (cx.sync.failures(*link, kind), cx.rpc.open(*link), *link));
+    let unproven = |link: &ConnectionId| !cx.sync.proven.contains(link);
+    able.sort_by_key(|link| {
+        (cx.sync.failures(*link, kind), unproven(link), cx.rpc.open(*link), *link)
+    });
     able
 }
 
@@ -421,8 +431,9 @@ pub(crate) fn headers(
         // He says that he holds more, and has nothing to show for it.
         pass_over(cx, link, What::Headers);
     } else {
-        if news {
-            cx.sync.more = parsed.len() >= want.most as usize;
+        let full = parsed.len() >= want.most as usize;
+        if news || full {
+            cx.sync.more = full.then_some(link);
         }
         forgive(cx, link, What::Headers);
     }
@@ -490,7 +501,9 @@ fn ask_bodies(cx: &mut Context, missing: &[HeaderFacts]) {
             let size = cx.sync.large.get(&(**link, block));
             let fits = size.is_none_or(|size| fits(cx, unexecuted, facts, *size));
             let coming = cx.sync.bodies.values().filter(|coming| coming.is_from(**link));
-            fits && coming.count() < OF_ONE
+            let proven = cx.sync.proven.is_empty() || cx.sync.proven.contains(*link);
+            let most = if proven { OF_ONE } else { 1 };
+            fits && coming.count() < most
         };
         let Some(link) = able.iter().find(asked).copied() else { continue };
         if rpc::ask(cx, link, RpcWant::Block(block)) {
@@ -576,6 +589,7 @@ pub(crate) fn body(
         Parsed::Wrong => return Err(Violation::WrongIds),
     };
     forgive(cx, link, What::Bodies);
+    cx.sync.proven.insert(link);
     cx.sync.failures.retain(|(_, what), _| *what != What::Body(block));
     if body::admissible(&items, &cx.pools, &cx.config.limits).is_err() {
         // R9.4.2
@@ -654,5 +668,6 @@ pub(crate) fn link_down(cx: &mut Context, link: ConnectionId) {
     cx.sync.failures.retain(|(failed, _), _| *failed != link);
     cx.sync.large.retain(|(of, _), _| *of != link);
     cx.sync.turns.remove(&link);
+    cx.sync.proven.remove(&link);
     advance(cx);
 }

@@ -102,6 +102,14 @@ pub(crate) fn host_bytes(address: &Address) -> Vec<u8> {
     }
 }
 
+/// The site of an address, which is one customer's: of IPv6 a /48 (RFC 6177 gives them that or less).
+pub(crate) fn site_bytes(address: &Address) -> Vec<u8> {
+    match host(address) {
+        Host::Ip6(ip) if mapped(ip).is_none() => ip[..6].to_vec(),
+        _ => host_bytes(address),
+    }
+}
+
 /// The group of an address.
 pub(crate) fn group(address: &Address) -> Group {
     let ip4 = |ip: [u8; 4]| match is_local_ip4(ip) {

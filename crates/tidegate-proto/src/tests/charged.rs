@@ -11,8 +11,8 @@ use crate::id::{Address, PeerId};
 use crate::io::{Admission, Command, Verdict};
 use crate::peers::UNPAID;
 use crate::wire::{
-    BlockFetch, BlockMessage, BlockPart, BlockWant, Body, ControlMessage, Held, NotHere,
-    PoolMessage, Refusal, TipMessage,
+    BlockFetch, BlockMessage, BlockPart, BlockWant, Body, Compact, ControlMessage, Held, NotHere,
+    PoolMessage, Prefilled, Refusal, TipMessage,
 };
 
 /// A node that works on so many steps a second, and whose application is busy.
@@ -49,9 +49,9 @@ fn refused(script: &mut Script, address: &Address) -> bool {
 fn who_comes_back_waits_for_the_work_that_it_left() {
     let addresses =
         [1u8, 2].map(|n| Address(vec![4, 8, n, 1, 1, 0x91, 0x02, 0, 1, 0xcc, 0x03].into()));
-    // A body that is of no use is nine steps, and a tenth of a second is free.
+    // A body that is of no use is nine steps. One that is ahead by a tenth of a second is let in.
     for (bodies, a_second, waits) in
-        [(10, 1_000, None), (20, 1_000, Some(180)), (20, 100, Some(1_000))]
+        [(10, 1_000, None), (20, 1_000, Some(80)), (20, 100, Some(900))]
     {
         let mut script = working(a_second);
         script.seen_at = addresses[0].clone();
@@ -166,4 +166,57 @@ fn what_is_served_is_charged() {
     assert!((30..=48).contains(&first), "{first}");
     script.wait(3_000);
     assert_eq!(first + served(&mut script), 200);
+}
+
+/// Who left just before it would have had to wait, and came again, began anew: so it was never charged.
+/// R5.3.7
+#[test]
+fn what_little_is_left_adds_up() {
+    let address = Address(vec![4, 8, 8, 1, 1, 0x91, 0x02, 0, 1, 0xcc, 0x03].into());
+    let mut script = working(1_000);
+    leaves(&mut script, &address, 8);
+    assert!(!refused(&mut script, &address), "72 steps are 72 ms");
+    leaves(&mut script, &address, 8);
+    assert!(refused(&mut script, &address));
+    // One customer has many addresses of IPv6, and is one.
+    let at = |site: u8, host: u8| {
+        let ip = [0x20, 1, 0xd, 0xb8, 0, site, host, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+        Address([&[0x29][..], &ip, &[0x91, 0x02, 0, 1, 0xcc, 0x03]].concat().into())
+    };
+    let mut script = working(100);
+    (0..4).for_each(|host| leaves(&mut script, &at(1, host), 20));
+    assert!(refused(&mut script, &at(1, 9)) && !refused(&mut script, &at(2, 0)));
+}
+
+/// An honest push that came after a false one, and was not enough for the whole block, was charged with
+/// looking it up; the false one was not.
+#[test]
+fn who_says_what_is_true_of_a_block_is_not_charged() {
+    for right in [true, false] {
+        let mut config = config(1);
+        config.limits.work_per_second = 50;
+        let mut script = Script::up_with(config);
+        script.judge = withhold_blocks;
+        let (known, _) = shuffled(&mut script, 1025);
+        let mut items = known.items.iter().map(|i| (SMALL, i.body.clone())).collect::<Vec<_>>();
+        items.push((SMALL, item(7, 100)));
+        let wanted = block(&genesis(), 1, 1, &items);
+        let mut ids = script.short_ids(&wanted);
+        let right_ids = ids.concat().into();
+        let compact = Compact { short_ids: right_ids, ..script.compact(&wanted) };
+        ids.swap(0, 1);
+        let wrong = Compact { short_ids: ids.concat().into(), ..compact.clone() };
+        let prefilled = vec![Prefilled { index: 1025, body: item(7, 100) }];
+        let whole = Compact { prefilled, ..compact.clone() };
+        let (a, b) = if right { (wrong, compact) } else { (compact, wrong) };
+        script.send(BLOCK, &BlockMessage::Push(a));
+        let second = script.another_peer();
+        script.send(BLOCK, &BlockMessage::Push(b));
+        script.connect(PeerId([7; 32]));
+        script.shake_hands();
+        script.send(BLOCK, &BlockMessage::Push(whole));
+        assert_eq!(script.judged().len(), 1);
+        script.connection = second;
+        assert_eq!(rests(&mut script, 0), !right);
+    }
 }

@@ -195,15 +195,20 @@ fn what_nobody_can_be_asked_for_is_begun_anew() {
     assert!(script.closed.is_empty());
 }
 
+/// A peer connects whose round trip seems to be a second.
+fn connects_slowly(script: &mut Script, peer: PeerId) {
+    script.connect(peer);
+    script.send(CONTROL, &ControlMessage::Hello(hello(script.connection)));
+    script.wait(990);
+    script.send(CONTROL, &ControlMessage::Setup(setup(&config(1))));
+}
+
 /// A peer whose round trip seems to be a second, and that pushes a block of so many items, of which the
 /// pool has all but the last, with short ids that are right or not.
 fn slow_on_purpose(count: usize, right: bool) -> (Script, Block) {
     let mut script = Script::with(config(1));
     script.judge = withhold_blocks;
-    script.connect(PEER);
-    script.send(CONTROL, &ControlMessage::Hello(hello(script.connection)));
-    script.wait(990);
-    script.send(CONTROL, &ControlMessage::Setup(setup(&config(1))));
+    connects_slowly(&mut script, PEER);
     let items = (1..=count as u8).map(|n| (SMALL, item(n, 20))).collect::<Vec<_>>();
     items[..count - 1].iter().for_each(|(pool, body)| script.publish(*pool, body));
     let wanted = block(&genesis(), 1, 1, &items);
@@ -642,4 +647,53 @@ fn an_item_of_a_forgotten_block_is_nothing() {
         assert_eq!(script.accusation(), expected, "{size}");
         assert_eq!(script.judged(), []);
     }
+}
+
+/// One that was asked for all ids, and late, was asked for them a second time when another had begun them
+/// anew; and then a timer was due for ever.
+#[test]
+fn nobody_is_asked_for_the_ids_twice_at_a_time() {
+    let mut script = Script::with(config(1));
+    script.judge = withhold_blocks;
+    connects_slowly(&mut script, PEER);
+    let liar = script.connection;
+    connects_slowly(&mut script, PeerId([8; 32]));
+    let silent = script.connection;
+    let (wanted, compact) = shuffled(&mut script, 40);
+    script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+    script.send_on(liar, BLOCK, &BlockMessage::Push(compact));
+    script.wait(1_200);
+    assert_eq!(script.fetched().len(), 1, "the silent one is asked as well");
+    let mut foreign = ids_of(&wanted, 0..40);
+    foreign.groups = vec![Group { pool: "no such pool".to_owned(), count: 40 }];
+    script.send_on(liar, BLOCK, &BlockMessage::Ids(foreign));
+    assert_eq!(script.fetched(), []);
+    // A timer that is always due is found here.
+    script.wait(6_000);
+    assert!(!script.closed.contains(&silent));
+}
+
+/// Somebody who had been put among those who may be asked pushed the right compact block, and it was not
+/// looked at: the block waited for whoever was asked for its ids.
+#[test]
+fn a_right_compact_block_of_one_who_may_be_asked_is_looked_up() {
+    let mut script = Script::up();
+    script.judge = withhold_blocks;
+    let liar = script.connection;
+    let (wanted, compact) = shuffled(&mut script, 40);
+    script.another_peer();
+    script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+    let silent = script.connection;
+    script.connect(PeerId([7; 32]));
+    script.shake_hands();
+    script.send(TIP, &TipMessage::Header(wanted.header.clone()));
+    script.send_on(liar, BLOCK, &BlockMessage::Push(compact));
+    let not_here = NotHere { block: wanted.block, part: BlockPart::Ids };
+    script.send_on(liar, BLOCK, &BlockMessage::NotHere(not_here));
+    assert_eq!(script.judged(), []);
+    let short_ids = script.short_ids(&wanted).concat().into();
+    let right = Compact { short_ids, ..script.compact(&wanted) };
+    script.send(BLOCK, &BlockMessage::Push(right));
+    assert_eq!(script.judged().len(), 1);
+    assert!(!script.closed.contains(&silent));
 }

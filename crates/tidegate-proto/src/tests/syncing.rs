@@ -775,3 +775,22 @@ fn who_begins_first_goes_on() {
     assert!(script.node.block(&block).is_some(), "the first has given it");
     assert!(script.closed.is_empty());
 }
+
+/// Connections that answered nothing had three bodies each, and came before one that delivered.
+#[test]
+fn who_delivers_is_asked_first() {
+    let (chain, is_body) =
+        (chain(20, 100), |(_, want): &(u32, RpcWant)| matches!(want, RpcWant::Block(_)));
+    let (mut script, asked) = asking(&chain);
+    let honest = script.connection;
+    script.send(RPC, &answer(asked[0].0, &chain[0]));
+    script.take();
+    script.another_peer();
+    script.send(TIP, &TipMessage::Held(Held { block: chain[19].block, height: 20 }));
+    assert_eq!(requests(&mut script).into_iter().filter(is_body).count(), 1);
+    script.connection = honest;
+    for n in 1..3 {
+        script.send(RPC, &answer(asked[n].0, &chain[n]));
+        assert_eq!(requests(&mut script).into_iter().filter(is_body).count(), 1);
+    }
+}
