@@ -143,9 +143,10 @@ impl Config {
     pub fn worst_case_bytes(&self) -> u64 {
         let limits = &self.limits;
         let peers = u64::from(limits.max_inbound) + u64::from(limits.max_outbound);
-        // What waits to be read of a stranger.
+        // What waits to be read of a stranger: one whose hello is not finished, or who is gone.
         let stranger = u64::from(STRANGER_WINDOW) * 3 / 2 + QUIC_STATE;
-        let handshakes = u64::from(limits.handshakes) * stranger + u64::from(FIRST_PACKETS);
+        let strangers = u64::from(limits.handshakes) + u64::from(FORGOTTEN);
+        let handshakes = strangers * stranger + u64::from(FIRST_PACKETS);
         peers
             .saturating_mul(self.transport_bytes())
             .saturating_add(handshakes)
@@ -237,6 +238,9 @@ pub const MAX_BOOTSTRAP: usize = 64;
 /// Bytes a transport accepts of a connection to it before the core has opened a channel on it: a hello
 /// has some 200. From then on it is [`Limits::receive_window`].
 pub const STRANGER_WINDOW: u32 = 4 << 10;
+/// Connections that are closed and that a transport has not forgotten yet, at most: as many as come to
+/// nothing in half a second when as many come as are let in.
+pub const FORGOTTEN: u32 = 96;
 /// Bytes a transport keeps of what comes with the first packets of all handshakes: 8 KiB for each of
 /// 64, of which two packets are needed.
 pub const FIRST_PACKETS: u32 = 512 << 10;
@@ -517,7 +521,7 @@ impl Default for Limits {
             block_patience: Duration::from_millis(50),
             not_here_after: Duration::from_secs(2),
             work_per_second: 8_000,
-            receive_window: 160 << 10,
+            receive_window: 128 << 10,
             send_window: 128 << 10,
         }
     }

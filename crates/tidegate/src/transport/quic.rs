@@ -24,7 +24,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use multiaddr::{Multiaddr, Protocol};
 use quinn::{RecvStream, SendStream, VarInt};
 use tidegate_proto::Limits;
-use tidegate_proto::config::{FIRST_PACKETS, STRANGER_WINDOW};
+use tidegate_proto::config::{FIRST_PACKETS, FORGOTTEN, STRANGER_WINDOW};
 use tidegate_proto::id::{ConnectionId, DialId, PeerId};
 use tidegate_proto::io::{DialError, Direction, Input};
 use tidegate_proto::wire::{Binding, Frame, MAX_FRAME, MAX_OFFERS};
@@ -34,6 +34,7 @@ use crate::identity::Identity;
 use crate::rt::{self, Instant};
 use tokio::sync::{Mutex, Semaphore};
 
+mod session;
 mod socket;
 mod stream;
 mod tls;
@@ -47,6 +48,12 @@ const STREAMS: u32 = 3 + MAX_OFFERS as u32;
 const HANDSHAKES: usize = 64;
 /// From so many on, a peer must first show that it receives at its address.
 const RETRY_FROM: usize = 32;
+/// Connections that are closed, and that quinn keeps until no more of their packets can come (RFC 9000
+/// section 10.2): three times as long as it waits for an acknowledgment, which is up to four seconds for a
+/// handshake, by what the peer says of its delays. Beyond them nobody new comes.
+const KEPT: usize = FORGOTTEN as usize;
+/// As long as that is.
+const KEPT_FOR: Duration = Duration::from_secs(4);
 /// Between the beginnings of two: one takes half a millisecond of a processor, and those who are
 /// connected must not wait for all that come at once. 200 a second are a tenth of a processor.
 const HANDSHAKE_PACE: Duration = Duration::from_millis(5);
@@ -58,6 +65,8 @@ const FIRST_PACE: Duration = Duration::from_micros(200);
 const FIRST_BEHIND: Duration = Duration::from_millis(8);
 /// From then on addresses of one network group have so many: others must find a place too.
 const OF_ONE_GROUP: usize = HANDSHAKES / 4;
+/// The same, of those that are kept, from half of them on.
+const KEPT_OF_ONE_GROUP: usize = KEPT / 4;
 /// Frames of a connection that may be half read. What is read leaves QUIC's window, so without a bound
 /// a peer that stops in the middle of a frame on each channel makes a node hold one for each. A node
 /// sends frames one after the other (R4.1.6), so this holds nobody up who does.
@@ -106,6 +115,8 @@ pub struct Quic {
     /// The handshakes that are under way, with the network groups of those whose peers have shown that
     /// they receive at their address: what is only claimed must not count against who is there.
     handshakes: Vec<Option<NetworkGroup>>,
+    /// The connections of others that ended lately, when, and their groups in the same way.
+    ended: VecDeque<(Instant, Option<NetworkGroup>)>,
     /// Not before then the next one begins.
     next_handshake: Instant,
     /// When the next first packet is looked at.
@@ -116,6 +127,8 @@ pub struct Quic {
 
 struct Connection {
     quic: quinn::Connection,
+    /// The network group of one who has connected.
+    group: Option<NetworkGroup>,
     /// Channels the core reads.
     open: BTreeSet<u32>,
     /// Channels that have their stream.
@@ -197,6 +210,7 @@ impl Quic {
             work: FuturesUnordered::new(),
             inputs: VecDeque::new(),
             handshakes: Vec::new(),
+            ended: VecDeque::new(),
             next_handshake: Instant::now(),
             next_first: Instant::now(),
             past: Traffic::default(),
@@ -244,6 +258,12 @@ impl Quic {
             incoming.ignore();
             return;
         }
+        self.forget_ended();
+        let kept = self.kept();
+        if kept >= KEPT {
+            incoming.ignore();
+            return;
+        }
         if self.connections.len() >= self.places() {
             // Those who are being sent away are still there, and would become ever more.
             incoming.refuse();
@@ -251,13 +271,16 @@ impl Quic {
         }
         let validated = incoming.remote_address_validated();
         let group = validated.then(|| network_group(incoming.remote_address().ip()));
-        if self.handshakes.len() >= RETRY_FROM {
+        if self.handshakes.len() >= RETRY_FROM || kept >= KEPT / 2 {
             if incoming.may_retry() {
                 // An error means that it may not be retried, which was just asked.
                 let _ = incoming.retry();
                 return;
             }
-            if self.handshakes.iter().filter(|other| **other == group).count() >= OF_ONE_GROUP {
+            let ended = self.ended.iter().filter(|(_, other)| *other == group).count();
+            if self.handshakes.iter().filter(|other| **other == group).count() >= OF_ONE_GROUP
+                || kept >= KEPT / 2 && ended >= KEPT_OF_ONE_GROUP
+            {
                 incoming.ignore();
                 return;
             }
@@ -280,6 +303,29 @@ impl Quic {
         }));
     }
 
+    /// Connections that are closed, and that quinn has not forgotten.
+    fn kept(&self) -> usize {
+        let open = self.endpoints.iter().map(quinn::Endpoint::open_connections).sum::<usize>();
+        open.saturating_sub(self.connections.len() + self.handshakes.len())
+    }
+
+    fn forget_ended(&mut self) {
+        let lately = |at: &Instant| at.elapsed() < KEPT_FOR;
+        while self.ended.front().is_some_and(|(at, _)| !lately(at)) {
+            self.ended.pop_front();
+        }
+    }
+
+    /// A connection of another has ended, or came to nothing.
+    fn has_ended(&mut self, group: Option<NetworkGroup>) {
+        self.forget_ended();
+        self.ended.push_back((Instant::now(), group));
+        // There are no more that are kept.
+        if self.ended.len() > KEPT {
+            self.ended.pop_front();
+        }
+    }
+
     /// Connections that there may be: of peers, and of those whose hello is not finished or who are
     /// told that they are not wanted.
     fn places(&self) -> usize {
@@ -294,6 +340,8 @@ impl Quic {
         direction: Direction,
         address: &Multiaddr,
     ) {
+        let inbound = matches!(direction, Direction::Inbound);
+        let group = socket_address(address).filter(|_| inbound).map(|at| network_group(at.ip()));
         let mut exporter = [0; 32];
         if quic.export_keying_material(&mut exporter, b"tidegate binding 1", b"").is_err() {
             quic.close(CODE_CLOSED.into(), b"");
@@ -307,6 +355,7 @@ impl Quic {
         }));
         let entry = Connection {
             quic,
+            group,
             open: [0].into(),
             known: BTreeSet::new(),
             unread: BTreeMap::new(),
@@ -392,6 +441,9 @@ impl Quic {
         let places = (channel != 0).then(|| connection.half_read.clone());
         self.work.push(Box::pin(async move {
             let frame = stream::read(&mut stream, places.as_deref()).await;
+            if frame.is_err() {
+                let _ = stream.stop(CODE_CLOSED.into());
+            }
             Done::Read(id, channel, frame.map(|frame| (stream, frame)))
         }));
     }
@@ -459,7 +511,15 @@ impl Quic {
         let Some(connection) = self.connections.get(&id) else { return };
         if connection.over && connection.reading == 0 {
             self.past += traffic(&connection.quic);
-            self.connections.remove(&id);
+            if let Some(mut connection) = self.connections.remove(&id) {
+                // quinn keeps the connection for a while, but not what came on it.
+                for stream in connection.unread.values_mut() {
+                    let _ = stream.stop(CODE_CLOSED.into());
+                }
+                if connection.group.is_some() {
+                    self.has_ended(connection.group);
+                }
+            }
             self.inputs.push_back(Input::Closed { connection: id });
         }
     }
@@ -481,6 +541,8 @@ impl Quic {
                     && self.connections.len() < self.places()
                 {
                     self.connected(quic, peer, Direction::Inbound, &address_of(from));
+                } else {
+                    self.has_ended(group);
                 }
             }
             Done::Resolved(dial, peer, sockets) => {

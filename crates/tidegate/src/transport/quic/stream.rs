@@ -30,8 +30,13 @@ impl From<ReadError> for StreamError {
 /// Waits for the peer's next stream and its channel's number.
 pub(super) async fn accept(quic: &quinn::Connection) -> Result<(u32, RecvStream), StreamError> {
     let mut stream = quic.accept_uni().await.map_err(|_| StreamError::Over)?;
-    let channel = read_u32(&mut stream).await?;
-    Ok((channel, stream))
+    match read_u32(&mut stream).await {
+        Ok(channel) => Ok((channel, stream)),
+        Err(error) => {
+            let _ = stream.stop(0u32.into());
+            Err(error)
+        }
+    }
 }
 
 /// Frames up to this size need no place to be half read: there are as many as channels.

@@ -14,6 +14,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use tidegate_proto::id::PeerId;
 use tidegate_proto::io::DialError;
 
+use super::session::Bounded;
 use crate::identity::Identity;
 
 /// R4.2.1
@@ -73,7 +74,7 @@ pub(super) fn server(identity: &Identity) -> Result<quinn::ServerConfig, TlsErro
     tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     tls.send_tls13_tickets = 0;
     let tls = QuicServerConfig::try_from(tls).map_err(failed)?;
-    Ok(quinn::ServerConfig::with_crypto(Arc::new(tls)))
+    Ok(quinn::ServerConfig::with_crypto(Arc::new(Bounded(Arc::new(tls)))))
 }
 
 /// Makes configurations for dialing.
