@@ -12,7 +12,7 @@ use tidegate::transport::Transport as _;
 use tidegate::wire::{Binding, MAX_FRAME};
 
 use super::harness::{End, Net, frame, numbered};
-use super::raw::{Shows, client, endpoint, good_client, quic, thief};
+use super::raw::{Shows, client, endpoint, good_client, late_client, quic, thief};
 use super::relay::{Dice, Fate, Relay, socket};
 use super::relay::{address_of, socket_of};
 use crate::OverQuic;
@@ -97,6 +97,18 @@ async fn only_those_who_show_an_ed25519_key_come_in() {
     }
     let (_connection, end) = accepted(&mut net).await;
     assert!(!net.link(end).closed);
+}
+
+/// A closed connection is kept for three times as long as its peer says. R4.2.6
+#[tokio::test]
+async fn who_holds_acknowledgments_back_for_too_long_is_not_let_in() {
+    for (delay, is_let_in) in [(250, true), (251, false)] {
+        let mut net = QuicNet::new(1);
+        let to = socket_of(net.peers[0].address.as_ref().expect("an address"));
+        let connecting = endpoint().connect_with(late_client(delay), to, "x").expect("a dial");
+        let connected = net.alongside("an answer", connecting).await;
+        assert_eq!(connected.is_ok(), is_let_in, "{delay} ms: {connected:?}");
+    }
 }
 
 /// A certificate alone proves nothing: whoever was dialed has shown it to many.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn_proto::Side;
+use quinn_proto::transport_parameters::TransportParameters;
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
@@ -34,6 +36,10 @@ pub(crate) enum Shows {
 
 /// A quinn client that trusts any server.
 pub(crate) fn client(shows: Shows, alpn: &[&[u8]]) -> quinn::ClientConfig {
+    quinn::ClientConfig::new(Arc::new(tls_client(shows, alpn)))
+}
+
+fn tls_client(shows: Shows, alpn: &[&[u8]]) -> QuicClientConfig {
     let builder =
         rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -45,7 +51,7 @@ pub(crate) fn client(shows: Shows, alpn: &[&[u8]]) -> quinn::ClientConfig {
         _ => builder.with_client_cert_resolver(Arc::new(Shown::new(shows))),
     };
     tls.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("QUIC")))
+    QuicClientConfig::try_from(tls).expect("QUIC")
 }
 
 /// A server with the certificate of a key that it does not have.
@@ -162,6 +168,33 @@ pub(crate) fn resuming_client(tickets: Arc<Tickets>) -> quinn::ClientConfig {
 /// A client that is accepted.
 pub(crate) fn good_client() -> quinn::ClientConfig {
     client(Shows::Ed25519, &[b"tidegate/1"])
+}
+
+/// A good client that says that it holds acknowledgments back for so many milliseconds.
+pub(crate) fn late_client(max_ack_delay: u16) -> quinn::ClientConfig {
+    let tls = tls_client(Shows::Ed25519, &[b"tidegate/1"]);
+    quinn::ClientConfig::new(Arc::new(Late { tls: Arc::new(tls), max_ack_delay }))
+}
+
+struct Late {
+    tls: Arc<QuicClientConfig>,
+    max_ack_delay: u16,
+}
+
+impl quinn::crypto::ClientConfig for Late {
+    fn start_session(
+        self: Arc<Self>,
+        version: u32,
+        name: &str,
+        parameters: &TransportParameters,
+    ) -> Result<Box<dyn quinn::crypto::Session>, quinn::ConnectError> {
+        let mut bytes = Vec::new();
+        parameters.write(&mut bytes);
+        // Its number, its length, and two bytes (RFC 9000 sections 16 and 18).
+        bytes.extend([&[0x0b, 2][..], &(self.max_ack_delay | 0x4000).to_be_bytes()].concat());
+        let parameters = TransportParameters::read(Side::Server, &mut &bytes[..]).expect("valid");
+        self.tls.clone().start_session(version, name, &parameters)
+    }
 }
 
 pub(crate) fn endpoint() -> quinn::Endpoint {

@@ -16,7 +16,7 @@ use quinn_proto::{Side, TransportError};
 
 /// The longest time a peer may say that it holds acknowledgments back. RFC 9000 section 18.2 has 25 ms if
 /// it says nothing, and 16 s at most; quinn keeps a connection that is closed for three times as long.
-pub(super) const MAX_ACK_DELAY: Duration = Duration::from_millis(250);
+const MAX_ACK_DELAY: Duration = Duration::from_millis(250);
 /// Its parameter's number.
 const MAX_ACK_DELAY_ID: u64 = 0x0b;
 
@@ -74,12 +74,10 @@ impl Session for BoundedSession {
 
     fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
         let parameters = self.0.transport_parameters()?;
-        match parameters
-            .as_ref()
-            .is_none_or(|parameters| max_ack_delay(parameters) <= MAX_ACK_DELAY)
-        {
-            true => Ok(parameters),
-            false => Err(Error::IllegalValue.into()),
+        // R4.2.6
+        match parameters.as_ref().map(max_ack_delay) {
+            Some(delay) if delay > MAX_ACK_DELAY => Err(Error::IllegalValue.into()),
+            _ => Ok(parameters),
         }
     }
 
