@@ -379,24 +379,20 @@ fn another_compact(
     pushed: Option<u32>,
 ) -> Result<(), Violation> {
     let (block, most) = (facts.block, cx.config.limits.block_size);
-    let mut another = look_up(cx, link, facts, compact, pushed)?;
-    let progress = another.as_mut().map(|another| another.progress(most, &cx.pools));
-    let Some(mut another) = another else {
-        give_back_pushed(cx, link, pushed, Report::Duplicate);
-        return Ok(());
-    };
-    let before = cx.blocks.building.get_mut(&block);
-    if progress != Some(Progress::Complete) {
-        before.into_iter().for_each(|before| before.looked_up.append(&mut another.looked_up));
-        give_back_pushed(cx, link, pushed, Report::Duplicate);
-        return Ok(());
+    let another = look_up(cx, link, facts, compact, pushed)?;
+    if let Some(mut another) = another
+        && let Some(building) = cx.blocks.building.get_mut(&block)
+    {
+        building.looked_up.append(&mut another.looked_up);
+        if another.progress(most, &cx.pools) == Progress::Complete {
+            another.looked_up = std::mem::take(&mut building.looked_up);
+            let before = std::mem::replace(building, another);
+            end_push(cx, before.pushed, Report::Duplicate);
+            complete(cx, block);
+            return Ok(());
+        }
     }
-    if let Some(before) = before {
-        another.looked_up.append(&mut before.looked_up);
-        let before = std::mem::replace(before, another);
-        end_push(cx, before.pushed, Report::Duplicate);
-    }
-    complete(cx, block);
+    give_back_pushed(cx, link, pushed, Report::Duplicate);
     Ok(())
 }
 
@@ -696,7 +692,7 @@ fn give_back(cx: &mut Context, link: ConnectionId, number: u32, report: Report) 
     }
 }
 
-/// What began with a push has its end. If nothing came of it, it is charged with what looking it up took.
+/// What began with a push has its end.
 fn end_push(cx: &mut Context, pushed: Option<Pushed>, report: Report) {
     if let Some(Pushed { link, number }) = pushed {
         give_back(cx, link, number, report);

@@ -368,13 +368,12 @@ pub(crate) fn header_overdue(cx: &mut Context, block: BlockId) {
     let Some(checking) = cx.blocks.checking.get_mut(&block) else { return };
     checking.overdue = true;
     let sources = checking.sources.clone();
-    let pushed = checking.compacts.iter_mut();
-    let pushed = pushed.filter_map(|(link, pushed, _)| pushed.take().map(|number| (*link, number)));
-    let pushed = pushed.collect::<Vec<_>>();
+    let pushes = checking.compacts.iter_mut().map(|(link, pushed, _)| (*link, pushed.take()));
+    let pushes = pushes.collect::<Vec<_>>();
     sources.into_iter().for_each(|link| tip::header_done(cx, link, &block));
-    for (link, number) in pushed {
+    for (link, pushed) in pushes {
         // R6.3.3
-        give_back_pushed(cx, link, Some(number), Report::Ignored);
+        give_back_pushed(cx, link, pushed, Report::Ignored);
     }
 }
 

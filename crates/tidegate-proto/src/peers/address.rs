@@ -92,21 +92,14 @@ pub(crate) fn is_unspecified(address: &Address) -> bool {
     }
 }
 
-/// The host of an address, without its port: of IPv6 the network that one host has.
-pub(crate) fn host_bytes(address: &Address) -> Vec<u8> {
-    match host(address) {
-        Host::Ip4(ip) => ip.to_vec(),
-        Host::Ip6(ip) => mapped(ip).map_or_else(|| ip[..8].to_vec(), |ip| ip.to_vec()),
-        Host::Name(name) => name.to_ascii_lowercase(),
-        Host::Other => address.0.to_vec(),
-    }
-}
-
-/// The site of an address, which is one customer's: of IPv6 a /48 (RFC 6177 gives them that or less).
+/// The site of an address, which is one customer's, without its port: of IPv6 a /48 (RFC 6177 gives them
+/// that or less).
 pub(crate) fn site_bytes(address: &Address) -> Vec<u8> {
     match host(address) {
-        Host::Ip6(ip) if mapped(ip).is_none() => ip[..6].to_vec(),
-        _ => host_bytes(address),
+        Host::Ip4(ip) => ip.to_vec(),
+        Host::Ip6(ip) => mapped(ip).map_or_else(|| ip[..6].to_vec(), |ip| ip.to_vec()),
+        Host::Name(name) => name.to_ascii_lowercase(),
+        Host::Other => address.0.to_vec(),
     }
 }
 

@@ -24,6 +24,14 @@ fn working(a_second: u32) -> Script {
     script
 }
 
+/// The same, and a peer is connected.
+fn working_up(a_second: u32) -> Script {
+    let mut script = working(a_second);
+    script.connect(PEER);
+    script.shake_hands();
+    script
+}
+
 /// A peer comes from an address, pushes so many items, and leaves.
 fn leaves(script: &mut Script, address: &Address, bodies: u8) {
     script.seen_at = address.clone();
@@ -101,10 +109,7 @@ fn hosts_that_left_work_are_counted_by_group_and_bounded() {
 /// rests.
 #[test]
 fn a_block_that_waited_for_its_header_is_charged() {
-    let mut config = config(1);
-    config.limits.work_per_second = 10;
-    let mut script = Script::up_with(config);
-    script.judge = withhold;
+    let mut script = working_up(10);
     let (wanted, compact) = shuffled(&mut script, 1025);
     script.wait(1_000);
     script.send(BLOCK, &BlockMessage::Push(compact));
@@ -134,9 +139,7 @@ fn rests(script: &mut Script, ms: u64) -> bool {
 /// Who is first with a block is not charged with looking it up: blocks are what it is all for.
 #[test]
 fn who_pushes_a_block_that_is_of_use_does_not_rest() {
-    let mut config = config(1);
-    config.limits.work_per_second = 50;
-    let mut script = Script::up_with(config);
+    let mut script = working_up(50);
     script.judge = withhold_blocks;
     let (wanted, mut compact) = shuffled(&mut script, 1025);
     compact.short_ids = script.short_ids(&wanted).concat().into();
@@ -150,9 +153,7 @@ fn who_pushes_a_block_that_is_of_use_does_not_rest() {
 /// rests too.
 #[test]
 fn what_is_served_is_charged() {
-    let mut config = config(1);
-    config.limits.work_per_second = 100;
-    let mut script = Script::up_with(config);
+    let mut script = working_up(100);
     let bodies = (0..200u8).map(|n| (SMALL, Bytes::from([&item(1, 20)[..], &[n]].concat())));
     let wanted = block(&genesis(), 1, 1, &bodies.collect::<Vec<_>>());
     script.command(Command::PublishBlock { request: 1, block: wanted.clone() });
@@ -193,9 +194,7 @@ fn what_little_is_left_adds_up() {
 #[test]
 fn who_says_what_is_true_of_a_block_is_not_charged() {
     for right in [true, false] {
-        let mut config = config(1);
-        config.limits.work_per_second = 50;
-        let mut script = Script::up_with(config);
+        let mut script = working_up(50);
         script.judge = withhold_blocks;
         let (known, _) = shuffled(&mut script, 1025);
         let mut items = known.items.iter().map(|i| (SMALL, i.body.clone())).collect::<Vec<_>>();

@@ -779,8 +779,8 @@ fn who_begins_first_goes_on() {
 /// Connections that answered nothing had three bodies each, and came before one that delivered.
 #[test]
 fn who_delivers_is_asked_first() {
-    let (chain, is_body) =
-        (chain(20, 100), |(_, want): &(u32, RpcWant)| matches!(want, RpcWant::Block(_)));
+    let chain = chain(20, 100);
+    let is_body = |(_, want): &(u32, RpcWant)| matches!(want, RpcWant::Block(_));
     let (mut script, asked) = asking(&chain);
     let honest = script.connection;
     script.send(RPC, &answer(asked[0].0, &chain[0]));

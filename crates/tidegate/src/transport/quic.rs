@@ -277,10 +277,9 @@ impl Quic {
                 let _ = incoming.retry();
                 return;
             }
+            let under_way = self.handshakes.iter().filter(|other| **other == group).count();
             let ended = self.ended.iter().filter(|(_, other)| *other == group).count();
-            if self.handshakes.iter().filter(|other| **other == group).count() >= OF_ONE_GROUP
-                || kept >= KEPT / 2 && ended >= KEPT_OF_ONE_GROUP
-            {
+            if under_way >= OF_ONE_GROUP || kept >= KEPT / 2 && ended >= KEPT_OF_ONE_GROUP {
                 incoming.ignore();
                 return;
             }
