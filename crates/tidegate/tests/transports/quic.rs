@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use quinn::{ConnectionError, VarInt};
@@ -170,6 +171,29 @@ async fn a_stranger_is_listened_to_for_as_long_as_a_hello() {
         }
     };
     net.alongside("a window", growing).await;
+}
+
+/// R4.1.7
+#[tokio::test]
+async fn streams_are_as_many_as_channels() {
+    let mut net = QuicNet::new(1);
+    let (quic, end) = accepted(&mut net).await;
+    let mut streams = Vec::new();
+    let mut most = async |net: &mut QuicNet, more: usize| {
+        for _ in 0..more {
+            let stream = net.alongside("a stream", quic.open_uni()).await;
+            streams.push(stream.expect("a connection"));
+        }
+        // It would be there at once, and with what is on its way after a round trip.
+        let beyond = tokio::time::timeout(Duration::from_millis(200), quic.open_uni());
+        assert!(net.alongside("no stream", beyond).await.is_err(), "{}", streams.len());
+    };
+    // A stranger's: control, and two of channels that are not open yet.
+    most(&mut net, 3).await;
+    for channel in [16, 17, 16] {
+        net.open(end, channel);
+    }
+    most(&mut net, 2).await;
 }
 
 /// R4.1.2

@@ -130,12 +130,15 @@ async fn filled() -> (Net<OverQuic>, Vec<Stuck>) {
 async fn handshakes_are_few_short_and_soon_from_known_addresses_only() {
     let (mut net, stuck) = filled().await;
     let to = socket_of(net.peers[0].address.as_ref().unwrap());
-    let first = stuck[0].begun;
-    // There is no place for one more until the first has had its time.
+    // There is no place for one more of a group until its first has had its time.
+    let first = stuck[RETRY_FROM].begun;
     let mut late: Vec<Stuck> = Vec::new();
-    while late.iter_mut().all(|stuck| stuck.answers.try_recv().is_err()) {
+    let begins = |stuck: &mut Stuck| {
+        std::iter::from_fn(|| stuck.answers.try_recv().ok()).any(|said| said == Answer::Handshake)
+    };
+    while !late.iter_mut().any(begins) {
         assert!(late.len() < 100, "nobody is answered any more");
-        late.push(Stuck::begin(to, 9));
+        late.push(Stuck::begin(to, 1));
         // The listener goes on; how often somebody new comes does not matter.
         let _ = tokio::time::timeout(Duration::from_millis(200), async {
             loop {
@@ -156,6 +159,18 @@ async fn handshakes_are_few_short_and_soon_from_known_addresses_only() {
         }
         assert!(tried < 10, "nobody gets in any more");
     }
+}
+
+/// Who is slow makes room for a group that has fewer.
+#[tokio::test]
+async fn two_groups_leave_places_to_a_third() {
+    let (mut net, stuck) = filled().await;
+    let to = socket_of(net.peers[0].address.as_ref().unwrap());
+    let mut third = Stuck::begin(to, 9);
+    // It asks until the others are slow.
+    third.begins(&mut net, true).await;
+    let since = stuck[0].begun.elapsed();
+    assert!(since >= Duration::from_secs(1), "after {since:?}");
 }
 
 /// One who has one address held all places with thirteen handshakes a second.

@@ -1,16 +1,17 @@
-//! TLS sessions of those who connect, as quinn sees them: with bounds on what their transport parameters
-//! may ask for.
+//! TLS sessions as quinn sees them, with bounds on what a peer can make a node keep by them: by what its
+//! transport parameters ask for, and by how it cuts packets and datagrams.
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use quinn::ConnectionId;
 use quinn::crypto::{
-    ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, ServerConfig, Session,
-    UnsupportedVersion,
+    ClientConfig, CryptoError, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey,
+    ServerConfig, Session, UnsupportedVersion,
 };
+use quinn::{ConnectError, ConnectionId};
 use quinn_proto::transport_parameters::{Error, TransportParameters};
 use quinn_proto::{Side, TransportError};
 
@@ -20,12 +21,17 @@ const MAX_ACK_DELAY: Duration = Duration::from_millis(250);
 /// Its parameter's number.
 const MAX_ACK_DELAY_ID: u64 = 0x0b;
 
+/// Bytes that are decrypted of a peer's packets of each kind before its handshake is over. Its messages
+/// have 2 KiB in all, and packets that are lost, and sent again within its time, twice that a few times.
+/// quinn keeps such packets whole, for as long as the connection, if a byte of them is waited for.
+const HANDSHAKE_BYTES: usize = 16 << 10;
+
 /// A configuration of TLS whose sessions have those bounds.
 pub(super) struct Bounded<C>(pub(super) Arc<C>);
 
 impl<C: ServerConfig> ServerConfig for Bounded<C> {
     fn initial_keys(&self, version: u32, to: &ConnectionId) -> Result<Keys, UnsupportedVersion> {
-        self.0.initial_keys(version, to)
+        self.0.initial_keys(version, to).map(of_handshake)
     }
 
     fn retry_tag(&self, version: u32, to: &ConnectionId, packet: &[u8]) -> [u8; 16] {
@@ -37,43 +43,64 @@ impl<C: ServerConfig> ServerConfig for Bounded<C> {
         version: u32,
         parameters: &TransportParameters,
     ) -> Box<dyn Session> {
-        Box::new(BoundedSession(self.0.clone().start_session(version, parameters)))
+        BoundedSession::of(self.0.clone().start_session(version, parameters))
     }
 }
 
-struct BoundedSession(Box<dyn Session>);
+impl<C: ClientConfig> ClientConfig for Bounded<C> {
+    fn start_session(
+        self: Arc<Self>,
+        version: u32,
+        name: &str,
+        parameters: &TransportParameters,
+    ) -> Result<Box<dyn Session>, ConnectError> {
+        self.0.clone().start_session(version, name, parameters).map(BoundedSession::of)
+    }
+}
+
+struct BoundedSession {
+    inner: Box<dyn Session>,
+    /// The keys of the handshake's second part are given away; what comes then are those of data.
+    has_handshake_keys: bool,
+}
+
+impl BoundedSession {
+    fn of(inner: Box<dyn Session>) -> Box<dyn Session> {
+        Box::new(Self { inner, has_handshake_keys: false })
+    }
+}
 
 impl Session for BoundedSession {
     fn initial_keys(&self, to: &ConnectionId, side: Side) -> Keys {
-        self.0.initial_keys(to, side)
+        of_handshake(self.inner.initial_keys(to, side))
     }
 
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
-        self.0.handshake_data()
+        self.inner.handshake_data()
     }
 
     fn peer_identity(&self) -> Option<Box<dyn Any>> {
-        self.0.peer_identity()
+        self.inner.peer_identity()
     }
 
     fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn PacketKey>)> {
-        self.0.early_crypto()
+        self.inner.early_crypto()
     }
 
     fn early_data_accepted(&self) -> Option<bool> {
-        self.0.early_data_accepted()
+        self.inner.early_data_accepted()
     }
 
     fn is_handshaking(&self) -> bool {
-        self.0.is_handshaking()
+        self.inner.is_handshaking()
     }
 
     fn read_handshake(&mut self, bytes: &[u8]) -> Result<bool, TransportError> {
-        self.0.read_handshake(bytes)
+        self.inner.read_handshake(bytes)
     }
 
     fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
-        let parameters = self.0.transport_parameters()?;
+        let parameters = self.inner.transport_parameters()?;
         // R4.2.6
         match parameters.as_ref().map(max_ack_delay) {
             Some(delay) if delay > MAX_ACK_DELAY => Err(Error::IllegalValue.into()),
@@ -82,15 +109,19 @@ impl Session for BoundedSession {
     }
 
     fn write_handshake(&mut self, to: &mut Vec<u8>) -> Option<Keys> {
-        self.0.write_handshake(to)
+        let keys = self.inner.write_handshake(to)?;
+        match std::mem::replace(&mut self.has_handshake_keys, true) {
+            false => Some(of_handshake(keys)),
+            true => Some(bounded(keys, None)),
+        }
     }
 
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
-        self.0.next_1rtt_keys()
+        self.inner.next_1rtt_keys().map(|keys| copying(keys, None))
     }
 
     fn is_valid_retry(&self, to: &ConnectionId, header: &[u8], payload: &[u8]) -> bool {
-        self.0.is_valid_retry(to, header, payload)
+        self.inner.is_valid_retry(to, header, payload)
     }
 
     fn export_keying_material(
@@ -99,7 +130,61 @@ impl Session for BoundedSession {
         label: &[u8],
         context: &[u8],
     ) -> Result<(), ExportKeyingMaterialError> {
-        self.0.export_keying_material(output, label, context)
+        self.inner.export_keying_material(output, label, context)
+    }
+}
+
+fn of_handshake(keys: Keys) -> Keys {
+    bounded(keys, Some(HANDSHAKE_BYTES))
+}
+
+fn bounded(keys: Keys, most: Option<usize>) -> Keys {
+    Keys { packet: copying(keys.packet, most), ..keys }
+}
+
+fn copying(keys: KeyPair<Box<dyn PacketKey>>, most: Option<usize>) -> KeyPair<Box<dyn PacketKey>> {
+    let remote = Copying { inner: keys.remote, left: most.map(AtomicUsize::new) };
+    KeyPair { local: keys.local, remote: Box::new(remote) }
+}
+
+/// A key whose packets do not hold the datagrams in which they came: a datagram may have several, quinn
+/// counts each by its own size, and keeps all of it for a byte of one.
+struct Copying {
+    inner: Box<dyn PacketKey>,
+    /// Bytes that are still decrypted, if there is a bound.
+    left: Option<AtomicUsize>,
+}
+
+impl PacketKey for Copying {
+    fn encrypt(&self, packet: u64, bytes: &mut [u8], header: usize) {
+        self.inner.encrypt(packet, bytes, header);
+    }
+
+    fn decrypt(
+        &self,
+        packet: u64,
+        header: &[u8],
+        payload: &mut BytesMut,
+    ) -> Result<(), CryptoError> {
+        self.inner.decrypt(packet, header, payload)?;
+        if let Some(left) = &self.left {
+            let take = |left: usize| left.checked_sub(payload.len());
+            left.fetch_update(Relaxed, Relaxed, take).map_err(|_| CryptoError)?;
+        }
+        *payload = BytesMut::from(&payload[..]);
+        Ok(())
+    }
+
+    fn tag_len(&self) -> usize {
+        self.inner.tag_len()
+    }
+
+    fn confidentiality_limit(&self) -> u64 {
+        self.inner.confidentiality_limit()
+    }
+
+    fn integrity_limit(&self) -> u64 {
+        self.inner.integrity_limit()
     }
 }
 
@@ -155,5 +240,56 @@ mod tests {
         assert_eq!(of(&[0x0b, 2, 0x40, 250]), MAX_ACK_DELAY);
         assert_eq!(of(&[0x0b, 2, 0x40, 251]), Duration::from_millis(251));
         assert_eq!(of(&[0x04, 1, 9, 0x0b, 2, 0x7f, 0xff]), Duration::from_millis(16_383));
+    }
+
+    /// Takes anything for genuine.
+    struct Anything;
+
+    impl PacketKey for Anything {
+        fn encrypt(&self, _: u64, _: &mut [u8], _: usize) {}
+
+        fn decrypt(&self, _: u64, _: &[u8], _: &mut BytesMut) -> Result<(), CryptoError> {
+            Ok(())
+        }
+
+        fn tag_len(&self) -> usize {
+            0
+        }
+
+        fn confidentiality_limit(&self) -> u64 {
+            u64::MAX
+        }
+
+        fn integrity_limit(&self) -> u64 {
+            u64::MAX
+        }
+    }
+
+    fn remote_key(most: Option<usize>) -> Box<dyn PacketKey> {
+        copying(KeyPair { local: Box::new(Anything), remote: Box::new(Anything) }, most).remote
+    }
+
+    #[test]
+    fn what_is_decrypted_holds_no_datagram() {
+        let key = remote_key(None);
+        let mut datagram = BytesMut::from(&[7; 1400][..]);
+        let before = datagram.as_ptr_range();
+        let mut payload = datagram.split_off(1390);
+        key.decrypt(0, &[], &mut payload).unwrap();
+        assert_eq!((&payload[..], payload.capacity()), (&[7; 10][..], 10));
+        assert!(!before.contains(&payload.as_ptr()));
+    }
+
+    #[test]
+    fn a_handshake_takes_a_bounded_number_of_bytes() {
+        let (key, forever) = (remote_key(Some(2000)), remote_key(None));
+        let decrypts = |key: &dyn PacketKey, bytes: usize| {
+            key.decrypt(0, &[], &mut BytesMut::zeroed(bytes)).is_ok()
+        };
+        assert!(decrypts(&*key, 1500));
+        assert!(!decrypts(&*key, 501));
+        assert!(decrypts(&*key, 500));
+        assert!(!decrypts(&*key, 1));
+        assert!((0..100).all(|_| decrypts(&*forever, 1500)));
     }
 }

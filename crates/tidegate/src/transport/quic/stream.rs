@@ -62,6 +62,16 @@ pub(super) async fn read(
 /// How long a frame may make no way at all before others are written beside it.
 const STUCK: Duration = Duration::from_secs(2);
 
+/// Opens the stream of a channel, as soon as the peer allows one more. `None` if the connection is over.
+pub(super) async fn open(quic: &quinn::Connection, channel: u32) -> Option<SendStream> {
+    let mut stream = quic.open_uni().await.ok()?;
+    // Control goes first.
+    stream.set_priority(i32::from(channel == 0)).ok()?;
+    // R4.1.1
+    stream.write_all(&channel.to_be_bytes()).await.ok()?;
+    Some(stream)
+}
+
 /// Writes a frame when it is its turn, behind the channel's number if it is the stream's first. `None`
 /// if the peer stops the stream or the connection is over.
 pub(super) async fn write(
@@ -71,21 +81,15 @@ pub(super) async fn write(
     frame: &Frame,
     turns: Option<&Mutex<()>>,
 ) -> Option<SendStream> {
+    // Before its turn: the peer may allow no more streams yet, and takes those that there are in order.
+    let mut stream = match stream {
+        Some(stream) => stream,
+        None => open(quic, channel).await?,
+    };
     // R4.1.6
     let mut turn = match turns {
         Some(turns) => Some(turns.lock().await),
         None => None,
-    };
-    let mut stream = match stream {
-        Some(stream) => stream,
-        None => {
-            let mut stream = quic.open_uni().await.ok()?;
-            // Control goes first.
-            stream.set_priority(i32::from(channel == 0)).ok()?;
-            // R4.1.1
-            stream.write_all(&channel.to_be_bytes()).await.ok()?;
-            stream
-        }
     };
     let [head, body, pad] = frame.parts();
     let length = Bytes::copy_from_slice(&(frame.len() as u32).to_be_bytes());

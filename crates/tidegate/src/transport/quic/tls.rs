@@ -79,7 +79,7 @@ pub(super) fn server(identity: &Identity) -> Result<quinn::ServerConfig, TlsErro
 
 /// Makes configurations for dialing.
 pub(super) struct Dialer {
-    any: Arc<QuicClientConfig>,
+    any: Arc<Bounded<QuicClientConfig>>,
     tls: rustls::ClientConfig,
 }
 
@@ -99,7 +99,8 @@ impl Dialer {
         tls.alpn_protocols = vec![ALPN.to_vec()];
         // A session that is resumed shows no certificate.
         tls.resumption = rustls::client::Resumption::disabled();
-        let any = Arc::new(QuicClientConfig::try_from(tls.clone()).map_err(failed)?);
+        let any = QuicClientConfig::try_from(tls.clone()).map_err(failed)?;
+        let any = Arc::new(Bounded(Arc::new(any)));
         Ok(Self { any, tls })
     }
 
@@ -116,7 +117,8 @@ impl Dialer {
                 let verifier = Verifier { expected: peer, provider: provider() };
                 tls.dangerous().set_certificate_verifier(Arc::new(verifier));
                 // It differs from `any` in the verifier alone, and that one was converted.
-                QuicClientConfig::try_from(tls).map_or_else(|_| self.any.clone(), Arc::new)
+                QuicClientConfig::try_from(tls)
+                    .map_or_else(|_| self.any.clone(), |quic| Arc::new(Bounded(Arc::new(quic))))
             }
         };
         let mut config = quinn::ClientConfig::new(crypto);
