@@ -242,6 +242,7 @@ fn adopt(cx: &mut Context, orphan: Orphan) {
     }
     // Too far to be followed header by header.
     cx.blocks.orphans.forget(link);
+    sync::not_followed(cx, link);
     // Others may have sent some of them too, and may be asked.
     reconsider_soon(cx);
 }

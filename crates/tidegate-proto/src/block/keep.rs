@@ -35,9 +35,10 @@ pub(super) fn cost(items: &[BlockItem]) -> usize {
 pub(super) fn room_for_header(cx: &mut Context, facts: &HeaderFacts, header: &Bytes) -> bool {
     let most = cx.config.limits.header_bytes as usize;
     while cx.blocks.header_bytes + header_cost(header) > most {
-        match least_missed(cx, facts) {
-            Some(block) if block != facts.block => forget(cx, block),
-            _ => return false,
+        let missed = least_missed(cx, facts).filter(|block| *block != facts.block);
+        match missed.or_else(|| oldest_executed(cx, facts)) {
+            Some(block) => forget(cx, block),
+            None => return false,
         }
     }
     true
@@ -60,6 +61,19 @@ fn least_missed(cx: &Context, new: &HeaderFacts) -> Option<BlockId> {
     let count = |facts: &HeaderFacts| Reverse(of_slot[&(facts.producer, facts.slot)]);
     let least = leaves.min_by(|a, b| count(a).cmp(&count(b)).then(cx.rules.compare(a, b)));
     least.map(|facts| facts.block)
+}
+
+/// The oldest block below the tip, for a header that is better than the tip: a chain that goes on needs it
+/// less, unless something that was not executed builds on it.
+fn oldest_executed(cx: &Context, new: &HeaderFacts) -> Option<BlockId> {
+    let held = cx.tip.held().filter(|held| cx.rules.compare(new, held).is_gt())?;
+    let waiting = cx.blocks.known.values().filter(|known| !known.is_accepted());
+    let needed = waiting.map(|known| known.facts.parent).chain([new.parent]);
+    let needed = needed.collect::<BTreeSet<_>>();
+    let executed = cx.blocks.known.values().filter(|known| known.is_accepted());
+    let below = executed.map(|known| &known.facts).filter(|facts| facts.height < held.height);
+    let free = below.filter(|facts| !needed.contains(&facts.block));
+    free.min_by_key(|facts| (facts.height, facts.block)).map(|facts| facts.block)
 }
 
 fn forget(cx: &mut Context, block: BlockId) {

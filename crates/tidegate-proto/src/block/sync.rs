@@ -15,6 +15,7 @@ use super::body::{self, Parsed};
 use super::keep::Unexecuted;
 use super::{Body, Judged, ask_if_ready, headers, keep, mark_bad, whole};
 use crate::channel::Context;
+use crate::config::HEADER;
 use crate::id::{BlockId, ConnectionId};
 use crate::io::Event;
 use crate::link::ALONE;
@@ -54,6 +55,8 @@ pub(crate) struct Sync {
     asked: Option<(ConnectionId, Time)>,
     /// Who gave the last answer, if it had as many as were asked for: there are more, if that one says so.
     more: Option<ConnectionId>,
+    /// Who announced a header that is not far ahead, and to which there is no way header by header.
+    unfollowed: BTreeSet<ConnectionId>,
     /// Headers that wait until the one before has its verdict, and who sent them. The first may
     /// be waiting for its own.
     headers: VecDeque<(HeaderFacts, Bytes)>,
@@ -157,6 +160,12 @@ pub(super) fn look_soon(cx: &mut Context) {
     }
     cx.sync.looks.take(LOOK, cx.now);
     drive(cx);
+}
+
+/// There is no place for all headers between the tip and what a peer announced.
+pub(super) fn not_followed(cx: &mut Context, link: ConnectionId) {
+    cx.sync.unfollowed.insert(link);
+    look_soon(cx);
 }
 
 /// Whether a height is too far ahead for what peers announce of it to be of use.
@@ -353,12 +362,15 @@ fn ask_headers(cx: &mut Context, held: &HeaderFacts) {
     let ahead = best.saturating_sub(held.height);
     let asked = cx.sync.asked.is_some_and(|(_, asked)| cx.now < asked + ALONE);
     let waiting = !cx.sync.headers.is_empty() || asked;
-    if waiting || ahead > u64::from(cx.config.limits.sync_headers) / 2 {
+    let most = headers_at_once(cx, held);
+    if waiting || ahead > u64::from(most) / 2 {
         return;
     }
     let useful = |link: &ConnectionId| {
         let height = cx.links.get(*link).map_or(0, |link| link.height());
-        (cx.sync.active.is_some() || is_far(cx, height)) && !cx.rpc.asks_headers(*link)
+        let has_more = cx.sync.more == Some(*link) || cx.sync.unfollowed.contains(link);
+        let far = is_far(cx, height) || has_more;
+        (cx.sync.active.is_some() || far) && !cx.rpc.asks_headers(*link)
     };
     let able = able(cx, best.saturating_add(1), What::Headers).into_iter().filter(useful);
     // One who shows few at a time, and late, has no more turns than others; nor has one who leaves and
@@ -369,12 +381,20 @@ fn ask_headers(cx: &mut Context, held: &HeaderFacts) {
     };
     let first = able.min_by_key(|link| (cx.sync.failures(*link, What::Headers), turn(link)));
     let Some(link) = first else { return };
-    let want = WantHeaders { locator: locator(cx), most: cx.config.limits.sync_headers };
+    let want = WantHeaders { locator: locator(cx), most };
     if rpc::ask(cx, link, RpcWant::Headers(want)) {
         cx.sync.asked = Some((link, cx.now));
         cx.sync.turn += 1;
         cx.sync.turns.insert(link, cx.sync.turn);
     }
+}
+
+/// As many headers as half of the room for them holds, if they are as large as the tip's.
+fn headers_at_once(cx: &Context, held: &HeaderFacts) -> u32 {
+    let limits = &cx.config.limits;
+    let tip = cx.blocks.known.get(&held.block).map_or(0, |known| known.header.len());
+    let room = limits.header_bytes / (HEADER as u32 + tip as u32) / 2;
+    limits.sync_headers.min(room.max(1))
 }
 
 /// Blocks of this node's best chain, the best first, ever further apart.
@@ -403,6 +423,7 @@ pub(crate) fn headers(
     headers: Vec<BlockHeader>,
 ) -> Result<(), Violation> {
     cx.sync.asked.take_if(|(asked, _)| *asked == link);
+    cx.sync.unfollowed.remove(&link);
     let mut parsed = VecDeque::new();
     let mut parent = None;
     for BlockHeader(header) in headers {
@@ -663,6 +684,7 @@ fn forgive(cx: &mut Context, link: ConnectionId, what: What) {
 /// A link is gone, and what was asked for on it.
 pub(crate) fn link_down(cx: &mut Context, link: ConnectionId) {
     cx.sync.asked.take_if(|(asked, _)| *asked == link);
+    cx.sync.unfollowed.remove(&link);
     not_from(cx, link, None);
     cx.sync.passed.retain(|(passed, _), _| *passed != link);
     cx.sync.failures.retain(|(failed, _), _| *failed != link);

@@ -117,31 +117,55 @@ fn ancestors_are_followed_so_far_and_no_further() {
 /// R9.3.1 bounds bodies; this bounds headers.
 #[test]
 fn many_headers_for_one_slot_displace_each_other_and_no_others() {
-    // The genesis and three others.
-    let room = 4 * (84 + HEADER as u32);
+    // The genesis and twelve others.
+    let room = 13 * (84 + HEADER as u32);
     let fork = |n| block(&genesis(), 1, 1, &[(SMALL, item(n, 100))]);
-    let mut forks = (1..=5).map(fork).collect::<Vec<_>>();
+    let mut forks = (1..=14).map(fork).collect::<Vec<_>>();
     // The best one comes first: with one height and slot that of the smallest id.
     forks.sort_by_key(|block| block.block);
+    let (fit, beyond) = forks.split_at(12);
     let kept = |script: &mut Script, block| serves(script, block, BlockWant::Header);
     let mut script = Script::up_with(limited(|limits| limits.header_bytes = room));
     script.judge = withhold_blocks;
-    for fork in &forks[..3] {
+    for fork in fit {
         announce(&mut script, fork);
     }
-    assert!(forks[..3].iter().all(|fork| kept(&mut script, fork)), "the limit itself");
+    assert!(fit.iter().all(|fork| kept(&mut script, fork)), "the limit itself");
     // One more is worse than all of them.
-    announce(&mut script, &forks[3]);
-    assert!(!kept(&mut script, &forks[3]) && kept(&mut script, &forks[2]));
+    announce(&mut script, &beyond[0]);
+    assert!(!kept(&mut script, &beyond[0]) && kept(&mut script, &fit[11]));
     // An honest one is worse too, by its later slot, and takes the place of the worst of many.
     let honest = block(&genesis(), 2, 2, &[]);
     announce(&mut script, &honest);
-    assert!(kept(&mut script, &honest) && !kept(&mut script, &forks[2]));
+    assert!(kept(&mut script, &honest) && !kept(&mut script, &fit[11]));
     // What something builds on stays, and so does the best.
-    let child = block(&forks[1].header, 3, 3, &[]);
+    let child = block(&fit[10].header, 3, 3, &[]);
     announce(&mut script, &child);
-    assert!([&forks[1], &child].into_iter().all(|block| kept(&mut script, block)));
-    assert_eq!(script.node.status().blocks_kept, 4);
+    assert!([&fit[10], &child].into_iter().all(|block| kept(&mut script, block)));
+    assert_eq!(script.node.status().blocks_kept, 13);
+}
+
+/// A chain of one header a slot goes on, though there is no room for all of it.
+#[test]
+fn the_oldest_blocks_make_room_for_a_chain_that_goes_on() {
+    let chain = chain(14, &|_| Vec::new());
+    let room = 13 * (84 + HEADER as u32);
+    let mut script = Script::up_with(limited(|limits| limits.header_bytes = room));
+    for block in &chain[..12] {
+        publish(&mut script, block);
+    }
+    assert_eq!(script.node.status().blocks_kept, 13);
+    for block in &chain[12..] {
+        announce(&mut script, block);
+        assert!(serves(&mut script, block, BlockWant::Header));
+        assert_eq!(script.node.status().blocks_kept, 13);
+    }
+    assert!(!serves(&mut script, &chain[0], BlockWant::Header));
+    assert!(serves(&mut script, &chain[1], BlockWant::Header));
+    // What nobody has executed does not push the tip away.
+    let far = block(&chain[11].header, 15, 2, &[]);
+    announce(&mut script, &far);
+    assert!(serves(&mut script, &chain[11], BlockWant::Header));
 }
 
 /// R9.3.1

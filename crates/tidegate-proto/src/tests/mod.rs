@@ -9,6 +9,7 @@ mod dialing;
 mod finding;
 mod hello;
 mod hostile;
+mod least;
 mod limits;
 mod net;
 mod permits;
