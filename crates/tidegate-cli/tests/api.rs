@@ -271,6 +271,14 @@ fn strangers_need_the_token() {
     assert_eq!(node.http(&head(""), "").status, 200);
     let page = node.http(&head("\r\nOrigin: http://example.org"), "");
     is_problem(&page, 403, "pages of other sites");
+    // Who is refused keeps no place, though it would go on.
+    let mut stream = TcpStream::connect(at).unwrap();
+    stream.set_read_timeout(Some(daemon::PATIENCE)).unwrap();
+    stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: a.b\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("the node closes the connection");
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
     // The node's other commands need none.
     assert_eq!(node.status()["height"], node.get("/v1/tip")["height"]);
 }

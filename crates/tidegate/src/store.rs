@@ -106,6 +106,12 @@ pub enum StoreError {
         /// What is wrong.
         why: String,
     },
+    /// The code that reads and writes it has panicked.
+    #[error("{}: the code of the store has panicked, as its log says: start the node again, and report it", path.display())]
+    Panicked {
+        /// Which file.
+        path: PathBuf,
+    },
 }
 
 /// Whose store it is: the note that lies beside the file.

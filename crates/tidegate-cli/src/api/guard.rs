@@ -88,7 +88,11 @@ pub(crate) async fn guard(
 ) -> Response {
     match guard.check(request.uri().path(), request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+        Err(problem) => {
+            // Who is refused keeps no place: pages of other sites could hold all of them.
+            let close = header::HeaderValue::from_static("close");
+            ([(header::CONNECTION, close)], problem).into_response()
+        }
     }
 }
 

@@ -48,24 +48,30 @@ pub(crate) struct Keeper {
 struct Share {
     // In this order they are dropped.
     store: Arc<Store>,
+    driver: Driver,
     _held: tokio::sync::mpsc::Sender<Infallible>,
+}
+
+impl Drop for Share {
+    /// Whoever waits for the store waits for ever, if nobody says that its thread is gone.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            failed(&self.driver, StoreError::Panicked { path: self.store.path.clone() });
+        }
+    }
 }
 
 impl Keeper {
     /// Starts the two threads. They tell `driver` what is durable, what was found, and of failure;
     /// they end with this, and keep what was given before.
-    pub(crate) fn start(
-        store: Arc<Store>,
-        driver: tokio::sync::mpsc::WeakUnboundedSender<Message>,
-    ) -> std::io::Result<Self> {
+    pub(crate) fn start(store: Arc<Store>, driver: Driver) -> std::io::Result<Self> {
         let (writer, jobs) = channel();
         let (reader, loads) = channel();
         let (holds, held) = tokio::sync::mpsc::channel(1);
-        let keep = Share { store: store.clone(), _held: holds.clone() };
-        let look = Share { store, _held: holds };
-        let tell = driver.clone();
-        rt::thread("tidegate-store".into(), move || write(keep, &jobs, &tell))?;
-        rt::thread("tidegate-load".into(), move || read(look, &loads, &driver))?;
+        let keep = Share { store: store.clone(), driver: driver.clone(), _held: holds.clone() };
+        let look = Share { store, driver, _held: holds };
+        rt::thread("tidegate-store".into(), move || write(&keep, &jobs))?;
+        rt::thread("tidegate-load".into(), move || read(&look, &loads))?;
         Ok(Self { writer, reader, held })
     }
 
@@ -107,7 +113,7 @@ fn tell(driver: &Driver, message: Message) {
     }
 }
 
-fn write(share: Share, jobs: &Receiver<Job>, driver: &Driver) {
+fn write(share: &Share, jobs: &Receiver<Job>) {
     while let Ok(first) = jobs.recv() {
         let (mut writes, mut last, mut book) = (Vec::new(), None, None);
         let more = std::iter::from_fn(|| jobs.try_recv().ok());
@@ -123,15 +129,15 @@ fn write(share: Share, jobs: &Receiver<Job>, driver: &Driver) {
         if (last.is_some() || book.is_some())
             && let Err(error) = share.store.keep(&writes, book.as_deref())
         {
-            return failed(driver, error);
+            return failed(&share.driver, error);
         }
         if let Some(request) = last {
-            tell(driver, Message::Command(Command::Stored { request }));
+            tell(&share.driver, Message::Command(Command::Stored { request }));
         }
     }
 }
 
-fn read(share: Share, questions: &Receiver<Question>, driver: &Driver) {
+fn read(share: &Share, questions: &Receiver<Question>) {
     while let Ok(question) = questions.recv() {
         let message = match question {
             Question::Peer(request, what) => {
@@ -144,8 +150,8 @@ fn read(share: Share, questions: &Receiver<Question>, driver: &Driver) {
             }
         };
         match message {
-            Ok(message) => tell(driver, message),
-            Err(error) => return failed(driver, error),
+            Ok(message) => tell(&share.driver, message),
+            Err(error) => return failed(&share.driver, error),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The store: what comes back from it, whatever happens to the machine.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use proptest::prelude::*;
 use redb::backends::InMemoryBackend;
@@ -10,6 +11,7 @@ use tidegate_proto::rules::Plain;
 use tidegate_proto::wire::{BodyGroup, Encode as _, ItemBody};
 
 use super::*;
+use crate::driver::Message;
 
 const NETWORK: NetworkId = NetworkId([7; 32]);
 const GENESIS: BlockId = BlockId([0; 32]);
@@ -487,4 +489,48 @@ async fn the_next_node_opens_the_store_at_once() {
         node.shutdown().await;
         assert_eq!(Arc::strong_count(&disk.0), 1, "still open in round {round}");
     }
+}
+
+/// A disk whose code panics once.
+#[derive(Debug)]
+struct Panicking {
+    inner: InMemoryBackend,
+    armed: Arc<AtomicBool>,
+}
+
+impl StorageBackend for Panicking {
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.inner.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.inner.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        assert!(!self.armed.swap(false, Ordering::Relaxed), "the fault of this test");
+        self.inner.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.inner.write(offset, data)
+    }
+}
+
+#[tokio::test]
+async fn a_panic_of_the_store_is_told() {
+    let armed = Arc::new(AtomicBool::new(false));
+    let disk = Panicking { inner: InMemoryBackend::new(), armed: armed.clone() };
+    let store = Store::on_backend(disk, NETWORK, b"genesis", pools()).unwrap();
+    let (driver, mut messages) = tokio::sync::mpsc::unbounded_channel();
+    let keeper = Keeper::start(Arc::new(store), driver.downgrade()).unwrap();
+    armed.store(true, Ordering::Relaxed);
+    let [item, ..] = round(1);
+    keeper.write(1, item);
+    let told = messages.recv().await;
+    assert!(matches!(told, Some(Message::StoreFailed(StoreError::Panicked { .. }))), "{told:?}");
 }
