@@ -265,7 +265,8 @@ fn offer(
         BlockPart::Header => (1, MAX_HEADER),
         _ => (0, MAX_FRAME),
     };
-    let announced = Announced { key: (block, part), link, tag: 0, priority, size: bound as u32 };
+    let (key, size, dialed) = ((block, part), bound as u32, cx.links.was_dialed(link));
+    let announced = Announced { key, link, tag: 0, priority, size, dialed };
     let others = cx.blocks.fetcher.announced(announced, patience, cx.now);
     others.into_iter().for_each(|other| wake_block(cx, other));
     cx.links.wake(link, at.slot);

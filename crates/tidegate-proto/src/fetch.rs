@@ -7,6 +7,8 @@
 //!   before him failed. So nobody can keep a key from this node by announcing it first.
 //! - *Best priority first, then the order of announcement*, for each link by itself: a slow link
 //!   does not hold up what others can deliver.
+//! - *When somebody was late, those that were dialed are asked before others.* Any number of links of others
+//!   can announce a key first and say nothing; whom this node dials they cannot choose.
 //! - *A candidate is asked once for each announcement.* Who did not answer in time may still answer.
 //! - *What nobody delivers is given up* [`GIVE_UP`] after the last request went out, so that
 //!   nobody can announce for ever what does not exist.
@@ -21,6 +23,9 @@ use crate::time::Time;
 
 /// How often it is looked whether somebody else can be asked for what one is late with.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How long those that were dialed have to be asked before others are, when somebody was late: some cannot be
+/// asked now.
+const DIALED_FIRST: Duration = Duration::from_millis(50);
 /// How long after the last candidate's time-out a key is kept.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(5);
 
@@ -49,6 +54,8 @@ pub(crate) struct Announced<K> {
     pub(crate) priority: u8,
     /// Upper bound of the answer's bytes.
     pub(crate) size: u32,
+    /// This node dialed it.
+    pub(crate) dialed: bool,
 }
 
 /// What each link could be asked for, best first.
@@ -76,13 +83,23 @@ pub(crate) struct Candidate {
     /// What it said of the size and the priority: it binds this one only.
     size: u32,
     rank: Rank,
+    dialed: bool,
     asked: bool,
+}
+
+impl Candidate {
+    /// Whether it is in its queue while the key is in this state.
+    fn is_queued(&self, state: State) -> bool {
+        !self.asked && (state == State::Idle || self.dialed && matches!(state, State::Dialed(_)))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Not asked for before that time.
     Patient(Time),
+    /// In the queues of those not yet asked that were dialed; from then on of all.
+    Dialed(Time),
     /// In the queues of those not yet asked.
     Idle,
     /// Asked for; when others are asked, if there are any, and when it is not waited for any more.
@@ -94,7 +111,8 @@ enum State {
 impl State {
     fn ends(self) -> Option<Time> {
         match self {
-            Self::Patient(at) | Self::InFlight(_, at, _) | Self::Exhausted(at) => Some(at),
+            Self::Patient(at) | Self::Dialed(at) => Some(at),
+            Self::InFlight(_, at, _) | Self::Exhausted(at) => Some(at),
             Self::Idle => None,
         }
     }
@@ -145,10 +163,10 @@ impl<K: Ord + Copy> Fetcher<K> {
         patience: Option<Time>,
         now: Time,
     ) -> Vec<ConnectionId> {
-        let Announced { key, link, tag, priority, size } = announced;
+        let Announced { key, link, tag, priority, size, dialed } = announced;
         let rank = (!priority, self.announced);
         self.announced += 1;
-        let candidate = Candidate { link, tag, size, rank, asked: false };
+        let candidate = Candidate { link, tag, size, rank, dialed, asked: false };
         if let Some(want) = self.wants.get_mut(&key) {
             let known = want.candidates.iter().position(|known| known.link == link);
             let known = known.map(|at| want.candidates.remove(at));
@@ -159,10 +177,10 @@ impl<K: Ord + Copy> Fetcher<K> {
             }
             match state {
                 State::Exhausted(_) => self.change(key, State::Idle),
-                State::Idle => {
+                state if candidate.is_queued(state) => {
                     self.queues.entry(link).or_default().insert((rank, key));
                 }
-                State::Patient(_) | State::InFlight(..) => {}
+                _ => {}
             }
         } else {
             let want = Want {
@@ -252,6 +270,7 @@ impl<K: Ord + Copy> Fetcher<K> {
             State::InFlight(asked, ..) if asked == link => self.next_candidate(key, None),
             // It was the last that could be asked: those that are left were, and may still answer.
             State::Idle if !self.has_untried(key) => self.next_candidate(key, Some(now)),
+            State::Dialed(_) if !self.has_dialed(key) => self.next_candidate(key, Some(now)),
             _ => Vec::new(),
         }
     }
@@ -324,6 +343,10 @@ impl<K: Ord + Copy> Fetcher<K> {
                     expired.wake.extend(self.next_candidate(key, Some(now)));
                 }
                 State::Patient(_) => expired.wake.extend(self.next_candidate(key, Some(now))),
+                State::Dialed(_) => {
+                    self.change(key, State::Idle);
+                    expired.wake.extend(self.untried(key));
+                }
                 State::Idle => unreachable!("it has no timer"),
             }
         }
@@ -335,18 +358,29 @@ impl<K: Ord + Copy> Fetcher<K> {
         self.wants[&key].candidates.iter().any(|candidate| !candidate.asked)
     }
 
+    /// The same, of those that were dialed.
+    fn has_dialed(&self, key: K) -> bool {
+        let dialed = |candidate: &Candidate| candidate.dialed && !candidate.asked;
+        self.wants[&key].candidates.iter().any(dialed)
+    }
+
+    fn untried(&self, key: K) -> Vec<ConnectionId> {
+        let untried = self.wants[&key].candidates.iter().filter(|candidate| !candidate.asked);
+        untried.map(|candidate| candidate.link).collect()
+    }
+
     /// Who has not been asked may be; the list is empty when everyone has been.
     fn next_candidate(&mut self, key: K, now: Option<Time>) -> Vec<ConnectionId> {
         let want = &self.wants[&key];
-        let untried = want.candidates.iter().filter(|candidate| !candidate.asked);
-        let untried = untried.map(|candidate| candidate.link).collect::<Vec<_>>();
-        let state = match untried.is_empty() {
-            false => State::Idle,
+        let state = match now {
+            Some(now) if want.late > 0 && self.has_dialed(key) => State::Dialed(now + DIALED_FIRST),
+            _ if self.has_untried(key) => State::Idle,
             // Others were asked before: theirs may still come.
-            true => State::Exhausted(want.until.max(now.unwrap_or_default()) + GIVE_UP),
+            _ => State::Exhausted(want.until.max(now.unwrap_or_default()) + GIVE_UP),
         };
         self.change(key, state);
-        untried
+        let queued = self.wants[&key].candidates.iter().filter(|one| one.is_queued(state));
+        queued.map(|candidate| candidate.link).collect()
     }
 
     fn change(&mut self, key: K, state: State) {
@@ -359,7 +393,7 @@ impl<K: Ord + Copy> Fetcher<K> {
             self.timers.insert((at, key));
         }
         for candidate in want.candidates.iter().filter(|candidate| !candidate.asked) {
-            if state == State::Idle {
+            if candidate.is_queued(state) {
                 let queue = self.queues.entry(candidate.link).or_default();
                 queue.insert((candidate.rank, key));
             } else {
@@ -403,12 +437,39 @@ mod tests {
         (key, link, tag, priority, size): (K, ConnectionId, u32, u8, u32),
         patience: Option<Time>,
     ) -> Vec<ConnectionId> {
-        let announced = Announced { key, link, tag, priority, size };
+        let announced = Announced { key, link, tag, priority, size, dialed: false };
         fetcher.announced(announced, patience, Time::ZERO)
     }
 
     fn ask<K: Ord + Copy>(fetcher: &mut Fetcher<K>, link: ConnectionId, until: Time) -> Option<K> {
         fetcher.next_for(link, |_, _| true, |_, _| (until, until)).map(|request| request.key)
+    }
+
+    /// Not before somebody was late, and not if it cannot be asked.
+    #[test]
+    fn who_was_dialed_is_asked_first_when_somebody_was_late() {
+        let (key, tag, priority, size) = (7, 0, 0, 100);
+        let dialed = ConnectionId(9);
+        let mut fetcher = Fetcher::new();
+        for link in [A, B, ConnectionId(3), dialed, ConnectionId(4)] {
+            let dialed = link == dialed;
+            let announced = Announced { key, link, tag, priority, size, dialed };
+            fetcher.announced(announced, None, Time::ZERO);
+        }
+        assert!([A, B, dialed].into_iter().all(|link| fetcher.has_work(link)));
+        assert_eq!(ask(&mut fetcher, A, at(1_000)), Some(7));
+        assert_eq!(fetcher.expire(at(1_000)).wake, [dialed].into());
+        assert_eq!(ask(&mut fetcher, B, at(2_000)), None);
+        assert_eq!(fetcher.deadline(), Some(at(1_050)));
+        // Whoever announces it now waits as well.
+        announce(&mut fetcher, (7, ConnectionId(5), 0, 0, 100), None);
+        assert!(!fetcher.has_work(ConnectionId(5)));
+        assert_eq!(fetcher.expire(at(1_050)).wake.len(), 5);
+        assert_eq!(ask(&mut fetcher, ConnectionId(5), at(1_300)), Some(7));
+        // It comes back to it, and when that one is gone, others are asked at once.
+        assert_eq!(fetcher.expire(at(1_300)).wake, [dialed].into());
+        assert_eq!(fetcher.failed(7, dialed, 0, at(1_310)).len(), 3);
+        assert_eq!(ask(&mut fetcher, B, at(2_000)), Some(7));
     }
 
     /// One who was asked second, and failed, took the first's time away.

@@ -305,6 +305,11 @@ impl Links {
         fastest.map_or(FIRST_RATE, |fastest| fastest.clamp(LEAST_RATE, FIRST_RATE))
     }
 
+    /// Whether this node dialed a link: whom it dials no stranger can choose.
+    pub(crate) fn was_dialed(&self, id: ConnectionId) -> bool {
+        self.links.get(&id).is_some_and(|link| !link.direction.is_inbound())
+    }
+
     /// How many steps a link may be charged with before it rests.
     pub(crate) fn room(&self, id: ConnectionId, a_second: u32, now: Time) -> u64 {
         let ahead = self.links.get(&id).map_or(now, |link| link.worked_until);

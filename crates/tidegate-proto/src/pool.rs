@@ -266,7 +266,8 @@ impl Pool {
         announcer.offered.insert(number);
         let bound = facts.size_bound().min(self.spec.max_item);
         let priority = facts.priority_class();
-        let announced = Announced { key: alias, link, tag: number, priority, size: bound };
+        let dialed = announcer.dialed;
+        let announced = Announced { key: alias, link, tag: number, priority, size: bound, dialed };
         self.fetcher.announced(announced, None, now);
     }
 
@@ -717,7 +718,9 @@ pub(crate) fn expire(cx: &mut Context, index: usize) {
             cx.fetch_bytes -= std::mem::take(&mut requested.charged);
         }
     }
-    // Those who may be asked instead are among the links that are woken.
+    for other in expired.wake.iter().filter_map(|other| pool.links.get(other)) {
+        cx.links.wake(other.at.link, other.at.slot);
+    }
     freed(cx);
     for (_, candidates) in expired.given_up {
         for candidate in candidates {

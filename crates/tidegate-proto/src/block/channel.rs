@@ -213,7 +213,7 @@ pub(super) fn late(cx: &mut Context, link: ConnectionId, late: Late) {
         let others = building.others(link);
         let others = others.filter(|other| can_be_asked(&cx.blocks.links, *other, &block));
         let others = others.collect::<Vec<_>>();
-        let dialed = |other| cx.links.get(other).is_some_and(|link| !link.direction.is_inbound());
+        let dialed = |other| cx.links.was_dialed(other);
         match others.is_empty() {
             true => again = Some(cx.now + LOOK_AGAIN),
             false => building.is_late(link, &part, others.into_iter().any(dialed)),

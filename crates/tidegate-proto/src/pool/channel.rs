@@ -54,7 +54,9 @@ impl ChannelTrait for Channel {
     fn on_up(cx: &mut Context, at: At, terms: &Terms) {
         let pool = &mut cx.pools[at.index];
         let ordinal = pool.free_ordinal();
-        pool.links.insert(at.link, PoolLink::new(at, terms, pool.next, ordinal));
+        let mut link = PoolLink::new(at, terms, pool.next, ordinal);
+        link.dialed = cx.links.was_dialed(at.link);
+        pool.links.insert(at.link, link);
     }
 
     fn on_down(cx: &mut Context, at: At) {

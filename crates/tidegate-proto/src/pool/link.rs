@@ -21,6 +21,8 @@ const LOOK_THROUGH: u64 = 256;
 #[derive(Debug)]
 pub(super) struct PoolLink {
     pub(super) at: At,
+    /// This node dialed it.
+    pub(super) dialed: bool,
     /// What the peer has outstanding here, and what goes back to it.
     pub(super) issuer: Issuer,
     pub(super) returns: Returns,
@@ -104,6 +106,7 @@ impl PoolLink {
     pub(super) fn new(at: At, terms: &Terms, log_end: u64, ordinal: Ordinal) -> Self {
         Self {
             at,
+            dialed: false,
             issuer: Issuer::new(terms.ours.clone()),
             returns: Returns::default(),
             offered: BTreeSet::new(),

@@ -505,3 +505,24 @@ fn an_old_answer_says_nothing_of_a_new_announcement() {
     script.send(LARGE_POOL, &PoolMessage::Gone(vec![0]));
     assert_eq!(script.received::<PoolMessage>(LARGE_POOL), [PoolMessage::Fetch(vec![1])]);
 }
+
+/// Each of them cost a quarter of a second, and there may be as many as peers may dial.
+#[test]
+fn who_is_dialed_is_asked_when_others_are_late() {
+    let mut script = Script::alone();
+    let body = item(1, 2000);
+    for n in 2..=21 {
+        script.connect(PeerId([n; 32]));
+        script.shake_hands();
+        script.announce(SMALL, &id(SMALL, &body), body.len());
+    }
+    script.dial(PeerId([99; 32]));
+    script.shake_hands();
+    script.announce(SMALL, &id(SMALL, &body), body.len());
+    // A round trip of nothing, and what is added to it.
+    script.wait(200);
+    assert_eq!(script.received::<PoolMessage>(SMALL_POOL), []);
+    script.wait(60);
+    let asked = script.received::<PoolMessage>(SMALL_POOL);
+    assert!(matches!(&asked[..], [PoolMessage::Fetch(_)]), "{asked:?}");
+}
