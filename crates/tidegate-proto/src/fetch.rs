@@ -157,6 +157,7 @@ impl<K: Ord + Copy> Fetcher<K> {
 
     /// `link` announced `key`. It is asked for after `patience`, if it is the first to. Who may be
     /// asked instead of it for what this displaces, is returned.
+    #[must_use = "who may be asked has to be woken"]
     pub(crate) fn announced(
         &mut self,
         announced: Announced<K>,
@@ -249,6 +250,7 @@ impl<K: Ord + Copy> Fetcher<K> {
 
     /// `link` has not got what it announced as `tag`: it is no candidate any more, unless it has
     /// announced it again. Who may be asked now, is returned.
+    #[must_use = "who may be asked has to be woken"]
     pub(crate) fn failed(
         &mut self,
         key: K,
@@ -303,6 +305,7 @@ impl<K: Ord + Copy> Fetcher<K> {
     }
 
     /// `link` is gone. Who may be asked instead of it, is returned.
+    #[must_use = "who may be asked has to be woken"]
     pub(crate) fn link_down(&mut self, link: ConnectionId, now: Time) -> BTreeSet<ConnectionId> {
         let own = self.candidacies.get(&link).into_iter().flat_map(BTreeMap::values);
         let own = own.copied().collect::<Vec<_>>();
@@ -321,6 +324,7 @@ impl<K: Ord + Copy> Fetcher<K> {
     }
 
     /// Ends what has timed out.
+    #[must_use = "who may be asked has to be woken"]
     pub(crate) fn expire(&mut self, now: Time) -> Expired<K> {
         let mut expired =
             Expired { wake: BTreeSet::new(), timed_out: Vec::new(), given_up: Vec::new() };
@@ -454,7 +458,7 @@ mod tests {
         for link in [A, B, ConnectionId(3), dialed, ConnectionId(4)] {
             let dialed = link == dialed;
             let announced = Announced { key, link, tag, priority, size, dialed };
-            fetcher.announced(announced, None, Time::ZERO);
+            let _ = fetcher.announced(announced, None, Time::ZERO);
         }
         assert!([A, B, dialed].into_iter().all(|link| fetcher.has_work(link)));
         assert_eq!(ask(&mut fetcher, A, at(1_000)), Some(7));
@@ -481,7 +485,7 @@ mod tests {
         fetcher.next_for(A, |_, _| true, |_, _| (at(1_000), at(8_000))).unwrap();
         assert_eq!(fetcher.expire(at(1_000)).wake.len(), 1);
         fetcher.next_for(B, |_, _| true, |_, _| (at(1_500), at(1_500))).unwrap();
-        fetcher.expire(at(1_500));
+        let _ = fetcher.expire(at(1_500));
         let end = at(8_000) + GIVE_UP;
         assert_eq!(fetcher.deadline(), Some(end));
         assert_eq!(fetcher.expire(end).given_up.len(), 1);
@@ -511,10 +515,10 @@ mod tests {
         assert!(fetcher.next_for(B, |_, _| true, until).is_some());
         assert_eq!(late, 1);
         for n in 8..20 {
-            fetcher.expire(at(n * 250));
+            let _ = fetcher.expire(at(n * 250));
             assert_eq!(fetcher.deadline(), Some(at((n + 1) * 250)));
         }
-        fetcher.expire(at(5_000));
+        let _ = fetcher.expire(at(5_000));
         assert_eq!(fetcher.deadline(), Some(at(5_000) + GIVE_UP));
     }
 
@@ -559,7 +563,7 @@ mod tests {
         let mut fetcher = Fetcher::new();
         announce(&mut fetcher, (10, A, 0, 0, 1), None);
         ask(&mut fetcher, A, at(10));
-        fetcher.expire(at(10));
+        let _ = fetcher.expire(at(10));
         announce(&mut fetcher, (10, B, 0, 0, 1), None);
         assert_eq!(ask(&mut fetcher, B, at(20)), Some(10));
         assert_eq!(fetcher.failed(10, B, 0, at(20)), []);
@@ -612,7 +616,7 @@ mod tests {
         // The same key again takes no second place.
         announce(&mut fetcher, (999, A, 1, 0, 1), None);
         assert_eq!(fetcher.counts(A), (3, 4));
-        fetcher.link_down(A, at(10));
+        let _ = fetcher.link_down(A, at(10));
         assert_eq!((fetcher.counts(A), fetcher.counts(B)), ((0, 1), (1, 1)));
         assert!(fetcher.queues.is_empty() && fetcher.timers.len() == 1);
     }
@@ -674,7 +678,7 @@ mod tests {
                         let tag = tags.get(&(k, l)).copied().unwrap_or_default();
                         // An older announcement says nothing of this one.
                         prop_assert!(fetcher.failed(k, link(l), tag.wrapping_sub(1), now).is_empty());
-                        fetcher.failed(k, link(l), tag, now);
+                        let _ = fetcher.failed(k, link(l), tag, now);
                         drop_link(&mut model, &mut flights, k, link(l));
                     }
                     Step::Resolve(k) => {
@@ -683,7 +687,7 @@ mod tests {
                         flights.remove(&k);
                     }
                     Step::Down(l) => {
-                        fetcher.link_down(link(l), now);
+                        let _ = fetcher.link_down(link(l), now);
                         for k in 0..6 {
                             drop_link(&mut model, &mut flights, k, link(l));
                         }

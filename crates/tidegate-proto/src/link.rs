@@ -199,11 +199,12 @@ impl Link {
     }
 
     /// How long nobody else is asked for an answer of so many bytes, if others could be and so many have
-    /// been late with it already: a round trip at least, or answers would come while others are asked. They
-    /// share this node's line, so the time for its bytes is that of the `fastest`.
+    /// been late with it already: a round trip at least, or answers would come while others are asked; but who
+    /// is slow on purpose has half of the time when somebody was late. They share this node's line, so the
+    /// time for its bytes is that of the `fastest`.
     fn alone(&self, bytes: u32, late: u32, fastest: u64) -> Duration {
         let sending = Duration::from_micros(u64::from(bytes) * 1_000_000 / fastest.max(1));
-        let least = (self.likely_round_trip() * 5 / 4).min(ALONE);
+        let least = (self.likely_round_trip() * 5 / 4).min(ALONE / (1 << late.min(1)));
         self.patience(bytes).min((ALONE / (1 << late.min(HALVED_MOST))).max(least) + sending)
     }
 

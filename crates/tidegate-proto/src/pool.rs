@@ -268,7 +268,8 @@ impl Pool {
         let priority = facts.priority_class();
         let dialed = announcer.dialed;
         let announced = Announced { key: alias, link, tag: number, priority, size: bound, dialed };
-        self.fetcher.announced(announced, None, now);
+        // Permits are the bound here, so nothing is displaced.
+        let _ = self.fetcher.announced(announced, None, now);
     }
 
     /// Whether an item is here, which a link turns out to have too.

@@ -132,7 +132,8 @@ impl ChannelTrait for Channel {
                 cx.links.answered(at.link);
                 // Asked only once: if it does not lead to a block, others are asked.
                 let key = (facts.block, BlockPart::Compact);
-                cx.blocks.fetcher.failed(key, at.link, 0, cx.now);
+                let others = cx.blocks.fetcher.failed(key, at.link, 0, cx.now);
+                others.into_iter().for_each(|other| wake_block(cx, other));
                 headers::compact_with_header(cx, at.link, compact, None)
             }
             BlockMessage::Ids(ids) => on_ids(cx, at, ids),

@@ -209,10 +209,11 @@ impl BlockLink {
         parts.into_iter().any(|part| self.find(block, part).is_some())
     }
 
-    /// Whether others have been asked for what the peer was asked of a block, or nobody waits for it.
+    /// Whether others have been asked for what the peer was asked of a block, or nobody waits for it: so too
+    /// where it owes the compact block, and another's is put together.
     pub(super) fn is_late(&self, block: &BlockId) -> bool {
         let late = |request: &Request| request.wait.is_none_or(|wait| wait.alone.is_none());
-        let parts = [BlockPart::Ids, BlockPart::Items].into_iter();
+        let parts = [BlockPart::Compact, BlockPart::Ids, BlockPart::Items].into_iter();
         parts.filter_map(|part| self.find(block, part)).any(|open| late(&self.requests[open]))
     }
 

@@ -526,3 +526,23 @@ fn who_is_dialed_is_asked_when_others_are_late() {
     let asked = script.received::<PoolMessage>(SMALL_POOL);
     assert!(matches!(&asked[..], [PoolMessage::Fetch(_)]), "{asked:?}");
 }
+
+/// Nobody woke those who may be asked: the liar was asked again each second.
+#[test]
+fn a_compact_block_with_a_foreign_pool_holds_nobody_up() {
+    let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
+    let header = TipMessage::Header(wanted.header.clone());
+    let mut script = Script::up();
+    let liar = script.connection;
+    script.send(TIP, &header);
+    script.wait(50);
+    let compact = BlockFetch { block: wanted.block, want: BlockWant::Compact };
+    assert_eq!(script.fetched(), std::slice::from_ref(&compact));
+    let mut foreign = script.compact(&wanted);
+    foreign.groups[0].pool = "nowhere".to_owned();
+    script.another_peer();
+    script.send(TIP, &header);
+    script.send_on(liar, BLOCK, &BlockMessage::Compact(foreign));
+    assert_eq!(script.fetched(), [compact]);
+    assert!(!script.closed.contains(&liar), "there may be such a pool elsewhere");
+}

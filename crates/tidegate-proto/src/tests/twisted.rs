@@ -22,6 +22,9 @@ use crate::wire::{
 
 /// How long it takes at most if liars are asked first: not so long that the block is had in another way.
 const PATIENCE: Duration = Duration::from_millis(2_900);
+/// With two that answer nothing, of whom the first has a second and the next most of one: then the honest one
+/// has three round trips left for items, ids and items.
+const WITH_MUTE: Duration = Duration::from_millis(3_200);
 const PLAYS: u64 = 3_000;
 
 struct Dice(Rng);
@@ -50,6 +53,8 @@ struct Play {
     block: Block,
     honest: ConnectionId,
     liars: Vec<ConnectionId>,
+    /// Those of them that answer nothing.
+    mute: Vec<ConnectionId>,
     /// How long the honest one takes to answer, in milliseconds.
     far: u64,
     to_say: VecDeque<Said>,
@@ -108,10 +113,11 @@ impl Play {
             let far = if dice.one_in(2) { 990 } else { 0 };
             connect(&mut script, PeerId([20 + n as u8; 32]), far)
         });
-        let liars = liars.collect();
+        let liars = liars.collect::<Vec<_>>();
+        let mute = liars.iter().copied().filter(|_| dice.one_in(4)).collect();
         script.connection = ConnectionId(u64::MAX);
         script.elsewhere.clear();
-        Self { script, dice, block, honest, liars, far, to_say: VecDeque::new() }
+        Self { script, dice, block, honest, liars, mute, far, to_say: VecDeque::new() }
     }
 
     fn say(&mut self, link: ConnectionId, ms: u64, channel: u32, frame: Frame) {
@@ -132,6 +138,16 @@ impl Play {
         Compact { short_ids, ..self.script.compact(&self.block) }
     }
 
+    /// Another pool than that: the other of the node, or one that it does not know.
+    fn wrong_pool(&mut self, pool: &str) -> String {
+        match pool {
+            _ if self.dice.one_in(4) => "nowhere",
+            "large" => "small",
+            _ => "large",
+        }
+        .to_owned()
+    }
+
     /// The names of pools, one or more of them wrong.
     fn regroup(&mut self, groups: &mut Vec<Group>) {
         let mut pools = Vec::new();
@@ -142,7 +158,7 @@ impl Play {
         let all = self.dice.one_in(3);
         for (at, pool) in pools.iter_mut().enumerate() {
             if all || at == wrong {
-                *pool = if pool == "large" { "small" } else { "large" }.to_owned();
+                *pool = self.wrong_pool(pool);
             }
         }
         *groups = pools
@@ -218,6 +234,9 @@ impl Play {
             BlockWant::Items(_) => BlockPart::Items,
         };
         let mut answer = self.answer(link, &fetch.want);
+        if self.mute.contains(&link) {
+            return Vec::new();
+        }
         match self.dice.below(6) {
             0 => return Vec::new(),
             1 => return vec![BlockMessage::NotHere(NotHere { block: fetch.block, part })],
@@ -233,7 +252,7 @@ impl Play {
                 _ => ids.ids.reverse(),
             },
             Some(BlockMessage::Item(item)) => match self.dice.below(3) {
-                0 => item.pool = if item.pool == "large" { "small" } else { "large" }.to_owned(),
+                0 => item.pool = self.wrong_pool(&item.pool),
                 1 => item.index ^= 1,
                 _ => {
                     if let Body::Whole(body) = &mut item.body {
@@ -324,7 +343,8 @@ impl Play {
         let began = self.script.now;
         while self.script.judged().is_empty() {
             let took = self.script.now.since(began);
-            assert!(took < PATIENCE, "the block is held up");
+            let patience = if self.mute.is_empty() { PATIENCE } else { WITH_MUTE };
+            assert!(took < patience, "the block is held up");
             while self.to_say.front().is_some_and(|said| said.at <= self.script.now) {
                 let Some(Said { link, channel, frame, .. }) = self.to_say.pop_front() else {
                     break;
