@@ -20,7 +20,9 @@ mod worst_case;
 
 pub use limits::{Limits, PEERS_GRANT, POOL_GRANT};
 pub(crate) use worst_case::{BLOCK_ITEM, HEADER};
-pub use worst_case::{ENDING, FIRST_PACKETS, FORGOTTEN, STRANGER_WINDOW, TLS_HANDSHAKES, UNOPENED};
+pub use worst_case::{
+    ENDING, FIRST_PACKETS, FORGOTTEN, STRANGER_WINDOW, TLS_HANDSHAKES, streams_for,
+};
 
 /// What a node is set up with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

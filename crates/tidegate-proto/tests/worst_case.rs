@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use siphasher::sip::SipHasher24;
-use tidegate_proto::config::{ENDING, STRANGER_WINDOW, UNOPENED};
+use tidegate_proto::config::{ENDING, STRANGER_WINDOW, streams_for};
 use tidegate_proto::id::{
     Address, BlockId, ConnectionId, Digest, ItemId, ItemKey, NetworkId, PeerId, PoolIndex, Salt,
 };
@@ -309,13 +309,13 @@ impl World {
         // packet for each byte of all streams that waits, as long as quinn does not copy them.
         let opened = 5 + config.pools.len();
         let copies = opened * (limits.receive_window as usize / 3 * 2);
-        let packets = (opened + UNOPENED as usize) * (32 << 10);
+        let packets = streams_for(opened as u32) as usize * 128 * (304 + 2 * 56);
         let window = limits.receive_window as usize * 5 / 2 + limits.send_window as usize;
         // Two large frames that are half read, one of control, and small ones; a frame of each kind
         // that waits to be written.
         let window = window + copies + packets + 2 * MAX_FRAME + (64 << 10) + (132 << 10);
         let windows = (0..PEERS + u64::from(ENDING)).map(|_| vec![1; window]);
-        let stranger = MAX_FRAME + STRANGER_WINDOW as usize * 7 / 2 + 3 * (32 << 10);
+        let stranger = MAX_FRAME + STRANGER_WINDOW as usize * 7 / 2 + 3 * 128 * (304 + 2 * 56);
         windows.chain((0..limits.handshakes).map(|_| vec![1; stranger])).collect()
     }
 }

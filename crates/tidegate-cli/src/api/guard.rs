@@ -86,14 +86,18 @@ pub(crate) async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    match guard.check(request.uri().path(), request.headers()) {
+    let checked = guard.check(request.uri().path(), request.headers());
+    // Who is refused keeps no place: pages of other sites could hold all of them. Nor does who needs no token.
+    let closes = checked.is_err() || request.uri().path() == HEALTH && guard.token.is_some();
+    let mut response = match checked {
         Ok(()) => next.run(request).await,
-        Err(problem) => {
-            // Who is refused keeps no place: pages of other sites could hold all of them.
-            let close = header::HeaderValue::from_static("close");
-            ([(header::CONNECTION, close)], problem).into_response()
-        }
+        Err(problem) => problem.into_response(),
+    };
+    if closes {
+        let close = header::HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
     }
+    response
 }
 
 /// Whether a Host header names this machine. A name that a stranger's server resolves to

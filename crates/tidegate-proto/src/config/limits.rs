@@ -183,7 +183,7 @@ impl Default for Limits {
             block_patience: Duration::from_millis(50),
             not_here_after: Duration::from_secs(2),
             work_per_second: 8_000,
-            receive_window: 80 << 10,
+            receive_window: 96 << 10,
             send_window: 128 << 10,
         }
     }

@@ -24,7 +24,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use multiaddr::{Multiaddr, Protocol};
 use quinn::{RecvStream, SendStream, VarInt};
 use tidegate_proto::Limits;
-use tidegate_proto::config::{ENDING, FIRST_PACKETS, STRANGER_WINDOW, UNOPENED};
+use tidegate_proto::config::{ENDING, FIRST_PACKETS, STRANGER_WINDOW, streams_for};
 use tidegate_proto::id::{ConnectionId, DialId, PeerId};
 use tidegate_proto::io::{DialError, Direction, Input};
 use tidegate_proto::wire::{Binding, Frame, MAX_FRAME, MAX_OFFERS};
@@ -39,10 +39,12 @@ mod session;
 mod socket;
 mod stream;
 mod tls;
+mod watch;
 
 use incoming::{HANDSHAKES, Incoming, NetworkGroup, Verdict, network_group};
 use stream::StreamError;
 pub use tls::TlsError;
+use watch::Watch;
 
 /// Streams that a peer may have: one for each channel with a fixed number or an offer.
 const STREAMS: u32 = 3 + MAX_OFFERS as u32;
@@ -79,6 +81,8 @@ pub struct Quic {
     inputs: VecDeque<Input>,
     /// Connections of others that have not come to anything yet, or have ended.
     incoming: Incoming,
+    /// Whether connections are looked at: as long as there are any.
+    looks: bool,
     /// Traffic of connections that are gone.
     past: Traffic,
 }
@@ -87,6 +91,7 @@ struct Connection {
     quic: quinn::Connection,
     /// The network group of one who has connected.
     group: Option<NetworkGroup>,
+    watch: Watch,
     /// Channels the core reads.
     open: BTreeSet<u32>,
     /// Channels that have their stream.
@@ -125,6 +130,7 @@ enum Done {
     Written(ConnectionId, u32, Option<SendStream>),
     Flushed(ConnectionId),
     Closed(ConnectionId),
+    Look,
 }
 
 impl Connection {
@@ -150,7 +156,7 @@ impl Quic {
         let mut transport = quinn::TransportConfig::default();
         transport
             // For a stranger; more when the core opens more.
-            .max_concurrent_uni_streams((1 + UNOPENED).into())
+            .max_concurrent_uni_streams(streams_for(1).into())
             .receive_window(limits.receive_window.min(STRANGER_WINDOW).into())
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)
@@ -159,6 +165,7 @@ impl Quic {
             .send_window(limits.send_window.into())
             // A frame that is complete is of use, two halves are not.
             .send_fairness(false)
+            .congestion_controller_factory(Arc::new(watch::Watching::default()))
             .max_idle_timeout(Some(idle));
         let transport = Arc::new(transport);
         let mut server = tls::server(identity)?;
@@ -178,6 +185,7 @@ impl Quic {
             work: FuturesUnordered::new(),
             inputs: VecDeque::new(),
             incoming: Incoming::new(Instant::now()),
+            looks: false,
             past: Traffic::default(),
         })
     }
@@ -278,6 +286,27 @@ impl Quic {
         }
     }
 
+    /// Ends those that make quinn keep too much, now and from then on.
+    fn look_at_all(&mut self) {
+        let now = Instant::now();
+        for connection in self.connections.values_mut() {
+            if let Some(excess) = connection.watch.excess(&connection.quic, now) {
+                connection.break_off(excess);
+            }
+        }
+        self.looks = !self.connections.is_empty();
+        if self.looks {
+            self.look_later();
+        }
+    }
+
+    fn look_later(&self) {
+        self.work.push(Box::pin(async {
+            rt::sleep(watch::LOOK).await;
+            Done::Look
+        }));
+    }
+
     /// Connections that are closed, and that quinn has not forgotten.
     fn kept(&self) -> usize {
         let open = self.endpoints.iter().map(quinn::Endpoint::open_connections).sum::<usize>();
@@ -316,6 +345,7 @@ impl Quic {
         let entry = Connection {
             quic,
             group,
+            watch: Watch::new(Instant::now()),
             open: [0].into(),
             known: BTreeSet::new(),
             unread: BTreeMap::new(),
@@ -327,6 +357,10 @@ impl Quic {
             closing: None,
             over: false,
         };
+        if self.connections.is_empty() && !self.looks {
+            self.look_later();
+            self.looks = true;
+        }
         self.connections.insert(connection, entry);
         self.next_stream(connection);
         self.inputs.push_back(Input::Connected {
@@ -374,10 +408,11 @@ impl Quic {
         self.work.push(Box::pin(async move { Done::Stream(id, stream::accept(&quic).await) }));
     }
 
-    fn on_stream(&mut self, id: ConnectionId, channel: u32, stream: RecvStream) {
+    fn on_stream(&mut self, id: ConnectionId, channel: u32, mut stream: RecvStream) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         // R4.1.2
         if !connection.known.insert(channel) {
+            let _ = stream.stop(CODE_FRAMING.into());
             // A channel has one stream.
             return connection.break_off(b"a channel opened twice");
         }
@@ -473,11 +508,14 @@ impl Quic {
             self.past += traffic(&connection.quic);
             if let Some(mut connection) = self.connections.remove(&id) {
                 // quinn keeps the connection for a while, but not what came on it.
-                for stream in connection.unread.values_mut() {
+                let unread = std::mem::take(&mut connection.unread).into_values();
+                let next = || connection.quic.accept_uni().now_or_never()?.ok();
+                for mut stream in unread.chain(std::iter::from_fn(next)) {
                     let _ = stream.stop(CODE_CLOSED.into());
                 }
                 if connection.group.is_some() {
-                    self.incoming.has_ended(Instant::now(), connection.group);
+                    let kept_for = watch::kept_for(connection.quic.rtt());
+                    self.incoming.has_ended(Instant::now(), kept_for, connection.group);
                 }
             }
             self.inputs.push_back(Input::Closed { connection: id });
@@ -492,7 +530,7 @@ impl Quic {
             }
             Done::Incoming(_, None) => {}
             Done::Accepted(number, group, from, result) => {
-                self.incoming.end(number);
+                let began = self.incoming.end(number);
                 // Others may have taken the last places meanwhile.
                 if let Ok(quic) = result
                     && let Some(peer) = tls::peer(&quic)
@@ -500,7 +538,7 @@ impl Quic {
                 {
                     self.connected(quic, peer, Direction::Inbound, &address_of(from));
                 } else {
-                    self.incoming.has_ended(Instant::now(), group);
+                    self.incoming.has_come_to_nothing(Instant::now(), began, group);
                 }
             }
             Done::Resolved(dial, peer, sockets) => {
@@ -543,6 +581,7 @@ impl Quic {
                     connection.quic.close(CODE_CLOSED.into(), b"");
                 }
             }
+            Done::Look => self.look_at_all(),
             Done::Closed(id) => {
                 if let Some(connection) = self.connections.get_mut(&id) {
                     connection.over = true;
@@ -603,7 +642,7 @@ impl Transport for Quic {
         let was_known = connection.is_known();
         if connection.open.insert(channel) {
             // R4.1.7
-            let streams = (connection.open.len() as u32 + UNOPENED).min(STREAMS);
+            let streams = streams_for(connection.open.len() as u32).min(STREAMS);
             connection.quic.set_max_concurrent_uni_streams(streams.into());
             connection.quic.set_receive_window(self.limits.receive_window.into());
         }

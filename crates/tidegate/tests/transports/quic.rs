@@ -325,28 +325,46 @@ async fn garbage_does_not_disturb_a_listener() {
     assert!(!net.link(end).closed);
 }
 
+/// Two ends, and what makes the way between them dead.
+async fn on_a_way_that_may_die() -> (QuicNet, End, End, Arc<AtomicBool>) {
+    let mut net = QuicNet::new(1);
+    let dialer = net.add();
+    let dead = Arc::new(AtomicBool::new(false));
+    let to = socket_of(net.peers[0].address.as_ref().unwrap());
+    let relay = Relay::start(to, {
+        let dead = dead.clone();
+        move |_, _| match dead.load(Ordering::Relaxed) {
+            true => Fate::IsLost,
+            false => Fate::Passes,
+        }
+    });
+    let dial = net.peers[dialer].dial(&address_of(relay.address), None);
+    net.until("a dial", |net| net.peers[dialer].dials.contains_key(&dial)).await;
+    let end = End(dialer, net.peers[dialer].dials[&dial].expect("a connection"));
+    net.until("the other end", |net| net.peers[0].links.len() == 1).await;
+    let other = End(0, *net.peers[0].links.keys().next().expect("the other end"));
+    (net, end, other, dead)
+}
+
+/// What is awaited for so long makes quinn keep a closed connection in proportion, and sizes its memory.
+#[tokio::test]
+async fn who_acknowledges_nothing_is_given_up() {
+    let (mut net, end, other, dead) = on_a_way_that_may_die().await;
+    net.round_trip(end, other).await;
+    dead.store(true, Ordering::Relaxed);
+    let since = std::time::Instant::now();
+    net.send(end, 0, numbered(0, 0, 100).into());
+    net.until("Closed", |net| net.link(end).closed).await;
+    assert!(since.elapsed() >= Duration::from_secs(8), "{:?}", since.elapsed());
+}
+
 /// On a way that has gone dead a transport takes little more than what is under way, and a
 /// connection that nobody answers on can be closed.
 #[tokio::test]
 async fn a_dead_way_takes_little_and_can_be_closed() {
     for busy in [false, true] {
-        let mut net = QuicNet::new(1);
-        let dialer = net.add();
-        let dead = Arc::new(AtomicBool::new(false));
-        let to = socket_of(net.peers[0].address.as_ref().unwrap());
-        let relay = Relay::start(to, {
-            let dead = dead.clone();
-            move |_, _| match dead.load(Ordering::Relaxed) {
-                true => Fate::IsLost,
-                false => Fate::Passes,
-            }
-        });
-        let dial = net.peers[dialer].dial(&address_of(relay.address), None);
-        net.until("a dial", |net| net.peers[dialer].dials.contains_key(&dial)).await;
-        let end = End(dialer, net.peers[dialer].dials[&dial].expect("a connection"));
-        net.until("the other end", |net| net.peers[0].links.len() == 1).await;
+        let (mut net, end, other, dead) = on_a_way_that_may_die().await;
         // The listener's window is not what bounds it.
-        let other = End(0, *net.peers[0].links.keys().next().expect("the other end"));
         net.open(other, 16);
         net.round_trip(end, other).await;
         let before = net.link(end).left[&0];

@@ -1,13 +1,13 @@
 //! Who may begin a handshake: connections of others that have not come to anything yet, and those that
 //! have ended and that quinn has not forgotten.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use tidegate_proto::config::{FORGOTTEN, TLS_HANDSHAKES};
 use tokio::sync::oneshot;
 
+use super::watch::kept_for;
 use crate::rt::Instant;
 
 /// Handshakes of peers at once.
@@ -15,11 +15,13 @@ pub(super) const HANDSHAKES: usize = TLS_HANDSHAKES as usize;
 /// From so many on, a peer must first show that it receives at its address.
 const RETRY_FROM: usize = HANDSHAKES / 2;
 /// Connections that are closed, and that quinn keeps until no more of their packets can come (RFC 9000
-/// section 10.2): three times as long as it waits for an acknowledgment, which is up to four seconds for a
-/// handshake, by what the peer says of its delays. Beyond them nobody new comes.
+/// section 10.2): three times as long as it waits for an acknowledgment. Beyond them nobody new comes.
 const KEPT: usize = FORGOTTEN as usize;
-/// As long as that is.
+/// As long as that is at least where nothing is known of the way; where a peer was slow to answer in its
+/// handshake, it is in proportion.
 const KEPT_FOR: Duration = Duration::from_secs(4);
+/// Those that have ended and that are remembered with their groups: they may be gone before it is certain.
+const ENDED: usize = 4 * KEPT;
 /// Between the beginnings of two: one takes half a millisecond of a processor, and those who are
 /// connected must not wait for all that come at once. 200 a second are a tenth of a processor.
 const HANDSHAKE_PACE: Duration = Duration::from_millis(5);
@@ -78,8 +80,9 @@ struct Handshake {
 
 pub(super) struct Incoming {
     handshakes: Vec<Handshake>,
-    /// The connections of others that ended lately, when, and their groups in the same way.
-    ended: VecDeque<(Instant, Option<NetworkGroup>)>,
+    /// The connections of others that ended lately, until when they may be kept, and their groups in the same
+    /// way.
+    ended: Vec<(Instant, Option<NetworkGroup>)>,
     last_number: u64,
     /// Not before then the next one begins.
     next_handshake: Instant,
@@ -91,7 +94,7 @@ impl Incoming {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             handshakes: Vec::new(),
-            ended: VecDeque::new(),
+            ended: Vec::new(),
             last_number: 0,
             next_handshake: now,
             next_first: now,
@@ -159,9 +162,9 @@ impl Incoming {
         let Some(worst) = worst.filter(|one| self.of_group(one.group) > has + 1) else {
             return false;
         };
-        let number = worst.number;
+        let (number, began, group) = (worst.number, worst.begun, worst.group);
         self.end(number);
-        self.has_ended(now, None);
+        self.has_come_to_nothing(now, Some(began), group);
         true
     }
 
@@ -179,26 +182,43 @@ impl Incoming {
         (number, turn.saturating_duration_since(now), given_up)
     }
 
-    /// One is over, however it went.
-    pub(super) fn end(&mut self, number: u64) {
-        self.handshakes.retain(|other| other.number != number);
+    /// One is over, however it went: when it had begun.
+    pub(super) fn end(&mut self, number: u64) -> Option<Instant> {
+        let at = self.handshakes.iter().position(|other| other.number == number)?;
+        Some(self.handshakes.swap_remove(at).begun)
     }
 
-    /// A connection of another has ended, or came to nothing.
-    pub(super) fn has_ended(&mut self, now: Instant, group: Option<NetworkGroup>) {
-        self.forget_ended(now);
-        self.ended.push_back((now, group));
-        // There are no more that are kept.
-        if self.ended.len() > KEPT {
-            self.ended.pop_front();
+    /// A handshake came to nothing that had begun then, if that was not noted before.
+    pub(super) fn has_come_to_nothing(
+        &mut self,
+        now: Instant,
+        begun: Option<Instant>,
+        group: Option<NetworkGroup>,
+    ) {
+        if let Some(begun) = begun {
+            let round_trip = now.saturating_duration_since(begun);
+            self.has_ended(now, kept_for(round_trip).max(KEPT_FOR), group);
         }
+    }
+
+    /// A connection of another has ended, and is kept for so long.
+    pub(super) fn has_ended(
+        &mut self,
+        now: Instant,
+        kept_for: Duration,
+        group: Option<NetworkGroup>,
+    ) {
+        self.forget_ended(now);
+        if self.ended.len() >= ENDED
+            && let Some(first) = self.ended.iter().map(|(until, _)| *until).min()
+        {
+            self.ended.retain(|(until, _)| *until != first);
+        }
+        self.ended.push((now + kept_for, group));
     }
 
     fn forget_ended(&mut self, now: Instant) {
-        let over = |at: &Instant| now.saturating_duration_since(*at) >= KEPT_FOR;
-        while self.ended.front().is_some_and(|(at, _)| over(at)) {
-            self.ended.pop_front();
-        }
+        self.ended.retain(|(until, _)| *until > now);
     }
 }
 
@@ -247,10 +267,10 @@ mod tests {
         assert_eq!(verdict(KEPT, ONE, false), Verdict::Ignore);
         // And one group has a part of them.
         for _ in 0..KEPT_OF_ONE_GROUP - 1 {
-            incoming.has_ended(now, ONE);
+            incoming.has_ended(now, KEPT_FOR, ONE);
         }
         assert_eq!(incoming.verdict(now, KEPT / 2, ONE, false), Verdict::Begin);
-        incoming.has_ended(now, ONE);
+        incoming.has_ended(now, KEPT_FOR, ONE);
         assert_eq!(incoming.verdict(now, KEPT / 2, ONE, false), Verdict::Ignore);
         assert_eq!(incoming.verdict(now, KEPT / 2 - 1, ONE, false), Verdict::Begin);
         assert_eq!(incoming.verdict(now, KEPT / 2, TWO, false), Verdict::Begin);

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut as _, BytesMut};
 use quinn::crypto::{
     ClientConfig, CryptoError, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey,
     ServerConfig, Session, UnsupportedVersion,
 };
 use quinn::{ConnectError, ConnectionId};
 use quinn_proto::transport_parameters::{Error, TransportParameters};
-use quinn_proto::{Side, TransportError};
+use quinn_proto::{Side, TransportError, TransportErrorCode};
 
 /// The longest time a peer may say that it holds acknowledgments back. RFC 9000 section 18.2 has 25 ms if
 /// it says nothing, and 16 s at most; quinn keeps a connection that is closed for three times as long.
-const MAX_ACK_DELAY: Duration = Duration::from_millis(250);
+pub(super) const MAX_ACK_DELAY: Duration = Duration::from_millis(250);
 /// Its parameter's number.
 const MAX_ACK_DELAY_ID: u64 = 0x0b;
 
@@ -25,6 +25,10 @@ const MAX_ACK_DELAY_ID: u64 = 0x0b;
 /// have 2 KiB in all, and packets that are lost, and sent again within its time, twice that a few times.
 /// quinn keeps such packets whole, for as long as the connection, if a byte of them is waited for.
 const HANDSHAKE_BYTES: usize = 16 << 10;
+
+/// What a packet counts in quinn at least. It keeps 104 bytes beside those of a packet that waits for others,
+/// which may have one.
+const COUNTED: usize = 256;
 
 /// A configuration of TLS whose sessions have those bounds.
 pub(super) struct Bounded<C>(pub(super) Arc<C>);
@@ -96,6 +100,10 @@ impl Session for BoundedSession {
     }
 
     fn read_handshake(&mut self, bytes: &[u8]) -> Result<bool, TransportError> {
+        // Nothing comes behind it: there are no tickets (R4.2.4), and rustls keeps what is not complete.
+        if !self.inner.is_handshaking() {
+            return Err(TransportErrorCode::PROTOCOL_VIOLATION.into());
+        }
         self.inner.read_handshake(bytes)
     }
 
@@ -147,8 +155,22 @@ fn copying(keys: KeyPair<Box<dyn PacketKey>>, most: Option<usize>) -> KeyPair<Bo
     KeyPair { local: keys.local, remote: Box::new(remote) }
 }
 
+/// Whether a packet has an acknowledgment and nothing else (RFC 9000 section 19.3): nothing of it is kept.
+fn is_acknowledgment(mut payload: &[u8]) -> bool {
+    let mut read = || read(&mut payload);
+    let Some(ecn) = read().and_then(|kind| [2, 3].iter().position(|ack| *ack == kind)) else {
+        return false;
+    };
+    let (Some(_), Some(_), Some(ranges), Some(_)) = (read(), read(), read(), read()) else {
+        return false;
+    };
+    let rest = ranges.saturating_mul(2).saturating_add(3 * ecn as u64);
+    (0..rest).all(|_| read().is_some()) && payload.is_empty()
+}
+
 /// A key whose packets do not hold the datagrams in which they came: a datagram may have several, quinn
-/// counts each by its own size, and keeps all of it for a byte of one.
+/// counts each by its own size, and keeps all of it for a byte of one. And who sends small packets is given
+/// padding (RFC 9000 section 19.1), for what quinn keeps beside their bytes it does not count.
 struct Copying {
     inner: Box<dyn PacketKey>,
     /// Bytes that are still decrypted, if there is a bound.
@@ -167,11 +189,19 @@ impl PacketKey for Copying {
         payload: &mut BytesMut,
     ) -> Result<(), CryptoError> {
         self.inner.decrypt(packet, header, payload)?;
+        let padding = match payload.is_empty() || is_acknowledgment(payload) {
+            true => 0,
+            false => COUNTED.saturating_sub(payload.len()),
+        };
         if let Some(left) = &self.left {
-            let take = |left: usize| left.checked_sub(payload.len());
+            let take = |left: usize| left.checked_sub(payload.len() + padding);
             left.fetch_update(Relaxed, Relaxed, take).map_err(|_| CryptoError)?;
         }
-        *payload = BytesMut::from(&payload[..]);
+        // In front: a frame may go on to the end.
+        let mut copy = BytesMut::with_capacity(padding + payload.len());
+        copy.put_bytes(0, padding);
+        copy.extend_from_slice(payload);
+        *payload = copy;
         Ok(())
     }
 
@@ -272,24 +302,126 @@ mod tests {
     #[test]
     fn what_is_decrypted_holds_no_datagram() {
         let key = remote_key(None);
-        let mut datagram = BytesMut::from(&[7; 1400][..]);
-        let before = datagram.as_ptr_range();
-        let mut payload = datagram.split_off(1390);
-        key.decrypt(0, &[], &mut payload).unwrap();
-        assert_eq!((&payload[..], payload.capacity()), (&[7; 10][..], 10));
-        assert!(!before.contains(&payload.as_ptr()));
+        for bytes in [1, COUNTED - 1, COUNTED, COUNTED + 1, 1400] {
+            let mut datagram = BytesMut::from(&[7; 1400][..]);
+            let before = datagram.as_ptr_range();
+            let mut payload = datagram.split_off(1400 - bytes);
+            key.decrypt(0, &[], &mut payload).unwrap();
+            // Small ones have padding in front.
+            let counted = bytes.max(COUNTED);
+            assert_eq!((payload.len(), payload.capacity()), (counted, counted));
+            let (padding, frames) = payload.split_at(counted - bytes);
+            assert!(padding.iter().all(|byte| *byte == 0) && frames.iter().all(|byte| *byte == 7));
+            assert!(!before.contains(&payload.as_ptr()));
+        }
+    }
+
+    /// Of them nothing is kept, and there are many.
+    #[test]
+    fn acknowledgments_have_no_padding() {
+        let key = remote_key(None);
+        let decrypted = |payload: &[u8]| {
+            let mut bytes = BytesMut::from(payload);
+            key.decrypt(0, &[], &mut bytes).unwrap();
+            bytes.len()
+        };
+        // RFC 9000 section 19.3: the largest, the delay, one more range, the first; gap and length; ECN.
+        let plain = [2, 0x40, 9, 1, 1, 0, 3, 4];
+        let with_ecn = [3, 0x40, 9, 1, 1, 0, 3, 4, 7, 0x40, 8, 9];
+        assert_eq!([decrypted(&plain), decrypted(&with_ecn)], [plain.len(), with_ecn.len()]);
+        // An empty packet breaks the rules, and still does.
+        assert_eq!(decrypted(&[]), 0);
+        let ping_behind = [&plain[..], &[1]].concat();
+        let short = &with_ecn[..11];
+        for other in [&ping_behind[..], short, &[1], &[2], &[8, 0, 1]] {
+            assert_eq!(decrypted(other), COUNTED, "{other:?}");
+        }
+        let many = [2, 9, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0];
+        assert_eq!(decrypted(&many), COUNTED);
     }
 
     #[test]
     fn a_handshake_takes_a_bounded_number_of_bytes() {
-        let (key, forever) = (remote_key(Some(2000)), remote_key(None));
+        let (key, forever) = (remote_key(Some(2000 + 2 * COUNTED - 500)), remote_key(None));
         let decrypts = |key: &dyn PacketKey, bytes: usize| {
             key.decrypt(0, &[], &mut BytesMut::zeroed(bytes)).is_ok()
         };
         assert!(decrypts(&*key, 1500));
-        assert!(!decrypts(&*key, 501));
-        assert!(decrypts(&*key, 500));
+        assert!(!decrypts(&*key, 2 * COUNTED + 1));
+        // A small one counts more than it has.
+        assert!(decrypts(&*key, 1));
+        assert!(!decrypts(&*key, COUNTED + 1));
+        assert!(decrypts(&*key, COUNTED));
         assert!(!decrypts(&*key, 1));
         assert!((0..100).all(|_| decrypts(&*forever, 1500)));
+    }
+
+    /// Takes whatever it is told, before its handshake is over and after it.
+    struct Told {
+        is_handshaking: bool,
+    }
+
+    impl Session for Told {
+        fn initial_keys(&self, _: &ConnectionId, _: Side) -> Keys {
+            unreachable!("nobody asks")
+        }
+
+        fn handshake_data(&self) -> Option<Box<dyn Any>> {
+            None
+        }
+
+        fn peer_identity(&self) -> Option<Box<dyn Any>> {
+            None
+        }
+
+        fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn PacketKey>)> {
+            None
+        }
+
+        fn early_data_accepted(&self) -> Option<bool> {
+            None
+        }
+
+        fn is_handshaking(&self) -> bool {
+            self.is_handshaking
+        }
+
+        fn read_handshake(&mut self, _: &[u8]) -> Result<bool, TransportError> {
+            Ok(true)
+        }
+
+        fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
+            Ok(None)
+        }
+
+        fn write_handshake(&mut self, _: &mut Vec<u8>) -> Option<Keys> {
+            None
+        }
+
+        fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
+            None
+        }
+
+        fn is_valid_retry(&self, _: &ConnectionId, _: &[u8], _: &[u8]) -> bool {
+            false
+        }
+
+        fn export_keying_material(
+            &self,
+            _: &mut [u8],
+            _: &[u8],
+            _: &[u8],
+        ) -> Result<(), ExportKeyingMaterialError> {
+            Err(ExportKeyingMaterialError)
+        }
+    }
+
+    /// R4.2.4
+    #[test]
+    fn nothing_comes_behind_the_handshake() {
+        for is_handshaking in [true, false] {
+            let mut session = BoundedSession::of(Box::new(Told { is_handshaking }));
+            assert_eq!(session.read_handshake(&[4, 0, 0xff, 0xff]).is_ok(), is_handshaking);
+        }
     }
 }

@@ -1,0 +1,256 @@
+//! What a peer can make quinn keep of a connection although flow control bounds its data, and when that is
+//! too much: then the connection ends.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
+use quinn_proto::{FrameStats, RttEstimator};
+
+use super::session::MAX_ACK_DELAY;
+use crate::rt::Instant;
+
+/// How often connections are looked at.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
+/// Connection ids that a peer may retire, and one more a minute. quinn answers each with a new one, and
+/// keeps those until they can be sent; who moves to another network retires a few.
+const RETIRED: u64 = 64;
+const RETIRED_EVERY: Duration = Duration::from_secs(60);
+/// Packets that a peer may leave unacknowledged, if there is none that it acknowledges for a second: quinn
+/// keeps something of each. As many fit into the send window if they are small.
+const UNACKNOWLEDGED: u64 = 1024;
+const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(1);
+/// After so long without an acknowledgment while one is awaited nobody is there, as by
+/// [`Limits::silence`](tidegate_proto::Limits::silence). What comes later says that the way is as long, and a
+/// connection that is closed is kept in proportion to that.
+const SILENCE: Duration = Duration::from_secs(8);
+/// The longest round trip: nothing is that far, not even on a full line.
+const ROUND_TRIP: Duration = Duration::from_secs(4);
+
+/// Looks at one connection now and then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Watch {
+    began: Instant,
+    acknowledged: Option<u64>,
+    /// What had been sent by then that a peer acknowledges.
+    sent_before: u64,
+    /// Since when an acknowledgment is awaited.
+    awaits: Option<Instant>,
+}
+
+/// What is seen of a connection.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// The last packet that was sent, and the last that was acknowledged.
+    sent: u64,
+    acknowledged: Option<u64>,
+    /// Frames that a peer acknowledges.
+    frames: u64,
+    retired: u64,
+    round_trip: Duration,
+}
+
+impl Watch {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { began: now, acknowledged: None, sent_before: 0, awaits: None }
+    }
+
+    /// What is too much, if anything is.
+    pub(super) fn excess(
+        &mut self,
+        quic: &quinn::Connection,
+        now: Instant,
+    ) -> Option<&'static [u8]> {
+        let stats = quic.stats();
+        let watched = quic.congestion_state().into_any().downcast::<Watched>().ok()?;
+        let seen = Seen {
+            sent: watched.sent,
+            acknowledged: watched.acknowledged,
+            frames: acknowledged_frames(&stats.frame_tx),
+            retired: stats.frame_rx.retire_connection_id,
+            round_trip: stats.path.rtt,
+        };
+        self.look(seen, now)
+    }
+
+    fn look(&mut self, seen: Seen, now: Instant) -> Option<&'static [u8]> {
+        if seen.acknowledged != self.acknowledged {
+            (self.acknowledged, self.sent_before) = (seen.acknowledged, seen.frames);
+            self.awaits = None;
+        }
+        if seen.frames > self.sent_before {
+            self.awaits.get_or_insert(now);
+        }
+        let awaits =
+            self.awaits.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let open = seen.sent.saturating_sub(seen.acknowledged.unwrap_or(0));
+        let age = now.saturating_duration_since(self.began);
+        if seen.retired > RETIRED + age.as_secs() / RETIRED_EVERY.as_secs() {
+            Some(b"too many connection ids retired")
+        } else if awaits > SILENCE || open > UNACKNOWLEDGED && awaits > UNACKNOWLEDGED_FOR {
+            Some(b"nothing is acknowledged")
+        } else if seen.round_trip > ROUND_TRIP {
+            Some(b"too far away")
+        } else {
+            None
+        }
+    }
+}
+
+/// Frames for which a peer must send an acknowledgment (RFC 9000 section 13.2), as far as they are sent here.
+fn acknowledged_frames(sent: &FrameStats) -> u64 {
+    let ids = sent.new_connection_id + sent.retire_connection_id;
+    let paths = sent.path_challenge + sent.path_response;
+    let credit = sent.max_data + sent.max_stream_data + sent.max_streams_uni;
+    let streams = sent.stream + sent.reset_stream + sent.stop_sending;
+    let handshake = sent.crypto + u64::from(sent.handshake_done);
+    // What quinn sends when it waits for too long.
+    let probes = sent.ping + sent.immediate_ack + sent.ack_frequency;
+    ids + paths + credit + streams + handshake + probes
+}
+
+/// How long quinn keeps a connection that is closed: three times as long as it waits for an acknowledgment,
+/// which is the round trip, four times its variation, and what the peer may add (RFC 9002 section 6.2.1).
+/// The variation is not told; a sample adds to it twice what it adds to the round trip.
+pub(super) fn kept_for(round_trip: Duration) -> Duration {
+    (round_trip * 9 + MAX_ACK_DELAY) * 3
+}
+
+/// Makes quinn's Cubic, watched.
+#[derive(Debug, Default)]
+pub(super) struct Watching(Arc<CubicConfig>);
+
+impl ControllerFactory for Watching {
+    fn build(self: Arc<Self>, now: std::time::Instant, mtu: u16) -> Box<dyn Controller> {
+        let inner = self.0.clone().build(now, mtu);
+        Box::new(Watched { inner, sent: 0, acknowledged: None })
+    }
+}
+
+/// Congestion control that knows the last packet that was sent, and the last that was acknowledged.
+struct Watched {
+    inner: Box<dyn Controller>,
+    sent: u64,
+    acknowledged: Option<u64>,
+}
+
+impl Controller for Watched {
+    fn on_sent(&mut self, now: std::time::Instant, bytes: u64, last_packet_number: u64) {
+        self.sent = last_packet_number;
+        self.inner.on_sent(now, bytes, last_packet_number);
+    }
+
+    fn on_ack(
+        &mut self,
+        now: std::time::Instant,
+        sent: std::time::Instant,
+        bytes: u64,
+        app_limited: bool,
+        rtt: &RttEstimator,
+    ) {
+        self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+    }
+
+    fn on_end_acks(
+        &mut self,
+        now: std::time::Instant,
+        in_flight: u64,
+        app_limited: bool,
+        largest_packet_num_acked: Option<u64>,
+    ) {
+        self.acknowledged = largest_packet_num_acked;
+        self.inner.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+    }
+
+    fn on_congestion_event(
+        &mut self,
+        now: std::time::Instant,
+        sent: std::time::Instant,
+        is_persistent_congestion: bool,
+        lost_bytes: u64,
+    ) {
+        self.inner.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.inner.on_mtu_update(new_mtu);
+    }
+
+    fn window(&self) -> u64 {
+        self.inner.window()
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        self.inner.metrics()
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        let inner = self.inner.clone_box();
+        Box::new(Self { inner, sent: self.sent, acknowledged: self.acknowledged })
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.inner.initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: Seen = Seen {
+        sent: 0,
+        acknowledged: None,
+        frames: 0,
+        retired: 0,
+        round_trip: Duration::from_millis(50),
+    };
+
+    #[test]
+    fn ids_are_retired_seldom() {
+        let now = Instant::now();
+        let mut watch = Watch::new(now);
+        let mut look = |retired, now| watch.look(Seen { retired, ..NOTHING }, now);
+        assert_eq!(look(64, now), None);
+        assert!(look(65, now).is_some());
+        assert_eq!(look(65, now + Duration::from_secs(60)), None);
+        assert!(look(66, now + Duration::from_secs(60)).is_some());
+    }
+
+    #[test]
+    fn nobody_is_farther_away_than_four_seconds() {
+        let now = Instant::now();
+        let look = |round_trip| Watch::new(now).look(Seen { round_trip, ..NOTHING }, now);
+        assert_eq!(look(ROUND_TRIP), None);
+        assert!(look(ROUND_TRIP + Duration::from_millis(1)).is_some());
+    }
+
+    #[test]
+    fn what_is_sent_is_acknowledged() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        let seen = |sent, acknowledged, frames| Seen {
+            sent,
+            acknowledged: Some(acknowledged),
+            frames,
+            ..NOTHING
+        };
+        let mut watch = Watch::new(began);
+        assert_eq!(watch.look(seen(10, 10, 10), at(0)), None);
+        // Acknowledgments are not acknowledged, however many there are.
+        assert_eq!(watch.look(seen(2_000, 10, 10), at(60_000)), None);
+        assert_eq!(watch.look(seen(2_001, 10, 11), at(60_000)), None);
+        assert_eq!(watch.look(seen(2_001, 10, 11), at(61_000)), None);
+        assert!(watch.look(seen(2_001, 10, 11), at(61_001)).is_some());
+        assert_eq!(watch.look(seen(2_001, 2_001, 11), at(61_001)), None);
+        // Few may be lost for longer.
+        assert_eq!(watch.look(seen(3_025, 2_001, 12), at(70_000)), None);
+        assert_eq!(watch.look(seen(3_025, 2_001, 12), at(78_000)), None);
+        assert!(watch.look(seen(3_025, 2_001, 12), at(78_001)).is_some());
+    }
+}
