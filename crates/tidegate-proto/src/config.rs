@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn limits_with_which_no_node_works_are_refused() {
         type Set = fn(&mut Limits, u32);
-        let numbers: [(&str, u32, Set); 19] = [
+        let numbers: [(&str, u32, Set); 20] = [
             ("handshakes", 1, |limits, n| limits.handshakes = n),
             ("book_new_buckets", 1, |limits, n| limits.book_new_buckets = n),
             ("book_tried_buckets", 1, |limits, n| limits.book_tried_buckets = n),
@@ -318,8 +318,9 @@ mod tests {
             ("serving", 1, |limits, n| limits.serving = n),
             ("store_backlog", 1, |limits, n| limits.store_backlog = n),
             ("blocks_kept", 1, |limits, n| limits.blocks_kept = n),
-            ("header_bytes", 38 << 10, |limits, n| limits.header_bytes = n),
+            ("header_bytes", 76 << 10, |limits, n| limits.header_bytes = n),
             ("block_bytes", 2, |limits, n| limits.block_bytes = n),
+            ("block_grant.requests", 1, |limits, n| limits.block_grant.requests = n),
             ("reconstructions", 1, |limits, n| limits.reconstructions = n),
             ("shelved", 1, |limits, n| limits.shelved = n),
             ("work_per_second", 10, |limits, n| limits.work_per_second = n),

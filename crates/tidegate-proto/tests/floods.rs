@@ -94,7 +94,7 @@ fn config() -> Config {
     let limits = &mut config.limits;
     (limits.max_inbound, limits.max_outbound, limits.handshakes) = (4, 0, 4);
     (limits.book_new_buckets, limits.book_tried_buckets, limits.bans) = (1, 1, 64);
-    (limits.block_size, limits.block_bytes, limits.header_bytes) = (16 << 10, 64 << 10, 64 << 10);
+    (limits.block_size, limits.block_bytes, limits.header_bytes) = (16 << 10, 64 << 10, 76 << 10);
     (limits.reconstructions, limits.serving, limits.fetch_bytes_node) = (1, 1, 16 << 10);
     (limits.shelved, limits.shelved_bytes, limits.held_back) = (16, 4 << 10, 64);
     (limits.receive_window, limits.send_window) = (16 << 10, 16 << 10);

@@ -63,15 +63,24 @@ fn least_missed(cx: &Context, new: &HeaderFacts) -> Option<BlockId> {
     least.map(|facts| facts.block)
 }
 
-/// The oldest block below the tip, for a header that is better than the tip: a chain that goes on needs it
-/// less, unless something that was not executed builds on it.
+/// Blocks below the tip that stay as long as it is the tip: a better chain may begin there.
+const STAY: u64 = 2;
+
+/// The oldest block below the tip, for a header that is better than the tip and the only one of its producer
+/// and slot: a chain that goes on needs it less, unless something that was not executed builds on it.
 fn oldest_executed(cx: &Context, new: &HeaderFacts) -> Option<BlockId> {
     let held = cx.tip.held().filter(|held| cx.rules.compare(new, held).is_gt())?;
+    let same = |known: &Known| (known.facts.producer, known.facts.slot) == (new.producer, new.slot);
+    if cx.blocks.known.values().any(same) {
+        return None;
+    }
     let waiting = cx.blocks.known.values().filter(|known| !known.is_accepted());
     let needed = waiting.map(|known| known.facts.parent).chain([new.parent]);
     let needed = needed.collect::<BTreeSet<_>>();
     let executed = cx.blocks.known.values().filter(|known| known.is_accepted());
-    let below = executed.map(|known| &known.facts).filter(|facts| facts.height < held.height);
+    let below = executed
+        .map(|known| &known.facts)
+        .filter(|facts| facts.height < held.height.saturating_sub(STAY));
     let free = below.filter(|facts| !needed.contains(&facts.block));
     free.min_by_key(|facts| (facts.height, facts.block)).map(|facts| facts.block)
 }

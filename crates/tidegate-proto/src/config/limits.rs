@@ -210,9 +210,9 @@ impl Limits {
     }
 
     /// Numbers with the least with which a node works, and what happens below.
-    fn least(&self) -> [(&'static str, u32, u32, &'static str); 19] {
-        // Of two: the tip's, and its child's.
-        let headers = 2 * (HEADER as u32 + MAX_HEADER as u32);
+    fn least(&self) -> [(&'static str, u32, u32, &'static str); 20] {
+        // Of four: the tip's, those of the two below it, and its child's.
+        let headers = 4 * (HEADER as u32 + MAX_HEADER as u32);
         let near = self.sync_gap.max(1);
         [
             ("handshakes", self.handshakes, 1, "nobody could say hello"),
@@ -229,6 +229,7 @@ impl Limits {
             ("blocks_kept", self.blocks_kept, 1, "no block could be replaced by a better one"),
             ("header_bytes", self.header_bytes, headers, "a tip and its child may not fit"),
             ("block_bytes", self.block_bytes, 2, "no block could be fetched"),
+            ("block_grant.requests", self.block_grant.requests, 1, "no block could be asked for"),
             ("reconstructions", self.reconstructions, 1, "no block could be put together"),
             ("shelved", self.shelved, 1, "what a re-org takes out would be lost"),
             ("work_per_second", self.work_per_second, 10, "peers would rest most of the time"),

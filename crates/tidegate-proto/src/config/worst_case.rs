@@ -159,8 +159,8 @@ const QUIC_STATE: u64 = 44 << 10;
 /// What they keep for a peer that wants it of packets of TLS messages that wait for others, with what each
 /// costs: 16 KiB of each of two kinds before the handshake is over.
 const QUIC_HANDSHAKE: u64 = 2 * (22 << 10);
-/// The same with those after it, and with 1,024 packets that it does not acknowledge.
-const QUIC_MOST: u64 = QUIC_HANDSHAKE + (4 << 10) + QUIC_WASTE + 1024 * 130;
+/// The same with those after it, and with 320 packets that it does not acknowledge.
+const QUIC_MOST: u64 = QUIC_HANDSHAKE + (4 << 10) + QUIC_WASTE + 320 * 430;
 /// What comes between two looks at all connections, at 50,000 packets a second, and first packets: 512 KiB
 /// in pieces of 25 bytes.
 const QUIC_ALL: u64 = (2 << 20) + 12 * FIRST_PACKETS as u64;

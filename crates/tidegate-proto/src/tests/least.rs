@@ -43,15 +43,15 @@ fn headers_that_cannot_wait_are_asked_for_as_requests() {
 }
 
 #[test]
-fn a_tip_and_its_child_are_enough_headers() {
-    works(|limits| limits.header_bytes = 2 * (HEADER as u32 + MAX_HEADER as u32), 40);
+fn a_tip_and_those_beside_it_are_enough_headers() {
+    works(|limits| limits.header_bytes = 4 * (HEADER as u32 + MAX_HEADER as u32), 40);
 }
 
 /// As each of them says of itself, in `Limits::least`; one whose least follows from another, with that.
 #[test]
 fn each_number_may_be_the_least() {
     type Change = fn(&mut Limits);
-    let changes: [(&str, Change); 15] = [
+    let changes: [(&str, Change); 16] = [
         ("handshakes", |limits| limits.handshakes = 1),
         ("book_new_buckets", |limits| limits.book_new_buckets = 1),
         ("book_tried_buckets", |limits| limits.book_tried_buckets = 1),
@@ -65,6 +65,7 @@ fn each_number_may_be_the_least() {
         ("store_backlog", |limits| limits.store_backlog = 1),
         ("blocks_kept", |limits| limits.blocks_kept = 1),
         ("block_bytes", |limits| limits.block_bytes = 2),
+        ("block_grant.requests", |limits| limits.block_grant.requests = 1),
         ("reconstructions", |limits| limits.reconstructions = 1),
         ("work_per_second", |limits| limits.work_per_second = 10),
     ];
@@ -82,7 +83,7 @@ fn all_may_be_the_least_at_once() {
         (limits.block_wants, limits.sync_headers, limits.serving) = (1, 1, 1);
         (limits.store_backlog, limits.blocks_kept, limits.block_bytes) = (1, 1, 2);
         (limits.reconstructions, limits.shelved, limits.orphan_bytes) = (1, 1, 0);
-        limits.header_bytes = 2 * (HEADER as u32 + MAX_HEADER as u32);
+        limits.header_bytes = 4 * (HEADER as u32 + MAX_HEADER as u32);
     };
     works(least, 40);
 }

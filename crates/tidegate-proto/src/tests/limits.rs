@@ -117,13 +117,13 @@ fn ancestors_are_followed_so_far_and_no_further() {
 /// R9.3.1 bounds bodies; this bounds headers.
 #[test]
 fn many_headers_for_one_slot_displace_each_other_and_no_others() {
-    // The genesis and twelve others.
-    let room = 13 * (84 + HEADER as u32);
+    // The genesis and 25 others.
+    let room = 26 * (84 + HEADER as u32);
     let fork = |n| block(&genesis(), 1, 1, &[(SMALL, item(n, 100))]);
-    let mut forks = (1..=14).map(fork).collect::<Vec<_>>();
+    let mut forks = (1..=27).map(fork).collect::<Vec<_>>();
     // The best one comes first: with one height and slot that of the smallest id.
     forks.sort_by_key(|block| block.block);
-    let (fit, beyond) = forks.split_at(12);
+    let (fit, beyond) = forks.split_at(25);
     let kept = |script: &mut Script, block| serves(script, block, BlockWant::Header);
     let mut script = Script::up_with(limited(|limits| limits.header_bytes = room));
     script.judge = withhold_blocks;
@@ -133,39 +133,61 @@ fn many_headers_for_one_slot_displace_each_other_and_no_others() {
     assert!(fit.iter().all(|fork| kept(&mut script, fork)), "the limit itself");
     // One more is worse than all of them.
     announce(&mut script, &beyond[0]);
-    assert!(!kept(&mut script, &beyond[0]) && kept(&mut script, &fit[11]));
+    assert!(!kept(&mut script, &beyond[0]) && kept(&mut script, &fit[24]));
     // An honest one is worse too, by its later slot, and takes the place of the worst of many.
     let honest = block(&genesis(), 2, 2, &[]);
     announce(&mut script, &honest);
-    assert!(kept(&mut script, &honest) && !kept(&mut script, &fit[11]));
+    assert!(kept(&mut script, &honest) && !kept(&mut script, &fit[24]));
     // What something builds on stays, and so does the best.
-    let child = block(&fit[10].header, 3, 3, &[]);
+    let child = block(&fit[23].header, 3, 3, &[]);
     announce(&mut script, &child);
-    assert!([&fit[10], &child].into_iter().all(|block| kept(&mut script, block)));
-    assert_eq!(script.node.status().blocks_kept, 13);
+    assert!([&fit[23], &child].into_iter().all(|block| kept(&mut script, block)));
+    assert_eq!(script.node.status().blocks_kept, 26);
 }
 
 /// A chain of one header a slot goes on, though there is no room for all of it.
 #[test]
 fn the_oldest_blocks_make_room_for_a_chain_that_goes_on() {
-    let chain = chain(14, &|_| Vec::new());
-    let room = 13 * (84 + HEADER as u32);
+    let chain = chain(27, &|_| Vec::new());
+    let room = 26 * (84 + HEADER as u32);
     let mut script = Script::up_with(limited(|limits| limits.header_bytes = room));
-    for block in &chain[..12] {
+    for block in &chain[..25] {
         publish(&mut script, block);
     }
-    assert_eq!(script.node.status().blocks_kept, 13);
-    for block in &chain[12..] {
+    assert_eq!(script.node.status().blocks_kept, 26);
+    for block in &chain[25..] {
         announce(&mut script, block);
         assert!(serves(&mut script, block, BlockWant::Header));
-        assert_eq!(script.node.status().blocks_kept, 13);
+        assert_eq!(script.node.status().blocks_kept, 26);
     }
     assert!(!serves(&mut script, &chain[0], BlockWant::Header));
     assert!(serves(&mut script, &chain[1], BlockWant::Header));
-    // What nobody has executed does not push the tip away.
-    let far = block(&chain[11].header, 15, 2, &[]);
-    announce(&mut script, &far);
-    assert!(serves(&mut script, &chain[11], BlockWant::Header));
+}
+
+/// A producer's many headers for one slot displaced the blocks below the tip, and with them the way to
+/// another chain.
+#[test]
+fn many_headers_for_one_slot_displace_no_executed_block() {
+    let chain = chain(10, &|_| Vec::new());
+    let room = 26 * (84 + HEADER as u32);
+    let mut script = Script::up_with(limited(|limits| limits.header_bytes = room));
+    script.judge = withhold_blocks;
+    for block in &chain {
+        publish(&mut script, block);
+    }
+    let fork = |n| block(&chain[9].header, 11, 2, &[(SMALL, item(n, 100))]);
+    let mut forks = (1..=40).map(fork).collect::<Vec<_>>();
+    // The best first, so that each is missed least when it comes.
+    forks.sort_by_key(|block| block.block);
+    for fork in &forks {
+        announce(&mut script, fork);
+    }
+    assert!(chain.iter().all(|block| serves(&mut script, block, BlockWant::Header)));
+    // Headers of slots of their own leave the tip what is just below it.
+    for slot in 12..40 {
+        announce(&mut script, &block(&chain[9].header, slot, slot as u8, &[]));
+    }
+    assert!(chain[7..].iter().all(|block| serves(&mut script, block, BlockWant::Header)));
 }
 
 /// R9.3.1

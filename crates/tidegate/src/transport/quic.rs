@@ -345,7 +345,7 @@ impl Quic {
         let entry = Connection {
             quic,
             group,
-            watch: Watch::new(Instant::now()),
+            watch: Watch::new(self.limits.silence, Instant::now()),
             open: [0].into(),
             known: BTreeSet::new(),
             unread: BTreeMap::new(),

@@ -127,7 +127,8 @@ impl Incoming {
         if kept >= KEPT || full && !self.may_make_room(now, kept) {
             return Verdict::Ignore;
         }
-        if self.handshakes.len() < RETRY_FROM && kept < KEPT / 2 {
+        let crowded = kept >= KEPT / 2;
+        if self.handshakes.len() < RETRY_FROM && !crowded {
             return Verdict::Begin;
         }
         if may_retry {
@@ -135,7 +136,7 @@ impl Incoming {
         }
         let under_way = self.of_group(group);
         let ended = self.ended.iter().filter(|(_, other)| *other == group).count();
-        if under_way >= OF_ONE_GROUP || kept >= KEPT / 2 && ended >= KEPT_OF_ONE_GROUP {
+        if under_way >= OF_ONE_GROUP || crowded && ended >= KEPT_OF_ONE_GROUP {
             return Verdict::Ignore;
         }
         if full && !self.make_room(now, under_way) {

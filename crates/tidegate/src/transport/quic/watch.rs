@@ -13,17 +13,18 @@ use crate::rt::Instant;
 
 /// How often connections are looked at.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
-/// Connection ids that a peer may retire, and one more a minute. quinn answers each with a new one, and
-/// keeps those until they can be sent; who moves to another network retires a few.
-const RETIRED: u64 = 64;
-const RETIRED_EVERY: Duration = Duration::from_secs(60);
-/// Packets that a peer may leave unacknowledged, if there is none that it acknowledges for a second: quinn
-/// keeps something of each. As many fit into the send window if they are small.
-const UNACKNOWLEDGED: u64 = 1024;
+/// Connection ids that a peer may retire, and that it may tell of, and one more a minute. quinn answers each
+/// with a new one, or retires an old one, and keeps those until they can be sent; who moves to another network
+/// retires a few.
+const IDS: u64 = 64;
+const IDS_EVERY: Duration = Duration::from_secs(60);
+/// Packets that a peer may leave unacknowledged, if for a second it acknowledges nothing that it must: quinn
+/// keeps up to 430 bytes of each. Three times as many as large ones fit into the send window.
+const UNACKNOWLEDGED: u64 = 320;
 const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(1);
-/// After so long without an acknowledgment while one is awaited nobody is there, as by
-/// [`Limits::silence`](tidegate_proto::Limits::silence). What comes later says that the way is as long, and a
-/// connection that is closed is kept in proportion to that.
+/// After so long without an acknowledgment while one is awaited nobody is there, or after
+/// [`Limits::silence`](tidegate_proto::Limits::silence) if that is longer. What comes later says that the way
+/// is as long, and a connection that is closed is kept in proportion to that.
 const SILENCE: Duration = Duration::from_secs(8);
 /// The longest round trip: nothing is that far, not even on a full line.
 const ROUND_TRIP: Duration = Duration::from_secs(4);
@@ -32,28 +33,34 @@ const ROUND_TRIP: Duration = Duration::from_secs(4);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Watch {
     began: Instant,
+    silence: Duration,
+    /// The last packet that was sent and the last that was acknowledged, as of the last look. quinn counts
+    /// anew when the peer's address changes.
+    sent: Option<u64>,
     acknowledged: Option<u64>,
-    /// What had been sent by then that a peer acknowledges.
-    sent_before: u64,
-    /// Since when an acknowledgment is awaited.
-    awaits: Option<Instant>,
+    /// Frames that a peer acknowledges, as of the last look.
+    frames: u64,
+    /// Such a frame was sent behind this packet, at about that time, and is not acknowledged.
+    awaits: Option<(Option<u64>, Instant)>,
 }
 
 /// What is seen of a connection.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     /// The last packet that was sent, and the last that was acknowledged.
-    sent: u64,
+    sent: Option<u64>,
     acknowledged: Option<u64>,
     /// Frames that a peer acknowledges.
     frames: u64,
-    retired: u64,
+    /// Connection ids that the peer has retired, or told of.
+    ids: u64,
     round_trip: Duration,
 }
 
 impl Watch {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { began: now, acknowledged: None, sent_before: 0, awaits: None }
+    pub(super) fn new(silence: Duration, now: Instant) -> Self {
+        let silence = silence.max(SILENCE);
+        Self { began: now, silence, sent: None, acknowledged: None, frames: 0, awaits: None }
     }
 
     /// What is too much, if anything is.
@@ -62,33 +69,37 @@ impl Watch {
         quic: &quinn::Connection,
         now: Instant,
     ) -> Option<&'static [u8]> {
-        let stats = quic.stats();
+        // In this order: frames that are counted at the next look only are behind this packet.
         let watched = quic.congestion_state().into_any().downcast::<Watched>().ok()?;
+        let stats = quic.stats();
         let seen = Seen {
             sent: watched.sent,
             acknowledged: watched.acknowledged,
             frames: acknowledged_frames(&stats.frame_tx),
-            retired: stats.frame_rx.retire_connection_id,
+            ids: stats.frame_rx.retire_connection_id.max(stats.frame_rx.new_connection_id),
             round_trip: stats.path.rtt,
         };
         self.look(seen, now)
     }
 
     fn look(&mut self, seen: Seen, now: Instant) -> Option<&'static [u8]> {
-        if seen.acknowledged != self.acknowledged {
-            (self.acknowledged, self.sent_before) = (seen.acknowledged, seen.frames);
-            self.awaits = None;
+        let before = self.sent;
+        self.sent = before.max(seen.sent);
+        self.acknowledged = self.acknowledged.max(seen.acknowledged);
+        // That one packet is acknowledged, or another, says nothing of what is awaited: only what lies
+        // behind it makes quinn forget the rest.
+        self.awaits.take_if(|(behind, _)| self.acknowledged > *behind);
+        if seen.frames > self.frames {
+            self.awaits.get_or_insert((before, now));
         }
-        if seen.frames > self.sent_before {
-            self.awaits.get_or_insert(now);
-        }
-        let awaits =
-            self.awaits.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        let open = seen.sent.saturating_sub(seen.acknowledged.unwrap_or(0));
+        self.frames = seen.frames;
+        let since = self.awaits.map(|(_, since)| now.saturating_duration_since(since));
+        let awaits = since.unwrap_or_default();
+        let open = self.sent.unwrap_or(0).saturating_sub(self.acknowledged.unwrap_or(0));
         let age = now.saturating_duration_since(self.began);
-        if seen.retired > RETIRED + age.as_secs() / RETIRED_EVERY.as_secs() {
-            Some(b"too many connection ids retired")
-        } else if awaits > SILENCE || open > UNACKNOWLEDGED && awaits > UNACKNOWLEDGED_FOR {
+        if seen.ids > IDS + age.as_secs() / IDS_EVERY.as_secs() {
+            Some(b"too many connection ids")
+        } else if awaits > self.silence || open > UNACKNOWLEDGED && awaits > UNACKNOWLEDGED_FOR {
             Some(b"nothing is acknowledged")
         } else if seen.round_trip > ROUND_TRIP {
             Some(b"too far away")
@@ -124,20 +135,20 @@ pub(super) struct Watching(Arc<CubicConfig>);
 impl ControllerFactory for Watching {
     fn build(self: Arc<Self>, now: std::time::Instant, mtu: u16) -> Box<dyn Controller> {
         let inner = self.0.clone().build(now, mtu);
-        Box::new(Watched { inner, sent: 0, acknowledged: None })
+        Box::new(Watched { inner, sent: None, acknowledged: None })
     }
 }
 
 /// Congestion control that knows the last packet that was sent, and the last that was acknowledged.
 struct Watched {
     inner: Box<dyn Controller>,
-    sent: u64,
+    sent: Option<u64>,
     acknowledged: Option<u64>,
 }
 
 impl Controller for Watched {
     fn on_sent(&mut self, now: std::time::Instant, bytes: u64, last_packet_number: u64) {
-        self.sent = last_packet_number;
+        self.sent = Some(last_packet_number);
         self.inner.on_sent(now, bytes, last_packet_number);
     }
 
@@ -204,18 +215,22 @@ mod tests {
     use super::*;
 
     const NOTHING: Seen = Seen {
-        sent: 0,
+        sent: None,
         acknowledged: None,
         frames: 0,
-        retired: 0,
+        ids: 0,
         round_trip: Duration::from_millis(50),
     };
 
+    fn new(now: Instant) -> Watch {
+        Watch::new(Duration::ZERO, now)
+    }
+
     #[test]
-    fn ids_are_retired_seldom() {
+    fn ids_are_exchanged_seldom() {
         let now = Instant::now();
-        let mut watch = Watch::new(now);
-        let mut look = |retired, now| watch.look(Seen { retired, ..NOTHING }, now);
+        let mut watch = new(now);
+        let mut look = |ids, now| watch.look(Seen { ids, ..NOTHING }, now);
         assert_eq!(look(64, now), None);
         assert!(look(65, now).is_some());
         assert_eq!(look(65, now + Duration::from_secs(60)), None);
@@ -225,22 +240,20 @@ mod tests {
     #[test]
     fn nobody_is_farther_away_than_four_seconds() {
         let now = Instant::now();
-        let look = |round_trip| Watch::new(now).look(Seen { round_trip, ..NOTHING }, now);
+        let look = |round_trip| new(now).look(Seen { round_trip, ..NOTHING }, now);
         assert_eq!(look(ROUND_TRIP), None);
         assert!(look(ROUND_TRIP + Duration::from_millis(1)).is_some());
+    }
+
+    fn seen(sent: u64, acknowledged: u64, frames: u64) -> Seen {
+        Seen { sent: Some(sent), acknowledged: Some(acknowledged), frames, ..NOTHING }
     }
 
     #[test]
     fn what_is_sent_is_acknowledged() {
         let began = Instant::now();
         let at = |ms| began + Duration::from_millis(ms);
-        let seen = |sent, acknowledged, frames| Seen {
-            sent,
-            acknowledged: Some(acknowledged),
-            frames,
-            ..NOTHING
-        };
-        let mut watch = Watch::new(began);
+        let mut watch = new(began);
         assert_eq!(watch.look(seen(10, 10, 10), at(0)), None);
         // Acknowledgments are not acknowledged, however many there are.
         assert_eq!(watch.look(seen(2_000, 10, 10), at(60_000)), None);
@@ -249,8 +262,48 @@ mod tests {
         assert!(watch.look(seen(2_001, 10, 11), at(61_001)).is_some());
         assert_eq!(watch.look(seen(2_001, 2_001, 11), at(61_001)), None);
         // Few may be lost for longer.
-        assert_eq!(watch.look(seen(3_025, 2_001, 12), at(70_000)), None);
-        assert_eq!(watch.look(seen(3_025, 2_001, 12), at(78_000)), None);
-        assert!(watch.look(seen(3_025, 2_001, 12), at(78_001)).is_some());
+        assert_eq!(watch.look(seen(2_321, 2_001, 12), at(70_000)), None);
+        assert_eq!(watch.look(seen(2_321, 2_001, 12), at(78_000)), None);
+        assert!(watch.look(seen(2_321, 2_001, 12), at(78_001)).is_some());
+        // One more than few may not.
+        assert_eq!(watch.look(seen(2_322, 2_321, 12), at(79_000)), None);
+        assert_eq!(watch.look(seen(2_642, 2_321, 13), at(80_000)), None);
+        assert!(watch.look(seen(2_642, 2_321, 13), at(81_001)).is_some());
+    }
+
+    /// One that acknowledges the oldest packet each second kept all that came behind it open.
+    #[test]
+    fn an_old_packet_is_not_what_is_awaited() {
+        let began = Instant::now();
+        let mut watch = new(began);
+        let mut ended = None;
+        for second in 1..60_u64 {
+            let now = began + Duration::from_millis(900 * second);
+            if watch.look(seen(5_000 * second, second, second), now).is_some() {
+                ended = Some(second);
+                break;
+            }
+        }
+        assert_eq!(ended, Some(4));
+        // Who is honest acknowledges all of it half a second later.
+        let mut watch = new(began);
+        for second in 1..600 {
+            let now = began + Duration::from_millis(900 * second);
+            let look = seen(5_000 * second, (5_000 * second).saturating_sub(2_500), 10 * second);
+            assert_eq!(watch.look(look, now), None);
+        }
+    }
+
+    /// quinn begins to count anew then.
+    #[test]
+    fn who_moves_is_not_closed_for_what_was_acknowledged() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        let mut watch = new(began);
+        assert_eq!(watch.look(seen(9_000, 9_000, 9), at(0)), None);
+        let moved = Seen { sent: Some(9_010), acknowledged: None, frames: 12, ..NOTHING };
+        assert_eq!(watch.look(moved, at(100)), None);
+        assert_eq!(watch.look(moved, at(3_000)), None);
+        assert_eq!(watch.look(seen(9_012, 9_012, 13), at(4_000)), None);
     }
 }
