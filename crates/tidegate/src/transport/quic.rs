@@ -235,7 +235,15 @@ impl Quic {
         let (now, kept) = (Instant::now(), self.kept());
         let validated = incoming.remote_address_validated();
         let group = validated.then(|| network_group(incoming.remote_address().ip()));
-        match self.incoming.verdict(now, kept, group, incoming.may_retry()) {
+        let strangers = self.connections.values().filter(|one| !one.is_known());
+        let far = strangers.filter(|one| one.watch.is_far()).filter_map(|one| one.group);
+        match self.incoming.verdict(
+            now,
+            kept,
+            &far.collect::<Vec<_>>(),
+            group,
+            incoming.may_retry(),
+        ) {
             Verdict::Ignore => return incoming.ignore(),
             Verdict::Retry => {
                 // An error means that it may not be retried, which was just asked.

@@ -113,12 +113,14 @@ impl Incoming {
         self.handshakes.len()
     }
 
-    /// What becomes of a first packet while so many closed connections are kept, and whether its sender
-    /// can be asked to show that it receives there.
+    /// What becomes of a first packet while so many closed connections are kept, and strangers of these groups
+    /// are so far away that they will be for long; and whether its sender can be asked to show that it
+    /// receives there.
     pub(super) fn verdict(
         &mut self,
         now: Instant,
         kept: usize,
+        far: &[NetworkGroup],
         group: Option<NetworkGroup>,
         may_retry: bool,
     ) -> Verdict {
@@ -127,7 +129,7 @@ impl Incoming {
         if kept >= KEPT || full && !self.may_make_room(now, kept) {
             return Verdict::Ignore;
         }
-        let crowded = kept >= KEPT / 2;
+        let crowded = kept + far.len() >= KEPT / 2;
         if self.handshakes.len() < RETRY_FROM && !crowded {
             return Verdict::Begin;
         }
@@ -136,7 +138,8 @@ impl Incoming {
         }
         let under_way = self.of_group(group);
         let ended = self.ended.iter().filter(|(_, other)| *other == group).count();
-        if under_way >= OF_ONE_GROUP || crowded && ended >= KEPT_OF_ONE_GROUP {
+        let far = far.iter().filter(|other| Some(**other) == group).count();
+        if under_way >= OF_ONE_GROUP || crowded && ended + far >= KEPT_OF_ONE_GROUP {
             return Verdict::Ignore;
         }
         if full && !self.make_room(now, under_way) {
@@ -239,7 +242,7 @@ mod tests {
         most: usize,
     ) -> usize {
         let may = |incoming: &mut Incoming| {
-            incoming.verdict(now, 0, group, group.is_none()) == Verdict::Begin
+            incoming.verdict(now, 0, &[], group, group.is_none()) == Verdict::Begin
         };
         (0..most)
             .take_while(|_| may(incoming).then(|| incoming.begin(now, group)).is_some())
@@ -259,7 +262,8 @@ mod tests {
     fn closed_connections_that_are_kept_bound_who_comes() {
         let now = Instant::now();
         let mut incoming = Incoming::new(now);
-        let mut verdict = |kept, group, may_retry| incoming.verdict(now, kept, group, may_retry);
+        let mut verdict =
+            |kept, group, may_retry| incoming.verdict(now, kept, &[], group, may_retry);
         assert_eq!(verdict(KEPT / 2 - 1, None, true), Verdict::Begin);
         // From half of them on who comes must show where it is.
         assert_eq!(verdict(KEPT / 2, None, true), Verdict::Retry);
@@ -270,13 +274,33 @@ mod tests {
         for _ in 0..KEPT_OF_ONE_GROUP - 1 {
             incoming.has_ended(now, KEPT_FOR, ONE);
         }
-        assert_eq!(incoming.verdict(now, KEPT / 2, ONE, false), Verdict::Begin);
+        assert_eq!(incoming.verdict(now, KEPT / 2, &[], ONE, false), Verdict::Begin);
         incoming.has_ended(now, KEPT_FOR, ONE);
-        assert_eq!(incoming.verdict(now, KEPT / 2, ONE, false), Verdict::Ignore);
-        assert_eq!(incoming.verdict(now, KEPT / 2 - 1, ONE, false), Verdict::Begin);
-        assert_eq!(incoming.verdict(now, KEPT / 2, TWO, false), Verdict::Begin);
+        assert_eq!(incoming.verdict(now, KEPT / 2, &[], ONE, false), Verdict::Ignore);
+        assert_eq!(incoming.verdict(now, KEPT / 2 - 1, &[], ONE, false), Verdict::Begin);
+        assert_eq!(incoming.verdict(now, KEPT / 2, &[], TWO, false), Verdict::Begin);
         let later = now + KEPT_FOR;
-        assert_eq!(incoming.verdict(later, KEPT / 2, ONE, false), Verdict::Begin);
+        assert_eq!(incoming.verdict(later, KEPT / 2, &[], ONE, false), Verdict::Begin);
+    }
+
+    /// One host that answers late, and says nothing, could let as many end at once as are kept.
+    #[test]
+    fn strangers_that_are_far_away_count_as_if_they_were_kept() {
+        let now = Instant::now();
+        let mut incoming = Incoming::new(now);
+        let [one, two] = [ONE, TWO].map(Option::unwrap);
+        let mut verdict = |far: &[NetworkGroup], group: Option<NetworkGroup>| {
+            incoming.verdict(now, 0, far, group, group.is_none())
+        };
+        assert_eq!(verdict(&vec![one; KEPT / 2 - 1], None), Verdict::Begin);
+        let mut far = vec![one; KEPT / 2];
+        assert_eq!(verdict(&far, None), Verdict::Retry);
+        assert_eq!(verdict(&far, ONE), Verdict::Ignore);
+        assert_eq!(verdict(&far, TWO), Verdict::Begin);
+        far[KEPT_OF_ONE_GROUP - 1..].fill(two);
+        assert_eq!(verdict(&far, ONE), Verdict::Begin);
+        far[KEPT_OF_ONE_GROUP - 1] = one;
+        assert_eq!(verdict(&far, ONE), Verdict::Ignore);
     }
 
     #[test]
@@ -285,15 +309,15 @@ mod tests {
         let mut incoming = full(now);
         let soon = now + SLOW - Duration::from_millis(1);
         for may_retry in [true, false] {
-            assert_eq!(incoming.verdict(soon, 0, THREE, may_retry), Verdict::Ignore);
+            assert_eq!(incoming.verdict(soon, 0, &[], THREE, may_retry), Verdict::Ignore);
         }
         let late = now + SLOW;
-        assert_eq!(incoming.verdict(late, 0, None, true), Verdict::Retry);
-        assert_eq!(incoming.verdict(late, 0, ONE, false), Verdict::Ignore);
+        assert_eq!(incoming.verdict(late, 0, &[], None, true), Verdict::Retry);
+        assert_eq!(incoming.verdict(late, 0, &[], ONE, false), Verdict::Ignore);
         // Not while so many are kept: who is given up becomes one of them.
-        assert_eq!(incoming.verdict(late, KEPT / 2, THREE, false), Verdict::Ignore);
+        assert_eq!(incoming.verdict(late, KEPT / 2, &[], THREE, false), Verdict::Ignore);
         let mut let_in = 0;
-        while incoming.verdict(late, 0, THREE, false) == Verdict::Begin {
+        while incoming.verdict(late, 0, &[], THREE, false) == Verdict::Begin {
             incoming.begin(late, THREE);
             let_in += 1;
             assert_eq!(incoming.under_way(), HANDSHAKES);
@@ -303,7 +327,7 @@ mod tests {
         assert_eq!([None, ONE, TWO].map(|group| incoming.of_group(group)), [16, 16, 16]);
         // All have as many: one more group finds nobody who is slow and has more by two.
         let four = Some([4, 4, 4, 0, 0]);
-        assert_eq!(incoming.verdict(late, 0, four, false), Verdict::Begin);
+        assert_eq!(incoming.verdict(late, 0, &[], four, false), Verdict::Begin);
     }
 
     #[tokio::test]
@@ -316,7 +340,7 @@ mod tests {
         }
         fill(&mut incoming, now, ONE, OF_ONE_GROUP);
         fill(&mut incoming, now, TWO, OF_ONE_GROUP);
-        assert_eq!(incoming.verdict(now + 2 * SLOW, 0, THREE, false), Verdict::Begin);
+        assert_eq!(incoming.verdict(now + 2 * SLOW, 0, &[], THREE, false), Verdict::Begin);
         assert!(first.await.is_err());
     }
 }

@@ -29,6 +29,9 @@ const SILENCE: Duration = Duration::from_secs(8);
 /// The longest round trip: nothing is that far, not even on a full line.
 const ROUND_TRIP: Duration = Duration::from_secs(4);
 
+/// From then on a round trip is a long one: at most distances it is shorter.
+const FAR: Duration = Duration::from_secs(1);
+
 /// Looks at one connection now and then.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Watch {
@@ -40,6 +43,8 @@ pub(super) struct Watch {
     acknowledged: Option<u64>,
     /// Frames that a peer acknowledges, as of the last look.
     frames: u64,
+    /// The round trip, as of the last look.
+    round_trip: Duration,
     /// Such a frame was sent behind this packet, at about that time, and is not acknowledged.
     awaits: Option<(Option<u64>, Instant)>,
 }
@@ -59,8 +64,20 @@ struct Seen {
 
 impl Watch {
     pub(super) fn new(silence: Duration, now: Instant) -> Self {
-        let silence = silence.max(SILENCE);
-        Self { began: now, silence, sent: None, acknowledged: None, frames: 0, awaits: None }
+        Self {
+            began: now,
+            silence: silence.max(SILENCE),
+            sent: None,
+            acknowledged: None,
+            frames: 0,
+            round_trip: Duration::ZERO,
+            awaits: None,
+        }
+    }
+
+    /// Whether it is so far away that quinn would keep it for long.
+    pub(super) fn is_far(&self) -> bool {
+        self.round_trip > FAR
     }
 
     /// What is too much, if anything is.
@@ -92,7 +109,7 @@ impl Watch {
         if seen.frames > self.frames {
             self.awaits.get_or_insert((before, now));
         }
-        self.frames = seen.frames;
+        (self.frames, self.round_trip) = (seen.frames, seen.round_trip);
         let since = self.awaits.map(|(_, since)| now.saturating_duration_since(since));
         let awaits = since.unwrap_or_default();
         let open = self.sent.unwrap_or(0).saturating_sub(self.acknowledged.unwrap_or(0));
