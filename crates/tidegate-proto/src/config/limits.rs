@@ -25,7 +25,7 @@ pub const POOL_GRANT: Grant = Grant {
 pub const PEERS_GRANT: Grant =
     Grant { announcements: 0, bodies: 0, body_bytes: 0, requests: 1, fetch_bytes: 0 };
 
-/// Every limit on what peers can make a node cost. [`Config::worst_case_bytes`] adds them up.
+/// Every limit on what peers can make a node cost. [`Config::worst_case_bytes`](super::Config::worst_case_bytes) adds them up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Limits {

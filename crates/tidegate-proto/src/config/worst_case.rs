@@ -7,7 +7,7 @@ use crate::wire::{MAX_BLOCK_ITEMS, MAX_FRAME, MAX_HEADER, MAX_WHOLE};
 impl Config {
     /// What all peers together can make this node hold at most, in bytes.
     ///
-    /// Counts every bound of [`Limits`], of the pools and of their permits, with what the transports
+    /// Counts every bound of [`Limits`](super::Limits), of the pools and of their permits, with what the transports
     /// hold. The application's own memory is not in it.
     pub fn worst_case_bytes(&self) -> u64 {
         let limits = &self.limits;
@@ -104,7 +104,7 @@ impl Config {
 }
 
 /// Bytes a transport accepts of a connection to it before the core has opened a channel on it: a hello
-/// has some 200. From then on it is [`Limits::receive_window`].
+/// has some 200. From then on it is [`Limits::receive_window`](super::Limits::receive_window).
 pub const STRANGER_WINDOW: u32 = 4 << 10;
 /// Streams that a peer may have on a transport when the core has opened so many channels: two beside theirs,
 /// and as many more as quinn may leave unannounced, which is one in eight of all.
