@@ -21,7 +21,7 @@ mod worst_case;
 pub use limits::{Limits, PEERS_GRANT, POOL_GRANT};
 pub(crate) use worst_case::{BLOCK_ITEM, HEADER};
 pub use worst_case::{
-    ENDING, FIRST_PACKETS, FORGOTTEN, STRANGER_WINDOW, TLS_HANDSHAKES, streams_for,
+    ENDING, FIRST_PACKETS, FORGOTTEN, STRANGER_WINDOW, TLS_HANDSHAKES, UNACKNOWLEDGED, streams_for,
 };
 
 /// What a node is set up with.
@@ -273,7 +273,7 @@ pub enum ConfigError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use super::*;
@@ -301,38 +301,49 @@ mod tests {
         assert!(with(|c| c.client = "x".repeat(65)).contains("64"));
     }
 
-    /// Each limit with its least, and one below it.
+    type SetNumber = fn(&mut Limits, u32);
+
+    /// Limits with the least with which a node works, the others being as they are by default.
+    pub(crate) const LEAST: [(&str, u32, SetNumber); 20] = [
+        ("handshakes", 1, |limits, n| limits.handshakes = n),
+        ("book_new_buckets", 1, |limits, n| limits.book_new_buckets = n),
+        ("book_tried_buckets", 1, |limits, n| limits.book_tried_buckets = n),
+        ("records_burst", 1, |limits, n| limits.records_burst = n),
+        ("held_back", 1, |limits, n| limits.held_back = n),
+        ("sync_gap", 1, |limits, n| limits.sync_gap = n),
+        ("ancestors", 16, |limits, n| limits.ancestors = n),
+        ("block_wants", 1, |limits, n| limits.block_wants = n),
+        ("sync_headers", 1, |limits, n| limits.sync_headers = n),
+        ("serving", 1, |limits, n| limits.serving = n),
+        ("store_backlog", 1, |limits, n| limits.store_backlog = n),
+        ("blocks_kept", 1, |limits, n| limits.blocks_kept = n),
+        ("header_bytes", 76 << 10, |limits, n| limits.header_bytes = n),
+        ("block_bytes", 2, |limits, n| limits.block_bytes = n),
+        ("block_grant.requests", 1, |limits, n| limits.block_grant.requests = n),
+        ("reconstructions", 1, |limits, n| limits.reconstructions = n),
+        ("shelved", 1, |limits, n| limits.shelved = n),
+        ("work_per_second", 10, |limits, n| limits.work_per_second = n),
+        ("receive_window", 4 << 10, |limits, n| limits.receive_window = n),
+        ("send_window", 4 << 10, |limits, n| limits.send_window = n),
+    ];
+
+    /// A limit works at its least, and not below: what is said then.
+    fn refused(
+        name: &str,
+        least: impl FnOnce(&mut Limits),
+        below: impl FnOnce(&mut Limits),
+    ) -> String {
+        let mut config = config(1);
+        least(&mut config.limits);
+        assert_eq!(config.validate(), Ok(()), "{name}");
+        below(&mut config.limits);
+        config.validate().unwrap_err().to_string()
+    }
+
     #[test]
     fn limits_with_which_no_node_works_are_refused() {
-        type Set = fn(&mut Limits, u32);
-        let numbers: [(&str, u32, Set); 20] = [
-            ("handshakes", 1, |limits, n| limits.handshakes = n),
-            ("book_new_buckets", 1, |limits, n| limits.book_new_buckets = n),
-            ("book_tried_buckets", 1, |limits, n| limits.book_tried_buckets = n),
-            ("records_burst", 1, |limits, n| limits.records_burst = n),
-            ("held_back", 1, |limits, n| limits.held_back = n),
-            ("sync_gap", 1, |limits, n| limits.sync_gap = n),
-            ("ancestors", 16, |limits, n| limits.ancestors = n),
-            ("block_wants", 1, |limits, n| limits.block_wants = n),
-            ("sync_headers", 1, |limits, n| limits.sync_headers = n),
-            ("serving", 1, |limits, n| limits.serving = n),
-            ("store_backlog", 1, |limits, n| limits.store_backlog = n),
-            ("blocks_kept", 1, |limits, n| limits.blocks_kept = n),
-            ("header_bytes", 76 << 10, |limits, n| limits.header_bytes = n),
-            ("block_bytes", 2, |limits, n| limits.block_bytes = n),
-            ("block_grant.requests", 1, |limits, n| limits.block_grant.requests = n),
-            ("reconstructions", 1, |limits, n| limits.reconstructions = n),
-            ("shelved", 1, |limits, n| limits.shelved = n),
-            ("work_per_second", 10, |limits, n| limits.work_per_second = n),
-            ("receive_window", 4 << 10, |limits, n| limits.receive_window = n),
-            ("send_window", 4 << 10, |limits, n| limits.send_window = n),
-        ];
-        for (name, least, set) in numbers {
-            let mut config = config(1);
-            set(&mut config.limits, least);
-            assert_eq!(config.validate(), Ok(()), "{name}");
-            set(&mut config.limits, least - 1);
-            let error = config.validate().unwrap_err().to_string();
+        for (name, least, set) in LEAST {
+            let error = refused(name, |limits| set(limits, least), |limits| set(limits, least - 1));
             let says = format!("limit {name} is {}: it must be at least {least}, or ", least - 1);
             assert!(error.starts_with(&says), "{error}");
         }
@@ -360,11 +371,8 @@ mod tests {
             ("not_here_after", ms, |limits, time| limits.not_here_after = time),
         ];
         for (name, least, set) in times {
-            let mut config = config(1);
-            set(&mut config.limits, least);
-            assert_eq!(config.validate(), Ok(()), "{name}");
-            set(&mut config.limits, least - us);
-            let error = config.validate().unwrap_err().to_string();
+            let error =
+                refused(name, |limits| set(limits, least), |limits| set(limits, least - us));
             assert!(error.contains(name) && error.contains("at least"), "{error}");
         }
     }

@@ -187,6 +187,13 @@ impl Pool {
         self.fetcher.deadline().into_iter().chain(waiting).min()
     }
 
+    /// Those who may be asked for items are looked at.
+    fn wake(&self, who: impl IntoIterator<Item = ConnectionId>, links: &mut Links) {
+        for link in who.into_iter().filter_map(|link| self.links.get(&link)) {
+            links.wake(link.at.link, link.at.slot);
+        }
+    }
+
     /// What peers announce an item of this node's pool with.
     fn alias(&self, id: &ItemId) -> u64 {
         alias(&self.salt, id)
@@ -719,9 +726,7 @@ pub(crate) fn expire(cx: &mut Context, index: usize) {
             cx.fetch_bytes -= std::mem::take(&mut requested.charged);
         }
     }
-    for other in expired.wake.iter().filter_map(|other| pool.links.get(other)) {
-        cx.links.wake(other.at.link, other.at.slot);
-    }
+    pool.wake(expired.wake, &mut cx.links);
     freed(cx);
     for (_, candidates) in expired.given_up {
         for candidate in candidates {

@@ -227,7 +227,7 @@ impl Limits {
             ("serving", self.serving, 1, "nobody would be given a block"),
             ("store_backlog", self.store_backlog, 1, "blocks would wait for ever for the store"),
             ("blocks_kept", self.blocks_kept, 1, "no block could be replaced by a better one"),
-            ("header_bytes", self.header_bytes, headers, "a tip and its child may not fit"),
+            ("header_bytes", self.header_bytes, headers, "a tip with those beside it may not fit"),
             ("block_bytes", self.block_bytes, 2, "no block could be fetched"),
             ("block_grant.requests", self.block_grant.requests, 1, "no block could be asked for"),
             ("reconstructions", self.reconstructions, 1, "no block could be put together"),

@@ -119,6 +119,9 @@ pub const ENDING: u32 = 4;
 /// Connections that are closed and that a transport has not forgotten yet, at most: as many as come to
 /// nothing in half a second when as many come as are let in.
 pub const FORGOTTEN: u32 = 96;
+/// Packets that a peer may leave unacknowledged for more than a second: three times as many as large ones
+/// fit into the send window.
+pub const UNACKNOWLEDGED: u64 = 320;
 /// Bytes a transport keeps of what comes with the first packets of all handshakes: 8 KiB for each of
 /// 64, of which two packets are needed.
 pub const FIRST_PACKETS: u32 = 512 << 10;
@@ -159,8 +162,8 @@ const QUIC_STATE: u64 = 44 << 10;
 /// What they keep for a peer that wants it of packets of TLS messages that wait for others, with what each
 /// costs: 16 KiB of each of two kinds before the handshake is over.
 const QUIC_HANDSHAKE: u64 = 2 * (22 << 10);
-/// The same with those after it, and with 320 packets that it does not acknowledge.
-const QUIC_MOST: u64 = QUIC_HANDSHAKE + (4 << 10) + QUIC_WASTE + 320 * 430;
+/// The same with those after it, and with packets that it does not acknowledge, of 430 bytes each.
+const QUIC_MOST: u64 = QUIC_HANDSHAKE + (4 << 10) + QUIC_WASTE + UNACKNOWLEDGED * 430;
 /// What comes between two looks at all connections, at 50,000 packets a second, and first packets: 512 KiB
 /// in pieces of 25 bytes.
 const QUIC_ALL: u64 = (2 << 20) + 12 * FIRST_PACKETS as u64;

@@ -61,11 +61,8 @@ impl ChannelTrait for Channel {
 
     fn on_down(cx: &mut Context, at: At) {
         let pool = &mut cx.pools[at.index];
-        for link in pool.fetcher.link_down(at.link, cx.now) {
-            if let Some(link) = pool.links.get(&link) {
-                cx.links.wake(link.at.link, link.at.slot);
-            }
-        }
+        let others = pool.fetcher.link_down(at.link, cx.now);
+        pool.wake(others, &mut cx.links);
         let Some(link) = pool.links.remove(&at.link) else { return };
         // What waits for a verdict keeps its share, and frees it then.
         cx.fetch_bytes -= link.requested.values().map(|requested| requested.charged).sum::<u32>();
@@ -323,11 +320,8 @@ fn on_gone(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation>
         link.reserved -= requested.bound;
         cx.fetch_bytes -= requested.charged;
         cx.links.answered(at.link);
-        for other in pool.fetcher.failed(requested.alias, at.link, number, cx.now) {
-            if let Some(other) = pool.links.get(&other) {
-                cx.links.wake(other.at.link, other.at.slot);
-            }
-        }
+        let others = pool.fetcher.failed(requested.alias, at.link, number, cx.now);
+        pool.wake(others, &mut cx.links);
         // Another may have sent it; this one is owed nothing any more.
         if let Some(pending) = pool.aliases.get(&requested.alias)
             && let Some(pending) = pool.pending.get_mut(pending)
@@ -382,9 +376,7 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
         link.requested.insert(request.tag, requested);
         numbers.push(request.tag);
     }
-    for other in others.iter().filter_map(|other| pool.links.get(other)) {
-        cx.links.wake(other.at.link, other.at.slot);
-    }
+    pool.wake(others, &mut cx.links);
     (!numbers.is_empty()).then_some(PoolMessage::Fetch(numbers))
 }
 

@@ -365,9 +365,9 @@ impl Quic {
             closing: None,
             over: false,
         };
-        if self.connections.is_empty() && !self.looks {
-            self.look_later();
+        if !self.looks {
             self.looks = true;
+            self.look_later();
         }
         self.connections.insert(connection, entry);
         self.next_stream(connection);

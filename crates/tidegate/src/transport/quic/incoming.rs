@@ -78,6 +78,12 @@ struct Handshake {
     _going: oneshot::Sender<()>,
 }
 
+impl Handshake {
+    fn is_slow(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.begun) >= SLOW
+    }
+}
+
 pub(super) struct Incoming {
     handshakes: Vec<Handshake>,
     /// The connections of others that ended lately, until when they may be kept, and their groups in the same
@@ -154,21 +160,19 @@ impl Incoming {
 
     /// Whether one that is slow may be given up: each that is given up is kept for a while by quinn.
     fn may_make_room(&self, now: Instant, kept: usize) -> bool {
-        let slow = |one: &Handshake| now.saturating_duration_since(one.begun) >= SLOW;
-        kept < KEPT / 2 && self.handshakes.iter().any(slow)
+        kept < KEPT / 2 && self.handshakes.iter().any(|one| one.is_slow(now))
     }
 
     /// Gives up the oldest handshake of the group that has most, for one of a group that has so many.
     fn make_room(&mut self, now: Instant, has: usize) -> bool {
-        let slow = |one: &&Handshake| now.saturating_duration_since(one.begun) >= SLOW;
         let crowded = |one: &&Handshake| (self.of_group(one.group), std::cmp::Reverse(one.begun));
-        let worst = self.handshakes.iter().filter(slow).max_by_key(crowded);
+        let worst = self.handshakes.iter().filter(|one| one.is_slow(now)).max_by_key(crowded);
         let Some(worst) = worst.filter(|one| self.of_group(one.group) > has + 1) else {
             return false;
         };
-        let (number, began, group) = (worst.number, worst.begun, worst.group);
-        self.end(number);
-        self.has_come_to_nothing(now, Some(began), group);
+        let (number, group) = (worst.number, worst.group);
+        let begun = self.end(number);
+        self.has_come_to_nothing(now, begun, group);
         true
     }
 

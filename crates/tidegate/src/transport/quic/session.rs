@@ -31,7 +31,13 @@ const HANDSHAKE_BYTES: usize = 16 << 10;
 const COUNTED: usize = 256;
 
 /// A configuration of TLS whose sessions have those bounds.
-pub(super) struct Bounded<C>(pub(super) Arc<C>);
+pub(super) struct Bounded<C>(Arc<C>);
+
+impl<C> Bounded<C> {
+    pub(super) fn new(config: C) -> Arc<Self> {
+        Arc::new(Self(Arc::new(config)))
+    }
+}
 
 impl<C: ServerConfig> ServerConfig for Bounded<C> {
     fn initial_keys(&self, version: u32, to: &ConnectionId) -> Result<Keys, UnsupportedVersion> {

@@ -74,7 +74,7 @@ pub(super) fn server(identity: &Identity) -> Result<quinn::ServerConfig, TlsErro
     tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     tls.send_tls13_tickets = 0;
     let tls = QuicServerConfig::try_from(tls).map_err(failed)?;
-    Ok(quinn::ServerConfig::with_crypto(Arc::new(Bounded(Arc::new(tls)))))
+    Ok(quinn::ServerConfig::with_crypto(Bounded::new(tls)))
 }
 
 /// Makes configurations for dialing.
@@ -99,8 +99,7 @@ impl Dialer {
         tls.alpn_protocols = vec![ALPN.to_vec()];
         // A session that is resumed shows no certificate.
         tls.resumption = rustls::client::Resumption::disabled();
-        let any = QuicClientConfig::try_from(tls.clone()).map_err(failed)?;
-        let any = Arc::new(Bounded(Arc::new(any)));
+        let any = Bounded::new(QuicClientConfig::try_from(tls.clone()).map_err(failed)?);
         Ok(Self { any, tls })
     }
 
@@ -117,8 +116,7 @@ impl Dialer {
                 let verifier = Verifier { expected: peer, provider: provider() };
                 tls.dangerous().set_certificate_verifier(Arc::new(verifier));
                 // It differs from `any` in the verifier alone, and that one was converted.
-                QuicClientConfig::try_from(tls)
-                    .map_or_else(|_| self.any.clone(), |quic| Arc::new(Bounded(Arc::new(quic))))
+                QuicClientConfig::try_from(tls).map_or_else(|_| self.any.clone(), Bounded::new)
             }
         };
         let mut config = quinn::ClientConfig::new(crypto);

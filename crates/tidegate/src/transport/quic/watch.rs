@@ -8,6 +8,8 @@ use std::time::Duration;
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn_proto::{FrameStats, RttEstimator};
 
+use tidegate_proto::config::UNACKNOWLEDGED;
+
 use super::session::MAX_ACK_DELAY;
 use crate::rt::Instant;
 
@@ -18,9 +20,8 @@ pub(super) const LOOK: Duration = Duration::from_millis(100);
 /// retires a few.
 const IDS: u64 = 64;
 const IDS_EVERY: Duration = Duration::from_secs(60);
-/// Packets that a peer may leave unacknowledged, if for a second it acknowledges nothing that it must: quinn
-/// keeps up to 430 bytes of each. Three times as many as large ones fit into the send window.
-const UNACKNOWLEDGED: u64 = 320;
+/// For so long a peer may acknowledge nothing that it must, if more than [`UNACKNOWLEDGED`] packets are open:
+/// quinn keeps something of each.
 const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(1);
 /// After so long without an acknowledgment while one is awaited nobody is there, or after
 /// [`Limits::silence`](tidegate_proto::Limits::silence) if that is longer. What comes later says that the way
@@ -28,7 +29,6 @@ const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(8);
 /// The longest round trip: nothing is that far, not even on a full line.
 const ROUND_TRIP: Duration = Duration::from_secs(4);
-
 /// From then on a round trip is a long one: at most distances it is shorter.
 const FAR: Duration = Duration::from_secs(1);
 
