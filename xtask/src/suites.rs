@@ -8,6 +8,8 @@ use crate::{Result, api, foreign, root, run, system, target};
 /// The scenarios that `soak` runs.
 const LARGE: [&str; 7] =
     ["churn", "partition", "strangers", "forks", "minority", "crowded", "small"];
+/// Tests that need network namespaces have this in their names.
+const NAMESPACES: &str = "in_namespaces";
 /// The targets in `fuzz/`, with the largest input that is tried.
 const TARGETS: [(&str, u32); 2] = [("codec", 65_537), ("world", 4096)];
 
@@ -21,9 +23,16 @@ pub(crate) fn cargo() -> Command {
 /// whose runner has the last word.
 pub(crate) fn test() -> Result {
     foreign::check()?;
-    // For networks of their own, which a node that should contact nobody is tried in.
+    // For hosts of their own, which nodes are tried on.
     if !system::has("ip") {
         system::install("ip", &["iproute2"])?;
+    }
+    let namespaces = system::namespaces();
+    if let Err(why) = &namespaces {
+        if std::env::var_os("CI").is_some_and(|ci| ci == "true") {
+            return Err(format!("no network namespaces, which CI must have: {why}"));
+        }
+        eprintln!("SKIPPED: the tests on hosts of their own ({NAMESPACES}): {why}");
     }
     run(cargo().args(["test", "--workspace", "--doc"]))?;
     // Without threads, QUIC and store, as where there are none of them.
@@ -32,10 +41,20 @@ pub(crate) fn test() -> Result {
     api::check(Effort::Usual)?;
     let nextest = Command::new("cargo-nextest").arg("--version").output();
     if nextest.is_ok_and(|output| output.status.success()) {
-        run(cargo().args(["nextest", "run", "--workspace", "--no-fail-fast"]))
+        let mut tests = cargo();
+        tests.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+        if namespaces.is_err() {
+            tests.arg("-E").arg(format!("not test({NAMESPACES})"));
+        }
+        run(&mut tests)
     } else {
         eprintln!("cargo-nextest is not installed: `cargo test` runs the tests, a little slower");
-        run(cargo().args(["test", "--workspace", "--all-targets", "--no-fail-fast"]))
+        let mut tests = cargo();
+        tests.args(["test", "--workspace", "--all-targets", "--no-fail-fast"]);
+        if namespaces.is_err() {
+            tests.args(["--", "--skip", NAMESPACES]);
+        }
+        run(&mut tests)
     }
 }
 

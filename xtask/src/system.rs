@@ -28,6 +28,19 @@ pub(crate) fn install(what: &str, packages: &[&str]) -> Result {
     installed.map_err(|error| format!("{missing}\n({error})"))
 }
 
+/// Why there are no network namespaces here, if there are none: in some containers they are forbidden.
+pub(crate) fn namespaces() -> Result {
+    let tries = "mount -t tmpfs none /run && ip netns add a && ip link add b type bridge && \
+                 ip link add c type veth peer name d && ip link set c netns a";
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--net", "--mount", "--pid", "--fork", "sh", "-c", tries]);
+    match command.output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Err(format!("unshare: {error}")),
+    }
+}
+
 fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output();
     id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")

@@ -53,6 +53,9 @@ pub(crate) fn status(arguments: &Arguments) -> anyhow::Result<bool> {
     for address in &status.addresses {
         say!("address   {address}");
     }
+    for own in &status.own_addresses {
+        say!("reached   {} ({})", own.address, own.why);
+    }
     let syncing = if status.syncing { ", catching up" } else { "" };
     say!("height    {}{syncing}", status.height);
     say!("tip       {}", status.tip.unwrap_or_default());

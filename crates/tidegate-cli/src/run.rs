@@ -80,10 +80,15 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
     if let Some((listener, _)) = &listener {
         announce(format_args!("API at http://{}", listener.local_addr()?));
     }
-    if node.addresses().iter().any(is_unspecified) {
+    for any in node.addresses().iter().filter(|address| is_unspecified(address)) {
         // A script that reads the lines above has what it wants.
+        let (all, here) = match any.to_string().starts_with("/ip6/") {
+            true => ("::", "::1"),
+            false => ("0.0.0.0", "127.0.0.1"),
+        };
         announce(format_args!(
-            "0.0.0.0 and :: are all addresses of this machine: others dial one of them, as 127.0.0.1 here"
+            "{all} stands for all addresses of this machine: `tidegate status` lists them, and on this \
+             machine {here} will do"
         ));
     }
     let names = pools().into_iter().map(|pool| pool.name).collect();
@@ -144,7 +149,11 @@ fn start(settings: &Settings, arguments: &Arguments) -> anyhow::Result<(Node, Ev
         .workers(settings.workers.value)
         .client(CLIENT);
     builder = pools().into_iter().fold(builder, Builder::pool);
-    builder = settings.listen.value.iter().cloned().fold(builder, Builder::listen);
+    builder = match settings.listen.origin {
+        // A machine may be without IPv6.
+        Origin::Default => builder.listen_port(settings::PORT),
+        _ => settings.listen.value.iter().cloned().fold(builder, Builder::listen),
+    };
     builder = settings.external.value.iter().cloned().fold(builder, Builder::external);
     builder = settings.bootstrap.value.iter().fold(builder, Builder::bootstrap);
     builder = settings.peers.value.iter().fold(builder, Builder::peer);

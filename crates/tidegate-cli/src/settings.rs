@@ -20,7 +20,7 @@ pub(crate) const FILE: &str = "tidegate.toml";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Source {
-    /// Accept connections at these addresses [default: /ip4/0.0.0.0/udp/4001/quic-v1]
+    /// Accept connections at these addresses [default: UDP port 4001 of all interfaces]
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) listen: Option<Vec<Multiaddr>>,
@@ -116,6 +116,9 @@ impl<'de> Deserialize<'de> for ApiAddress {
         text.parse().map_err(|error| serde::de::Error::custom(format!("{text:?}: {error}")))
     }
 }
+
+/// The UDP port that a node listens at.
+pub(crate) const PORT: u16 = 4001;
 
 /// The API is for this machine, unless somebody says otherwise.
 const DEFAULT_API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4080);
@@ -221,12 +224,13 @@ impl Settings {
                 Setting::first([&flags.$name, &environment.$name, &file.$name])
             };
         }
-        let listen = "/ip4/0.0.0.0/udp/4001/quic-v1".parse().expect("a multiaddr");
+        let any = ["/ip4/0.0.0.0", "/ip6/::"].map(|ip| format!("{ip}/udp/{PORT}/quic-v1"));
+        let listen = any.map(|address| address.parse().expect("a multiaddr"));
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         let limits = tidegate::Limits::default();
         Self {
             folder: folder.to_owned(),
-            listen: first!(listen).or(vec![listen]),
+            listen: first!(listen).or(listen.to_vec()),
             external: first!(external).or(Vec::new()),
             bootstrap: first!(bootstrap).or(Vec::new()),
             peers: first!(peers).or(Vec::new()),

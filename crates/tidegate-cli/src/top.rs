@@ -264,6 +264,7 @@ mod tests {
             client: "tidegate/0.1.0".into(),
             network: "shore".into(),
             addresses: Vec::new(),
+            own_addresses: Vec::new(),
             uptime: 61.0,
             height,
             tip: Some(format!("{height:064x}")),

@@ -73,6 +73,21 @@ fn what_is_no_configuration_is_refused() {
     refuses(folder, &["--listen", "/ip4/127.0.0.1/tcp/1"], "no transport of this node");
     refuses(folder, &["--bootstrap", "/ip4/127.0.0.1/tcp/1"], "tcp/1: cannot be dialed");
     refuses(folder, &["--peers", "/ip4/0.0.0.0/udp/1/quic-v1"], "cannot be dialed");
+    refuses(folder, &["--peers", "/ip4/224.0.0.1/udp/1/quic-v1"], "cannot be dialed");
+    let other = "12D3KooWJK9xDuTBbZuRSbVcvqCjcxFKshgHYZWZ9xivY8eV377c";
+    for (external, why) in [
+        ("/ip4/8.8.8.8", "no transport"),
+        ("/ip4/8.8.8.8/tcp/4001", "no transport"),
+        ("/ip4/8.8.8.8/udp/4001/quic", "no transport"),
+        ("/ip4/8.8.8.8/udp/0/quic-v1", "port 0"),
+        ("/ip4/0.0.0.0/udp/4001/quic-v1", "nobody can be dialed"),
+        ("/ip4/224.0.0.1/udp/4001/quic-v1", "nobody can be dialed"),
+        ("/dns4/example.org/udp/4001/quic-v1", "not told names"),
+        (&format!("/ip4/8.8.8.8/udp/4001/quic-v1/p2p/{other}"), "another peer"),
+    ] {
+        refuses(folder, &["--external", external], &format!("external {external}: "));
+        refuses(folder, &["--external", external], why);
+    }
     refuses(folder, &["--producer-key", "missing.key"], "missing.key");
     refuses(folder, &["--workers", "0"], "workers: at least one");
     let nowhere = folder.join("nowhere");

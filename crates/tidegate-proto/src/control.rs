@@ -30,7 +30,10 @@ use crate::wire::{
 };
 
 mod negotiate;
+pub(crate) mod reachable;
 pub(crate) mod record;
+
+use reachable::Reachable;
 
 /// The version of the protocol that this crate speaks.
 pub const VERSION: u32 = 2;
@@ -53,11 +56,8 @@ pub(crate) struct Control {
     instance: u64,
     /// What ids announced to this node are keyed with.
     salt: Salt,
-    record: Option<PeerRecord>,
-    /// The record that waits for its signature.
-    unsigned: Option<(u64, Vec<Address>)>,
-    /// Where this node says that it listens, and where others see it.
-    reachable: record::Reachable,
+    own: record::Own,
+    reachable: Reachable,
     links: BTreeMap<ConnectionId, ControlLink>,
     rng: Rng,
     /// Connections that wait for an older one to answer.
@@ -68,6 +68,8 @@ pub(crate) struct Control {
 struct ControlLink {
     at: At,
     binding: Binding,
+    /// The listener from whose socket this node dialed.
+    listener: Option<Address>,
     stage: Stage,
     /// The peer's hello, when it was good.
     hello: Option<Hello>,
@@ -126,9 +128,8 @@ impl Control {
         Self {
             instance: own.next_u64(),
             salt: Salt(rng.fork("salt").bytes()),
-            record: None,
-            unsigned: None,
-            reachable: record::Reachable::default(),
+            own: record::Own::default(),
+            reachable: Reachable::default(),
             links: BTreeMap::new(),
             rng: own,
             waiting: 0,
@@ -141,9 +142,12 @@ impl Control {
 
     /// What this node says of itself to a peer that is seen at an address. R15.6
     pub(crate) fn record_for(&self, seen_at: &Address) -> Option<PeerRecord> {
-        let record = self.record.as_ref()?;
-        let fits = record.addresses.iter().all(|at| exchange::is_useful(at, seen_at));
-        fits.then(|| record.clone())
+        self.own.record_for(seen_at).cloned()
+    }
+
+    /// Where this node can be reached.
+    pub(crate) fn reachable(&self) -> &Reachable {
+        &self.reachable
     }
 
     /// Whether the peer's hello was good, and the connection is not at its end.
@@ -177,13 +181,20 @@ pub(crate) fn is_over(cx: &Context, link: ConnectionId) -> bool {
 /// A connection is there, and proven to be the peer's.
 ///
 /// `known` if the dialer knew whom it would meet.
-pub(crate) fn connected(cx: &mut Context, at: At, binding: Binding, known: bool) {
+pub(crate) fn connected(
+    cx: &mut Context,
+    at: At,
+    binding: Binding,
+    listener: Option<Address>,
+    known: bool,
+) {
     let Some(connection) = cx.links.get(at.link) else { return };
     let outbound = !connection.direction.is_inbound();
     let deadline = cx.now + cx.config.limits.handshake_timeout;
     let link = ControlLink {
         at,
         binding,
+        listener,
         stage: Stage::Hello(deadline),
         hello: None,
         early_setup: None,
@@ -284,6 +295,7 @@ fn bring_down(cx: &mut Context, link: ConnectionId) {
         connection.slots.truncate(1);
     }
     peers::leaves(cx, link);
+    cx.control.reachable.gone(link, cx.now);
 }
 
 fn close(cx: &mut Context, link: ConnectionId, reason: Disconnect) {

@@ -33,6 +33,9 @@ pub enum Input {
         direction: Direction,
         /// Where the peer is seen at.
         address: Address,
+        /// For one that this node dialed from the socket of a listener: the listener, as it was given in
+        /// [`Command::Listening`]. Where the peer sees this node says something about that one.
+        listener: Option<Address>,
         /// What both ends derive from the session.
         binding: Binding,
     },
@@ -117,10 +120,15 @@ pub enum Command {
         /// Whom.
         peer: PeerId,
     },
-    /// The addresses that this node can be reached at have changed.
+    /// Where this node listens, or where that can be reached, has changed.
     Listening {
-        /// All of them.
-        addresses: Vec<Address>,
+        /// What is bound. An address of any interface stands for those of all interfaces.
+        listeners: Vec<Address>,
+        /// The addresses of the machine's interfaces, of which only the IP component counts. Empty where
+        /// they are not known.
+        interfaces: Vec<Address>,
+        /// What the operator names besides, for instance a router that forwards a port.
+        external: Vec<Address>,
     },
     /// The answer to [`Output::Sign`].
     Signature {

@@ -74,9 +74,11 @@ pub mod wire;
 
 pub use config::{Config, Limits, PoolSpec};
 pub use control::VERSION;
+pub use control::reachable::{AddressSource, OwnAddress, Told};
 pub use events::EventQueue;
 pub use node::{Node, PeerStatus, Permits, PoolStatus, Status};
 pub use peers::BannedPeer;
+pub use peers::address::Scope;
 pub use time::Time;
 pub use violation::Violation;
 

@@ -10,6 +10,7 @@ use crate::block::sync::Sync;
 use crate::block::{self, Blocks};
 use crate::channel::{Context, Kind};
 use crate::config::{Config, ConfigError};
+use crate::control::reachable::OwnAddress;
 use crate::control::{self, Control, record};
 use crate::id::{Address, BlockId, ConnectionId, ItemId, PeerId, PoolIndex, Ticket};
 use crate::io::{
@@ -112,8 +113,9 @@ impl Node {
     pub fn handle_input(&mut self, now: Time, input: Input) {
         self.advance(now);
         match input {
-            Input::Connected { connection, peer, direction, address, binding } => {
-                self.on_connected(connection, peer, direction, address, binding);
+            Input::Connected { connection, peer, direction, address, listener, binding } => {
+                let link = Link::new(peer, direction, address, self.cx.now);
+                self.on_connected(connection, link, listener, binding);
             }
             Input::DialFailed { dial, error } => {
                 dialer::dial_failed(&mut self.cx, dial);
@@ -147,7 +149,9 @@ impl Node {
                     control::goodbye(cx, link, Goodbye::Requested);
                 }
             }
-            Command::Listening { addresses } => record::listening(cx, addresses),
+            Command::Listening { listeners, interfaces, external } => {
+                record::listening(cx, listeners, interfaces, external);
+            }
             Command::Signature { request, signature } => record::signed(cx, request, signature),
             Command::Verdict { ticket, verdict } => self.on_verdict(ticket, verdict),
             Command::Publish { request, pool, body, admission } => {
@@ -272,11 +276,11 @@ impl Node {
     fn on_connected(
         &mut self,
         connection: ConnectionId,
-        peer: PeerId,
-        direction: Direction,
-        address: Address,
+        link: Link,
+        listener: Option<Address>,
         binding: Binding,
     ) {
+        let direction = link.direction;
         let dial = match direction {
             Direction::Inbound => None,
             Direction::Outbound(dial) => {
@@ -289,13 +293,12 @@ impl Node {
                 dialed
             }
         };
-        let known = dial.is_some_and(|dial| dial.peer == Some(peer));
-        let left = peers::left_work(&self.cx, &address).filter(|_| direction.is_inbound());
+        let known = dial.is_some_and(|dial| dial.peer == Some(link.peer));
+        let left = peers::left_work(&self.cx, &link.address).filter(|_| direction.is_inbound());
         // R5.3.7
-        let link = Link::new(peer, direction, address, self.cx.now).owes(left);
-        self.cx.links.insert(connection, link);
+        self.cx.links.insert(connection, link.owes(left));
         let at = At { link: connection, slot: 0, index: 0 };
-        control::connected(&mut self.cx, at, binding, known);
+        control::connected(&mut self.cx, at, binding, listener, known);
         self.set_deadline(connection, 0);
     }
 
@@ -586,6 +589,7 @@ impl Node {
             store_backlog: cx.store.backlog(),
             known_peers: cx.book.len(),
             met_peers: cx.book.tried(),
+            addresses: cx.control.reachable().all(cx.now),
         }
     }
 }
@@ -618,6 +622,8 @@ pub struct Status {
     pub known_peers: usize,
     /// Those of them that this node has met.
     pub met_peers: usize,
+    /// Addresses of this node, those first that others should try first, and who is told of them.
+    pub addresses: Vec<OwnAddress>,
 }
 
 /// A connected peer at a glance.

@@ -151,6 +151,7 @@ impl World {
             peer: PeerId(*blake3::hash(&id.to_be_bytes()).as_bytes()),
             direction: Direction::Inbound,
             address,
+            listener: None,
             binding: binding.clone(),
         });
         let hello = Hello {

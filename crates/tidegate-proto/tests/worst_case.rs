@@ -166,6 +166,7 @@ impl World {
             peer: PeerId(key),
             direction: Direction::Inbound,
             address: Address(Bytes::from_static(b"here")),
+            listener: None,
             binding: Binding::Exporter([0; 32]),
         };
         self.node.handle_input(self.now, connected);

@@ -18,8 +18,8 @@ use tidegate_proto::{Config, EventQueue, Node, Time};
 use crate::disk::Disk;
 use crate::entropy::Entropy;
 use crate::inside;
+use crate::places::address;
 use crate::scenario::Scenario;
-use crate::world::address;
 
 /// What checking costs on the simulated machine: signatures and proofs as measured on a slow core.
 const ITEM_COST: Duration = Duration::from_micros(60);

@@ -28,6 +28,7 @@ mod hostile;
 mod inside;
 mod network;
 mod permits;
+mod places;
 mod report;
 mod scenario;
 mod world;

@@ -26,6 +26,7 @@ use crate::host::{Good, Host, Setup, account_key, node_key};
 use crate::hostile::Hostile;
 use crate::network::{Network, Release};
 use crate::permits::Permits;
+use crate::places::{address, listener, node_at};
 use crate::report::{Arrival, Measured, Report};
 use crate::scenario::Scenario;
 
@@ -606,8 +607,7 @@ impl World {
     }
 
     fn dial(&mut self, node: usize, dial: DialId, address: &Address) {
-        let to = usize::try_from(u32::from_be_bytes(address.0[..4].try_into().unwrap_or_default()));
-        let to = to.unwrap_or_default();
+        let to = node_at(address);
         let pair = self.pair(node, to);
         let names = [self.name(pair, node), self.name(pair, to)];
         if self.is_unreachable(node, to) {
@@ -627,11 +627,12 @@ impl World {
         }
         let mut exporter = [0; 32];
         exporter[..8].copy_from_slice(&id.0.to_be_bytes());
-        let connected = |other: usize, peer, direction| Input::Connected {
+        let connected = |other: usize, peer, direction: Direction| Input::Connected {
             connection: id,
             peer,
             direction,
             address: self::address(other),
+            listener: (!direction.is_inbound()).then(listener),
             binding: Binding::Exporter(exporter),
         };
         let outbound = connected(to, names[1], Direction::Outbound(dial));
@@ -686,8 +687,7 @@ impl World {
                 self.tip_changed(node);
             }
             Event::DialFailed { address, .. } => {
-                let to = u32::from_be_bytes(address.0[..4].try_into().unwrap_or_default());
-                let pair = self.pair_index.get(&[node, to as usize]).copied();
+                let pair = self.pair_index.get(&[node, node_at(address)]).copied();
                 if let Some(pair) = pair.filter(|_| !self.scenario.discovery) {
                     self.pairs[pair].dial = None;
                     self.dial_later(pair);
@@ -719,10 +719,6 @@ impl Plan {
         let cut_off = cut.map(|node| node as usize).collect();
         Self { faults, cut_off }
     }
-}
-
-pub(crate) fn address(node: usize) -> Address {
-    Address(Bytes::copy_from_slice(&(node as u32).to_be_bytes()))
 }
 
 /// Whether `index` is one of `some`, spread evenly over `all`.

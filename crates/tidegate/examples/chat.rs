@@ -47,9 +47,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut messages = PoolSpec::new("messages");
     messages.max_item = 1000;
     messages.capacity = 1000;
-    let mut builder = Builder::new(NetworkId::named("chat"), Chat, accept_all)
-        .pool(messages)
-        .listen("/ip4/0.0.0.0/udp/0/quic-v1".parse()?);
+    let mut builder =
+        Builder::new(NetworkId::named("chat"), Chat, accept_all).pool(messages).listen_port(0);
     if let Some(address) = arguments.next() {
         // Others are learnt of there, and the connection is made again when it is lost.
         builder = builder.bootstrap(&address.parse()?);

@@ -3,20 +3,21 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+#[cfg(feature = "quic")]
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
-use multiaddr::Multiaddr;
+use multiaddr::{Multiaddr, Protocol};
 use tidegate_proto::config::{ConfigError, StaticPeer};
 #[cfg(feature = "store")]
 use tidegate_proto::id::Ticket;
 use tidegate_proto::id::{NetworkId, PeerId};
-use tidegate_proto::io::Command;
 use tidegate_proto::recording::{Recorder, Start};
 use tidegate_proto::rules::Rules;
-use tidegate_proto::{Config, Limits, Node as Core, PoolSpec, Time};
+use tidegate_proto::{Config, Limits, Node as Core, PoolSpec, Scope, Time};
 use tokio::sync::mpsc::unbounded_channel;
 
 #[cfg(feature = "store")]
@@ -25,6 +26,7 @@ use crate::driver::{Driver, Mailbox, Message};
 use crate::identity::{Identity, IdentityError};
 use crate::log::Log;
 use crate::node::{Events, Node, Shared};
+use crate::reach::Reach;
 use crate::rt::{self, Clock};
 #[cfg(feature = "store")]
 use crate::store::{Keeper, Store, StoreError};
@@ -41,6 +43,8 @@ pub struct Builder {
     identity: Option<Identity>,
     transports: Vec<Box<dyn Transport>>,
     listen: Vec<Multiaddr>,
+    /// A port of all interfaces.
+    port: Option<u16>,
     external: Vec<Multiaddr>,
     recording: Option<PathBuf>,
     /// Who the node is and where it listens, if it does already.
@@ -63,6 +67,17 @@ pub enum StartError {
     /// Connections cannot be accepted.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Others are to be told an address at which they could not dial this node.
+    #[error(
+        "external {address}: {why}: give an IP address of this node that others reach, like \
+         /ip4/192.0.2.1/udp/4001/quic-v1"
+    )]
+    NotReachable {
+        /// The address.
+        address: Multiaddr,
+        /// Why nobody could.
+        why: &'static str,
+    },
     /// A peer is named by an address that no transport of the node can dial.
     #[error(
         "{0}: cannot be dialed: give an address of the peer, like /ip4/192.0.2.1/udp/4001/quic-v1"
@@ -102,6 +117,7 @@ impl Builder {
             identity: None,
             transports: Vec::new(),
             listen: Vec::new(),
+            port: None,
             external: Vec::new(),
             recording: None,
             bound: None,
@@ -129,7 +145,16 @@ impl Builder {
         self
     }
 
-    /// Accepts connections at an address, for instance `/ip4/0.0.0.0/udp/4001/quic-v1`.
+    /// Accepts connections by QUIC at a UDP port of all interfaces, over IPv4 and over IPv6, or over the one
+    /// that the machine has. With 0 the system chooses. Others are told the addresses of the interfaces.
+    #[cfg(feature = "quic")]
+    pub fn listen_port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// Accepts connections at an address, for instance `/ip4/0.0.0.0/udp/4001/quic-v1`. Where it is that of
+    /// any interface, others are told the addresses of the interfaces.
     pub fn listen(mut self, address: Multiaddr) -> Self {
         self.listen.push(address);
         self
@@ -179,7 +204,8 @@ impl Builder {
     }
 
     /// An address at which others can reach the node, beside those at which it listens: for
-    /// instance that of a router which forwards a port.
+    /// instance that of a router which forwards a port. It must be one that a peer could dial: an IP
+    /// address, with a port, of a transport of this node.
     pub fn external(mut self, address: Multiaddr) -> Self {
         self.external.push(address);
         self
@@ -238,7 +264,11 @@ impl Builder {
             let quic = crate::transport::quic::Quic::new(&identity, &self.config.limits)?;
             self.transports.push(Box::new(quic));
         }
-        let mut addresses = Vec::new();
+        let peer = self.config.peer;
+        let external = std::mem::take(&mut self.external).into_iter();
+        let external = external.map(|address| reachable(address, peer, &self.transports));
+        self.external = external.collect::<Result<_, _>>()?;
+        let mut addresses = self.listen_at_port()?;
         for address in &self.listen {
             let transport = self.transports.iter_mut().find(|t| t.handles(address));
             let transport = transport.ok_or_else(|| ListenError::Unsupported(address.clone()))?;
@@ -247,11 +277,56 @@ impl Builder {
         for named in self.config.bootstrap.iter().chain(&self.config.static_peers) {
             let Some(address) = from_core(&named.address) else { continue };
             let dials = self.transports.iter().any(|transport| transport.handles(&address));
-            if !dials || is_unspecified(&address) {
+            if !dials || is_nowhere(&address) {
                 return Err(StartError::NotDialable(address));
             }
         }
         Ok((identity, addresses))
+    }
+
+    /// Listens at the port of all interfaces, if there is one. A machine may be without one of the families.
+    #[cfg(feature = "quic")]
+    fn listen_at_port(&mut self) -> Result<Vec<Multiaddr>, ListenError> {
+        let Some(mut port) = self.port else { return Ok(Vec::new()) };
+        let mut addresses = Vec::new();
+        let mut last = None;
+        let own = rt::interfaces();
+        let has_family = |ip: IpAddr| own.iter().any(|own| own.is_ipv4() == ip.is_ipv4());
+        for ip in [IpAddr::from([0; 4]), IpAddr::from([0; 16])] {
+            let at = |port| Multiaddr::from(ip).with(Protocol::Udp(port)).with(Protocol::QuicV1);
+            let address = at(port);
+            let transport = self.transports.iter_mut().find(|t| t.handles(&address));
+            let transport = transport.ok_or_else(|| ListenError::Unsupported(address.clone()))?;
+            let mut bound = transport.listen(&address);
+            // A port that the system chose for one family may be taken in the other.
+            if self.port == Some(0) && port != 0 && bound.is_err() {
+                bound = transport.listen(&at(0));
+            }
+            match bound {
+                Ok(bound) => {
+                    let found = bound.iter().find_map(|part| match part {
+                        Protocol::Udp(port) => Some(port),
+                        _ => None,
+                    });
+                    port = found.unwrap_or(port);
+                    addresses.push(bound);
+                }
+                Err(ListenError::Io { source, .. }) if !has_family(ip) => {
+                    tracing::debug!("{address}: this machine has no such addresses: {source}");
+                    last = Some(ListenError::Io { address, source });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match last {
+            Some(error) if addresses.is_empty() => Err(error),
+            _ => Ok(addresses),
+        }
+    }
+
+    #[cfg(not(feature = "quic"))]
+    fn listen_at_port(&mut self) -> Result<Vec<Multiaddr>, ListenError> {
+        Ok(Vec::new())
     }
 
     /// Starts the node. Must be called within a tokio runtime.
@@ -262,13 +337,14 @@ impl Builder {
         };
         #[cfg(feature = "store")]
         let store = self.store.take().map(Arc::new);
+        // Above what was signed before, also by one who has lost its store, or has none.
+        self.config.record_sequence = rt::unix_ms();
         #[cfg(feature = "store")]
         if let Some(store) = &store {
             self.config.store = true;
             self.config.chain = store.headers(u64::from(self.config.limits.blocks_kept))?;
             self.config.peer_book = store.book()?;
-            // Above all that were signed before, without one write for each.
-            self.config.record_sequence = store.count_start()? << 16;
+            self.config.record_sequence = store.record_sequence(rt::unix_ms())?;
         }
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| StartError::System(error.to_string()))?;
@@ -280,9 +356,9 @@ impl Builder {
         let (sender, messages) = unbounded_channel();
         let mailbox = Arc::new(Mailbox::default());
         let events = Events { mailbox: mailbox.clone(), node: sender.downgrade() };
-        let listening = addresses.iter().chain(&self.external).map(to_core).collect();
+        let reach = Reach::new(&addresses, &self.external);
         // The receiver is here, so this arrives.
-        let _ = sender.send(Message::Command(Command::Listening { addresses: listening }));
+        let _ = sender.send(Message::Command(reach.command()));
         let failure = Arc::new(std::sync::OnceLock::new());
         #[cfg(feature = "store")]
         let keeper = match store {
@@ -304,6 +380,7 @@ impl Builder {
         let driver = Driver {
             core,
             transports: self.transports,
+            reach,
             workers,
             messages,
             sender: sender.downgrade(),
@@ -342,5 +419,54 @@ impl Builder {
             at: Time::ZERO,
         };
         Recorder::new(file, &start).map(Some).map_err(failed)
+    }
+}
+
+/// Whether nobody can be dialed at an address, whatever the network.
+fn is_nowhere(address: &Multiaddr) -> bool {
+    is_unspecified(address)
+        || match address.iter().next() {
+            Some(Protocol::Ip4(ip)) => ip.is_multicast() || ip.is_broadcast(),
+            Some(Protocol::Ip6(ip)) => ip.is_multicast(),
+            _ => false,
+        }
+}
+
+/// An address that others are to be told, if they could dial this node there.
+fn reachable(
+    address: Multiaddr,
+    own: PeerId,
+    transports: &[Box<dyn Transport>],
+) -> Result<Multiaddr, StartError> {
+    let (address, peer) = split_peer(address);
+    let port = address.iter().find_map(|part| match part {
+        Protocol::Udp(port) | Protocol::Tcp(port) => Some(port),
+        _ => None,
+    });
+    let is_name = matches!(
+        address.iter().next(),
+        Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_))
+    );
+    let core = to_core(&address);
+    let why = if peer.is_some_and(|peer| peer != own) {
+        "it names another peer"
+    } else if is_name {
+        "others are not told names, which could lead anywhere"
+    } else if !transports.iter().any(|transport| transport.handles(&address)) {
+        "no transport of this node accepts connections at such an address"
+    } else if port == Some(0) {
+        "nobody can be dialed at port 0"
+    } else if core.scope() == Scope::None {
+        "nobody can be dialed at an address of this kind"
+    } else {
+        return Ok(address);
+    };
+    Err(StartError::NotReachable { address: with_optional_peer(address, peer), why })
+}
+
+fn with_optional_peer(address: Multiaddr, peer: Option<PeerId>) -> Multiaddr {
+    match peer {
+        Some(peer) => with_peer(address, peer),
+        None => address,
     }
 }

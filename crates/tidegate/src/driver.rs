@@ -25,6 +25,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::identity::Identity;
 use crate::log::Log;
 use crate::node::{BlockAt, Failure};
+use crate::reach::Reach;
 use crate::rt::{self, Clock, Timer};
 #[cfg(feature = "store")]
 use crate::store::{FoundBlock, Keeper, StoreError};
@@ -110,6 +111,7 @@ pub(crate) struct Driver {
     pub(crate) core: Core,
     pub(crate) identity: Identity,
     pub(crate) transports: Vec<Box<dyn Transport>>,
+    pub(crate) reach: Reach,
     pub(crate) workers: Workers,
     pub(crate) messages: UnboundedReceiver<Message>,
     /// For the answers of validators. Weak, so that the driver ends when all handles are gone.
@@ -196,6 +198,10 @@ impl Driver {
             self.drain();
             #[cfg(feature = "store")]
             self.keep_book(false);
+            if self.reach.look(self.clock.now()) {
+                self.command(self.reach.command());
+                continue;
+            }
             if let Some(leaving) = &self.leaving
                 && (self.routes.is_empty() || self.clock.now() >= leaving.until)
             {
@@ -214,6 +220,8 @@ impl Driver {
             }
             rt::breathe().await;
         }
+        let transports = self.transports.iter_mut().map(|transport| transport.shut_down());
+        futures_util::future::join_all(transports.collect::<Vec<_>>()).await;
         #[cfg(feature = "store")]
         self.close_store().await;
         self.finish();
@@ -291,7 +299,8 @@ impl Driver {
     fn poll_step(&mut self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<Step> {
         let deadline = self.core.poll_timeout().map(|(at, _)| at);
         let farewell = self.leaving.as_ref().map(|leaving| leaving.until);
-        let next = deadline.into_iter().chain(farewell).chain(self.book_due()).min();
+        let next = deadline.into_iter().chain(farewell).chain(self.book_due());
+        let next = next.chain(self.reach.next).min();
         let (messages, sources) = (self.transports.len(), self.transports.len() + 2);
         self.turn = (self.turn + 1) % sources;
         for source in (0..sources).map(|n| (self.turn + n) % sources) {

@@ -106,6 +106,7 @@ pub mod guide;
 mod identity;
 mod log;
 mod node;
+mod reach;
 mod rt;
 #[cfg(feature = "store")]
 pub mod store;
@@ -119,8 +120,9 @@ pub use node::{BlockAt, Events, Failure, Node, NodeError, PoolItem, Publishing};
 #[cfg(feature = "store")]
 pub use store::{Saved, Store, StoreError};
 pub use tidegate_proto::{
-    BannedPeer, Config, Limits, PeerStatus, Permits, PoolSpec, PoolStatus, Status, Violation,
-    config, id, io, merkle, recording, rules, stats, wire,
+    AddressSource, BannedPeer, Config, Limits, OwnAddress, PeerStatus, Permits, PoolSpec,
+    PoolStatus, Scope, Status, Told, Violation, config, id, io, merkle, recording, rules, stats,
+    wire,
 };
 pub use transport::Transport;
 pub use validator::{Answer, Validator, accept_all};

@@ -38,6 +38,31 @@ pub(crate) async fn sleep(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
+/// The addresses of the machine's interfaces, or none where they cannot be had.
+#[cfg(feature = "quic")]
+pub(crate) fn interfaces() -> Vec<std::net::IpAddr> {
+    let found = if_addrs::get_if_addrs().unwrap_or_else(|error| {
+        tracing::debug!("the interfaces cannot be listed: {error}");
+        Vec::new()
+    });
+    let up = found.iter().filter(|interface| interface.oper_status != if_addrs::IfOperStatus::Down);
+    let mut addresses = up.map(if_addrs::Interface::ip).collect::<Vec<_>>();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+#[cfg(not(feature = "quic"))]
+pub(crate) fn interfaces() -> Vec<std::net::IpAddr> {
+    Vec::new()
+}
+
+/// Milliseconds since 1970, as far as the machine knows.
+pub(crate) fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
+}
+
 /// The node's clock: it begins when the node does.
 #[derive(Debug)]
 pub(crate) struct Clock {

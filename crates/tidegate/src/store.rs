@@ -42,6 +42,9 @@ const RECENT: u64 = 64;
 /// Memory for pages of the file.
 const CACHE: usize = 4 << 20;
 
+/// Records that a node may sign in one start before they reach the numbers of the next.
+const RECORDS: u64 = 1 << 16;
+
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// Height and header by id.
 const BLOCKS: TableDefinition<'_, &[u8; 32], (u64, &[u8])> = TableDefinition::new("blocks");
@@ -353,14 +356,16 @@ impl Store {
         self.read(read)
     }
 
-    /// How often the store has been opened by a node; counted from now on.
-    pub(crate) fn count_start(&self) -> Result<u64, StoreError> {
+    /// The number that this start's signed records begin above: the time, or beyond those of the last start
+    /// if the clock has gone back.
+    pub(crate) fn record_sequence(&self, now_ms: u64) -> Result<u64, StoreError> {
         self.run(|tx| {
             let mut meta = tx.open_table(META)?;
-            let before = meta.get("starts")?.and_then(|starts| starts.value().try_into().ok());
-            let starts = before.map_or(0, u64::from_be_bytes) + 1;
-            meta.insert("starts", &starts.to_be_bytes()[..])?;
-            Ok(starts)
+            let before = meta.get("record")?.and_then(|number| number.value().try_into().ok());
+            let beyond = before.map_or(0, u64::from_be_bytes).saturating_add(RECORDS);
+            let number = beyond.max(now_ms);
+            meta.insert("record", &number.to_be_bytes()[..])?;
+            Ok(number)
         })
     }
 

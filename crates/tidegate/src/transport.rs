@@ -12,6 +12,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
+use futures_util::future::BoxFuture;
 use multiaddr::{Multiaddr, Protocol};
 use tidegate_proto::id::{Address, ConnectionId, DialId, PeerId};
 use tidegate_proto::io::Input;
@@ -57,6 +58,12 @@ pub trait Transport: Send + 'static {
 
     /// The next thing that happened.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input>;
+
+    /// Ends everything at once. When the future is done the system has back what the transport had of it:
+    /// whoever comes next may listen at the same address. Nothing is called after this.
+    fn shut_down(&mut self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// Bytes that were sent and received so far, with everything that travels with the frames.
     fn traffic(&self) -> Traffic {

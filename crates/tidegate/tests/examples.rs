@@ -75,11 +75,12 @@ fn three_chat() {
     ann.says("Bob: thank you");
     let mut cleo = Example::start("chat", &["Cleo", &address]);
     cleo.says("Bob: thank you");
-    // Who closes the input leaves.
-    drop(bob.child.stdin.take());
-    assert!(bob.child.wait().unwrap().success());
+    // Each has met the other by then, so the one that both came by may leave: by closing the input.
+    bob.says("is there");
+    drop(ann.child.stdin.take());
+    assert!(ann.child.wait().unwrap().success());
     cleo.say("see you");
-    ann.says("Cleo: see you");
+    bob.says("Cleo: see you");
 }
 
 #[test]

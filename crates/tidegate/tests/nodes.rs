@@ -10,6 +10,8 @@ mod nodes {
     #[cfg(feature = "quic")]
     mod cuts;
     mod identity;
+    #[cfg(feature = "quic")]
+    mod listening;
     mod meeting;
     #[cfg(feature = "threads")]
     mod overload;

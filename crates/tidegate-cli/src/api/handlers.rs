@@ -17,8 +17,8 @@ use tidegate_ledger::{AccountState, Header, TRANSFERS, Transfer, pools as ledger
 use super::Api;
 use super::events::{EventStream, LISTENERS, keep_alive};
 use super::model::{
-    self, Account, Banned, Block, BlockItem, Item, Most, Peer, Peers, Pool, Ready, Status,
-    Submission, Submitted, Tip,
+    self, Account, Banned, Block, BlockItem, Item, Most, OwnAddress, Peer, Peers, Pool, Ready,
+    Status, Submission, Submitted, Tip,
 };
 use super::problem::Problem;
 use crate::app::SubmitError;
@@ -53,6 +53,7 @@ pub(super) async fn status(State(api): State<Api>) -> Answer<Status> {
         client: crate::run::CLIENT.to_owned(),
         network: api.app.ledger().genesis().name.clone(),
         addresses: api.node.addresses().iter().map(ToString::to_string).collect(),
+        own_addresses: status.addresses.iter().filter_map(OwnAddress::of).collect(),
         uptime: api.started.elapsed().as_secs_f64(),
         height: status.height,
         tip: status.tip,

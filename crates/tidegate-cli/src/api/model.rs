@@ -17,6 +17,8 @@ pub(crate) struct Status {
     pub(crate) network: String,
     /// Where it accepts connections.
     pub(crate) addresses: Vec<String>,
+    /// Where others may reach it, those first that they should try first.
+    pub(crate) own_addresses: Vec<OwnAddress>,
     /// Seconds since it started.
     pub(crate) uptime: f64,
     /// Height of the best executed block, once it is durable.
@@ -45,6 +47,47 @@ pub(crate) struct Status {
     pub(crate) useful_bytes: u64,
     /// The pools.
     pub(crate) pools: Vec<Pool>,
+}
+
+/// An address of the node, and who is told of it.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct OwnAddress {
+    /// The address.
+    pub(crate) address: String,
+    /// Who is told of it.
+    pub(crate) told: Told,
+    /// Where it is known from, and why others are told of it or not.
+    pub(crate) why: String,
+    /// Seconds since it became known.
+    pub(crate) known_for: f64,
+}
+
+/// Who is told of an address.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Told {
+    /// Every peer.
+    All,
+    /// Peers of the local network.
+    Local,
+    /// Nobody.
+    Nobody,
+}
+
+impl OwnAddress {
+    pub(crate) fn of(own: &tidegate::OwnAddress) -> Option<Self> {
+        let told = match own.told {
+            tidegate::Told::All => Told::All,
+            tidegate::Told::Local => Told::Local,
+            _ => Told::Nobody,
+        };
+        Some(Self {
+            address: tidegate::transport::from_core(&own.address)?.to_string(),
+            told,
+            why: format!("{}, {}", own.source, own.told),
+            known_for: own.known_for.as_secs_f64(),
+        })
+    }
 }
 
 /// A pool at a glance.

@@ -1,6 +1,6 @@
 //! Signed peer records: where a peer can be reached (specification section 5.4).
 
-use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ed25519_dalek::VerifyingKey;
@@ -8,18 +8,17 @@ use ed25519_dalek::VerifyingKey;
 use crate::channel::Context;
 use crate::id::{Address, ConnectionId, NetworkId, PeerId, Signature};
 use crate::io::Output;
-use crate::peers::address::{Group, group, is_local, is_unspecified};
 use crate::peers::book::Learnt;
-use crate::peers::dialer;
+use crate::peers::{dialer, exchange};
+use crate::time::Time;
+use crate::violation::Violation;
 use crate::wire::{Encode as _, EncodeError, PeerRecord, RecordPayload, Setup};
 
 const DOMAIN: &str = "tidegate record 1";
-/// Addresses in a record (`PeerRecord` in the schema).
-const MOST: usize = 16;
-/// Network groups that must see this node at an address before it says so itself.
-const ALIKE: usize = 3;
-/// Addresses that are counted.
-const MOST_SEEN: usize = 8;
+/// How long a node waits before it goes beyond a newer record of its own once more.
+const SURPASS: Duration = Duration::from_secs(60);
+/// The highest number that it goes beyond: there must be room for all that it may ever sign.
+const MOST_SURPASSED: u64 = u64::MAX / 2;
 
 /// R5.4.1
 pub(crate) fn payload(
@@ -42,33 +41,105 @@ pub(crate) fn verify(record: &PeerRecord, network: &NetworkId) -> bool {
     key.verify_strict(&payload, &record.signature.0.into()).is_ok()
 }
 
-/// This node's addresses are others: asks for the signature of a new record.
-pub(crate) fn listening(cx: &mut Context, addresses: Vec<Address>) {
-    cx.control.reachable.listening = addresses;
+/// What this node says of itself.
+#[derive(Debug, Default)]
+pub(super) struct Own {
+    /// To everybody.
+    public: Option<PeerRecord>,
+    /// To peers of its own network: what everybody is told, and where it is in that network.
+    local: Option<PeerRecord>,
+    /// Records that wait for their signatures: their numbers are those of the requests.
+    unsigned: Vec<(u64, Vec<Address>)>,
+    /// What was told last, or is about to be.
+    told: Option<[Vec<Address>; 2]>,
+    /// When a record of this node was last heard of that was newer than its own.
+    surpassed: Option<Time>,
+}
+
+impl Own {
+    /// The record for a peer that is seen at an address. R15.6
+    pub(super) fn record_for(&self, seen_at: &Address) -> Option<&PeerRecord> {
+        let local = self
+            .local
+            .as_ref()
+            .filter(|record| record.addresses.iter().all(|at| exchange::is_useful(at, seen_at)));
+        local.or(self.public.as_ref())
+    }
+}
+
+/// This node's addresses are others.
+pub(crate) fn listening(
+    cx: &mut Context,
+    listeners: Vec<Address>,
+    interfaces: Vec<Address>,
+    external: Vec<Address>,
+) {
+    cx.book.set_interfaces(&interfaces);
+    cx.control.reachable.listen(listeners, interfaces, external, cx.now);
     renew(cx);
 }
 
-/// Asks for the signature of a record with the addresses of now, if they are others.
-fn renew(cx: &mut Context) {
-    let addresses = cx.control.reachable.addresses();
-    let asked = cx.control.unsigned.as_ref().map(|(_, addresses)| addresses);
-    let known = asked.or_else(|| cx.control.record.as_ref().map(|record| &record.addresses));
-    if known == Some(&addresses) {
-        return;
+/// Asks for signatures of records with the addresses of now, if they are others.
+pub(crate) fn renew(cx: &mut Context) {
+    let told = cx.control.reachable.told(cx.now);
+    if cx.control.own.told.as_ref() != Some(&told) {
+        sign(cx, told);
     }
-    cx.config.record_sequence += 1;
-    let (sequence, peer) = (cx.config.record_sequence, cx.config.peer);
+}
+
+/// The local record has the higher number: who has both knows more by it.
+fn sign(cx: &mut Context, told: [Vec<Address>; 2]) {
+    cx.control.own.unsigned.clear();
+    let [public, local] = told.clone();
+    if public.is_empty() || public == local {
+        cx.control.own.public = None;
+    } else {
+        ask(cx, public);
+    }
+    ask(cx, local);
+    cx.control.own.told = Some(told);
+}
+
+fn ask(cx: &mut Context, addresses: Vec<Address>) {
+    let Some(sequence) = cx.config.record_sequence.checked_add(1) else { return };
+    cx.config.record_sequence = sequence;
+    let peer = cx.config.peer;
     let Ok(payload) = payload(&cx.config.network, peer, sequence, &addresses) else { return };
-    cx.control.unsigned = Some((sequence, addresses));
+    cx.control.own.unsigned.push((sequence, addresses));
     cx.outputs.push_back(Output::Sign { request: sequence, payload });
 }
 
-/// The signature is there. One that was asked for before the last is of no use.
+/// A signature is there. One that was asked for before the last change is of no use.
 pub(crate) fn signed(cx: &mut Context, request: u64, signature: Signature) {
-    if let Some((sequence, addresses)) = cx.control.unsigned.take_if(|(s, _)| *s == request) {
-        let peer = cx.config.peer;
-        cx.control.record = Some(PeerRecord { peer, sequence, addresses, signature });
+    let own = &mut cx.control.own;
+    let Some(at) = own.unsigned.iter().position(|(sequence, _)| *sequence == request) else {
+        return;
+    };
+    let is_local = at + 1 == own.unsigned.len();
+    let (sequence, addresses) = own.unsigned.remove(at);
+    let record = PeerRecord { peer: cx.config.peer, sequence, addresses, signature };
+    *(if is_local { &mut own.local } else { &mut own.public }) = Some(record);
+}
+
+/// Somebody knows a record of this node's own. One that is newer than what it says now was signed before
+/// it lost its store: nobody would take notice of it until it goes beyond.
+pub(crate) fn heard_own(cx: &mut Context, record: &PeerRecord) -> Result<(), Violation> {
+    let own = &mut cx.control.own;
+    let is_new = own.told.is_some() && record.sequence > cx.config.record_sequence;
+    // Two with one key would go beyond each other without an end.
+    let may = own.surpassed.is_none_or(|last| cx.now.since(last) >= SURPASS);
+    if !is_new || !may || record.sequence > MOST_SURPASSED {
+        return Ok(());
     }
+    // R15.3
+    if !verify(record, &cx.config.network) {
+        return Err(Violation::WrongRecord);
+    }
+    own.surpassed = Some(cx.now);
+    cx.config.record_sequence = record.sequence;
+    let told = cx.control.reachable.told(cx.now);
+    sign(cx, told);
+    Ok(())
 }
 
 /// A peer has said who it is, and where it sees this node.
@@ -83,95 +154,12 @@ pub(super) fn said(cx: &mut Context, link: ConnectionId, setup: &Setup) {
     {
         dialer::look_soon(cx);
     }
-    // Who dials chooses his words: only those whom this node chose are believed.
-    if !inbound && cx.control.reachable.observed(&setup.observed, group(&address)) {
+    // Who dials chooses his words: only those whom this node chose are believed. And where it is seen says
+    // something about a listener only if it dialed from that one's socket.
+    let control = cx.control.links.get(&link);
+    if let Some(listener) = control.and_then(|link| link.listener.clone()).filter(|_| !inbound) {
+        let (at, now) = ((&listener, &address), cx.now);
+        cx.control.reachable.observed(link, at, &setup.observed, now);
         renew(cx);
-    }
-}
-
-/// Where this node can be reached.
-#[derive(Debug, Default)]
-pub(super) struct Reachable {
-    listening: Vec<Address>,
-    /// Where others see it: which network groups say so, the latest at the end.
-    seen: Vec<(Address, BTreeSet<Group>)>,
-}
-
-impl Reachable {
-    /// A group sees this node at an address: whether that makes it one to tell.
-    fn observed(&mut self, address: &Address, by: Group) -> bool {
-        // A node that does not listen is not there for others.
-        if self.listening.is_empty() || address.0.is_empty() || is_unspecified(address) {
-            return false;
-        }
-        let known = self.seen.iter().position(|(seen, _)| seen == address);
-        let new = || (address.clone(), BTreeSet::new());
-        let mut seen = known.map_or_else(new, |at| self.seen.remove(at));
-        let before = seen.1.len();
-        if before < ALIKE {
-            seen.1.insert(by);
-        }
-        let enough = before < ALIKE && seen.1.len() == ALIKE;
-        self.seen.push(seen);
-        if self.seen.len() > MOST_SEEN {
-            self.seen.remove(0);
-        }
-        enough
-    }
-
-    /// What the record lists: as many as it can carry. Where this node is in its own network only if
-    /// it is nowhere else, since a record is passed on as a whole.
-    fn addresses(&self) -> Vec<Address> {
-        let seen = self.seen.iter().filter(|(_, by)| by.len() >= ALIKE).map(|(address, _)| address);
-        let mut addresses = Vec::new();
-        for address in self.listening.iter().chain(seen) {
-            if !is_unspecified(address) && !addresses.contains(address) {
-                addresses.push(address.clone());
-            }
-        }
-        if addresses.iter().any(|address| !is_local(address)) {
-            addresses.retain(|address| !is_local(address));
-        }
-        addresses.truncate(MOST);
-        addresses
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-
-    fn address(ip: [u8; 4]) -> Address {
-        Address(Bytes::from([&[4][..], &ip].concat()))
-    }
-
-    #[test]
-    fn an_address_is_told_when_three_groups_see_it() {
-        let mut reachable = Reachable::default();
-        let [own, seen] = [address([127, 0, 0, 1]), address([8, 8, 8, 8])];
-        let by = |n: u8| group(&address([20, n, 0, 1]));
-        // Who does not listen has no address, whatever others see.
-        assert!((0..9).all(|n| !reachable.observed(&seen, by(n))));
-        reachable.listening = vec![address([0; 4]), own.clone()];
-        assert!(!reachable.observed(&seen, by(1)));
-        assert!(!reachable.observed(&seen, by(1)), "one group is one");
-        assert!(!reachable.observed(&seen, by(2)));
-        assert_eq!(reachable.addresses(), vec![own.clone()]);
-        assert!(reachable.observed(&seen, by(3)));
-        assert_eq!(reachable.addresses(), [seen], "the world is not told of its own network");
-        // What nobody sees any more is forgotten.
-        for n in 0..MOST_SEEN as u8 {
-            reachable.observed(&address([9, 9, 9, n]), by(n));
-        }
-        assert_eq!(reachable.addresses(), [own]);
-    }
-
-    #[test]
-    fn a_record_has_room_for_sixteen() {
-        let listening = (0..20).map(|n| address([8, 8, 8, n])).collect();
-        let reachable = Reachable { listening, seen: Vec::new() };
-        assert_eq!(reachable.addresses().len(), MOST);
     }
 }

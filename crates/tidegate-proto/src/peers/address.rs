@@ -51,30 +51,77 @@ fn mapped(ip: [u8; 16]) -> Option<[u8; 4]> {
     (head == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]).then(|| tail.try_into().ok()).flatten()
 }
 
-fn is_local_ip4(ip: [u8; 4]) -> bool {
+/// How far an address reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Scope {
+    /// Nobody can be dialed there: multicast, broadcast, any interface, documentation, and what is reserved
+    /// (IANA's registries of special-purpose addresses).
+    None,
+    /// This machine.
+    Loopback,
+    /// The network that the node is in. What cannot be read is taken to be of this kind.
+    Local,
+    /// Everywhere.
+    Public,
+}
+
+impl Address {
+    /// How far it reaches. Names reach everywhere, but for `localhost`.
+    pub fn scope(&self) -> Scope {
+        match host(self) {
+            Host::Ip4(ip) => ip4_scope(ip),
+            Host::Ip6(ip) => ip6_scope(ip),
+            Host::Name(name) if name.eq_ignore_ascii_case(b"localhost") => Scope::Loopback,
+            Host::Name(_) => Scope::Public,
+            Host::Other => Scope::Local,
+        }
+    }
+}
+
+fn ip4_scope(ip: [u8; 4]) -> Scope {
     match ip {
-        // RFC 1122 (this network, loopback), RFC 1918, RFC 6598, RFC 3927.
-        [0 | 10 | 127, ..] | [192, 168, ..] | [169, 254, ..] => true,
-        [172, b, ..] => (16..32).contains(&b),
-        [100, b, ..] => (64..128).contains(&b),
-        _ => false,
+        [127, ..] => Scope::Loopback,
+        // RFC 1918, RFC 3927, RFC 6598, RFC 2544 (networks for tests of devices).
+        [10, ..] | [192, 168, ..] | [169, 254, ..] | [198, 18 | 19, ..] => Scope::Local,
+        [172, b, ..] if (16..32).contains(&b) => Scope::Local,
+        [100, b, ..] if (64..128).contains(&b) => Scope::Local,
+        // RFC 1122 (this network), RFC 1112 (multicast, reserved), RFC 6890, RFC 5737 (documentation), RFC
+        // 7526 (relays that are gone).
+        [0 | 224..=255, ..] | [192, 0, 0 | 2, _] | [192, 88, 99, _] => Scope::None,
+        [198, 51, 100, _] | [203, 0, 113, _] => Scope::None,
+        _ => Scope::Public,
     }
 }
 
-fn is_local_ip6(ip: [u8; 16]) -> bool {
-    let zeros = ip[..15] == [0; 15];
-    // Unspecified and loopback (RFC 4291), unique local (RFC 4193), link local (RFC 4291).
-    zeros && ip[15] <= 1 || ip[0] & 0xfe == 0xfc || ip[0] == 0xfe && ip[1] & 0xc0 == 0x80
+fn ip6_scope(ip: [u8; 16]) -> Scope {
+    if ip[..15] == [0; 15] && ip[15] == 1 {
+        return Scope::Loopback;
+    }
+    match ip {
+        // RFC 4193.
+        [0xfc | 0xfd, ..] => Scope::Local,
+        // RFC 9637, RFC 3849 (documentation), RFC 2928 (protocols), RFC 7526 (6to4).
+        [0x3f, 0xff, 0..=0x0f, ..] | [0x20, 1, 0x0d, 0xb8, ..] => Scope::None,
+        [0x20, 1, 0 | 1, ..] | [0x20, 2, ..] => Scope::None,
+        // RFC 4291: all that is given out for the world. A link's own addresses are of no use without the
+        // interface, and an IPv4 address has its own form.
+        [0x20..=0x3f, ..] => Scope::Public,
+        _ => Scope::None,
+    }
 }
 
-/// Whether an address means something only on this machine or in its own network.
+/// Whether a peer that is seen at an address is in this node's own network.
 pub(crate) fn is_local(address: &Address) -> bool {
-    match host(address) {
-        Host::Ip4(ip) => is_local_ip4(ip),
-        Host::Ip6(ip) => mapped(ip).map_or_else(|| is_local_ip6(ip), is_local_ip4),
-        Host::Name(name) => name == b"localhost",
-        Host::Other => true,
-    }
+    let ip = match host(address) {
+        Host::Ip6(ip) => mapped(ip).ok_or(ip),
+        Host::Ip4(ip) => Ok(ip),
+        Host::Name(_) | Host::Other => return address.scope() != Scope::Public,
+    };
+    let scope = ip.map_or_else(ip6_scope, ip4_scope);
+    // RFC 4291: such a peer is on the same link.
+    let is_of_link = ip.is_err_and(|ip| ip[0] == 0xfe && ip[1] & 0xc0 == 0x80);
+    is_of_link || matches!(scope, Scope::Loopback | Scope::Local)
 }
 
 /// Whether an address names its host. What a name stands for is decided by whoever holds the name,
@@ -84,12 +131,66 @@ pub(crate) fn is_named(address: &Address) -> bool {
 }
 
 /// Whether an address is that of any interface: one can listen there, but not be reached.
-pub(crate) fn is_unspecified(address: &Address) -> bool {
-    match host(address) {
-        Host::Ip4(ip) => ip == [0; 4],
-        Host::Ip6(ip) => ip == [0; 16],
-        Host::Name(_) | Host::Other => false,
+fn is_unspecified(host: &Host<'_>) -> bool {
+    matches!(
+        host,
+        Host::Ip4([0, 0, 0, 0]) | Host::Ip6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+    )
+}
+
+/// Where a listener can be dialed: at its address, or for that of any interface at those of the interfaces
+/// of its family, of which only the IP component is looked at.
+pub(crate) fn reached_at(listener: &Address, interfaces: &[Address]) -> Vec<Address> {
+    let own = host(listener);
+    if !is_unspecified(&own) {
+        return vec![listener.clone()];
     }
+    let same = |(own, of): (&Host<'_>, &Host<'_>)| match (own, of) {
+        (Host::Ip4(_), Host::Ip4(_)) => Some(5),
+        (Host::Ip6(_), Host::Ip6(_)) => Some(17),
+        _ => None,
+    };
+    let at = |interface: &Address| {
+        let component = same((&own, &host(interface)))?;
+        let bytes = [&interface.0[..component], &listener.0[component..]].concat();
+        Some(Address(bytes.into()))
+    };
+    interfaces.iter().filter_map(at).collect()
+}
+
+/// Whether a listener could be seen at an address: by the same protocols on an IP address of the same
+/// family. Its port may be another, where a router translates.
+pub(crate) fn is_same_kind(listener: &Address, address: &Address) -> bool {
+    let ip = match (host(listener), host(address)) {
+        (Host::Ip4(_), Host::Ip4(_)) => 5,
+        (Host::Ip6(_), Host::Ip6(_)) => 17,
+        _ => return false,
+    };
+    let (own, seen) = (&listener.0[ip..], &address.0[ip..]);
+    // The code of the protocol, of one byte (tcp) or two (udp), and the port.
+    let code = own.iter().take_while(|byte| **byte >= 0x80).count() + 1;
+    let (Some((own_code, own)), Some((seen_code, seen))) =
+        (own.split_at_checked(code), seen.split_at_checked(code))
+    else {
+        return false;
+    };
+    let rests = (own.split_at_checked(2), seen.split_at_checked(2));
+    let (Some((_, own)), Some((port, seen))) = rests else { return false };
+    own_code == seen_code && port != [0, 0] && own == seen
+}
+
+/// Whether a machine with these interfaces can send there at all. Without any that are known it may.
+pub(crate) fn has_route(address: &Address, interfaces: &[Address]) -> bool {
+    let scope = address.scope();
+    let family = |address: &Address| match host(address) {
+        Host::Ip4(_) => Some(4),
+        Host::Ip6(_) => Some(6),
+        Host::Name(_) | Host::Other => None,
+    };
+    let Some(version) = family(address) else { return true };
+    let mut of_family = interfaces.iter().filter(|one| family(one) == Some(version));
+    interfaces.is_empty()
+        || of_family.any(|one| scope <= Scope::Loopback || one.scope() > Scope::Loopback)
 }
 
 /// The site of an address, which is one customer's, without its port: of IPv6 a /48 (RFC 6177 gives them
@@ -105,7 +206,8 @@ pub(crate) fn site_bytes(address: &Address) -> Vec<u8> {
 
 /// The group of an address.
 pub(crate) fn group(address: &Address) -> Group {
-    let ip4 = |ip: [u8; 4]| match is_local_ip4(ip) {
+    let local = is_local(address);
+    let ip4 = |ip: [u8; 4]| match local {
         true => Group::Local(ip.to_vec()),
         false => Group::Ip4([ip[0], ip[1]]),
     };
@@ -113,7 +215,7 @@ pub(crate) fn group(address: &Address) -> Group {
         Host::Ip4(ip) => ip4(ip),
         Host::Ip6(ip) => match mapped(ip) {
             Some(ip) => ip4(ip),
-            None if is_local_ip6(ip) => Group::Local(ip.to_vec()),
+            None if local => Group::Local(ip.to_vec()),
             None => Group::Ip6([ip[0], ip[1], ip[2], ip[3]]),
         },
         Host::Name(name) => Group::Name(name.to_ascii_lowercase()),
@@ -167,6 +269,62 @@ mod tests {
         assert_eq!(group(&ip6([0xfd, 0, 0, 1])), group(&ip6([0xfd, 0, 0, 1])));
     }
 
+    /// Packets went to 224.0.0.1 because of a record.
+    #[test]
+    fn nobody_is_at_multicast_and_reserved_addresses() {
+        let nowhere = [
+            [0, 0, 0, 0],
+            [0, 1, 2, 3],
+            [192, 0, 0, 1],
+            [192, 0, 2, 1],
+            [192, 88, 99, 1],
+            [198, 51, 100, 1],
+            [203, 0, 113, 255],
+            [224, 0, 0, 1],
+            [239, 255, 255, 255],
+            [240, 0, 0, 1],
+            [255, 255, 255, 255],
+        ];
+        for ip in nowhere {
+            assert_eq!(ip4(ip, 1).scope(), Scope::None, "{ip:?}");
+        }
+        let beside = [[1, 0, 0, 0], [192, 0, 1, 0], [192, 0, 3, 0], [223, 255, 255, 255]];
+        let beside = beside.into_iter().chain([[198, 17, 0, 1], [198, 20, 0, 1], [128, 0, 0, 1]]);
+        assert!(beside.map(|ip| ip4(ip, 1)).all(|address| address.scope() == Scope::Public));
+        assert_eq!(ip4([127, 255, 0, 1], 1).scope(), Scope::Loopback);
+        let six = |text: &str| {
+            let ip: std::net::Ipv6Addr = text.parse().unwrap();
+            Address([&[41][..], &ip.octets(), &[0x91, 0x02, 0, 1]].concat().into()).scope()
+        };
+        let nowhere = ["::", "::2", "::ffff:8.8.8.8", "64:ff9b::808:808", "100::1", "2001:db8::1"];
+        let nowhere = nowhere.into_iter().chain(["2002:808:808::1", "2001::1", "2001:1ff::1"]);
+        for text in nowhere.chain(["3fff:fff::1", "fe80::1", "fec0::1", "ff02::1", "5f00::1"]) {
+            assert_eq!(six(text), Scope::None, "{text}");
+        }
+        for text in ["2001:200::1", "2606:4700::1111", "3ffe::1", "2a00::1"] {
+            assert_eq!(six(text), Scope::Public, "{text}");
+        }
+        assert_eq!((six("::1"), six("fd00::1")), (Scope::Loopback, Scope::Local));
+    }
+
+    #[test]
+    fn dials_go_where_an_interface_leads() {
+        let six = |first: u8| {
+            Address([&[41, first][..], &[0; 14], &[1], &[0x91, 0x02, 0, 1]].concat().into())
+        };
+        let [home, world] = [ip4([192, 168, 1, 1], 0), ip4([8, 8, 8, 8], 0)];
+        let only_loopback = [ip4([127, 0, 0, 1], 0), six(0)];
+        assert!(has_route(&ip4([127, 0, 0, 1], 1), &only_loopback));
+        assert!(!has_route(&world, &only_loopback) && !has_route(&home, &only_loopback));
+        // A link's own address leads nowhere else.
+        let four = [ip4([127, 0, 0, 1], 0), home.clone(), six(0xfe)];
+        assert!(has_route(&world, &four) && has_route(&home, &four));
+        assert!(!has_route(&six(0x26), &four) && has_route(&six(0), &four));
+        assert!(has_route(&six(0x26), &[six(0x26)]) && !has_route(&world, &[six(0x26)]));
+        // Where nothing is known, and what is no IP address.
+        assert!(has_route(&world, &[]) && has_route(&name("a.b"), &only_loopback));
+    }
+
     #[test]
     fn local_is_what_others_cannot_reach() {
         let local = [[127, 0, 0, 1], [10, 1, 1, 1], [172, 16, 0, 1], [172, 31, 0, 1]];
@@ -177,7 +335,6 @@ mod tests {
         assert!(is_local(&ip6([0xfe, 0x80, 0, 0])) && is_local(&ip6([0xfd, 0, 0, 0])));
         assert!(!is_local(&ip6([0x20, 1, 2, 3])));
         assert!(is_local(&name("localhost")) && !is_local(&name("example.org")));
-        assert!(is_unspecified(&ip4([0; 4], 1)) && !is_unspecified(&ip4([127, 0, 0, 1], 1)));
         // What cannot be read is not passed on to the world.
         for junk in [&[][..], &[4], &[4, 1, 2], &[54], &[54, 9, 1], &[54, 200, 1], &[0xff]] {
             assert!(is_local(&Address(junk.to_vec().into())));

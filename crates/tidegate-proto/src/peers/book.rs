@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 
-use super::address::{Group, group, is_local, is_named, is_unspecified};
+use super::address::{Group, Scope, group, has_route, is_local, is_named};
 use crate::id::{Address, PeerId};
 use crate::rng::Rng;
 use crate::time::Time;
@@ -35,6 +35,9 @@ const HOPELESS: u32 = 4;
 const MAX_RECORD: usize = 684;
 /// Entries of *tried* whose place another wants and that are to be tested first.
 const MAX_TESTS: usize = 10;
+/// Addresses of a peer that are tried one after the other, before it is avoided. Who makes up a record does
+/// not have many others dialed in a row.
+const QUICK: usize = 4;
 /// How long the choice avoids a peer that was tried in vain, for its first failure; doubled by
 /// each.
 const AVOID: Duration = Duration::from_secs(15);
@@ -116,16 +119,29 @@ impl Entry {
         }
     }
 
-    /// The address to dial next: each failure goes on to another.
-    fn address(&self) -> Option<&Address> {
-        let count = self.addresses.len().max(1);
-        self.addresses.get(self.failures as usize % count)
+    /// The address to dial next, of those that can be: each failure goes on to another.
+    fn address(&self, interfaces: &[Address]) -> Option<&Address> {
+        let count = self.possible(interfaces).count().max(1);
+        self.possible(interfaces).nth(self.failures as usize % count)
+    }
+
+    fn possible(&self, interfaces: &[Address]) -> impl Iterator<Item = &Address> {
+        self.addresses.iter().filter(|address| has_route(address, interfaces))
+    }
+
+    /// How often all its addresses have failed: one who has several has not before they have.
+    fn rounds(&self) -> u32 {
+        self.failures / self.round()
+    }
+
+    fn round(&self) -> u32 {
+        self.addresses.len().clamp(1, QUICK) as u32
     }
 
     fn is_avoided(&self, now: Time) -> bool {
-        let doublings = self.failures.saturating_sub(1).min(16);
+        let doublings = self.rounds().saturating_sub(1).min(16);
         let avoid = AVOID.saturating_mul(1 << doublings).min(AVOID_MOST);
-        self.failures > 0 && self.last.is_some_and(|last| now < last + avoid)
+        self.rounds() > 0 && self.last.is_some_and(|last| now < last + avoid)
     }
 }
 
@@ -148,6 +164,8 @@ pub(crate) struct Book {
     places: BTreeMap<Place, PeerId>,
     /// Who waits for a place in *tried*, and who has it.
     tests: VecDeque<(PeerId, PeerId)>,
+    /// The addresses of this machine, if they are known: where it can send.
+    interfaces: Vec<Address>,
     rng: Rng,
     revision: u64,
 }
@@ -164,6 +182,7 @@ impl Book {
             entries: BTreeMap::new(),
             places: BTreeMap::new(),
             tests: VecDeque::new(),
+            interfaces: Vec::new(),
             rng,
             revision: 0,
         };
@@ -223,6 +242,16 @@ impl Book {
         self.entries.values().filter(|entry| entry.tried).count()
     }
 
+    /// The machine has these addresses now.
+    pub(crate) fn set_interfaces(&mut self, interfaces: &[Address]) {
+        self.interfaces = interfaces.to_vec();
+    }
+
+    /// The newest record of a peer.
+    pub(crate) fn record(&self, peer: &PeerId) -> Option<&PeerRecord> {
+        self.entries.get(peer)?.record.as_ref()
+    }
+
     /// Whether it has this very record.
     pub(crate) fn has(&self, record: &PeerRecord) -> bool {
         self.entries.get(&record.peer).is_some_and(|entry| entry.record.as_ref() == Some(record))
@@ -259,7 +288,11 @@ impl Book {
         let mut addresses = met_at.into_iter().chain(said).cloned().collect::<Vec<_>>();
         match self.entries.get_mut(&peer) {
             Some(entry) if newer => {
-                addresses.splice(0..0, entry.met_at.clone());
+                // Where it was met comes first if it is still there, and last if it may have moved.
+                match entry.met_at.clone() {
+                    Some(met_at) if addresses.contains(&met_at) => addresses.insert(0, met_at),
+                    met_at => addresses.extend(met_at),
+                }
                 dedup(&mut addresses);
                 if !addresses.is_empty() {
                     entry.addresses = addresses;
@@ -329,7 +362,7 @@ impl Book {
     /// The peer is there, but does not want this node now.
     pub(crate) fn unwilling(&mut self, peer: &PeerId, now: Time) {
         if let Some(entry) = self.entries.get_mut(peer) {
-            entry.failures = entry.failures.max(1);
+            entry.failures = entry.failures.max(entry.round());
             entry.last = Some(now);
         }
         self.tests.retain(|(_, occupant)| occupant != peer);
@@ -353,7 +386,7 @@ impl Book {
         let tried_first = self.rng.next_u64().is_multiple_of(2);
         let fits = |book: &Self, peer: &PeerId| {
             let entry = book.entries.get(peer)?;
-            let address = entry.address()?;
+            let address = entry.address(&book.interfaces)?;
             let now_or_later = !patient || !entry.is_avoided(now);
             (now_or_later && wanted(peer)).then(|| (*peer, address.clone()))
         };
@@ -372,7 +405,7 @@ impl Book {
         wanted: impl Fn(&PeerId) -> bool,
     ) -> Option<(PeerId, Address)> {
         let fits = |book: &Self, peer: &PeerId| {
-            let address = book.entries.get(peer)?.address()?;
+            let address = book.entries.get(peer)?.address(&book.interfaces)?;
             wanted(peer).then(|| (*peer, address.clone()))
         };
         let tested = self.tests.iter().find_map(|(_, occupant)| fits(self, occupant));
@@ -399,7 +432,7 @@ impl Book {
         most: usize,
         wanted: impl Fn(&PeerRecord) -> bool,
     ) -> Vec<PeerRecord> {
-        let records = self.entries.values().filter(|entry| entry.failures < HOPELESS);
+        let records = self.entries.values().filter(|entry| entry.rounds() < HOPELESS);
         let records = records.filter_map(|entry| entry.record.as_ref());
         let mut chosen = records.filter(|record| wanted(record)).collect::<Vec<_>>();
         // The beginning of a shuffle (Fisher and Yates).
@@ -455,7 +488,7 @@ impl Book {
         if let Some(occupant) = self.places.get(&place).copied() {
             let homeless = entry.places.is_empty();
             let yields = self.entries.get(&occupant).is_none_or(|entry| {
-                entry.failures >= HOPELESS || entry.places.len() > 1 && homeless
+                entry.rounds() >= HOPELESS || entry.places.len() > 1 && homeless
             });
             if !yields {
                 return;
@@ -489,7 +522,7 @@ impl Book {
         let source = entry.source.clone();
         let place = self.place(true, &peer, &source);
         if let Some(occupant) = self.places.get(&place).copied() {
-            let alive = |entry: &Entry| entry.failures < HOPELESS;
+            let alive = |entry: &Entry| entry.rounds() < HOPELESS;
             if self.entries.get(&occupant).is_some_and(alive) {
                 let waits = self.tests.iter().any(|(candidate, _)| *candidate == peer);
                 if !waits && self.tests.len() < MAX_TESTS {
@@ -532,7 +565,13 @@ impl Book {
 /// Whether an address that somebody told of can be dialed. `local`: whether those of their own
 /// network mean something to who told of them. Names are not: only the configuration has them.
 fn is_useful(address: &Address, local: bool) -> bool {
-    !is_unspecified(address) && !is_named(address) && (local || !is_local(address))
+    let reaches = match address.scope() {
+        // R5.4.4
+        Scope::None => false,
+        Scope::Loopback | Scope::Local => local,
+        Scope::Public => true,
+    };
+    reaches && !is_named(address)
 }
 
 /// Leaves the first of equal addresses.
@@ -601,6 +640,18 @@ mod tests {
         check(&book);
     }
 
+    /// Packets went to 224.0.0.1 because of one signed record. R5.4.4
+    #[test]
+    fn who_is_nowhere_is_not_learnt_of() {
+        let mut book = book();
+        let mut both = record(1, address(224, 0, 1));
+        book.learn(&both, &address(7, 7, 1));
+        assert_eq!(book.len(), 0);
+        both.addresses.push(address(8, 8, 1));
+        book.learn(&both, &address(7, 7, 1));
+        assert_eq!(book.entries[&peer(1)].addresses, [address(8, 8, 1)]);
+    }
+
     /// What a name stands for is up to who holds it: a wildcard name filled both tables.
     #[test]
     fn names_are_not_learnt() {
@@ -653,10 +704,10 @@ mod tests {
     #[test]
     fn the_book_has_its_bounds() {
         let mut book = book();
-        for n in 1..40_000u32 {
+        for n in 256..40_000u32 {
             let [_, _, a, b] = n.to_be_bytes();
             book.learn(&record(n, address(a, b, n)), &address(b, a, n));
-            if n % 7 == 0 {
+            if n % 5 == 0 {
                 book.met(peer(n), &address(a, b, n), NOW);
             }
         }
@@ -742,12 +793,51 @@ mod tests {
         let pick = |book: &mut Book, seconds| book.pick(at(seconds), true, |_| true);
         assert_eq!(pick(&mut book, 0), Some((peer(1), a.clone())));
         book.failed(&peer(1), at(0));
+        assert_eq!(pick(&mut book, 0), Some((peer(1), b.clone())), "it may be at the other one");
+        book.failed(&peer(1), at(0));
         assert_eq!(pick(&mut book, 14), None);
-        assert_eq!(pick(&mut book, 15), Some((peer(1), b)));
+        assert_eq!(pick(&mut book, 15), Some((peer(1), a.clone())));
+        book.failed(&peer(1), at(15));
         book.failed(&peer(1), at(15));
         assert_eq!(pick(&mut book, 44), None);
+        assert_eq!(pick(&mut book, 45), Some((peer(1), a.clone())));
         book.forgive();
         assert_eq!(pick(&mut book, 44), Some((peer(1), a)));
+        // Who does not want this node is there: it is not looked for elsewhere.
+        let mut book = self::book();
+        book.learn(&two, &address(7, 7, 1));
+        book.unwilling(&peer(1), at(0));
+        assert_eq!(pick(&mut book, 14), None);
+        // Four are tried in a row, whatever a record says.
+        let many = (0..9).map(|n| address(8, n, 1)).collect::<Vec<_>>();
+        book.learn(&PeerRecord { addresses: many.clone(), ..record(2, b) }, &address(7, 7, 1));
+        for address in &many[..QUICK] {
+            assert_eq!(pick(&mut book, 1), Some((peer(2), address.clone())));
+            book.failed(&peer(2), at(1));
+        }
+        assert_eq!(pick(&mut book, 15), Some((peer(1), two.addresses[0].clone())));
+        book.failed(&peer(1), at(15));
+        book.failed(&peer(1), at(15));
+        assert_eq!(pick(&mut book, 16), Some((peer(2), many[4].clone())));
+    }
+
+    /// Peers with IPv4 and IPv6 cost a node without IPv6 three seconds each.
+    #[test]
+    fn only_addresses_that_can_be_reached_are_dialed() {
+        let six = Address([&[41, 0x26][..], &[0; 15], &[0x91, 2, 0, 1]].concat().into());
+        let four = address(8, 8, 1);
+        let mut book = book();
+        let both =
+            PeerRecord { addresses: vec![six.clone(), four.clone()], ..record(1, four.clone()) };
+        book.learn(&both, &address(7, 7, 1));
+        book.learn(&record(2, six.clone()), &address(7, 7, 1));
+        book.set_interfaces(&[address(127, 0, 1), address(192, 168, 1)]);
+        for _ in 0..99 {
+            assert_eq!(book.pick(NOW, true, |_| true), Some((peer(1), four.clone())));
+        }
+        book.set_interfaces(std::slice::from_ref(&six));
+        let picked = (0..99).filter_map(|_| book.pick(NOW, true, |_| true));
+        assert!(picked.map(|(_, address)| address).all(|address| address == six));
     }
 
     /// Who is far away must not send this node to addresses in its own network: not after a
@@ -789,10 +879,14 @@ mod tests {
         assert_eq!(book.learn(&at(5, 2), &source), Learnt::Nothing);
         assert_eq!(book.learn(&at(6, 3), &source), Learnt::New);
         assert_eq!(book.entries[&peer(1)].addresses, [address(8, 8, 3)]);
-        // Where it was met comes first, whatever it says.
+        // Where it was met comes first if it is still there. If not it may have moved.
         book.met(peer(1), &address(8, 8, 9), NOW);
         assert_eq!(book.learn(&at(7, 4), &source), Learnt::New);
-        assert_eq!(book.entries[&peer(1)].addresses, [address(8, 8, 9), address(8, 8, 4)]);
+        assert_eq!(book.entries[&peer(1)].addresses, [address(8, 8, 4), address(8, 8, 9)]);
+        let mut both = at(8, 5);
+        both.addresses.push(address(8, 8, 9));
+        assert_eq!(book.learn(&both, &source), Learnt::New);
+        assert_eq!(book.entries[&peer(1)].addresses, [address(8, 8, 9), address(8, 8, 5)]);
         // One at the bound is kept, one past it is not.
         let sized = |n: u32, size: usize| {
             let long = |length: usize| Address(vec![4; length].into());

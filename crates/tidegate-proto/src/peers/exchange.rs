@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::control::record;
 use crate::id::{Address, ConnectionId, Digest};
 use crate::link::At;
-use crate::peers::address::{is_local, is_unspecified};
+use crate::peers::address::{Scope, is_local};
 use crate::peers::book::Learnt;
 use crate::peers::dialer;
 use crate::rng::Rng;
@@ -84,7 +84,12 @@ pub(crate) fn hungry(cx: &mut Context) {
 
 /// Whether an address means something to a peer that is seen at `seen_at`.
 pub(crate) fn is_useful(address: &Address, seen_at: &Address) -> bool {
-    !is_unspecified(address) && (is_local(seen_at) || !is_local(address))
+    match address.scope() {
+        // R5.4.4
+        Scope::None => false,
+        Scope::Loopback | Scope::Local => is_local(seen_at),
+        Scope::Public => true,
+    }
 }
 
 /// The channel of peers.
@@ -176,10 +181,16 @@ impl ChannelTrait for Channel {
 
 /// What a peer that asked is told: this node's own record first. R15.3
 fn answer(cx: &mut Context, link: ConnectionId) -> Vec<PeerRecord> {
-    let most = (cx.book.len() / SHARE).clamp(LEAST, MAX_RECORDS - 1);
+    let most = (cx.book.len() / SHARE).clamp(LEAST, MAX_RECORDS - 2);
     let mut records = others(cx, link, most);
-    let seen_at = cx.links.get(link).map(|link| link.address.clone());
-    records.splice(0..0, seen_at.and_then(|seen_at| cx.control.record_for(&seen_at)));
+    // Who has lost its store learns what it has said before. R15.7
+    let asker = cx.links.get(link);
+    let own = asker.and_then(|asker| cx.control.record_for(&asker.address));
+    let of_asker = asker.and_then(|asker| {
+        let record = cx.book.record(&asker.peer)?;
+        record.addresses.iter().all(|at| is_useful(at, &asker.address)).then(|| record.clone())
+    });
+    records.splice(0..0, own.into_iter().chain(of_asker));
     // A record may have sixteen long addresses.
     let mut room = Channel::MAX_FRAME - 64;
     records.retain(|record| {
@@ -218,7 +229,10 @@ pub(crate) fn told_of(cx: &mut Context, link: ConnectionId, records: &[PeerRecor
 
 /// Takes up what a peer said of another, or of itself: whether it is news.
 fn learn(cx: &mut Context, record: &PeerRecord, source: &Address) -> Result<bool, Violation> {
-    if cx.book.has(record) || record.peer == cx.config.peer {
+    if record.peer == cx.config.peer {
+        return record::heard_own(cx, record).map(|()| false);
+    }
+    if cx.book.has(record) {
         return Ok(false);
     }
     // R15.3

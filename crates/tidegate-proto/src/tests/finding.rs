@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ed25519_dalek::{Signer as _, SigningKey};
 
 use super::app::config;
-use super::net::{Message, Net, address};
+use super::net::{Message, Net, address, listening};
 use super::script::{PEERS, Script};
 use crate::config::StaticPeer;
 use crate::control::record;
@@ -45,7 +45,7 @@ fn strangers(count: u8, outbound: u32) -> Net {
     let mut net = Net::with((0..count).map(with).collect());
     for n in 0..count as usize {
         net.hosts[n].key = Some(key(n as u8));
-        net.command(n, Command::Listening { addresses: vec![address(n)] });
+        net.command(n, listening(vec![address(n)]));
     }
     net
 }
@@ -254,17 +254,53 @@ fn what_is_learnt_is_passed_on_and_dialed() {
     assert!(!script.dials.is_empty());
     let dialed = script.dialed.iter().flatten().skip(1);
     assert!(dialed.clone().all(|dialed| known.iter().any(|record| record.peer == *dialed)));
-    // Somebody else asks: he gets a part of it, and nothing about himself.
+    // Somebody else asks: he gets a part of it, and what he has said of himself.
     script.connect(known[0].peer);
     script.shake_hands();
     script.send(PEERS, &PeersMessage::Ask);
     let told = answers(&mut script).remove(0);
-    assert_eq!(told.len(), 16);
-    assert!(told.iter().all(|record| known.contains(record) && record.peer != known[0].peer));
+    assert_eq!((told.len(), &told[0]), (17, &known[0]));
+    assert!(told[1..].iter().all(|record| known[1..].contains(record)));
     // A newer record takes the place of the old one, an older one does not.
     script.connection = first;
     script.wait(3_600_000);
     assert_eq!(script.node.status().known_peers, 41);
+}
+
+/// Who lost its store began to count anew, and nobody took notice of where it was: for as many starts as
+/// there had been. R15.7
+#[test]
+fn who_lost_its_store_goes_beyond_what_it_said_before() {
+    let mut config = looking();
+    config.peer = peer(1);
+    let mut script = Script::with(config);
+    script.command(listening(vec![address(1)]));
+    assert_eq!(std::mem::take(&mut script.signs).len(), 1);
+    script.dial(super::script::PEER);
+    script.shake_hands();
+    let say = |script: &mut Script, sequence| -> Vec<u64> {
+        script.wait(600_000);
+        script.received::<PeersMessage>(PEERS);
+        script.send(PEERS, &records(vec![record(1, sequence, vec![address(9)])]));
+        std::mem::take(&mut script.signs).into_iter().map(|(number, _)| number).collect()
+    };
+    assert_eq!(say(&mut script, 1), vec![0; 0], "its own");
+    assert_eq!(say(&mut script, 500), [501]);
+    assert_eq!(say(&mut script, 501), vec![0; 0]);
+    // One who has the same key somewhere else does the same: once a minute is enough.
+    let twice = [record(1, 600, vec![address(9)]), record(1, 700, vec![address(9)])];
+    script.wait(1_800_000);
+    script.send(PEERS, &records(twice.to_vec()));
+    assert_eq!(
+        std::mem::take(&mut script.signs).into_iter().map(|s| s.0).collect::<Vec<_>>(),
+        [601]
+    );
+    // The highest number leaves none: nothing happens.
+    assert_eq!(say(&mut script, u64::MAX), vec![0; 0]);
+    script.wait(1_800_000);
+    let forged = PeerRecord { sequence: 900, ..record(1, 800, vec![address(9)]) };
+    script.send(PEERS, &records(vec![forged]));
+    assert_eq!(script.accusation(), Some(Violation::WrongRecord));
 }
 
 /// R15.4
@@ -307,7 +343,7 @@ fn one_who_is_full_tells_of_others() {
     config.limits.max_inbound = 2;
     net.hosts[0].node =
         crate::Node::new(config, Box::new(super::app::TestRules), [0; 32], net.now).unwrap();
-    net.command(0, Command::Listening { addresses: vec![address(0)] });
+    net.command(0, listening(vec![address(0)]));
     net.run(Duration::from_secs(30));
     assert_eq!(net.links(0) - outbound(&net, 0), 2);
     assert_eq!(reachable(&net, 0).len(), 12);
@@ -352,7 +388,7 @@ fn who_is_killed_again_and_again_is_back_each_time() {
     for round in 0..500 {
         net.run(Duration::from_millis(200 + rng.next_u64() % 800));
         net.restart(2);
-        net.command(2, Command::Listening { addresses: vec![address(2)] });
+        net.command(2, listening(vec![address(2)]));
         let since = net.now;
         while net.links(2) < 2 {
             net.run_ms(10);

@@ -94,6 +94,7 @@ fn no_more_is_dialed_than_the_limit() {
         peer: PEER,
         direction: Direction::Outbound(third),
         address: Address(Bytes::new()),
+        listener: None,
         binding: binding(ConnectionId(1)),
     });
     assert_eq!(dial(&mut script), None);
@@ -586,7 +587,7 @@ fn addresses_of_a_local_network_stay_there() {
     let near = Address(Bytes::from_static(&[4, 10, 0, 0, 2, 0x91, 2, 0, 1]));
     let told = |listening: Vec<Address>, seen_at: &Address| {
         let mut script = Script::alone();
-        script.node.handle_command(script.now, Command::Listening { addresses: listening });
+        script.node.handle_command(script.now, super::net::listening(listening));
         while let Some(output) = script.node.poll_output() {
             if let Output::Sign { request, .. } = output {
                 let signature = Signature([1; 64]);
@@ -606,9 +607,9 @@ fn addresses_of_a_local_network_stay_there() {
     };
     assert_eq!(told(vec![local.clone()], &near), Some(vec![local.clone()]));
     assert_eq!(told(vec![local.clone()], &far), None);
-    let both = vec![local, public.clone()];
+    let both = vec![local.clone(), public.clone()];
     assert_eq!(told(both.clone(), &far), Some(vec![public.clone()]));
-    assert_eq!(told(both, &near), Some(vec![public]), "a record is passed on as a whole");
+    assert_eq!(told(both, &near), Some(vec![public, local]));
 }
 
 /// R5.7.4

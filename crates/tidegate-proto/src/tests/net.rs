@@ -311,6 +311,7 @@ impl Net {
             peer,
             direction,
             address: address(n),
+            listener: None,
             binding: binding.clone(),
         };
         let inbound = connected(self.peer(from), Direction::Inbound, from);
@@ -488,6 +489,11 @@ fn tip_change(block: &crate::io::Block) -> TipChange {
 
 pub(super) fn address(n: usize) -> Address {
     Address(Bytes::from(vec![n as u8]))
+}
+
+/// A node listens at these addresses.
+pub(super) fn listening(listeners: Vec<Address>) -> Command {
+    Command::Listening { listeners, interfaces: Vec::new(), external: Vec::new() }
 }
 
 /// A filter for the log: the variants of a message that a pattern matches.

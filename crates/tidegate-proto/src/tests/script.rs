@@ -57,6 +57,10 @@ pub(super) struct Script {
     pub(super) dialed: Vec<Option<PeerId>>,
     /// Where the node sees this peer.
     pub(super) seen_at: Address,
+    /// Signatures that were asked for.
+    pub(super) signs: Vec<(u64, Bytes)>,
+    /// The listener that dials go out from.
+    pub(super) listener: Option<Address>,
     /// The transport takes no second frame on any channel.
     pub(super) stalled: bool,
 }
@@ -155,6 +159,8 @@ impl Script {
             fates: Vec::new(),
             dialed: Vec::new(),
             seen_at: Address(Bytes::from_static(b"here")),
+            signs: Vec::new(),
+            listener: None,
             stalled: false,
         }
     }
@@ -193,6 +199,7 @@ impl Script {
             peer,
             direction,
             address: self.seen_at.clone(),
+            listener: self.listener.clone(),
             binding: binding(self.connection),
         };
         self.input(connected);
@@ -415,7 +422,8 @@ impl Script {
                 Output::Load { request, what } => self.loads.push((request, what)),
                 Output::Store { request, write } => self.writes.push((request, write)),
                 Output::Published { request, fate } => self.fates.push((request, fate)),
-                Output::Open { .. } | Output::Sign { .. } => {}
+                Output::Sign { request, payload } => self.signs.push((request, payload)),
+                Output::Open { .. } => {}
             }
         }
     }

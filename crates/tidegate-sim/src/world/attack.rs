@@ -8,9 +8,10 @@ use tidegate_proto::id::{ConnectionId, PeerId};
 use tidegate_proto::io::{Command, Input};
 use tidegate_proto::wire::{ControlMessage, Frame, Goodbye, Refusal};
 
-use super::{Happening, World, address};
+use super::{Happening, World};
 use crate::checkers::Broken;
 use crate::hostile::{CHANNELS, Hostile};
+use crate::places::address;
 
 /// When hostile nodes begin with frames of their own: most of their connections are up by then.
 const FROM: Duration = Duration::from_millis(700);

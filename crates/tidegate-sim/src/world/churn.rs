@@ -6,7 +6,8 @@ use std::time::Duration;
 use tidegate_proto::io::{Command, Input};
 use tidegate_proto::recording;
 
-use super::{Happening, Pair, World, address};
+use super::{Happening, Pair, World};
+use crate::places::listening;
 
 /// How long a disk takes until something is durable.
 const SYNC: Duration = Duration::from_millis(3);
@@ -16,7 +17,7 @@ impl World {
     pub(super) fn begin_finding(&mut self) {
         if self.scenario.discovery {
             for node in 0..self.hosts.len() {
-                self.command(node, Command::Listening { addresses: vec![address(node)] });
+                self.command(node, listening(node));
             }
         }
     }
@@ -83,7 +84,7 @@ impl World {
         if let Some(trace) = &mut self.trace {
             recording::TraceHash::number(trace, seed);
         }
-        self.command(node, Command::Listening { addresses: vec![address(node)] });
+        self.command(node, listening(node));
         for (pool, body) in items {
             for command in self.hosts[node].offer_again(pool, body) {
                 self.command(node, command);

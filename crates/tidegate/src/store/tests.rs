@@ -136,7 +136,9 @@ fn items_and_the_book_come_back() {
     book.key = Some([4; 16]);
     store.keep(&[], Some(&book)).unwrap();
     assert_eq!(store.book().unwrap(), book);
-    assert_eq!([store.count_start().unwrap(), store.count_start().unwrap()], [1, 2]);
+    let number = |now| store.record_sequence(now).unwrap();
+    assert_eq!([number(5_000_000), number(6_000_000)], [5_000_000, 6_000_000]);
+    assert_eq!(number(7), 6_000_000 + RECORDS, "the clock has gone back");
 }
 
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {

@@ -111,6 +111,7 @@ impl Hub {
             peer,
             direction,
             address: to_core(&address),
+            listener: None,
             binding: Binding::Exporter(exporter),
         };
         let side = |end, other| Side { end, other, open: [0].into(), unread: BTreeMap::new() };

@@ -21,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use multiaddr::{Multiaddr, Protocol};
+use multiaddr::Multiaddr;
 use quinn::{RecvStream, SendStream, VarInt};
 use tidegate_proto::Limits;
 use tidegate_proto::config::{ENDING, FIRST_PACKETS, STRANGER_WINDOW, streams_for};
@@ -34,6 +34,7 @@ use crate::identity::Identity;
 use crate::rt::{self, Instant};
 use tokio::sync::{Mutex, Semaphore};
 
+mod dial;
 mod incoming;
 mod session;
 mod socket;
@@ -41,6 +42,8 @@ mod stream;
 mod tls;
 mod watch;
 
+pub use dial::Resolver;
+use dial::{Attempt, DIAL_TIMEOUT, Endpoints, Name, Reached, address_of, first_of, socket_address};
 use incoming::{HANDSHAKES, Incoming, NetworkGroup, Verdict, network_group};
 use stream::StreamError;
 pub use tls::TlsError;
@@ -57,10 +60,10 @@ const TLS_WAITING: usize = 4 << 10;
 const HALF_READ: usize = 2;
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a dial may take.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the last frames of control may take to arrive.
 const LAST_FRAMES: Duration = Duration::from_secs(1);
+/// How long the last packets of a node may take to leave.
+const LAST_PACKETS: Duration = Duration::from_millis(20);
 /// When quinn gives a silent connection up: long after the core has.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// What may be written beyond what is under way: one largest frame.
@@ -75,7 +78,8 @@ pub struct Quic {
     client: tls::Dialer,
     transport: Arc<quinn::TransportConfig>,
     limits: Limits,
-    endpoints: Vec<quinn::Endpoint>,
+    endpoints: Endpoints,
+    resolver: Resolver,
     connections: BTreeMap<ConnectionId, Connection>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     inputs: VecDeque<Input>,
@@ -124,7 +128,7 @@ enum Done {
         Result<quinn::Connection, quinn::ConnectionError>,
     ),
     Resolved(DialId, Option<PeerId>, Vec<SocketAddr>),
-    Dialed(DialId, Result<(quinn::Connection, PeerId), DialError>),
+    Dialed(DialId, Result<Reached, DialError>),
     Stream(ConnectionId, Result<(u32, RecvStream), StreamError>),
     Read(ConnectionId, u32, Result<(RecvStream, Bytes), StreamError>),
     Written(ConnectionId, u32, Option<SendStream>),
@@ -180,7 +184,8 @@ impl Quic {
             client: tls::Dialer::new(identity)?,
             transport,
             limits: limits.clone(),
-            endpoints: Vec::new(),
+            endpoints: Endpoints::default(),
+            resolver: dial::system_resolver(),
             connections: BTreeMap::new(),
             work: FuturesUnordered::new(),
             inputs: VecDeque::new(),
@@ -190,25 +195,10 @@ impl Quic {
         })
     }
 
-    /// The socket to dial from: that of a listener of the same family, so that peers see the
-    /// address that they could dial.
-    fn endpoint_for(&mut self, to: SocketAddr) -> std::io::Result<quinn::Endpoint> {
-        // A loopback address reaches nothing but loopback addresses, and the other way round.
-        let reaches = |own: SocketAddr| {
-            own.is_ipv4() == to.is_ipv4()
-                && (own.ip().is_unspecified() || own.ip().is_loopback() == to.ip().is_loopback())
-        };
-        let same = |endpoint: &&quinn::Endpoint| endpoint.local_addr().is_ok_and(reaches);
-        if let Some(endpoint) = self.endpoints.iter().find(same) {
-            return Ok(endpoint.clone());
-        }
-        let any: SocketAddr = match to.is_ipv4() {
-            true => ([0; 4], 0).into(),
-            false => ([0; 16], 0).into(),
-        };
-        let endpoint = socket::bind(any).and_then(|socket| endpoint(None, socket))?;
-        self.endpoints.push(endpoint.clone());
-        Ok(endpoint)
+    /// Looks names up in another way than the system does.
+    pub fn resolver(mut self, resolver: Resolver) -> Self {
+        self.resolver = resolver;
+        self
     }
 
     fn accept_next(&mut self, endpoint: quinn::Endpoint) {
@@ -317,7 +307,7 @@ impl Quic {
 
     /// Connections that are closed, and that quinn has not forgotten.
     fn kept(&self) -> usize {
-        let open = self.endpoints.iter().map(quinn::Endpoint::open_connections).sum::<usize>();
+        let open = self.endpoints.open_connections();
         open.saturating_sub(self.connections.len() + self.incoming.under_way())
     }
 
@@ -330,13 +320,12 @@ impl Quic {
 
     fn connected(
         &mut self,
-        quic: quinn::Connection,
-        peer: PeerId,
+        Reached { quic, peer, listener }: Reached,
         direction: Direction,
-        address: &Multiaddr,
+        from: SocketAddr,
     ) {
         let inbound = matches!(direction, Direction::Inbound);
-        let group = socket_address(address).filter(|_| inbound).map(|at| network_group(at.ip()));
+        let group = inbound.then(|| network_group(from.ip()));
         let mut exporter = [0; 32];
         if quic.export_keying_material(&mut exporter, b"tidegate binding 1", b"").is_err() {
             quic.close(CODE_CLOSED.into(), b"");
@@ -375,7 +364,8 @@ impl Quic {
             connection,
             peer,
             direction,
-            address: to_core(address),
+            address: to_core(&address_of(from)),
+            listener: listener.as_ref().map(to_core),
             binding: Binding::Exporter(exporter),
         });
     }
@@ -384,27 +374,19 @@ impl Quic {
     fn connect(&mut self, dial: DialId, peer: Option<PeerId>, sockets: &[SocketAddr]) {
         let mut attempts = Vec::new();
         for to in sockets {
-            let Ok(endpoint) = self.endpoint_for(*to) else { continue };
+            let Ok(endpoint) = self.endpoints.towards(*to) else { continue };
+            let (from, listener) = (endpoint.quinn.clone(), endpoint.listener.clone());
             let config = self.client.config(peer, self.transport.clone());
-            // The name is not looked at: the key is.
-            attempts.extend(endpoint.connect_with(config, *to, "tidegate").ok());
+            attempts.push(Attempt { from, listener, config, to: *to });
         }
         self.work.push(Box::pin(async move {
-            let connected = async {
-                if attempts.is_empty() {
-                    return Err(DialError::Unreachable);
-                }
-                let first = futures_util::future::select_ok(attempts);
-                let connected = rt::within(DIAL_TIMEOUT, first).await;
-                let (quic, _) = connected.ok_or(DialError::TimedOut)?.map_err(tls::dial_error)?;
-                let found = tls::peer(&quic).ok_or(DialError::WrongPeer)?;
-                match peer.is_none_or(|expected| expected == found) {
-                    true => Ok((quic, found)),
-                    false => Err(DialError::WrongPeer),
-                }
+            let reached = first_of(attempts).await;
+            let expected = |found: &Reached| peer.is_none_or(|peer| peer == found.peer);
+            let reached = match reached {
+                Ok(found) if !expected(&found) => Err(DialError::WrongPeer),
+                reached => reached,
             };
-            let connected = connected.await;
-            Done::Dialed(dial, connected)
+            Done::Dialed(dial, reached)
         }));
     }
 
@@ -544,7 +526,8 @@ impl Quic {
                     && let Some(peer) = tls::peer(&quic)
                     && self.connections.len() < self.places()
                 {
-                    self.connected(quic, peer, Direction::Inbound, &address_of(from));
+                    let reached = Reached { quic, peer, listener: None };
+                    self.connected(reached, Direction::Inbound, from);
                 } else {
                     self.incoming.has_come_to_nothing(Instant::now(), began, group);
                 }
@@ -552,11 +535,11 @@ impl Quic {
             Done::Resolved(dial, peer, sockets) => {
                 self.connect(dial, peer, &sockets);
             }
-            Done::Dialed(dial, Ok((quic, peer))) => {
+            Done::Dialed(dial, Ok(reached)) => {
                 // The one that answered: which of those that a name stands for decides what group it
                 // is in.
-                let address = address_of(quic.remote_address());
-                self.connected(quic, peer, Direction::Outbound(dial), &address);
+                let from = reached.quic.remote_address();
+                self.connected(reached, Direction::Outbound(dial), from);
             }
             Done::Dialed(dial, Err(error)) => {
                 self.inputs.push_back(Input::DialFailed { dial, error });
@@ -606,16 +589,13 @@ impl Transport for Quic {
     }
 
     fn listen(&mut self, address: &Multiaddr) -> Result<Multiaddr, ListenError> {
-        let socket =
-            socket_address(address).ok_or_else(|| ListenError::Unsupported(address.clone()))?;
-        let io = |source| ListenError::Io { address: address.clone(), source };
-        let socket = socket::bind(socket).map_err(io)?;
-        let endpoint = endpoint(Some(self.server.clone()), socket).map_err(io)?;
-        let bound = endpoint.local_addr().map_err(io)?;
-        // Dials go out from listeners rather than from sockets of their own.
-        self.endpoints.insert(0, endpoint.clone());
+        let at = socket_address(address);
+        let at = at.ok_or_else(|| ListenError::Unsupported(address.clone()))?;
+        let listening = self.endpoints.listen(at, self.server.clone());
+        let (bound, endpoint) =
+            listening.map_err(|source| ListenError::Io { address: address.clone(), source })?;
         self.accept_next(endpoint);
-        Ok(address_of(bound))
+        Ok(bound)
     }
 
     fn dial(&mut self, dial: DialId, address: &Multiaddr, peer: Option<PeerId>) {
@@ -627,7 +607,11 @@ impl Transport for Quic {
             return self.inputs.push_back(Input::DialFailed { dial, error });
         };
         // At each dial anew: names move.
-        self.work.push(Box::pin(async move { Done::Resolved(dial, peer, name.resolve().await) }));
+        let resolver = self.resolver.clone();
+        self.work.push(Box::pin(async move {
+            let found = rt::within(DIAL_TIMEOUT, name.resolve(resolver)).await;
+            Done::Resolved(dial, peer, found.unwrap_or_default())
+        }));
     }
 
     fn send(&mut self, id: ConnectionId, channel: u32, frame: Frame) {
@@ -695,6 +679,19 @@ impl Transport for Quic {
         }
     }
 
+    fn shut_down(&mut self) -> BoxFuture<'static, ()> {
+        let endpoints = self.endpoints.take();
+        Box::pin(async move {
+            let all = endpoints.into_iter().map(|endpoint| async move {
+                endpoint.quinn.close(CODE_CLOSED.into(), b"");
+                // What tells the peers so is on its way by then. Who does not hear of it finds nobody there.
+                let _ = rt::within(LAST_PACKETS, endpoint.quinn.wait_idle()).await;
+                endpoint.socket.close();
+            });
+            futures_util::future::join_all(all).await;
+        })
+    }
+
     fn traffic(&self) -> Traffic {
         let mut sum = self.past;
         for connection in self.connections.values() {
@@ -704,95 +701,7 @@ impl Transport for Quic {
     }
 }
 
-fn endpoint(
-    server: Option<quinn::ServerConfig>,
-    socket: Arc<dyn quinn::AsyncUdpSocket>,
-) -> std::io::Result<quinn::Endpoint> {
-    let (config, runtime) = (quinn::EndpointConfig::default(), Arc::new(quinn::TokioRuntime));
-    quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)
-}
-
 fn traffic(quic: &quinn::Connection) -> Traffic {
     let stats = quic.stats();
     Traffic::new(stats.udp_tx.bytes, stats.udp_rx.bytes)
-}
-
-/// How many sockets of a name are tried at once.
-const SOCKETS: usize = 4;
-
-/// A host's name and a port.
-struct Name {
-    host: String,
-    port: u16,
-    /// Only IPv4, or only IPv6.
-    version: Option<u8>,
-}
-
-impl Name {
-    fn of(address: &Multiaddr) -> Option<Self> {
-        let mut parts = address.iter();
-        let (host, version) = match parts.next()? {
-            Protocol::Dns(host) => (host.into_owned(), None),
-            Protocol::Dns4(host) => (host.into_owned(), Some(4)),
-            Protocol::Dns6(host) => (host.into_owned(), Some(6)),
-            _ => return None,
-        };
-        match (parts.next()?, parts.next()?, parts.next()) {
-            (Protocol::Udp(port), Protocol::QuicV1, None) => Some(Self { host, port, version }),
-            _ => None,
-        }
-    }
-
-    /// Its sockets now; none if the name is not known.
-    async fn resolve(&self) -> Vec<SocketAddr> {
-        let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await;
-        let found = found.into_iter().flatten().filter(|socket| match self.version {
-            Some(4) => socket.is_ipv4(),
-            Some(_) => socket.is_ipv6(),
-            None => true,
-        });
-        found.take(SOCKETS).collect()
-    }
-}
-
-fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
-    let mut parts = address.iter();
-    let ip = match parts.next()? {
-        Protocol::Ip4(ip) => ip.into(),
-        Protocol::Ip6(ip) => ip.into(),
-        _ => return None,
-    };
-    match (parts.next()?, parts.next()?, parts.next()) {
-        (Protocol::Udp(port), Protocol::QuicV1, None) => Some(SocketAddr::new(ip, port)),
-        _ => None,
-    }
-}
-
-fn address_of(socket: SocketAddr) -> Multiaddr {
-    let mut address = Multiaddr::from(socket.ip());
-    address.push(Protocol::Udp(socket.port()));
-    address.push(Protocol::QuicV1);
-    address
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn dials_go_out_from_a_socket_that_reaches_there() {
-        let identity = Identity::from_seed(&[1; 32]);
-        let mut quic = Quic::new(&identity, &Limits::default()).unwrap();
-        let local = quic.listen(&"/ip4/127.0.0.1/udp/0/quic-v1".parse().unwrap()).unwrap();
-        let own = socket_address(&local).unwrap();
-        let from = |quic: &mut Quic, to: &str| {
-            quic.endpoint_for(to.parse().unwrap()).unwrap().local_addr().unwrap()
-        };
-        assert_eq!(from(&mut quic, "127.0.0.1:4001"), own);
-        // The listener's socket could not send there.
-        let any = from(&mut quic, "192.0.2.1:4001");
-        assert!(any.ip().is_unspecified() && any.port() != own.port(), "{any}");
-        assert_eq!(from(&mut quic, "192.0.2.2:4001"), any);
-        assert_eq!(from(&mut quic, "127.0.0.1:4002"), own);
-    }
 }

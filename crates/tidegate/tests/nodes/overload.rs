@@ -161,6 +161,7 @@ impl Transport for Chatterbox {
             peer: PeerId([3; 32]),
             direction: Direction::Inbound,
             address: tidegate::transport::to_core(&Multiaddr::empty()),
+            listener: None,
             binding: Binding::Exporter([0; 32]),
         })
     }

@@ -270,12 +270,14 @@ impl Peer {
 
     fn on_input(&mut self, input: Input) {
         match input {
-            Input::Connected { connection, peer, direction, address, binding } => {
+            Input::Connected { connection, peer, direction, address, listener, binding } => {
                 if let Direction::Outbound(dial) = direction {
                     let again = self.dials.insert(dial, Ok(connection));
                     assert_eq!(again, None, "a dial ends once");
                 }
                 let address = from_core(&address).expect("a multiaddr");
+                let own = self.address.as_ref().map(tidegate::transport::to_core);
+                assert!(listener.is_none() || listener == own && !direction.is_inbound());
                 let link = Link {
                     peer,
                     direction,

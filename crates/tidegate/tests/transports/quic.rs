@@ -410,3 +410,32 @@ async fn a_peer_that_vanished_can_be_closed() {
     net.until("Closed", |net| net.link(end).closed).await;
     drop(transport);
 }
+
+/// Only the first four addresses of a name were tried.
+#[tokio::test]
+async fn the_last_address_of_a_name_is_tried_too() {
+    let net = QuicNet::new(1);
+    let live = socket_of(net.peers[0].address.as_ref().expect("a listener"));
+    // Nobody answers there.
+    let dead = (0..4).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+    let dead = dead.collect::<Vec<_>>();
+    let mut found = dead.iter().map(|dead| dead.local_addr().unwrap()).collect::<Vec<_>>();
+    found.push(live);
+    let resolver: tidegate::transport::quic::Resolver = Arc::new(move |_, _| {
+        let found = found.clone();
+        Box::pin(async move { found })
+    });
+    let identity = tidegate::Identity::generate().unwrap();
+    let mut transport = quic(&identity).resolver(resolver);
+    let name = "/dns4/a.example/udp/1/quic-v1".parse().unwrap();
+    transport.dial(tidegate::id::DialId(1), &name, Some(net.peers[0].id));
+    let input = std::future::poll_fn(|cx| transport.poll_input(cx));
+    let served = async {
+        let mut net = net;
+        net.until("never", |_| false).await;
+    };
+    tokio::select! {
+        input = input => assert!(matches!(input, tidegate::io::Input::Connected { .. }), "{input:?}"),
+        () = served => unreachable!("it would panic"),
+    }
+}

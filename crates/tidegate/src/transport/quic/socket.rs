@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use quinn::udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, Runtime as _, TokioRuntime, UdpPoller};
+use socket2::{Domain, Protocol, Type};
 
 /// Bytes that the kernel is asked to keep until they are read. All peers share a listener's socket,
 /// and a datagram that finds it full is lost whoever sent it: those who are connected wait until
@@ -19,12 +20,19 @@ const BUFFER: usize = 1 << 20;
 const BATCH_BYTES: usize = 64 << 10;
 
 /// A socket that holds what comes in a burst.
-pub(super) fn bind(address: SocketAddr) -> std::io::Result<Arc<dyn AsyncUdpSocket>> {
-    Ok(Arc::new(Single::new(TokioRuntime.wrap_udp_socket(with_room(address)?)?)))
+pub(super) fn bind(address: SocketAddr) -> std::io::Result<Arc<Socket>> {
+    Ok(Arc::new(Socket::new(TokioRuntime.wrap_udp_socket(with_room(address)?)?)?))
 }
 
 fn with_room(address: SocketAddr) -> std::io::Result<UdpSocket> {
-    let socket = UdpSocket::bind(address)?;
+    let socket =
+        socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        // Else `::` takes IPv4 too on some systems, and 0.0.0.0 could not have the same port.
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    let socket = UdpSocket::from(socket);
     let state = UdpSocketState::new((&socket).into())?;
     // The system may allow less, and it is no reason not to listen.
     if let Err(error) = state.set_recv_buffer_size((&socket).into(), BUFFER) {
@@ -33,10 +41,15 @@ fn with_room(address: SocketAddr) -> std::io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// A socket that hands on one datagram at a time. The system reads up to 64 of one host as one, which is
-/// cheaper; but then quinn keeps all of them as long as a byte of one is waited for, and counts that one.
-struct Single {
-    inner: Arc<dyn AsyncUdpSocket>,
+/// A socket that hands on one datagram at a time, and can be closed while quinn has it. The system reads up
+/// to 64 datagrams of one host as one, which is cheaper; but then quinn keeps all of them as long as a byte
+/// of one is waited for, and counts that one.
+pub(super) struct Socket {
+    /// Until it is closed.
+    inner: Mutex<Option<Arc<dyn AsyncUdpSocket>>>,
+    address: SocketAddr,
+    segments: usize,
+    may_fragment: bool,
     read: Mutex<Read>,
 }
 
@@ -49,11 +62,46 @@ struct Read {
     end: usize,
 }
 
-impl Single {
-    fn new(inner: Arc<dyn AsyncUdpSocket>) -> Self {
+impl Socket {
+    fn new(inner: Arc<dyn AsyncUdpSocket>) -> std::io::Result<Self> {
         let batches = [(RecvMeta::default(), 0); BATCH_SIZE];
         let bytes = vec![0; BATCH_SIZE * BATCH_BYTES];
-        Self { inner, read: Mutex::new(Read { bytes, batches, next: 0, end: 0 }) }
+        Ok(Self {
+            address: inner.local_addr()?,
+            segments: inner.max_transmit_segments(),
+            may_fragment: inner.may_fragment(),
+            inner: Mutex::new(Some(inner)),
+            read: Mutex::new(Read { bytes, batches, next: 0, end: 0 }),
+        })
+    }
+
+    fn inner(&self) -> Option<Arc<dyn AsyncUdpSocket>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gives the port back. quinn keeps its part until it has forgotten the last connection.
+    pub(super) fn close(&self) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// Waits for a socket to take more. It holds the system's socket only while it waits.
+#[derive(Debug)]
+struct Poller {
+    socket: Arc<Socket>,
+    waiting: Option<Pin<Box<dyn UdpPoller>>>,
+}
+
+impl UdpPoller for Poller {
+    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let Some(inner) = self.socket.inner() else {
+            self.waiting = None;
+            return Poll::Ready(Ok(()));
+        };
+        let waiting = self.waiting.get_or_insert_with(|| inner.create_io_poller());
+        let ready = ready!(waiting.as_mut().poll_writable(cx));
+        self.waiting = None;
+        Poll::Ready(ready)
     }
 }
 
@@ -96,19 +144,23 @@ impl Read {
     }
 }
 
-impl fmt::Debug for Single {
+impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.fmt(f)
+        f.debug_tuple("Socket").field(&self.address).finish()
     }
 }
 
-impl AsyncUdpSocket for Single {
+impl AsyncUdpSocket for Socket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        self.inner.clone().create_io_poller()
+        Box::pin(Poller { socket: self, waiting: None })
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> std::io::Result<()> {
-        self.inner.try_send(transmit)
+        match self.inner() {
+            Some(inner) => inner.try_send(transmit),
+            // Lost, as anything that is sent may be: connections come to their ends in time.
+            None => Ok(()),
+        }
     }
 
     fn poll_recv(
@@ -128,20 +180,22 @@ impl AsyncUdpSocket for Single {
             if count > 0 {
                 return Poll::Ready(Ok(count));
             }
-            ready!(read.fill(&*self.inner, cx))?;
+            // Nothing comes any more.
+            let Some(inner) = self.inner() else { return Poll::Pending };
+            ready!(read.fill(&*inner, cx))?;
         }
     }
 
     fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.inner.local_addr()
+        Ok(self.address)
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.inner.max_transmit_segments()
+        self.segments
     }
 
     fn may_fragment(&self) -> bool {
-        self.inner.may_fragment()
+        self.may_fragment
     }
 }
 

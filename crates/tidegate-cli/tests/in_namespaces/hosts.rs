@@ -1,0 +1,168 @@
+//! Hosts on one network, each in a namespace.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::daemon::{get, string, succeeds};
+
+/// What a command prints when it is done.
+const DONE: &str = "--- done: ";
+
+/// A shell that is alone in a network, and may change it as it likes.
+pub(crate) struct Shell {
+    child: Child,
+    input: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Shell {
+    pub(crate) fn new() -> Self {
+        let mut command = Command::new("unshare");
+        // All its processes end with the first.
+        command.args([
+            "--map-root-user",
+            "--net",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "sh",
+        ]);
+        command.env("TIDEGATE", env!("CARGO_BIN_EXE_tidegate")).env("TIDEGATE_LOG", "info");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let input = child.stdin.take().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut shell = Self { child, input, lines };
+        // Where `ip netns` keeps its names.
+        shell.run("mount -t tmpfs none /run");
+        shell.run("ip link set lo up");
+        shell
+    }
+
+    /// Runs a command, which must succeed: what it prints.
+    pub(crate) fn run(&mut self, command: &str) -> String {
+        writeln!(self.input, "{command}\necho '{DONE}'$?").unwrap();
+        let mut printed = String::new();
+        loop {
+            let line = self.lines.next().expect("the shell lives").unwrap();
+            match line.strip_prefix(DONE) {
+                Some(code) => {
+                    assert_eq!(code, "0", "{command}: {printed}");
+                    return printed.trim().to_owned();
+                }
+                None => printed = printed + &line + "\n",
+            }
+        }
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Some hosts, on which nodes of one network run.
+pub(crate) struct Hosts {
+    pub(crate) shell: Shell,
+    folder: tempfile::TempDir,
+    /// Process numbers of the nodes that run.
+    nodes: Vec<Option<String>>,
+}
+
+impl Hosts {
+    /// So many hosts at a bridge. `addresses` gives those of each, as for `ip address add`.
+    pub(crate) fn new(count: usize, addresses: impl Fn(usize) -> Vec<String>) -> Self {
+        let mut shell = Shell::new();
+        shell.run("ip link add bridge type bridge && ip link set bridge up");
+        for n in 0..count {
+            shell.run(&format!(
+                "ip netns add h{n} && ip link add v{n} type veth peer name p{n} && \
+                 ip link set v{n} netns h{n} && ip link set p{n} master bridge up && \
+                 ip -n h{n} link set lo up && ip -n h{n} link set v{n} up"
+            ));
+            for address in addresses(n) {
+                shell.run(&format!("ip -n h{n} address add {address}"));
+            }
+        }
+        Self::with(shell, count)
+    }
+
+    /// So many nodes on one host that has no network.
+    pub(crate) fn one(count: usize) -> Self {
+        Self::with(Shell::new(), count)
+    }
+
+    fn with(shell: Shell, count: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        succeeds(&["init", string(&folder.path().join("0"))]);
+        let genesis = folder.path().join("0").join("genesis.toml");
+        for n in 1..count {
+            let of_node = folder.path().join(n.to_string());
+            succeeds(&["init", string(&of_node), "--genesis", string(&genesis)]);
+        }
+        // Nobody makes blocks here.
+        let config = folder.path().join("0").join("tidegate.toml");
+        let text = fs::read_to_string(&config).unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with("producer_key"));
+        fs::write(&config, lines.collect::<Vec<_>>().join("\n")).unwrap();
+        Self { shell, folder, nodes: vec![None; count] }
+    }
+
+    fn path(&self, n: usize) -> PathBuf {
+        self.folder.path().join(n.to_string())
+    }
+
+    /// Starts a node on its host; with `port` all are on one host.
+    pub(crate) fn start(&mut self, n: usize, port: Option<u16>, more: &str) {
+        let (folder, log) = (self.path(n), self.path(n).join("log"));
+        let place = port.map_or_else(|| format!("ip netns exec h{n}"), |_| "env".to_owned());
+        let listen = port.map_or_else(String::new, |port| {
+            let listen = format!("/ip4/0.0.0.0/udp/{port}/quic-v1");
+            format!("--listen {listen}")
+        });
+        let (folder, log) = (string(&folder), string(&log));
+        self.shell.run(&format!(
+            "{place} \"$TIDEGATE\" run --folder {folder} --api off {listen} {more} > {log} 2>&1 &"
+        ));
+        self.nodes[n] = Some(self.shell.run("echo $!"));
+    }
+
+    /// The process of a node ends, in good order (`TERM`) or not (`KILL`).
+    pub(crate) fn end(&mut self, n: usize, signal: &str) {
+        let id = self.nodes[n].take().unwrap();
+        self.shell.run(&format!("kill -{signal} {id}; wait {id}; true"));
+    }
+
+    pub(crate) fn status(&self, n: usize) -> Option<Value> {
+        get(&self.path(n), "/v1/status").ok()
+    }
+
+    /// Peers that a node has, if it runs.
+    pub(crate) fn peers(&self, n: usize) -> u64 {
+        self.status(n).map_or(0, |status| status["peers"].as_u64().unwrap())
+    }
+
+    /// The addresses that others are told.
+    pub(crate) fn told(&self, n: usize) -> Vec<String> {
+        let status = self.status(n).unwrap_or_default();
+        let own = status["own_addresses"].as_array().cloned().unwrap_or_default();
+        let told = own.iter().filter(|own| own["told"] != "nobody");
+        told.map(|own| own["address"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Everything that a node has said.
+    pub(crate) fn log(&self, n: usize) -> String {
+        fs::read_to_string(self.path(n).join("log")).unwrap_or_default()
+    }
+
+    /// The store of a node is gone; its key stays.
+    pub(crate) fn lose_store(&self, n: usize) {
+        fs::remove_dir_all(self.path(n).join("store")).unwrap();
+    }
+}

@@ -1,0 +1,316 @@
+//! Dialing: what addresses mean, which socket leads there, and which of several addresses answers.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, Either, select};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use multiaddr::{Multiaddr, Protocol};
+use tidegate_proto::id::PeerId;
+use tidegate_proto::io::DialError;
+
+use super::socket::{self, Socket};
+use super::tls;
+use crate::rt;
+
+/// How long a dial may take.
+pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How many addresses of a name are tried in a dial: as many as begin within its time, with some left for
+/// the last to answer.
+const ADDRESSES: usize = 16;
+/// How long an address has to answer before the next is tried beside it (RFC 8305, section 8: 100 ms to 2 s).
+const STAGGER: Duration = Duration::from_millis(150);
+
+/// Looks a name up: the addresses that it has now, with the port that was given.
+pub type Resolver = Arc<dyn Fn(String, u16) -> BoxFuture<'static, Vec<SocketAddr>> + Send + Sync>;
+
+/// As the system does.
+pub(super) fn system_resolver() -> Resolver {
+    Arc::new(|host, port| {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((host.as_str(), port)).await;
+            found.into_iter().flatten().collect()
+        })
+    })
+}
+
+/// A socket, and the listener that accepts on it.
+pub(super) struct Endpoint {
+    pub(super) quinn: quinn::Endpoint,
+    pub(super) listener: Option<Multiaddr>,
+    pub(super) socket: Arc<Socket>,
+}
+
+/// Where connections may be dialed from.
+#[derive(Default)]
+pub(super) struct Endpoints {
+    all: Vec<Endpoint>,
+}
+
+impl Endpoints {
+    /// Accepts connections at an address; returns where it really is.
+    pub(super) fn listen(
+        &mut self,
+        at: SocketAddr,
+        server: quinn::ServerConfig,
+    ) -> std::io::Result<(Multiaddr, quinn::Endpoint)> {
+        let (quinn, socket) = open(at, Some(server))?;
+        let bound = address_of(quinn.local_addr()?);
+        // Dials go out from listeners rather than from sockets of their own.
+        let endpoint = Endpoint { quinn: quinn.clone(), listener: Some(bound.clone()), socket };
+        self.all.insert(0, endpoint);
+        Ok((bound, quinn))
+    }
+
+    /// The socket to dial from: that of a listener of the same family, so that peers see the address that
+    /// they could dial.
+    pub(super) fn towards(&mut self, to: SocketAddr) -> std::io::Result<&Endpoint> {
+        // A loopback address reaches nothing but loopback addresses, and the other way round.
+        let reaches = |own: SocketAddr| {
+            own.is_ipv4() == to.is_ipv4()
+                && (own.ip().is_unspecified() || own.ip().is_loopback() == to.ip().is_loopback())
+        };
+        let same = |endpoint: &Endpoint| endpoint.quinn.local_addr().is_ok_and(reaches);
+        let found = self.all.iter().position(same);
+        let at = match found {
+            Some(at) => at,
+            None => {
+                let (quinn, socket) = open(any_of_family(to), None)?;
+                self.all.push(Endpoint { quinn, listener: None, socket });
+                self.all.len() - 1
+            }
+        };
+        Ok(&self.all[at])
+    }
+
+    /// Connections that quinn has, and those that it has not forgotten.
+    pub(super) fn open_connections(&self) -> usize {
+        self.all.iter().map(|endpoint| endpoint.quinn.open_connections()).sum()
+    }
+
+    pub(super) fn take(&mut self) -> Vec<Endpoint> {
+        std::mem::take(&mut self.all)
+    }
+}
+
+fn any_of_family(to: SocketAddr) -> SocketAddr {
+    match to.is_ipv4() {
+        true => ([0; 4], 0).into(),
+        false => ([0; 16], 0).into(),
+    }
+}
+
+fn open(
+    at: SocketAddr,
+    server: Option<quinn::ServerConfig>,
+) -> std::io::Result<(quinn::Endpoint, Arc<Socket>)> {
+    let socket = socket::bind(at)?;
+    let (config, runtime) = (quinn::EndpointConfig::default(), Arc::new(quinn::TokioRuntime));
+    let quinn = quinn::Endpoint::new_with_abstract_socket(config, server, socket.clone(), runtime)?;
+    Ok((quinn, socket))
+}
+
+/// One way to a peer.
+pub(super) struct Attempt {
+    pub(super) from: quinn::Endpoint,
+    pub(super) listener: Option<Multiaddr>,
+    pub(super) config: quinn::ClientConfig,
+    pub(super) to: SocketAddr,
+}
+
+impl Attempt {
+    async fn begin(self) -> Result<Reached, DialError> {
+        // The name is not looked at: the key is.
+        let connecting = self.from.connect_with(self.config, self.to, "tidegate");
+        let quic = connecting.map_err(|_| DialError::Unreachable)?.await;
+        let quic = quic.map_err(tls::dial_error)?;
+        let peer = tls::peer(&quic).ok_or(DialError::WrongPeer)?;
+        Ok(Reached { quic, peer, listener: self.listener })
+    }
+}
+
+/// Who answered.
+pub(super) struct Reached {
+    pub(super) quic: quinn::Connection,
+    pub(super) peer: PeerId,
+    /// The listener from whose socket it was dialed.
+    pub(super) listener: Option<Multiaddr>,
+}
+
+/// Connects by whichever of some ways leads there first: each begins a while after the one before, or when
+/// nothing is left of those.
+pub(super) async fn first_of(attempts: Vec<Attempt>) -> Result<Reached, DialError> {
+    let racing = async {
+        let mut waiting = VecDeque::from(attempts);
+        let mut under_way = FuturesUnordered::new();
+        let mut last = DialError::Unreachable;
+        loop {
+            match waiting.pop_front() {
+                Some(next) => under_way.push(next.begin()),
+                None if under_way.is_empty() => return Err(last),
+                None => {}
+            }
+            let pause = async {
+                match waiting.is_empty() {
+                    true => std::future::pending().await,
+                    false => rt::sleep(STAGGER).await,
+                }
+            };
+            match select(under_way.next(), std::pin::pin!(pause)).await {
+                Either::Left((Some(Ok(reached)), _)) => return Ok(reached),
+                // Somebody else is there: that says more than nobody.
+                Either::Left((Some(Err(error)), _)) if last != DialError::WrongPeer => last = error,
+                Either::Left(_) | Either::Right(_) => {}
+            }
+        }
+    };
+    rt::within(DIAL_TIMEOUT, racing).await.unwrap_or(Err(DialError::TimedOut))
+}
+
+/// A host's name and a port.
+pub(super) struct Name {
+    host: String,
+    port: u16,
+    /// Only IPv4, or only IPv6.
+    version: Option<u8>,
+}
+
+impl Name {
+    pub(super) fn of(address: &Multiaddr) -> Option<Self> {
+        let mut parts = address.iter();
+        let (host, version) = match parts.next()? {
+            Protocol::Dns(host) => (host.into_owned(), None),
+            Protocol::Dns4(host) => (host.into_owned(), Some(4)),
+            Protocol::Dns6(host) => (host.into_owned(), Some(6)),
+            _ => return None,
+        };
+        match (parts.next()?, parts.next()?, parts.next()) {
+            (Protocol::Udp(port), Protocol::QuicV1, None) => Some(Self { host, port, version }),
+            _ => None,
+        }
+    }
+
+    /// Its sockets now, the families in turns (RFC 8305, section 4); none if the name is not known. Of very
+    /// many some, others each time.
+    pub(super) async fn resolve(self, resolver: Resolver) -> Vec<SocketAddr> {
+        let mut found = resolver(self.host, self.port).await;
+        found.retain(|socket| match self.version {
+            Some(4) => socket.is_ipv4(),
+            Some(_) => socket.is_ipv6(),
+            None => true,
+        });
+        let mut seen = std::collections::BTreeSet::new();
+        found.retain(|socket| seen.insert(*socket));
+        if found.len() > ADDRESSES {
+            let mut drawn = [0; 8];
+            // Without randomness it begins where it did before.
+            let _ = getrandom::fill(&mut drawn);
+            let from = u64::from_ne_bytes(drawn) % found.len() as u64;
+            found.rotate_left(from as usize);
+        }
+        let [mut first, mut second]: [VecDeque<_>; 2] = match found.first() {
+            Some(head) => {
+                let same = head.is_ipv4();
+                let (first, second) = found.iter().partition(|socket| socket.is_ipv4() == same);
+                [first, second]
+            }
+            None => Default::default(),
+        };
+        let turns = std::iter::from_fn(|| {
+            let next = first.pop_front()?;
+            std::mem::swap(&mut first, &mut second);
+            Some(next)
+        });
+        let mut sockets = turns.collect::<Vec<_>>();
+        sockets.extend(first.into_iter().chain(second));
+        sockets.truncate(ADDRESSES);
+        sockets
+    }
+}
+
+/// The socket of an address that is an IP address, UDP and QUIC.
+pub(super) fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = address.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => IpAddr::from(ip),
+        Protocol::Ip6(ip) => ip.into(),
+        _ => return None,
+    };
+    match (parts.next()?, parts.next()?, parts.next()) {
+        // An IPv4 address in the form of IPv6 is an IPv4 address.
+        (Protocol::Udp(port), Protocol::QuicV1, None) => {
+            Some(SocketAddr::new(ip.to_canonical(), port))
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn address_of(socket: SocketAddr) -> Multiaddr {
+    let mut address = Multiaddr::from(socket.ip());
+    address.push(Protocol::Udp(socket.port()));
+    address.push(Protocol::QuicV1);
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn dials_go_out_from_a_socket_that_reaches_there() {
+        let identity = crate::Identity::from_seed(&[1; 32]);
+        let mut endpoints = Endpoints::default();
+        let server = tls::server(&identity).unwrap();
+        let (local, _) = endpoints.listen(socket("127.0.0.1:0"), server).unwrap();
+        let own = socket_address(&local).unwrap();
+        let mut from = |to: &str| {
+            let endpoint = endpoints.towards(socket(to)).unwrap();
+            (endpoint.quinn.local_addr().unwrap(), endpoint.listener.clone())
+        };
+        assert_eq!(from("127.0.0.1:4001"), (own, Some(local.clone())));
+        // The listener's socket could not send there, and nobody listens at the one that can.
+        let (any, listener) = from("192.0.2.1:4001");
+        assert!(any.ip().is_unspecified() && any.port() != own.port(), "{any}");
+        assert_eq!(listener, None);
+        assert_eq!(from("192.0.2.2:4001"), (any, None));
+        assert_eq!(from("127.0.0.1:4002"), (own, Some(local)));
+    }
+
+    async fn resolved(name: &str, found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let address = format!("{name}/udp/1/quic-v1").parse().unwrap();
+        let resolver: Resolver = Arc::new(move |host, port| {
+            assert_eq!((host.as_str(), port), ("a.example", 1));
+            let found = found.clone();
+            Box::pin(async move { found })
+        });
+        Name::of(&address).unwrap().resolve(resolver).await
+    }
+
+    #[tokio::test]
+    async fn the_families_of_a_name_take_turns() {
+        let four = |n: u8| SocketAddr::from(([192, 0, 2, n], 1));
+        let six = |n: u16| SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, n], 1));
+        let found = vec![six(1), six(2), six(3), six(1), four(1), four(2)];
+        let turns = [six(1), four(1), six(2), four(2), six(3)];
+        assert_eq!(resolved("/dns/a.example", found.clone()).await, turns);
+        assert_eq!(resolved("/dns4/a.example", found.clone()).await, [four(1), four(2)]);
+        assert_eq!(resolved("/dns6/a.example", found).await, [six(1), six(2), six(3)]);
+        assert_eq!(resolved("/dns/a.example", Vec::new()).await, []);
+        // At the limit all, one past it as many, and each is tried some time.
+        let many = |count: u8| (0..count).map(four).collect::<Vec<_>>();
+        assert_eq!(resolved("/dns/a.example", many(16)).await, many(16));
+        let mut tried = std::collections::BTreeSet::new();
+        for _ in 0..500 {
+            let some = resolved("/dns/a.example", many(17)).await;
+            assert_eq!(some.len(), 16);
+            tried.extend(some);
+        }
+        assert_eq!(tried.len(), 17);
+    }
+}
