@@ -29,14 +29,16 @@ use crate::wire::{
     PeerRecord, Raise, Refusal, RefusalKind, Setup,
 };
 
+mod liveness;
 mod negotiate;
 pub(crate) mod reachable;
 pub(crate) mod record;
 
+use liveness::{next_ping, poll_ping, silence};
 use reachable::Reachable;
 
 /// The version of the protocol that this crate speaks.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Raises that leave at once, as many as pools; then one each second. A peer may have twice as many
 /// on the way.
@@ -89,6 +91,8 @@ struct ControlLink {
     ping_now: bool,
     last_ping: Time,
     hello_sent: Option<Time>,
+    /// The number of the record of this node that the peer has.
+    said: Option<u64>,
     /// Another connection to the same peer stays: when this one is ended at the latest.
     yields: Option<Time>,
     /// The connection that this one replaces when it is up.
@@ -145,9 +149,30 @@ impl Control {
         self.own.record_for(seen_at).cloned()
     }
 
+    /// The same, if the peer of a connection does not have it: from now on it has.
+    pub(crate) fn news_for(&mut self, link: ConnectionId, seen_at: &Address) -> Option<PeerRecord> {
+        let record = self.own.record_for(seen_at)?;
+        let said = &mut self.links.get_mut(&link)?.said;
+        let is_news = said.is_none_or(|said| said < record.sequence);
+        *said = Some(record.sequence);
+        is_news.then(|| record.clone())
+    }
+
+    /// Whether the peer of a connection does not have the newest record of this node.
+    pub(crate) fn has_news_for(&self, link: ConnectionId, seen_at: &Address) -> bool {
+        let Some(record) = self.own.record_for(seen_at) else { return false };
+        // What comes first is in the setup.
+        let link = self.links.get(&link).filter(|link| !link.send_setup);
+        link.is_some_and(|link| link.said.is_none_or(|said| said < record.sequence))
+    }
+
     /// Where this node can be reached.
     pub(crate) fn reachable(&self) -> &Reachable {
         &self.reachable
+    }
+
+    pub(crate) fn reachable_mut(&mut self) -> &mut Reachable {
+        &mut self.reachable
     }
 
     /// Whether the peer's hello was good, and the connection is not at its end.
@@ -210,6 +235,7 @@ pub(crate) fn connected(
         ping_now: false,
         last_ping: cx.now,
         hello_sent: None,
+        said: None,
         yields: None,
         replaces: None,
         was_up: false,
@@ -629,7 +655,7 @@ impl ChannelTrait for Channel {
             return Some(ControlMessage::Setup(Setup {
                 offers: negotiate::offers(&cx.config, &*cx.rules),
                 roles: 0,
-                record: cx.control.record_for(&seen_at),
+                record: cx.control.news_for(at.link, &seen_at),
                 observed: seen_at,
                 salt: own.1,
             }));
@@ -670,47 +696,6 @@ impl ChannelTrait for Channel {
         let yields = link.yields.filter(|_| matches!(link.stage, Stage::Setup(_) | Stage::Up));
         stage.into_iter().chain(yields).min()
     }
-}
-
-/// When the next ping leaves. One is outstanding at most.
-fn next_ping(cx: &Context, link: &ControlLink) -> Option<Time> {
-    if link.ping.is_some() {
-        return None;
-    }
-    if link.ping_now {
-        return Some(Time::ZERO);
-    }
-    let connection = cx.links.get(link.at.link)?;
-    let limits = &cx.config.limits;
-    if let Some(silent) = connection.silent_since() {
-        return Some(link.last_ping.max(silent) + limits.ping_busy);
-    }
-    let idle = match connection.direction.is_inbound() {
-        // The dialer's pings keep the connection; this one is for when they stay away.
-        true => limits.ping_idle * 3 / 2,
-        false => limits.ping_idle,
-    };
-    Some(connection.heard + idle)
-}
-
-/// When a silent peer is given up.
-fn silence(cx: &Context, link: &ControlLink) -> Option<Time> {
-    let connection = cx.links.get(link.at.link)?;
-    Some(connection.silent_since()? + cx.config.limits.silence)
-}
-
-fn poll_ping(cx: &mut Context, at: At) -> Option<ControlMessage> {
-    let link = cx.control.links.get(&at.link)?;
-    if link.stage != Stage::Up || next_ping(cx, link).is_none_or(|due| due > cx.now) {
-        return None;
-    }
-    let number = cx.control.rng.next_u64();
-    let link = cx.control.links.get_mut(&at.link)?;
-    link.ping = Some((number, cx.now));
-    link.ping_now = false;
-    link.last_ping = cx.now;
-    cx.links.get_mut(at.link)?.ask(cx.now);
-    Some(ControlMessage::Ping(number))
 }
 
 /// A deadline has passed, perhaps.

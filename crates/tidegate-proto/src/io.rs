@@ -318,6 +318,9 @@ pub enum Output {
         address: Address,
         /// Who must answer, if that is known.
         peer: Option<PeerId>,
+        /// From a socket that nothing else leaves by, if the transport has such: to see whether strangers can
+        /// dial the peer there.
+        fresh: bool,
     },
     /// Send a frame, then say [`Input::Writable`] for its channel.
     Frame {

@@ -18,6 +18,7 @@ use crate::io::{
 };
 use crate::link::{At, Link, Links};
 use crate::peers::book::{Book, PeerBook};
+use crate::peers::dial_back;
 use crate::peers::dialer::{self, Dialer};
 use crate::peers::exchange::Exchange;
 use crate::peers::{self, BannedPeer, Peers};
@@ -117,6 +118,7 @@ impl Node {
                 let link = Link::new(peer, direction, address, self.cx.now);
                 self.on_connected(connection, link, listener, binding);
             }
+            Input::DialFailed { dial, .. } if dial_back::dialed(&mut self.cx, dial, false) => {}
             Input::DialFailed { dial, error } => {
                 dialer::dial_failed(&mut self.cx, dial);
                 if let Some(dial) = self.cx.peers.dialed(dial) {
@@ -142,7 +144,7 @@ impl Node {
             }
             Command::Dial { address, peer } => {
                 let dial = cx.peers.dial(address.clone(), peer);
-                cx.outputs.push_back(Output::Dial { dial, address, peer });
+                cx.outputs.push_back(Output::Dial { dial, address, peer, fresh: false });
             }
             Command::Disconnect { peer } => {
                 for link in links_of(cx, &peer) {
@@ -283,6 +285,9 @@ impl Node {
         let direction = link.direction;
         let dial = match direction {
             Direction::Inbound => None,
+            Direction::Outbound(dial) if dial_back::dialed(&mut self.cx, dial, true) => {
+                return self.cx.outputs.push_back(Output::Close { connection });
+            }
             Direction::Outbound(dial) => {
                 dialer::connected(&mut self.cx, dial, connection);
                 let dialed = self.cx.peers.dialed(dial);

@@ -21,6 +21,7 @@ use crate::wire::Refusal;
 
 pub(crate) mod address;
 pub(crate) mod book;
+pub(crate) mod dial_back;
 pub(crate) mod dialer;
 pub(crate) mod exchange;
 

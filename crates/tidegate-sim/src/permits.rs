@@ -35,6 +35,8 @@ struct Link {
     tips: [bool; 2],
     /// The peer has asked for others, and this node has.
     asked: [bool; 2],
+    /// The same for where one can be dialed.
+    reach: [bool; 2],
     /// Requests of the peer without an answer, and of this node.
     requests: [BTreeSet<u32>; 2],
     /// Why the connection must end, and since when.
@@ -151,7 +153,9 @@ impl Permits {
             Kind::Peers => match frame.decode() {
                 Ok(PeersMessage::Records(_)) => link.asked[0] = false,
                 Ok(PeersMessage::Ask) => link.asked[1] = true,
-                Err(_) => {}
+                Ok(PeersMessage::Reached(_)) => link.reach[0] = false,
+                Ok(PeersMessage::Reach(_)) => link.reach[1] = true,
+                Ok(PeersMessage::Moved(_)) | Err(_) => {}
             },
             Kind::Pool => {
                 if let Ok(PoolMessage::Return(returns)) = frame.decode() {
@@ -203,6 +207,10 @@ impl Link {
         let right = match frame.decode() {
             Ok(PeersMessage::Ask) => !std::mem::replace(&mut self.asked[0], true),
             Ok(PeersMessage::Records(_)) => std::mem::take(&mut self.asked[1]),
+            Ok(PeersMessage::Reach(_)) => !std::mem::replace(&mut self.reach[0], true),
+            Ok(PeersMessage::Reached(_)) => std::mem::take(&mut self.reach[1]),
+            // How fast they may come is seen by nobody else.
+            Ok(PeersMessage::Moved(_)) => true,
             Err(_) => return Some("no message"),
         };
         (!right).then_some("a question without a permit, or an answer without a question")

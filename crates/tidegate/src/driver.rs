@@ -437,12 +437,15 @@ impl Driver {
                     transport.close(connection);
                 }
             }
-            Output::Dial { dial, address, peer } => {
+            Output::Dial { dial, address, peer, fresh } => {
                 let found = from_core(&address).and_then(|address| {
                     let transport = self.transports.iter_mut().find(|t| t.handles(&address))?;
                     Some((transport, address))
                 });
                 match found {
+                    Some((transport, address)) if fresh => {
+                        transport.dial_fresh(dial, &address, peer);
+                    }
                     Some((transport, address)) => transport.dial(dial, &address, peer),
                     None => {
                         let error = DialError::UnsupportedAddress;

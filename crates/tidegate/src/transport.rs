@@ -46,6 +46,12 @@ pub trait Transport: Send + 'static {
     /// Connects to an address; [`Input::Connected`] or [`Input::DialFailed`] follows.
     fn dial(&mut self, dial: DialId, address: &Multiaddr, peer: Option<PeerId>);
 
+    /// Connects like [`Transport::dial`], from a socket that nothing else has left by where the transport has
+    /// sockets: a router in front of the peer must not know it.
+    fn dial_fresh(&mut self, dial: DialId, address: &Multiaddr, peer: Option<PeerId>) {
+        self.dial(dial, address, peer);
+    }
+
     /// Sends a frame; [`Input::Writable`] follows.
     fn send(&mut self, connection: ConnectionId, channel: u32, frame: Frame);
 

@@ -94,7 +94,7 @@ impl fmt::Display for Told {
         f.write_str(match self {
             Self::All => "told to all",
             Self::Local => "told to peers of the local network",
-            Self::Unproven => "told to nobody: fewer than three network groups see it",
+            Self::Unproven => "told to nobody: fewer than three network groups see it, and no other peer has reached it",
             Self::Loopback => "told to nobody: peers on this machine reach the others too",
             Self::NoRoom => "told to nobody: a record has room for 16",
         })
@@ -194,6 +194,28 @@ impl Reachable {
         if self.seen.len() > MOST_SEEN {
             let first = self.seen.iter().position(|seen| !seen.proven).unwrap_or(0);
             self.seen.remove(first);
+        }
+    }
+
+    /// Addresses that are not proven, and that the peer of a connection, which is at a site, could prove:
+    /// somebody else sees this node there.
+    pub(crate) fn unproven(
+        &self,
+        link: ConnectionId,
+        site: &[u8],
+    ) -> impl Iterator<Item = &Address> {
+        let others = move |seen: &Seen| {
+            seen.by.iter().any(|(other, (_, of))| *other != link && of[..] != *site)
+        };
+        let unproven = self.seen.iter().rev().filter(move |seen| !seen.proven && others(seen));
+        unproven.map(|seen| &seen.address)
+    }
+
+    /// A peer has reached this node at an address.
+    pub(crate) fn reached(&mut self, address: &Address) {
+        for seen in self.seen.iter_mut().filter(|seen| seen.address == *address) {
+            seen.dialed_back = true;
+            seen.prove();
         }
     }
 

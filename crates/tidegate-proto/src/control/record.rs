@@ -9,7 +9,7 @@ use crate::channel::Context;
 use crate::id::{Address, ConnectionId, NetworkId, PeerId, Signature};
 use crate::io::Output;
 use crate::peers::book::Learnt;
-use crate::peers::{dialer, exchange};
+use crate::peers::{dial_back, dialer, exchange};
 use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::{Encode as _, EncodeError, PeerRecord, RecordPayload, Setup};
@@ -119,6 +119,9 @@ pub(crate) fn signed(cx: &mut Context, request: u64, signature: Signature) {
     let (sequence, addresses) = own.unsigned.remove(at);
     let record = PeerRecord { peer: cx.config.peer, sequence, addresses, signature };
     *(if is_local { &mut own.local } else { &mut own.public }) = Some(record);
+    if own.unsigned.is_empty() {
+        exchange::moved(cx);
+    }
 }
 
 /// Somebody knows a record of this node's own. One that is newer than what it says now was signed before
@@ -161,5 +164,6 @@ pub(super) fn said(cx: &mut Context, link: ConnectionId, setup: &Setup) {
         let (at, now) = ((&listener, &address), cx.now);
         cx.control.reachable.observed(link, at, &setup.observed, now);
         renew(cx);
+        dial_back::look(cx);
     }
 }

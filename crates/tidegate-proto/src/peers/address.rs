@@ -158,6 +158,16 @@ pub(crate) fn reached_at(listener: &Address, interfaces: &[Address]) -> Vec<Addr
     interfaces.iter().filter_map(at).collect()
 }
 
+/// Whether two addresses are of one host that can be dialed, whatever the ports.
+pub(crate) fn is_same_host(one: &Address, other: &Address) -> bool {
+    let same = match (host(one), host(other)) {
+        (Host::Ip4(one), Host::Ip4(other)) => one == other,
+        (Host::Ip6(one), Host::Ip6(other)) => one == other,
+        _ => false,
+    };
+    same && one.scope() != Scope::None
+}
+
 /// Whether a listener could be seen at an address: by the same protocols on an IP address of the same
 /// family. Its port may be another, where a router translates.
 pub(crate) fn is_same_kind(listener: &Address, address: &Address) -> bool {

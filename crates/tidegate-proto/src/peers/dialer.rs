@@ -363,7 +363,7 @@ fn dial(cx: &mut Context, i: usize) {
         State::Idle(cx.now + cx.dialer.about(limit))
     } else {
         let dial = cx.peers.dial(address.clone(), peer);
-        cx.outputs.push_back(Output::Dial { dial, address, peer });
+        cx.outputs.push_back(Output::Dial { dial, address, peer, fresh: false });
         State::Dialing(dial, cx.now + cx.config.limits.dial_timeout)
     };
     cx.dialer.targets[i].state = state;

@@ -3,6 +3,7 @@
 //! ```text
 //! A → B   Ask         one at a time
 //! B → A   Records     B's own record, then some of those B knows; as B's permits allow
+//! A → B   Moved       A's own record, when it is another; a few at once, then one a minute
 //! ```
 //!
 //! Nothing is told unasked. The hello comes first, so who asks is proven to be at his address, as
@@ -18,6 +19,7 @@ use crate::id::{Address, ConnectionId, Digest};
 use crate::link::At;
 use crate::peers::address::{Scope, is_local};
 use crate::peers::book::Learnt;
+use crate::peers::dial_back::{self, DialBacks, Reach};
 use crate::peers::dialer;
 use crate::rng::Rng;
 use crate::rules::Rules;
@@ -36,10 +38,16 @@ const HUNGRY_MOST: Duration = Duration::from_secs(256);
 /// The wait when none are missing.
 const CONTENT: Duration = Duration::from_secs(1800);
 
+/// New records of this node that leave at once, and the time after which one more does: a machine that moves
+/// from network to network. A peer may have twice as many on the way.
+const MOVES: u32 = 4;
+const MOVE_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Who asked whom, and when.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     links: BTreeMap<ConnectionId, ExchangeLink>,
+    pub(super) dial_backs: DialBacks,
     rng: Rng,
 }
 
@@ -58,11 +66,25 @@ struct ExchangeLink {
     owed: bool,
     /// How fast it is answered.
     answers: Pace,
+    /// How fast new records of this node leave, and how fast those of the peer may come.
+    moves_out: Pace,
+    moves_in: Pace,
+    reach: Reach,
 }
 
 impl Exchange {
     pub(crate) fn new(rng: &Rng) -> Self {
-        Self { links: BTreeMap::new(), rng: rng.fork("peers") }
+        let (links, dial_backs) = (BTreeMap::new(), DialBacks::default());
+        Self { links, dial_backs, rng: rng.fork("peers") }
+    }
+
+    /// What is under way about who can be dialed where.
+    pub(super) fn reaches(&self) -> impl Iterator<Item = (ConnectionId, &Reach)> {
+        self.links.iter().map(|(id, link)| (*id, &link.reach))
+    }
+
+    pub(super) fn reach(&mut self, link: ConnectionId) -> Option<&mut Reach> {
+        self.links.get_mut(&link).map(|link| &mut link.reach)
     }
 
     /// A time that is not the same for all.
@@ -79,6 +101,20 @@ pub(crate) fn hungry(cx: &mut Context) {
             link.next = Some(due);
             cx.links.wake(link.at.link, link.at.slot);
         }
+    }
+}
+
+/// Something has to leave on a connection's channel.
+pub(super) fn wake(cx: &mut Context, link: ConnectionId) {
+    if let Some(link) = cx.exchange.links.get(&link) {
+        cx.links.wake(link.at.link, link.at.slot);
+    }
+}
+
+/// This node has another record: those who are connected are told of it.
+pub(crate) fn moved(cx: &mut Context) {
+    for link in cx.exchange.links.values() {
+        cx.links.wake(link.at.link, link.at.slot);
     }
 }
 
@@ -124,6 +160,9 @@ impl ChannelTrait for Channel {
             pause: HUNGRY,
             owed: false,
             answers: Pace::default(),
+            moves_out: Pace::default(),
+            moves_in: Pace::default(),
+            reach: Reach::default(),
         };
         cx.exchange.links.insert(at.link, link);
     }
@@ -133,7 +172,7 @@ impl ChannelTrait for Channel {
     }
 
     fn was_asked(message: &PeersMessage) -> bool {
-        matches!(message, PeersMessage::Records(_))
+        matches!(message, PeersMessage::Records(_) | PeersMessage::Reached(_))
     }
 
     fn on_message(cx: &mut Context, at: At, message: PeersMessage) -> Result<(), Violation> {
@@ -148,6 +187,9 @@ impl ChannelTrait for Channel {
                 Ok(())
             }
             PeersMessage::Records(records) => on_records(cx, at, &records),
+            PeersMessage::Moved(record) => on_moved(cx, at, &record),
+            PeersMessage::Reach(address) => dial_back::asked(cx, at.link, address),
+            PeersMessage::Reached(reached) => dial_back::told(cx, at.link, reached),
         }
     }
 
@@ -166,7 +208,10 @@ impl ChannelTrait for Channel {
             link.last = Some(cx.now);
             return Some(PeersMessage::Ask);
         }
-        None
+        if let Some(moved) = poll_moved(cx, at) {
+            return Some(PeersMessage::Moved(moved));
+        }
+        dial_back::poll(cx, at.link)
     }
 
     fn deadline(cx: &Context, at: At) -> Option<Time> {
@@ -175,7 +220,13 @@ impl ChannelTrait for Channel {
         let answer =
             link.owed.then(|| link.answers.next(limits.records_burst, limits.records_interval));
         let ask = link.next.filter(|_| !link.asked);
-        answer.into_iter().chain(ask).min()
+        let has_moved = || {
+            let seen_at = &cx.links.get(at.link)?.address;
+            cx.control.has_news_for(at.link, seen_at).then_some(())
+        };
+        let moved = has_moved().map(|()| link.moves_out.next(MOVES, MOVE_INTERVAL));
+        let reach = dial_back::deadline(&link.reach);
+        answer.into_iter().chain(ask).chain(moved).chain(reach).min()
     }
 }
 
@@ -240,6 +291,39 @@ fn learn(cx: &mut Context, record: &PeerRecord, source: &Address) -> Result<bool
         true => Ok(cx.book.learn(record, source) == Learnt::New),
         false => Err(Violation::WrongRecord),
     }
+}
+
+/// The newest record of this node, if the peer does not have it, and it is not too soon.
+fn poll_moved(cx: &mut Context, at: At) -> Option<PeerRecord> {
+    let link = cx.exchange.links.get_mut(&at.link)?;
+    if link.moves_out.next(MOVES, MOVE_INTERVAL) > cx.now {
+        return None;
+    }
+    let seen_at = cx.links.get(at.link)?.address.clone();
+    if !cx.control.has_news_for(at.link, &seen_at) {
+        return None;
+    }
+    let moved = cx.control.news_for(at.link, &seen_at)?;
+    link.moves_out.take(MOVE_INTERVAL, cx.now);
+    Some(moved)
+}
+
+fn on_moved(cx: &mut Context, at: At, record: &PeerRecord) -> Result<(), Violation> {
+    let link = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    // R15.8
+    if link.moves_in.next(MOVES * 2, MOVE_INTERVAL) > cx.now {
+        return Err(Violation::OutOfTurn);
+    }
+    link.moves_in.take(MOVE_INTERVAL, cx.now);
+    let Some(peer) = cx.links.get(at.link) else { return Ok(()) };
+    let source = peer.address.clone();
+    if record.peer != peer.peer || !record::verify(record, &cx.config.network) {
+        return Err(Violation::WrongRecord);
+    }
+    if cx.config.outbound > 0 && cx.book.learn(record, &source) == Learnt::New {
+        dialer::look_soon(cx);
+    }
+    Ok(())
 }
 
 fn on_records(cx: &mut Context, at: At, records: &[PeerRecord]) -> Result<(), Violation> {

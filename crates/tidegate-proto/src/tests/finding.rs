@@ -215,7 +215,7 @@ fn answers(script: &mut Script) -> Vec<Vec<PeerRecord>> {
     let messages = script.received(PEERS).into_iter();
     let answers = messages.filter_map(|message| match message {
         PeersMessage::Records(records) => Some(records),
-        PeersMessage::Ask => None,
+        _ => None,
     });
     answers.collect()
 }

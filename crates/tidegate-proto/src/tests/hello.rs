@@ -7,12 +7,12 @@ use bytes::Bytes;
 use super::app::{SMALL, config, item};
 use super::net::{Message, Net, pick};
 use super::script::{CONTROL, PEER, Script, binding, hello, setup};
-use crate::Violation;
 use crate::id::{Address, ConnectionId, Digest, NetworkId, PeerId, Signature};
 use crate::io::{Admission, Command, DialError, Direction, Disconnect, Event, Input, Output};
 use crate::wire::{
     Binding, ControlMessage, Goodbye, Hello, PeerRecord, Refusal, RefusalKind, Setup,
 };
+use crate::{VERSION, Violation};
 
 fn say(script: &mut Script, change: impl FnOnce(&mut Hello)) {
     let mut hello = hello(script.connection);
@@ -40,7 +40,10 @@ fn refused(change: impl FnOnce(&mut Hello)) -> Option<Refusal> {
 /// R5.1.3, R5.1.4, R5.2.1
 #[test]
 fn a_stranger_hears_one_reason_and_nothing_else() {
-    assert_eq!(refused(|h| h.versions = vec![1, 3]), Some(Refusal::NoCommonVersion));
+    assert_eq!(
+        refused(|h| h.versions = vec![VERSION - 1, VERSION + 1]),
+        Some(Refusal::NoCommonVersion)
+    );
     assert_eq!(refused(|h| h.versions.clear()), Some(Refusal::NoCommonVersion));
     assert_eq!(refused(|h| h.network = NetworkId([8; 32])), Some(Refusal::WrongNetwork));
     // Version first: another version may mean another form of everything behind it.
@@ -54,7 +57,7 @@ fn a_stranger_hears_one_reason_and_nothing_else() {
 fn a_newer_peer_that_speaks_this_version_too_is_welcome() {
     let mut script = Script::alone();
     script.connect(PEER);
-    say(&mut script, |hello| hello.versions = vec![2, 3]);
+    say(&mut script, |hello| hello.versions = vec![VERSION, VERSION + 1]);
     assert_eq!(script.refusal(), None);
 }
 

@@ -14,6 +14,7 @@ mod limits;
 mod net;
 mod permits;
 mod pools;
+mod reaching;
 mod recording;
 mod script;
 mod seconds;

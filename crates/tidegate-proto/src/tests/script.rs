@@ -59,6 +59,8 @@ pub(super) struct Script {
     pub(super) seen_at: Address,
     /// Signatures that were asked for.
     pub(super) signs: Vec<(u64, Bytes)>,
+    /// Where peers were dialed that had asked for it.
+    pub(super) dialed_back: Vec<Address>,
     /// The listener that dials go out from.
     pub(super) listener: Option<Address>,
     /// The transport takes no second frame on any channel.
@@ -160,6 +162,7 @@ impl Script {
             dialed: Vec::new(),
             seen_at: Address(Bytes::from_static(b"here")),
             signs: Vec::new(),
+            dialed_back: Vec::new(),
             listener: None,
             stalled: false,
         }
@@ -415,7 +418,10 @@ impl Script {
                     None => self.questions.push((ticket, subject)),
                 },
                 Output::Event(event) => self.events.push(event),
-                Output::Dial { dial, peer, .. } => {
+                Output::Dial { dial, peer, address, fresh } => {
+                    if fresh {
+                        self.dialed_back.push(address);
+                    }
                     self.dials.push(dial);
                     self.dialed.push(peer);
                 }

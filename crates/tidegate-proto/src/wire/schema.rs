@@ -1696,6 +1696,12 @@ pub enum PeersKind {
     Ask = 0,
     /// `RECORDS`.
     Records = 1,
+    /// `MOVED`.
+    Moved = 2,
+    /// `REACH`.
+    Reach = 3,
+    /// `REACHED`.
+    Reached = 4,
 }
 
 impl Encode for PeersKind {
@@ -1710,6 +1716,9 @@ impl Decode for PeersKind {
         match input.u32()? {
             0 => Ok(Self::Ask),
             1 => Ok(Self::Records),
+            2 => Ok(Self::Moved),
+            3 => Ok(Self::Reach),
+            4 => Ok(Self::Reached),
             value => Err(DecodeError::UnknownValue { of: "PeersKind", value }),
         }
     }
@@ -1722,6 +1731,12 @@ pub enum PeersMessage {
     Ask,
     /// The sender's own record, if it has one, and some of those that it knows.
     Records(Vec<PeerRecord>),
+    /// The sender's own record, which is newer than the one that it gave before.
+    Moved(PeerRecord),
+    /// "Can I be dialed here?"
+    Reach(Address),
+    /// Whether the asker answered there.
+    Reached(bool),
 }
 
 impl Encode for PeersMessage {
@@ -1731,6 +1746,18 @@ impl Encode for PeersMessage {
             Self::Records(value) => {
                 out.u32(1);
                 out.list(value, 64);
+            }
+            Self::Moved(value) => {
+                out.u32(2);
+                value.encode(out);
+            }
+            Self::Reach(value) => {
+                out.u32(3);
+                value.encode(out);
+            }
+            Self::Reached(value) => {
+                out.u32(4);
+                out.bool(*value);
             }
         }
     }
@@ -1742,6 +1769,9 @@ impl Decode for PeersMessage {
         match input.u32()? {
             0 => Ok(Self::Ask),
             1 => input.list(64).map(Self::Records),
+            2 => PeerRecord::decode(input).map(Self::Moved),
+            3 => Address::decode(input).map(Self::Reach),
+            4 => input.bool().map(Self::Reached),
             value => Err(DecodeError::UnknownValue { of: "PeersMessage", value }),
         }
     }

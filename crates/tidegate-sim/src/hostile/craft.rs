@@ -312,7 +312,10 @@ fn record(entropy: &mut Entropy) -> PeerRecord {
 }
 
 fn peers(entropy: &mut Entropy) -> PeersMessage {
-    match entropy.below(3) {
+    match entropy.below(6) {
+        2 => PeersMessage::Moved(record(entropy)),
+        3 => PeersMessage::Reach(Address(vec![entropy.byte(); 8].into())),
+        4 => PeersMessage::Reached(entropy.below(2) == 0),
         0 => PeersMessage::Records(some(entropy, record).into_iter().take(64).collect()),
         _ => PeersMessage::Ask,
     }

@@ -6,7 +6,8 @@ use tidegate_ledger::Header;
 use tidegate_proto::id::{BlockId, Digest};
 use tidegate_proto::wire::{
     Answer, BlockBody, BlockMessage, BlockPart, Body, Chunked, Compact, Encode as _, Frame, Group,
-    Held, NotHere, PeersMessage, PoolMessage, RpcBlock, RpcFailed, RpcMessage, TipMessage,
+    Held, NotHere, PeerRecord, PeersMessage, PoolMessage, RpcBlock, RpcFailed, RpcMessage,
+    TipMessage,
 };
 
 use super::Kind;
@@ -213,14 +214,22 @@ fn rpc(message: RpcMessage, entropy: &mut Entropy) -> Option<RpcMessage> {
 }
 
 fn peers(message: PeersMessage, entropy: &mut Entropy) -> Option<PeersMessage> {
-    let PeersMessage::Records(mut records) = message else { return None };
-    if let Some(record) = records.first_mut() {
-        match entropy.below(2) {
-            0 => record.sequence += 1,
-            _ => record.addresses.reverse(),
+    let mut twist = |record: &mut PeerRecord| match entropy.below(2) {
+        0 => record.sequence += 1,
+        _ => record.addresses.reverse(),
+    };
+    Some(match message {
+        PeersMessage::Records(mut records) => {
+            records.first_mut().map(twist);
+            PeersMessage::Records(records)
         }
-    }
-    Some(PeersMessage::Records(records))
+        PeersMessage::Moved(mut record) => {
+            twist(&mut record);
+            PeersMessage::Moved(record)
+        }
+        PeersMessage::Reached(reached) => PeersMessage::Reached(!reached),
+        PeersMessage::Ask | PeersMessage::Reach(_) => return None,
+    })
 }
 
 #[cfg(test)]

@@ -379,6 +379,10 @@ impl Quic {
             let config = self.client.config(peer, self.transport.clone());
             attempts.push(Attempt { from, listener, config, to: *to });
         }
+        self.reach(dial, peer, attempts);
+    }
+
+    fn reach(&self, dial: DialId, peer: Option<PeerId>, attempts: Vec<Attempt>) {
         self.work.push(Box::pin(async move {
             let reached = first_of(attempts).await;
             let expected = |found: &Reached| peer.is_none_or(|peer| peer == found.peer);
@@ -612,6 +616,17 @@ impl Transport for Quic {
             let found = rt::within(DIAL_TIMEOUT, name.resolve(resolver)).await;
             Done::Resolved(dial, peer, found.unwrap_or_default())
         }));
+    }
+
+    fn dial_fresh(&mut self, dial: DialId, address: &Multiaddr, peer: Option<PeerId>) {
+        let to = socket_address(address);
+        let from = to.and_then(|to| Some((to, Endpoints::fresh(to).ok()?)));
+        let Some((to, from)) = from else {
+            let error = DialError::Unreachable;
+            return self.inputs.push_back(Input::DialFailed { dial, error });
+        };
+        let config = self.client.config(peer, self.transport.clone());
+        self.reach(dial, peer, vec![Attempt { from, listener: None, config, to }]);
     }
 
     fn send(&mut self, id: ConnectionId, channel: u32, frame: Frame) {

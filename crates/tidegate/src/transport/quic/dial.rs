@@ -85,6 +85,11 @@ impl Endpoints {
         Ok(&self.all[at])
     }
 
+    /// A socket that is forgotten with its last connection.
+    pub(super) fn fresh(to: SocketAddr) -> std::io::Result<quinn::Endpoint> {
+        open(any_of_family(to), None).map(|(quinn, _)| quinn)
+    }
+
     /// Connections that quinn has, and those that it has not forgotten.
     pub(super) fn open_connections(&self) -> usize {
         self.all.iter().map(|endpoint| endpoint.quinn.open_connections()).sum()

@@ -1,0 +1,48 @@
+//! Whether the other end is there: pings, and how long silence may last (specification section 5.5).
+
+use super::{ControlLink, Stage};
+use crate::channel::Context;
+use crate::link::At;
+use crate::time::Time;
+use crate::wire::ControlMessage;
+
+/// When the next ping leaves. One is outstanding at most.
+pub(super) fn next_ping(cx: &Context, link: &ControlLink) -> Option<Time> {
+    if link.ping.is_some() {
+        return None;
+    }
+    if link.ping_now {
+        return Some(Time::ZERO);
+    }
+    let connection = cx.links.get(link.at.link)?;
+    let limits = &cx.config.limits;
+    if let Some(silent) = connection.silent_since() {
+        return Some(link.last_ping.max(silent) + limits.ping_busy);
+    }
+    let idle = match connection.direction.is_inbound() {
+        // The dialer's pings keep the connection; this one is for when they stay away.
+        true => limits.ping_idle * 3 / 2,
+        false => limits.ping_idle,
+    };
+    Some(connection.heard + idle)
+}
+
+/// When a silent peer is given up.
+pub(super) fn silence(cx: &Context, link: &ControlLink) -> Option<Time> {
+    let connection = cx.links.get(link.at.link)?;
+    Some(connection.silent_since()? + cx.config.limits.silence)
+}
+
+pub(super) fn poll_ping(cx: &mut Context, at: At) -> Option<ControlMessage> {
+    let link = cx.control.links.get(&at.link)?;
+    if link.stage != Stage::Up || next_ping(cx, link).is_none_or(|due| due > cx.now) {
+        return None;
+    }
+    let number = cx.control.rng.next_u64();
+    let link = cx.control.links.get_mut(&at.link)?;
+    link.ping = Some((number, cx.now));
+    link.ping_now = false;
+    link.last_ping = cx.now;
+    cx.links.get_mut(at.link)?.ask(cx.now);
+    Some(ControlMessage::Ping(number))
+}

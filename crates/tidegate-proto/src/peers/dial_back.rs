@@ -1,0 +1,176 @@
+//! Whether this node can be dialed where others see it (specification section 15): it asks one of those that it
+//! has dialed, who dials it from a socket that nothing has left by, and says what came of it.
+//!
+//! ```text
+//! A → B   Reach       an address of the host at which B sees A; one at a time
+//! B → A   Reached
+//! ```
+//!
+//! B's word is one peer's, and so was that of whoever named the address: two must agree. Nobody has B dial
+//! anybody else.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::address::{is_same_host, site_bytes};
+use super::exchange::wake;
+use super::may_dial;
+use crate::channel::Context;
+use crate::control::record;
+use crate::id::{Address, ConnectionId, DialId};
+use crate::io::Output;
+use crate::time::{Pace, Time};
+use crate::violation::Violation;
+use crate::wire::PeersMessage;
+
+/// How long a peer is not asked about the same address again.
+const AGAIN: Duration = Duration::from_secs(600);
+/// Questions of a peer that are answered at once, and the time after which one more is.
+const BURST: u32 = 2;
+const INTERVAL: Duration = Duration::from_secs(60);
+/// Peers that are dialed back at a time.
+const AT_A_TIME: usize = 4;
+
+/// Peers that are being dialed because they asked.
+#[derive(Debug, Default)]
+pub(crate) struct DialBacks {
+    under_way: BTreeMap<DialId, ConnectionId>,
+}
+
+/// What is under way on one connection.
+#[derive(Debug, Default)]
+pub(super) struct Reach {
+    /// The address that is to be asked about, is asked about, or was last.
+    address: Option<Address>,
+    stage: Stage,
+    since: Option<Time>,
+    /// What the peer asks about.
+    owed: Option<Address>,
+    /// How fast it is answered.
+    pace: Pace,
+    /// The answer that leaves next.
+    answer: Option<bool>,
+    /// The peer has asked and has no answer.
+    is_asking: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Quiet,
+    ToAsk,
+    Asked,
+}
+
+/// Asks somebody, if an address is only one peer's word and nobody is being asked.
+pub(crate) fn look(cx: &mut Context) {
+    if cx.exchange.reaches().any(|(_, reach)| reach.stage != Stage::Quiet) {
+        return;
+    }
+    let now = cx.now;
+    let lately = |reach: &Reach, address: &Address| {
+        let when = reach.since.filter(|_| reach.address.as_ref() == Some(address));
+        when.is_some_and(|when| now.since(when) < AGAIN)
+    };
+    let asked = cx.exchange.reaches().filter_map(|(id, reach)| {
+        let link = cx.links.get(id).filter(|link| !link.direction.is_inbound())?;
+        let site = site_bytes(&link.address);
+        let mut unproven = cx.control.reachable().unproven(id, &site);
+        unproven.find(|address| !lately(reach, address)).map(|address| (id, address.clone()))
+    });
+    let Some((id, address)) = { asked }.next() else { return };
+    if let Some(reach) = cx.exchange.reach(id) {
+        reach.address = Some(address);
+        (reach.stage, reach.since) = (Stage::ToAsk, Some(now));
+    }
+    wake(cx, id);
+}
+
+/// A peer asks whether it can be dialed somewhere.
+pub(super) fn asked(
+    cx: &mut Context,
+    link: ConnectionId,
+    address: Address,
+) -> Result<(), Violation> {
+    let reach = cx.exchange.reach(link).ok_or(Violation::UnknownChannel)?;
+    // R15.9
+    if std::mem::replace(&mut reach.is_asking, true) {
+        return Err(Violation::RequestPermit);
+    }
+    reach.owed = Some(address);
+    wake(cx, link);
+    Ok(())
+}
+
+/// A peer says whether it has reached this node.
+pub(super) fn told(cx: &mut Context, link: ConnectionId, reached: bool) -> Result<(), Violation> {
+    let reach = cx.exchange.reach(link).ok_or(Violation::UnknownChannel)?;
+    // R15.9
+    if reach.stage != Stage::Asked {
+        return Err(Violation::Unasked);
+    }
+    reach.stage = Stage::Quiet;
+    if reached && let Some(address) = reach.address.clone() {
+        cx.control.reachable_mut().reached(&address);
+        record::renew(cx);
+    }
+    look(cx);
+    Ok(())
+}
+
+/// What leaves next on a connection, if anything does.
+pub(super) fn poll(cx: &mut Context, link: ConnectionId) -> Option<PeersMessage> {
+    let now = cx.now;
+    let reach = cx.exchange.reach(link)?;
+    if let Some(answer) = reach.answer.take() {
+        reach.is_asking = false;
+        return Some(PeersMessage::Reached(answer));
+    }
+    if reach.pace.next(BURST, INTERVAL) <= now
+        && let Some(address) = reach.owed.take()
+    {
+        reach.pace.take(INTERVAL, now);
+        if !dial(cx, link, address) {
+            cx.exchange.reach(link)?.is_asking = false;
+            return Some(PeersMessage::Reached(false));
+        }
+    }
+    let reach = cx.exchange.reach(link)?;
+    if reach.stage == Stage::ToAsk {
+        reach.stage = Stage::Asked;
+        return reach.address.clone().map(PeersMessage::Reach);
+    }
+    None
+}
+
+/// When [`poll`] has something that waits for the time.
+pub(super) fn deadline(reach: &Reach) -> Option<Time> {
+    reach.owed.is_some().then(|| reach.pace.next(BURST, INTERVAL))
+}
+
+/// Dials a peer that asked, if it asks about itself.
+fn dial(cx: &mut Context, link: ConnectionId, address: Address) -> bool {
+    let Some(peer) = cx.links.get(link) else { return false };
+    // R15.10
+    let own = is_same_host(&address, &peer.address);
+    if !own || cx.exchange.dial_backs.under_way.len() >= AT_A_TIME || !may_dial(cx) {
+        return false;
+    }
+    let peer = Some(peer.peer);
+    let dial = cx.peers.dial(address.clone(), peer);
+    cx.exchange.dial_backs.under_way.insert(dial, link);
+    cx.outputs.push_back(Output::Dial { dial, address, peer, fresh: true });
+    true
+}
+
+/// A dial has ended, well or not: whether it was one of these. Then its connection is of no further use.
+pub(crate) fn dialed(cx: &mut Context, dial: DialId, reached: bool) -> bool {
+    let Some(link) = cx.exchange.dial_backs.under_way.remove(&dial) else { return false };
+    cx.peers.dialed(dial);
+    // Who asked may have gone.
+    if let Some(reach) = cx.exchange.reach(link) {
+        reach.answer = Some(reached);
+        wake(cx, link);
+    }
+    true
+}

@@ -1,0 +1,258 @@
+//! The rest of section 15: nodes that move, and nodes that ask whether they can be dialed.
+
+use std::time::Duration;
+
+use ed25519_dalek::{Signer as _, SigningKey};
+
+use super::app::config;
+use super::script::{CONTROL, PEER, PEERS, Script, hello, setup};
+use crate::Violation;
+use crate::control::reachable::Told;
+use crate::id::{Address, ConnectionId, PeerId, Signature};
+use crate::io::{Command, DialError, Direction, Input};
+use crate::wire::{ControlMessage, PeerRecord, PeersMessage};
+
+fn ip4(ip: [u8; 4], port: u16) -> Address {
+    let [a, b] = port.to_be_bytes();
+    Address([&[4][..], &ip, &[0x91, 0x02, a, b, 0xcc, 0x03]].concat().into())
+}
+
+fn listener() -> Address {
+    ip4([0; 4], 4001)
+}
+
+fn key() -> SigningKey {
+    SigningKey::from_bytes(&[1; 32])
+}
+
+/// A node that listens at all interfaces of a machine at home, and looks for others.
+fn node() -> Script {
+    let mut config = config(1);
+    config.peer = PeerId(key().verifying_key().to_bytes());
+    config.outbound = 4;
+    config.limits.ping_idle = Duration::from_secs(86_400);
+    let mut script = Script::with(config);
+    script.listener = Some(listener());
+    lies_at(&mut script, [192, 168, 1, 5]);
+    script
+}
+
+/// The machine has this address now, and its records are signed.
+fn lies_at(script: &mut Script, ip: [u8; 4]) {
+    script.command(Command::Listening {
+        listeners: vec![listener()],
+        interfaces: vec![ip4(ip, 0)],
+        external: Vec::new(),
+    });
+    sign(script);
+}
+
+fn sign(script: &mut Script) {
+    for (request, payload) in std::mem::take(&mut script.signs) {
+        let signature = Signature(key().sign(&payload).to_bytes());
+        script.command(Command::Signature { request, signature });
+    }
+}
+
+const OUTSIDE: [u8; 4] = [8, 8, 8, 8];
+
+/// Dials a peer at an address, which sees the node outside; frames to `kept` are kept.
+fn sees(script: &mut Script, at: [u8; 4], kept: Option<ConnectionId>) -> ConnectionId {
+    script.seen_at = ip4(at, 4001);
+    script.dial(PeerId([at[3]; 32]));
+    let link = script.connection;
+    script.send(CONTROL, &ControlMessage::Hello(hello(link)));
+    script.take();
+    script.connection = kept.unwrap_or(link);
+    let setup = crate::wire::Setup { observed: ip4(OUTSIDE, 777), ..setup(script.node.config()) };
+    script.send_on(link, CONTROL, &ControlMessage::Setup(setup));
+    link
+}
+
+fn questions(script: &mut Script) -> Vec<Address> {
+    let messages = script.received(PEERS).into_iter();
+    let reach = messages.filter_map(|message| match message {
+        PeersMessage::Reach(address) => Some(address),
+        _ => None,
+    });
+    reach.collect()
+}
+
+fn told(script: &Script) -> Vec<(Address, Told)> {
+    let addresses = script.node.status().addresses.into_iter();
+    addresses.map(|own| (own.address, own.told)).collect()
+}
+
+/// R5.4.3
+#[test]
+fn who_is_seen_by_two_is_told_when_one_has_reached_it() {
+    let [outside, home] = [ip4(OUTSIDE, 777), ip4([192, 168, 1, 5], 4001)];
+    for reached in [true, false] {
+        let mut script = node();
+        let first = sees(&mut script, [20, 1, 0, 1], None);
+        assert_eq!(questions(&mut script), [], "nobody else sees it there");
+        sees(&mut script, [20, 1, 0, 2], Some(first));
+        assert_eq!(questions(&mut script), std::slice::from_ref(&outside));
+        let unproven = [(home.clone(), Told::Local), (outside.clone(), Told::Unproven)];
+        assert_eq!(told(&script), unproven);
+        script.send(PEERS, &PeersMessage::Reached(reached));
+        if reached {
+            let proven = [(outside.clone(), Told::All), (home.clone(), Told::Local)];
+            assert_eq!(told(&script), proven);
+        } else {
+            assert_eq!(told(&script), unproven);
+            // The other is asked next, and then nobody for a while.
+            script.wait(700_000);
+            assert_eq!(questions(&mut script), []);
+        }
+        assert_eq!(script.accusation(), None);
+    }
+}
+
+/// One who names an address and says that it has reached it is still one.
+#[test]
+fn one_host_proves_no_address() {
+    let mut script = node();
+    let first = sees(&mut script, [20, 1, 0, 1], None);
+    script.seen_at = ip4([20, 1, 0, 1], 9);
+    script.dial(PeerId([9; 32]));
+    let link = script.connection;
+    script.send(CONTROL, &ControlMessage::Hello(hello(link)));
+    script.take();
+    script.connection = first;
+    let setup = crate::wire::Setup { observed: ip4(OUTSIDE, 777), ..setup(script.node.config()) };
+    script.send_on(link, CONTROL, &ControlMessage::Setup(setup));
+    assert_eq!(questions(&mut script), []);
+    // R15.9
+    script.send(PEERS, &PeersMessage::Reached(true));
+    assert_eq!(script.accusation(), Some(Violation::Unasked));
+    assert_eq!(told(&script)[1].1, Told::Unproven);
+}
+
+fn answers(script: &mut Script) -> Vec<bool> {
+    let messages = script.received(PEERS).into_iter();
+    let reached = messages.filter_map(|message| match message {
+        PeersMessage::Reached(reached) => Some(reached),
+        _ => None,
+    });
+    reached.collect()
+}
+
+/// R15.9, R15.10
+#[test]
+fn who_asks_is_dialed_where_it_is_and_nowhere_else() {
+    let mut script = node();
+    script.seen_at = ip4([20, 1, 0, 1], 5555);
+    script.connect(PEER);
+    script.shake_hands();
+    let ask = |script: &mut Script, at| script.send(PEERS, &PeersMessage::Reach(at));
+    // Another port of the same host.
+    ask(&mut script, ip4([20, 1, 0, 1], 4001));
+    assert_eq!(script.dialed_back, [ip4([20, 1, 0, 1], 4001)]);
+    assert_eq!(answers(&mut script), [false; 0]);
+    let (dial, back) = (script.dials.pop().unwrap(), ConnectionId(99));
+    script.input(Input::Connected {
+        connection: back,
+        peer: PEER,
+        direction: Direction::Outbound(dial),
+        address: ip4([20, 1, 0, 1], 4001),
+        listener: None,
+        binding: super::script::binding(back),
+    });
+    assert_eq!(answers(&mut script), [true]);
+    assert_eq!((script.closed.len(), script.closed.contains(&back)), (1, true));
+    assert_eq!(script.node.status().peers.len(), 1);
+    ask(&mut script, ip4([20, 1, 0, 1], 4002));
+    let dial = script.dials.pop().unwrap();
+    script.input(Input::DialFailed { dial, error: DialError::TimedOut });
+    assert_eq!(answers(&mut script), [false]);
+    // Two at once, then one a minute, also for what is not dialed.
+    ask(&mut script, ip4([20, 1, 0, 2], 4001));
+    script.wait(59_000);
+    assert_eq!(answers(&mut script), [false; 0]);
+    script.wait(61_000);
+    assert_eq!(answers(&mut script), [false]);
+    assert_eq!(script.dialed_back.len(), 2, "somebody else's host");
+    assert_eq!(script.accusation(), None);
+    ask(&mut script, ip4([20, 1, 0, 1], 1));
+    ask(&mut script, ip4([20, 1, 0, 1], 1));
+    assert_eq!(script.accusation(), Some(Violation::RequestPermit));
+}
+
+/// Four are dialed back at a time.
+#[test]
+fn few_are_dialed_back_at_a_time() {
+    let mut script = node();
+    for n in 1..=5 {
+        script.seen_at = ip4([20, 1, 0, n], 5555);
+        script.connect(PeerId([n; 32]));
+        script.shake_hands();
+        script.send(PEERS, &PeersMessage::Reach(ip4([20, 1, 0, n], 1)));
+        let refused: &[bool] = if n == 5 { &[false] } else { &[] };
+        assert_eq!(answers(&mut script), refused);
+    }
+    assert_eq!(script.dialed_back.len(), 4);
+}
+
+fn moves(script: &mut Script) -> Vec<PeerRecord> {
+    let messages = script.received(PEERS).into_iter();
+    let moved = messages.filter_map(|message| match message {
+        PeersMessage::Moved(record) => Some(record),
+        _ => None,
+    });
+    moved.collect()
+}
+
+/// Those who stayed connected went on to tell others of where it had been.
+#[test]
+fn who_moves_tells_its_peers() {
+    let mut script = node();
+    script.seen_at = ip4([192, 168, 1, 9], 4001);
+    script.connect(PEER);
+    script.shake_hands();
+    assert_eq!(moves(&mut script), [], "the setup has said it");
+    for n in 1..=4 {
+        lies_at(&mut script, [192, 168, 1, n]);
+        let moved = moves(&mut script);
+        assert_eq!(moved.len(), 1);
+        assert_eq!(moved[0].addresses, [ip4([192, 168, 1, n], 4001)]);
+    }
+    // One a minute from then on, and only the newest.
+    lies_at(&mut script, [192, 168, 1, 7]);
+    lies_at(&mut script, [192, 168, 1, 8]);
+    assert_eq!(moves(&mut script), []);
+    script.wait(61_000);
+    let moved = moves(&mut script);
+    assert_eq!(moved[0].addresses, [ip4([192, 168, 1, 8], 4001)]);
+    assert_eq!(moved.len(), 1);
+}
+
+/// R15.8
+#[test]
+fn who_says_too_often_that_it_moved_is_sent_away() {
+    let record = |sequence| {
+        let (key, network) = (SigningKey::from_bytes(&[2; 32]), config(1).network);
+        let peer = PeerId(key.verifying_key().to_bytes());
+        let addresses = vec![ip4([20, 1, 0, 1], sequence as u16)];
+        let payload = crate::control::record::payload(&network, peer, sequence, &addresses);
+        let signature = Signature(key.sign(&payload.unwrap()).to_bytes());
+        PeerRecord { peer, sequence, addresses, signature }
+    };
+    let connect = || {
+        let mut script = node();
+        script.seen_at = ip4([20, 1, 0, 1], 5555);
+        script.connect(record(0).peer);
+        script.shake_hands();
+        script
+    };
+    let mut script = connect();
+    for sequence in 1..=8 {
+        script.send(PEERS, &PeersMessage::Moved(record(sequence)));
+    }
+    assert_eq!((script.accusation(), script.node.status().known_peers), (None, 1));
+    script.send(PEERS, &PeersMessage::Moved(record(9)));
+    assert_eq!(script.accusation(), Some(Violation::OutOfTurn));
+    let mut script = connect();
+    script.send(PEERS, &PeersMessage::Moved(PeerRecord { sequence: 7, ..record(1) }));
+    assert_eq!(script.accusation(), Some(Violation::WrongRecord));
+}
