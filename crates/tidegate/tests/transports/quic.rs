@@ -439,3 +439,19 @@ async fn the_last_address_of_a_name_is_tried_too() {
         () = served => unreachable!("it would panic"),
     }
 }
+
+/// A router that has seen the usual socket lets it in, and no stranger.
+#[tokio::test]
+async fn a_fresh_dial_leaves_from_another_socket() {
+    let mut net = QuicNet::new(2);
+    let (_, usual) = net.connect(0, 1).await;
+    let own = net.peers[0].address.clone().expect("a listener");
+    assert_eq!(net.link(usual).address, own);
+    let (to, dial) = (net.way_to(1), tidegate::id::DialId(77));
+    let expected = Some(net.peers[1].id);
+    net.peers[0].transport.as_mut().unwrap().dial_fresh(dial, &to, expected);
+    net.until("another connection", |net| net.peers[1].links.len() == 2).await;
+    let fresh = net.peers[1].links.values().next_back().unwrap();
+    assert!(fresh.address != own && fresh.peer == net.peers[0].id, "{}", fresh.address);
+    net.until("its other end", |net| net.peers[0].links.len() == 2).await;
+}
