@@ -21,6 +21,7 @@ mod handlers;
 mod metrics;
 pub(crate) mod model;
 pub(crate) mod problem;
+mod reading;
 pub(crate) mod serve;
 
 use events::EventLog;

@@ -354,6 +354,17 @@ fn hostile_clients_leave_the_node_as_it_is() {
     assert!(node.height() > 0);
     drop((idle, silent));
     until("there is room again", || get(&node, "/health").status == 204);
+    // The same by clients that ask one thing after the other and read nothing: for a while only.
+    let status = format!("GET /v1/status HTTP/1.1\r\nHost: {at}\r\n\r\n").repeat(100);
+    let greedy = (0..64).map(|_| {
+        let mut stream = connect();
+        stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+        while stream.write_all(status.as_bytes()).is_ok() {}
+        stream
+    });
+    let greedy = greedy.collect::<Vec<_>>();
+    until("they have lost their places", || get(&node, "/health").status == 204);
+    drop(greedy);
     let grown = resident().saturating_sub(before);
     assert!(grown < 16 << 10, "{grown} KiB more than {before}");
 }

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use super::guard::{Guard, guard};
 use super::problem::Problem;
+use super::reading::Reading;
 
 /// Connections at a time, at each of the two places. More wait to be accepted.
 const CONNECTIONS: usize = 64;
@@ -122,7 +123,8 @@ fn connection(
         .max_headers(MOST_HEADERS)
         .max_buf_size(BUFFER);
     tokio::spawn(async move {
-        let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        let stream = TokioIo::new(Reading::new(stream));
+        let served = http.serve_connection(stream, TowerToHyperService::new(router));
         if let Err(error) = served.await {
             tracing::debug!("a connection of the API: {error}");
         }
