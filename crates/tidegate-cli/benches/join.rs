@@ -52,7 +52,7 @@ async fn write_history(folder: &Path, genesis: &Genesis, blocks: u64) {
     let mut ledger = Ledger::restore(genesis.clone(), Saved::default()).expect("a genesis");
     let mut limits = tidegate::Limits::default();
     // There is nobody to be polite to.
-    limits.store_backlog = u32::MAX;
+    limits.store_backlog = 1 << 30;
     let validator = |_: tidegate::io::Subject, answer: Answer| answer.ignore();
     let builder = Builder::new(genesis.network(), LedgerRules, validator)
         .identity(Identity::generate().expect("randomness"))

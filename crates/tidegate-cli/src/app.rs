@@ -43,7 +43,8 @@ impl App {
     pub(crate) async fn next_slot(&self) -> u64 {
         let now = unix_ms();
         let next = self.genesis.slot_at(now) + 1;
-        let begins = self.genesis.start_ms + next * self.genesis.slot_ms;
+        let since = next.saturating_mul(self.genesis.slot_ms);
+        let begins = self.genesis.start_ms.saturating_add(since);
         tokio::time::sleep(Duration::from_millis(begins.saturating_sub(now))).await;
         next
     }

@@ -31,6 +31,11 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// How often they are compared.
 const COMPARE_EVERY: Duration = Duration::from_millis(50);
 
+/// The longest demo: a week.
+const MAX_SECONDS: u64 = 7 * 86_400;
+/// The most transfers a second: more than one machine makes.
+const MAX_RATE: u64 = 100_000;
+
 /// The network and its load.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -57,7 +62,11 @@ pub(crate) struct Arguments {
 /// Runs the demo; `true` if all nodes came to the same end.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     ensure!((2..=128).contains(&arguments.nodes), "--nodes: between 2 and 128");
-    ensure!(arguments.seconds > 0, "--seconds: at least 1");
+    ensure!(
+        (1..=MAX_SECONDS).contains(&arguments.seconds),
+        "--seconds: between 1 and {MAX_SECONDS}"
+    );
+    ensure!(arguments.tx_rate <= MAX_RATE, "--tx-rate: at most {MAX_RATE}");
     let least = if arguments.kill_first { 3 } else { 2 };
     ensure!(arguments.nodes >= least, "--kill-first: two nodes at least must be left");
     if let Some(folder) = &arguments.record {

@@ -183,7 +183,9 @@ fn a_scenario_that_fails_says_how_to_see_it_again() {
 fn bad_arguments_are_told() {
     refuses(&["demo", "--nodes", "1"], "--nodes: between 2 and 128");
     refuses(&["demo", "--nodes", "129"], "--nodes: between 2 and 128");
-    refuses(&["demo", "--seconds", "0"], "--seconds: at least 1");
+    refuses(&["demo", "--seconds", "0"], "--seconds: between 1 and 604800");
+    refuses(&["demo", "--seconds", "604801"], "--seconds: between 1 and 604800");
+    refuses(&["demo", "--tx-rate", "100001"], "--tx-rate: at most 100000");
     refuses(&["sim", "run", "nowhere"], "`tidegate sim list` lists them");
     refuses(&["replay", "nowhere.run"], "nowhere.run");
     refuses(&["replay"], "FILES");

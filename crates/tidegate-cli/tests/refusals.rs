@@ -90,6 +90,9 @@ fn what_is_no_configuration_is_refused() {
     }
     refuses(folder, &["--producer-key", "missing.key"], "missing.key");
     refuses(folder, &["--workers", "0"], "workers: at least one");
+    refuses(folder, &["--workers", "1025"], "workers is 1025: it must be at most 1024");
+    refuses(folder, &["--max-inbound", "65537"], "max_inbound is 65537: it must be at most 65536");
+    refuses(folder, &["--outbound", "65537"], "outbound is 65537: it must be at most 65536");
     let nowhere = folder.join("nowhere");
     let output = tidegate().args(["run", "--folder", string(&nowhere)]).output().unwrap();
     is_refused(&output, "tidegate init");

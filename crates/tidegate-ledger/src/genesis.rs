@@ -49,6 +49,15 @@ impl Default for WorkRules {
     }
 }
 
+/// The longest slot: a day.
+const MAX_SLOT_MS: u64 = 86_400_000;
+/// The most jobs of a block, each of which every node makes.
+const MAX_JOBS_PER_BLOCK: u64 = 1024;
+/// The most open jobs, which every node keeps.
+const MAX_JOBS: u64 = 65_536;
+/// The highest difficulty: nobody has so many hashes as one more would take.
+const MAX_DIFFICULTY: u64 = 64;
+
 /// Why a genesis file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GenesisError {
@@ -70,6 +79,16 @@ pub enum GenesisError {
     /// Proofs are too heavy.
     #[error("work.weight is {0}: at most {MAX_WEIGHT} bytes are possible")]
     Weight(u32),
+    /// A number is higher than a network can bear.
+    #[error("{name} is {is}: it must be at most {most}")]
+    TooMuch {
+        /// Its name in the file.
+        name: &'static str,
+        /// What it is.
+        is: u64,
+        /// What it may be at most.
+        most: u64,
+    },
     /// A slot has no length.
     #[error("slot_ms is 0: a slot needs some time")]
     Slot,
@@ -110,6 +129,17 @@ impl Genesis {
         }
         if self.slot_ms == 0 {
             return Err(GenesisError::Slot);
+        }
+        let WorkRules { jobs_per_block, max_jobs, difficulty, .. } = self.work;
+        for (name, is, most) in [
+            ("slot_ms", self.slot_ms, MAX_SLOT_MS),
+            ("work.jobs_per_block", jobs_per_block.into(), MAX_JOBS_PER_BLOCK),
+            ("work.max_jobs", max_jobs.into(), MAX_JOBS),
+            ("work.difficulty", difficulty.into(), MAX_DIFFICULTY),
+        ] {
+            if is > most {
+                return Err(GenesisError::TooMuch { name, is, most });
+            }
         }
         Ok(())
     }
@@ -172,6 +202,30 @@ mod tests {
             accounts: [(hex::encode([3; 32]), 10), (hex::encode([4; 32]), 20)].into(),
             work: WorkRules::default(),
         }
+    }
+
+    #[test]
+    fn numbers_have_an_end() {
+        type Set = fn(&mut Genesis, u64);
+        let numbers: [(&str, u64, Set); 4] = [
+            ("slot_ms", MAX_SLOT_MS, |genesis, n| genesis.slot_ms = n),
+            ("work.jobs_per_block", MAX_JOBS_PER_BLOCK, |genesis, n| {
+                genesis.work.jobs_per_block = n as u32;
+            }),
+            ("work.max_jobs", MAX_JOBS, |genesis, n| genesis.work.max_jobs = n as u32),
+            ("work.difficulty", MAX_DIFFICULTY, |genesis, n| genesis.work.difficulty = n as u32),
+        ];
+        for (name, most, set) in numbers {
+            let mut genesis = genesis();
+            set(&mut genesis, most);
+            assert_eq!(genesis.validate(), Ok(()), "{name}");
+            set(&mut genesis, most + 1);
+            let error = GenesisError::TooMuch { name, is: most + 1, most };
+            assert_eq!(genesis.validate(), Err(error));
+        }
+        // Time without an end is no reason to panic.
+        let far = Genesis { start_ms: u64::MAX, ..genesis() };
+        assert_eq!((far.validate(), far.slot_at(u64::MAX)), (Ok(()), 0));
     }
 
     #[test]

@@ -126,6 +126,25 @@ impl Config {
         if self.workers == 0 {
             return Err(ConfigError::NoWorkers);
         }
+        let too_much = |name: &str, is: u64, most: u64| {
+            let (is, most) = (is.to_string(), most.to_string());
+            Err(ConfigError::TooMuch { name: name.to_owned(), is, most })
+        };
+        for (name, is, most) in [
+            ("workers", self.workers, MAX_WORKERS),
+            ("outbound", self.outbound, limits::CONNECTIONS),
+        ] {
+            if is > most {
+                return too_much(name, is.into(), most.into());
+            }
+        }
+        for pool in &self.pools {
+            for (name, is, most) in pool.numbers() {
+                if is > most {
+                    return too_much(&format!("{name} of pool {:?}", pool.name), is, most);
+                }
+            }
+        }
         self.limits.check()
     }
 
@@ -146,6 +165,10 @@ impl Config {
 
 /// Bytes in the largest item any pool may allow: a permit for bytes must be able to count it.
 pub const MAX_ITEM: u32 = 16 << 20;
+/// Threads for verdicts: more than one machine has processors.
+pub const MAX_WORKERS: u32 = 1024;
+/// Bytes that a pool may keep: more than one machine has memory.
+const POOL_BYTES: u64 = 1 << 40;
 /// Pools of one node: with the other channels they must fit into [`crate::wire::MAX_OFFERS`].
 pub const MAX_POOLS: usize = 32;
 /// Nodes where others can be learnt of: more would not make a start more certain.
@@ -199,6 +222,21 @@ impl PoolSpec {
             grant: POOL_GRANT,
             in_blocks: true,
         }
+    }
+
+    /// Its numbers, and the most that each may be.
+    fn numbers(&self) -> [(&'static str, u64, u64); 8] {
+        let (grant, most) = (&self.grant, u64::from(limits::MOST));
+        [
+            ("inline", self.inline.into(), most),
+            ("capacity", self.capacity, most),
+            ("capacity_bytes", self.capacity_bytes, POOL_BYTES),
+            ("grant.announcements", grant.announcements.into(), most),
+            ("grant.bodies", grant.bodies.into(), most),
+            ("grant.body_bytes", grant.body_bytes.into(), most),
+            ("grant.requests", grant.requests.into(), most),
+            ("grant.fetch_bytes", grant.fetch_bytes.into(), most),
+        ]
     }
 
     /// Digest of what two nodes must agree on to share this pool at one version. R5.7.8
@@ -266,6 +304,16 @@ pub enum ConfigError {
         least: String,
         /// What would happen.
         otherwise: &'static str,
+    },
+    /// A number with which sums would not fit, or that no machine has so much of.
+    #[error("{name} is {is}: it must be at most {most}")]
+    TooMuch {
+        /// Its name.
+        name: String,
+        /// What it is.
+        is: String,
+        /// What it may be at most.
+        most: String,
     },
     /// There is nobody to give verdicts.
     #[error("workers: at least one is needed")]
@@ -374,6 +422,83 @@ pub(crate) mod tests {
             let error =
                 refused(name, |limits| set(limits, least), |limits| set(limits, least - us));
             assert!(error.contains(name) && error.contains("at least"), "{error}");
+        }
+    }
+
+    /// Limits in which one is another, by its name.
+    pub(crate) fn limits_with(name: &str, to: &serde_json::Value) -> Limits {
+        let mut default = Limits::default();
+        // What must be no less than it goes with it.
+        match name {
+            "sync_gap" => default.ancestors = 1 << 30,
+            "redial_first" => default.redial_most = limits::LONGEST,
+            "ping_busy" => default.silence = limits::LONGEST,
+            _ => {}
+        }
+        limits_in(&default, name, to)
+    }
+
+    pub(crate) fn limits_in(limits: &Limits, name: &str, to: &serde_json::Value) -> Limits {
+        let mut limits = serde_json::to_value(limits).unwrap();
+        let pointer = format!("/{}", name.replace('.', "/"));
+        *limits.pointer_mut(&pointer).unwrap_or_else(|| panic!("{name}")) = to.clone();
+        serde_json::from_value(limits).unwrap()
+    }
+
+    /// `--max-inbound 4294967212` refused everybody: a sum had begun anew.
+    #[test]
+    fn every_number_and_time_has_an_end() {
+        let check = |limits| Config { limits, ..config(1) }.validate();
+        let default = Limits::default();
+        for (name, _, most) in default.most() {
+            assert_eq!(check(limits_with(name, &most.into())), Ok(()), "{name}");
+            let error = check(limits_with(name, &(most + 1).into())).unwrap_err().to_string();
+            assert_eq!(error, format!("limit {name} is {}: it must be at most {most}", most + 1));
+        }
+        let year = limits::LONGEST;
+        for (name, _) in default.times() {
+            let time = |time: Duration| limits_with(name, &serde_json::to_value(time).unwrap());
+            assert_eq!(check(time(year)), Ok(()), "{name}");
+            let error = check(time(year + Duration::from_nanos(1))).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("at most"), "{error}");
+        }
+        // None is left out.
+        let all = serde_json::to_value(&default).unwrap();
+        let grant = all["block_grant"].as_object().unwrap().len();
+        let count = all.as_object().unwrap().len() - 1 + grant;
+        assert_eq!(default.most().len() + default.times().len(), count);
+    }
+
+    #[test]
+    fn numbers_of_nodes_and_pools_have_an_end() {
+        type Set = fn(&mut Config, u64);
+        let numbers: [(&str, u64, Set); 10] = [
+            ("workers", 1024, |config, n| config.workers = n as u32),
+            ("outbound", 65_536, |config, n| config.outbound = n as u32),
+            ("inline of pool", 1 << 30, |config, n| config.pools[0].inline = n as u32),
+            ("capacity of pool", 1 << 30, |config, n| config.pools[0].capacity = n),
+            ("capacity_bytes of pool", 1 << 40, |config, n| config.pools[0].capacity_bytes = n),
+            ("grant.announcements of pool", 1 << 30, |config, n| {
+                config.pools[0].grant.announcements = n as u32;
+            }),
+            ("grant.bodies of pool", 1 << 30, |config, n| config.pools[0].grant.bodies = n as u32),
+            ("grant.body_bytes of pool", 1 << 30, |config, n| {
+                config.pools[0].grant.body_bytes = n as u32;
+            }),
+            ("grant.requests of pool", 1 << 30, |config, n| {
+                config.pools[0].grant.requests = n as u32;
+            }),
+            ("grant.fetch_bytes of pool", 1 << 30, |config, n| {
+                config.pools[0].grant.fetch_bytes = n as u32;
+            }),
+        ];
+        for (name, most, set) in numbers {
+            let mut config = config(1);
+            set(&mut config, most);
+            assert_eq!(config.validate(), Ok(()), "{name}");
+            set(&mut config, most + 1);
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.starts_with(name) && error.contains(&most.to_string()), "{error}");
         }
     }
 

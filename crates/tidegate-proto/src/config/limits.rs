@@ -189,9 +189,31 @@ impl Default for Limits {
     }
 }
 
+/// The most that a number may be: sums and doubles of some must fit.
+pub(super) const MOST: u32 = 1 << 30;
+/// The most connections of a kind: more than one machine serves.
+pub(super) const CONNECTIONS: u32 = 1 << 16;
+/// The most buckets of the address book: their numbers have 16 bits.
+const BUCKETS: u32 = 1 << 15;
+/// The longest time: nothing is waited for beyond a year.
+pub(super) const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
 impl Limits {
     /// Whether a node works with these.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let too_much = |name, is: String, most: String| {
+            Err(ConfigError::TooMuch { name: format!("limit {name}"), is, most })
+        };
+        for (name, is, most) in self.most() {
+            if is > most {
+                return too_much(name, is.to_string(), most.to_string());
+            }
+        }
+        for (name, is) in self.times() {
+            if is > LONGEST {
+                return too_much(name, format!("{is:?}"), format!("{LONGEST:?}"));
+            }
+        }
         let wrong = |name, is: String, least: String, otherwise| {
             Err(ConfigError::Limit { name, is, least, otherwise })
         };
@@ -207,6 +229,66 @@ impl Limits {
             }
         }
         Ok(())
+    }
+
+    /// All numbers with the most that they may be.
+    pub(crate) fn most(&self) -> Vec<(&'static str, u32, u32)> {
+        let grant = &self.block_grant;
+        vec![
+            ("max_inbound", self.max_inbound, CONNECTIONS),
+            ("max_outbound", self.max_outbound, CONNECTIONS),
+            ("handshakes", self.handshakes, CONNECTIONS),
+            ("book_new_buckets", self.book_new_buckets, BUCKETS),
+            ("book_tried_buckets", self.book_tried_buckets, BUCKETS),
+            ("records_burst", self.records_burst, MOST),
+            ("bans", self.bans, MOST),
+            ("held_back", self.held_back, MOST),
+            ("fetch_bytes_link", self.fetch_bytes_link, MOST),
+            ("fetch_bytes_node", self.fetch_bytes_node, MOST),
+            ("ancestors", self.ancestors, MOST),
+            ("orphan_bytes", self.orphan_bytes, MOST),
+            ("block_wants", self.block_wants, MOST),
+            ("shelved", self.shelved, MOST),
+            ("shelved_bytes", self.shelved_bytes, MOST),
+            ("sync_gap", self.sync_gap, MOST),
+            ("sync_headers", self.sync_headers, MOST),
+            ("serving", self.serving, MOST),
+            ("store_backlog", self.store_backlog, MOST),
+            ("blocks_kept", self.blocks_kept, MOST),
+            ("header_bytes", self.header_bytes, MOST),
+            ("block_bytes", self.block_bytes, MOST),
+            ("block_size", self.block_size, MOST),
+            ("reconstructions", self.reconstructions, MOST),
+            ("work_per_second", self.work_per_second, MOST),
+            ("receive_window", self.receive_window, MOST),
+            ("send_window", self.send_window, MOST),
+            ("block_grant.announcements", grant.announcements, MOST),
+            ("block_grant.bodies", grant.bodies, MOST),
+            ("block_grant.body_bytes", grant.body_bytes, MOST),
+            ("block_grant.requests", grant.requests, MOST),
+            ("block_grant.fetch_bytes", grant.fetch_bytes, MOST),
+        ]
+    }
+
+    pub(super) fn times(&self) -> [(&'static str, Duration); 16] {
+        [
+            ("dial_timeout", self.dial_timeout),
+            ("redial_first", self.redial_first),
+            ("redial_most", self.redial_most),
+            ("dial_interval", self.dial_interval),
+            ("feeler_interval", self.feeler_interval),
+            ("records_interval", self.records_interval),
+            ("handshake_timeout", self.handshake_timeout),
+            ("duplicate_timeout", self.duplicate_timeout),
+            ("ping_idle", self.ping_idle),
+            ("ping_busy", self.ping_busy),
+            ("silence", self.silence),
+            ("verdict_timeout", self.verdict_timeout),
+            ("tip_interval", self.tip_interval),
+            ("rpc_patience", self.rpc_patience),
+            ("block_patience", self.block_patience),
+            ("not_here_after", self.not_here_after),
+        ]
     }
 
     /// Numbers with the least with which a node works, and what happens below.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::app::{SMALL, config, item};
 use super::net::Net;
 use super::syncing::chain;
-use crate::config::tests::LEAST;
+use crate::config::tests::{LEAST, limits_in, limits_with};
 use crate::{Config, Limits};
 
 fn limited(n: u8, change: &dyn Fn(&mut Limits)) -> Config {
@@ -52,6 +52,26 @@ fn each_number_may_be_the_least() {
         std::panic::catch_unwind(|| works(&|limits| set(limits, *least), 40)).is_err()
     });
     assert_eq!(fails.map(|(name, ..)| *name).collect::<Vec<_>>(), [""; 0]);
+}
+
+#[test]
+fn each_number_may_be_the_most() {
+    let default = Limits::default();
+    let fails = default.most().into_iter().filter(|(name, _, most)| {
+        let most = limits_with(name, &(*most).into());
+        std::panic::catch_unwind(|| works(&|limits| *limits = most.clone(), 40)).is_err()
+    });
+    assert_eq!(fails.map(|(name, ..)| name).collect::<Vec<_>>(), [""; 0]);
+}
+
+#[test]
+fn all_may_be_the_most_at_once() {
+    let most = |limits: &mut Limits| {
+        for (name, _, most) in Limits::default().most() {
+            *limits = limits_in(limits, name, &most.into());
+        }
+    };
+    works(&most, 40);
 }
 
 #[test]
