@@ -83,6 +83,9 @@ pub(crate) fn peers(arguments: &Arguments) -> anyhow::Result<bool> {
             peer.connected_for,
             peer.client
         );
+        for unshared in &peer.not_shared {
+            say!("    not shared: {}: {}", unshared.what, unshared.why);
+        }
     }
     for banned in &peers.banned {
         let why = banned.violation.as_deref().unwrap_or("a violation before the last start");

@@ -258,6 +258,7 @@ mod tests {
             height,
             channels: Vec::new(),
             permits: vec![permits],
+            not_shared: Vec::new(),
         };
         let status = Status {
             peer_id: "12D3KooWNode".into(),

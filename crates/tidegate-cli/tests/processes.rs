@@ -130,7 +130,7 @@ fn a_node_says_goodbye_when_it_is_told_to_stop() {
         until("it is gone", || a.peers() == 0);
         assert!(!b.folder.join("control.sock").exists());
     }
-    assert_eq!(a.log().matches("Remote(ShuttingDown)").count(), 2, "{}", a.log());
+    assert_eq!(a.log().matches("the peer ended it: shutting down").count(), 2, "{}", a.log());
 }
 
 #[test]

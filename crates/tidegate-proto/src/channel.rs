@@ -155,6 +155,11 @@ macro_rules! channels {
                 match self { $(Self::$variant => $number),+ }
             }
 
+            /// The kind of this number.
+            pub(crate) fn of(number: u32) -> Option<Self> {
+                Self::ALL.iter().copied().find(|kind| kind.number() == number)
+            }
+
             pub(crate) fn name(self) -> &'static str {
                 match self { $(Self::$variant => <$channel>::NAME),+ }
             }

@@ -25,8 +25,8 @@ use crate::time::{Pace, Time};
 use crate::timers::Timer;
 use crate::violation::Violation;
 use crate::wire::{
-    Address, Binding, ControlMessage, Goodbye, GoodbyeKind, Grant, Hello, MAX_OTHERS, Offer,
-    PeerRecord, Raise, Refusal, RefusalKind, Setup,
+    Address, Binding, ControlMessage, Goodbye, Grant, Hello, MAX_OTHERS, Offer, PeerRecord, Raise,
+    Refusal, Setup,
 };
 
 mod liveness;
@@ -35,6 +35,7 @@ pub(crate) mod reachable;
 pub(crate) mod record;
 
 use liveness::{next_ping, poll_ping, silence};
+use negotiate::Unshared;
 use reachable::Reachable;
 
 /// The version of the protocol that this crate speaks.
@@ -91,6 +92,8 @@ struct ControlLink {
     ping_now: bool,
     last_ping: Time,
     hello_sent: Option<Time>,
+    /// What the peer does not exchange with this node.
+    unshared: Vec<Unshared>,
     /// The number of the record of this node that the peer has.
     said: Option<u64>,
     /// Another connection to the same peer stays: when this one is ended at the latest.
@@ -186,6 +189,11 @@ impl Control {
         self.links.get(&link)?.hello.as_ref().map(|hello| hello.instance)
     }
 
+    /// What the peer of a connection does not exchange with this node.
+    pub(crate) fn unshared(&self, link: ConnectionId) -> &[Unshared] {
+        self.links.get(&link).map_or(&[], |link| &link.unshared)
+    }
+
     /// What the peer calls itself.
     pub(crate) fn client(&self, link: ConnectionId) -> Option<&str> {
         self.links.get(&link)?.hello.as_ref().map(|hello| &*hello.client)
@@ -235,6 +243,7 @@ pub(crate) fn connected(
         ping_now: false,
         last_ping: cx.now,
         hello_sent: None,
+        unshared: Vec::new(),
         said: None,
         yields: None,
         replaces: None,
@@ -521,13 +530,19 @@ fn on_setup(cx: &mut Context, at: At, setup: Setup) -> Result<(), Violation> {
     if inbound {
         hello_answered(cx, at);
     }
-    negotiate::open_agreed(cx, at.link, &setup);
+    let unshared = negotiate::open_agreed(cx, at.link, &setup);
     cx.stats.count(Count::Connections);
     record::said(cx, at.link, &setup);
     dialer::up(cx, at.link);
     if !already {
         let client = cx.control.client(at.link).unwrap_or_default().to_owned();
         cx.event(Event::PeerConnected { peer, client, inbound });
+    }
+    for (pool, reason) in &unshared {
+        cx.event(Event::NotShared { peer, pool: *pool, reason: *reason });
+    }
+    if let Some(link) = cx.control.links.get_mut(&at.link) {
+        link.unshared = unshared;
     }
     if let Some(older) = replaces {
         let listener = cx.links.get(older).is_some_and(|link| link.direction.is_inbound());
@@ -746,37 +761,5 @@ pub(crate) fn raise(cx: &mut Context, link: ConnectionId, pool: PoolIndex, grant
         control.raises.retain(|raise| raise.instance != number);
         control.raises.push_back(Raise { instance: number, grant });
         cx.links.wake(link, control.at.slot);
-    }
-}
-
-impl Refusal {
-    /// Its reason, without what goes with it.
-    pub fn kind(&self) -> RefusalKind {
-        match self {
-            Self::WrongNetwork => RefusalKind::WrongNetwork,
-            Self::NoCommonVersion => RefusalKind::NoCommonVersion,
-            Self::Full(_) => RefusalKind::Full,
-            Self::SelfDial => RefusalKind::SelfDial,
-            Self::Duplicate => RefusalKind::Duplicate,
-            Self::NotAllowed => RefusalKind::NotAllowed,
-            Self::Banned(_) => RefusalKind::Banned,
-            Self::ShuttingDown => RefusalKind::ShuttingDown,
-            Self::BadSignature => RefusalKind::BadSignature,
-            Self::Busy(_) => RefusalKind::Busy,
-        }
-    }
-}
-
-impl Goodbye {
-    /// Its reason, without what goes with it.
-    pub fn kind(&self) -> GoodbyeKind {
-        match self {
-            Self::ShuttingDown => GoodbyeKind::ShuttingDown,
-            Self::Requested => GoodbyeKind::Requested,
-            Self::Duplicate => GoodbyeKind::Duplicate,
-            Self::Silent => GoodbyeKind::Silent,
-            Self::Violation(_) => GoodbyeKind::Violation,
-            Self::Internal => GoodbyeKind::Internal,
-        }
     }
 }

@@ -69,6 +69,26 @@ pub enum Input {
     },
 }
 
+/// Why two nodes do not exchange a pool, or blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum NotShared {
+    /// The peer has none of that name, or no blocks.
+    #[error("the peer has it not")]
+    NotOffered,
+    /// None of its versions is one of this node's.
+    #[error("the peer has no version of it that this node has")]
+    NoCommonVersion,
+    /// The highest version that both know has other rules there: another
+    /// [`Rules::id`](crate::rules::Rules::id), or another largest item; for blocks also another largest block,
+    /// or other pools that they draw from.
+    #[error(
+        "the peer has other rules for it: another id of the rules, or another largest item or block"
+    )]
+    OtherRules,
+}
+
 /// Who dialed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Direction {
@@ -557,6 +577,16 @@ pub enum Event {
         peer: PeerId,
         /// Why.
         reason: Disconnect,
+    },
+    /// A peer that is connected does not exchange a pool, or blocks, with this node: what is published there
+    /// does not come to it by this connection.
+    NotShared {
+        /// Who.
+        peer: PeerId,
+        /// Which pool; blocks if `None`.
+        pool: Option<PoolIndex>,
+        /// Why.
+        reason: NotShared,
     },
     /// This node refused a peer, or a peer refused this node.
     Refused {

@@ -58,6 +58,7 @@ mod node;
 mod peers;
 mod permit;
 mod pool;
+mod reasons;
 pub mod recording;
 pub mod rng;
 mod route;

@@ -14,7 +14,8 @@ use crate::control::reachable::OwnAddress;
 use crate::control::{self, Control, record};
 use crate::id::{Address, BlockId, ConnectionId, ItemId, PeerId, PoolIndex, Ticket};
 use crate::io::{
-    Block, BlockItem, Command, DialError, Direction, Event, Input, Output, TipChange, Verdict,
+    Block, BlockItem, Command, DialError, Direction, Event, Input, NotShared, Output, TipChange,
+    Verdict,
 };
 use crate::link::{At, Link, Links};
 use crate::peers::book::{Book, PeerBook};
@@ -566,6 +567,10 @@ impl Node {
             let (given, spent) = pool.permits_of(link)?;
             Some((pool.spec.name.clone(), Permits { given, spent }))
         };
+        let unshared = |(pool, reason): &(Option<PoolIndex>, NotShared)| {
+            let pool = pool.and_then(|pool| cx.pools.get(pool.0 as usize));
+            (pool.map(|pool| pool.spec.name.clone()), *reason)
+        };
         let peer = |(id, link): (ConnectionId, &Link)| PeerStatus {
             peer: link.peer.to_string(),
             client: cx.control.client(id).unwrap_or_default().to_owned(),
@@ -575,6 +580,7 @@ impl Node {
             height: link.height(),
             channels: link.slots.iter().map(|slot| (slot.number, slot.version)).collect(),
             permits: cx.pools.iter().filter_map(|pool| permits(pool, id)).collect(),
+            not_shared: cx.control.unshared(id).iter().map(unshared).collect(),
         };
         let pool = |pool: &Pool| {
             let (given, spent) = pool.permits();
@@ -651,6 +657,8 @@ pub struct PeerStatus {
     pub channels: Vec<(u32, u32)>,
     /// Permits by pool.
     pub permits: BTreeMap<String, Permits>,
+    /// Pools by name, and blocks (`None`), that it does not exchange with this node, and why.
+    pub not_shared: Vec<(Option<String>, NotShared)>,
 }
 
 /// Permits between this node and a peer.

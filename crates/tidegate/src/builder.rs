@@ -388,7 +388,7 @@ impl Builder {
             recorder,
             #[cfg(feature = "store")]
             keeper,
-            log: Log::default(),
+            log: Log::new(config.pools.iter().map(|pool| pool.name.clone()).collect()),
             clock: Clock::start(),
             routes: BTreeMap::new(),
             fates: BTreeMap::new(),

@@ -19,6 +19,8 @@ const FAILURES: usize = 256;
 /// Lines by their cause.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
+    /// Their names.
+    pools: Vec<String>,
     causes: BTreeMap<&'static str, Cause>,
     failures: BTreeMap<Address, DialError>,
 }
@@ -31,6 +33,11 @@ struct Cause {
 }
 
 impl Log {
+    /// Nothing has happened yet. Lines name the pools by these.
+    pub(crate) fn new(pools: Vec<String>) -> Self {
+        Self { pools, ..Self::default() }
+    }
+
     /// Whether a line may be written, and how many were not since the last one.
     fn may(&mut self, cause: &'static str, now: Time) -> Option<u64> {
         let cause = self.causes.entry(cause).or_default();
@@ -59,6 +66,7 @@ impl Log {
             Event::PeerConnected { .. } => "connected",
             Event::PeerDisconnected { .. } => "disconnected",
             Event::Refused { .. } => "refused",
+            Event::NotShared { .. } => "not shared",
             Event::DialFailed { .. } => "dial failed",
             Event::TipChanged { .. } => "tip",
             Event::UnknownTip { .. } => "unknown tip",
@@ -75,10 +83,16 @@ impl Log {
                 tracing::info!(%peer, client, inbound, "connected");
             }
             Event::PeerDisconnected { peer, reason } => {
-                tracing::info!(%peer, ?reason, "disconnected");
+                tracing::info!(%peer, %reason, "disconnected");
             }
-            Event::Refused { peer, by_us, refusal } => {
-                tracing::info!(%peer, by_us, ?refusal, "refused");
+            Event::Refused { peer, by_us, refusal } => match by_us {
+                true => tracing::info!(%peer, %refusal, "refused"),
+                false => tracing::info!(%peer, %refusal, "refused by the peer"),
+            },
+            Event::NotShared { peer, pool, reason } => {
+                let name = pool.and_then(|pool| self.pools.get(usize::from(pool.0)));
+                let what = name.map_or("blocks", String::as_str);
+                tracing::warn!(%peer, what, %reason, "not shared");
             }
             Event::DialFailed { address, error } => {
                 let name =

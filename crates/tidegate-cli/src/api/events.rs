@@ -98,11 +98,17 @@ impl EventLog {
                 ("peer_connected", data)
             }
             Event::PeerDisconnected { peer, reason } => {
-                let data = json!({ "peer": peer.to_string(), "reason": format!("{reason:?}") });
+                let data = json!({ "peer": peer.to_string(), "reason": reason.to_string() });
                 ("peer_disconnected", data)
             }
+            Event::NotShared { peer, pool: index, reason } => {
+                let what = index.as_ref().map_or_else(|| "blocks".to_owned(), pool);
+                let data =
+                    json!({ "peer": peer.to_string(), "what": what, "reason": reason.to_string() });
+                ("not_shared", data)
+            }
             Event::Refused { peer, by_us, refusal } => {
-                let (peer, why) = (peer.to_string(), format!("{refusal:?}"));
+                let (peer, why) = (peer.to_string(), refusal.to_string());
                 ("refused", json!({ "peer": peer, "by_us": by_us, "reason": why }))
             }
             Event::DialFailed { address, error } => {

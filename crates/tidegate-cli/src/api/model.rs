@@ -162,6 +162,17 @@ pub(crate) struct Peer {
     pub(crate) channels: Vec<Channel>,
     /// Permits by pool.
     pub(crate) permits: Vec<Permits>,
+    /// What it does not exchange with this node.
+    pub(crate) not_shared: Vec<Unshared>,
+}
+
+/// A pool, or blocks, that a peer does not exchange with this node.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Unshared {
+    /// The pool's name, or `blocks`.
+    pub(crate) what: String,
+    /// Why.
+    pub(crate) why: String,
 }
 
 /// A channel instance of a connection.
@@ -198,6 +209,10 @@ impl From<&PeerStatus> for Peer {
             given: permits.given,
             spent: permits.spent,
         });
+        let not_shared = status.not_shared.iter().map(|(pool, why)| Unshared {
+            what: pool.clone().unwrap_or_else(|| "blocks".to_owned()),
+            why: why.to_string(),
+        });
         let channels = status.channels.iter();
         let channels =
             channels.map(|(instance, version)| Channel { instance: *instance, version: *version });
@@ -210,6 +225,7 @@ impl From<&PeerStatus> for Peer {
             height: status.height,
             channels: channels.collect(),
             permits: permits.collect(),
+            not_shared: not_shared.collect(),
         }
     }
 }

@@ -3,8 +3,8 @@
 
 use crate::channel::{Context, Kind, Terms};
 use crate::config::Config;
-use crate::id::ConnectionId;
-use crate::io::Output;
+use crate::id::{ConnectionId, PoolIndex};
+use crate::io::{NotShared, Output};
 use crate::link::{At, FIRST_AGREED, Slot};
 use crate::pool;
 use crate::rules::Rules;
@@ -63,10 +63,14 @@ pub(super) fn open_fixed(cx: &mut Context, link: ConnectionId) {
     }
 }
 
-/// Both setups are there: opens what both offer.
-pub(super) fn open_agreed(cx: &mut Context, link: ConnectionId, setup: &Setup) {
+/// What two nodes do not exchange: a pool, or blocks (`None`), and why.
+pub(super) type Unshared = (Option<PoolIndex>, NotShared);
+
+/// Both setups are there: opens what both offer. What this node offers in vain comes back.
+pub(super) fn open_agreed(cx: &mut Context, link: ConnectionId, setup: &Setup) -> Vec<Unshared> {
     let own = offers(&cx.config, &*cx.rules);
-    let Some(connection) = cx.links.get_mut(link) else { return };
+    let mut unshared = Vec::new();
+    let Some(connection) = cx.links.get_mut(link) else { return unshared };
     connection.up = true;
     connection.salt = setup.salt;
     let pools = &cx.config.pools;
@@ -75,17 +79,29 @@ pub(super) fn open_agreed(cx: &mut Context, link: ConnectionId, setup: &Setup) {
     let mut number = FIRST_AGREED;
     for offer in &own {
         let same = |theirs: &&Offer| theirs.kind == offer.kind && theirs.name == offer.name;
+        let index = pools.iter().position(|pool| pool.name == offer.name).unwrap_or(0);
+        let mut in_vain = |reason| match Kind::of(offer.kind) {
+            Some(Kind::Pool) => unshared.push((Some(PoolIndex(index as u16)), reason)),
+            Some(Kind::Block) => unshared.push((None, reason)),
+            _ => {}
+        };
         // R5.1.7
-        let Some(theirs) = setup.offers.iter().find(same) else { continue };
+        let Some(theirs) = setup.offers.iter().find(same) else {
+            in_vain(NotShared::NotOffered);
+            continue;
+        };
         // A number is taken even if the two do not agree on more than the name. R5.7.4
         let instance = number;
         number += 1;
         // R5.7.6
-        let Some(version) = common_version(offer, theirs) else { continue };
-        let Some(kind) = Kind::ALL.iter().copied().find(|kind| kind.number() == offer.kind) else {
-            continue;
+        let version = match common_version(offer, theirs) {
+            Ok(version) => version,
+            Err(reason) => {
+                in_vain(reason);
+                continue;
+            }
         };
-        let index = pools.iter().position(|pool| pool.name == offer.name).unwrap_or(0);
+        let Some(kind) = Kind::of(offer.kind) else { continue };
         connection.slots.push(Slot::new(instance, kind, index, version));
         let slot = connection.slots.len() - 1;
         let terms = Terms { ours: offer.grant.clone(), theirs: theirs.grant.clone() };
@@ -96,15 +112,20 @@ pub(super) fn open_agreed(cx: &mut Context, link: ConnectionId, setup: &Setup) {
         cx.links.wake(at.link, at.slot);
         cx.outputs.push_back(Output::Open { connection: link, channel });
     }
+    unshared
 }
 
 /// The highest version that both know, if they agree on its rules. R5.7.5
-fn common_version(ours: &Offer, theirs: &Offer) -> Option<u32> {
+fn common_version(ours: &Offer, theirs: &Offer) -> Result<u32, NotShared> {
     let common = ours.versions.iter().rev().find_map(|version| {
         let same = theirs.versions.iter().find(|other| other.number == version.number)?;
         Some((version.number, version.rules == same.rules))
     });
-    common.filter(|(_, agreed)| *agreed).map(|(number, _)| number)
+    match common {
+        Some((number, true)) => Ok(number),
+        Some((_, false)) => Err(NotShared::OtherRules),
+        None => Err(NotShared::NoCommonVersion),
+    }
 }
 
 /// The peer raised what this node may have outstanding on an instance.
@@ -143,11 +164,14 @@ mod tests {
     #[test]
     fn the_highest_common_version_counts() {
         let v = |versions: &[(u32, u8)]| offer(4, "a", versions);
-        assert_eq!(common_version(&v(&[(1, 0), (2, 0)]), &v(&[(1, 0)])), Some(1));
-        assert_eq!(common_version(&v(&[(1, 0), (2, 0)]), &v(&[(2, 0), (3, 0)])), Some(2));
-        assert_eq!(common_version(&v(&[(1, 0)]), &v(&[(2, 0)])), None);
+        assert_eq!(common_version(&v(&[(1, 0), (2, 0)]), &v(&[(1, 0)])), Ok(1));
+        assert_eq!(common_version(&v(&[(1, 0), (2, 0)]), &v(&[(2, 0), (3, 0)])), Ok(2));
+        assert_eq!(common_version(&v(&[(1, 0)]), &v(&[(2, 0)])), Err(NotShared::NoCommonVersion));
         // The highest they share counts, even if they would agree on a lower one.
-        assert_eq!(common_version(&v(&[(1, 0), (2, 0)]), &v(&[(1, 0), (2, 9)])), None);
+        assert_eq!(
+            common_version(&v(&[(1, 0), (2, 0)]), &v(&[(1, 0), (2, 9)])),
+            Err(NotShared::OtherRules)
+        );
     }
 
     /// R5.7.1, R5.7.2

@@ -7,8 +7,10 @@ use bytes::Bytes;
 use super::app::{SMALL, config, item};
 use super::net::{Message, Net, pick};
 use super::script::{CONTROL, PEER, Script, binding, hello, setup};
-use crate::id::{Address, ConnectionId, Digest, NetworkId, PeerId, Signature};
-use crate::io::{Admission, Command, DialError, Direction, Disconnect, Event, Input, Output};
+use crate::id::{Address, ConnectionId, Digest, NetworkId, PeerId, PoolIndex, Signature};
+use crate::io::{
+    Admission, Command, DialError, Direction, Disconnect, Event, Input, NotShared, Output,
+};
 use crate::wire::{
     Binding, ControlMessage, Goodbye, Hello, PeerRecord, Refusal, RefusalKind, Setup,
 };
@@ -630,6 +632,14 @@ fn an_instance_that_is_refused_keeps_its_number() {
     let channels = &net.hosts[0].node.status().peers[0].channels;
     let numbers = channels.iter().map(|(number, _)| *number).collect::<Vec<_>>();
     assert_eq!(numbers, [0, 1, 2, 16, 18, 19]);
+    // And is told, or whoever publishes there would think that the other has it.
+    let status = net.hosts[0].node.status();
+    let large = net.hosts[0].node.config().pools[0].name.clone();
+    assert_eq!(status.peers[0].not_shared, [(Some(large), NotShared::OtherRules)]);
+    let told = |event: &&Event| matches!(event, Event::NotShared { .. });
+    let (pool, reason) = (Some(PoolIndex(0)), NotShared::OtherRules);
+    let expected = Event::NotShared { peer: net.peer(1), pool, reason };
+    assert_eq!(net.hosts[0].events.iter().filter(told).collect::<Vec<_>>(), [&expected]);
     net.publish(0, SMALL, &item(1, 100));
     net.run_ms(500);
     assert!(net.holds(1, SMALL, &item(1, 100)));
