@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, ensure};
 use tidegate_ledger::{Transfer, account};
 
 use crate::api::model::{Account, Fate, Peers, Status, Submission, Submitted};
@@ -129,6 +129,7 @@ pub(crate) fn submit(arguments: &Submit) -> anyhow::Result<bool> {
             true => error,
             false => anyhow!("{}: not there: say with --key who sends", path.display()),
         })?;
+    ensure!(arguments.amount > 0, "--amount: at least 1");
     let to = public_key(&arguments.to)?;
     let network = init::genesis(&at.folder)?.network();
     let mut client = at.connect()?;

@@ -78,7 +78,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("tidegate: {}", causes(&error));
+            print::complain(format_args!("tidegate: {}", causes(&error)));
             ExitCode::from(2)
         }
     }
@@ -104,6 +104,8 @@ fn log(usual: &str) -> anyhow::Result<()> {
     })?;
     let colours = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr);
+    // A line that could not be written would be told of on stderr, and that not working is a panic.
+    let lines = lines.log_internal_errors(false);
     tracing_subscriber::registry().with(lines).with(targets).init();
     Ok(())
 }

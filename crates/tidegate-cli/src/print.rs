@@ -17,9 +17,14 @@ pub(crate) fn text(text: std::fmt::Arguments<'_>) {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             std::process::exit(0);
         }
-        eprintln!("tidegate: stdout: {error}");
+        complain(format_args!("tidegate: stdout: {error}"));
         std::process::exit(2);
     }
+}
+
+/// Prints a line to stderr. If that takes none, as on a full disk, the exit code has to say it.
+pub(crate) fn complain(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Prints something as JSON.

@@ -10,7 +10,7 @@ use tidegate::io::Event;
 use tidegate::transport::is_unspecified;
 use tidegate::{Builder, Events, Identity, Limits, Node, Store};
 use tidegate_ledger::{JobId, Ledger, LedgerRules, Saved, SigningKey, account, pools};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::events::EventLog;
 use crate::api::guard::Guard;
@@ -48,10 +48,36 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// What tells a process to stop: also that its terminal is gone.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Listens to them from now on. Must be called within a tokio runtime.
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The name of the next.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
+    }
+}
+
 async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> {
     // Before anything else, so that no signal is missed.
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut signals = Signals::new()?;
     let key = |setting: &Option<PathBuf>| {
         setting.as_ref().map(|path| keys::load(&settings.path(path))).transpose()
     };
@@ -113,8 +139,7 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
     tokio::select! {
         () = at_socket => {}
         () = at_address => {}
-        _ = terminate.recv() => tracing::info!("SIGTERM: shutting down"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: shutting down"),
+        name = signals.next() => tracing::info!("{name}: shutting down"),
         () = followed => {}
     }
     node.shutdown().await;

@@ -12,6 +12,8 @@ use tidegate::Multiaddr;
 
 use crate::print::{self, say};
 
+pub(crate) mod address;
+
 /// Name of the configuration file in the node's folder.
 pub(crate) const FILE: &str = "tidegate.toml";
 
@@ -21,20 +23,20 @@ pub(crate) const FILE: &str = "tidegate.toml";
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Source {
     /// Accept connections at these addresses [default: UDP port 4001 of all interfaces]
-    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', value_parser = address::parse)]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "address::list")]
     pub(crate) listen: Option<Vec<Multiaddr>>,
     /// Addresses at which others reach this node, beside those that peers see it at
-    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', value_parser = address::parse)]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "address::list")]
     pub(crate) external: Option<Vec<Multiaddr>>,
     /// Learn of peers at these addresses
-    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', value_parser = address::parse)]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "address::list")]
     pub(crate) bootstrap: Option<Vec<Multiaddr>>,
     /// Stay connected to the peers at these addresses
-    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', value_parser = address::parse)]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "address::list")]
     pub(crate) peers: Option<Vec<Multiaddr>>,
     /// Peers of this node's own choice; 0 for a closed network of `peers` [default: 8]
     #[arg(long, value_name = "COUNT")]
@@ -214,6 +216,10 @@ impl Settings {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Source::default(),
             Err(error) => bail!("{}: {error}", path.display()),
         };
+        for name in unknown(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())) {
+            // It may be another program's, so it is no reason to stop.
+            tracing::warn!("{name}: no setting has this name (`tidegate config` lists them)");
+        }
         let environment = from_environment(|name| std::env::var(name).ok())?;
         Ok(Self::merge(folder, &place.flags, &environment, &file))
     }
@@ -278,6 +284,16 @@ impl Settings {
     }
 }
 
+/// Variables of the environment that look like settings and are none.
+fn unknown(names: impl Iterator<Item = String>) -> Vec<String> {
+    let is_known = |name: &String| {
+        let others = ["TIDEGATE_FOLDER", "TIDEGATE_LOG"].contains(&name.as_str());
+        let set = || from_environment(|asked| (asked == name).then(|| "x".to_owned()));
+        others || !set().is_ok_and(|source| source == Source::default())
+    };
+    names.filter(|name| name.starts_with("TIDEGATE_") && !is_known(name)).collect()
+}
+
 /// What the environment says: variables named like the keys of the file.
 fn from_environment(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<Source> {
     fn read<T: FromStr<Err: fmt::Display>>(
@@ -290,7 +306,8 @@ fn from_environment(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result
     let addresses = |name: &str| -> anyhow::Result<Option<Vec<Multiaddr>>> {
         let Some(text) = variable(name) else { return Ok(None) };
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-        let read = |part: &str| part.parse().map_err(|error| anyhow!("{name}={part}: {error}"));
+        let read =
+            |part: &str| address::parse(part).map_err(|error| anyhow!("{name}={text}: {error}"));
         parts.map(read).collect::<Result<_, _>>().map(Some)
     };
     let number = |name: &str| read::<u32>(name, variable(name));
@@ -316,9 +333,14 @@ fn from_environment(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result
 fn parse(text: &str) -> anyhow::Result<Source> {
     toml::from_str(text).map_err(|error: toml::de::Error| {
         let before = &text[..error.span().map_or(0, |span| span.start).min(text.len())];
-        let line = before.matches('\n').count() + 1;
+        let line = before.matches('\n').count();
         let message = error.message().replace('\n', " ");
-        anyhow!("line {line}: {message}")
+        // Which setting it is about, as far as the line says.
+        let key = text.lines().nth(line).and_then(|line| line.split_once('='));
+        match key.map(|(key, _)| key.trim()).filter(|key| !message.contains(*key)) {
+            Some(key) if !key.is_empty() => anyhow!("line {}: {key}: {message}", line + 1),
+            _ => anyhow!("line {}: {message}", line + 1),
+        }
     })
 }
 
@@ -382,6 +404,8 @@ mod tests {
         let unknown = error("outbound = 3\noutbond = 4\n");
         assert!(unknown.contains("line 2") && unknown.contains("outbond"), "{unknown}");
         assert!(error("outbound = \"three\"").contains("u32"));
+        let string = error("listen = \"/ip4/127.0.0.1/udp/4001/quic-v1\"");
+        assert!(string.starts_with("line 1: listen: ") && string.contains("sequence"), "{string}");
         let address = error("listen = [\"127.0.0.1:4001\"]");
         assert!(address.contains("line 1") && !address.contains('\n'), "{address}");
         let from = |name: &'static str, value: &str| {
@@ -394,6 +418,13 @@ mod tests {
         assert!(bad.starts_with("TIDEGATE_PEERS=1.2.3.4: "), "{bad}");
         let bad = from("TIDEGATE_OUTBOUND", "-1").unwrap_err().to_string();
         assert!(bad.starts_with("TIDEGATE_OUTBOUND=-1: "), "{bad}");
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_noticed() {
+        let names =
+            ["TIDEGATE_OUTBOUND", "TIDEGATE_OUTBUND", "TIDEGATE_LOG", "HOME", "TIDEGATE_API"];
+        assert_eq!(unknown(names.map(str::to_owned).into_iter()), ["TIDEGATE_OUTBUND"]);
     }
 
     /// Lines that are right, nearly right, and nonsense.

@@ -144,7 +144,9 @@ fn run_scenario(arguments: &Arguments) -> anyhow::Result<bool> {
                 say!("seed {seed}\n{report}\n");
             }
             if report.broken.is_some() {
-                eprintln!("again: tidegate sim run {} --seed {seed}", arguments.scenario);
+                let again =
+                    format_args!("again: tidegate sim run {} --seed {seed}", arguments.scenario);
+                print::complain(again);
             }
             outcomes.push(Outcome::new(Some(seed), &report));
         }

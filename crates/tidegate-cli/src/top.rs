@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 use std::io::IsTerminal as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -20,6 +22,14 @@ use crate::client::Client;
 const EVERY: Duration = Duration::from_secs(1);
 /// Tips that are shown.
 const TIPS: usize = 4;
+/// Lines of the head, and of the peers at least.
+const HEAD: u16 = 6;
+const PEERS: u16 = 4;
+/// Columns of a PeerId, and of one that is shortened.
+const FULL: u16 = 52;
+const SHORT: u16 = 18;
+/// How long a signal may go unnoticed.
+const NOTICE: Duration = Duration::from_millis(100);
 
 /// Which node, and how often it is asked.
 #[derive(clap::Args)]
@@ -78,15 +88,16 @@ impl View {
         if seconds > 0.0 { grown as f64 / seconds } else { 0.0 }
     }
 
+    /// On a small terminal the last blocks make room first, then the pools.
     fn draw(&self, frame: &mut Frame<'_>) {
-        let status = &self.now.status;
-        let [head, pools, tips, peers] = Layout::vertical([
-            Constraint::Length(6),
-            Constraint::Length(status.pools.len() as u16 + 3),
-            Constraint::Length(TIPS as u16 + 2),
-            Constraint::Min(4),
-        ])
-        .areas(frame.area());
+        let pools = self.now.status.pools.len() as u16 + 3;
+        let tips = TIPS as u16 + 2;
+        let left = frame.area().height.saturating_sub(HEAD + PEERS);
+        let shown_pools = if pools <= left { pools } else { 0 };
+        let shown_tips = if shown_pools + tips <= left { tips } else { 0 };
+        let heights = [HEAD, shown_pools, shown_tips].map(Constraint::Length);
+        let heights = [heights[0], heights[1], heights[2], Constraint::Fill(1)];
+        let [head, pools, tips, peers] = Layout::vertical(heights).areas(frame.area());
         self.draw_head(frame, head);
         self.draw_pools(frame, pools);
         self.draw_tips(frame, tips);
@@ -135,7 +146,11 @@ impl View {
                 pool.permits_spent.to_string(),
             ])
         });
-        let widths = [16, 8, 12, 14, 14].map(Constraint::Length);
+        let widths = match area.width < 72 {
+            true => [12, 6, 10, 13, 13],
+            false => [16, 8, 12, 14, 14],
+        };
+        let widths = widths.map(Constraint::Length);
         let header = ["pool", "items", "bytes", "permits given", "permits spent"];
         table(frame, area, " pools ", Table::new(rows, widths), header);
     }
@@ -147,12 +162,14 @@ impl View {
     }
 
     fn draw_peers(&self, frame: &mut Frame<'_>, area: Rect) {
+        // With the columns beside it, the spaces between them, and the borders.
+        let short = area.width < FULL + 4 + 8 + 10 + 8 + 6 + 6 + 20 + 7 + 2;
         let rows = self.now.peers.connected.iter().map(|peer| {
             let permits = |of: fn(&crate::api::model::Permits) -> usize| {
                 peer.permits.iter().map(of).sum::<usize>().to_string()
             };
             Row::new([
-                peer.peer.clone(),
+                if short { shortened(&peer.peer) } else { peer.peer.clone() },
                 if peer.inbound { "in" } else { "out" }.to_owned(),
                 peer.height.to_string(),
                 peer.round_trip(),
@@ -162,7 +179,14 @@ impl View {
                 peer.client.clone(),
             ])
         });
-        let widths = [52, 4, 8, 10, 8, 6, 6, 20].map(Constraint::Length);
+        let widths = match short {
+            true => [SHORT, 3, 6, 7, 6, 5, 5, 0],
+            false => [FULL, 4, 8, 10, 8, 6, 6, 20],
+        };
+        let widths = widths.map(|width| match width {
+            0 => Constraint::Fill(1),
+            width => Constraint::Length(width),
+        });
         let header = ["peer", "", "height", "trip", "for", "given", "spent", "client"];
         table(frame, area, " peers ", Table::new(rows, widths), header);
     }
@@ -177,6 +201,17 @@ fn table<const N: usize>(
 ) {
     let header = Row::new(header).style(Style::new().add_modifier(Modifier::BOLD));
     frame.render_widget(table.header(header).block(Block::bordered().title(title)), area);
+}
+
+/// The beginning and the end of a long name, and a sign that something is missing.
+fn shortened(name: &str) -> String {
+    let letters = name.chars().collect::<Vec<_>>();
+    let half = usize::from(SHORT) / 2;
+    if letters.len() <= usize::from(SHORT) {
+        return name.to_owned();
+    }
+    let (begin, end) = (&letters[..half - 1], &letters[letters.len() - half..]);
+    format!("{}…{}", begin.iter().collect::<String>(), end.iter().collect::<String>())
 }
 
 /// Bytes as a person reads them.
@@ -204,12 +239,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     ensure!(terminal, "top needs a terminal: `tidegate status --json` tells the same once");
     let mut client = arguments.at.connect()?;
     let mut view = View::new(Sample::take(&mut client)?);
+    let told = told_to_stop()?;
     let mut terminal = ratatui::try_init().context("the terminal")?;
     let result = (|| {
         loop {
             terminal.draw(|frame| view.draw(frame))?;
             let due = view.now.at + EVERY;
-            if quits(due)? {
+            if quits(due.min(Instant::now() + NOTICE))? || told.load(Ordering::Relaxed) {
                 return Ok(true);
             }
             if Instant::now() >= due {
@@ -219,6 +255,30 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     })();
     ratatui::restore();
     result
+}
+
+/// Becomes `true` when the process is told to stop: the terminal is put in order before.
+fn told_to_stop() -> anyhow::Result<Arc<AtomicBool>> {
+    let told = Arc::new(AtomicBool::new(false));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let tells = told.clone();
+    let (ready, waits) = std::sync::mpsc::channel();
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            let signals = crate::run::Signals::new();
+            let failed = signals.as_ref().err().map(ToString::to_string);
+            // It is waited for.
+            let _ = ready.send(failed);
+            if let Ok(mut signals) = signals {
+                signals.next().await;
+                tells.store(true, Ordering::Relaxed);
+            }
+        });
+    })?;
+    match waits.recv()? {
+        Some(error) => bail!("signals: {error}"),
+        None => Ok(told),
+    }
 }
 
 /// Whether somebody wants no more, asked until a key is pressed or a time has come.
@@ -313,8 +373,21 @@ mod tests {
         ] {
             assert!(second.contains(part), "{part}\n{second}");
         }
-        // A small terminal shows less, and that is all.
-        let mut small = Terminal::new(TestBackend::new(20, 5)).unwrap();
-        small.draw(|frame| view.draw(frame)).unwrap();
+        // A small terminal shows less, and says where something is missing.
+        view.now.peers.connected[0].peer =
+            "12D3KooWRiTz8EgoHHEqdtzvmfC3R9iu9LUUMtzdbqnUg9XeZSWG".into();
+        let shows = |width, height| {
+            let mut small = Terminal::new(TestBackend::new(width, height)).unwrap();
+            small.draw(|frame| view.draw(frame)).unwrap();
+            small.backend().to_string()
+        };
+        let narrow = shows(120, 30);
+        assert!(narrow.contains("12D3KooW…Ug9XeZSWG") && narrow.contains("2 h"), "{narrow}");
+        let short = shows(60, 10);
+        assert!(short.contains("height   2") && short.contains("12D3KooW…"), "{short}");
+        let middle = shows(60, 16);
+        assert!(middle.contains("transfers"), "{middle}");
+        shows(20, 5);
+        shows(1, 1);
     }
 }

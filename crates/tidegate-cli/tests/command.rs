@@ -152,6 +152,20 @@ fn a_reader_that_goes_away_is_no_error() {
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
 }
 
+/// A panic, which is 101, because the reason could not be said.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_no_other_error() {
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let status = |arguments: &[&str]| {
+        let mut command = tidegate();
+        command.env("TIDEGATE_LOG", "trace").args(arguments).stderr(full());
+        command.stdout(std::process::Stdio::null()).status().unwrap().code()
+    };
+    assert_eq!(status(&["status", "--folder", "/nonexistent"]), Some(2));
+    assert_eq!(status(&["demo", "--nodes", "2", "--seconds", "1"]), Some(0));
+}
+
 #[test]
 fn a_log_filter_that_cannot_be_read_is_told() {
     let mut command = tidegate();

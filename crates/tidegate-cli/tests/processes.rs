@@ -120,7 +120,7 @@ fn a_node_says_goodbye_when_it_is_told_to_stop() {
     let (_, file) = network(folder.path(), &["a"]);
     let mut a = Daemon::new(folder.path().join("a"), &file, "");
     a.start(&[]);
-    for signal in ["-TERM", "-INT"] {
+    for signal in ["-TERM", "-INT", "-HUP"] {
         let mut b = Daemon::new(folder.path().join(signal), &file, "");
         b.start(&["--bootstrap", &address(a.port)]);
         until("they meet", || a.peers() == 1);
@@ -130,7 +130,43 @@ fn a_node_says_goodbye_when_it_is_told_to_stop() {
         until("it is gone", || a.peers() == 0);
         assert!(!b.folder.join("control.sock").exists());
     }
-    assert_eq!(a.log().matches("the peer ended it: shutting down").count(), 2, "{}", a.log());
+    assert_eq!(a.log().matches("the peer ended it: shutting down").count(), 3, "{}", a.log());
+}
+
+/// The terminal stayed raw, and on its other screen.
+#[test]
+#[cfg(target_os = "linux")]
+fn top_puts_the_terminal_in_order_when_it_is_told_to_stop() {
+    use std::io::{BufRead as _, BufReader, Read as _};
+    let folder = tempfile::tempdir().unwrap();
+    let (_, file) = network(folder.path(), &["a"]);
+    let mut a = Daemon::new(folder.path().join("a"), &file, "");
+    a.start(&[]);
+    let top = format!("echo pid $$; exec {} top", env!("CARGO_BIN_EXE_tidegate"));
+    for signal in ["-TERM", "-INT", "-HUP"] {
+        let mut script = std::process::Command::new("script");
+        script.args(["-qec", &top, "/dev/null"]).env("TIDEGATE_FOLDER", &a.folder);
+        script.env("TERM", "xterm").stdin(std::process::Stdio::piped());
+        let mut script = script.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut shown = BufReader::new(script.stdout.take().unwrap());
+        let mut first = String::new();
+        shown.read_line(&mut first).unwrap();
+        let pid = first.trim().strip_prefix("pid ").expect("the shell says it").to_owned();
+        // It is up when it has gone to the other screen.
+        let mut before = Vec::new();
+        while !before.ends_with(b"\x1b[?1049h") {
+            let mut byte = [0];
+            shown.read_exact(&mut byte).unwrap();
+            before.extend(byte);
+        }
+        let kill = std::process::Command::new("kill").args([signal, &pid]).status().unwrap();
+        assert!(kill.success());
+        let mut rest = Vec::new();
+        shown.read_to_end(&mut rest).unwrap();
+        let back = b"\x1b[?1049l";
+        assert!(rest.windows(back.len()).any(|part| part == back), "{signal}");
+        assert_eq!(script.wait().unwrap().code(), Some(0), "{signal}");
+    }
 }
 
 #[test]

@@ -78,7 +78,6 @@ fn what_is_no_configuration_is_refused() {
     for (external, why) in [
         ("/ip4/8.8.8.8", "no transport"),
         ("/ip4/8.8.8.8/tcp/4001", "no transport"),
-        ("/ip4/8.8.8.8/udp/4001/quic", "no transport"),
         ("/ip4/8.8.8.8/udp/0/quic-v1", "port 0"),
         ("/ip4/0.0.0.0/udp/4001/quic-v1", "nobody can be dialed"),
         ("/ip4/224.0.0.1/udp/4001/quic-v1", "nobody can be dialed"),

@@ -68,11 +68,11 @@ impl Table {
                 let heights = statuses.iter().map(|(_, status)| status.height);
                 let (low, high) = (heights.clone().min(), heights.max());
                 let connections = network.connections().iter().sum::<usize>() / 2;
-                eprintln!(
+                crate::print::complain(format_args!(
                     "{total}, heights {} to {}, {connections} connections",
                     low.unwrap_or(0),
                     high.unwrap_or(0)
-                );
+                ));
             }
             Kind::Rows { rows, .. } => {
                 rows[0].set_message(total);
