@@ -160,7 +160,7 @@ fn a_full_disk_is_no_other_error() {
     let status = |arguments: &[&str]| {
         let mut command = tidegate();
         command.env("TIDEGATE_LOG", "trace").args(arguments).stderr(full());
-        command.stdout(std::process::Stdio::null()).status().unwrap().code()
+        command.stdout(Stdio::null()).status().unwrap().code()
     };
     assert_eq!(status(&["status", "--folder", "/nonexistent"]), Some(2));
     assert_eq!(status(&["demo", "--nodes", "2", "--seconds", "1"]), Some(0));

@@ -516,11 +516,18 @@ pub enum Fate {
     Accepted,
     /// It was there already.
     Known,
-    /// There are better ones: the pool is full of them, or one has the same key.
+    /// There are better ones, and the pool is full of them.
     Full {
         /// Items must have more than this priority.
         floor: u64,
     },
+    /// An item with the same key is in the pool, and ranks higher: by its priority, or of equal ones by its id.
+    Outranked {
+        /// Its priority.
+        priority: u64,
+    },
+    /// Its account does not admit it: its place in the account's chain is taken or past, or too far ahead.
+    NotAdmitted,
     /// It cannot be published.
     Invalid(Invalid),
 }

@@ -127,6 +127,11 @@ enum How {
 }
 
 impl Pool {
+    /// What it holds.
+    pub(crate) fn content(&self) -> &Content {
+        &self.content
+    }
+
     pub(crate) fn new(spec: PoolSpec, index: PoolIndex, salt: Salt) -> Self {
         Self {
             content: Content::new(spec.capacity, spec.capacity_bytes),
@@ -636,7 +641,11 @@ pub(crate) fn publish(
     let content = &cx.pools[pool_index.0 as usize].content;
     let fate = match content.contains(&id) {
         true => Fate::Accepted,
-        false => Fate::Full { floor: content.floor().unwrap_or(facts.priority) },
+        false => match (content.rival(&facts.key, &id), content.floor()) {
+            (Some(priority), _) => Fate::Outranked { priority },
+            (None, Some(floor)) => Fate::Full { floor },
+            (None, None) => Fate::NotAdmitted,
+        },
     };
     (fate, Some(id))
 }

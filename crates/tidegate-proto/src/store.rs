@@ -10,8 +10,9 @@ use bytes::Bytes;
 
 use crate::block::body;
 use crate::channel::Context;
-use crate::id::{ItemId, PoolIndex};
+use crate::id::{ItemId, ItemKey, PoolIndex};
 use crate::io::{Block, Event, Fate, Output, Write};
+use crate::pool::Pool;
 use crate::rules::HeaderFacts;
 use crate::stats::Count;
 
@@ -23,9 +24,16 @@ pub(crate) struct Store {
     bytes: usize,
     /// The tip that was reported.
     tip: Option<HeaderFacts>,
-    /// Items that were published here and are in the store; the height of the tip when they left
-    /// their pool.
-    own: BTreeMap<(PoolIndex, ItemId), Option<u64>>,
+    /// Items that were published here and are in the store.
+    own: BTreeMap<(PoolIndex, ItemId), Own>,
+}
+
+#[derive(Debug, Default)]
+struct Own {
+    /// Its key, as far as it has been in its pool since the start.
+    key: Option<ItemKey>,
+    /// The height of the tip when it left its pool.
+    left: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -92,7 +100,8 @@ pub(crate) fn published(
     match item.filter(|_| cx.config.store && matches!(fate, Fate::Accepted | Fate::Known)) {
         Some((pool, id, body)) => {
             let bytes = body.len();
-            cx.store.own.insert((pool, id), None);
+            let key = cx.pools.get(usize::from(pool.0)).and_then(|pool| pool.content().key_of(&id));
+            cx.store.own.insert((pool, id), Own { key, left: None });
             write(cx, Write::Item { pool, id, body }, bytes, Some(report));
         }
         None => tell(cx, report),
@@ -133,7 +142,7 @@ pub(crate) fn tip(cx: &mut Context, facts: HeaderFacts, state: Vec<(Bytes, Optio
     write(cx, Write::Tip { block, height, state }, bytes, Some(report));
     // What left its pool so long ago can come back by no re-org.
     let Some(lowest) = height.checked_sub(u64::from(cx.config.limits.blocks_kept)) else { return };
-    let old = cx.store.own.iter().filter(|(_, gone)| gone.is_some_and(|gone| gone < lowest));
+    let old = cx.store.own.iter().filter(|(_, own)| own.left.is_some_and(|left| left < lowest));
     for (pool, id) in old.map(|(item, _)| *item).collect::<Vec<_>>() {
         cx.store.own.remove(&(pool, id));
         write(cx, Write::Forget { pool, id }, 0, None);
@@ -145,7 +154,7 @@ pub(crate) fn tip(cx: &mut Context, facts: HeaderFacts, state: Vec<(Bytes, Optio
 pub(crate) fn retain(cx: &mut Context, pool: PoolIndex, id: ItemId) {
     if cx.config.store {
         let height = cx.tip.held().map_or(0, |tip| tip.height);
-        cx.store.own.entry((pool, id)).or_insert(Some(height));
+        cx.store.own.entry((pool, id)).or_insert(Own { key: None, left: Some(height) });
     }
 }
 
@@ -153,12 +162,17 @@ pub(crate) fn retain(cx: &mut Context, pool: PoolIndex, id: ItemId) {
 /// may come back.
 pub(crate) fn moved(cx: &mut Context, pool: PoolIndex, id: ItemId, gone: bool) {
     let height = cx.tip.held().map_or(0, |tip| tip.height);
-    if gone && cx.config.genesis.is_none() && cx.store.own.remove(&(pool, id)).is_some() {
-        // Without blocks nothing brings it back.
-        return write(cx, Write::Forget { pool, id }, 0, None);
-    }
-    if let Some(left) = cx.store.own.get_mut(&(pool, id)) {
-        *left = gone.then_some(height);
+    let content = cx.pools.get(usize::from(pool.0)).map(Pool::content);
+    let Some(own) = cx.store.own.get_mut(&(pool, id)) else { return };
+    own.left = gone.then_some(height);
+    let key = own.key.or_else(|| content.and_then(|content| content.key_of(&id)));
+    own.key = key;
+    // Another took its place: after a restart that one might not be there to keep it out.
+    let rival = key.and_then(|key| content.and_then(|content| content.rival(&key, &id)));
+    // Without blocks nothing brings it back.
+    if gone && (rival.is_some() || cx.config.genesis.is_none()) {
+        cx.store.own.remove(&(pool, id));
+        write(cx, Write::Forget { pool, id }, 0, None);
     }
 }
 

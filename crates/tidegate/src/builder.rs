@@ -341,6 +341,8 @@ impl Builder {
         self.config.record_sequence = rt::unix_ms();
         #[cfg(feature = "store")]
         if let Some(store) = &store {
+            let pools = self.config.pools.iter().map(|pool| pool.name.clone()).collect::<Vec<_>>();
+            store.is_for(self.config.network, self.config.genesis.as_ref(), &pools)?;
             self.config.store = true;
             self.config.chain = store.headers(u64::from(self.config.limits.blocks_kept))?;
             self.config.peer_book = store.book()?;

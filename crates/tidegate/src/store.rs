@@ -85,6 +85,14 @@ pub enum StoreError {
         /// What is another.
         what: &'static str,
     },
+    /// It was opened for another node than the one that it is given to.
+    #[error("{}: this store was opened for another {what} than the node has: say the same to both", path.display())]
+    NotTheNodes {
+        /// Which file.
+        path: PathBuf,
+        /// What is another.
+        what: &'static str,
+    },
     /// It was made by a newer version.
     #[error("{}: a store of schema {found}, and this version knows {SCHEMA}: use a newer version", path.display())]
     Newer {
@@ -167,11 +175,30 @@ pub struct Saved {
 pub struct Store {
     path: PathBuf,
     db: Arc<Database>,
+    note: Note,
     /// Names of the pools, in their order.
     pools: Vec<String>,
 }
 
 impl Store {
+    /// Whether it is the one for a node of this network, with this genesis header and these pools in their
+    /// order: it gives items to pools by their place.
+    pub(crate) fn is_for(
+        &self,
+        network: NetworkId,
+        genesis: Option<&Bytes>,
+        pools: &[String],
+    ) -> Result<(), StoreError> {
+        let wanted = Note::new(network, genesis.map_or(&[][..], |genesis| genesis));
+        let what = match &self.note {
+            note if note.network != wanted.network => "network",
+            note if note.genesis != wanted.genesis => "genesis",
+            _ if self.pools != pools => "list of pools",
+            _ => return Ok(()),
+        };
+        Err(StoreError::NotTheNodes { path: self.path.clone(), what })
+    }
+
     /// Opens the store in a folder, or makes folder and store.
     ///
     /// One of another network, with another genesis header or of another version is refused, and
@@ -237,7 +264,8 @@ impl Store {
         pools: impl IntoIterator<Item = String>,
         wanted: &Note,
     ) -> Result<Self, StoreError> {
-        let store = Self { path, db: Arc::new(db), pools: pools.into_iter().collect() };
+        let pools = pools.into_iter().collect();
+        let store = Self { path, db: Arc::new(db), note: wanted.clone(), pools };
         // The note may have been copied to another file.
         let known = store.run(|tx| {
             let mut meta = tx.open_table(META)?;

@@ -268,6 +268,16 @@ pub(super) async fn submit(
     match publishing.await? {
         Fate::Accepted => Ok(Json(Submitted { id, fate: model::Fate::Accepted })),
         Fate::Known => Ok(Json(Submitted { id, fate: model::Fate::Known })),
+        Fate::Outranked { priority } => Err(Problem::new(
+            StatusCode::CONFLICT,
+            format!(
+                "another transfer of the account has this number, and a fee of {priority}: give more"
+            ),
+        )),
+        Fate::NotAdmitted => Err(Problem::new(
+            StatusCode::CONFLICT,
+            "its number is used, or too far ahead of the account's: ask for the next".to_owned(),
+        )),
         Fate::Full { floor } => {
             Err(Problem::unavailable(format!("the pool is full: it takes fees above {floor}")))
         }

@@ -112,6 +112,17 @@ impl Content {
         self.keys.get(key).copied()
     }
 
+    /// The priority of another item with a key, if there is one.
+    pub(crate) fn rival(&self, key: &ItemKey, id: &ItemId) -> Option<u64> {
+        let other = self.by_key(key).filter(|other| other != id)?;
+        self.items.get(&other).map(|(_, item)| item.facts.priority)
+    }
+
+    /// The key of an item.
+    pub(crate) fn key_of(&self, id: &ItemId) -> Option<ItemKey> {
+        self.items.get(id).map(|(_, item)| item.facts.key)
+    }
+
     /// All items, the best first, and whether each is executable.
     pub(crate) fn best_first(&self) -> impl Iterator<Item = (&Item, bool)> {
         self.order.iter().rev().map(|(rank, id)| (&self.items[id].1, rank.executable))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::app::{SMALL, block, genesis, id, item};
+use super::app::{SMALL, block, genesis, id, item, prioritised};
 use super::net::Net;
 use super::script::Script;
 use super::syncing::{chain, with_store};
@@ -76,6 +76,36 @@ fn own_items_are_kept_for_as_long_as_they_may_come_back() {
         // It left at height 1; 64 blocks can be undone.
         assert_eq!(forgotten, n + 1 > 65, "at height {}", n + 1);
     }
+}
+
+/// Version one came back after a restart, and who had made version two was not there.
+#[test]
+fn an_own_item_that_is_displaced_is_forgotten() {
+    let version = |priority: u64, key: u8| -> Bytes {
+        let mut body = prioritised(1, 100, priority).to_vec();
+        body[8] = key;
+        body.into()
+    };
+    let mut script = Script::with(with_store(1));
+    let publish = |script: &mut Script, body: &Bytes| {
+        let (pool, admission) = (SMALL, Admission::default());
+        script.command(Command::Publish { request: 1, pool, body: body.clone(), admission });
+        for request in std::mem::take(&mut script.writes).iter().map(|(request, _)| *request) {
+            script.command(Command::Stored { request });
+        }
+        script.fates.pop().map(|(_, fate)| fate)
+    };
+    assert_eq!(publish(&mut script, &version(5, 7)), Some(Fate::Accepted));
+    assert_eq!(publish(&mut script, &version(5, 8)), Some(Fate::Accepted), "another key");
+    // What is worse than it says so, with its priority and not the own.
+    assert_eq!(publish(&mut script, &version(4, 7)), Some(Fate::Outranked { priority: 5 }));
+    let admission = Admission::default();
+    script.command(Command::Publish { request: 1, pool: SMALL, body: version(6, 7), admission });
+    let forgotten = script.writes.iter().filter_map(|(_, write)| match write {
+        Write::Forget { id, .. } => Some(*id),
+        _ => None,
+    });
+    assert_eq!(forgotten.collect::<Vec<_>>(), [id(SMALL, &version(5, 7))]);
 }
 
 /// After a restart the node is on a block of its own that nobody else has. A re-org takes it back,

@@ -413,13 +413,42 @@ proptest! {
     }
 }
 
+fn one() -> [String; 1] {
+    ["a".to_owned()]
+}
+
+/// A store that had been opened for another network was used without a word: its items came into the
+/// pools of this one.
+#[tokio::test]
+async fn a_store_must_be_for_the_node() {
+    let (net, other) = (NETWORK, NetworkId([9; 32]));
+    let refused = |network, genesis: &'static [u8], pools: &[&str]| {
+        let pools = pools.iter().map(|name| (*name).to_owned());
+        let store = Store::on_backend(InMemoryBackend::new(), network, genesis, pools).unwrap();
+        let mut builder = crate::Builder::new(NETWORK, rules(), crate::accept_all);
+        for name in ["a", "b"] {
+            builder = builder.pool(tidegate_proto::PoolSpec::new(name));
+        }
+        builder.store(store).without_quic().start().map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(refused(net, b"", &["a", "b"]), Ok(()));
+    for (refused, what) in [
+        (refused(other, b"", &["a", "b"]), "another network"),
+        (refused(net, b"genesis", &["a", "b"]), "another genesis"),
+        (refused(net, b"", &["b", "a"]), "another list of pools"),
+        (refused(net, b"", &["a"]), "another list of pools"),
+    ] {
+        assert!(refused.unwrap_err().contains(what), "{what}");
+    }
+}
+
 /// A disk that fails while the node runs: it stops, says why, and what it has said is there.
 #[tokio::test]
 async fn a_node_stops_when_its_store_fails() {
     use tidegate_proto::io::{Admission, Event, Fate};
 
     let disk = Disk::default();
-    let store = Store::on_backend(disk.clone(), NETWORK, b"", pools()).unwrap();
+    let store = Store::on_backend(disk.clone(), NETWORK, b"", one()).unwrap();
     let accept = |_, answer: crate::Answer| answer.accept(Admission::default());
     let builder = crate::Builder::new(NETWORK, rules(), accept);
     let builder = builder.pool(tidegate_proto::PoolSpec::new("a")).store(store).without_quic();
@@ -438,7 +467,7 @@ async fn a_node_stops_when_its_store_fails() {
     let failure = node.failure().expect("it says why").to_string();
     assert!(failure.contains("no power"), "{failure}");
     let disk = disk.after_crash(1);
-    let store = Store::on_backend(disk, NETWORK, b"", pools()).unwrap();
+    let store = Store::on_backend(disk, NETWORK, b"", one()).unwrap();
     assert_eq!(store.published().unwrap().len(), 5);
 }
 
@@ -449,7 +478,7 @@ async fn own_items_are_offered_again() {
     use tidegate_proto::io::{Admission, Subject};
 
     let disk = Disk::default();
-    let store = || Store::on_backend(disk.clone(), NETWORK, b"", pools()).unwrap();
+    let store = || Store::on_backend(disk.clone(), NETWORK, b"", one()).unwrap();
     let start = |good: fn(&[u8]) -> bool| {
         let judge = move |subject: Subject, answer: crate::Answer| match subject {
             Subject::Item { body, .. } if good(&body) => answer.accept(Admission::default()),
@@ -482,7 +511,7 @@ async fn own_items_are_offered_again() {
 async fn the_next_node_opens_the_store_at_once() {
     let disk = Disk::default();
     for round in 0..50u8 {
-        let store = Store::on_backend(disk.clone(), NETWORK, b"", pools()).unwrap();
+        let store = Store::on_backend(disk.clone(), NETWORK, b"", one()).unwrap();
         assert_eq!(store.published().unwrap().len(), usize::from(round));
         let builder = crate::Builder::new(NETWORK, rules(), crate::accept_all);
         let builder = builder.pool(tidegate_proto::PoolSpec::new("a")).store(store);
