@@ -200,6 +200,14 @@ impl Control {
     }
 }
 
+/// Why a connection ends that is at its end.
+fn ends_for(cx: &Context, link: ConnectionId) -> Option<Disconnect> {
+    match &cx.control.links.get(&link)?.stage {
+        Stage::Closed(reason) | Stage::Ending(Last::Goodbye(_, reason), _) => Some(reason.clone()),
+        _ => None,
+    }
+}
+
 /// Whether the peer of a connection was reported as connected.
 pub(crate) fn was_up(cx: &Context, link: ConnectionId) -> bool {
     cx.control.links.get(&link).is_some_and(|link| link.was_up)
@@ -535,6 +543,13 @@ fn on_setup(cx: &mut Context, at: At, setup: Setup) -> Result<(), Violation> {
     record::said(cx, at.link, &setup);
     dialer::up(cx, at.link);
     if !already {
+        if cx.peers.told.contains(&peer) {
+            // Its process died and is back before its old connection is gone.
+            let old = cx.links.iter().find(|(id, other)| *id != at.link && other.peer == peer);
+            let reason = old.and_then(|(id, _)| ends_for(cx, id)).unwrap_or(Disconnect::Lost);
+            cx.event(Event::PeerDisconnected { peer, reason });
+        }
+        cx.peers.told.insert(peer);
         let client = cx.control.client(at.link).unwrap_or_default().to_owned();
         cx.event(Event::PeerConnected { peer, client, inbound });
     }

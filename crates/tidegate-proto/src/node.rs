@@ -144,6 +144,9 @@ impl Node {
                 cx.event(Event::DialFailed { address, error: DialError::Full });
             }
             Command::Dial { address, peer } => {
+                if let Some(peer) = peer {
+                    cx.dialer.is_wanted(&peer);
+                }
                 let dial = cx.peers.dial(address.clone(), peer);
                 cx.outputs.push_back(Output::Dial { dial, address, peer, fresh: false });
             }
@@ -354,7 +357,7 @@ impl Node {
             dialer::closed(cx, connection, &link, up_for, &reason);
         }
         let another = cx.links.iter().any(|(_, other)| other.peer == peer && other.up);
-        if was_up && !another {
+        if was_up && !another && cx.peers.told.remove(&peer) {
             cx.event(Event::PeerDisconnected { peer, reason });
         }
     }

@@ -2,7 +2,7 @@
 //! (specification section 5).
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -52,6 +52,8 @@ pub(crate) struct Peers {
     next_dial: u64,
     /// Sites whose peers left while there was work of theirs, and until when it would be done.
     unpaid: BTreeMap<(Group, Vec<u8>), Time>,
+    /// Peers that were told to be connected, and not yet to be disconnected: each is told in turns.
+    pub(crate) told: BTreeSet<PeerId>,
     /// How often somebody was banned.
     pub(crate) banned_so_far: u64,
     pub(crate) shutting_down: bool,
@@ -216,6 +218,10 @@ pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
         // R5.3.7
         if has_left_work(cx, &connection.address) {
             return Err(busy());
+        }
+        if let Some(until) = cx.dialer.sent_away(&peer, cx.now) {
+            let wait = until.since(cx.now).as_millis().max(1);
+            return Err(Refusal::Busy(u32::try_from(wait).unwrap_or(u32::MAX)));
         }
         let inbound = cx.links.iter().filter(|(id, other)| {
             *id != link && other.direction.is_inbound() && cx.control.is_admitted(*id)

@@ -55,6 +55,8 @@ pub(crate) struct Dialer {
     feeler: Time,
     /// Peers of the book that are not dialed, as somebody sent them or this node away; until when.
     left_alone: BTreeMap<PeerId, Time>,
+    /// Peers that this node sent away, and until when they need not come back.
+    sent_away: BTreeMap<PeerId, Time>,
 }
 
 #[derive(Debug)]
@@ -127,6 +129,7 @@ impl Dialer {
             refilled: None,
             feeler: now,
             left_alone: BTreeMap::new(),
+            sent_away: BTreeMap::new(),
         };
         dialer.feeler = now + dialer.about(config.limits.feeler_interval);
         dialer
@@ -142,6 +145,17 @@ impl Dialer {
         });
         let finding = (config.outbound > 0).then(|| self.refill.min(self.feeler));
         due.chain(finding).min()
+    }
+
+    /// Until when a peer that this node sent away need not come back.
+    pub(crate) fn sent_away(&self, peer: &PeerId, now: Time) -> Option<Time> {
+        self.sent_away.get(peer).copied().filter(|until| *until > now)
+    }
+
+    /// The application wants a peer after all.
+    pub(crate) fn is_wanted(&mut self, peer: &PeerId) {
+        self.sent_away.remove(peer);
+        self.left_alone.remove(peer);
     }
 
     /// The target whose dial this is.
@@ -494,6 +508,16 @@ pub(crate) fn closed(
         }
         _ => false,
     };
+    if decided && matches!(reason, Disconnect::Local(_)) {
+        let sent_away = &mut cx.dialer.sent_away;
+        sent_away.retain(|_, until| *until > cx.now);
+        if sent_away.len() >= LEFT_ALONE_MOST {
+            // The one whose time is up first.
+            let first = sent_away.iter().min_by_key(|(_, until)| **until).map(|(peer, _)| *peer);
+            first.map(|first| sent_away.remove(&first));
+        }
+        sent_away.insert(link.peer, cx.now + LEFT_ALONE);
+    }
     if decided {
         let wait = cx.dialer.about(LEFT_ALONE);
         let left_alone = &mut cx.dialer.left_alone;

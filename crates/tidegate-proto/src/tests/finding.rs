@@ -110,6 +110,11 @@ fn who_was_sent_away_is_left_alone() {
         net.command(by, Command::Disconnect { peer });
         net.run(Duration::from_secs(44));
         assert_eq!(net.links(0), 0);
+        // Not by its own application either: it was back after 5 ms.
+        let (address, who) = (address(by), Some(net.peer(by)));
+        net.command(1 - by, Command::Dial { address, peer: who });
+        net.run(Duration::from_secs(1));
+        assert_eq!(net.links(0), 0);
         net.run(Duration::from_secs(45));
         assert_eq!(net.links(0), 1);
     }

@@ -340,6 +340,14 @@ fn a_connection_that_is_dead_is_replaced() {
     assert_eq!(net.links(0), 0, "the older one has two seconds to answer");
     net.run_ms(300);
     assert_eq!((net.links(0), net.links(1)), (1, 1));
+    // Applications that count hear of both: it was connected twice, and disconnected never.
+    let told = net.hosts[1].events.iter().filter_map(|event| match event {
+        Event::PeerConnected { .. } => Some(None),
+        Event::PeerDisconnected { reason, .. } => Some(Some(reason.clone())),
+        _ => None,
+    });
+    let gone = Disconnect::Local(Goodbye::Silent);
+    assert_eq!(told.collect::<Vec<_>>(), [None, Some(gone), None]);
     // The two seconds are no round trip.
     let shortly = |time: Option<Duration>| time.is_some_and(|t| t < Duration::from_millis(500));
     assert!(round_trips(&net).into_iter().all(shortly), "{:?}", round_trips(&net));

@@ -58,7 +58,14 @@ async fn a_peer_can_be_sent_away_and_come_back() {
         let at_bob = bob.until(|event| gone(event).is_some()).await;
         assert_eq!(gone(&at_alice), Some(&Disconnect::Local(Goodbye::Requested)));
         assert_eq!(gone(&at_bob), Some(&Disconnect::Remote(Goodbye::Requested)));
-        bob.meet(&mut alice).await;
+        // It need not come back: whoever sent it away has to want it again.
+        bob.node.dial(&alice.node.addresses()[0]).unwrap();
+        let refused = bob.until(|event| matches!(event, Event::Refused { .. })).await;
+        let Event::Refused { by_us: false, refusal: Refusal::Busy(ms), .. } = refused else {
+            panic!("{refused:?}")
+        };
+        assert!((30_000..=60_000).contains(&ms), "{ms}");
+        alice.meet(&mut bob).await;
     }
 }
 
