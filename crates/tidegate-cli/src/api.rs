@@ -9,7 +9,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, Uri};
 use tidegate::Node;
 use utoipa::OpenApi as _;
-use utoipa::openapi::OpenApi;
+use utoipa::openapi::{OpenApi, RefOr};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -69,7 +69,28 @@ fn routes() -> OpenApiRouter<Api> {
 
 /// The document that describes the API.
 pub(crate) fn openapi() -> OpenApi {
-    routes().into_openapi()
+    let mut document = routes().into_openapi();
+    for path in document.paths.paths.values_mut() {
+        let operations = [&mut path.get, &mut path.post].into_iter().flatten();
+        let responses = operations.flat_map(|operation| operation.responses.responses.iter_mut());
+        for (status, response) in responses {
+            // OpenAPI requires one of each; utoipa leaves out what is empty.
+            if let RefOr::T(response) = response
+                && response.description.is_empty()
+            {
+                response.description = description(status).to_owned();
+            }
+        }
+    }
+    document
+}
+
+/// What a response is that says no more of itself.
+fn description(status: &str) -> &'static str {
+    match status {
+        "default" => "A problem, as in RFC 9457",
+        _ => "The answer",
+    }
 }
 
 /// The API of a node.

@@ -327,7 +327,7 @@ pub(super) async fn health(State(api): State<Api>) -> Result<StatusCode, Problem
     }
 }
 
-/// Whether the node is of use: connected, and not far behind
+/// Whether the node is of use: connected, if it was given anybody to connect to, and not far behind
 #[utoipa::path(get, path = "/ready", responses(
     (status = 200, body = Ready),
     (status = 503, description = "It is not yet", body = Ready),

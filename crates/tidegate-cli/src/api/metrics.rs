@@ -1,7 +1,9 @@
 //! `/metrics`: counters and gauges for Prometheus. Their names are part of the API.
 
+use std::collections::BTreeSet;
+
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -17,7 +19,9 @@ use super::Api;
 use super::problem::Problem;
 
 /// What Prometheus asks for; version 1.0.0 of OpenMetrics.
-const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const OPEN: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// What others ask for; Prometheus' own form.
+const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Labels and their values.
 type Labels = Vec<(&'static str, String)>;
@@ -46,10 +50,16 @@ const REPORTS: [(Report, &str); 6] = [
 
 /// Counters and gauges, for Prometheus
 #[utoipa::path(get, path = "/metrics", responses(
-    (status = 200, content_type = "application/openmetrics-text", body = String),
+    (status = 200, description = "In the form that `Accept` prefers; of equal ones OpenMetrics", content(
+        (String = "application/openmetrics-text"),
+        (String = "text/plain")
+    )),
     (status = "default", body = Problem, content_type = "application/problem+json")
 ))]
-pub(super) async fn metrics(State(api): State<Api>) -> Result<impl IntoResponse, Problem> {
+pub(super) async fn metrics(
+    State(api): State<Api>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, Problem> {
     let (status, stats) = (api.node.status().await?, api.node.stats().await?);
     let traffic = api.node.traffic().await?;
     let mut scrape = Scrape::default();
@@ -58,7 +68,52 @@ pub(super) async fn metrics(State(api): State<Api>) -> Result<impl IntoResponse,
     scrape.judged(&stats);
     let mut text = String::new();
     encode(&mut text, &scrape.0).map_err(|error| Problem::unavailable(error.to_string()))?;
-    Ok(([(header::CONTENT_TYPE, KIND)], text))
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
+    Ok(match wants_plain(accept.flat_map(|accept| accept.split(','))) {
+        true => ([(header::CONTENT_TYPE, PLAIN)], plain(&text)),
+        false => ([(header::CONTENT_TYPE, OPEN)], text),
+    })
+}
+
+/// Whether the plain form is preferred, by the parts of `Accept` (RFC 9110, section 12.5.1).
+fn wants_plain<'a>(accept: impl Iterator<Item = &'a str>) -> bool {
+    let (mut open, mut plain, mut any) = (None, None, false);
+    for part in accept {
+        any = true;
+        let mut words = part.split(';').map(str::trim);
+        let kind = words.next().unwrap_or_default();
+        let quality = words.find_map(|word| word.strip_prefix("q=")?.parse::<f32>().ok());
+        let quality = quality.unwrap_or(1.0);
+        let best = |known: Option<f32>| Some(known.map_or(quality, |known| known.max(quality)));
+        match kind {
+            "application/openmetrics-text" | "application/*" => open = best(open),
+            "text/plain" | "text/*" => plain = best(plain),
+            "*/*" => open = open.or(Some(quality)),
+            _ => {}
+        }
+    }
+    any && plain.is_some_and(|plain| open.is_none_or(|open| plain > open))
+}
+
+/// OpenMetrics in the form that came before it: there a counter is named with its ending, and there is no end.
+fn plain(text: &str) -> String {
+    let counter = |line: &str| {
+        let name = line.strip_prefix("# TYPE ")?.strip_suffix(" counter")?;
+        Some(name.to_owned())
+    };
+    let counters = text.lines().filter_map(counter).collect::<BTreeSet<_>>();
+    let mut plain = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| *line != "# EOF") {
+        let about = ["# HELP ", "# TYPE "].into_iter().find_map(|about| {
+            let (name, rest) = line.strip_prefix(about)?.split_once(' ')?;
+            counters.contains(name).then(|| format!("{about}{name}_total {rest}\n"))
+        });
+        match about {
+            Some(line) => plain.push_str(&line),
+            None => plain.extend([line, "\n"]),
+        }
+    }
+    plain
 }
 
 /// What is told at one time.
@@ -195,4 +250,28 @@ impl Scrape {
 
 fn owned(labels: &[(&'static str, &str)]) -> Labels {
     labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_is_the_one_that_is_preferred() {
+        let wants = |accept: &str| wants_plain(accept.split(','));
+        assert!(wants("text/plain; version=0.0.4") && wants("text/plain"));
+        assert!(wants("application/openmetrics-text;q=0.2, text/plain;version=0.0.4;q=0.3"));
+        assert!(!wants("*/*") && !wants_plain(std::iter::empty()) && !wants("application/json"));
+        // As Prometheus does.
+        let usual =
+            "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3";
+        assert!(!wants(&format!("{usual},*/*;q=0.2")));
+    }
+
+    #[test]
+    fn the_plain_form_names_counters_with_their_ending() {
+        let open = "# HELP a A.\n# TYPE a counter\na_total{b=\"c\"} 1\n# HELP g G.\n# TYPE g gauge\ng 2\n# EOF\n";
+        let expected = "# HELP a_total A.\n# TYPE a_total counter\na_total{b=\"c\"} 1\n# HELP g G.\n# TYPE g gauge\ng 2\n";
+        assert_eq!(plain(open), expected);
+    }
 }
