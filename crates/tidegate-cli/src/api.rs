@@ -56,6 +56,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(handlers::peers))
         .routes(routes!(handlers::pools))
         .routes(routes!(handlers::items))
+        .routes(routes!(handlers::item))
         .routes(routes!(handlers::tip))
         .routes(routes!(handlers::block))
         .routes(routes!(handlers::account))

@@ -100,6 +100,11 @@ fn a_transfer_gets_into_a_block_and_all_of_it_can_be_read() {
     assert_eq!(items.as_array().unwrap().len(), 1);
     assert_eq!(items[0]["executable"], false);
     assert_eq!(items[0]["body"], hex::encode(early.to_bytes()));
+    let at = format!("/v1/pools/transfers/items/{}", items[0]["id"].as_str().unwrap());
+    assert_eq!(get(&node, &at).json(), items[0]);
+    is_problem(&get(&node, &format!("/v1/pools/transfers/items/{id}")), 404, "not any more");
+    is_problem(&get(&node, "/v1/pools/transfers/items/7"), 400, "64 hex digits");
+    is_problem(&get(&node, &at.replace("transfers", "stones")), 404, "there are transfers, works");
 }
 
 #[test]

@@ -12,6 +12,8 @@ use crate::io::Event;
 pub struct EventQueue {
     unread: VecDeque<Event>,
     limit: usize,
+    /// Bytes of the items among them.
+    bytes: usize,
     lagged: u64,
 }
 
@@ -19,31 +21,48 @@ impl EventQueue {
     /// How many events wait by default: a few seconds of a busy pool, about 100 KiB.
     pub const DEFAULT_LIMIT: usize = 1024;
 
+    /// Bytes of items in unread events: as long as they are in their pool they are there only once, but an
+    /// item that has left it is kept by its event. The one that crosses this is kept too.
+    pub const BYTES: usize = 1 << 20;
+
     /// A queue for at most so many events.
     pub fn new(limit: usize) -> Self {
-        Self { unread: VecDeque::new(), limit, lagged: 0 }
+        Self { unread: VecDeque::new(), limit, bytes: 0, lagged: 0 }
     }
 
     /// Appends an event, or counts it if there are too many.
     pub fn push(&mut self, event: Event) {
-        if self.lagged > 0 || self.unread.len() >= self.limit {
+        if self.lagged > 0 || self.unread.len() >= self.limit || self.bytes >= Self::BYTES {
             self.lagged += 1;
         } else {
+            self.bytes += bytes(&event);
             self.unread.push_back(event);
         }
     }
 
     /// The next event; [`Event::Lagged`] stands where some were not kept.
     pub fn pop(&mut self) -> Option<Event> {
-        self.unread.pop_front().or_else(|| match std::mem::take(&mut self.lagged) {
+        if let Some(event) = self.unread.pop_front() {
+            self.bytes -= bytes(&event);
+            return Some(event);
+        }
+        match std::mem::take(&mut self.lagged) {
             0 => None,
             n => Some(Event::Lagged(n)),
-        })
+        }
     }
 
     /// Whether there is nothing to read.
     pub fn is_empty(&self) -> bool {
         self.unread.is_empty() && self.lagged == 0
+    }
+}
+
+/// Bytes of the item that an event holds.
+fn bytes(event: &Event) -> usize {
+    match event {
+        Event::ItemAdded { body, .. } => body.len(),
+        _ => 0,
     }
 }
 
@@ -60,6 +79,24 @@ mod tests {
 
     fn event(height: u64) -> Event {
         Event::TipChanged { block: BlockId([0; 32]), height }
+    }
+
+    /// Nobody who does not read makes the node keep what has left its pools.
+    #[test]
+    fn bytes_of_items_are_bounded() {
+        let mut queue = EventQueue::default();
+        let item = |size: usize| Event::ItemAdded {
+            pool: crate::id::PoolIndex(0),
+            id: crate::id::ItemId([0; 32]),
+            body: vec![0; size].into(),
+        };
+        queue.push(item(EventQueue::BYTES - 1));
+        queue.push(item(1 << 20));
+        queue.push(item(1));
+        assert_eq!(queue.pop(), Some(item(EventQueue::BYTES - 1)));
+        assert_eq!((queue.pop(), queue.pop()), (Some(item(1 << 20)), Some(Event::Lagged(1))));
+        queue.push(item(1));
+        assert_eq!((queue.pop(), queue.bytes), (Some(item(1)), 0));
     }
 
     #[test]

@@ -617,6 +617,8 @@ pub enum Event {
         pool: PoolIndex,
         /// Its id.
         id: ItemId,
+        /// Its bytes, which it shares with the pool.
+        body: Bytes,
     },
     /// An item is no longer in a pool.
     ItemRemoved {

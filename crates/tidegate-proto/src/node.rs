@@ -231,7 +231,7 @@ impl Node {
         loop {
             if let Some(output) = self.cx.outputs.pop_front() {
                 match output {
-                    Output::Event(Event::ItemAdded { pool, id }) => {
+                    Output::Event(Event::ItemAdded { pool, id, .. }) => {
                         store::moved(&mut self.cx, pool, id, false);
                     }
                     Output::Event(Event::ItemRemoved { pool, id }) => {
@@ -514,6 +514,11 @@ impl Node {
     /// Items of a pool, the best first, and whether each is executable.
     pub fn pool(&self, pool: PoolIndex) -> impl Iterator<Item = (ItemId, &Bytes, bool)> {
         self.cx.pools.get(pool.0 as usize).into_iter().flat_map(Pool::best_first)
+    }
+
+    /// An item of a pool, and whether it is executable.
+    pub fn item(&self, pool: PoolIndex, id: &ItemId) -> Option<(&Bytes, bool)> {
+        self.cx.pools.get(pool.0 as usize)?.content().body(id)
     }
 
     /// Ids of the items of a pool, ascending.

@@ -215,6 +215,7 @@ impl Pool {
         outputs: &mut impl Extend<Output>,
     ) -> bool {
         let (id, size, priority) = (item.id, item.body.len(), item.facts.priority);
+        let body = item.body.clone();
         self.shelf.remove(&id);
         let inserted = self.content.insert(item, admission.account);
         for gone in inserted.removed {
@@ -230,7 +231,7 @@ impl Pool {
         self.log.insert(position, entry);
         self.positions.insert(id, position);
         self.aliases.insert(self.alias(&id), id);
-        outputs.extend([Output::Event(Event::ItemAdded { pool: self.index, id })]);
+        outputs.extend([Output::Event(Event::ItemAdded { pool: self.index, id, body })]);
         for link in self.links.values() {
             links.wake(link.at.link, link.at.slot);
         }

@@ -100,7 +100,8 @@ pub(crate) fn published(
     match item.filter(|_| cx.config.store && matches!(fate, Fate::Accepted | Fate::Known)) {
         Some((pool, id, body)) => {
             let bytes = body.len();
-            let key = cx.pools.get(usize::from(pool.0)).and_then(|pool| pool.content().key_of(&id));
+            let content = cx.pools.get(usize::from(pool.0)).map(Pool::content);
+            let key = content.and_then(|content| Some(content.item(&id)?.facts.key));
             cx.store.own.insert((pool, id), Own { key, left: None });
             write(cx, Write::Item { pool, id, body }, bytes, Some(report));
         }
@@ -165,7 +166,7 @@ pub(crate) fn moved(cx: &mut Context, pool: PoolIndex, id: ItemId, gone: bool) {
     let content = cx.pools.get(usize::from(pool.0)).map(Pool::content);
     let Some(own) = cx.store.own.get_mut(&(pool, id)) else { return };
     own.left = gone.then_some(height);
-    let key = own.key.or_else(|| content.and_then(|content| content.key_of(&id)));
+    let key = own.key.or_else(|| Some(content?.item(&id)?.facts.key));
     own.key = key;
     // Another took its place: after a restart that one might not be there to keep it out.
     let rival = key.and_then(|key| content.and_then(|content| content.rival(&key, &id)));

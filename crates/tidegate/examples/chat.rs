@@ -66,10 +66,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 println!("* {fate:?}");
             }
             event = events.next() => match event {
-                Some(Event::ItemAdded { id, .. }) => {
-                    let latest = node.pool(MESSAGES, 1000).await?;
-                    let message = latest.iter().find(|message| message.id == id);
-                    if let Some((_, line)) = message.and_then(|m| Chat::read(&m.body)) {
+                Some(Event::ItemAdded { body, .. }) => {
+                    if let Some((_, line)) = Chat::read(&body) {
                         println!("{line}");
                     }
                 }

@@ -59,9 +59,8 @@
 //!     let fate = alice.publish(notes, "high tide at nine", Admission::default())?.await?;
 //!     println!("{fate:?}, and on its way");
 //!     while let Some(event) = events.next().await {
-//!         if let Event::ItemAdded { pool, .. } = event {
-//!             let items = bob.pool(pool, 10).await?;
-//!             println!("bob has {:?}", items[0].body);
+//!         if let Event::ItemAdded { body, .. } = event {
+//!             println!("bob has {body:?}");
 //!             break;
 //!         }
 //!     }

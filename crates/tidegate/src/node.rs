@@ -164,6 +164,15 @@ impl Node {
         .await
     }
 
+    /// An item of a pool; `None` if it is not there, or not any more.
+    pub async fn item(&self, pool: PoolIndex, id: ItemId) -> Result<Option<PoolItem>, NodeError> {
+        self.query(move |core, _| {
+            let (body, executable) = core.item(pool, &id)?;
+            Some(PoolItem { id, body: body.clone(), executable })
+        })
+        .await
+    }
+
     /// A block that was executed, with its items: by its id, or by its height on the best chain. It
     /// comes from memory (the last ones) or from the store; `None` if it is in neither. The items
     /// of the genesis, and without a store those of old blocks, are nowhere.

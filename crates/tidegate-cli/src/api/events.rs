@@ -116,7 +116,7 @@ impl EventLog {
                 let address = address.map(|address| address.to_string());
                 ("dial_failed", json!({ "address": address, "error": error.to_string() }))
             }
-            Event::ItemAdded { pool: index, id } => {
+            Event::ItemAdded { pool: index, id, .. } => {
                 ("item_added", json!({ "pool": pool(index), "id": id.to_string() }))
             }
             Event::ItemRemoved { pool: index, id } => {

@@ -9,7 +9,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::response::sse::Sse;
-use tidegate::id::{BlockId, PoolIndex};
+use tidegate::id::{BlockId, ItemId, PoolIndex};
 use tidegate::io::Fate;
 use tidegate::{BlockAt, stats::Count};
 use tidegate_ledger::{AccountState, Header, TRANSFERS, Transfer, pools as ledger_pools};
@@ -114,18 +114,45 @@ pub(super) async fn items(
     if !(1..=1000).contains(&limit) {
         return Err(Problem::bad_request(format!("limit={limit}: give 1 to 1000")));
     }
-    let index = ledger_pools().iter().position(|spec| spec.name == pool);
-    let names = || ledger_pools().into_iter().map(|pool| pool.name).collect::<Vec<_>>().join(", ");
-    let index = index.ok_or_else(|| {
-        Problem::not_found(format!("{pool}: no such pool; there are {}", names()))
-    })?;
-    let items = api.node.pool(PoolIndex(index as u16), limit).await?;
-    let item = |item: tidegate::PoolItem| Item {
-        id: item.id.to_string(),
-        executable: item.executable,
-        body: hex::encode(&item.body),
-    };
-    Ok(Json(items.into_iter().map(item).collect()))
+    let items = api.node.pool(pool_of(&pool)?, limit).await?;
+    Ok(Json(items.into_iter().map(Item::from).collect()))
+}
+
+/// An item of a pool
+#[utoipa::path(get, path = "/v1/pools/{pool}/items/{id}",
+    params(("pool" = String, Path, description = "The pool's name"),
+        ("id" = String, Path, description = "The item's id, 64 hex digits",
+            pattern = "^[0-9a-fA-F]{64}$")),
+    responses(
+        (status = 200, body = Item),
+        (status = 400, body = Problem, content_type = "application/problem+json"),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = "default", body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(super) async fn item(
+    State(api): State<Api>,
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Answer<Item> {
+    let Path((pool, text)) = path?;
+    let pool = pool_of(&pool)?;
+    let mut id = [0; 32];
+    hex::decode_to_slice(&text, &mut id)
+        .map_err(|_| Problem::bad_request(format!("{text}: an id has 64 hex digits")))?;
+    match api.node.item(pool, ItemId(id)).await? {
+        Some(item) => Ok(Json(Item::from(item))),
+        None => Err(Problem::not_found(format!("{text}: not in the pool, or not any more"))),
+    }
+}
+
+/// The pool of a name.
+fn pool_of(name: &str) -> Result<PoolIndex, Problem> {
+    let pools = ledger_pools();
+    let index = pools.iter().position(|spec| spec.name == name);
+    index.map(|index| PoolIndex(index as u16)).ok_or_else(|| {
+        let names = pools.iter().map(|pool| pool.name.as_str()).collect::<Vec<_>>().join(", ");
+        Problem::not_found(format!("{name}: no such pool; there are {names}"))
+    })
 }
 
 /// The best executed block

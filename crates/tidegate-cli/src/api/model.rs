@@ -116,6 +116,12 @@ pub(crate) struct Item {
     pub(crate) body: String,
 }
 
+impl From<tidegate::PoolItem> for Item {
+    fn from(item: tidegate::PoolItem) -> Self {
+        Self { id: item.id.to_string(), executable: item.executable, body: hex::encode(&item.body) }
+    }
+}
+
 /// Which items are asked for.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]

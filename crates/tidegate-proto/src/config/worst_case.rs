@@ -21,6 +21,8 @@ impl Config {
         (peers + u64::from(ENDING))
             .saturating_mul(self.transport_bytes())
             .saturating_add(strangers + handshakes + gone + QUIC_ALL)
+            // What has left its pool and is in an event that nobody reads.
+            .saturating_add(crate::EventQueue::BYTES as u64 + self.largest_item())
             .saturating_add(self.worst_case_core_bytes())
     }
 
@@ -42,6 +44,10 @@ impl Config {
             .saturating_add((u64::from(limits.bans) + crate::peers::UNPAID as u64) * BAN)
             .saturating_add(u64::from(limits.book_new_buckets) * NEW_SLOTS * BOOK_ENTRY)
             .saturating_add(u64::from(limits.book_tried_buckets) * TRIED_SLOTS * BOOK_ENTRY)
+    }
+
+    fn largest_item(&self) -> u64 {
+        self.pools.iter().map(|pool| u64::from(pool.max_item)).max().unwrap_or(0)
     }
 
     /// What a transport holds for one peer: its windows, frames that are half read, and those that wait

@@ -118,9 +118,9 @@ impl Content {
         self.items.get(&other).map(|(_, item)| item.facts.priority)
     }
 
-    /// The key of an item.
-    pub(crate) fn key_of(&self, id: &ItemId) -> Option<ItemKey> {
-        self.items.get(id).map(|(_, item)| item.facts.key)
+    /// The bytes of an item, and whether it is executable.
+    pub(crate) fn body(&self, id: &ItemId) -> Option<(&Bytes, bool)> {
+        self.items.get(id).map(|(rank, item)| (&item.body, rank.executable))
     }
 
     /// All items, the best first, and whether each is executable.

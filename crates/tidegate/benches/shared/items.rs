@@ -137,7 +137,7 @@ async fn follow(mut events: Events, seen: Arc<Mutex<Seen>>, watch: Arc<Watch>) {
     while let Some(event) = events.next().await {
         let mut seen = seen.lock().expect("no panic");
         match event {
-            Event::ItemAdded { pool, id } => {
+            Event::ItemAdded { pool, id, .. } => {
                 *seen.added.entry(pool).or_default() += 1;
                 seen.delays.extend(watch.since(&id));
             }

@@ -174,7 +174,11 @@ impl Running {
     /// Waits until a note is in the pool.
     pub(crate) async fn has(&mut self, note: &str) {
         let wanted = note_id(note);
-        self.until(|event| matches!(event, Event::ItemAdded { id, .. } if *id == wanted)).await;
+        let added = |event: &Event| matches!(event, Event::ItemAdded { id, .. } if *id == wanted);
+        let Event::ItemAdded { pool, id, body } = self.until(added).await else { unreachable!() };
+        assert_eq!(body, note);
+        let item = self.node.item(pool, id).await.expect("a running node").expect("it is there");
+        assert_eq!((item.id, item.body), (id, body));
     }
 
     pub(crate) async fn publish(&self, note: &str) -> tidegate::io::Fate {
