@@ -81,7 +81,7 @@ pub enum NotShared {
     #[error("the peer has no version of it that this node has")]
     NoCommonVersion,
     /// The highest version that both know has other rules there: another
-    /// [`Rules::id`](crate::rules::Rules::id), or another largest item; for blocks also another largest block,
+    /// [`Rules::id`], or another largest item; for blocks also another largest block,
     /// or other pools that they draw from.
     #[error(
         "the peer has other rules for it: another id of the rules, or another largest item or block"

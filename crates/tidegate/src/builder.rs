@@ -44,6 +44,7 @@ pub struct Builder {
     transports: Vec<Box<dyn Transport>>,
     listen: Vec<Multiaddr>,
     /// A port of all interfaces.
+    #[cfg(feature = "quic")]
     port: Option<u16>,
     external: Vec<Multiaddr>,
     recording: Option<PathBuf>,
@@ -117,6 +118,7 @@ impl Builder {
             identity: None,
             transports: Vec::new(),
             listen: Vec::new(),
+            #[cfg(feature = "quic")]
             port: None,
             external: Vec::new(),
             recording: None,
@@ -268,7 +270,10 @@ impl Builder {
         let external = std::mem::take(&mut self.external).into_iter();
         let external = external.map(|address| reachable(address, peer, &self.transports));
         self.external = external.collect::<Result<_, _>>()?;
+        #[cfg(feature = "quic")]
         let mut addresses = self.listen_at_port()?;
+        #[cfg(not(feature = "quic"))]
+        let mut addresses = Vec::new();
         for address in &self.listen {
             let transport = self.transports.iter_mut().find(|t| t.handles(address));
             let transport = transport.ok_or_else(|| ListenError::Unsupported(address.clone()))?;
@@ -322,11 +327,6 @@ impl Builder {
             Some(error) if addresses.is_empty() => Err(error),
             _ => Ok(addresses),
         }
-    }
-
-    #[cfg(not(feature = "quic"))]
-    fn listen_at_port(&mut self) -> Result<Vec<Multiaddr>, ListenError> {
-        Ok(Vec::new())
     }
 
     /// Starts the node. Must be called within a tokio runtime.
