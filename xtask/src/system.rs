@@ -30,8 +30,9 @@ pub(crate) fn install(what: &str, packages: &[&str]) -> Result {
 
 /// Why there are no network namespaces here, if there are none: in some containers they are forbidden.
 pub(crate) fn namespaces() -> Result {
-    let tries = "mount -t tmpfs none /run && ip netns add a && ip link add b type bridge && \
-                 ip link add c type veth peer name d && ip link set c netns a";
+    let tries = "mount -t tmpfs none /run && ip netns add host0 && \
+                 ip link add name bridge0 type bridge && \
+                 ip link add name veth0 type veth peer name veth1 && ip link set veth0 netns host0";
     let mut command = Command::new("unshare");
     command.args(["--map-root-user", "--net", "--mount", "--pid", "--fork", "sh", "-c", tries]);
     match command.output() {
