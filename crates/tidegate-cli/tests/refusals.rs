@@ -125,7 +125,7 @@ fn a_folder_that_is_in_use_is_told() {
         ["run", "--folder", string(folder.path()), "--listen", "/ip4/127.0.0.1/udp/0/quic-v1"];
     let run = |more: &[&str]| tidegate().args(args).args(more).output().unwrap();
     is_refused(&run(&[]), "another process answers here");
-    is_refused(&run(&["--control", "other.sock"]), "another process uses this store");
+    is_refused(&run(&["--control", "other.sock"]), "this store is open already");
     assert!(node.height() >= 3, "the first one goes on");
 }
 

@@ -582,6 +582,9 @@ pub(crate) fn publish(cx: &mut Context, block: Block) -> Fate {
 /// Whether a block can be sent, and peers can take it.
 fn publishable(cx: &Context, block: &Block) -> Result<HeaderFacts, Invalid> {
     let facts = headers::parse(cx, &block.header).map_err(|_| Invalid::MalformedHeader)?;
+    if facts.block != block.block {
+        return Err(Invalid::OtherBlock);
+    }
     if block.header.len() > MAX_HEADER {
         return Err(Invalid::MalformedHeader);
     }

@@ -70,7 +70,7 @@ impl FromStr for PeerId {
     }
 }
 
-/// Hex, and in debug output only the first four bytes: enough to tell them apart.
+/// Hex.
 macro_rules! hex_text {
     ($($name:ident),+) => {$(
         impl fmt::Display for $name {
@@ -78,7 +78,12 @@ macro_rules! hex_text {
                 f.write_str(&hex::encode(&self.0))
             }
         }
+    )+};
+}
 
+/// In debug output only the first four bytes: enough to tell them apart.
+macro_rules! hex_debug {
+    ($($name:ident),+) => {$(
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 let start = &self.0[..self.0.len().min(4)];
@@ -97,6 +102,7 @@ impl NetworkId {
 }
 
 hex_text!(Address, BlockHeader, BlockId, Digest, ItemBody, ItemId, NetworkId, Salt, Signature);
+hex_debug!(BlockHeader, BlockId, Digest, ItemBody, ItemId, NetworkId, Salt, Signature);
 
 #[cfg(test)]
 mod tests {

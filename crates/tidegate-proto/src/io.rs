@@ -117,6 +117,9 @@ pub enum DialError {
     /// Nobody answered in time.
     #[error("no answer in time")]
     TimedOut,
+    /// The name in the address stands for no IP address of the kind that is asked for.
+    #[error("the name has no address: look at its spelling, and at this machine's name service")]
+    UnknownName,
     /// The network or the other side refused.
     #[error("nobody accepts connections there")]
     Unreachable,
@@ -548,6 +551,9 @@ pub enum Invalid {
     /// [`MAX_HEADER`](crate::wire::MAX_HEADER) bytes.
     #[error("the header is none by the application's rules, or is larger than 16 KiB")]
     MalformedHeader,
+    /// The block's id is not its header's.
+    #[error("the block's id is not that of its header by the application's rules")]
+    OtherBlock,
     /// The block's parent is not known here, or no genesis was given.
     #[error("the block's parent is not known: publish it first")]
     UnknownParent,

@@ -72,7 +72,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// Another process has it.
-    #[error("{}: another process uses this store: stop it, or give this node a folder of its own", path.display())]
+    #[error("{}: this store is open already, by another process or in this one: close it there, or give this node a folder of its own", path.display())]
     InUse {
         /// Which file.
         path: PathBuf,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::id::{Address, ConnectionId};
-use crate::peers::address::{Group, Scope, group, is_named, is_same_kind, reached_at, site_bytes};
+use crate::peers::address::{Group, Scope, group, is_local, is_named, is_same_kind, reached_at};
 use crate::time::Time;
 
 /// Addresses in a record (`PeerRecord` in the schema).
@@ -122,7 +122,7 @@ struct Seen {
     listener: Address,
     since: Time,
     /// Connections to those who see it there, and where they are.
-    by: BTreeMap<ConnectionId, (Group, Vec<u8>)>,
+    by: BTreeMap<ConnectionId, Group>,
     /// Since when nobody does.
     unseen: Option<Time>,
     dialed_back: bool,
@@ -132,7 +132,7 @@ struct Seen {
 
 impl Seen {
     fn groups(&self) -> usize {
-        self.by.values().map(|(group, _)| group).collect::<BTreeSet<_>>().len()
+        self.by.values().collect::<BTreeSet<_>>().len()
     }
 
     fn prove(&mut self) {
@@ -169,6 +169,9 @@ impl Reachable {
         let own = self.listeners.contains(listener)
             && is_same_kind(listener, address)
             && address.scope() > Scope::Loopback
+            // A machine in the same network may have any number of addresses there: what it says counts in
+            // that network.
+            && is_local(by) == (address.scope() == Scope::Local)
             && !self.own().any(|(own, _)| own == *address);
         if !own {
             return;
@@ -185,7 +188,7 @@ impl Reachable {
         });
         seen.unseen = None;
         if seen.by.len() < MOST_BY {
-            seen.by.insert(link, (group(by), site_bytes(by)));
+            seen.by.insert(link, group(by));
         }
         seen.prove();
         // The node has moved: what nobody sees any more is where it was.
@@ -202,11 +205,11 @@ impl Reachable {
     pub(crate) fn unproven(
         &self,
         link: ConnectionId,
-        site: &[u8],
+        at: &Address,
     ) -> impl Iterator<Item = &Address> {
-        let others = move |seen: &Seen| {
-            seen.by.iter().any(|(other, (_, of))| *other != link && of[..] != *site)
-        };
+        let own = group(at);
+        let others =
+            move |seen: &Seen| seen.by.iter().any(|(other, of)| *other != link && *of != own);
         let unproven = self.seen.iter().rev().filter(move |seen| !seen.proven && others(seen));
         unproven.map(|seen| &seen.address)
     }

@@ -3,6 +3,8 @@
 //! Addresses are multiaddrs, which the transports understand; here only their first component is
 //! looked at (the code table of multiaddr: ip4 4, ip6 41, dns 53, dns4 54, dns6 55, dnsaddr 56).
 
+use std::fmt;
+
 use crate::id::Address;
 
 /// Addresses that are probably in one hand: the unit in which a node spreads its connections.
@@ -43,6 +45,32 @@ fn host(address: &Address) -> Host<'_> {
         }
     };
     read().unwrap_or(Host::Other)
+}
+
+/// An address of QUIC as a multiaddr, which is what most are.
+fn text(address: &Address) -> Option<String> {
+    let (ip, rest) = match host(address) {
+        Host::Ip4(ip) => (format!("/ip4/{}", std::net::Ipv4Addr::from(ip)), address.0.get(5..)?),
+        Host::Ip6(ip) => (format!("/ip6/{}", std::net::Ipv6Addr::from(ip)), address.0.get(17..)?),
+        Host::Name(_) | Host::Other => return None,
+    };
+    // The codes of multiaddr: udp 273, quic-v1 460.
+    match rest {
+        [0x91, 0x02, a, b, 0xcc, 0x03] => {
+            Some(format!("{ip}/udp/{}/quic-v1", u16::from_be_bytes([*a, *b])))
+        }
+        _ => None,
+    }
+}
+
+/// As a multiaddr if it is one of QUIC, and else in hex, of which 16 bytes tell addresses apart.
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match text(self) {
+            Some(text) => f.write_str(&text),
+            None => write!(f, "Address({}…)", hex::encode(&self.0[..self.0.len().min(16)])),
+        }
+    }
 }
 
 /// An IPv4 address inside an IPv6 address.
@@ -263,6 +291,19 @@ mod tests {
 
     fn name(name: &str) -> Address {
         Address([&[54, name.len() as u8][..], name.as_bytes(), &[0x91, 0x02, 0, 1]].concat().into())
+    }
+
+    /// It was `DialFailed { address: Address(047f…) }`.
+    #[test]
+    fn an_address_can_be_read() {
+        assert_eq!(format!("{:?}", ip4([127, 0, 0, 1], 4001)), "/ip4/127.0.0.1/udp/4001/quic-v1");
+        let six = [&[41][..], &[0; 15], &[1], &[0x91, 2, 0, 1, 0xcc, 3]].concat();
+        assert_eq!(format!("{:?}", Address(six.into())), "/ip6/::1/udp/1/quic-v1");
+        assert_eq!(
+            format!("{:?}", Address(vec![7; 99].into())),
+            format!("Address({}…)", "07".repeat(16))
+        );
+        assert_eq!(format!("{:?}", Address(vec![4, 1].into())), "Address(0401…)");
     }
 
     #[test]

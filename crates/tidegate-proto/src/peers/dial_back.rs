@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::address::{is_same_host, site_bytes};
+use super::address::is_same_host;
 use super::exchange::wake;
 use super::may_dial;
 use crate::channel::Context;
@@ -74,8 +74,7 @@ pub(crate) fn look(cx: &mut Context) {
     };
     let asked = cx.exchange.reaches().filter_map(|(id, reach)| {
         let link = cx.links.get(id).filter(|link| !link.direction.is_inbound())?;
-        let site = site_bytes(&link.address);
-        let mut unproven = cx.control.reachable().unproven(id, &site);
+        let mut unproven = cx.control.reachable().unproven(id, &link.address);
         unproven.find(|address| !lately(reach, address)).map(|address| (id, address.clone()))
     });
     let Some((id, address)) = { asked }.next() else { return };

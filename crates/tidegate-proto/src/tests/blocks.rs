@@ -7,6 +7,7 @@ use super::net::{Message, Net, accept, pick};
 use super::script::{BLOCK, SALT, Script, TIP, withhold_blocks};
 use crate::id::{ConnectionId, PoolIndex, Ticket};
 use crate::io::{Admission, Block, Command, Fate, Input, Invalid, Output, Subject, Verdict};
+use crate::rules::Rules as _;
 use crate::wire::{
     BlockFetch, BlockMessage, BlockPart, BlockWant, Encode as _, Held, NotHere, TipMessage, TipSlot,
 };
@@ -343,8 +344,9 @@ fn a_block_that_cannot_be_sent_is_refused_with_a_reason() {
     assert_eq!(invalid(nowhere), Invalid::NoSuchPool);
     let malformed = Block { header: Bytes::from_static(b"no header"), ..runs(1) };
     assert_eq!(invalid(malformed), Invalid::MalformedHeader);
-    assert_eq!(
-        published(Block { header: genesis(), ..runs(0) }),
-        Fate::Invalid(Invalid::UnknownParent)
-    );
+    // Another's header, first with the wrong id and then with its own.
+    let mut first = Block { header: genesis(), ..runs(0) };
+    assert_eq!(published(first.clone()), Fate::Invalid(Invalid::OtherBlock));
+    first.block = super::app::TestRules.header(&genesis()).unwrap().block;
+    assert_eq!(published(first), Fate::Invalid(Invalid::UnknownParent));
 }

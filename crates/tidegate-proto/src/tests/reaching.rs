@@ -91,7 +91,7 @@ fn who_is_seen_by_two_is_told_when_one_has_reached_it() {
         let mut script = node();
         let first = sees(&mut script, [20, 1, 0, 1], None);
         assert_eq!(questions(&mut script), [], "nobody else sees it there");
-        sees(&mut script, [20, 1, 0, 2], Some(first));
+        sees(&mut script, [20, 2, 0, 2], Some(first));
         assert_eq!(questions(&mut script), std::slice::from_ref(&outside));
         let unproven = [(home.clone(), Told::Local), (outside.clone(), Told::Unproven)];
         assert_eq!(told(&script), unproven);
@@ -109,12 +109,12 @@ fn who_is_seen_by_two_is_told_when_one_has_reached_it() {
     }
 }
 
-/// One who names an address and says that it has reached it is still one.
+/// One who names an address and says that it has reached it is still one, whatever addresses it has.
 #[test]
-fn one_host_proves_no_address() {
+fn one_group_proves_no_address() {
     let mut script = node();
     let first = sees(&mut script, [20, 1, 0, 1], None);
-    script.seen_at = ip4([20, 1, 0, 1], 9);
+    script.seen_at = ip4([20, 1, 7, 7], 9);
     script.dial(PeerId([9; 32]));
     let link = script.connection;
     script.send(CONTROL, &ControlMessage::Hello(hello(link)));
@@ -127,6 +127,16 @@ fn one_host_proves_no_address() {
     script.send(PEERS, &PeersMessage::Reached(true));
     assert_eq!(script.accusation(), Some(Violation::Unasked));
     assert_eq!(told(&script)[1].1, Told::Unproven);
+}
+
+/// A neighbour, or another process here, has any number of local addresses, each a group of its own.
+#[test]
+fn local_peers_name_no_public_address() {
+    let mut script = node();
+    for n in 1..=4 {
+        sees(&mut script, [192, 168, 1, 100 + n], None);
+    }
+    assert_eq!(told(&script).len(), 1);
 }
 
 fn answers(script: &mut Script) -> Vec<bool> {

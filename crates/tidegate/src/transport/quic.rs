@@ -536,6 +536,10 @@ impl Quic {
                     self.incoming.has_come_to_nothing(Instant::now(), began, group);
                 }
             }
+            Done::Resolved(dial, _, sockets) if sockets.is_empty() => {
+                let error = DialError::UnknownName;
+                self.inputs.push_back(Input::DialFailed { dial, error });
+            }
             Done::Resolved(dial, peer, sockets) => {
                 self.connect(dial, peer, &sockets);
             }

@@ -96,7 +96,10 @@ async fn a_peer_is_found_by_its_name() {
             Running::start(by.connect(notes().peer(&address), Identity::generate().unwrap()));
         match found {
             true => alice.until(met).await,
-            false => alice.until(|event| matches!(event, Event::DialFailed { .. })).await,
+            false => {
+                let unknown = tidegate::io::DialError::UnknownName;
+                alice.until(|event| matches!(event, Event::DialFailed { error, .. } if *error == unknown)).await
+            }
         };
     }
     // Nobody can listen at a name.
