@@ -126,22 +126,19 @@ impl Config {
         if self.workers == 0 {
             return Err(ConfigError::NoWorkers);
         }
-        let too_much = |name: &str, is: u64, most: u64| {
-            let (is, most) = (is.to_string(), most.to_string());
-            Err(ConfigError::TooMuch { name: name.to_owned(), is, most })
-        };
         for (name, is, most) in [
             ("workers", self.workers, MAX_WORKERS),
             ("outbound", self.outbound, limits::CONNECTIONS),
         ] {
             if is > most {
-                return too_much(name, is.into(), most.into());
+                return Err(ConfigError::too_much(name, is, most));
             }
         }
         for pool in &self.pools {
             for (name, is, most) in pool.numbers() {
                 if is > most {
-                    return too_much(&format!("{name} of pool {:?}", pool.name), is, most);
+                    let name = format!("{name} of pool {:?}", pool.name);
+                    return Err(ConfigError::too_much(name, is, most));
                 }
             }
         }
@@ -320,6 +317,12 @@ pub enum ConfigError {
     NoWorkers,
 }
 
+impl ConfigError {
+    fn too_much(name: impl Into<String>, is: impl ToString, most: impl ToString) -> Self {
+        Self::TooMuch { name: name.into(), is: is.to_string(), most: most.to_string() }
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use std::time::Duration;
@@ -456,7 +459,7 @@ pub(crate) mod tests {
             assert_eq!(error, format!("limit {name} is {}: it must be at most {most}", most + 1));
         }
         let year = limits::LONGEST;
-        for (name, _) in default.times() {
+        for (name, ..) in default.shortest() {
             let time = |time: Duration| limits_with(name, &serde_json::to_value(time).unwrap());
             assert_eq!(check(time(year)), Ok(()), "{name}");
             let error = check(time(year + Duration::from_nanos(1))).unwrap_err().to_string();
@@ -466,7 +469,7 @@ pub(crate) mod tests {
         let all = serde_json::to_value(&default).unwrap();
         let grant = all["block_grant"].as_object().unwrap().len();
         let count = all.as_object().unwrap().len() - 1 + grant;
-        assert_eq!(default.most().len() + default.times().len(), count);
+        assert_eq!(default.most().len() + default.shortest().len(), count);
     }
 
     #[test]

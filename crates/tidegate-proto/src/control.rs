@@ -154,11 +154,12 @@ impl Control {
 
     /// The same, if the peer of a connection does not have it: from now on it has.
     pub(crate) fn news_for(&mut self, link: ConnectionId, seen_at: &Address) -> Option<PeerRecord> {
+        if !self.has_news_for(link, seen_at) {
+            return None;
+        }
         let record = self.own.record_for(seen_at)?;
-        let said = &mut self.links.get_mut(&link)?.said;
-        let is_news = said.is_none_or(|said| said < record.sequence);
-        *said = Some(record.sequence);
-        is_news.then(|| record.clone())
+        self.links.get_mut(&link)?.said = Some(record.sequence);
+        Some(record.clone())
     }
 
     /// Whether the peer of a connection does not have the newest record of this node.

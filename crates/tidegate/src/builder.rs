@@ -309,11 +309,7 @@ impl Builder {
             }
             match bound {
                 Ok(bound) => {
-                    let found = bound.iter().find_map(|part| match part {
-                        Protocol::Udp(port) => Some(port),
-                        _ => None,
-                    });
-                    port = found.unwrap_or(port);
+                    port = port_of(&bound).unwrap_or(port);
                     addresses.push(bound);
                 }
                 Err(ListenError::Io { source, .. }) if !has_family(ip) => {
@@ -434,6 +430,13 @@ fn is_nowhere(address: &Multiaddr) -> bool {
         }
 }
 
+fn port_of(address: &Multiaddr) -> Option<u16> {
+    address.iter().find_map(|part| match part {
+        Protocol::Udp(port) | Protocol::Tcp(port) => Some(port),
+        _ => None,
+    })
+}
+
 /// An address that others are to be told, if they could dial this node there.
 fn reachable(
     address: Multiaddr,
@@ -441,24 +444,19 @@ fn reachable(
     transports: &[Box<dyn Transport>],
 ) -> Result<Multiaddr, StartError> {
     let (address, peer) = split_peer(address);
-    let port = address.iter().find_map(|part| match part {
-        Protocol::Udp(port) | Protocol::Tcp(port) => Some(port),
-        _ => None,
-    });
     let is_name = matches!(
         address.iter().next(),
         Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_))
     );
-    let core = to_core(&address);
     let why = if peer.is_some_and(|peer| peer != own) {
         "it names another peer"
     } else if is_name {
         "others are not told names, which could lead anywhere"
     } else if !transports.iter().any(|transport| transport.handles(&address)) {
         "no transport of this node accepts connections at such an address"
-    } else if port == Some(0) {
+    } else if port_of(&address) == Some(0) {
         "nobody can be dialed at port 0"
-    } else if core.scope() == Scope::None {
+    } else if to_core(&address).scope() == Scope::None {
         "nobody can be dialed at an address of this kind"
     } else {
         return Ok(address);

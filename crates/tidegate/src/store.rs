@@ -137,6 +137,12 @@ impl Note {
         Self { network, genesis: genesis.to_vec() }
     }
 
+    /// What of it is another, if anything is.
+    fn differs(&self, other: &Self) -> Option<&'static str> {
+        let network = (self.network != other.network).then_some("network");
+        network.or_else(|| (self.genesis != other.genesis).then_some("genesis"))
+    }
+
     fn text(&self) -> String {
         let Self { network, genesis } = self;
         format!("schema {SCHEMA}\nnetwork {network}\ngenesis {}\n", hex::encode(genesis))
@@ -190,13 +196,11 @@ impl Store {
         pools: &[String],
     ) -> Result<(), StoreError> {
         let wanted = Note::new(network, genesis.map_or(&[][..], |genesis| genesis));
-        let what = match &self.note {
-            note if note.network != wanted.network => "network",
-            note if note.genesis != wanted.genesis => "genesis",
-            _ if self.pools != pools => "list of pools",
-            _ => return Ok(()),
-        };
-        Err(StoreError::NotTheNodes { path: self.path.clone(), what })
+        let other_pools = || (self.pools != pools).then_some("list of pools");
+        match self.note.differs(&wanted).or_else(other_pools) {
+            Some(what) => Err(StoreError::NotTheNodes { path: self.path.clone(), what }),
+            None => Ok(()),
+        }
     }
 
     /// Opens the store in a folder, or makes folder and store.
@@ -577,11 +581,9 @@ fn check(text: &str, wanted: &Note, path: &Path) -> Result<(), StoreError> {
         Some(found) => StoreError::Newer { path: path(), found },
         None => StoreError::Unreadable { path: path(), why: "store.note is none".to_owned() },
     })?;
-    let foreign = |what| Err(StoreError::Foreign { path: path(), what });
-    match () {
-        () if known.network != wanted.network => foreign("network"),
-        () if known.genesis != wanted.genesis => foreign("genesis"),
-        () => Ok(()),
+    match known.differs(wanted) {
+        Some(what) => Err(StoreError::Foreign { path: path(), what }),
+        None => Ok(()),
     }
 }
 

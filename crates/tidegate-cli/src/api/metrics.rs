@@ -77,9 +77,8 @@ pub(super) async fn metrics(
 
 /// Whether the plain form is preferred, by the parts of `Accept` (RFC 9110, section 12.5.1).
 fn wants_plain<'a>(accept: impl Iterator<Item = &'a str>) -> bool {
-    let (mut open, mut plain, mut any) = (None, None, false);
+    let (mut open, mut plain) = (None, None);
     for part in accept {
-        any = true;
         let mut words = part.split(';').map(str::trim);
         let kind = words.next().unwrap_or_default();
         let quality = words.find_map(|word| word.strip_prefix("q=")?.parse::<f32>().ok());
@@ -92,7 +91,7 @@ fn wants_plain<'a>(accept: impl Iterator<Item = &'a str>) -> bool {
             _ => {}
         }
     }
-    any && plain.is_some_and(|plain| open.is_none_or(|open| plain > open))
+    plain.is_some_and(|plain| open.is_none_or(|open| plain > open))
 }
 
 /// OpenMetrics in the form that came before it: there a counter is named with its ending, and there is no end.

@@ -201,15 +201,14 @@ pub(super) const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 impl Limits {
     /// Whether a node works with these.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let too_much = |name, is: String, most: String| {
-            Err(ConfigError::TooMuch { name: format!("limit {name}"), is, most })
-        };
+        let too_much =
+            |name, is, most| Err(ConfigError::too_much(format!("limit {name}"), is, most));
         for (name, is, most) in self.most() {
             if is > most {
                 return too_much(name, is.to_string(), most.to_string());
             }
         }
-        for (name, is) in self.times() {
+        for (name, is, _) in self.shortest() {
             if is > LONGEST {
                 return too_much(name, format!("{is:?}"), format!("{LONGEST:?}"));
             }
@@ -270,27 +269,6 @@ impl Limits {
         ]
     }
 
-    pub(super) fn times(&self) -> [(&'static str, Duration); 16] {
-        [
-            ("dial_timeout", self.dial_timeout),
-            ("redial_first", self.redial_first),
-            ("redial_most", self.redial_most),
-            ("dial_interval", self.dial_interval),
-            ("feeler_interval", self.feeler_interval),
-            ("records_interval", self.records_interval),
-            ("handshake_timeout", self.handshake_timeout),
-            ("duplicate_timeout", self.duplicate_timeout),
-            ("ping_idle", self.ping_idle),
-            ("ping_busy", self.ping_busy),
-            ("silence", self.silence),
-            ("verdict_timeout", self.verdict_timeout),
-            ("tip_interval", self.tip_interval),
-            ("rpc_patience", self.rpc_patience),
-            ("block_patience", self.block_patience),
-            ("not_here_after", self.not_here_after),
-        ]
-    }
-
     /// Numbers with the least with which a node works, and what happens below.
     fn least(&self) -> [(&'static str, u32, u32, &'static str); 20] {
         // Of four: the tip's, those of the two below it, and its child's.
@@ -320,9 +298,11 @@ impl Limits {
         ]
     }
 
-    /// Times with the shortest of each.
-    fn shortest(&self) -> [(&'static str, Duration, Duration); 15] {
+    /// All times with the shortest of each.
+    pub(super) fn shortest(&self) -> [(&'static str, Duration, Duration); 16] {
         [
+            // Headers may follow each other at once.
+            ("tip_interval", self.tip_interval, Duration::ZERO),
             ("dial_timeout", self.dial_timeout, SHORTEST),
             ("redial_first", self.redial_first, SHORTEST),
             ("redial_most", self.redial_most, SHORTEST.max(self.redial_first)),

@@ -304,12 +304,7 @@ impl Reachable {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// `/ip4/…/udp/…/quic-v1`
-    fn at(ip: [u8; 4], port: u16) -> Address {
-        let [a, b] = port.to_be_bytes();
-        Address([&[4][..], &ip, &[0x91, 0x02, a, b, 0xcc, 0x03]].concat().into())
-    }
+    use crate::peers::address::tests::ip4 as at;
 
     fn seconds(n: u64) -> Time {
         Time::ZERO + Duration::from_secs(n)

@@ -276,11 +276,11 @@ impl Group {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn ip4(ip: [u8; 4], port: u16) -> Address {
-        // /ip4/…/udp/…/quic-v1
+    /// `/ip4/…/udp/…/quic-v1`
+    pub(crate) fn ip4(ip: [u8; 4], port: u16) -> Address {
         let [a, b] = port.to_be_bytes();
         Address([&[4][..], &ip, &[0x91, 0x02, a, b, 0xcc, 0x03]].concat().into())
     }

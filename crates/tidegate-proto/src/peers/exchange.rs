@@ -300,9 +300,6 @@ fn poll_moved(cx: &mut Context, at: At) -> Option<PeerRecord> {
         return None;
     }
     let seen_at = cx.links.get(at.link)?.address.clone();
-    if !cx.control.has_news_for(at.link, &seen_at) {
-        return None;
-    }
     let moved = cx.control.news_for(at.link, &seen_at)?;
     link.moves_out.take(MOVE_INTERVAL, cx.now);
     Some(moved)

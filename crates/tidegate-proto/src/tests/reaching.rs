@@ -10,12 +10,8 @@ use crate::Violation;
 use crate::control::reachable::Told;
 use crate::id::{Address, ConnectionId, PeerId, Signature};
 use crate::io::{Command, DialError, Direction, Input};
+use crate::peers::address::tests::ip4;
 use crate::wire::{ControlMessage, PeerRecord, PeersMessage};
-
-fn ip4(ip: [u8; 4], port: u16) -> Address {
-    let [a, b] = port.to_be_bytes();
-    Address([&[4][..], &ip, &[0x91, 0x02, a, b, 0xcc, 0x03]].concat().into())
-}
 
 fn listener() -> Address {
     ip4([0; 4], 4001)
@@ -69,13 +65,30 @@ fn sees(script: &mut Script, at: [u8; 4], kept: Option<ConnectionId>) -> Connect
     link
 }
 
+/// What the node has said on the channel of peers, as far as it is of a kind.
+fn said<T>(script: &mut Script, kind: fn(PeersMessage) -> Option<T>) -> Vec<T> {
+    script.received(PEERS).into_iter().filter_map(kind).collect()
+}
+
 fn questions(script: &mut Script) -> Vec<Address> {
-    let messages = script.received(PEERS).into_iter();
-    let reach = messages.filter_map(|message| match message {
+    said(script, |message| match message {
         PeersMessage::Reach(address) => Some(address),
         _ => None,
-    });
-    reach.collect()
+    })
+}
+
+fn answers(script: &mut Script) -> Vec<bool> {
+    said(script, |message| match message {
+        PeersMessage::Reached(reached) => Some(reached),
+        _ => None,
+    })
+}
+
+fn moves(script: &mut Script) -> Vec<PeerRecord> {
+    said(script, |message| match message {
+        PeersMessage::Moved(record) => Some(record),
+        _ => None,
+    })
 }
 
 fn told(script: &Script) -> Vec<(Address, Told)> {
@@ -114,14 +127,7 @@ fn who_is_seen_by_two_is_told_when_one_has_reached_it() {
 fn one_group_proves_no_address() {
     let mut script = node();
     let first = sees(&mut script, [20, 1, 0, 1], None);
-    script.seen_at = ip4([20, 1, 7, 7], 9);
-    script.dial(PeerId([9; 32]));
-    let link = script.connection;
-    script.send(CONTROL, &ControlMessage::Hello(hello(link)));
-    script.take();
-    script.connection = first;
-    let setup = crate::wire::Setup { observed: ip4(OUTSIDE, 777), ..setup(script.node.config()) };
-    script.send_on(link, CONTROL, &ControlMessage::Setup(setup));
+    sees(&mut script, [20, 1, 7, 7], Some(first));
     assert_eq!(questions(&mut script), []);
     // R15.9
     script.send(PEERS, &PeersMessage::Reached(true));
@@ -137,15 +143,6 @@ fn local_peers_name_no_public_address() {
         sees(&mut script, [192, 168, 1, 100 + n], None);
     }
     assert_eq!(told(&script).len(), 1);
-}
-
-fn answers(script: &mut Script) -> Vec<bool> {
-    let messages = script.received(PEERS).into_iter();
-    let reached = messages.filter_map(|message| match message {
-        PeersMessage::Reached(reached) => Some(reached),
-        _ => None,
-    });
-    reached.collect()
 }
 
 /// R15.9, R15.10
@@ -202,15 +199,6 @@ fn few_are_dialed_back_at_a_time() {
         assert_eq!(answers(&mut script), refused);
     }
     assert_eq!(script.dialed_back.len(), 4);
-}
-
-fn moves(script: &mut Script) -> Vec<PeerRecord> {
-    let messages = script.received(PEERS).into_iter();
-    let moved = messages.filter_map(|message| match message {
-        PeersMessage::Moved(record) => Some(record),
-        _ => None,
-    });
-    moved.collect()
 }
 
 /// Those who stayed connected went on to tell others of where it had been.
