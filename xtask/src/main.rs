@@ -64,10 +64,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// The root of the repository.
+/// The root of the repository: of the clone that it runs for, which may share its target folder with others.
 fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().expect("xtask lies in the root").to_owned()
+    let built_in = env!("CARGO_MANIFEST_DIR").into();
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or(built_in);
+    Path::new(&here).parent().expect("xtask lies in the root").to_owned()
 }
 
 /// Where cargo builds, and where what the suites install and write belongs.
