@@ -339,7 +339,7 @@ fn bring_down(cx: &mut Context, link: ConnectionId) {
         connection.slots.truncate(1);
     }
     peers::leaves(cx, link);
-    cx.control.reachable.gone(link, cx.now);
+    record::gone(cx, link);
 }
 
 fn close(cx: &mut Context, link: ConnectionId, reason: Disconnect) {

@@ -18,6 +18,8 @@ pub(crate) enum Timer {
     Ticket(Ticket),
     /// A peer is to be dialed.
     Dialer,
+    /// An address of this node's has not been seen for long.
+    Unseen,
     /// Links that have rested for long enough.
     Rested,
 }
@@ -30,6 +32,7 @@ impl Timer {
             Self::Blocks => "block",
             Self::Ticket(_) => "verdict",
             Self::Dialer => "dial",
+            Self::Unseen => "address",
             Self::Rested => "work",
         }
     }

@@ -18,7 +18,7 @@ use tidegate_proto::io::{
 use tidegate_proto::rules::{HeaderFacts, ItemFacts, Rules};
 use tidegate_proto::wire::{
     Announcement, Answer, Binding, Body, ControlMessage, Encode, Frame, Grant, Hello, MAX_FRAME,
-    MAX_HEADER, Offer, OfferedVersion, PoolMessage, Setup, TipMessage,
+    MAX_HEADER, Offer, OfferedVersion, PeersMessage, PoolMessage, Setup, TipMessage,
 };
 use tidegate_proto::{Config, Node, PoolSpec, Time, VERSION, merkle};
 
@@ -202,6 +202,7 @@ impl World {
         for spec in &self.node.config().pools {
             offers.push(offer(4, &spec.name, spec.rules_digest(Plain.id(), 1)));
         }
+        offers.push(offer(5, "", Digest(blake3::derive_key("tidegate 1 peers rules", b""))));
         let observed = Address(Bytes::new());
         Setup { offers, roles: 0, record: None, observed, salt: Salt([4; 16]) }
     }
@@ -209,6 +210,14 @@ impl World {
     fn connect_all(&mut self) {
         (0..PEERS).for_each(|peer| self.connect(peer));
         assert_eq!(self.salts.len() as u64, PEERS);
+    }
+
+    /// Each wants to know whether it can be dialed at a longest address, and waits.
+    fn reach(&mut self) {
+        let channel = FIRST_POOL + self.node.config().pools.len() as u32;
+        for peer in 0..PEERS {
+            self.send(peer, channel, &PeersMessage::Reach(Address(vec![9; 256].into())));
+        }
     }
 
     /// Blocks of this node's own, as many bytes as are kept.
@@ -343,6 +352,7 @@ fn a_hundred_peers_cost_what_was_promised_and_no_more() {
         last = now;
     };
     world.connect_all();
+    world.reach();
     step("connected");
     world.fill_blocks();
     step("blocks");

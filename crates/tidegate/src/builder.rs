@@ -296,7 +296,9 @@ impl Builder {
         let mut addresses = Vec::new();
         let mut last = None;
         let own = rt::interfaces();
-        let has_family = |ip: IpAddr| own.iter().any(|own| own.is_ipv4() == ip.is_ipv4());
+        let has_family = |ip: IpAddr| {
+            own.as_ref().is_none_or(|own| own.iter().any(|own| own.is_ipv4() == ip.is_ipv4()))
+        };
         for ip in [IpAddr::from([0; 4]), IpAddr::from([0; 16])] {
             let at = |port| Multiaddr::from(ip).with(Protocol::Udp(port)).with(Protocol::QuicV1);
             let address = at(port);
@@ -354,7 +356,7 @@ impl Builder {
         let (sender, messages) = unbounded_channel();
         let mailbox = Arc::new(Mailbox::default());
         let events = Events { mailbox: mailbox.clone(), node: sender.downgrade() };
-        let reach = Reach::new(&addresses, &self.external);
+        let reach = Reach::new(&addresses, &self.external, &self.transports);
         // The receiver is here, so this arrives.
         let _ = sender.send(Message::Command(reach.command()));
         let failure = Arc::new(std::sync::OnceLock::new());

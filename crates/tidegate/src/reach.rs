@@ -1,19 +1,23 @@
 //! Where this node can be reached, as far as this machine knows: told to the core, which decides what of it
 //! others are told, at the start and whenever the machine's addresses change.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use multiaddr::Multiaddr;
+use multiaddr::{Multiaddr, Protocol};
 use tidegate_proto::Time;
 use tidegate_proto::id::Address;
 use tidegate_proto::io::Command;
 
 use crate::rt;
-use crate::transport::to_core;
+use crate::transport::{Transport, to_core};
 
 /// How often the interfaces are looked at. It takes some 50 us, and a machine that moves to another
 /// network loses its connections after 8 s.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// The addresses of the interfaces, if they can be had.
+type LookUp = fn() -> Option<Vec<IpAddr>>;
 
 /// What is bound, what the operator names, and the interfaces as they were last seen.
 #[derive(Debug)]
@@ -21,19 +25,38 @@ pub(crate) struct Reach {
     listeners: Vec<Address>,
     external: Vec<Address>,
     interfaces: Vec<Address>,
-    /// When the interfaces are looked at again; never where they cannot be.
+    look_up: LookUp,
+    /// When the interfaces are looked at again; never by a node that has no use for them.
     pub(crate) next: Option<Time>,
 }
 
 impl Reach {
-    pub(crate) fn new(listeners: &[Multiaddr], external: &[Multiaddr]) -> Self {
-        let interfaces = interfaces();
-        Self {
+    /// Of a node with these listeners and transports.
+    pub(crate) fn new(
+        listeners: &[Multiaddr],
+        external: &[Multiaddr],
+        transports: &[Box<dyn Transport>],
+    ) -> Self {
+        let is_ip = |address: &Multiaddr| {
+            matches!(address.iter().next(), Some(Protocol::Ip4(_) | Protocol::Ip6(_)))
+        };
+        let anywhere = Multiaddr::from(Ipv4Addr::LOCALHOST).with(Protocol::Udp(1));
+        let anywhere = anywhere.with(Protocol::QuicV1);
+        let dials = transports.iter().any(|transport| transport.handles(&anywhere));
+        let looks = dials || listeners.iter().any(is_ip);
+        Self::by(rt::interfaces, listeners, external, looks)
+    }
+
+    fn by(look_up: LookUp, listeners: &[Multiaddr], external: &[Multiaddr], looks: bool) -> Self {
+        let mut reach = Self {
             listeners: listeners.iter().map(to_core).collect(),
             external: external.iter().map(to_core).collect(),
-            next: (!interfaces.is_empty()).then_some(Time::ZERO + LOOK),
-            interfaces,
-        }
+            interfaces: Vec::new(),
+            look_up,
+            next: looks.then_some(Time::ZERO),
+        };
+        reach.look(Time::ZERO);
+        reach
     }
 
     /// What the core is to know, in place of what it knew before.
@@ -45,19 +68,54 @@ impl Reach {
         }
     }
 
-    /// Looks at the interfaces, if it is time: whether they are others.
+    /// Looks at the interfaces, if it is time: whether they are others. When they cannot be had they are what
+    /// they were.
     pub(crate) fn look(&mut self, now: Time) -> bool {
         if self.next.is_none_or(|next| next > now) {
             return false;
         }
         self.next = Some(now + LOOK);
-        let now = interfaces();
-        let changed = now != self.interfaces;
-        self.interfaces = now;
-        changed
+        let Some(found) = (self.look_up)() else { return false };
+        let found = found.into_iter().map(|ip| to_core(&Multiaddr::from(ip))).collect();
+        let before = std::mem::replace(&mut self.interfaces, found);
+        before != self.interfaces
     }
 }
 
-fn interfaces() -> Vec<Address> {
-    rt::interfaces().into_iter().map(|ip| to_core(&Multiaddr::from(ip))).collect()
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use super::*;
+
+    static CALLS: AtomicU8 = AtomicU8::new(0);
+
+    /// Not at first, then an address, then not for once, then another.
+    fn now_and_then() -> Option<Vec<IpAddr>> {
+        let call = CALLS.fetch_add(1, Ordering::Relaxed);
+        (call % 2 == 1).then(|| vec![IpAddr::from([10, 0, 0, call])])
+    }
+
+    /// A moment without descriptors told everybody that the node was nowhere, for ever.
+    #[test]
+    fn interfaces_that_cannot_be_had_are_what_they_were() {
+        let mut reach = Reach::by(now_and_then, &[], &[], true);
+        let at = |n: u32| Time::ZERO + LOOK * n;
+        assert!(reach.interfaces.is_empty() && !reach.look(Time::ZERO));
+        assert!(reach.look(at(1)));
+        let first = reach.interfaces.clone();
+        assert!(!reach.look(at(2)));
+        assert_eq!((first.len(), &reach.interfaces), (1, &first));
+        assert!(reach.look(at(3)));
+        assert_ne!(reach.interfaces, first);
+    }
+
+    #[test]
+    fn who_has_no_use_for_interfaces_does_not_look() {
+        let none: &[Box<dyn Transport>] = &[];
+        let memory = "/memory/1".parse::<Multiaddr>().unwrap();
+        assert_eq!(Reach::new(std::slice::from_ref(&memory), &[], none).next, None);
+        let ip = "/ip4/127.0.0.1/tcp/1".parse::<Multiaddr>().unwrap();
+        assert!(Reach::new(&[memory, ip], &[], none).next.is_some());
+    }
 }

@@ -38,23 +38,23 @@ pub(crate) async fn sleep(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
-/// The addresses of the machine's interfaces, or none where they cannot be had.
+/// The addresses of the machine's interfaces; `None` where they cannot be had, or not now.
 #[cfg(feature = "quic")]
-pub(crate) fn interfaces() -> Vec<std::net::IpAddr> {
-    let found = if_addrs::get_if_addrs().unwrap_or_else(|error| {
-        tracing::debug!("the interfaces cannot be listed: {error}");
-        Vec::new()
-    });
+pub(crate) fn interfaces() -> Option<Vec<std::net::IpAddr>> {
+    let found = if_addrs::get_if_addrs();
+    let found =
+        found.inspect_err(|error| tracing::debug!("the interfaces cannot be listed: {error}"));
+    let found = found.ok()?;
     let up = found.iter().filter(|interface| interface.oper_status != if_addrs::IfOperStatus::Down);
     let mut addresses = up.map(if_addrs::Interface::ip).collect::<Vec<_>>();
     addresses.sort_unstable();
     addresses.dedup();
-    addresses
+    Some(addresses)
 }
 
 #[cfg(not(feature = "quic"))]
-pub(crate) fn interfaces() -> Vec<std::net::IpAddr> {
-    Vec::new()
+pub(crate) fn interfaces() -> Option<Vec<std::net::IpAddr>> {
+    None
 }
 
 /// Milliseconds since 1970, as far as the machine knows.

@@ -42,6 +42,7 @@ impl Config {
             // What a stranger may say is one frame.
             .saturating_add(u64::from(limits.handshakes) * MAX_FRAME as u64)
             .saturating_add((u64::from(limits.bans) + crate::peers::UNPAID as u64) * BAN)
+            .saturating_add(crate::peers::dial_back::SITES as u64 * BAN)
             .saturating_add(SEEN_AT)
             .saturating_add(u64::from(limits.book_new_buckets) * NEW_SLOTS * BOOK_ENTRY)
             .saturating_add(u64::from(limits.book_tried_buckets) * TRIED_SLOTS * BOOK_ENTRY)

@@ -190,10 +190,13 @@ impl Reachable {
         if seen.by.len() < MOST_BY {
             seen.by.insert(link, group(by));
         }
+        let was_proven = seen.proven;
         seen.prove();
-        // The node has moved: what nobody sees any more is where it was.
-        self.seen.retain(|other| other.unseen.is_none() || other.listener != *listener);
+        let is_proven = seen.proven;
         self.seen.push(seen);
+        if is_proven && !was_proven {
+            self.has_moved(address);
+        }
         if self.seen.len() > MOST_SEEN {
             let first = self.seen.iter().position(|seen| !seen.proven).unwrap_or(0);
             self.seen.remove(first);
@@ -214,12 +217,35 @@ impl Reachable {
         unproven.map(|seen| &seen.address)
     }
 
+    /// An address has proven good: what nobody sees any more is where the node was before. Until then it is
+    /// told: one peer's word must not take it away.
+    fn has_moved(&mut self, to: &Address) {
+        let Some(at) = self.seen.iter().position(|seen| seen.address == *to) else { return };
+        let listener = self.seen[at].listener.clone();
+        self.seen.retain(|seen| {
+            seen.address == *to || seen.unseen.is_none() || seen.listener != listener
+        });
+    }
+
     /// A peer has reached this node at an address.
     pub(crate) fn reached(&mut self, address: &Address) {
-        for seen in self.seen.iter_mut().filter(|seen| seen.address == *address) {
-            seen.dialed_back = true;
-            seen.prove();
+        let mut of_it = self.seen.iter_mut().filter(|seen| seen.address == *address);
+        let Some(seen) = of_it.next() else { return };
+        seen.dialed_back = true;
+        if !std::mem::replace(&mut seen.proven, true) {
+            self.has_moved(address);
         }
+    }
+
+    /// When an address is no longer told of, for nobody has seen it for long.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        let unseen = self.seen.iter().filter_map(|seen| seen.unseen);
+        unseen.min().map(|since| since + UNSEEN)
+    }
+
+    /// Forgets what nobody has seen for long.
+    pub(crate) fn expire(&mut self, now: Time) {
+        self.seen.retain(|seen| seen.unseen.is_none_or(|since| now < since + UNSEEN));
     }
 
     /// A connection is over.
@@ -249,12 +275,7 @@ impl Reachable {
             (address, source, since, true)
         });
         // What was seen last is where the node is now.
-        let seen = self
-            .seen
-            .iter()
-            .rev()
-            .filter(|seen| seen.unseen.is_none_or(|since| now.since(since) < UNSEEN));
-        let seen = seen.map(|seen| {
+        let seen = self.seen.iter().rev().map(|seen| {
             let (groups, dialed_back) = (seen.groups(), seen.dialed_back);
             let source = AddressSource::Seen { groups, dialed_back };
             (seen.address.clone(), source, seen.since, seen.proven)
@@ -405,11 +426,12 @@ mod tests {
         (1..=3).for_each(|n| seen(&mut reachable, n, &old, seconds(1)));
         (1..=3).for_each(|n| reachable.gone(ConnectionId(n), seconds(50)));
         assert_eq!(told(&reachable)[0], std::slice::from_ref(&old), "it may be back at once");
-        assert_eq!(reachable.told(seconds(50) + UNSEEN)[0], []);
+        assert_eq!(reachable.deadline(), Some(seconds(50) + UNSEEN));
         seen(&mut reachable, 4, &new, seconds(60));
-        assert_eq!(told(&reachable)[0], [], "the old one is gone, the new one is not proven");
+        assert_eq!(told(&reachable)[0], std::slice::from_ref(&old), "one may lie");
         (5..=6).for_each(|n| seen(&mut reachable, n, &new, seconds(60)));
         assert_eq!(told(&reachable)[0], std::slice::from_ref(&new));
+        assert_eq!(reachable.deadline(), None);
         // Two ways out at a time: both are told, the newer first.
         (7..=9).for_each(|n| seen(&mut reachable, n, &old, seconds(70)));
         assert_eq!(told(&reachable)[0], [old, new]);
@@ -419,6 +441,37 @@ mod tests {
         assert_eq!(reachable.all(seconds(90))[0].known_for, Duration::from_secs(10));
         reachable.listen(Vec::new(), Vec::new(), Vec::new(), seconds(80));
         assert_eq!(told(&reachable), [vec![], vec![]]);
+    }
+
+    /// After an hour nobody is told of it any more: nothing else had to happen, and nothing did.
+    #[test]
+    fn what_nobody_sees_is_told_for_an_hour() {
+        let mut reachable = behind(&[HOME]);
+        let public = at(PUBLIC, 4001);
+        (1..=3).for_each(|n| seen(&mut reachable, n, &public, seconds(1)));
+        (1..=3).for_each(|n| reachable.gone(ConnectionId(n), seconds(50)));
+        let end = reachable.deadline().unwrap();
+        reachable.expire(end - Duration::from_micros(1));
+        assert_eq!(told(&reachable)[0], std::slice::from_ref(&public));
+        reachable.expire(end);
+        assert_eq!((told(&reachable)[0].len(), reachable.deadline()), (0, None));
+    }
+
+    /// Whoever was dialed first after a cut took away, with one word, what three had said.
+    #[test]
+    fn one_peer_takes_no_address_away() {
+        let mut reachable = behind(&[HOME]);
+        let [good, bad] = [at(PUBLIC, 4001), at([9, 9, 9, 9], 4001)];
+        (1..=3).for_each(|n| seen(&mut reachable, n, &good, seconds(1)));
+        (1..=3).for_each(|n| reachable.gone(ConnectionId(n), seconds(50)));
+        for n in 0..MOST_SEEN as u8 {
+            seen(&mut reachable, 4, &at([9, 9, 9, n], 4001), seconds(60));
+        }
+        assert_eq!(told(&reachable)[0], std::slice::from_ref(&good));
+        // That another has reached the new one takes the old one away.
+        seen(&mut reachable, 5, &bad, seconds(60));
+        reachable.reached(&bad);
+        assert_eq!(told(&reachable)[0], [bad]);
     }
 
     #[test]

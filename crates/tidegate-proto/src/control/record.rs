@@ -48,15 +48,31 @@ pub(super) struct Own {
     public: Option<PeerRecord>,
     /// To peers of its own network: what everybody is told, and where it is in that network.
     local: Option<PeerRecord>,
-    /// Records that wait for their signatures: their numbers are those of the requests.
-    unsigned: Vec<(u64, Vec<Address>)>,
+    /// Records that wait for their signatures.
+    unsigned: Vec<Unsigned>,
     /// What was told last, or is about to be.
     told: Option<[Vec<Address>; 2]>,
     /// When a record of this node was last heard of that was newer than its own.
     surpassed: Option<Time>,
 }
 
+/// A record that waits for its signature.
+#[derive(Debug)]
+struct Unsigned {
+    /// That of the request too.
+    sequence: u64,
+    is_local: bool,
+    addresses: Vec<Address>,
+}
+
 impl Own {
+    /// Whether what everybody is told is these addresses, or is about to be.
+    fn says_to_all(&self, addresses: &[Address]) -> bool {
+        let asked = self.unsigned.iter().find(|record| !record.is_local);
+        let signed = self.public.as_ref().map(|record| &record.addresses);
+        asked.map(|record| &record.addresses).or(signed).is_some_and(|own| is_same(own, addresses))
+    }
+
     /// The record for a peer that is seen at an address. R15.6
     pub(super) fn record_for(&self, seen_at: &Address) -> Option<&PeerRecord> {
         let local = self
@@ -79,49 +95,70 @@ pub(crate) fn listening(
     renew(cx);
 }
 
-/// Asks for signatures of records with the addresses of now, if they are others.
+/// Whether two lists name the same addresses. In which order says only what is tried first.
+fn is_same(some: &[Address], others: &[Address]) -> bool {
+    some.len() == others.len() && some.iter().all(|address| others.contains(address))
+}
+
+/// Asks for signatures of records with the addresses of now, if they are others: each record that is signed
+/// is sent to all peers, and on by them.
 pub(crate) fn renew(cx: &mut Context) {
     let told = cx.control.reachable.told(cx.now);
-    if cx.control.own.told.as_ref() != Some(&told) {
-        sign(cx, told);
+    let own = &cx.control.own;
+    let known = own.told.as_ref();
+    if !known.is_some_and(|known| known.iter().zip(&told).all(|(a, b)| is_same(a, b))) {
+        let public_stays = own.says_to_all(&told[0]);
+        sign(cx, told, public_stays);
     }
 }
 
 /// The local record has the higher number: who has both knows more by it.
-fn sign(cx: &mut Context, told: [Vec<Address>; 2]) {
-    cx.control.own.unsigned.clear();
+fn sign(cx: &mut Context, told: [Vec<Address>; 2], public_stays: bool) {
     let [public, local] = told.clone();
-    if public.is_empty() || public == local {
+    let is_one = public.is_empty() || is_same(&public, &local);
+    let stays = public_stays && !is_one;
+    cx.control.own.unsigned.retain(|record| !record.is_local && stays);
+    if is_one {
         cx.control.own.public = None;
-    } else {
-        ask(cx, public);
+    } else if !stays {
+        ask(cx, public, false);
     }
-    ask(cx, local);
+    ask(cx, local, true);
     cx.control.own.told = Some(told);
 }
 
-fn ask(cx: &mut Context, addresses: Vec<Address>) {
+fn ask(cx: &mut Context, addresses: Vec<Address>, is_local: bool) {
     let Some(sequence) = cx.config.record_sequence.checked_add(1) else { return };
     cx.config.record_sequence = sequence;
     let peer = cx.config.peer;
     let Ok(payload) = payload(&cx.config.network, peer, sequence, &addresses) else { return };
-    cx.control.own.unsigned.push((sequence, addresses));
+    cx.control.own.unsigned.push(Unsigned { sequence, is_local, addresses });
     cx.outputs.push_back(Output::Sign { request: sequence, payload });
 }
 
 /// A signature is there. One that was asked for before the last change is of no use.
 pub(crate) fn signed(cx: &mut Context, request: u64, signature: Signature) {
     let own = &mut cx.control.own;
-    let Some(at) = own.unsigned.iter().position(|(sequence, _)| *sequence == request) else {
-        return;
-    };
-    let is_local = at + 1 == own.unsigned.len();
-    let (sequence, addresses) = own.unsigned.remove(at);
+    let asked = own.unsigned.iter().position(|record| record.sequence == request);
+    let Some(asked) = asked else { return };
+    let Unsigned { sequence, is_local, addresses } = own.unsigned.remove(asked);
     let record = PeerRecord { peer: cx.config.peer, sequence, addresses, signature };
     *(if is_local { &mut own.local } else { &mut own.public }) = Some(record);
     if own.unsigned.is_empty() {
         exchange::moved(cx);
     }
+}
+
+/// Addresses that nobody has seen for long are told no longer.
+pub(crate) fn expire(cx: &mut Context) {
+    cx.control.reachable.expire(cx.now);
+    renew(cx);
+}
+
+/// A connection is over: who saw this node there, or was asked, does so no longer.
+pub(super) fn gone(cx: &mut Context, link: ConnectionId) {
+    cx.control.reachable.gone(link, cx.now);
+    dial_back::look(cx);
 }
 
 /// Somebody knows a record of this node's own. One that is newer than what it says now was signed before
@@ -141,7 +178,7 @@ pub(crate) fn heard_own(cx: &mut Context, record: &PeerRecord) -> Result<(), Vio
     own.surpassed = Some(cx.now);
     cx.config.record_sequence = record.sequence;
     let told = cx.control.reachable.told(cx.now);
-    sign(cx, told);
+    sign(cx, told, false);
     Ok(())
 }
 

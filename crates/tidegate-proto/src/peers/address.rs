@@ -186,14 +186,14 @@ pub(crate) fn reached_at(listener: &Address, interfaces: &[Address]) -> Vec<Addr
     interfaces.iter().filter_map(at).collect()
 }
 
-/// Whether two addresses are of one host that can be dialed, whatever the ports.
+/// Whether two addresses are of one host that another can dial, whatever the ports.
 pub(crate) fn is_same_host(one: &Address, other: &Address) -> bool {
     let same = match (host(one), host(other)) {
         (Host::Ip4(one), Host::Ip4(other)) => one == other,
         (Host::Ip6(one), Host::Ip6(other)) => one == other,
         _ => false,
     };
-    same && one.scope() != Scope::None
+    same && one.scope() > Scope::Loopback
 }
 
 /// Whether a listener could be seen at an address: by the same protocols on an IP address of the same

@@ -129,19 +129,24 @@ impl Entry {
         self.addresses.iter().filter(|address| has_route(address, interfaces))
     }
 
-    /// How often all its addresses have failed: one who has several has not before they have.
-    fn rounds(&self) -> u32 {
-        self.failures / self.round()
+    /// How often all addresses that can be dialed have failed: one who has several has not before they have.
+    fn rounds(&self, interfaces: &[Address]) -> u32 {
+        self.failures / self.round(interfaces)
     }
 
-    fn round(&self) -> u32 {
-        self.addresses.len().clamp(1, QUICK) as u32
+    fn round(&self, interfaces: &[Address]) -> u32 {
+        self.possible(interfaces).count().clamp(1, QUICK) as u32
     }
 
-    fn is_avoided(&self, now: Time) -> bool {
-        let doublings = self.rounds().saturating_sub(1).min(16);
-        let avoid = AVOID.saturating_mul(1 << doublings).min(AVOID_MOST);
-        self.rounds() > 0 && self.last.is_some_and(|last| now < last + avoid)
+    /// Whether it makes room for another: it could not be reached for long, or there is no way to it.
+    fn is_hopeless(&self, interfaces: &[Address]) -> bool {
+        self.rounds(interfaces) >= HOPELESS || self.possible(interfaces).next().is_none()
+    }
+
+    fn is_avoided(&self, interfaces: &[Address], now: Time) -> bool {
+        let rounds = self.rounds(interfaces);
+        let avoid = AVOID.saturating_mul(1 << rounds.saturating_sub(1).min(16)).min(AVOID_MOST);
+        rounds > 0 && self.last.is_some_and(|last| now < last + avoid)
     }
 }
 
@@ -362,7 +367,7 @@ impl Book {
     /// The peer is there, but does not want this node now.
     pub(crate) fn unwilling(&mut self, peer: &PeerId, now: Time) {
         if let Some(entry) = self.entries.get_mut(peer) {
-            entry.failures = entry.failures.max(entry.round());
+            entry.failures = entry.failures.max(entry.round(&self.interfaces));
             entry.last = Some(now);
         }
         self.tests.retain(|(_, occupant)| occupant != peer);
@@ -387,7 +392,7 @@ impl Book {
         let fits = |book: &Self, peer: &PeerId| {
             let entry = book.entries.get(peer)?;
             let address = entry.address(&book.interfaces)?;
-            let now_or_later = !patient || !entry.is_avoided(now);
+            let now_or_later = !patient || !entry.is_avoided(&book.interfaces, now);
             (now_or_later && wanted(peer)).then(|| (*peer, address.clone()))
         };
         let found = self.search(tried_first, fits).or_else(|| self.search(!tried_first, fits));
@@ -410,7 +415,8 @@ impl Book {
         };
         let tested = self.tests.iter().find_map(|(_, occupant)| fits(self, occupant));
         let new = |book: &Self, peer: &PeerId| {
-            let avoided = book.entries.get(peer).is_none_or(|entry| entry.is_avoided(now));
+            let entry = book.entries.get(peer)?;
+            let avoided = entry.is_avoided(&book.interfaces, now);
             if avoided { None } else { fits(book, peer) }
         };
         tested.or_else(|| self.search(false, new))
@@ -432,7 +438,8 @@ impl Book {
         most: usize,
         wanted: impl Fn(&PeerRecord) -> bool,
     ) -> Vec<PeerRecord> {
-        let records = self.entries.values().filter(|entry| entry.rounds() < HOPELESS);
+        let records =
+            self.entries.values().filter(|entry| entry.rounds(&self.interfaces) < HOPELESS);
         let records = records.filter_map(|entry| entry.record.as_ref());
         let mut chosen = records.filter(|record| wanted(record)).collect::<Vec<_>>();
         // The beginning of a shuffle (Fisher and Yates).
@@ -488,7 +495,7 @@ impl Book {
         if let Some(occupant) = self.places.get(&place).copied() {
             let homeless = entry.places.is_empty();
             let yields = self.entries.get(&occupant).is_none_or(|entry| {
-                entry.rounds() >= HOPELESS || entry.places.len() > 1 && homeless
+                entry.is_hopeless(&self.interfaces) || entry.places.len() > 1 && homeless
             });
             if !yields {
                 return;
@@ -522,7 +529,7 @@ impl Book {
         let source = entry.source.clone();
         let place = self.place(true, &peer, &source);
         if let Some(occupant) = self.places.get(&place).copied() {
-            let alive = |entry: &Entry| entry.rounds() < HOPELESS;
+            let alive = |entry: &Entry| !entry.is_hopeless(&self.interfaces);
             if self.entries.get(&occupant).is_some_and(alive) {
                 let waits = self.tests.iter().any(|(candidate, _)| *candidate == peer);
                 if !waits && self.tests.len() < MAX_TESTS {
@@ -838,6 +845,45 @@ mod tests {
         book.set_interfaces(std::slice::from_ref(&six));
         let picked = (0..99).filter_map(|_| book.pick(NOW, true, |_| true));
         assert!(picked.map(|(_, address)| address).all(|address| address == six));
+    }
+
+    /// A record with one address that can be dialed and three that cannot had the one dialed four times in a
+    /// row, whoever is there.
+    #[test]
+    fn what_cannot_be_dialed_is_no_further_try() {
+        let six = |n: u8| Address([&[41, 0x26][..], &[n; 15], &[0x91, 2, 0, 1]].concat().into());
+        let mut book = book();
+        book.set_interfaces(&[address(192, 168, 1)]);
+        let mut told = record(1, address(8, 8, 1));
+        told.addresses.extend((1..4).map(six));
+        book.learn(&told, &address(7, 7, 1));
+        assert!(book.pick(NOW, true, |_| true).is_some());
+        book.failed(&peer(1), NOW);
+        assert_eq!(book.pick(NOW, true, |_| true), None);
+    }
+
+    /// Who cannot be reached from here at all held its place for ever, for it is never tested.
+    #[test]
+    fn who_has_no_way_here_makes_room() {
+        let six = Address([&[41, 0x26][..], &[0; 15], &[0x91, 2, 0, 1]].concat().into());
+        let fill = |interfaces: &[Address]| {
+            let mut book = Book::new(peer(0), &PeerBook::default(), [1, 1], &Rng::new([1; 32]));
+            book.set_interfaces(interfaces);
+            for n in 1..=40 {
+                book.learn(&record(n, six.clone()), &six);
+                book.met(peer(n), &six, NOW);
+            }
+            for n in 41..=80 {
+                book.learn(&record(n, address(8, 8, n)), &address(8, 8, 1));
+                book.met(peer(n), &address(8, 8, n), NOW);
+            }
+            check(&book);
+            let four = |entry: &&Entry| entry.addresses[0] != six && entry.tried;
+            book.entries.values().filter(four).count()
+        };
+        // Where which of those that *new* has room for may go is drawn.
+        assert!(fill(&[address(192, 168, 1)]) > TRIED_SLOTS as usize / 2);
+        assert_eq!(fill(&[address(192, 168, 1), six.clone()]), 0);
     }
 
     /// Who is far away must not send this node to addresses in its own network: not after a

@@ -220,12 +220,10 @@ impl ChannelTrait for Channel {
         let answer =
             link.owed.then(|| link.answers.next(limits.records_burst, limits.records_interval));
         let ask = link.next.filter(|_| !link.asked);
-        let has_moved = || {
-            let seen_at = &cx.links.get(at.link)?.address;
-            cx.control.has_news_for(at.link, seen_at).then_some(())
-        };
-        let moved = has_moved().map(|()| link.moves_out.next(MOVES, MOVE_INTERVAL));
-        let reach = dial_back::deadline(&link.reach);
+        let seen_at = &cx.links.get(at.link)?.address;
+        let has_moved = cx.control.has_news_for(at.link, seen_at);
+        let moved = has_moved.then(|| link.moves_out.next(MOVES, MOVE_INTERVAL));
+        let reach = dial_back::deadline(cx, &link.reach, seen_at);
         answer.into_iter().chain(ask).chain(moved).chain(reach).min()
     }
 }

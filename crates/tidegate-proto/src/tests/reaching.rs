@@ -186,19 +186,161 @@ fn who_asks_is_dialed_where_it_is_and_nowhere_else() {
     assert_eq!(script.accusation(), Some(Violation::RequestPermit));
 }
 
-/// Four are dialed back at a time.
+/// Those who ask from `at` are dialed back, or wait.
+fn asks(script: &mut Script, at: [u8; 4]) {
+    script.seen_at = ip4(at, 5555);
+    script.connect(PeerId(at.repeat(8).try_into().unwrap()));
+    script.shake_hands();
+    script.send(PEERS, &PeersMessage::Reach(ip4(at, 1)));
+}
+
+/// Four are dialed back at a time: the others were told that they could not be reached.
 #[test]
 fn few_are_dialed_back_at_a_time() {
     let mut script = node();
     for n in 1..=5 {
-        script.seen_at = ip4([20, 1, 0, n], 5555);
-        script.connect(PeerId([n; 32]));
-        script.shake_hands();
-        script.send(PEERS, &PeersMessage::Reach(ip4([20, 1, 0, n], 1)));
-        let refused: &[bool] = if n == 5 { &[false] } else { &[] };
-        assert_eq!(answers(&mut script), refused);
+        asks(&mut script, [20, n, 0, 1]);
+        assert_eq!(answers(&mut script), [false; 0]);
     }
     assert_eq!(script.dialed_back.len(), 4);
+    let dial = script.dials[0];
+    script.input(Input::DialFailed { dial, error: DialError::TimedOut });
+    assert_eq!(script.dialed_back[4], ip4([20, 5, 0, 1], 1));
+    assert_eq!(answers(&mut script), [false; 0]);
+    assert_eq!(script.accusation(), None);
+}
+
+/// One who has many addresses took all places.
+#[test]
+fn one_of_a_group_is_dialed_back_at_a_time() {
+    let mut script = node();
+    (1..=4).for_each(|n| asks(&mut script, [20, 1, 0, n]));
+    assert_eq!(script.dialed_back.len(), 1);
+    asks(&mut script, [20, 2, 0, 1]);
+    assert_eq!(script.dialed_back.len(), 2);
+    // The second that ends is the one of the second group, of which nobody waits.
+    for dialed in [3, 3, 4] {
+        let dial = script.dials.remove(0);
+        script.input(Input::DialFailed { dial, error: DialError::TimedOut });
+        assert_eq!(script.dialed_back.len(), dialed);
+    }
+}
+
+/// Who comes again has no new pace.
+#[test]
+fn a_site_is_answered_at_a_pace() {
+    let mut script = node();
+    for n in 1..=3 {
+        script.seen_at = ip4([20, 1, 0, 1], 5555);
+        script.connect(PeerId([n; 32]));
+        script.shake_hands();
+        script.send(PEERS, &PeersMessage::Reach(ip4([20, 1, 0, 2], 1)));
+        let refused: &[bool] = if n <= 2 { &[false] } else { &[] };
+        assert_eq!(answers(&mut script), refused);
+        if n <= 2 {
+            script.input(Input::Closed { connection: script.connection });
+        }
+    }
+    script.wait(59_000);
+    assert_eq!(answers(&mut script), [false; 0]);
+    script.wait(61_000);
+    assert_eq!(answers(&mut script), [false]);
+}
+
+/// This machine has no other use of its own ports.
+#[test]
+fn nobody_is_dialed_back_on_this_machine() {
+    let mut script = node();
+    asks(&mut script, [127, 0, 0, 1]);
+    assert_eq!((answers(&mut script), script.dialed_back.len()), (vec![false], 0));
+}
+
+/// Who has been asked on connections that are not the present one.
+fn asked_elsewhere(script: &mut Script) -> Vec<ConnectionId> {
+    let frames = std::mem::take(&mut script.elsewhere).into_iter();
+    let asks =
+        |frame: &crate::wire::Frame| matches!(frame.clone().decode(), Ok(PeersMessage::Reach(_)));
+    let asked = frames.filter(|(_, channel, frame)| *channel == PEERS && asks(frame));
+    asked.map(|(link, ..)| link).collect()
+}
+
+/// One that was asked and said nothing, or left, held up all others.
+#[test]
+fn who_does_not_answer_is_passed_over() {
+    for leaves in [true, false] {
+        let mut script = node();
+        let first = sees(&mut script, [20, 1, 0, 1], None);
+        let second = sees(&mut script, [20, 2, 0, 2], Some(first));
+        assert_eq!(questions(&mut script).len(), 1);
+        assert_eq!(asked_elsewhere(&mut script), []);
+        if leaves {
+            // Another of its group sees it there too.
+            sees(&mut script, [20, 1, 0, 3], Some(first));
+            script.close(first);
+            assert_eq!(asked_elsewhere(&mut script), [second]);
+            continue;
+        }
+        script.wait(119_000);
+        assert_eq!(asked_elsewhere(&mut script), []);
+        script.wait(2_000);
+        assert_eq!(asked_elsewhere(&mut script), [second]);
+        // The answer may come all the same.
+        script.send(PEERS, &PeersMessage::Reached(true));
+        assert_eq!(script.accusation(), None);
+        assert!(told(&script).contains(&(ip4(OUTSIDE, 777), Told::All)));
+    }
+}
+
+/// An address that is nobody's was told for as long as nothing else happened.
+#[test]
+fn what_nobody_sees_any_more_is_told_for_an_hour() {
+    let mut script = node();
+    let links = [1, 2, 3].map(|n| sees(&mut script, [20, n, 0, n], None));
+    let outside = (ip4(OUTSIDE, 777), Told::All);
+    assert!(told(&script).contains(&outside));
+    links.map(|link| script.close(link));
+    script.wait(3_599_000);
+    assert!(told(&script).contains(&outside));
+    script.wait(2_000);
+    assert!(!told(&script).contains(&outside));
+}
+
+/// A record is for all who know of this node, and on by them: not for each change of what only this network
+/// is told.
+#[test]
+fn a_record_that_says_the_same_stays() {
+    let mut script = node();
+    for n in 1..=3 {
+        sees(&mut script, [20, n, 0, n], None);
+    }
+    let both = std::mem::take(&mut script.signs);
+    assert_eq!(both.len(), 2, "one for all, one for the network");
+    // The other comes first: each is what it was asked for.
+    for (request, payload) in both.into_iter().rev() {
+        let signature = Signature(key().sign(&payload).to_bytes());
+        script.command(Command::Signature { request, signature });
+    }
+    let own = |script: &mut Script, from| {
+        script.seen_at = ip4(from, 1);
+        script.connect(PEER);
+        let link = script.connection;
+        script.send(CONTROL, &ControlMessage::Hello(hello(link)));
+        let said = script.received(CONTROL).into_iter().find_map(|message| match message {
+            ControlMessage::Setup(setup) => setup.record,
+            _ => None,
+        });
+        script.close(link);
+        said.unwrap()
+    };
+    let public = own(&mut script, [20, 9, 0, 1]);
+    assert_eq!(public.addresses, [ip4(OUTSIDE, 777)]);
+    assert_eq!(own(&mut script, [192, 168, 1, 9]).addresses.len(), 2);
+    // Another interface: only the network is told.
+    lies_at(&mut script, [192, 168, 1, 6]);
+    assert_eq!(own(&mut script, [20, 9, 0, 1]), public);
+    let local = own(&mut script, [192, 168, 1, 9]);
+    assert!(local.addresses.contains(&ip4([192, 168, 1, 6], 4001)));
+    assert!(local.sequence > public.sequence);
 }
 
 /// Those who stayed connected went on to tell others of where it had been.

@@ -44,7 +44,7 @@ mod watch;
 
 pub use dial::Resolver;
 use dial::{Attempt, DIAL_TIMEOUT, Endpoints, Name, Reached, address_of, first_of, socket_address};
-use incoming::{HANDSHAKES, Incoming, NetworkGroup, Verdict, network_group};
+use incoming::{HANDSHAKES, Incoming, KEPT, NetworkGroup, Verdict, network_group};
 use stream::StreamError;
 pub use tls::TlsError;
 use watch::Watch;
@@ -292,6 +292,7 @@ impl Quic {
                 connection.break_off(excess);
             }
         }
+        self.endpoints.forget_used();
         self.looks = !self.connections.is_empty();
         if self.looks {
             self.look_later();
@@ -329,6 +330,10 @@ impl Quic {
         let mut exporter = [0; 32];
         if quic.export_keying_material(&mut exporter, b"tidegate binding 1", b"").is_err() {
             quic.close(CODE_CLOSED.into(), b"");
+            if let Direction::Outbound(dial) = direction {
+                let error = DialError::Unreachable;
+                self.inputs.push_back(Input::DialFailed { dial, error });
+            }
             return;
         }
         // Before all others, for the peer may allow few.
@@ -342,7 +347,7 @@ impl Quic {
         let entry = Connection {
             quic,
             group,
-            watch: Watch::new(self.limits.silence, Instant::now()),
+            watch: Watch::new(from, self.limits.silence, Instant::now()),
             open: [0].into(),
             known: BTreeSet::new(),
             unread: BTreeMap::new(),
@@ -516,6 +521,18 @@ impl Quic {
         }
     }
 
+    fn on_dialed(&mut self, dial: DialId, reached: Result<Reached, DialError>) {
+        self.endpoints.dialed(dial);
+        match reached {
+            Ok(reached) => {
+                // The one that answered: which of those that a name stands for decides what group it is in.
+                let from = reached.quic.remote_address();
+                self.connected(reached, Direction::Outbound(dial), from);
+            }
+            Err(error) => self.inputs.push_back(Input::DialFailed { dial, error }),
+        }
+    }
+
     fn on_done(&mut self, done: Done) {
         match done {
             Done::Incoming(endpoint, Some(incoming)) => {
@@ -543,15 +560,7 @@ impl Quic {
             Done::Resolved(dial, peer, sockets) => {
                 self.connect(dial, peer, &sockets);
             }
-            Done::Dialed(dial, Ok(reached)) => {
-                // The one that answered: which of those that a name stands for decides what group it
-                // is in.
-                let from = reached.quic.remote_address();
-                self.connected(reached, Direction::Outbound(dial), from);
-            }
-            Done::Dialed(dial, Err(error)) => {
-                self.inputs.push_back(Input::DialFailed { dial, error });
-            }
+            Done::Dialed(dial, reached) => self.on_dialed(dial, reached),
             Done::Stream(id, result) => {
                 match result {
                     Ok((channel, stream)) => self.on_stream(id, channel, stream),
@@ -623,8 +632,9 @@ impl Transport for Quic {
     }
 
     fn dial_fresh(&mut self, dial: DialId, address: &Multiaddr, peer: Option<PeerId>) {
-        let to = socket_address(address);
-        let from = to.and_then(|to| Some((to, Endpoints::fresh(to).ok()?)));
+        // Their connections are among those that are kept for a while.
+        let to = socket_address(address).filter(|_| self.kept() < KEPT);
+        let from = to.and_then(|to| Some((to, self.endpoints.fresh(dial, to)?)));
         let Some((to, from)) = from else {
             let error = DialError::Unreachable;
             return self.inputs.push_back(Input::DialFailed { dial, error });

@@ -25,8 +25,12 @@ const FRAMING: VarInt = VarInt::from_u32(1);
 
 /// A bare client and the listener's end of its connection.
 async fn accepted(net: &mut QuicNet) -> (quinn::Connection, End) {
+    accepted_from(net, &endpoint()).await
+}
+
+async fn accepted_from(net: &mut QuicNet, from: &quinn::Endpoint) -> (quinn::Connection, End) {
     let to = socket_of(net.peers[0].address.as_ref().expect("a listener"));
-    let connecting = endpoint().connect_with(good_client(), to, "x").expect("a dial");
+    let connecting = from.connect_with(good_client(), to, "x").expect("a dial");
     let dialing = tokio::spawn(connecting);
     let before = net.peers[0].links.len();
     net.until("a bare client", |net| net.peers[0].links.len() > before).await;
@@ -438,6 +442,19 @@ async fn the_last_address_of_a_name_is_tried_too() {
         input = input => assert!(matches!(input, tidegate::io::Input::Connected { .. }), "{input:?}"),
         () = served => unreachable!("it would panic"),
     }
+}
+
+/// What is counted of a peer, and told on, is of the address that it connected from: quinn has it move to
+/// another without a word.
+#[tokio::test]
+async fn who_moves_connects_anew() {
+    let mut net = QuicNet::new(1);
+    let from = endpoint();
+    let (quic, end) = accepted_from(&mut net, &from).await;
+    from.rebind(std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket")).expect("another");
+    let _stream = stream(&quic, 0, &[]).await;
+    net.until("Closed", |net| net.link(end).closed).await;
+    accepted_from(&mut net, &from).await;
 }
 
 /// A router that has seen the usual socket lets it in, and no stranger.

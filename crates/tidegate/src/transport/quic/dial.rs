@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use multiaddr::{Multiaddr, Protocol};
-use tidegate_proto::id::PeerId;
+use tidegate_proto::id::{DialId, PeerId};
 use tidegate_proto::io::DialError;
 
 use super::socket::{self, Socket};
@@ -43,10 +43,18 @@ pub(super) struct Endpoint {
     pub(super) socket: Arc<Socket>,
 }
 
+/// Sockets for one dial each that are there at a time: those of the four dials that the core has, and of
+/// connections that quinn has not forgotten.
+const FRESH: usize = 8;
+
 /// Where connections may be dialed from.
 #[derive(Default)]
 pub(super) struct Endpoints {
     all: Vec<Endpoint>,
+    /// For one dial each.
+    fresh: Vec<(DialId, Endpoint)>,
+    /// The same, the dial being over.
+    used: Vec<Endpoint>,
 }
 
 impl Endpoints {
@@ -85,18 +93,41 @@ impl Endpoints {
         Ok(&self.all[at])
     }
 
-    /// A socket that is forgotten with its last connection.
-    pub(super) fn fresh(to: SocketAddr) -> std::io::Result<quinn::Endpoint> {
-        open(any_of_family(to), None).map(|(quinn, _)| quinn)
+    /// A socket for one dial: it is there until the dial has ended and quinn has forgotten its connection.
+    pub(super) fn fresh(&mut self, dial: DialId, to: SocketAddr) -> Option<quinn::Endpoint> {
+        self.forget_used();
+        if self.fresh.len() + self.used.len() >= FRESH {
+            return None;
+        }
+        let (quinn, socket) = open(any_of_family(to), None).ok()?;
+        self.fresh.push((dial, Endpoint { quinn: quinn.clone(), listener: None, socket }));
+        Some(quinn)
+    }
+
+    /// A dial is over.
+    pub(super) fn dialed(&mut self, dial: DialId) {
+        if let Some(at) = self.fresh.iter().position(|(of, _)| *of == dial) {
+            self.used.push(self.fresh.swap_remove(at).1);
+        }
+        self.forget_used();
+    }
+
+    pub(super) fn forget_used(&mut self) {
+        self.used.retain(|endpoint| endpoint.quinn.open_connections() > 0);
     }
 
     /// Connections that quinn has, and those that it has not forgotten.
     pub(super) fn open_connections(&self) -> usize {
-        self.all.iter().map(|endpoint| endpoint.quinn.open_connections()).sum()
+        let fresh = self.fresh.iter().map(|(_, endpoint)| endpoint);
+        let all = self.all.iter().chain(fresh).chain(&self.used);
+        all.map(|endpoint| endpoint.quinn.open_connections()).sum()
     }
 
     pub(super) fn take(&mut self) -> Vec<Endpoint> {
-        std::mem::take(&mut self.all)
+        let mut all = std::mem::take(&mut self.all);
+        all.extend(self.fresh.drain(..).map(|(_, endpoint)| endpoint));
+        all.append(&mut self.used);
+        all
     }
 }
 
@@ -285,6 +316,19 @@ mod tests {
         assert_eq!(listener, None);
         assert_eq!(from("192.0.2.2:4001"), (any, None));
         assert_eq!(from("127.0.0.1:4002"), (own, Some(local)));
+    }
+
+    /// A peer could have a node open a socket for each connection that it makes, and quinn keep each for as
+    /// long as the peer makes it.
+    #[tokio::test]
+    async fn sockets_for_one_dial_are_few() {
+        let mut endpoints = Endpoints::default();
+        let mut fresh = |n| endpoints.fresh(DialId(n), socket("127.0.0.1:4001")).is_some();
+        assert!((0..FRESH as u64).all(&mut fresh));
+        assert!(!fresh(99));
+        endpoints.dialed(DialId(3));
+        assert!(endpoints.fresh(DialId(99), socket("127.0.0.1:4001")).is_some());
+        assert_eq!(endpoints.take().len(), FRESH);
     }
 
     async fn resolved(name: &str, found: Vec<SocketAddr>) -> Vec<SocketAddr> {

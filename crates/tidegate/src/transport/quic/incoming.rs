@@ -16,7 +16,7 @@ pub(super) const HANDSHAKES: usize = TLS_HANDSHAKES as usize;
 const RETRY_FROM: usize = HANDSHAKES / 2;
 /// Connections that are closed, and that quinn keeps until no more of their packets can come (RFC 9000
 /// section 10.2): three times as long as it waits for an acknowledgment. Beyond them nobody new comes.
-const KEPT: usize = FORGOTTEN as usize;
+pub(super) const KEPT: usize = FORGOTTEN as usize;
 /// As long as that is at least where nothing is known of the way; where a peer was slow to answer in its
 /// handshake, it is in proportion.
 const KEPT_FOR: Duration = Duration::from_secs(4);

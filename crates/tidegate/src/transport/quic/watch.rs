@@ -2,6 +2,7 @@
 //! too much: then the connection ends.
 
 use std::any::Any;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,11 +48,17 @@ pub(super) struct Watch {
     round_trip: Duration,
     /// Such a frame was sent behind this packet, at about that time, and is not acknowledged.
     awaits: Option<(Option<u64>, Instant)>,
+    /// Where the peer was when it connected.
+    at: SocketAddr,
+    /// It was somewhere else at the last look.
+    is_elsewhere: bool,
 }
 
 /// What is seen of a connection.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
+    /// Where the peer is.
+    at: SocketAddr,
     /// The last packet that was sent, and the last that was acknowledged.
     sent: Option<u64>,
     acknowledged: Option<u64>,
@@ -63,8 +70,10 @@ struct Seen {
 }
 
 impl Watch {
-    pub(super) fn new(silence: Duration, now: Instant) -> Self {
+    pub(super) fn new(at: SocketAddr, silence: Duration, now: Instant) -> Self {
         Self {
+            at,
+            is_elsewhere: false,
             began: now,
             silence: silence.max(SILENCE),
             sent: None,
@@ -90,6 +99,7 @@ impl Watch {
         let watched = quic.congestion_state().into_any().downcast::<Watched>().ok()?;
         let stats = quic.stats();
         let seen = Seen {
+            at: quic.remote_address(),
             sent: watched.sent,
             acknowledged: watched.acknowledged,
             frames: acknowledged_frames(&stats.frame_tx),
@@ -100,6 +110,12 @@ impl Watch {
     }
 
     fn look(&mut self, seen: Seen, now: Instant) -> Option<&'static [u8]> {
+        // What is counted by networks, sites and addresses, and what is told on, would be of the place that
+        // it came from. One packet from elsewhere says nothing: somebody may have copied it.
+        let was_elsewhere = std::mem::replace(&mut self.is_elsewhere, seen.at != self.at);
+        if was_elsewhere && self.is_elsewhere {
+            return Some(b"another address");
+        }
         let before = self.sent;
         self.sent = before.max(seen.sent);
         self.acknowledged = self.acknowledged.max(seen.acknowledged);
@@ -229,9 +245,14 @@ impl Controller for Watched {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
     use super::*;
 
+    const HERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+
     const NOTHING: Seen = Seen {
+        at: HERE,
         sent: None,
         acknowledged: None,
         frames: 0,
@@ -240,7 +261,7 @@ mod tests {
     };
 
     fn new(now: Instant) -> Watch {
-        Watch::new(Duration::ZERO, now)
+        Watch::new(HERE, Duration::ZERO, now)
     }
 
     #[test]
@@ -260,6 +281,18 @@ mod tests {
         let look = |round_trip| new(now).look(Seen { round_trip, ..NOTHING }, now);
         assert_eq!(look(ROUND_TRIP), None);
         assert!(look(ROUND_TRIP + Duration::from_millis(1)).is_some());
+    }
+
+    #[test]
+    fn who_stays_elsewhere_connects_anew() {
+        let now = Instant::now();
+        let mut watch = new(now);
+        let there = Seen { at: SocketAddr::from(([127, 0, 0, 2], 1)), ..NOTHING };
+        assert_eq!(watch.look(NOTHING, now), None);
+        assert_eq!(watch.look(there, now), None);
+        assert_eq!(watch.look(NOTHING, now), None, "it was one packet");
+        assert_eq!(watch.look(there, now), None);
+        assert!(watch.look(there, now).is_some());
     }
 
     fn seen(sent: u64, acknowledged: u64, frames: u64) -> Seen {
