@@ -8,7 +8,8 @@ use tidegate::id::{AccountId, BlockId, ItemId};
 use tidegate::io::{Fate, Subject, Verdict};
 use tidegate::{Answer, Node, NodeError, PoolItem, Publishing, Validator};
 use tidegate_ledger::{
-    AccountState, Checker, Genesis, JobId, Ledger, SigningKey, TRANSFERS, Transfer, WORKS, Work,
+    AccountState, Checker, Genesis, JobId, Ledger, NONCE_WINDOW, SigningKey, TRANSFERS, Transfer,
+    WORKS, Work,
 };
 
 /// Candidates for a block that are looked at: about twice what fits.
@@ -116,11 +117,14 @@ impl App {
         let mut ledger = self.ledger();
         match ledger.judge(checked, self.slot()).verdict {
             Verdict::Accept(admission) => Ok(node.publish(pool, body, admission)?),
-            Verdict::Reject => Err(SubmitError::Unsigned),
-            Verdict::Ignore => {
-                let transfer = Transfer::from_bytes(&body);
-                let from = transfer.map(|transfer| ledger.account(&transfer.from));
-                Err(SubmitError::DoesNotHold(from.unwrap_or_default()))
+            refused => {
+                let transfer = Transfer::from_bytes(&body).ok_or(SubmitError::Unsigned)?;
+                let (nonce, cost) = (transfer.nonce, transfer.cost());
+                if refused == Verdict::Reject && cost.is_some() {
+                    return Err(SubmitError::Unsigned);
+                }
+                let account = ledger.account(&transfer.from);
+                Err(SubmitError::DoesNotHold { nonce, cost, account })
             }
         }
     }
@@ -154,7 +158,12 @@ impl App {
 pub(crate) enum SubmitError {
     Unsigned,
     /// With what its sender has.
-    DoesNotHold(AccountState),
+    DoesNotHold {
+        nonce: u64,
+        /// Amount and fee; `None` if they are more than there can be.
+        cost: Option<u64>,
+        account: AccountState,
+    },
     Node(NodeError),
 }
 
@@ -169,13 +178,35 @@ impl From<NodeError> for SubmitError {
 impl std::fmt::Display for SubmitError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Unsigned => f.write_str("not a transfer that its sender has signed"),
-            Self::DoesNotHold(AccountState { balance, nonce, .. }) => write!(
-                f,
-                "the transfer does not hold: its sender has {balance} and its next nonce is {nonce}"
-            ),
+            Self::Unsigned => {
+                f.write_str("not a transfer that its sender has signed for this network")
+            }
+            Self::DoesNotHold { nonce, cost, account } => does_not_hold(*nonce, *cost, account, f),
             Self::Node(error) => error.fmt(f),
         }
+    }
+}
+
+/// What of a transfer does not hold, and what would.
+fn does_not_hold(
+    nonce: u64,
+    cost: Option<u64>,
+    account: &AccountState,
+    f: &mut std::fmt::Formatter<'_>,
+) -> std::fmt::Result {
+    let (next, balance) = (account.nonce, account.balance);
+    let end = next.saturating_add(NONCE_WINDOW);
+    match cost {
+        _ if nonce < next => write!(f, "nonce {nonce} is used: the sender's next is {next}"),
+        _ if nonce >= end => write!(
+            f,
+            "nonce {nonce} is too far ahead: the sender's next is {next}, and below {end} may wait"
+        ),
+        Some(cost) if cost <= balance => f.write_str("the tip has moved meanwhile: try again"),
+        Some(cost) => {
+            write!(f, "amount and fee are {cost} together, and the sender has {balance} at the tip")
+        }
+        None => write!(f, "amount and fee are more than there can be; the sender has {balance}"),
     }
 }
 

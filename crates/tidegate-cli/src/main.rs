@@ -12,6 +12,7 @@ mod api;
 mod app;
 mod ask;
 mod client;
+mod code;
 mod demo;
 mod generate;
 mod init;

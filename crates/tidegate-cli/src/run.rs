@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use tidegate::io::Event;
@@ -17,10 +17,14 @@ use crate::api::guard::Guard;
 use crate::api::{self, Api, serve};
 use crate::app::{self, App};
 use crate::settings::{self, ApiAddress, Origin, Settings};
-use crate::{init, keys};
+use crate::{code, init, keys};
 
 /// What the node calls itself.
 pub(crate) const CLIENT: &str = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
+
+/// How long a node that is to stop waits for its peers to take what was published here: it is asked to stop by
+/// those who kill it if it does not, and a store keeps the rest.
+const LAST_ITEMS: Duration = Duration::from_secs(1);
 
 /// Fee that a prover asks for.
 const PROVER_FEE: u64 = 1;
@@ -135,6 +139,7 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
             None => std::future::pending().await,
         }
     };
+    tokio::spawn(code::let_go_at_times());
     let followed = follow(node.clone(), app.clone(), events, log, prover);
     tokio::select! {
         () = at_socket => {}
@@ -142,10 +147,23 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
         name = signals.next() => tracing::info!("{name}: shutting down"),
         () = followed => {}
     }
+    let left = flush(&node).await;
+    if left > 0 {
+        tracing::warn!("{left} transfers or works of this node are known to no peer yet");
+    }
     node.shutdown().await;
     match node.failure() {
         Some(error) => bail!("the node has stopped: {error}"),
         None => Ok(()),
+    }
+}
+
+/// Gives peers, if there are any, the time to take what was published here; how many items none has taken.
+async fn flush(node: &Node) -> usize {
+    let status = node.status().await;
+    match status.is_ok_and(|status| !status.peers.is_empty()) {
+        true => node.flush(1, LAST_ITEMS).await.unwrap_or(0),
+        false => 0,
     }
 }
 

@@ -88,7 +88,7 @@ fn a_transfer_gets_into_a_block_and_all_of_it_can_be_read() {
     let item = found.expect("the transfer");
     assert_eq!(item["pool"], "transfers");
     assert_eq!(item["body"], hex::encode(transfer.to_bytes()));
-    assert_eq!(post(&node, &body).status, 409, "once is enough");
+    is_problem(&post(&node, &body), 409, "nonce 0 is used");
     let status = get(&node, "/v1/status").json();
     assert_eq!(status["network"], "tidegate");
     let pools = get(&node, "/v1/pools").json();
@@ -101,7 +101,9 @@ fn a_transfer_gets_into_a_block_and_all_of_it_can_be_read() {
     assert_eq!(items[0]["executable"], false);
     assert_eq!(items[0]["body"], hex::encode(early.to_bytes()));
     let at = format!("/v1/pools/transfers/items/{}", items[0]["id"].as_str().unwrap());
-    assert_eq!(get(&node, &at).json(), items[0]);
+    let mut item = get(&node, &at).json();
+    assert_eq!(item.as_object_mut().unwrap().remove("holders").unwrap(), serde_json::json!([]));
+    assert_eq!(item, items[0]);
     is_problem(&get(&node, &format!("/v1/pools/transfers/items/{id}")), 404, "not any more");
     is_problem(&get(&node, "/v1/pools/transfers/items/7"), 400, "64 hex digits");
     is_problem(&get(&node, &at.replace("transfers", "stones")), 404, "there are transfers, works");
@@ -146,9 +148,19 @@ fn errors_say_what_is_wrong() {
     is_problem(&post(&node, r#"{"transfer":"00"}"#), 400, "152 bytes, not 1");
     let unsigned = format!("{{\"transfer\":\"{}\"}}", "00".repeat(Transfer::SIZE));
     is_problem(&post(&node, &unsigned), 403, "its sender has signed");
-    let late = transfer(folder.path(), 0, u64::MAX / 2);
-    let body = serde_json::json!({ "transfer": hex::encode(late.to_bytes()) });
-    is_problem(&post(&node, &body.to_string()), 409, "its next nonce is 0");
+    // One text for all of these sent their senders looking in the wrong place.
+    let submit = |nonce, amount| {
+        let transfer = transfer(folder.path(), nonce, amount).to_bytes();
+        post(&node, &serde_json::json!({ "transfer": hex::encode(transfer) }).to_string())
+    };
+    is_problem(&submit(0, u64::MAX / 2), 409, "together, and the sender has 1000000000000 at");
+    is_problem(&submit(0, u64::MAX), 409, "more than there can be");
+    is_problem(&submit(64, 1), 409, "too far ahead: the sender's next is 0, and below 64 may wait");
+    assert_eq!(submit(0, 1).status, 200);
+    until("it is in a block", || {
+        let used = submit(0, 2);
+        used.status == 409 && used.body.contains("nonce 0 is used: the sender's next is 1")
+    });
     let at =
         node.http(&format!("POST /v1/transfers HTTP/1.1\r\nHost: {}", node.api.unwrap()), "{}");
     is_problem(&at, 415, "application/json");

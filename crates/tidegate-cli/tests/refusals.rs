@@ -169,6 +169,8 @@ fn a_store_that_cannot_be_read_is_refused() {
     refuses(folder, &[], "use a newer version");
     std::fs::write(store.join("store.note"), note.replace("schema 2", "schema 1")).unwrap();
     refuses(folder, &[], "start anew");
+    std::fs::write(store.join("store.note"), note.replace("schema 2", "schema 0")).unwrap();
+    refuses(folder, &[], "store.note is none");
     put_back();
     std::fs::remove_file(store.join("store.note")).unwrap();
     refuses(folder, &[], "store.note is missing");

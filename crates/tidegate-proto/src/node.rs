@@ -162,6 +162,9 @@ impl Node {
             Command::Verdict { ticket, verdict } => self.on_verdict(ticket, verdict),
             Command::Publish { request, pool, body, admission } => {
                 let (fate, id) = pool::publish(cx, pool, body.clone(), admission);
+                if let (Some(id), Some(pool)) = (&id, cx.pools.get_mut(pool.0 as usize)) {
+                    pool.mark_own(id);
+                }
                 store::published(cx, request, id.map(|id| (pool, id, body)), fate);
             }
             Command::PublishBlock { request, block } => {
@@ -521,6 +524,19 @@ impl Node {
     /// An item of a pool, and whether it is executable.
     pub fn item(&self, pool: PoolIndex, id: &ItemId) -> Option<(&Bytes, bool)> {
         self.cx.pools.get(pool.0 as usize)?.content().body(id)
+    }
+
+    /// Connected peers that have an item of a pool, as far as they have said so: they took it from this node,
+    /// or offered it. `None` if it is not in the pool.
+    pub fn holders(&self, pool: PoolIndex, id: &ItemId) -> Option<Vec<PeerId>> {
+        let links = self.cx.pools.get(pool.0 as usize)?.holders(id)?;
+        Some(links.filter_map(|link| Some(self.cx.links.get(link)?.peer)).collect())
+    }
+
+    /// Items that were published here, that the pools hold, and that fewer than so many connected peers have;
+    /// than all of them where fewer share the pool, but one.
+    pub fn unspread(&self, peers: usize) -> impl Iterator<Item = ItemId> {
+        self.cx.pools.iter().flat_map(move |pool| pool.unspread(peers))
     }
 
     /// Ids of the items of a pool, ascending.

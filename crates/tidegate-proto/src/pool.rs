@@ -73,6 +73,8 @@ struct Entry {
     added: Time,
     /// Links that have it.
     known_by: LinkSet,
+    /// It was published here.
+    own: bool,
 }
 
 /// An item that is being checked.
@@ -227,7 +229,8 @@ impl Pool {
         let position = self.next;
         self.next += 1;
         let facts = Facts::new(size, priority);
-        let entry = Entry { id, size, facts, from: admission.from, added: now, known_by };
+        let entry =
+            Entry { id, size, facts, from: admission.from, added: now, known_by, own: false };
         self.log.insert(position, entry);
         self.positions.insert(id, position);
         self.aliases.insert(self.alias(&id), id);
@@ -291,6 +294,28 @@ impl Pool {
         let Some(entry) = entry else { return false };
         entry.known_by.extend(self.links.get(&link).map(|link| link.ordinal));
         true
+    }
+
+    /// An item was published here.
+    pub(crate) fn mark_own(&mut self, id: &ItemId) {
+        if let Some(entry) = self.positions.get(id).and_then(|at| self.log.get_mut(at)) {
+            entry.own = true;
+        }
+    }
+
+    /// Links whose peers have said that they have an item, if it is here.
+    pub(crate) fn holders(&self, id: &ItemId) -> Option<impl Iterator<Item = ConnectionId>> {
+        let entry = self.log.get(self.positions.get(id)?)?;
+        let has = |(_, link): &(_, &PoolLink)| entry.known_by.contains(link.ordinal);
+        Some(self.links.iter().filter(has).map(|(id, _)| *id))
+    }
+
+    /// Items that were published here, and that fewer peers have than there should be: than all of this pool
+    /// if those are fewer, but one.
+    pub(crate) fn unspread(&self, peers: usize) -> impl Iterator<Item = ItemId> {
+        let enough = peers.min(self.links.len()).max(1);
+        let own = self.log.values().filter(|entry| entry.own);
+        own.filter(move |entry| entry.known_by.len() < enough).map(|entry| entry.id)
     }
 
     /// These links, as far as they are there.

@@ -381,6 +381,7 @@ impl Builder {
             core,
             transports: self.transports,
             reach,
+            flushes: crate::flush::Flushes::default(),
             workers,
             messages,
             sender: sender.downgrade(),

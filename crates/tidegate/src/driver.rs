@@ -22,6 +22,7 @@ use tidegate_proto::{
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{Notify, oneshot};
 
+use crate::flush::Flushes;
 use crate::identity::Identity;
 use crate::log::Log;
 use crate::node::{BlockAt, Failure};
@@ -49,6 +50,11 @@ pub(crate) enum Message {
         fate: oneshot::Sender<Fate>,
     },
     Query(Box<dyn Query>),
+    Flush {
+        peers: usize,
+        patience: Duration,
+        left: oneshot::Sender<usize>,
+    },
     Block {
         at: BlockAt,
         answer: oneshot::Sender<Option<Block>>,
@@ -78,6 +84,7 @@ impl std::fmt::Debug for Message {
             Self::Publish { .. } => "Publish",
             Self::PublishBlock { .. } => "PublishBlock",
             Self::Query(_) => "Query",
+            Self::Flush { .. } => "Flush",
             Self::Block { .. } => "Block",
             #[cfg(feature = "store")]
             Self::FoundBlock(_) => "FoundBlock",
@@ -112,6 +119,7 @@ pub(crate) struct Driver {
     pub(crate) identity: Identity,
     pub(crate) transports: Vec<Box<dyn Transport>>,
     pub(crate) reach: Reach,
+    pub(crate) flushes: Flushes,
     pub(crate) workers: Workers,
     pub(crate) messages: UnboundedReceiver<Message>,
     /// For the answers of validators. Weak, so that the driver ends when all handles are gone.
@@ -198,6 +206,7 @@ impl Driver {
             self.drain();
             #[cfg(feature = "store")]
             self.keep_book(false);
+            self.flushes.look(&self.core, self.clock.now());
             if self.reach.look(self.clock.now()) {
                 self.command(self.reach.command());
                 continue;
@@ -300,7 +309,7 @@ impl Driver {
         let deadline = self.core.poll_timeout().map(|(at, _)| at);
         let farewell = self.leaving.as_ref().map(|leaving| leaving.until);
         let next = deadline.into_iter().chain(farewell).chain(self.book_due());
-        let next = next.chain(self.reach.next).min();
+        let next = next.chain(self.reach.next).chain(self.flushes.next).min();
         let (messages, sources) = (self.transports.len(), self.transports.len() + 2);
         self.turn = (self.turn + 1) % sources;
         for source in (0..sources).map(|n| (self.turn + n) % sources) {
@@ -373,6 +382,9 @@ impl Driver {
                 let _ = answer.send(block);
             }
             Message::Query(query) => query.look(&self.core, self.traffic()),
+            Message::Flush { peers, patience, left } => {
+                self.flushes.add((peers, patience), left, self.clock.now());
+            }
             Message::Shutdown(told) => self.leave(Some(told)),
         }
     }

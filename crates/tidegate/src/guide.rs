@@ -79,7 +79,8 @@
 //! [`Node::publish`] returns at once, and its future tells the
 //! [`Fate`](crate::io::Fate): accepted (and durable, if there is a store), known before, no room (with
 //! the priority that it must exceed), or invalid (with the reason). Nothing is dropped without
-//! a word.
+//! a word. That others have it is another question: [`Node::holders`] says who does, and
+//! [`Node::flush`] waits for them, before a program ends for example.
 //!
 //! # 5. Blocks
 //!

@@ -101,6 +101,7 @@
 
 mod builder;
 mod driver;
+mod flush;
 pub mod guide;
 mod identity;
 mod log;

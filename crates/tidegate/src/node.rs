@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use multiaddr::Multiaddr;
@@ -192,7 +193,41 @@ impl Node {
         self.query(move |core, _| core.pool_ids(pool).copied().collect()).await
     }
 
-    /// Says goodbye to all peers and stops. Afterwards its store can be opened again.
+    /// Connected peers that have an item of a pool, as far as they have said so: they took it from this node,
+    /// or offered it. `None` if it is not in the pool.
+    pub async fn holders(
+        &self,
+        pool: PoolIndex,
+        id: ItemId,
+    ) -> Result<Option<Vec<PeerId>>, NodeError> {
+        self.query(move |core, _| core.holders(pool, &id)).await
+    }
+
+    /// Waits until `peers` connected peers have taken each item that was published here and that its pool
+    /// still holds, but no longer than `patience`: how many items fewer have. Where fewer share a pool, all
+    /// of them and at least one.
+    ///
+    /// [`Fate::Accepted`](crate::io::Fate::Accepted) says that an item is in the pool of this node. A node
+    /// without a store takes with it what nobody else has: one that is to stop asks first.
+    ///
+    /// ```
+    /// # async fn stop(node: tidegate::Node) -> Result<(), tidegate::NodeError> {
+    /// let left = node.flush(2, std::time::Duration::from_secs(5)).await?;
+    /// if left > 0 {
+    ///     eprintln!("{left} items are known to fewer than two peers");
+    /// }
+    /// node.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn flush(&self, peers: usize, patience: Duration) -> Result<usize, NodeError> {
+        let (left, receiver) = oneshot::channel();
+        self.tell(Message::Flush { peers, patience, left })?;
+        receiver.await.map_err(|_| NodeError::Closed)
+    }
+
+    /// Says goodbye to all peers and stops, at once: what nobody else has yet, nobody else gets
+    /// ([`flush`](Self::flush)). Afterwards its store can be opened again.
     pub async fn shutdown(&self) {
         let (told, done) = oneshot::channel();
         if self.tell(Message::Shutdown(told)).is_ok() {

@@ -577,9 +577,11 @@ fn move_tip(tx: &WriteTransaction, tip: &BlockId, height: u64) -> Result<(), red
 fn check(text: &str, wanted: &Note, path: &Path) -> Result<(), StoreError> {
     let path = || path.to_owned();
     let known = Note::read(text).map_err(|newer| match newer {
-        Some(found) if found < SCHEMA => StoreError::Older { path: path(), found },
-        Some(found) => StoreError::Newer { path: path(), found },
-        None => StoreError::Unreadable { path: path(), why: "store.note is none".to_owned() },
+        Some(found @ 1..SCHEMA) => StoreError::Older { path: path(), found },
+        Some(found @ SCHEMA..) => StoreError::Newer { path: path(), found },
+        Some(0) | None => {
+            StoreError::Unreadable { path: path(), why: "store.note is none".to_owned() }
+        }
     })?;
     match known.differs(wanted) {
         Some(what) => Err(StoreError::Foreign { path: path(), what }),

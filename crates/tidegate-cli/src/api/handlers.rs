@@ -17,8 +17,8 @@ use tidegate_ledger::{AccountState, Header, TRANSFERS, Transfer, pools as ledger
 use super::Api;
 use super::events::{EventStream, LISTENERS, keep_alive};
 use super::model::{
-    self, Account, Banned, Block, BlockItem, Item, Most, OwnAddress, Peer, Peers, Pool, Ready,
-    Status, Submission, Submitted, Tip,
+    self, Account, Banned, Block, BlockItem, HeldItem, Item, Most, OwnAddress, Peer, Peers, Pool,
+    Ready, Status, Submission, Submitted, Tip,
 };
 use super::problem::Problem;
 use crate::app::SubmitError;
@@ -124,7 +124,7 @@ pub(super) async fn items(
         ("id" = String, Path, description = "The item's id, 64 hex digits",
             pattern = "^[0-9a-fA-F]{64}$")),
     responses(
-        (status = 200, body = Item),
+        (status = 200, body = HeldItem),
         (status = 400, body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = "default", body = Problem, content_type = "application/problem+json")
@@ -133,16 +133,19 @@ pub(super) async fn items(
 pub(super) async fn item(
     State(api): State<Api>,
     path: Result<Path<(String, String)>, PathRejection>,
-) -> Answer<Item> {
+) -> Answer<HeldItem> {
     let Path((pool, text)) = path?;
     let pool = pool_of(&pool)?;
     let mut id = [0; 32];
     hex::decode_to_slice(&text, &mut id)
         .map_err(|_| Problem::bad_request(format!("{text}: an id has 64 hex digits")))?;
-    match api.node.item(pool, ItemId(id)).await? {
-        Some(item) => Ok(Json(Item::from(item))),
-        None => Err(Problem::not_found(format!("{text}: not in the pool, or not any more"))),
-    }
+    let holders = api.node.holders(pool, ItemId(id)).await?;
+    let item = api.node.item(pool, ItemId(id)).await?.map(Item::from);
+    let (Some(Item { id, executable, body }), Some(holders)) = (item, holders) else {
+        return Err(Problem::not_found(format!("{text}: not in the pool, or not any more")));
+    };
+    let holders = holders.iter().map(ToString::to_string).collect();
+    Ok(Json(HeldItem { id, executable, body, holders }))
 }
 
 /// The pool of a name.
@@ -289,7 +292,7 @@ pub(super) async fn submit(
     let id = Transfer::id(&body).to_string();
     let publishing = api.app.submit(&api.node, body.into()).map_err(|error| match error {
         SubmitError::Unsigned => Problem::new(StatusCode::FORBIDDEN, error.to_string()),
-        SubmitError::DoesNotHold(_) => Problem::new(StatusCode::CONFLICT, error.to_string()),
+        SubmitError::DoesNotHold { .. } => Problem::new(StatusCode::CONFLICT, error.to_string()),
         SubmitError::Node(error) => error.into(),
     })?;
     match publishing.await? {

@@ -122,6 +122,19 @@ impl From<tidegate::PoolItem> for Item {
     }
 }
 
+/// An item of a pool, and who else has it.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct HeldItem {
+    /// Its id, in hex.
+    pub(crate) id: String,
+    /// Whether it could be in the next block.
+    pub(crate) executable: bool,
+    /// Its bytes, in hex.
+    pub(crate) body: String,
+    /// Connected peers that have it, as far as they have said so.
+    pub(crate) holders: Vec<String>,
+}
+
 /// Which items are asked for.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]

@@ -137,11 +137,16 @@ fn on_return(cx: &mut Context, at: At, returns: Vec<Return>) -> Result<(), Viola
     for Return { number, report } in returns {
         let (_, sent) = link.holder.returned(number)?;
         cx.links.answered(at.link);
-        if report == Report::Ignored
-            && let Some(entry) = pool.log.get(&sent.position)
-        {
-            link.ignored(&sent, entry.from);
-            ignored += 1;
+        let Some(entry) = pool.log.get_mut(&sent.position) else { continue };
+        match report {
+            Report::Ignored => {
+                link.ignored(&sent, entry.from);
+                ignored += 1;
+            }
+            Report::First | Report::Late | Report::Duplicate => {
+                entry.known_by.extend([link.ordinal]);
+            }
+            Report::Surplus | Report::Rejected => {}
         }
     }
     // It is sent again with another tip, as often as he likes.

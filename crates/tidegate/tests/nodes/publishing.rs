@@ -1,10 +1,12 @@
 //! Items on their way through pools.
 
+use std::time::Duration;
+
 use tidegate::id::PoolIndex;
 use tidegate::io::{Admission, Event, Fate, Invalid};
 use tidegate::{NodeError, PoolSpec};
 
-use super::app::{By, NOTES, Running, accept_all, note_id, within};
+use super::app::{By, GUARD, NOTES, Running, accept_all, note_id, within};
 
 #[tokio::test]
 async fn an_item_gets_from_one_node_to_the_other() {
@@ -49,6 +51,53 @@ async fn who_comes_later_gets_what_is_there() {
         }
         assert_eq!(bob.node.pool_ids(NOTES).await.unwrap(), all);
     }
+}
+
+/// Of 4,000 that were accepted a peer had 204 when the node had said goodbye, and no call said which.
+#[tokio::test]
+async fn what_was_published_is_with_others_before_the_end() {
+    const COUNT: usize = 300;
+    for by in By::all() {
+        // A millisecond for each, one after the other.
+        let slowly = |_: tidegate::io::Subject, answer: tidegate::Answer| {
+            std::thread::sleep(Duration::from_millis(1));
+            answer.accept(Admission::default());
+        };
+        let mut alice = by.start(accept_all);
+        let mut bob = Running::start(by.builder(slowly).workers(1));
+        alice.meet(&mut bob).await;
+        for number in 0..COUNT {
+            assert_eq!(alice.publish(&format!("note {number}")).await, Fate::Accepted);
+        }
+        let last = note_id(&format!("note {}", COUNT - 1));
+        assert_eq!(alice.node.holders(NOTES, last).await.unwrap(), Some(vec![]));
+        // Two are wanted, and there is one.
+        assert_eq!(alice.node.flush(2, GUARD).await.unwrap(), 0);
+        assert_eq!(alice.node.holders(NOTES, last).await.unwrap(), Some(vec![bob.node.peer_id()]));
+        assert_eq!(alice.node.holders(NOTES, note_id("none")).await.unwrap(), None);
+        alice.node.shutdown().await;
+        assert_eq!(bob.node.pool_ids(NOTES).await.unwrap().len(), COUNT);
+        // What others have published is theirs to keep, and nobody is left who could take this.
+        assert_eq!(bob.publish("high tide at nine").await, Fate::Accepted);
+        bob.until(|event| matches!(event, Event::PeerDisconnected { .. })).await;
+        assert_eq!(bob.node.flush(1, Duration::from_millis(30)).await.unwrap(), 1);
+        bob.node.shutdown().await;
+        assert!(matches!(bob.node.flush(1, GUARD).await, Err(NodeError::Closed)));
+    }
+}
+
+/// That a peer refuses an item does not make it one that has it.
+#[tokio::test]
+async fn who_ignores_an_item_does_not_hold_it() {
+    let by = By::memory();
+    let ignores = |_: tidegate::io::Subject, answer: tidegate::Answer| answer.ignore();
+    let (mut alice, mut bob) = (by.start(accept_all), by.start(ignores));
+    alice.meet(&mut bob).await;
+    assert_eq!(alice.publish("low tide").await, Fate::Accepted);
+    assert_eq!(alice.node.flush(1, Duration::from_millis(200)).await.unwrap(), 1);
+    // It is the same when the peer has let go of it and offers it.
+    assert_eq!(bob.publish("low tide").await, Fate::Accepted);
+    assert_eq!(alice.node.flush(1, GUARD).await.unwrap(), 0);
 }
 
 #[tokio::test]
