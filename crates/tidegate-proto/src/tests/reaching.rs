@@ -303,8 +303,11 @@ fn what_nobody_sees_any_more_is_told_for_an_hour() {
     }
     script.wait(3_599_000);
     assert!(told(&script).contains(&outside));
+    script.signs.clear();
     script.wait(2_000);
     assert!(!told(&script).contains(&outside));
+    // Who has the record hears of it too.
+    assert_eq!(script.signs.len(), 1);
 }
 
 /// A record is for all who know of this node, and on by them: not for each change of what only this network
