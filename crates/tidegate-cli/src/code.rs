@@ -18,11 +18,11 @@ pub(crate) async fn let_go_at_times() {
 /// are in the system's cache of files: getting them back costs about a microsecond for each 64 KiB.
 #[cfg(target_os = "linux")]
 fn let_go() {
-    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
-    for (start, end) in maps.lines().filter_map(code) {
+    let Ok(maps) = std::fs::read_to_string("/proc/self/smaps") else { return };
+    for (start, end) in code(&maps) {
         let length = end - start;
         let start = std::ptr::with_exposed_provenance_mut(start);
-        // SAFETY: nobody can have written to pages that may be read and executed only, and that are of a file:
+        // SAFETY: these pages may be read and executed only, are of a file, and none of them was written to:
         // what is read there afterwards is what was read before.
         #[allow(unsafe_code, reason = "there is no other way to say it to the system")]
         let done = unsafe { rustix::mm::madvise(start, length, rustix::mm::Advice::LinuxDontNeed) };
@@ -35,9 +35,24 @@ fn let_go() {
 #[cfg(not(target_os = "linux"))]
 fn let_go() {}
 
-/// From where to where a mapping reaches, if it is of a file's code (proc_pid_maps(5)).
+/// From where to where the mappings reach that are of a file's code and hold nothing else (proc_pid_smaps(5)):
+/// a debugger, or a library that hooks functions, writes to copies of its pages.
 #[cfg(target_os = "linux")]
-fn code(line: &str) -> Option<(usize, usize)> {
+fn code(maps: &str) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    let mut mapping = None;
+    for line in maps.lines() {
+        match line.strip_prefix("Anonymous:") {
+            Some(size) if size.trim() == "0 kB" => found.extend(mapping.take()),
+            Some(_) => mapping = None,
+            None => mapping = mapping_of_code(line).or(mapping),
+        }
+    }
+    found
+}
+
+#[cfg(target_os = "linux")]
+fn mapping_of_code(line: &str) -> Option<(usize, usize)> {
     let mut words = line.split_ascii_whitespace();
     let (range, access, inode) = (words.next()?, words.next()?, words.nth(2)?);
     let (start, end) = range.split_once('-')?;
@@ -68,8 +83,14 @@ mod tests {
 
     #[test]
     fn only_code_of_files_is_let_go() {
+        let mapped = |line: &str, anonymous: &str| {
+            code(&format!("{line}\nSize: 4 kB\nAnonymous: {anonymous}\nLocked: 0 kB\n"))
+        };
         let line = "7f00a000-7f00b000 r-xp 00001000 08:02 173521 /usr/bin/a program (deleted)";
-        assert_eq!(code(line), Some((0x7f00_a000, 0x7f00_b000)));
+        assert_eq!(mapped(line, "       0 kB"), [(0x7f00_a000, 0x7f00_b000)]);
+        // Somebody has written to it.
+        assert_eq!(mapped(line, "       4 kB"), []);
+        assert_eq!(code(line), [], "what is not told is not known");
         for other in [
             "7f00a000-7f00b000 rwxp 00001000 08:02 173521 /usr/bin/x",
             "7f00a000-7f00b000 r--p 00001000 08:02 173521 /usr/bin/x",
@@ -78,7 +99,10 @@ mod tests {
             "7f00a000-7f00b000 r-xp",
             "",
         ] {
-            assert_eq!(code(other), None, "{other}");
+            assert_eq!(mapped(other, "0 kB"), [], "{other}");
+            // One of code before it is another mapping.
+            let both = format!("{line}\n{other}");
+            assert_eq!(mapped(&both, "0 kB").len(), 1, "{other}");
         }
     }
 }

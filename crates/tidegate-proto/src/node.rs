@@ -212,7 +212,7 @@ impl Node {
                 Timer::Pool(pool) => pool::expire(&mut self.cx, pool),
                 Timer::Blocks => block::expire(&mut self.cx),
                 Timer::Dialer => dialer::expire(&mut self.cx),
-                Timer::Unseen => record::expire(&mut self.cx),
+                Timer::Addresses => record::expire(&mut self.cx),
                 Timer::Rested => {
                     self.cx.links.rested(self.cx.now);
                     rpc::next_turn(&mut self.cx);
@@ -455,7 +455,8 @@ impl Node {
         let dial =
             self.cx.dialer.deadline(&self.cx.config).filter(|_| !self.cx.peers.shutting_down);
         self.cx.timers.set(Timer::Dialer, dial);
-        self.cx.timers.set(Timer::Unseen, self.cx.control.reachable().deadline());
+        let addresses = record::deadline(&self.cx);
+        self.cx.timers.set(Timer::Addresses, addresses);
     }
 }
 

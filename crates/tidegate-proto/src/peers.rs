@@ -95,10 +95,16 @@ impl Peers {
         Self { bans, ..Self::default() }
     }
 
-    /// Begins a dial.
-    pub(crate) fn dial(&mut self, address: Address, peer: Option<PeerId>) -> DialId {
+    /// The number of a dial.
+    pub(crate) fn dial_id(&mut self) -> DialId {
         let dial = DialId(self.next_dial);
         self.next_dial += 1;
+        dial
+    }
+
+    /// Begins a dial.
+    pub(crate) fn dial(&mut self, address: Address, peer: Option<PeerId>) -> DialId {
+        let dial = self.dial_id();
         self.dials.insert(dial, Dialing { address, peer });
         dial
     }

@@ -69,11 +69,6 @@ impl Pace {
         Time::ZERO + self.0.since(Time::ZERO).saturating_sub(ahead)
     }
 
-    /// From when on all may be had at once again.
-    pub(crate) fn rested(&self) -> Time {
-        self.0
-    }
-
     /// One is had.
     pub(crate) fn take(&mut self, interval: Duration, now: Time) {
         self.0 = self.0.max(now) + interval;

@@ -18,8 +18,8 @@ pub(crate) enum Timer {
     Ticket(Ticket),
     /// A peer is to be dialed.
     Dialer,
-    /// An address of this node's has not been seen for long.
-    Unseen,
+    /// An address of this node's has not been seen for long, or somebody is to be asked about one.
+    Addresses,
     /// Links that have rested for long enough.
     Rested,
 }
@@ -32,7 +32,7 @@ impl Timer {
             Self::Blocks => "block",
             Self::Ticket(_) => "verdict",
             Self::Dialer => "dial",
-            Self::Unseen => "address",
+            Self::Addresses => "address",
             Self::Rested => "work",
         }
     }

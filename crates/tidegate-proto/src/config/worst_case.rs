@@ -42,7 +42,7 @@ impl Config {
             // What a stranger may say is one frame.
             .saturating_add(u64::from(limits.handshakes) * MAX_FRAME as u64)
             .saturating_add((u64::from(limits.bans) + crate::peers::UNPAID as u64) * BAN)
-            .saturating_add(crate::peers::dial_back::SITES as u64 * BAN)
+            .saturating_add(crate::peers::dial_back::RESTING as u64 * BAN)
             .saturating_add(SEEN_AT)
             .saturating_add(u64::from(limits.book_new_buckets) * NEW_SLOTS * BOOK_ENTRY)
             .saturating_add(u64::from(limits.book_tried_buckets) * TRIED_SLOTS * BOOK_ENTRY)
@@ -157,8 +157,9 @@ pub(crate) const HEADER: u64 = 3 << 10;
 /// An item of a block, with its hashes.
 pub(crate) const BLOCK_ITEM: u64 = 288;
 const BAN: u64 = 96;
-/// Where peers see this node, eight addresses by 64 peers each, and 512 peers that are left alone.
-const SEEN_AT: u64 = 8 * 64 * 128 + 512 * BAN;
+/// Where peers see this node, eight addresses by 64 peers each, of whom each may have been asked, and 512 peers
+/// that are left alone.
+const SEEN_AT: u64 = 8 * 64 * (128 + 48) + 512 * BAN;
 /// Addresses are there twice: in the record, and as what can be dialed.
 const BOOK_ENTRY: u64 = 3700;
 /// Two frames of 64 KiB and one of control, whose memory grows as they come.

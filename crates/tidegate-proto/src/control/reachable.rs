@@ -123,11 +123,13 @@ struct Seen {
     since: Time,
     /// Connections to those who see it there, and where they are.
     by: BTreeMap<ConnectionId, Group>,
-    /// Since when nobody does.
+    /// Connections whose peers were asked whether they reach it, and when.
+    asked: BTreeMap<ConnectionId, Time>,
+    /// Since when nobody sees it.
     unseen: Option<Time>,
     dialed_back: bool,
-    /// Three groups have seen it, or another peer has reached it.
-    proven: bool,
+    /// When three groups had seen it, or another peer had reached it.
+    proven: Option<Time>,
 }
 
 impl Seen {
@@ -135,8 +137,24 @@ impl Seen {
         self.by.values().collect::<BTreeSet<_>>().len()
     }
 
-    fn prove(&mut self) {
-        self.proven |= self.dialed_back || self.groups() >= ALIKE;
+    fn prove(&mut self, now: Time) {
+        if self.dialed_back || self.groups() >= ALIKE {
+            self.proven.get_or_insert(now);
+        }
+    }
+
+    /// Whether the node was here before it was at another address: nobody sees it here any more, or only those
+    /// of one group who may not have noticed.
+    fn is_before(&self, other: &Self) -> bool {
+        let (here, there) = (self.groups(), other.groups());
+        self.listener == other.listener
+            && self.address.scope() == other.address.scope()
+            && other.proven.is_some()
+            && match here {
+                0 => there > 0,
+                1 => there > 1 && other.proven > self.proven,
+                _ => false,
+            }
     }
 }
 
@@ -182,58 +200,80 @@ impl Reachable {
             listener: listener.clone(),
             since: now,
             by: BTreeMap::new(),
+            asked: BTreeMap::new(),
             unseen: None,
             dialed_back: false,
-            proven: false,
+            proven: None,
         });
         seen.unseen = None;
         if seen.by.len() < MOST_BY {
             seen.by.insert(link, group(by));
         }
-        let was_proven = seen.proven;
-        seen.prove();
-        let is_proven = seen.proven;
+        seen.prove(now);
         self.seen.push(seen);
-        if is_proven && !was_proven {
-            self.has_moved(address);
-        }
+        self.settle();
         if self.seen.len() > MOST_SEEN {
-            let first = self.seen.iter().position(|seen| !seen.proven).unwrap_or(0);
+            let first = self.seen.iter().position(|seen| seen.proven.is_none()).unwrap_or(0);
             self.seen.remove(first);
         }
     }
 
-    /// Addresses that are not proven, and that the peer of a connection, which is at a site, could prove:
-    /// somebody else sees this node there.
-    pub(crate) fn unproven(
-        &self,
-        link: ConnectionId,
-        at: &Address,
-    ) -> impl Iterator<Item = &Address> {
+    /// Forgets where the node was before. As long as it is nowhere else for sure that is told: one peer's word
+    /// must not take it away.
+    fn settle(&mut self) {
+        let before = |seen: &Seen| {
+            seen.proven.is_some() && self.seen.iter().any(|other| seen.is_before(other))
+        };
+        let gone = self.seen.iter().map(before).collect::<Vec<_>>();
+        let mut gone = gone.into_iter();
+        self.seen.retain(|_| !gone.next().unwrap_or(false));
+    }
+
+    /// Whether the peer of a connection, which is at a site, could prove an address: somebody else sees this
+    /// node there.
+    pub(crate) fn is_provable(&self, address: &Address, link: ConnectionId, at: &Address) -> bool {
+        self.provable(link, at).any(|seen| seen.address == *address)
+    }
+
+    /// Those that are not proven, the latest first.
+    fn provable(&self, link: ConnectionId, at: &Address) -> impl Iterator<Item = &Seen> {
         let own = group(at);
         let others =
             move |seen: &Seen| seen.by.iter().any(|(other, of)| *other != link && *of != own);
-        let unproven = self.seen.iter().rev().filter(move |seen| !seen.proven && others(seen));
-        unproven.map(|seen| &seen.address)
+        self.seen.iter().rev().filter(move |seen| seen.proven.is_none() && others(seen))
     }
 
-    /// An address has proven good: what nobody sees any more is where the node was before. Until then it is
-    /// told: one peer's word must not take it away.
-    fn has_moved(&mut self, to: &Address) {
-        let Some(at) = self.seen.iter().position(|seen| seen.address == *to) else { return };
-        let listener = self.seen[at].listener.clone();
-        self.seen.retain(|seen| {
-            seen.address == *to || seen.unseen.is_none() || seen.listener != listener
-        });
+    /// Whether there is anything to prove.
+    pub(crate) fn has_unproven(&self) -> bool {
+        self.seen.iter().any(|seen| seen.proven.is_none())
+    }
+
+    /// What the peer of a connection could prove, and since when it may be asked: some time after it was last.
+    pub(crate) fn to_ask(
+        &self,
+        link: ConnectionId,
+        at: &Address,
+        again: Duration,
+    ) -> Option<(Time, &Address)> {
+        let from = |seen: &Seen| seen.asked.get(&link).map_or(Time::ZERO, |last| *last + again);
+        let room = move |seen: &&Seen| seen.asked.contains_key(&link) || seen.asked.len() < MOST_BY;
+        let provable = self.provable(link, at).filter(room);
+        provable.map(|seen| (from(seen), &seen.address)).min_by_key(|(from, _)| *from)
+    }
+
+    /// The peer of a connection is asked.
+    pub(crate) fn asked(&mut self, address: &Address, link: ConnectionId, now: Time) {
+        if let Some(seen) = self.seen.iter_mut().find(|seen| seen.address == *address) {
+            seen.asked.insert(link, now);
+        }
     }
 
     /// A peer has reached this node at an address.
-    pub(crate) fn reached(&mut self, address: &Address) {
-        let mut of_it = self.seen.iter_mut().filter(|seen| seen.address == *address);
-        let Some(seen) = of_it.next() else { return };
-        seen.dialed_back = true;
-        if !std::mem::replace(&mut seen.proven, true) {
-            self.has_moved(address);
+    pub(crate) fn reached(&mut self, address: &Address, now: Time) {
+        if let Some(seen) = self.seen.iter_mut().find(|seen| seen.address == *address) {
+            seen.dialed_back = true;
+            seen.prove(now);
+            self.settle();
         }
     }
 
@@ -251,12 +291,14 @@ impl Reachable {
     /// A connection is over.
     pub(crate) fn gone(&mut self, link: ConnectionId, now: Time) {
         for seen in &mut self.seen {
+            seen.asked.remove(&link);
             if seen.by.remove(&link).is_some() && seen.by.is_empty() {
                 seen.unseen = Some(now);
             }
         }
         // One peer's word is worth nothing when it has gone.
-        self.seen.retain(|seen| seen.proven || seen.unseen.is_none());
+        self.seen.retain(|seen| seen.proven.is_some() || seen.unseen.is_none());
+        self.settle();
     }
 
     /// Addresses of this node's own, and where from.
@@ -278,7 +320,7 @@ impl Reachable {
         let seen = self.seen.iter().rev().map(|seen| {
             let (groups, dialed_back) = (seen.groups(), seen.dialed_back);
             let source = AddressSource::Seen { groups, dialed_back };
-            (seen.address.clone(), source, seen.since, seen.proven)
+            (seen.address.clone(), source, seen.since, seen.proven.is_some())
         });
         let mut all = Vec::<OwnAddress>::new();
         for (address, source, since, proven) in own.chain(seen) {
@@ -434,7 +476,10 @@ mod tests {
         assert_eq!(reachable.deadline(), None);
         // Two ways out at a time: both are told, the newer first.
         (7..=9).for_each(|n| seen(&mut reachable, n, &old, seconds(70)));
-        assert_eq!(told(&reachable)[0], [old, new]);
+        assert_eq!(told(&reachable)[0], [old.clone(), new.clone()]);
+        // Those who saw it at one of them leave one by one, and one does not.
+        (4..=5).for_each(|n| reachable.gone(ConnectionId(n), seconds(75)));
+        assert_eq!(told(&reachable)[0], [old]);
         // An interface comes and goes.
         reachable.listen(vec![at([0; 4], 4001)], vec![at([7; 4], 0)], Vec::new(), seconds(80));
         assert_eq!(told(&reachable)[0][0], at([7; 4], 4001));
@@ -470,8 +515,40 @@ mod tests {
         assert_eq!(told(&reachable)[0], std::slice::from_ref(&good));
         // That another has reached the new one takes the old one away.
         seen(&mut reachable, 5, &bad, seconds(60));
-        reachable.reached(&bad);
+        reachable.reached(&bad, seconds(60));
         assert_eq!(told(&reachable)[0], [bad]);
+    }
+
+    /// Quiet connections end later than busy ones, and one peer may keep its own for ever.
+    #[test]
+    fn an_old_address_goes_with_those_who_saw_it_there() {
+        let [old, new] = [at(PUBLIC, 4001), at([9, 9, 9, 9], 4001)];
+        for end in [seconds(80), seconds(90)] {
+            let mut reachable = behind(&[HOME]);
+            (1..=4).for_each(|n| seen(&mut reachable, n, &old, seconds(1)));
+            (5..=7).for_each(|n| seen(&mut reachable, n, &new, seconds(60)));
+            assert_eq!(told(&reachable)[0], [new.clone(), old.clone()]);
+            (1..=2).for_each(|n| reachable.gone(ConnectionId(n), end));
+            assert_eq!(told(&reachable)[0].len(), 2);
+            reachable.gone(ConnectionId(3), end);
+            assert_eq!(told(&reachable)[0], std::slice::from_ref(&new));
+        }
+    }
+
+    /// The word of the local network took away what three groups of the world had said.
+    #[test]
+    fn local_peers_take_no_public_address_away() {
+        let mut reachable = behind(&[HOME]);
+        let [public, local] = [at(PUBLIC, 4001), at([192, 168, 1, 77], 4001)];
+        (1..=3).for_each(|n| seen(&mut reachable, n, &public, seconds(1)));
+        (1..=3).for_each(|n| reachable.gone(ConnectionId(n), seconds(50)));
+        for n in 1..=3 {
+            let by = at([192, 168, 1, 100 + n], 4001);
+            let link = ConnectionId(u64::from(n) + 10);
+            reachable.observed(link, (&at([0; 4], 4001), &by), &local, seconds(60));
+        }
+        assert_eq!(told(&reachable)[0], [public]);
+        assert!(told(&reachable)[1].contains(&local));
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub(super) struct Own {
     unsigned: Vec<Unsigned>,
     /// What was told last, or is about to be.
     told: Option<[Vec<Address>; 2]>,
+    /// Everybody was told of an address once: that there is none any more is told too.
+    was_public: bool,
     /// When a record of this node was last heard of that was newer than its own.
     surpassed: Option<Time>,
 }
@@ -115,7 +117,8 @@ pub(crate) fn renew(cx: &mut Context) {
 /// The local record has the higher number: who has both knows more by it.
 fn sign(cx: &mut Context, told: [Vec<Address>; 2], public_stays: bool) {
     let [public, local] = told.clone();
-    let is_one = public.is_empty() || is_same(&public, &local);
+    cx.control.own.was_public |= !public.is_empty();
+    let is_one = is_same(&public, &local) || public.is_empty() && !cx.control.own.was_public;
     let stays = public_stays && !is_one;
     cx.control.own.unsigned.retain(|record| !record.is_local && stays);
     if is_one {
@@ -149,10 +152,17 @@ pub(crate) fn signed(cx: &mut Context, request: u64, signature: Signature) {
     }
 }
 
-/// Addresses that nobody has seen for long are told no longer.
+/// When [`expire`] has something to do.
+pub(crate) fn deadline(cx: &Context) -> Option<Time> {
+    let unseen = cx.control.reachable.deadline();
+    unseen.into_iter().chain(dial_back::next_look(cx)).min()
+}
+
+/// Addresses that nobody has seen for long are told no longer, and somebody may have to be asked about others.
 pub(crate) fn expire(cx: &mut Context) {
     cx.control.reachable.expire(cx.now);
     renew(cx);
+    dial_back::expire(cx);
 }
 
 /// A connection is over: who saw this node there, or was asked, does so no longer.

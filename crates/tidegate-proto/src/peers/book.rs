@@ -93,6 +93,8 @@ struct Entry {
     places: Vec<Place>,
     tried: bool,
     failures: u32,
+    /// Which of its addresses is dialed next, of those that can be.
+    next: usize,
     last: Option<Time>,
 }
 
@@ -115,6 +117,7 @@ impl Entry {
             places: Vec::new(),
             tried: false,
             failures,
+            next: failures as usize,
             last: None,
         }
     }
@@ -122,7 +125,7 @@ impl Entry {
     /// The address to dial next, of those that can be: each failure goes on to another.
     fn address(&self, interfaces: &[Address]) -> Option<&Address> {
         let count = self.possible(interfaces).count().max(1);
-        self.possible(interfaces).nth(self.failures as usize % count)
+        self.possible(interfaces).nth(self.next % count)
     }
 
     fn possible(&self, interfaces: &[Address]) -> impl Iterator<Item = &Address> {
@@ -304,7 +307,7 @@ impl Book {
                 }
                 (entry.record, entry.local) = (record.cloned(), local);
                 // It may be somewhere else now.
-                entry.failures = 0;
+                (entry.failures, entry.next) = (0, 0);
                 Learnt::New
             }
             Some(entry) if !entry.tried && entry.places.len() < PLACES => {
@@ -340,7 +343,7 @@ impl Book {
         }
         let Some(entry) = self.entries.get_mut(&peer) else { return };
         let news = !entry.tried || entry.failures > 0 || entry.met_at.as_ref() != Some(address);
-        entry.failures = 0;
+        (entry.failures, entry.next) = (0, 0);
         entry.last = Some(now);
         entry.met_at = Some(address.clone());
         entry.addresses.retain(|known| known != address);
@@ -354,6 +357,7 @@ impl Book {
     pub(crate) fn failed(&mut self, peer: &PeerId, now: Time) {
         let Some(entry) = self.entries.get_mut(peer) else { return };
         entry.failures = entry.failures.saturating_add(1);
+        entry.next = entry.next.wrapping_add(1);
         entry.last = Some(now);
         self.revision += 1;
         // Who is tested and not there loses his place to who waits for it.
@@ -815,6 +819,12 @@ mod tests {
         book.learn(&two, &address(7, 7, 1));
         book.unwilling(&peer(1), at(0));
         assert_eq!(pick(&mut book, 14), None);
+        let mut five = two.clone();
+        five.addresses.extend((10..13).map(|n| address(n, n, 1)));
+        let mut of_five = self::book();
+        of_five.learn(&five, &address(7, 7, 1));
+        of_five.unwilling(&peer(1), at(0));
+        assert_eq!(pick(&mut of_five, 15), Some((peer(1), five.addresses[0].clone())));
         // Four are tried in a row, whatever a record says.
         let many = (0..9).map(|n| address(8, n, 1)).collect::<Vec<_>>();
         book.learn(&PeerRecord { addresses: many.clone(), ..record(2, b) }, &address(7, 7, 1));

@@ -12,14 +12,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::address::{Group, group, is_same_host, site_bytes};
+use super::address::{Group, group, is_same_host};
 use super::exchange::wake;
-use super::may_dial;
 use crate::channel::Context;
 use crate::control::record;
 use crate::id::{Address, ConnectionId, DialId};
 use crate::io::Output;
-use crate::time::{Pace, Time};
+use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::PeersMessage;
 
@@ -28,20 +27,21 @@ const AGAIN: Duration = Duration::from_secs(600);
 /// How long an answer is waited for before somebody else is asked: one may have to wait for its turn and then
 /// for a dial.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Questions from a site that are answered at once, and the time after which one more is.
-const BURST: u32 = 2;
-const INTERVAL: Duration = Duration::from_secs(60);
 /// Peers that are dialed back at a time, each of another network group.
 const AT_A_TIME: usize = 4;
-/// Sites whose pace is remembered: more than ask in two minutes.
-pub(crate) const SITES: usize = 256;
+/// How long the next of a group waits: whoever is slow on purpose has a transport keep its connection for less.
+const REST: Duration = Duration::from_secs(30);
+/// Groups that rest and are remembered: more than can be dialed in that time.
+pub(crate) const RESTING: usize = 256;
 
 /// Peers that are being dialed because they asked.
 #[derive(Debug, Default)]
 pub(crate) struct DialBacks {
     under_way: BTreeMap<DialId, (ConnectionId, Group)>,
-    /// How fast each site is answered, also when it comes anew.
-    paces: BTreeMap<Vec<u8>, Pace>,
+    /// Until when nobody else of a group is dialed.
+    resting: BTreeMap<Group, Time>,
+    /// When it is looked whether somebody is to be asked, if nothing happens before.
+    pub(crate) next_look: Option<Time>,
 }
 
 impl DialBacks {
@@ -50,18 +50,18 @@ impl DialBacks {
         let of = group(at);
         let is_free = self.under_way.len() < AT_A_TIME
             && self.under_way.values().all(|(_, other)| *other != of);
-        let next = || match self.paces.get(&site_bytes(at)) {
-            Some(pace) => pace.next(BURST, INTERVAL),
-            None if self.paces.len() < SITES => Time::ZERO,
-            None => self.paces.values().map(Pace::rested).min().unwrap_or_default(),
+        let next = || match self.resting.get(&of) {
+            Some(until) => *until,
+            None if self.resting.len() < RESTING => Time::ZERO,
+            None => self.resting.values().min().copied().unwrap_or_default(),
         };
         is_free.then(next)
     }
 
     /// A peer that is seen there is answered now.
     fn take(&mut self, at: &Address, now: Time) {
-        self.paces.retain(|_, pace| pace.rested() > now);
-        self.paces.entry(site_bytes(at)).or_default().take(INTERVAL, now);
+        self.resting.retain(|_, until| *until > now);
+        self.resting.insert(group(at), now + REST);
     }
 }
 
@@ -91,6 +91,15 @@ enum Stage {
 }
 
 impl Reach {
+    /// Nobody waits any more for one who has taken too long.
+    pub(super) fn give_up(&mut self, now: Time) {
+        self.stage = match self.stage {
+            Stage::ToAsk if !self.is_busy(now) => Stage::Quiet,
+            Stage::Asked if !self.is_busy(now) => Stage::Late,
+            stage => stage,
+        };
+    }
+
     /// Whether the peer is being asked, and nobody else is therefore.
     fn is_busy(&self, now: Time) -> bool {
         matches!(self.stage, Stage::ToAsk | Stage::Asked)
@@ -98,30 +107,49 @@ impl Reach {
     }
 }
 
-/// Asks somebody, if an address is only one peer's word and nobody is being asked.
+/// Asks somebody, if an address is only one peer's word and nobody is being asked: the one who was asked longest
+/// ago. Each is asked about each address once, and again after a while.
 pub(crate) fn look(cx: &mut Context) {
     let now = cx.now;
-    if cx.exchange.reaches().any(|(_, reach)| reach.is_busy(now)) {
+    cx.exchange.give_up(now);
+    let busy = cx.exchange.reaches().filter(|(_, reach)| reach.is_busy(now));
+    let until = busy.filter_map(|(_, reach)| Some(reach.since? + PATIENCE)).min();
+    cx.exchange.dial_backs.next_look = until;
+    if until.is_some() || !cx.control.reachable().has_unproven() {
         return;
     }
-    let lately = |reach: &Reach, address: &Address| {
-        let when = reach.since.filter(|_| reach.address.as_ref() == Some(address));
-        when.is_some_and(|when| now.since(when) < AGAIN)
-    };
     let quiet = cx.exchange.reaches().filter(|(_, reach)| reach.stage == Stage::Quiet);
-    let mut asked = quiet.filter_map(|(id, reach)| {
+    let candidates = quiet.filter_map(|(id, reach)| {
         let link = cx.links.get(id).filter(|link| !link.direction.is_inbound())?;
-        let mut unproven = cx.control.reachable().unproven(id, &link.address);
-        unproven.find(|address| !lately(reach, address)).map(|address| (id, address.clone()))
+        let (from, address) = cx.control.reachable().to_ask(id, &link.address, AGAIN)?;
+        Some((from > now, from, reach.since, id, address.clone()))
     });
-    let next = asked.next();
-    drop(asked);
-    let Some((id, address)) = next else { return };
+    let next = candidates
+        .min_by_key(|(later, from, since, id, _)| (*later, later.then_some(*from), *since, *id));
+    let Some((later, from, _, id, address)) = next else { return };
+    if later {
+        cx.exchange.dial_backs.next_look = Some(from);
+        return;
+    }
+    cx.exchange.dial_backs.next_look = Some(now + PATIENCE);
+    cx.control.reachable_mut().asked(&address, id, now);
     if let Some(reach) = cx.exchange.reach(id) {
         reach.address = Some(address);
         (reach.stage, reach.since) = (Stage::ToAsk, Some(now));
     }
     wake(cx, id);
+}
+
+/// When [`expire`] has something to do.
+pub(crate) fn next_look(cx: &Context) -> Option<Time> {
+    cx.exchange.dial_backs.next_look
+}
+
+/// Nobody has answered in time, or those who said no may be asked again.
+pub(crate) fn expire(cx: &mut Context) {
+    if next_look(cx).is_some_and(|at| at <= cx.now) {
+        look(cx);
+    }
 }
 
 /// A peer asks whether it can be dialed somewhere.
@@ -148,8 +176,14 @@ pub(super) fn told(cx: &mut Context, link: ConnectionId, reached: bool) -> Resul
         return Err(Violation::Unasked);
     }
     reach.stage = Stage::Quiet;
-    if reached && let Some(address) = reach.address.clone() {
-        cx.control.reachable_mut().reached(&address);
+    // Who named it may have gone meanwhile, and this one's word would be the only one.
+    if reached
+        && let Some(address) = reach.address.clone()
+        && let Some(at) = cx.links.get(link).map(|peer| peer.address.clone())
+        && cx.control.reachable().is_provable(&address, link, &at)
+    {
+        let now = cx.now;
+        cx.control.reachable_mut().reached(&address, now);
         record::renew(cx);
     }
     look(cx);
@@ -176,11 +210,6 @@ pub(super) fn poll(cx: &mut Context, link: ConnectionId) -> Option<PeersMessage>
         }
     }
     let reach = cx.exchange.reach(link)?;
-    if reach.stage == Stage::Asked && !reach.is_busy(now) {
-        reach.stage = Stage::Late;
-        look(cx);
-    }
-    let reach = cx.exchange.reach(link)?;
     if reach.stage == Stage::ToAsk {
         reach.stage = Stage::Asked;
         return reach.address.clone().map(PeersMessage::Reach);
@@ -190,9 +219,7 @@ pub(super) fn poll(cx: &mut Context, link: ConnectionId) -> Option<PeersMessage>
 
 /// When [`poll`] has something to do that waits for the time, for a peer that is seen at an address.
 pub(super) fn deadline(cx: &Context, reach: &Reach, at: &Address) -> Option<Time> {
-    let answer = reach.owed.as_ref().and_then(|_| cx.exchange.dial_backs.next(at));
-    let late = reach.since.filter(|_| reach.stage == Stage::Asked).map(|since| since + PATIENCE);
-    answer.into_iter().chain(late).min()
+    reach.owed.as_ref().and_then(|_| cx.exchange.dial_backs.next(at))
 }
 
 /// Dials a peer that asked, if it asks about itself.
@@ -200,11 +227,12 @@ fn dial(cx: &mut Context, link: ConnectionId, address: Address) -> bool {
     let Some(peer) = cx.links.get(link) else { return false };
     let group = group(&peer.address);
     // R15.10
-    if !is_same_host(&address, &peer.address) || !may_dial(cx) {
+    if !is_same_host(&address, &peer.address) || cx.peers.shutting_down {
         return false;
     }
     let peer = Some(peer.peer);
-    let dial = cx.peers.dial(address.clone(), peer);
+    // It is none of those that this node chooses, and takes no place of theirs: it is closed at once.
+    let dial = cx.peers.dial_id();
     cx.exchange.dial_backs.under_way.insert(dial, (link, group));
     cx.outputs.push_back(Output::Dial { dial, address, peer, fresh: true });
     true
@@ -213,7 +241,6 @@ fn dial(cx: &mut Context, link: ConnectionId, address: Address) -> bool {
 /// A dial has ended, well or not: whether it was one of these. Then its connection is of no further use.
 pub(crate) fn dialed(cx: &mut Context, dial: DialId, reached: bool) -> bool {
     let Some((link, _)) = cx.exchange.dial_backs.under_way.remove(&dial) else { return false };
-    cx.peers.dialed(dial);
     // Who asked may have gone.
     if let Some(reach) = cx.exchange.reach(link) {
         reach.answer = Some(reached);

@@ -83,6 +83,10 @@ impl Exchange {
         self.links.iter().map(|(id, link)| (*id, &link.reach))
     }
 
+    pub(super) fn give_up(&mut self, now: Time) {
+        self.links.values_mut().for_each(|link| link.reach.give_up(now));
+    }
+
     pub(super) fn reach(&mut self, link: ConnectionId) -> Option<&mut Reach> {
         self.links.get_mut(&link).map(|link| &mut link.reach)
     }
