@@ -12,6 +12,9 @@ use tidegate_ledger::{
     WORKS, Work,
 };
 
+/// How often the clock is looked at while the next slot is awaited.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
+
 /// Candidates for a block that are looked at: about twice what fits.
 const CANDIDATES: usize = 1024;
 
@@ -40,14 +43,38 @@ impl App {
         self.genesis.slot_at(unix_ms())
     }
 
-    /// Waits for the next slot to begin, and says which it is.
+    /// Waits for the next slot to begin, and says which it is. The clock may be corrected meanwhile, by years.
     pub(crate) async fn next_slot(&self) -> u64 {
-        let now = unix_ms();
-        let next = self.genesis.slot_at(now) + 1;
-        let since = next.saturating_mul(self.genesis.slot_ms);
-        let begins = self.genesis.start_ms.saturating_add(since);
-        tokio::time::sleep(Duration::from_millis(begins.saturating_sub(now))).await;
-        next
+        self.next_slot_by(unix_ms).await
+    }
+
+    async fn next_slot_by(&self, clock: impl Fn() -> u64) -> u64 {
+        let before = self.genesis.slot_at(clock());
+        loop {
+            let now = clock();
+            let slot = self.genesis.slot_at(now);
+            // It went back: that slot comes again.
+            if slot != before && now >= self.genesis.start_ms {
+                return slot;
+            }
+            let since = (slot + 1).saturating_mul(self.genesis.slot_ms);
+            let begins = self.genesis.start_ms.saturating_add(since);
+            let wait = Duration::from_millis(begins.saturating_sub(now));
+            tokio::time::sleep(wait.min(LOOK_AT_CLOCK)).await;
+        }
+    }
+
+    /// By how much the clock is behind the tip, if it is: until it has caught up there is no block to make.
+    pub(crate) fn is_behind(&self) -> Option<Duration> {
+        let (slot, tip) = (self.slot(), self.ledger().tip().1.slot);
+        // A producer's clock may be a slot ahead of this one.
+        let behind = tip.checked_sub(slot + 1).filter(|slots| *slots > 0)?;
+        Some(Duration::from_millis(behind.saturating_mul(self.genesis.slot_ms)))
+    }
+
+    /// How long it is until the network begins, by the clock.
+    pub(crate) fn until_start(&self) -> Option<Duration> {
+        self.genesis.start_ms.checked_sub(unix_ms()).filter(|ms| *ms > 0).map(Duration::from_millis)
     }
 
     /// Makes the block of a slot if it is the key's turn. `before` is called with its id and how
@@ -228,4 +255,58 @@ impl Validator for App {
 pub(crate) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tidegate_ledger::WorkRules;
+
+    use super::*;
+
+    const START: u64 = 1_000_000_000;
+
+    fn app() -> App {
+        let genesis = Genesis {
+            name: "clocks".to_owned(),
+            start_ms: START,
+            slot_ms: 1000,
+            producers: vec!["ab".repeat(32)],
+            accounts: Default::default(),
+            work: WorkRules::default(),
+        };
+        App::new(Ledger::new(genesis).unwrap())
+    }
+
+    /// A machine without a clock of its own begins in 1970, and one that is wrong by an hour is put right: the
+    /// slot was awaited for that long.
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_corrected_is_believed() {
+        let app = app();
+        for before in [0, START - 86_400_000, START + 3_600_000] {
+            let began = tokio::time::Instant::now();
+            let looks = Cell::new(0);
+            // It is put right after the first seconds.
+            let clock = || {
+                looks.set(looks.get() + 1);
+                let passed = began.elapsed().as_millis() as u64;
+                if looks.get() < 4 { before + passed } else { START + 60_500 + passed }
+            };
+            let slot = app.next_slot_by(clock).await;
+            assert!((60..=64).contains(&slot) || before > START && slot == 3601, "{slot}");
+            assert!(began.elapsed() <= Duration::from_secs(5), "{:?}", began.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slots_come_one_after_the_other() {
+        let app = app();
+        let began = tokio::time::Instant::now();
+        let clock = || START - 2_500 + began.elapsed().as_millis() as u64;
+        for slot in 1..9 {
+            assert_eq!(app.next_slot_by(clock).await, slot);
+            assert_eq!(clock(), START + slot * 1000);
+        }
+    }
 }

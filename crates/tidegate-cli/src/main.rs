@@ -41,7 +41,7 @@ struct Arguments {
 enum Command {
     /// Make the folder of a node, of a new network or of one that is there.
     Init(init::Arguments),
-    /// Run a node until it is told to stop by SIGTERM or SIGINT.
+    /// Run a node until it is told to stop by SIGTERM, SIGINT or SIGHUP.
     Run(run::Arguments),
     /// Make a key file.
     Keygen(keys::Arguments),

@@ -148,8 +148,10 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
         () = followed => {}
     }
     let left = flush(&node).await;
-    if left > 0 {
-        tracing::warn!("{left} transfers or works of this node are known to no peer yet");
+    match arguments.ephemeral_identity {
+        _ if left == 0 => {}
+        true => tracing::warn!("{left} transfers or works are known to no peer, and are lost"),
+        false => tracing::info!("{left} transfers or works are known to no peer yet, and are kept"),
     }
     node.shutdown().await;
     match node.failure() {
@@ -161,10 +163,9 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
 /// Gives peers, if there are any, the time to take what was published here; how many items none has taken.
 async fn flush(node: &Node) -> usize {
     let status = node.status().await;
-    match status.is_ok_and(|status| !status.peers.is_empty()) {
-        true => node.flush(1, LAST_ITEMS).await.unwrap_or(0),
-        false => 0,
-    }
+    let is_alone = status.is_ok_and(|status| status.peers.is_empty());
+    let patience = if is_alone { Duration::ZERO } else { LAST_ITEMS };
+    node.flush(1, patience).await.unwrap_or(0)
 }
 
 /// Tells whoever has started the node. That nobody reads it is no reason to stop.
@@ -179,7 +180,13 @@ fn start(settings: &Settings, arguments: &Arguments) -> anyhow::Result<(Node, Ev
     let header = genesis.header().to_bytes();
     let identity = match arguments.ephemeral_identity {
         true => Identity::generate()?,
-        false => Identity::load_or_create(settings.path(&settings.node_key.value))?,
+        false => {
+            let path = settings.path(&settings.node_key.value);
+            if !path.exists() {
+                tracing::info!("{}: not there: the node gets a new key", path.display());
+            }
+            Identity::load_or_create(path)?
+        }
     };
     let app = App::new(Ledger::new(genesis.clone())?);
     let mut limits = Limits::default();
@@ -219,8 +226,20 @@ fn start(settings: &Settings, arguments: &Arguments) -> anyhow::Result<(Node, Ev
 
 /// Makes blocks when it is the key's turn.
 async fn produce(node: Node, app: App, key: SigningKey) {
+    if let Some(wait) = app.until_start() {
+        tracing::warn!("by this machine's clock the network begins in {} s", wait.as_secs());
+    }
+    let mut told = false;
     loop {
         let slot = app.next_slot().await;
+        let behind = app.is_behind();
+        if let Some(behind) = behind.filter(|_| !told) {
+            let seconds = behind.as_secs_f64();
+            tracing::warn!(
+                "no block is made: the clock is {seconds:.1} s behind the slot of the tip"
+            );
+        }
+        told = behind.is_some();
         if app.produce(&node, &key, slot, |_, _| {}).await.is_err() {
             return;
         }

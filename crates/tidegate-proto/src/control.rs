@@ -274,11 +274,20 @@ pub(crate) fn connected(
 /// Refuses a connection: the reason is the last the peer hears.
 fn refuse(cx: &mut Context, link: ConnectionId, refusal: Refusal) {
     cx.stats.refusal(true, refusal.kind());
-    if let Some(peer) = cx.links.get(link).map(|link| link.peer) {
+    if let Some(peer) = cx.links.get(link).map(|link| link.peer)
+        && !is_of_one_process(cx, link, &refusal)
+    {
         cx.event(Event::Refused { peer, by_us: true, refusal: without_records(&refusal) });
     }
     // R5.2.1
     end(cx, link, Last::Refuse(refusal));
+}
+
+/// Whether a second connection is of the very process that the first is of: it dialed two addresses of this node,
+/// which is no news to anybody. That of another process with its key is.
+fn is_of_one_process(cx: &Context, link: ConnectionId, refusal: &Refusal) -> bool {
+    let other = dialer::has_another(cx, link).and_then(|other| cx.control.instance(other));
+    *refusal == Refusal::Duplicate && other.is_some() && other == cx.control.instance(link)
 }
 
 /// What is told of a refusal: its reason, not whom the peer knows. Events may wait to be read, and
@@ -607,7 +616,10 @@ impl ChannelTrait for Channel {
                 if let Some(peer) = cx.links.get(at.link).map(|link| link.peer) {
                     cx.stats.refusal(false, refusal.kind());
                     let refusal = without_records(&refusal);
-                    cx.event(Event::Refused { peer, by_us: false, refusal });
+                    // Who is connected already by another address is no news to anybody.
+                    if refusal != Refusal::Duplicate || dialer::has_another(cx, at.link).is_none() {
+                        cx.event(Event::Refused { peer, by_us: false, refusal });
+                    }
                 }
                 dialer::refused(cx, at.link, &refusal);
                 close(cx, at.link, Disconnect::Lost);

@@ -274,10 +274,13 @@ impl Builder {
         let mut addresses = self.listen_at_port()?;
         #[cfg(not(feature = "quic"))]
         let mut addresses = Vec::new();
-        for address in &self.listen {
-            let transport = self.transports.iter_mut().find(|t| t.handles(address));
-            let transport = transport.ok_or_else(|| ListenError::Unsupported(address.clone()))?;
-            addresses.push(transport.listen(address)?);
+        for given in &self.listen {
+            // As it is printed, to be given to others.
+            let (address, named) = split_peer(given.clone());
+            let own = named.is_none_or(|named| named == peer);
+            let transport = self.transports.iter_mut().find(|t| own && t.handles(&address));
+            let transport = transport.ok_or_else(|| ListenError::Unsupported(given.clone()))?;
+            addresses.push(transport.listen(&address)?);
         }
         for named in self.config.bootstrap.iter().chain(&self.config.static_peers) {
             let Some(address) = from_core(&named.address) else { continue };

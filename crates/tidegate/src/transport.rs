@@ -101,15 +101,26 @@ impl std::ops::AddAssign for Traffic {
     }
 }
 
+/// What to do about an error of the system.
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => ": another socket has this port, choose another",
+        std::io::ErrorKind::AddrNotAvailable => ": no interface of this machine has this address",
+        _ => "",
+    }
+}
+
 /// Why connections cannot be accepted at an address.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
     /// No transport knows such addresses.
-    #[error("{0}: no transport of this node knows such addresses")]
+    #[error(
+        "{0}: no transport of this node listens at such an address; QUIC does at one like /ip4/0.0.0.0/udp/4001/quic-v1, by IP address, with UDP"
+    )]
     Unsupported(Multiaddr),
     /// The operating system refuses.
-    #[error("{address}: {source}")]
+    #[error("{address}: {source}{}", hint(source))]
     Io {
         /// Where.
         address: Multiaddr,

@@ -23,12 +23,17 @@ use super::guard::{Guard, guard};
 use super::problem::Problem;
 use super::reading::Reading;
 
+/// Bytes of the path of a socket (unix(7): 108, of which the last is zero).
+const MOST_PATH: usize = 107;
 /// Connections at a time, at each of the two places. More wait to be accepted.
 const CONNECTIONS: usize = 64;
 /// How long a request may take to arrive, and its answer to begin.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection may be idle or slow to say what it wants.
 const HEADERS: Duration = Duration::from_secs(10);
+/// How long a client may acknowledge nothing of what was written to it.
+#[cfg(target_os = "linux")]
+const LOST: Duration = Duration::from_secs(30);
 /// Bytes of a request's line and headers, and of what is read at once.
 const BUFFER: usize = 16 << 10;
 /// Headers of a request.
@@ -64,6 +69,13 @@ pub(crate) fn socket(path: &Path) -> anyhow::Result<Socket> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(name),
     }
+    if path.as_os_str().len() > MOST_PATH {
+        let length = path.as_os_str().len();
+        bail!(
+            "{}: {length} bytes, and a socket's path has {MOST_PATH} at most: name a shorter one with --control",
+            name()
+        );
+    }
     let listener = UnixListener::bind(path).with_context(name)?;
     let socket = Socket { listener, path: path.to_owned() };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(name)?;
@@ -88,9 +100,22 @@ pub(crate) async fn at_address(listener: TcpListener, router: Router, rules: Arc
         let (stream, _) = listener.accept().await?;
         // Events are small and wanted at once; without it they come all the same.
         let _ = stream.set_nodelay(true);
+        give_up_lost(&stream);
         Ok(stream)
     };
     serve(router, accept).await;
+}
+
+/// A client whose network is gone takes a place no longer than that: what is written to it waits in the system,
+/// for a quarter of an hour by default.
+fn give_up_lost(stream: &tokio::net::TcpStream) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, LOST.as_millis() as u32)
+    {
+        tracing::debug!("clients that are lost are noticed late: {error}");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = stream;
 }
 
 async fn serve<S>(router: Router, accept: impl AsyncFn() -> std::io::Result<S>)
@@ -137,5 +162,21 @@ async fn patience(request: Request, next: Next) -> Response {
     match tokio::time::timeout(PATIENCE, next.run(request)).await {
         Ok(response) => response,
         Err(_) => Problem::unavailable(format!("no answer within {PATIENCE:?}")).into_response(),
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// 16 clients whose network had gone kept all places for events for a quarter of an hour.
+    #[tokio::test]
+    async fn who_is_lost_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connecting = tokio::net::TcpStream::connect(listener.local_addr().unwrap());
+        let _client = connecting.await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        give_up_lost(&stream);
+        assert_eq!(rustix::net::sockopt::tcp_user_timeout(&stream), Ok(30_000));
     }
 }

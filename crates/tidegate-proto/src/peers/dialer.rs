@@ -454,6 +454,13 @@ pub(crate) fn up(cx: &mut Context, connection: ConnectionId) {
     }
 }
 
+/// Another connection to the peer of this one, that is up.
+pub(crate) fn has_another(cx: &Context, connection: ConnectionId) -> Option<ConnectionId> {
+    let peer = cx.links.get(connection)?.peer;
+    let mut others = cx.links.iter().filter(|(id, link)| *id != connection && link.peer == peer);
+    others.find(|(_, link)| link.up).map(|(id, _)| id)
+}
+
 /// The peer of a connection refuses it.
 pub(crate) fn refused(cx: &mut Context, connection: ConnectionId, refusal: &Refusal) {
     let wait = match refusal {
@@ -473,6 +480,14 @@ pub(crate) fn refused(cx: &mut Context, connection: ConnectionId, refusal: &Refu
         exchange::told_of(cx, connection, others);
     }
     let Some(i) = cx.dialer.of(connection) else { return };
+    if let (Refusal::Duplicate, Some(other)) = (refusal, has_another(cx, connection)) {
+        // It was dialed by another of its addresses, or by one that did not say who is there.
+        let target = &mut cx.dialer.targets[i];
+        target.peer = cx.links.get(other).map(|link| link.peer);
+        let lasts = target.role.is_lasting();
+        target.state = if lasts { State::Connected(other) } else { State::Done };
+        return cx.dialer.sweep();
+    }
     let Target { role, peer, .. } = cx.dialer.targets[i];
     if !role.is_lasting()
         && let Some(peer) = peer

@@ -7,7 +7,7 @@ use super::script::{CONTROL, PEER, Script, hello, setup};
 use crate::Config;
 use crate::config::{ConfigError, StaticPeer};
 use crate::id::{Address, DialId, PeerId};
-use crate::io::{Command, DialError, Direction, Input};
+use crate::io::{Command, DialError, Direction, Event, Input};
 use crate::wire::{ControlMessage, Goodbye, Refusal};
 
 fn named(n: u8, peer: Option<PeerId>) -> StaticPeer {
@@ -52,6 +52,36 @@ fn until_next(script: &mut Script) -> u64 {
 fn meet(script: &mut Script, dial: DialId) {
     script.connected(PEER, Direction::Outbound(dial));
     script.shake_hands();
+}
+
+/// A peer that is connected by another address was dialed again every two seconds, and its operator told that
+/// another process had its key.
+#[test]
+fn who_is_there_by_another_address_is_not_dialed() {
+    let mut script = with(vec![named(1, None)]);
+    let dial = one(&mut script);
+    script.connect(PEER);
+    script.shake_hands();
+    let link = script.connection;
+    script.connected(PEER, Direction::Outbound(dial));
+    script.send(CONTROL, &ControlMessage::Refuse(Refusal::Duplicate));
+    assert!(!script.events.iter().any(|event| matches!(event, Event::Refused { .. })));
+    script.input(Input::Closed { connection: script.connection });
+    script.wait(7_000);
+    assert_eq!(dials(&mut script), []);
+    script.close(link);
+    assert!(until_next(&mut script) <= 1_000);
+}
+
+/// With nobody there it is what it says: somebody else has a connection with this key.
+#[test]
+fn who_is_refused_by_a_stranger_of_its_own_key_is_told() {
+    let mut script = with(vec![named(1, None)]);
+    let dial = one(&mut script);
+    script.connected(PEER, Direction::Outbound(dial));
+    script.send(CONTROL, &ControlMessage::Refuse(Refusal::Duplicate));
+    assert!(script.events.iter().any(|event| matches!(event, Event::Refused { .. })));
+    assert!(until_next(&mut script) >= 1_000);
 }
 
 fn met() -> Script {

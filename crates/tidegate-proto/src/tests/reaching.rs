@@ -128,7 +128,7 @@ fn who_is_seen_by_two_is_told_when_one_has_reached_it() {
             script.wait(590_000);
             assert_eq!(questions(&mut script), []);
             script.wait(20_000);
-            assert_eq!(questions(&mut script), [outside.clone()]);
+            assert_eq!(questions(&mut script), std::slice::from_ref(&outside));
         }
         assert_eq!(script.accusation(), None);
     }

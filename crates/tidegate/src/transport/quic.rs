@@ -379,10 +379,11 @@ impl Quic {
     fn connect(&mut self, dial: DialId, peer: Option<PeerId>, sockets: &[SocketAddr]) {
         let mut attempts = Vec::new();
         for to in sockets {
-            let Ok(endpoint) = self.endpoints.towards(*to) else { continue };
-            let (from, listener) = (endpoint.quinn.clone(), endpoint.listener.clone());
-            let config = self.client.config(peer, self.transport.clone());
-            attempts.push(Attempt { from, listener, config, to: *to });
+            for endpoint in self.endpoints.towards(*to).into_iter().flatten() {
+                let (from, listener) = (endpoint.quinn.clone(), endpoint.listener.clone());
+                let config = self.client.config(peer, self.transport.clone());
+                attempts.push(Attempt { from, listener, config, to: *to });
+            }
         }
         self.reach(dial, peer, attempts);
     }
@@ -539,7 +540,10 @@ impl Quic {
                 self.accept_next(endpoint);
                 self.on_incoming(*incoming);
             }
-            Done::Incoming(_, None) => {}
+            Done::Incoming(endpoint, None) => {
+                let at = endpoint.local_addr().map(address_of);
+                tracing::debug!("nobody is accepted any more at {at:?}");
+            }
             Done::Accepted(number, group, from, result) => {
                 let began = self.incoming.end(number);
                 // Others may have taken the last places meanwhile.

@@ -97,12 +97,17 @@ impl By {
     }
 
     pub(crate) fn connect(&self, builder: Builder, identity: Identity) -> Builder {
+        self.connect_at(builder, identity, self.anywhere())
+    }
+
+    /// Where a node can listen beside others.
+    pub(crate) fn anywhere(&self) -> Multiaddr {
         let anywhere = match self {
             Self::Memory(_) => "/memory/0",
             #[cfg(feature = "quic")]
             Self::Quic => "/ip4/127.0.0.1/udp/0/quic-v1",
         };
-        self.connect_at(builder, identity, anywhere.parse().expect("a multiaddr"))
+        anywhere.parse().expect("a multiaddr")
     }
 
     pub(crate) fn connect_at(

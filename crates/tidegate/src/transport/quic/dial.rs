@@ -72,25 +72,40 @@ impl Endpoints {
         Ok((bound, quinn))
     }
 
-    /// The socket to dial from: that of a listener of the same family, so that peers see the address that
-    /// they could dial.
-    pub(super) fn towards(&mut self, to: SocketAddr) -> std::io::Result<&Endpoint> {
+    /// The sockets to dial from, one after the other: that of a listener from whose address the system would
+    /// send there, or from any, so that peers see the address that they could dial. A listener at another address
+    /// of this machine may lead there or not, and a socket of no listener does if any does.
+    pub(super) fn towards(&mut self, to: SocketAddr) -> std::io::Result<Vec<&Endpoint>> {
         // A loopback address reaches nothing but loopback addresses, and the other way round.
-        let reaches = |own: SocketAddr| {
+        let reaches = |own: &SocketAddr| {
             own.is_ipv4() == to.is_ipv4()
                 && (own.ip().is_unspecified() || own.ip().is_loopback() == to.ip().is_loopback())
         };
-        let same = |endpoint: &Endpoint| endpoint.quinn.local_addr().is_ok_and(reaches);
-        let found = self.all.iter().position(same);
-        let at = match found {
-            Some(at) => at,
+        let own = |endpoint: &Endpoint| endpoint.quinn.local_addr().ok().filter(reaches);
+        let sends_from = source(to);
+        let first = |fits: &dyn Fn(IpAddr, bool) -> bool| {
+            self.all.iter().position(|endpoint| {
+                own(endpoint).is_some_and(|own| fits(own.ip(), endpoint.listener.is_some()))
+            })
+        };
+        let exact = first(&|ip, _| Some(ip) == sends_from);
+        let usual = exact.or_else(|| first(&|ip, listens| ip.is_unspecified() && listens));
+        let found = match usual {
+            Some(at) => vec![at],
             None => {
-                let (quinn, socket) = open(any_of_family(to), None)?;
-                self.all.push(Endpoint { quinn, listener: None, socket });
-                self.all.len() - 1
+                let other = first(&|ip, listens| listens && !ip.is_unspecified());
+                let any = match first(&|ip, listens| ip.is_unspecified() && !listens) {
+                    Some(at) => at,
+                    None => {
+                        let (quinn, socket) = open(any_of_family(to), None)?;
+                        self.all.push(Endpoint { quinn, listener: None, socket });
+                        self.all.len() - 1
+                    }
+                };
+                other.into_iter().chain([any]).collect()
             }
         };
-        Ok(&self.all[at])
+        Ok(found.into_iter().map(|at| &self.all[at]).collect())
     }
 
     /// A socket for one dial: it is there until the dial has ended and quinn has forgotten its connection.
@@ -129,6 +144,13 @@ impl Endpoints {
         all.append(&mut self.used);
         all
     }
+}
+
+/// The address that the system sends from to somewhere; nothing is sent.
+fn source(to: SocketAddr) -> Option<IpAddr> {
+    let socket = std::net::UdpSocket::bind(any_of_family(to)).ok()?;
+    socket.connect(to).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }
 
 fn any_of_family(to: SocketAddr) -> SocketAddr {
@@ -306,8 +328,9 @@ mod tests {
         let (local, _) = endpoints.listen(socket("127.0.0.1:0"), server).unwrap();
         let own = socket_address(&local).unwrap();
         let mut from = |to: &str| {
-            let endpoint = endpoints.towards(socket(to)).unwrap();
-            (endpoint.quinn.local_addr().unwrap(), endpoint.listener.clone())
+            let endpoints = endpoints.towards(socket(to)).unwrap();
+            assert_eq!(endpoints.len(), 1);
+            (endpoints[0].quinn.local_addr().unwrap(), endpoints[0].listener.clone())
         };
         assert_eq!(from("127.0.0.1:4001"), (own, Some(local.clone())));
         // The listener's socket could not send there, and nobody listens at the one that can.
@@ -316,6 +339,29 @@ mod tests {
         assert_eq!(listener, None);
         assert_eq!(from("192.0.2.2:4001"), (any, None));
         assert_eq!(from("127.0.0.1:4002"), (own, Some(local)));
+    }
+
+    /// Of several listeners the one named last was dialed from, whatever led where.
+    #[tokio::test]
+    async fn dials_go_out_from_the_listener_that_leads_there() {
+        let identity = crate::Identity::from_seed(&[1; 32]);
+        let mut endpoints = Endpoints::default();
+        for at in ["127.0.0.1:0", "127.0.0.2:0"] {
+            endpoints.listen(socket(at), tls::server(&identity).unwrap()).unwrap();
+        }
+        let from = |endpoints: &mut Endpoints, to| {
+            let found = endpoints.towards(socket(to)).unwrap().into_iter();
+            found
+                .map(|found| found.quinn.local_addr().unwrap().ip().to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(from(&mut endpoints, "127.0.0.1:1"), ["127.0.0.1"]);
+        // One at another address may lead there, and if not one that is at none does.
+        let mut endpoints = Endpoints::default();
+        endpoints.listen(socket("127.0.0.2:0"), tls::server(&identity).unwrap()).unwrap();
+        assert_eq!(from(&mut endpoints, "127.0.0.1:1"), ["127.0.0.2", "0.0.0.0"]);
+        assert_eq!(from(&mut endpoints, "127.0.0.1:1"), ["127.0.0.2", "0.0.0.0"]);
+        assert_eq!(endpoints.all.len(), 2);
     }
 
     /// A peer could have a node open a socket for each connection that it makes, and quinn keep each for as

@@ -48,7 +48,6 @@ pub(super) struct Socket {
     /// Until it is closed.
     inner: Mutex<Option<Arc<dyn AsyncUdpSocket>>>,
     address: SocketAddr,
-    segments: usize,
     may_fragment: bool,
     read: Mutex<Read>,
 }
@@ -68,7 +67,6 @@ impl Socket {
         let bytes = vec![0; BATCH_SIZE * BATCH_BYTES];
         Ok(Self {
             address: inner.local_addr()?,
-            segments: inner.max_transmit_segments(),
             may_fragment: inner.may_fragment(),
             inner: Mutex::new(Some(inner)),
             read: Mutex::new(Read { bytes, batches, next: 0, end: 0 }),
@@ -190,8 +188,9 @@ impl AsyncUdpSocket for Socket {
         Ok(self.address)
     }
 
+    /// Fewer when the system has refused more: quinn asks before each transmission.
     fn max_transmit_segments(&self) -> usize {
-        self.segments
+        self.inner().map_or(1, |inner| inner.max_transmit_segments())
     }
 
     fn may_fragment(&self) -> bool {
@@ -223,6 +222,59 @@ mod tests {
         let listener = held(&with_room(any).unwrap());
         // Twice as much is what Linux allows everybody.
         assert!(listener >= plain * 3 / 2, "{listener} where any socket holds {plain}");
+    }
+
+    /// A socket whose network card takes one datagram at a time, which shows when it is given more.
+    #[derive(Debug)]
+    struct Refusing(std::sync::atomic::AtomicUsize);
+
+    impl AsyncUdpSocket for Refusing {
+        fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+            unreachable!("it is always writable")
+        }
+
+        fn try_send(&self, transmit: &Transmit<'_>) -> std::io::Result<()> {
+            if transmit.segment_size.is_some() {
+                // As quinn-udp does when it is told EIO: those are lost.
+                self.0.store(1, std::sync::atomic::Ordering::Relaxed);
+            }
+            Ok(())
+        }
+
+        fn poll_recv(
+            &self,
+            _: &mut Context<'_>,
+            _: &mut [IoSliceMut<'_>],
+            _: &mut [RecvMeta],
+        ) -> Poll<std::io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn local_addr(&self) -> std::io::Result<SocketAddr> {
+            Ok((Ipv4Addr::LOCALHOST, 1).into())
+        }
+
+        fn max_transmit_segments(&self) -> usize {
+            self.0.load(std::sync::atomic::Ordering::Relaxed)
+        }
+    }
+
+    /// With such a card nearly all that a node sent was lost, for as long as it ran.
+    #[test]
+    fn what_the_system_refuses_is_not_tried_again() {
+        let socket = Socket::new(Arc::new(Refusing(64.into()))).unwrap();
+        assert_eq!(socket.max_transmit_segments(), 64);
+        let transmit = Transmit {
+            destination: (Ipv4Addr::LOCALHOST, 2).into(),
+            ecn: None,
+            contents: &[0; 2000],
+            segment_size: Some(1000),
+            src_ip: None,
+        };
+        socket.try_send(&transmit).unwrap();
+        assert_eq!(socket.max_transmit_segments(), 1);
+        socket.close();
+        assert_eq!(socket.max_transmit_segments(), 1);
     }
 
     /// Datagrams that came as one, as they are handed on: the bytes of each, in batches.
