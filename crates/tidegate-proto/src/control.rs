@@ -548,6 +548,8 @@ fn on_setup(cx: &mut Context, at: At, setup: Setup) -> Result<(), Violation> {
     if inbound {
         hello_answered(cx, at);
     }
+    // A ping may have been wanted before there could be one.
+    cx.links.wake(at.link, at.slot);
     let unshared = negotiate::open_agreed(cx, at.link, &setup);
     cx.stats.count(Count::Connections);
     record::said(cx, at.link, &setup);

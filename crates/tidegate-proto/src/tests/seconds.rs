@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use super::app::config;
 use super::net::{Net, address};
+use super::script::{CONTROL, PEER, Script, hello, setup};
 use crate::config::StaticPeer;
 use crate::io::Event;
 use crate::rng::Rng;
+use crate::wire::{ControlMessage, Refusal};
 
 /// How long nobody may be locked out: two seconds for the old connection to answer, and a second
 /// for what follows.
@@ -139,4 +141,32 @@ fn several_dead_connections_take_no_longer_than_one() {
         net.run(LOCKED_OUT);
         assert_eq!([net.links(0), net.links(1)], [1, 1], "{offset} ms apart");
     }
+}
+
+/// Who dials twice at the same moment was cut off after two seconds: the older connection was not up yet when it was
+/// to be pinged, and nothing reminded of that when it was.
+#[test]
+fn an_older_connection_is_pinged_when_it_is_up() {
+    let mut script = Script::alone();
+    script.connect(PEER);
+    let older = script.connection;
+    script.send(CONTROL, &ControlMessage::Hello(hello(older)));
+    script.connect(PEER);
+    let newer = script.connection;
+    script.send(CONTROL, &ControlMessage::Hello(hello(newer)));
+    script.elsewhere.clear();
+    let setup = setup(script.node.config());
+    script.send_on(older, CONTROL, &ControlMessage::Setup(setup));
+    let sent = std::mem::take(&mut script.elsewhere).into_iter();
+    let pings = sent.filter_map(|(link, _, frame)| match frame.decode() {
+        Ok(ControlMessage::Ping(number)) => Some((link, number)),
+        _ => None,
+    });
+    let [(link, number)] = pings.collect::<Vec<_>>()[..] else { panic!("it is asked") };
+    assert_eq!(link, older);
+    script.send_on(older, CONTROL, &ControlMessage::Pong(number));
+    assert_eq!(script.refusal(), Some(Refusal::Duplicate));
+    script.wait(3_000);
+    assert_eq!(script.node.status().peers.len(), 1);
+    assert!(!script.closed.contains(&older));
 }
