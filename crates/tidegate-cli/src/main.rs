@@ -100,9 +100,16 @@ fn causes(error: &anyhow::Error) -> String {
 fn log(usual: &str) -> anyhow::Result<()> {
     let wanted = std::env::var("TIDEGATE_LOG");
     let wanted = wanted.as_deref().unwrap_or(usual);
-    let targets = wanted.parse::<Targets>().map_err(|error| {
-        anyhow::anyhow!("TIDEGATE_LOG={wanted}: {error}; give a level, or target=level,…")
-    })?;
+    let wrong = |what: &dyn std::fmt::Display| {
+        anyhow::anyhow!("TIDEGATE_LOG={wanted}: {what}; give a level, or target=level,…")
+    };
+    let targets = wanted.parse::<Targets>().map_err(|error| wrong(&error))?;
+    // A word that is no level would be a part of the program, of which all is logged, and of the rest nothing.
+    let is_level = |word: &&str| word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+    let mut words = wanted.split(',').filter(|word| !word.is_empty() && !word.contains('='));
+    if let Some(word) = words.find(|word| !is_level(word)) {
+        return Err(wrong(&format_args!("{word:?} is no level")));
+    }
     let colours = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr);
     // A line that could not be written would be told of on stderr, and that not working is a panic.

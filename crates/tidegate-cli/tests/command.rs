@@ -168,15 +168,18 @@ fn a_full_disk_is_no_other_error() {
 
 #[test]
 fn a_log_filter_that_cannot_be_read_is_told() {
-    let mut command = tidegate();
-    let output =
-        command.args(["sim", "list"]).env("TIDEGATE_LOG", "tidegate=loud").output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert!(
-        text(&output.stderr).contains("TIDEGATE_LOG=tidegate=loud"),
-        "{}",
-        text(&output.stderr)
-    );
+    for wrong in ["tidegate=loud", "loud", "info,loud"] {
+        let mut command = tidegate();
+        let output = command.args(["sim", "list"]).env("TIDEGATE_LOG", wrong).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let told = text(&output.stderr);
+        assert!(told.contains(&format!("TIDEGATE_LOG={wrong}")), "{told}");
+    }
+    for right in ["", "WARN", "off", "warn,tidegate=debug", "tidegate::log=trace"] {
+        let mut command = tidegate();
+        let status = command.args(["sim", "list"]).env("TIDEGATE_LOG", right).output().unwrap();
+        assert_eq!(status.status.code(), Some(0), "{right}");
+    }
 }
 
 #[test]

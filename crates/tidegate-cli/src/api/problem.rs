@@ -49,6 +49,10 @@ impl IntoResponse for Problem {
             let scheme = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            // Who has to come again keeps no place meanwhile: the 17th who wants events, and 47 more, had them all.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     }
 }
@@ -74,5 +78,18 @@ impl From<PathRejection> for Problem {
 impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
         Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_to_come_again_keeps_no_place() {
+        let closes =
+            |problem: Problem| problem.into_response().headers().get(header::CONNECTION).cloned();
+        assert_eq!(closes(Problem::unavailable("later")).unwrap(), "close");
+        assert_eq!(closes(Problem::not_found("never")), None);
     }
 }
