@@ -49,7 +49,7 @@ pub(crate) fn status(arguments: &Arguments) -> anyhow::Result<bool> {
         return print::json(&status);
     }
     say!("node      {}", status.peer_id);
-    say!("network   {}", status.network);
+    say!("network   {} ({}…)", status.network, status.network_id.get(..16).unwrap_or_default());
     for address in &status.addresses {
         say!("address   {address}");
     }

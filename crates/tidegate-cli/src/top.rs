@@ -324,6 +324,7 @@ mod tests {
             peer_id: "12D3KooWNode".into(),
             client: "tidegate/0.1.0".into(),
             network: "shore".into(),
+            network_id: "5a".repeat(32),
             addresses: Vec::new(),
             own_addresses: Vec::new(),
             uptime: 61.0,

@@ -91,6 +91,9 @@ fn a_transfer_gets_into_a_block_and_all_of_it_can_be_read() {
     is_problem(&post(&node, &body), 409, "nonce 0 is used");
     let status = get(&node, "/v1/status").json();
     assert_eq!(status["network"], "tidegate");
+    let genesis = std::fs::read_to_string(folder.path().join("genesis.toml")).unwrap();
+    let network = Genesis::from_toml(&genesis).unwrap().network();
+    assert_eq!(status["network_id"], hex::encode(network.0));
     let pools = get(&node, "/v1/pools").json();
     assert_eq!(pools[0]["name"], "transfers");
     // One that cannot be executed yet stays where it can be looked at.

@@ -9,7 +9,7 @@ use crate::wire::{Goodbye, GoodbyeKind, Refusal, RefusalKind};
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::WrongNetwork => f.write_str("of another network"),
+            Self::WrongNetwork => f.write_str("of another network: compare the ids of the two, or their genesis"),
             Self::NoCommonVersion => f.write_str("no version of the protocol that both know"),
             Self::Full(_) => f.write_str("no room for another peer"),
             Self::SelfDial => f.write_str("a node cannot be its own peer: its key is at both ends"),

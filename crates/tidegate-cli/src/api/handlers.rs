@@ -48,10 +48,15 @@ pub(super) async fn status(State(api): State<Api>) -> Answer<Status> {
         permits_given: pool.given,
         permits_spent: pool.spent,
     };
+    let (network, network_id) = {
+        let ledger = api.app.ledger();
+        (ledger.genesis().name.clone(), hex::encode(ledger.genesis().network().0))
+    };
     Ok(Json(Status {
         peer_id: api.node.peer_id().to_string(),
         client: crate::run::CLIENT.to_owned(),
-        network: api.app.ledger().genesis().name.clone(),
+        network,
+        network_id,
         addresses: api.node.addresses().iter().map(ToString::to_string).collect(),
         own_addresses: status.addresses.iter().filter_map(OwnAddress::of).collect(),
         uptime: api.started.elapsed().as_secs_f64(),

@@ -15,6 +15,8 @@ pub(crate) struct Status {
     pub(crate) client: String,
     /// Name of the network.
     pub(crate) network: String,
+    /// Its id, in hex: of two networks with one name, and of two genesis files that differ, it is another.
+    pub(crate) network_id: String,
     /// Where it accepts connections.
     pub(crate) addresses: Vec<String>,
     /// Where others may reach it, those first that they should try first.
