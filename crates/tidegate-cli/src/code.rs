@@ -42,10 +42,16 @@ fn code(maps: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let mut mapping = None;
     for line in maps.lines() {
-        match line.strip_prefix("Anonymous:") {
-            Some(size) if size.trim() == "0 kB" => found.extend(mapping.take()),
-            Some(_) => mapping = None,
-            None => mapping = mapping_of_code(line).or(mapping),
+        let Some((name, size)) = line.split_once(':').filter(|(name, _)| !name.contains(' '))
+        else {
+            mapping = mapping_of_code(line);
+            continue;
+        };
+        match name {
+            "Anonymous" | "Swap" if size.trim() != "0 kB" => mapping = None,
+            // It comes behind the other.
+            "Swap" => found.extend(mapping.take()),
+            _ => {}
         }
     }
     found
@@ -84,13 +90,14 @@ mod tests {
     #[test]
     fn only_code_of_files_is_let_go() {
         let mapped = |line: &str, anonymous: &str| {
-            code(&format!("{line}\nSize: 4 kB\nAnonymous: {anonymous}\nLocked: 0 kB\n"))
+            code(&format!("{line}\nSize: 4 kB\nAnonymous: {anonymous}\nSwap: 0 kB\nLocked: 0 kB\n"))
         };
         let line = "7f00a000-7f00b000 r-xp 00001000 08:02 173521 /usr/bin/a program (deleted)";
         assert_eq!(mapped(line, "       0 kB"), [(0x7f00_a000, 0x7f00_b000)]);
         // Somebody has written to it.
         assert_eq!(mapped(line, "       4 kB"), []);
         assert_eq!(code(line), [], "what is not told is not known");
+        assert_eq!(code(&format!("{line}\nAnonymous: 0 kB\nSwap: 8 kB\n")), [], "it is elsewhere");
         for other in [
             "7f00a000-7f00b000 rwxp 00001000 08:02 173521 /usr/bin/x",
             "7f00a000-7f00b000 r--p 00001000 08:02 173521 /usr/bin/x",
@@ -101,8 +108,7 @@ mod tests {
         ] {
             assert_eq!(mapped(other, "0 kB"), [], "{other}");
             // One of code before it is another mapping.
-            let both = format!("{line}\n{other}");
-            assert_eq!(mapped(&both, "0 kB").len(), 1, "{other}");
+            assert_eq!(mapped(&format!("{line}\n{other}"), "0 kB"), [], "{other}");
         }
     }
 }

@@ -618,8 +618,11 @@ impl ChannelTrait for Channel {
                 if let Some(peer) = cx.links.get(at.link).map(|link| link.peer) {
                     cx.stats.refusal(false, refusal.kind());
                     let refusal = without_records(&refusal);
-                    // Who is connected already by another address is no news to anybody.
-                    if refusal != Refusal::Duplicate || dialer::has_another(cx, at.link).is_none() {
+                    // Who is connected already by another address is no news, but to who asked for it.
+                    let is_there = refusal == Refusal::Duplicate
+                        && cx.dialer.has_chosen(at.link)
+                        && dialer::has_another(cx, at.link).is_some();
+                    if !is_there {
                         cx.event(Event::Refused { peer, by_us: false, refusal });
                     }
                 }

@@ -31,7 +31,7 @@ const CONNECTIONS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection may be idle or slow to say what it wants.
 const HEADERS: Duration = Duration::from_secs(10);
-/// How long a client may acknowledge nothing of what was written to it.
+/// How long a client may acknowledge nothing of what was written to it, or take nothing of it.
 #[cfg(target_os = "linux")]
 const LOST: Duration = Duration::from_secs(30);
 /// Bytes of a request's line and headers, and of what is read at once.

@@ -143,16 +143,16 @@ impl Seen {
         }
     }
 
-    /// Whether the node was here before it was at another address: nobody sees it here any more, or only those
+    /// Whether the node was here before it came to another address: nobody sees it here any more, or only those
     /// of one group who may not have noticed.
     fn is_before(&self, other: &Self) -> bool {
         let (here, there) = (self.groups(), other.groups());
         self.listener == other.listener
             && self.address.scope() == other.address.scope()
-            && other.proven.is_some()
+            && other.proven > self.proven
             && match here {
                 0 => there > 0,
-                1 => there > 1 && other.proven > self.proven,
+                1 => there > 1,
                 _ => false,
             }
     }
@@ -533,6 +533,17 @@ mod tests {
             reachable.gone(ConnectionId(3), end);
             assert_eq!(told(&reachable)[0], std::slice::from_ref(&new));
         }
+    }
+
+    /// Of two ways out one is without peers for a moment: nothing has moved.
+    #[test]
+    fn an_older_address_takes_no_newer_one_away() {
+        let [first, second] = [at(PUBLIC, 4001), at([9, 9, 9, 9], 4001)];
+        let mut reachable = behind(&[HOME]);
+        (1..=4).for_each(|n| seen(&mut reachable, n, &first, seconds(1)));
+        (5..=7).for_each(|n| seen(&mut reachable, n, &second, seconds(2)));
+        (5..=7).for_each(|n| reachable.gone(ConnectionId(n), seconds(3)));
+        assert_eq!(told(&reachable)[0].len(), 2);
     }
 
     /// The word of the local network took away what three groups of the world had said.

@@ -168,6 +168,10 @@ pub(crate) fn expire(cx: &mut Context) {
 /// A connection is over: who saw this node there, or was asked, does so no longer.
 pub(super) fn gone(cx: &mut Context, link: ConnectionId) {
     cx.control.reachable.gone(link, cx.now);
+    // One that says nothing of itself has nothing to take back.
+    if cx.control.own.told.is_some() {
+        renew(cx);
+    }
     dial_back::look(cx);
 }
 

@@ -78,6 +78,8 @@ pub(super) struct Reach {
     answer: Option<bool>,
     /// The peer has asked and has no answer.
     is_asking: bool,
+    /// From when on it is answered again: others of its group come first.
+    next: Time,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -199,11 +201,13 @@ pub(super) fn poll(cx: &mut Context, link: ConnectionId) -> Option<PeersMessage>
         return Some(PeersMessage::Reached(answer));
     }
     let at = cx.links.get(link)?.address.clone();
-    if reach.owed.is_some()
+    let due = reach.owed.is_some() && reach.next <= now;
+    if due
         && cx.exchange.dial_backs.next(&at).is_some_and(|next| next <= now)
         && let Some(address) = cx.exchange.reach(link)?.owed.take()
     {
         cx.exchange.dial_backs.take(&at, now);
+        cx.exchange.reach(link)?.next = now + REST * 2;
         if !dial(cx, link, address) {
             cx.exchange.reach(link)?.is_asking = false;
             return Some(PeersMessage::Reached(false));
@@ -219,7 +223,8 @@ pub(super) fn poll(cx: &mut Context, link: ConnectionId) -> Option<PeersMessage>
 
 /// When [`poll`] has something to do that waits for the time, for a peer that is seen at an address.
 pub(super) fn deadline(cx: &Context, reach: &Reach, at: &Address) -> Option<Time> {
-    reach.owed.as_ref().and_then(|_| cx.exchange.dial_backs.next(at))
+    let next = reach.owed.as_ref().and_then(|_| cx.exchange.dial_backs.next(at));
+    next.map(|next| next.max(reach.next))
 }
 
 /// Dials a peer that asked, if it asks about itself.

@@ -164,9 +164,27 @@ impl Dialer {
         self.targets.iter().position(is)
     }
 
-    /// The target whose connection this is.
+    /// The target whose connection this is: of several the one that goes when it does.
     fn of(&self, connection: ConnectionId) -> Option<usize> {
-        self.targets.iter().position(|target| target.state == State::Connected(connection))
+        let all = || self.targets.iter().enumerate();
+        let mut of_it = all().filter(|(_, target)| target.state == State::Connected(connection));
+        let lasting = of_it.clone().map(|(i, _)| i).next();
+        of_it.find(|(_, target)| !target.role.is_lasting()).map(|(i, _)| i).or(lasting)
+    }
+
+    /// Whether this node chose to dial a connection, and no application told it to.
+    pub(crate) fn has_chosen(&self, connection: ConnectionId) -> bool {
+        self.of(connection).is_some()
+    }
+
+    /// A connection is over that is that of several targets, for a peer may have several addresses: those that the
+    /// configuration names are dialed again.
+    fn release(&mut self, connection: ConnectionId, but: usize, at: Time) {
+        for (i, target) in self.targets.iter_mut().enumerate() {
+            if i != but && target.state == State::Connected(connection) {
+                target.state = if target.role.is_lasting() { State::Idle(at) } else { State::Done };
+            }
+        }
     }
 
     /// Dials under way over the book.
@@ -553,12 +571,13 @@ pub(crate) fn closed(
         lost(cx, connection, link);
     }
     let Some(i) = cx.dialer.of(connection) else { return };
+    let first = cx.config.limits.redial_first;
     // One who hangs up at once would have us dial without a pause.
     if up_for.is_none() || unwanted && up_for < Some(cx.config.limits.redial_most) {
         failed(cx, i);
+        cx.dialer.release(connection, i, cx.now + first);
         return cx.dialer.sweep();
     }
-    let first = cx.config.limits.redial_first;
     let wait = match reason {
         _ if unwanted => AT_ONCE.mul_f64(cx.dialer.fraction()),
         // The other connection of the two is found at once.
@@ -572,6 +591,7 @@ pub(crate) fn closed(
     let target = &mut cx.dialer.targets[i];
     let again = target.role.is_lasting() || unwanted;
     target.state = if again { State::Idle(cx.now + wait) } else { State::Done };
+    cx.dialer.release(connection, i, cx.now + wait);
     cx.dialer.sweep();
 }
 

@@ -73,6 +73,31 @@ fn who_is_there_by_another_address_is_not_dialed() {
     assert!(until_next(&mut script) <= 1_000);
 }
 
+/// The other addresses of a peer were never dialed again when the connection by the first had ended.
+#[test]
+fn all_addresses_of_a_lost_peer_are_dialed() {
+    let mut script = with(vec![named(1, None), named(2, None)]);
+    let dials = dials(&mut script);
+    meet(&mut script, dials[0]);
+    let link = script.connection;
+    script.connected(PEER, Direction::Outbound(dials[1]));
+    script.send(CONTROL, &ControlMessage::Refuse(Refusal::Duplicate));
+    script.input(Input::Closed { connection: script.connection });
+    assert_eq!(self::dials(&mut script), []);
+    script.close(link);
+    script.wait(2_000);
+    assert!(self::dials(&mut script).len() >= 2);
+}
+
+/// Who has one dialed is told what came of it.
+#[test]
+fn an_application_is_told_that_a_peer_is_there_already() {
+    let mut script = Script::up();
+    script.dial(PEER);
+    script.send(CONTROL, &ControlMessage::Refuse(Refusal::Duplicate));
+    assert!(script.events.iter().any(|event| matches!(event, Event::Refused { .. })));
+}
+
 /// With nobody there it is what it says: somebody else has a connection with this key.
 #[test]
 fn who_is_refused_by_a_stranger_of_its_own_key_is_told() {

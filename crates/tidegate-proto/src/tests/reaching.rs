@@ -181,14 +181,14 @@ fn who_asks_is_dialed_where_it_is_and_nowhere_else() {
     assert_eq!(answers(&mut script), [true]);
     assert_eq!((script.closed.len(), script.closed.contains(&back)), (1, true));
     assert_eq!(script.node.status().peers.len(), 1);
-    script.wait(31_000);
+    script.wait(61_000);
     ask(&mut script, ip4([20, 1, 0, 1], 4002));
     let dial = script.dials.pop().unwrap();
     script.input(Input::DialFailed { dial, error: DialError::TimedOut });
     assert_eq!(answers(&mut script), [false]);
-    // One in half a minute, also for what is not dialed.
+    // One in a minute for each, also for what is not dialed.
     ask(&mut script, ip4([20, 1, 0, 2], 4001));
-    script.wait(29_000);
+    script.wait(59_000);
     assert_eq!(answers(&mut script), [false; 0]);
     script.wait(2_000);
     assert_eq!(answers(&mut script), [false]);
@@ -266,6 +266,25 @@ fn a_group_is_answered_at_a_pace() {
     assert_eq!(answers(&mut script), [false; 0]);
     script.wait(2_000);
     assert_eq!(answers(&mut script), [false]);
+}
+
+/// Who was there first, and asked again and again, was always answered first.
+#[test]
+fn those_of_a_group_take_turns() {
+    let mut script = node();
+    asks(&mut script, [20, 1, 0, 1]);
+    let greedy = script.connection;
+    asks(&mut script, [20, 1, 0, 2]);
+    for _ in 0..2 {
+        let dial = script.dials.remove(0);
+        script.input(Input::DialFailed { dial, error: DialError::TimedOut });
+        script.send_on(greedy, PEERS, &PeersMessage::Reach(ip4([20, 1, 0, 1], 1)));
+        script.wait(31_000);
+        if script.dialed_back.len() > 1 {
+            break;
+        }
+    }
+    assert_eq!(script.dialed_back[1], ip4([20, 1, 0, 2], 1));
 }
 
 /// A node that has as many peers as it dials said of all who asked that they could not be reached.
@@ -405,6 +424,25 @@ fn what_nobody_sees_any_more_is_told_for_an_hour() {
     sign(&mut script);
     let moved = moves(&mut script);
     assert_eq!((moved.len(), moved[0].addresses.len()), (1, 0));
+}
+
+/// When the last who saw it at its old address leaves, what is signed says so: not an hour later, or never.
+#[test]
+fn who_leaves_takes_an_old_address_along() {
+    let mut script = node();
+    let old = [1, 2, 3].map(|n| sees(&mut script, [20, n, 0, n], None));
+    script.wait(1_000);
+    for n in 4..=6 {
+        sees_at(&mut script, [20, n, 0, n], None, &ip4([9, 9, 9, 9], 1));
+    }
+    sign(&mut script);
+    assert_eq!(told(&script).iter().filter(|(_, told)| *told == Told::All).count(), 2);
+    for link in old {
+        script.close(link);
+    }
+    let now = told(&script).into_iter().filter(|(_, told)| *told == Told::All);
+    assert_eq!(now.map(|(address, _)| address).collect::<Vec<_>>(), [ip4([9, 9, 9, 9], 1)]);
+    assert!(!script.signs.is_empty());
 }
 
 /// A record is for all who know of this node, and on by them: not for each change of what only this network

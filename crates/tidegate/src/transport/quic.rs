@@ -377,14 +377,18 @@ impl Quic {
 
     /// Connects to whichever of some sockets answers first.
     fn connect(&mut self, dial: DialId, peer: Option<PeerId>, sockets: &[SocketAddr]) {
-        let mut attempts = Vec::new();
+        let (mut attempts, mut others) = (Vec::new(), Vec::new());
         for to in sockets {
-            for endpoint in self.endpoints.towards(*to).into_iter().flatten() {
+            let endpoints = self.endpoints.towards(*to).into_iter().flatten();
+            for (n, endpoint) in endpoints.enumerate() {
                 let (from, listener) = (endpoint.quinn.clone(), endpoint.listener.clone());
                 let config = self.client.config(peer, self.transport.clone());
-                attempts.push(Attempt { from, listener, config, to: *to });
+                let attempt = Attempt { from, listener, config, to: *to };
+                // Each address has its turn before any has a second.
+                if n == 0 { attempts.push(attempt) } else { others.push(attempt) }
             }
         }
+        attempts.append(&mut others);
         self.reach(dial, peer, attempts);
     }
 

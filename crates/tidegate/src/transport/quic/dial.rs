@@ -94,18 +94,22 @@ impl Endpoints {
             Some(at) => vec![at],
             None => {
                 let other = first(&|ip, listens| listens && !ip.is_unspecified());
-                let any = match first(&|ip, listens| ip.is_unspecified() && !listens) {
-                    Some(at) => at,
-                    None => {
-                        let (quinn, socket) = open(any_of_family(to), None)?;
-                        self.all.push(Endpoint { quinn, listener: None, socket });
-                        self.all.len() - 1
-                    }
-                };
-                other.into_iter().chain([any]).collect()
+                let any = first(&|ip, listens| ip.is_unspecified() && !listens);
+                let any = any.map_or_else(|| self.open_any(to), Ok);
+                match (other, any) {
+                    (Some(other), Err(_)) => vec![other],
+                    (other, any) => other.into_iter().chain([any?]).collect(),
+                }
             }
         };
         Ok(found.into_iter().map(|at| &self.all[at]).collect())
+    }
+
+    /// A socket of no listener.
+    fn open_any(&mut self, to: SocketAddr) -> std::io::Result<usize> {
+        let (quinn, socket) = open(any_of_family(to), None)?;
+        self.all.push(Endpoint { quinn, listener: None, socket });
+        Ok(self.all.len() - 1)
     }
 
     /// A socket for one dial: it is there until the dial has ended and quinn has forgotten its connection.
