@@ -241,10 +241,18 @@ impl Pool {
         true
     }
 
+    /// What the log has of an item.
+    fn entry(&self, id: &ItemId) -> Option<&Entry> {
+        self.log.get(self.positions.get(id)?)
+    }
+
+    fn entry_mut(&mut self, id: &ItemId) -> Option<&mut Entry> {
+        self.log.get_mut(self.positions.get(id)?)
+    }
+
     /// The height from which an item holds.
     fn from(&self, id: &ItemId) -> u64 {
-        let entry = self.positions.get(id).and_then(|position| self.log.get(position));
-        entry.map_or(0, |entry| entry.from)
+        self.entry(id).map_or(0, |entry| entry.from)
     }
 
     /// Takes out the item with a key, if there is one; the height from which it held.
@@ -290,22 +298,22 @@ impl Pool {
 
     /// Whether an item is here, which a link turns out to have too.
     fn is_known_by(&mut self, id: &ItemId, link: ConnectionId) -> bool {
-        let entry = self.positions.get(id).and_then(|position| self.log.get_mut(position));
-        let Some(entry) = entry else { return false };
-        entry.known_by.extend(self.links.get(&link).map(|link| link.ordinal));
+        let ordinal = self.links.get(&link).map(|link| link.ordinal);
+        let Some(entry) = self.entry_mut(id) else { return false };
+        entry.known_by.extend(ordinal);
         true
     }
 
     /// An item was published here.
     pub(crate) fn mark_own(&mut self, id: &ItemId) {
-        if let Some(entry) = self.positions.get(id).and_then(|at| self.log.get_mut(at)) {
+        if let Some(entry) = self.entry_mut(id) {
             entry.own = true;
         }
     }
 
     /// Links whose peers have said that they have an item, if it is here.
     pub(crate) fn holders(&self, id: &ItemId) -> Option<impl Iterator<Item = ConnectionId>> {
-        let entry = self.log.get(self.positions.get(id)?)?;
+        let entry = self.entry(id)?;
         let has = |(_, link): &(_, &PoolLink)| entry.known_by.contains(link.ordinal);
         Some(self.links.iter().filter(has).map(|(id, _)| *id))
     }

@@ -146,11 +146,11 @@ pub(super) async fn item(
         .map_err(|_| Problem::bad_request(format!("{text}: an id has 64 hex digits")))?;
     let holders = api.node.holders(pool, ItemId(id)).await?;
     let item = api.node.item(pool, ItemId(id)).await?.map(Item::from);
-    let (Some(Item { id, executable, body }), Some(holders)) = (item, holders) else {
+    let (Some(item), Some(holders)) = (item, holders) else {
         return Err(Problem::not_found(format!("{text}: not in the pool, or not any more")));
     };
     let holders = holders.iter().map(ToString::to_string).collect();
-    Ok(Json(HeldItem { id, executable, body, holders }))
+    Ok(Json(HeldItem { item, holders }))
 }
 
 /// The pool of a name.

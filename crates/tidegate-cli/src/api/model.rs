@@ -127,12 +127,9 @@ impl From<tidegate::PoolItem> for Item {
 /// An item of a pool, and who else has it.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct HeldItem {
-    /// Its id, in hex.
-    pub(crate) id: String,
-    /// Whether it could be in the next block.
-    pub(crate) executable: bool,
-    /// Its bytes, in hex.
-    pub(crate) body: String,
+    /// The item.
+    #[serde(flatten)]
+    pub(crate) item: Item,
     /// Connected peers that have it, as far as they have said so.
     pub(crate) holders: Vec<String>,
 }

@@ -22,7 +22,7 @@ impl Config {
             .saturating_mul(self.transport_bytes())
             .saturating_add(strangers + handshakes + gone + QUIC_ALL)
             // What has left its pool and is in an event that nobody reads.
-            .saturating_add(crate::EventQueue::BYTES as u64 + self.largest_item())
+            .saturating_add(crate::EventQueue::BYTES as u64 + u64::from(self.largest_item()))
             .saturating_add(self.worst_case_core_bytes())
     }
 
@@ -48,8 +48,8 @@ impl Config {
             .saturating_add(u64::from(limits.book_tried_buckets) * TRIED_SLOTS * BOOK_ENTRY)
     }
 
-    fn largest_item(&self) -> u64 {
-        self.pools.iter().map(|pool| u64::from(pool.max_item)).max().unwrap_or(0)
+    fn largest_item(&self) -> u32 {
+        self.pools.iter().map(|pool| pool.max_item).max().unwrap_or(0)
     }
 
     /// What a transport holds for one peer: its windows, frames that are half read, and those that wait
@@ -81,8 +81,7 @@ impl Config {
         // Two compact blocks; headers that are checked: one that was announced, one that was asked for.
         let pushed = u64::from(limits.block_grant.body_bytes) + 2 * MAX_HEADER as u64;
         let orphans = u64::from(limits.orphan_bytes) + u64::from(limits.ancestors) * ORPHAN;
-        let largest = self.pools.iter().map(|pool| pool.max_item).max().unwrap_or(0);
-        pushed + orphans + u64::from(limits.block_wants) * WANT + under_way(largest)
+        pushed + orphans + u64::from(limits.block_wants) * WANT + under_way(self.largest_item())
     }
 
     fn pool_bytes(&self, pool: &PoolSpec, peers: u64) -> u64 {

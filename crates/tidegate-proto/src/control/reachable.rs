@@ -261,16 +261,20 @@ impl Reachable {
         provable.map(|seen| (from(seen), &seen.address)).min_by_key(|(from, _)| *from)
     }
 
+    fn seen_at(&mut self, address: &Address) -> Option<&mut Seen> {
+        self.seen.iter_mut().find(|seen| seen.address == *address)
+    }
+
     /// The peer of a connection is asked.
     pub(crate) fn asked(&mut self, address: &Address, link: ConnectionId, now: Time) {
-        if let Some(seen) = self.seen.iter_mut().find(|seen| seen.address == *address) {
+        if let Some(seen) = self.seen_at(address) {
             seen.asked.insert(link, now);
         }
     }
 
     /// A peer has reached this node at an address.
     pub(crate) fn reached(&mut self, address: &Address, now: Time) {
-        if let Some(seen) = self.seen.iter_mut().find(|seen| seen.address == *address) {
+        if let Some(seen) = self.seen_at(address) {
             seen.dialed_back = true;
             seen.prove(now);
             self.settle();
@@ -288,17 +292,25 @@ impl Reachable {
         self.seen.retain(|seen| seen.unseen.is_none_or(|since| now < since + UNSEEN));
     }
 
-    /// A connection is over.
-    pub(crate) fn gone(&mut self, link: ConnectionId, now: Time) {
+    /// A connection is over: whether its peer has had any part in this.
+    pub(crate) fn gone(&mut self, link: ConnectionId, now: Time) -> bool {
+        let mut has_part = false;
         for seen in &mut self.seen {
-            seen.asked.remove(&link);
-            if seen.by.remove(&link).is_some() && seen.by.is_empty() {
-                seen.unseen = Some(now);
+            has_part |= seen.asked.remove(&link).is_some();
+            if seen.by.remove(&link).is_some() {
+                has_part = true;
+                if seen.by.is_empty() {
+                    seen.unseen = Some(now);
+                }
             }
+        }
+        if !has_part {
+            return false;
         }
         // One peer's word is worth nothing when it has gone.
         self.seen.retain(|seen| seen.proven.is_some() || seen.unseen.is_none());
         self.settle();
+        true
     }
 
     /// Addresses of this node's own, and where from.
@@ -392,6 +404,11 @@ mod tests {
         reachable.observed(ConnectionId(n.into()), (&listener, &by), address, now);
     }
 
+    /// The connection to peer `n` is over.
+    fn gone(reachable: &mut Reachable, n: u64, now: Time) {
+        reachable.gone(ConnectionId(n), now);
+    }
+
     fn told(reachable: &Reachable) -> [Vec<Address>; 2] {
         reachable.told(seconds(100))
     }
@@ -444,7 +461,7 @@ mod tests {
         }
         assert_eq!(told(&reachable)[0], []);
         // What does not fit is not even counted: another kind, no port, a group of hosts, another family.
-        reachable.gone(ConnectionId(1), Time::ZERO);
+        gone(&mut reachable, 1, Time::ZERO);
         let tcp = Address([&[4][..], &PUBLIC, &[0x06, 1, 1]].concat().into());
         let six = Address([&[41][..], &[0x20; 16], &[0x91, 2, 1, 1, 0xcc, 3]].concat().into());
         let cut = Address([&[4][..], &PUBLIC, &[0x91, 2, 1]].concat().into());
@@ -466,7 +483,7 @@ mod tests {
         let mut reachable = behind(&[HOME]);
         let [old, new] = [at(PUBLIC, 4001), at([9, 9, 9, 9], 4001)];
         (1..=3).for_each(|n| seen(&mut reachable, n, &old, seconds(1)));
-        (1..=3).for_each(|n| reachable.gone(ConnectionId(n), seconds(50)));
+        (1..=3).for_each(|n| gone(&mut reachable, n, seconds(50)));
         assert_eq!(told(&reachable)[0], std::slice::from_ref(&old), "it may be back at once");
         assert_eq!(reachable.deadline(), Some(seconds(50) + UNSEEN));
         seen(&mut reachable, 4, &new, seconds(60));
@@ -478,7 +495,7 @@ mod tests {
         (7..=9).for_each(|n| seen(&mut reachable, n, &old, seconds(70)));
         assert_eq!(told(&reachable)[0], [old.clone(), new.clone()]);
         // Those who saw it at one of them leave one by one, and one does not.
-        (4..=5).for_each(|n| reachable.gone(ConnectionId(n), seconds(75)));
+        (4..=5).for_each(|n| gone(&mut reachable, n, seconds(75)));
         assert_eq!(told(&reachable)[0], [old]);
         // An interface comes and goes.
         reachable.listen(vec![at([0; 4], 4001)], vec![at([7; 4], 0)], Vec::new(), seconds(80));
@@ -494,7 +511,7 @@ mod tests {
         let mut reachable = behind(&[HOME]);
         let public = at(PUBLIC, 4001);
         (1..=3).for_each(|n| seen(&mut reachable, n, &public, seconds(1)));
-        (1..=3).for_each(|n| reachable.gone(ConnectionId(n), seconds(50)));
+        (1..=3).for_each(|n| gone(&mut reachable, n, seconds(50)));
         let end = reachable.deadline().unwrap();
         reachable.expire(end - Duration::from_micros(1));
         assert_eq!(told(&reachable)[0], std::slice::from_ref(&public));
@@ -508,7 +525,7 @@ mod tests {
         let mut reachable = behind(&[HOME]);
         let [good, bad] = [at(PUBLIC, 4001), at([9, 9, 9, 9], 4001)];
         (1..=3).for_each(|n| seen(&mut reachable, n, &good, seconds(1)));
-        (1..=3).for_each(|n| reachable.gone(ConnectionId(n), seconds(50)));
+        (1..=3).for_each(|n| gone(&mut reachable, n, seconds(50)));
         for n in 0..MOST_SEEN as u8 {
             seen(&mut reachable, 4, &at([9, 9, 9, n], 4001), seconds(60));
         }
@@ -528,9 +545,9 @@ mod tests {
             (1..=4).for_each(|n| seen(&mut reachable, n, &old, seconds(1)));
             (5..=7).for_each(|n| seen(&mut reachable, n, &new, seconds(60)));
             assert_eq!(told(&reachable)[0], [new.clone(), old.clone()]);
-            (1..=2).for_each(|n| reachable.gone(ConnectionId(n), end));
+            (1..=2).for_each(|n| gone(&mut reachable, n, end));
             assert_eq!(told(&reachable)[0].len(), 2);
-            reachable.gone(ConnectionId(3), end);
+            gone(&mut reachable, 3, end);
             assert_eq!(told(&reachable)[0], std::slice::from_ref(&new));
         }
     }
@@ -542,7 +559,7 @@ mod tests {
         let mut reachable = behind(&[HOME]);
         (1..=4).for_each(|n| seen(&mut reachable, n, &first, seconds(1)));
         (5..=7).for_each(|n| seen(&mut reachable, n, &second, seconds(2)));
-        (5..=7).for_each(|n| reachable.gone(ConnectionId(n), seconds(3)));
+        (5..=7).for_each(|n| gone(&mut reachable, n, seconds(3)));
         assert_eq!(told(&reachable)[0].len(), 2);
     }
 
@@ -552,7 +569,7 @@ mod tests {
         let mut reachable = behind(&[HOME]);
         let [public, local] = [at(PUBLIC, 4001), at([192, 168, 1, 77], 4001)];
         (1..=3).for_each(|n| seen(&mut reachable, n, &public, seconds(1)));
-        (1..=3).for_each(|n| reachable.gone(ConnectionId(n), seconds(50)));
+        (1..=3).for_each(|n| gone(&mut reachable, n, seconds(50)));
         for n in 1..=3 {
             let by = at([192, 168, 1, 100 + n], 4001);
             let link = ConnectionId(u64::from(n) + 10);

@@ -167,12 +167,14 @@ pub(crate) fn expire(cx: &mut Context) {
 
 /// A connection is over: who saw this node there, or was asked, does so no longer.
 pub(super) fn gone(cx: &mut Context, link: ConnectionId) {
-    cx.control.reachable.gone(link, cx.now);
+    let had_part = cx.control.reachable.gone(link, cx.now);
     // One that says nothing of itself has nothing to take back.
-    if cx.control.own.told.is_some() {
+    if had_part && cx.control.own.told.is_some() {
         renew(cx);
     }
-    dial_back::look(cx);
+    if had_part || dial_back::next_look(cx).is_some() {
+        dial_back::look(cx);
+    }
 }
 
 /// Somebody knows a record of this node's own. One that is newer than what it says now was signed before

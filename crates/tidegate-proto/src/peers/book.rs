@@ -134,7 +134,11 @@ impl Entry {
 
     /// How often all addresses that can be dialed have failed: one who has several has not before they have.
     fn rounds(&self, interfaces: &[Address]) -> u32 {
-        self.failures / self.round(interfaces)
+        match self.failures {
+            // Of most, and looking for ways takes time.
+            0 => 0,
+            failures => failures / self.round(interfaces),
+        }
     }
 
     fn round(&self, interfaces: &[Address]) -> u32 {

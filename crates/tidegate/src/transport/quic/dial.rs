@@ -82,7 +82,10 @@ impl Endpoints {
                 && (own.ip().is_unspecified() || own.ip().is_loopback() == to.ip().is_loopback())
         };
         let own = |endpoint: &Endpoint| endpoint.quinn.local_addr().ok().filter(reaches);
-        let sends_from = source(to);
+        // Which one it is makes no difference where there is none to choose.
+        let has_place = |own: SocketAddr| !own.ip().is_unspecified();
+        let chooses = self.all.iter().filter_map(own).any(has_place);
+        let sends_from = chooses.then(|| source(to)).flatten();
         let first = |fits: &dyn Fn(IpAddr, bool) -> bool| {
             self.all.iter().position(|endpoint| {
                 own(endpoint).is_some_and(|own| fits(own.ip(), endpoint.listener.is_some()))
