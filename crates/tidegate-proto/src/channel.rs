@@ -100,19 +100,11 @@ pub(crate) struct Context {
     pub(crate) fetches_wait: bool,
     /// Work of what is being dealt with that is charged when it shows whether it was of use.
     pub(crate) charged_later: u64,
-    /// Who has proven to break the rules while something else was dealt with: they are ended when
-    /// that is done, since ending a connection changes all that a channel works on.
-    pub(crate) accused: Vec<(ConnectionId, Violation)>,
 }
 
 impl Context {
     pub(crate) fn event(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
-    }
-
-    /// A connection is to be ended for a violation, when what is being dealt with is done.
-    pub(crate) fn accuse(&mut self, connection: ConnectionId, violation: Violation) {
-        self.accused.push((connection, violation));
     }
 
     /// The steps that a link may be charged with now.

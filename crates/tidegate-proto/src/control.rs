@@ -14,7 +14,7 @@ use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
 use crate::config::{Config, MAX_POOLS};
 use crate::id::{ConnectionId, PoolIndex, Salt};
 use crate::io::{Disconnect, Event, Output};
-use crate::link::At;
+use crate::link::{At, Ending};
 use crate::peers::{self, Second};
 use crate::peers::{dialer, exchange};
 use crate::pool;
@@ -179,12 +179,6 @@ impl Control {
         &mut self.reachable
     }
 
-    /// Whether the peer's hello was good, and the connection is not at its end.
-    pub(crate) fn is_admitted(&self, link: ConnectionId) -> bool {
-        let link = self.links.get(&link);
-        link.is_some_and(|link| matches!(link.stage, Stage::Setup(_) | Stage::Up))
-    }
-
     /// The instance number of the process at the other end.
     pub(crate) fn instance(&self, link: ConnectionId) -> Option<u64> {
         self.links.get(&link)?.hello.as_ref().map(|hello| hello.instance)
@@ -205,7 +199,11 @@ impl Control {
 fn ends_for(cx: &Context, link: ConnectionId) -> Option<Disconnect> {
     match &cx.control.links.get(&link)?.stage {
         Stage::Closed(reason) | Stage::Ending(Last::Goodbye(_, reason), _) => Some(reason.clone()),
-        _ => None,
+        _ => match cx.links.get(link)?.ending()? {
+            Ending::Refusal(_) => None,
+            Ending::Goodbye(goodbye) => Some(Disconnect::Local(goodbye.clone())),
+            Ending::Violation(violation) => Some(Disconnect::Violation(*violation)),
+        },
     }
 }
 
@@ -214,10 +212,20 @@ pub(crate) fn was_up(cx: &Context, link: ConnectionId) -> bool {
     cx.control.links.get(&link).is_some_and(|link| link.was_up)
 }
 
-/// Whether the last words of a connection are said, or nothing more is.
+/// Whether a connection is at its end, or will be when the current step is done.
 pub(crate) fn is_over(cx: &Context, link: ConnectionId) -> bool {
+    has_ended(cx, link) || cx.links.get(link).is_none_or(|link| link.ending().is_some())
+}
+
+fn has_ended(cx: &Context, link: ConnectionId) -> bool {
     let stage = cx.control.links.get(&link).map(|link| &link.stage);
     stage.is_none_or(|stage| matches!(stage, Stage::Ending(..) | Stage::Closed(_)))
+}
+
+/// Whether the peer's hello was good, and the connection is not at its end.
+pub(crate) fn is_admitted(cx: &Context, link: ConnectionId) -> bool {
+    let stage = cx.control.links.get(&link).map(|link| &link.stage);
+    stage.is_some_and(|stage| matches!(stage, Stage::Setup(_) | Stage::Up)) && !is_over(cx, link)
 }
 
 /// A connection is there, and proven to be the peer's.
@@ -265,22 +273,10 @@ pub(crate) fn connected(
     }
     match peers::has_room_for_hello(cx, at.link) {
         Ok(None) => {}
-        Ok(Some(other)) => refuse(cx, other, peers::busy()),
-        Err(refusal) => refuse(cx, at.link, refusal),
+        Ok(Some(other)) => cx.links.end(other, peers::busy()),
+        Err(refusal) => cx.links.end(at.link, refusal),
     }
     cx.links.wake(at.link, at.slot);
-}
-
-/// Refuses a connection: the reason is the last the peer hears.
-fn refuse(cx: &mut Context, link: ConnectionId, refusal: Refusal) {
-    cx.stats.refusal(true, refusal.kind());
-    if let Some(peer) = cx.links.get(link).map(|link| link.peer)
-        && !is_of_one_process(cx, link, &refusal)
-    {
-        cx.event(Event::Refused { peer, by_us: true, refusal: without_records(&refusal) });
-    }
-    // R5.2.1
-    end(cx, link, Last::Refuse(refusal));
 }
 
 /// Whether a second connection is of the very process that the first is of: it dialed two addresses of this node,
@@ -299,29 +295,26 @@ fn without_records(refusal: &Refusal) -> Refusal {
     }
 }
 
-/// Ends a connection with a goodbye.
-pub(crate) fn goodbye(cx: &mut Context, link: ConnectionId, goodbye: Goodbye) {
-    let reason = Disconnect::Local(goodbye.clone());
-    end(cx, link, Last::Goodbye(goodbye, reason));
-}
-
-/// The peer broke the rules: the connection ends, and it is remembered.
-pub(crate) fn violated(cx: &mut Context, link: ConnectionId, violation: Violation) {
-    let Some(connection) = cx.links.get(link) else { return };
-    // R11.2
-    cx.peers.ban(connection.peer, violation, cx.now, cx.config.limits.bans);
-    cx.stats.violation(violation);
-    // R11.1
-    let goodbye = Goodbye::Violation(violation.code());
-    end(cx, link, Last::Goodbye(goodbye, Disconnect::Violation(violation)));
-}
-
-fn end(cx: &mut Context, link: ConnectionId, last: Last) {
-    let until = cx.now + LAST_WORDS;
-    let Some(ending) = cx.control.links.get_mut(&link) else { return };
-    if matches!(ending.stage, Stage::Ending(..) | Stage::Closed(_)) {
+/// Ends a connection: what the peer hears last leaves, unless it has been said.
+pub(crate) fn end(cx: &mut Context, link: ConnectionId, ending: Ending) {
+    if has_ended(cx, link) {
         return;
     }
+    let last = match ending {
+        Ending::Refusal(refusal) => {
+            refused(cx, link, &refusal);
+            Last::Refuse(refusal)
+        }
+        Ending::Goodbye(goodbye) => Last::Goodbye(goodbye.clone(), Disconnect::Local(goodbye)),
+        Ending::Violation(violation) => {
+            violated(cx, link, violation);
+            // R11.1
+            let goodbye = Goodbye::Violation(violation.code());
+            Last::Goodbye(goodbye, Disconnect::Violation(violation))
+        }
+    };
+    let until = cx.now + LAST_WORDS;
+    let Some(ending) = cx.control.links.get_mut(&link) else { return };
     if matches!(ending.stage, Stage::Asking { .. }) {
         cx.control.waiting -= 1;
     }
@@ -331,12 +324,29 @@ fn end(cx: &mut Context, link: ConnectionId, last: Last) {
     cx.links.wake(at.link, at.slot);
 }
 
+/// This node refuses a connection. R5.2.1
+fn refused(cx: &mut Context, link: ConnectionId, refusal: &Refusal) {
+    cx.stats.refusal(true, refusal.kind());
+    if let Some(peer) = cx.links.get(link).map(|link| link.peer)
+        && !is_of_one_process(cx, link, refusal)
+    {
+        cx.event(Event::Refused { peer, by_us: true, refusal: without_records(refusal) });
+    }
+}
+
+/// The peer of a connection broke the protocol: it is remembered. R11.2
+fn violated(cx: &mut Context, link: ConnectionId, violation: Violation) {
+    if let Some(peer) = cx.links.get(link).map(|link| link.peer) {
+        cx.peers.ban(peer, violation, cx.now, cx.config.limits.bans);
+    }
+    cx.stats.violation(violation);
+}
+
 /// The channels of a connection have no peer any more.
 fn bring_down(cx: &mut Context, link: ConnectionId) {
     // The channels look for others to ask: not for this one.
     if let Some(connection) = cx.links.get_mut(link) {
-        connection.held = None;
-        connection.up = false;
+        connection.retire();
     }
     for (kind, at) in cx.links.channels(link) {
         if at.slot > 0 {
@@ -418,7 +428,7 @@ fn on_hello(cx: &mut Context, at: At, hello: Hello) -> Result<(), Violation> {
     link.hello = Some(Hello { client: client.collect(), ..hello });
     hello_answered(cx, at);
     match strange {
-        Some(refusal) => refuse(cx, at.link, refusal),
+        Some(refusal) => cx.links.end(at.link, refusal),
         None => enter(cx, at),
     }
     Ok(())
@@ -448,7 +458,7 @@ fn enter(cx: &mut Context, at: At) {
             Refusal::Full(_) => Refusal::Full(exchange::others(cx, at.link, MAX_OTHERS)),
             refusal => refusal,
         };
-        return refuse(cx, at.link, refusal);
+        return cx.links.end(at.link, refusal);
     }
     let Some(instance) = cx.control.instance(at.link) else { return };
     match peers::second(cx, at.link, instance) {
@@ -458,7 +468,7 @@ fn enter(cx: &mut Context, at: At) {
             let connection = cx.links.get(at.link);
             if connection.is_some_and(|connection| connection.direction.is_inbound()) {
                 // R5.3.2
-                return refuse(cx, at.link, Refusal::Duplicate);
+                return cx.links.end(at.link, Refusal::Duplicate);
             }
             yields(cx, at.link);
         }
@@ -487,7 +497,7 @@ fn admit(cx: &mut Context, at: At) {
     if let Some(setup) = early
         && let Err(violation) = on_setup(cx, at, setup)
     {
-        violated(cx, at.link, violation);
+        cx.links.end(at.link, violation);
     }
 }
 
@@ -533,7 +543,7 @@ fn on_setup(cx: &mut Context, at: At, setup: Setup) -> Result<(), Violation> {
         // R5.4.2
         && (record.peer != connection.peer || !record::verify(record, &cx.config.network))
     {
-        refuse(cx, at.link, Refusal::BadSignature);
+        cx.links.end(at.link, Refusal::BadSignature);
         return Ok(());
     }
     negotiate::check(&setup.offers)?;
@@ -575,7 +585,7 @@ fn on_setup(cx: &mut Context, at: At, setup: Setup) -> Result<(), Violation> {
         let listener = cx.links.get(older).is_some_and(|link| link.direction.is_inbound());
         if listener {
             // R5.3.2
-            goodbye(cx, older, Goodbye::Duplicate);
+            cx.links.end(older, Goodbye::Duplicate);
         }
     }
     Ok(())
@@ -654,7 +664,7 @@ impl ChannelTrait for Channel {
                     }
                     for newer in waiting_for(cx, at.link) {
                         // R5.3.3
-                        refuse(cx, newer.link, Refusal::Duplicate);
+                        cx.links.end(newer.link, Refusal::Duplicate);
                     }
                     Ok(())
                 }
@@ -752,21 +762,21 @@ pub(crate) fn expire(cx: &mut Context, at: At) {
     let now = cx.now;
     match link.stage.clone() {
         Stage::Hello(until) | Stage::Setup(until) if until <= now => {
-            goodbye(cx, at.link, Goodbye::Silent);
+            cx.links.end(at.link, Goodbye::Silent);
         }
         Stage::Asking { older, until, .. } if until <= now => {
             // It did not answer: this one takes its place. R5.3.4
             cx.control.waiting -= 1;
-            goodbye(cx, older, Goodbye::Silent);
+            cx.links.end(older, Goodbye::Silent);
             enter(cx, at);
         }
         Stage::Ending(_, until) if until <= now => expire_last_words(cx, at),
         // R5.5.4
         Stage::Up if silence(cx, link).is_some_and(|until| until <= now) => {
-            goodbye(cx, at.link, Goodbye::Silent);
+            cx.links.end(at.link, Goodbye::Silent);
         }
         Stage::Setup(_) | Stage::Up if link.yields.is_some_and(|until| until <= now) => {
-            goodbye(cx, at.link, Goodbye::Duplicate);
+            cx.links.end(at.link, Goodbye::Duplicate);
         }
         _ => {}
     }

@@ -7,7 +7,8 @@ use crate::channel::Kind;
 use crate::id::{Address, ConnectionId, PeerId, Salt};
 use crate::io::Direction;
 use crate::time::Time;
-use crate::wire::Held;
+use crate::violation::Violation;
+use crate::wire::{Goodbye, Held, Refusal};
 
 /// Number of the first channel instance that is agreed on; below it numbers are fixed.
 pub(crate) const FIRST_AGREED: u32 = 16;
@@ -47,6 +48,8 @@ pub(crate) struct Link {
     queued: bool,
     /// Both steps of the hello are done.
     pub(crate) up: bool,
+    /// It is to be ended when the current step is done, or has been.
+    ending: Option<Ending>,
     /// The peer's executed tip, as it says.
     pub(crate) held: Option<Held>,
     /// What ids announced to the peer are keyed with.
@@ -66,6 +69,35 @@ pub(crate) struct Link {
     rest_until: Time,
     /// The same, if it waits for that.
     rests: Option<Time>,
+}
+
+/// Why this node ends a connection: what the peer hears of it last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The peer is not admitted.
+    Refusal(Refusal),
+    /// The connection was in order and is not wanted any more.
+    Goodbye(Goodbye),
+    /// The peer broke the protocol.
+    Violation(Violation),
+}
+
+impl From<Refusal> for Ending {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refusal(refusal)
+    }
+}
+
+impl From<Goodbye> for Ending {
+    fn from(goodbye: Goodbye) -> Self {
+        Self::Goodbye(goodbye)
+    }
+}
+
+impl From<Violation> for Ending {
+    fn from(violation: Violation) -> Self {
+        Self::Violation(violation)
+    }
 }
 
 /// A channel instance of a connection.
@@ -108,6 +140,7 @@ impl Link {
             turn: 0,
             queued: false,
             up: false,
+            ending: None,
             held: None,
             salt: Salt([0; 16]),
             heard: now,
@@ -120,6 +153,17 @@ impl Link {
             rest_until: now,
             rests: None,
         }
+    }
+
+    /// Why the connection is to be ended, if that has been noted ([`Links::end`]).
+    pub(crate) fn ending(&self) -> Option<&Ending> {
+        self.ending.as_ref()
+    }
+
+    /// The peer is asked for nothing more.
+    pub(crate) fn retire(&mut self) {
+        self.held = None;
+        self.up = false;
     }
 
     /// The height of the peer's executed tip.
@@ -232,6 +276,8 @@ fn spread(id: ConnectionId, now: Time) -> Duration {
 pub(crate) struct Links {
     links: BTreeMap<ConnectionId, Link>,
     ready: VecDeque<ConnectionId>,
+    /// Connections to be ended when the current step is done, in the order in which that was noted.
+    endings: VecDeque<ConnectionId>,
     /// Those that have caused more work than their share, and until when nothing is done for them.
     resting: BTreeSet<(Time, ConnectionId)>,
     /// One has begun to since somebody asked.
@@ -266,6 +312,23 @@ impl Links {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Link)> + Clone {
         self.links.iter().map(|(id, link)| (*id, link))
+    }
+
+    /// Notes that a connection is to be ended. `node` ends it when the current step is done: ending brings
+    /// the connection's channels down, which changes what the caller is working on. The first reason counts.
+    pub(crate) fn end(&mut self, id: ConnectionId, ending: impl Into<Ending>) {
+        let Some(link) = self.links.get_mut(&id).filter(|link| link.ending.is_none()) else {
+            return;
+        };
+        link.ending = Some(ending.into());
+        link.retire();
+        self.endings.push_back(id);
+    }
+
+    /// The next connection to be ended, and why.
+    pub(crate) fn next_ending(&mut self) -> Option<(ConnectionId, Ending)> {
+        std::iter::from_fn(|| self.endings.pop_front())
+            .find_map(|id| Some((id, self.links.get(&id)?.ending.clone()?)))
     }
 
     /// See [`Link::answered`].

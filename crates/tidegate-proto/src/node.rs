@@ -104,7 +104,6 @@ impl Node {
             fetch_bytes: 0,
             fetches_wait: false,
             charged_later: 0,
-            accused: Vec::new(),
         };
         let mut node = Self { cx };
         node.set_timers();
@@ -152,7 +151,7 @@ impl Node {
             }
             Command::Disconnect { peer } => {
                 for link in links_of(cx, &peer) {
-                    control::goodbye(cx, link, Goodbye::Requested);
+                    cx.links.end(link, Goodbye::Requested);
                 }
             }
             Command::Listening { listeners, interfaces, external } => {
@@ -187,7 +186,7 @@ impl Node {
             Command::Shutdown => {
                 cx.peers.shutting_down = true;
                 for link in cx.links.iter().map(|(id, _)| id).collect::<Vec<_>>() {
-                    control::goodbye(cx, link, Goodbye::ShuttingDown);
+                    cx.links.end(link, Goodbye::ShuttingDown);
                 }
             }
         }
@@ -263,7 +262,8 @@ impl Node {
                 Some(Err(_)) => {
                     self.cx.stats.count(Count::Internal);
                     self.cx.links.clean(at);
-                    control::goodbye(&mut self.cx, at.link, Goodbye::Internal);
+                    self.cx.links.end(at.link, Goodbye::Internal);
+                    self.settle();
                 }
                 None => {
                     self.cx.links.clean(at);
@@ -323,8 +323,7 @@ impl Node {
             // What was on its way when the connection ended says nothing about the peer.
             if link.up {
                 // R5.7.7
-                control::violated(cx, connection, Violation::UnknownChannel);
-                self.set_deadline(connection, 0);
+                cx.links.end(connection, Violation::UnknownChannel);
             }
             return;
         };
@@ -337,10 +336,8 @@ impl Node {
             cx.charge(connection, before);
         }
         // R5.6.2
-        if let Err(violation) = outcome
-            && !control::is_over(cx, connection)
-        {
-            control::violated(cx, connection, violation);
+        if let Err(violation) = outcome {
+            cx.links.end(connection, violation);
         }
         self.set_deadline(connection, slot);
         self.set_deadline(connection, 0);
@@ -378,15 +375,11 @@ impl Node {
         }
     }
 
-    /// What has been dealt with is done: those who were accused meanwhile are ended.
+    /// The current step is done: connections whose end was noted during it are ended.
     fn settle(&mut self) {
-        while !self.cx.accused.is_empty() {
-            for (connection, violation) in std::mem::take(&mut self.cx.accused) {
-                if !control::is_over(&self.cx, connection) {
-                    control::violated(&mut self.cx, connection, violation);
-                    self.set_deadline(connection, 0);
-                }
-            }
+        while let Some((connection, ending)) = self.cx.links.next_ending() {
+            control::end(&mut self.cx, connection, ending);
+            self.set_deadline(connection, 0);
         }
         self.set_timers();
     }

@@ -230,7 +230,7 @@ pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
             return Err(Refusal::Busy(u32::try_from(wait).unwrap_or(u32::MAX)));
         }
         let inbound = cx.links.iter().filter(|(id, other)| {
-            *id != link && other.direction.is_inbound() && cx.control.is_admitted(*id)
+            *id != link && other.direction.is_inbound() && control::is_admitted(cx, *id)
         });
         if inbound.count() >= cx.config.limits.max_inbound as usize {
             return Err(Refusal::Full(Vec::new()));
@@ -300,7 +300,7 @@ pub(crate) enum Second {
 pub(crate) fn second(cx: &Context, link: ConnectionId, instance: u64) -> Option<Second> {
     let this = cx.links.get(link)?;
     let (older, other) = cx.links.iter().find(|(id, other)| {
-        *id != link && other.peer == this.peer && cx.control.is_admitted(*id)
+        *id != link && other.peer == this.peer && control::is_admitted(cx, *id)
     })?;
     let opposite = this.direction.is_inbound() != other.direction.is_inbound();
     if !opposite || cx.control.instance(older) != Some(instance) {

@@ -618,7 +618,7 @@ pub(crate) fn verdict(cx: &mut Context, pool: PoolIndex, id: ItemId, verdict: Ve
         }
         // Who only announced it has not shown that he has it. R7.3.11
         if verdict == Verdict::Reject && source.how != How::Announced {
-            cx.accuse(source.link, Violation::RejectedItem);
+            cx.links.end(source.link, Violation::RejectedItem);
         }
     }
 }

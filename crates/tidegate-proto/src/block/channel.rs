@@ -255,7 +255,7 @@ fn on_ids(cx: &mut Context, at: At, ids: BlockIds) -> Result<(), Violation> {
             Delivered::Taken => {}
             Delivered::Foreign => building.forget_source(at.link),
             // R9.2.14
-            Delivered::Disproved(liar) => cx.accuse(liar, Violation::MalformedCompact),
+            Delivered::Disproved(liar) => cx.links.end(liar, Violation::MalformedCompact),
         }
         advance(cx, ids.block);
     }
@@ -347,12 +347,12 @@ fn deliver(
         // Blocks draw from none that this node has not got, or there were no channel: R9.4.1
         let liar = building.origin.take();
         mark_bad(cx, block);
-        liar.into_iter().for_each(|liar| cx.accuse(liar, Violation::MalformedCompact));
+        liar.into_iter().for_each(|liar| cx.links.end(liar, Violation::MalformedCompact));
         return Ok(());
     };
     if let Some(liar) = building.deliver(index, pool, id, body) {
         // R9.2.14
-        cx.accuse(liar, Violation::MalformedCompact);
+        cx.links.end(liar, Violation::MalformedCompact);
     }
     advance(cx, block);
     Ok(())

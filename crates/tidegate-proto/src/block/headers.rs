@@ -303,7 +303,7 @@ fn settle(cx: &mut Context, block: BlockId, checking: Checking, verdict: Verdict
         if verdict == Verdict::Reject {
             // Headers are relayed at their verdict only, so all who sent it are to blame. R8.7
             for link in checking.sources {
-                cx.accuse(link, Violation::RejectedHeader);
+                cx.links.end(link, Violation::RejectedHeader);
             }
         }
         return;
@@ -323,7 +323,7 @@ fn settle(cx: &mut Context, block: BlockId, checking: Checking, verdict: Verdict
     for (link, pushed, compact) in compacts {
         let before = cx.stats.of(Count::Work);
         if let Err(violation) = compact_arrived(cx, link, facts, &compact, pushed) {
-            cx.accuse(link, violation);
+            cx.links.end(link, violation);
         }
         if pushed.is_some() {
             cx.charge(link, before);

@@ -8,7 +8,6 @@ use super::address::group;
 use super::{exchange, may_dial};
 use crate::channel::Context;
 use crate::config::{Config, StaticPeer};
-use crate::control;
 use crate::id::{Address, ConnectionId, DialId, PeerId};
 use crate::io::{DialError, Disconnect, Event, Output};
 use crate::link::Link;
@@ -455,7 +454,7 @@ pub(crate) fn up(cx: &mut Context, connection: ConnectionId) {
         cx.dialer.targets[i].peer = Some(peer);
     }
     if cx.dialer.is_feeler(connection) {
-        return control::goodbye(cx, connection, Goodbye::Requested);
+        return cx.links.end(connection, Goodbye::Requested);
     }
     if !cx.links.iter().any(|(id, link)| id != connection && link.up) {
         // This node was cut off: nobody is to blame for that.
