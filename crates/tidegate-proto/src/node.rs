@@ -233,15 +233,6 @@ impl Node {
     pub fn poll_output(&mut self) -> Option<Output> {
         loop {
             if let Some(output) = self.cx.outputs.pop_front() {
-                match output {
-                    Output::Event(Event::ItemAdded { pool, id, .. }) => {
-                        store::moved(&mut self.cx, pool, id, false);
-                    }
-                    Output::Event(Event::ItemRemoved { pool, id }) => {
-                        store::moved(&mut self.cx, pool, id, true);
-                    }
-                    _ => {}
-                }
                 return Some(output);
             }
             if let Some(verify) = self.poll_ticket() {
@@ -381,6 +372,7 @@ impl Node {
             control::end(&mut self.cx, connection, ending);
             self.set_deadline(connection, 0);
         }
+        pool::settle(&mut self.cx);
         self.set_timers();
     }
 

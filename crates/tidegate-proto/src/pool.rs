@@ -20,6 +20,7 @@ use crate::link::{At, Links};
 use crate::permit::Spent;
 use crate::rules::ItemFacts;
 use crate::stats::Count;
+use crate::store;
 use crate::time::Time;
 use crate::timers::Timer;
 use crate::violation::Violation;
@@ -61,6 +62,8 @@ pub(crate) struct Pool {
     /// Announced ids, as far as the items are neither here nor pending.
     fetcher: Fetcher<u64>,
     links: BTreeMap<ConnectionId, PoolLink>,
+    /// Items that came or left during the current step; whether it left.
+    moved: Vec<(ItemId, bool)>,
 }
 
 /// An entry of the log.
@@ -149,6 +152,7 @@ impl Pool {
             waiting: BTreeSet::new(),
             fetcher: Fetcher::new(),
             links: BTreeMap::new(),
+            moved: Vec::new(),
         }
     }
 
@@ -235,6 +239,7 @@ impl Pool {
         self.positions.insert(id, position);
         self.aliases.insert(self.alias(&id), id);
         outputs.extend([Output::Event(Event::ItemAdded { pool: self.index, id, body })]);
+        self.moved.push((id, false));
         for link in self.links.values() {
             links.wake(link.at.link, link.at.slot);
         }
@@ -269,6 +274,7 @@ impl Pool {
             self.log.remove(&position);
         }
         self.forget_alias(&id);
+        self.moved.push((id, true));
         Output::Event(Event::ItemRemoved { pool: self.index, id })
     }
 
@@ -694,6 +700,16 @@ fn announcers(cx: &mut Context, pool: PoolIndex, id: ItemId) -> Vec<ConnectionId
         report(cx, index, source, Report::Duplicate);
     }
     candidates.into_iter().map(|candidate| candidate.link).collect()
+}
+
+/// The current step is done: what it moved into the pools and out of them is reported to the store, which
+/// looks at what the pools hold now.
+pub(crate) fn settle(cx: &mut Context) {
+    for pool in 0..cx.pools.len() {
+        for (id, gone) in std::mem::take(&mut cx.pools[pool].moved) {
+            store::moved(cx, PoolIndex(pool as u16), id, gone);
+        }
+    }
 }
 
 /// The tip moved: items leave and come back with it.
