@@ -38,9 +38,10 @@ pub struct Config {
     pub genesis: Option<Bytes>,
     /// The pools, in the order of their [`crate::id::PoolIndex`].
     pub pools: Vec<PoolSpec>,
-    /// How many verdicts the application works on at a time. Twice as many tickets are out, so
-    /// that none of its workers waits for the next. When others have taken all of these, each pool
-    /// has one more, and so have headers and blocks. At least one; a guess is the number of cores.
+    /// How many verdicts about one kind of thing the application works on at a time, at least one; a guess
+    /// is the number of cores. One of these workers is for this kind alone (items of one pool, or headers
+    /// and blocks), the others are shared. Two tickets are out for each, so that none of them waits for the
+    /// next.
     pub workers: u32,
     /// Only these peers are talked to, if any are named.
     pub allow: Option<BTreeSet<PeerId>>,

@@ -379,6 +379,8 @@ pub enum Output {
         ticket: Ticket,
         /// What about.
         subject: Subject,
+        /// Which worker is to look at it.
+        lane: Lane,
     },
     /// Look for what a peer asks for in the store, and answer with [`Command::Loaded`]. Only with
     /// [`Config::store`](crate::Config::store).
@@ -502,14 +504,17 @@ pub enum Subject {
     Block(Block),
 }
 
-impl Subject {
-    /// The pool that it is an item of; `None` for headers and blocks.
-    pub fn pool(&self) -> Option<PoolIndex> {
-        match self {
-            Self::Item { pool, .. } => Some(*pool),
-            Self::Header { .. } | Self::Block(_) => None,
-        }
-    }
+/// Which worker answers a question (section 12): so that slow verdicts delay their own kind only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Lane {
+    /// One of [`Config::workers`](crate::Config::workers) less one that take questions of every kind, in
+    /// the order in which they are asked.
+    Shared,
+    /// The one for items of this pool.
+    Pool(PoolIndex),
+    /// The one for headers and blocks.
+    Chain,
 }
 
 /// What became of a published item or block.

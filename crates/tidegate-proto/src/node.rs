@@ -379,7 +379,7 @@ impl Node {
     fn poll_ticket(&mut self) -> Option<Output> {
         loop {
             let blocks = !self.cx.store.is_behind(self.cx.config.limits.store_backlog);
-            let (ticket, question) = self.cx.tickets.next(blocks)?;
+            let (ticket, question, lane) = self.cx.tickets.next(blocks)?;
             let subject = match question {
                 Question::Item(pool, id) => pool::subject(&mut self.cx, pool, id),
                 Question::Header(_) | Question::Block(_) => block::subject(&self.cx, question),
@@ -391,7 +391,7 @@ impl Node {
             };
             let late = self.cx.now + self.cx.config.limits.verdict_timeout;
             self.cx.timers.set(Timer::Ticket(ticket), Some(late));
-            return Some(Output::Verify { ticket, subject });
+            return Some(Output::Verify { ticket, subject, lane });
         }
     }
 

@@ -2,12 +2,14 @@
 //!
 //! Only so many tickets are out at a time, so no queue builds up in the validator; what waits
 //! here is bounded by the permits that paid for it. Peers take turns, and the pools of each peer, so
-//! validation time is shared out like bytes are. Each pool has a place that no other takes, and so
-//! have headers and blocks: verdicts that take long delay their own kind.
+//! validation time is shared out like bytes are. Each pool has a lane that no other takes, and so
+//! have headers and blocks: verdicts that take long delay their own kind. Which lane a question takes
+//! is decided here, and nowhere else.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::id::{BlockId, ConnectionId, ItemId, PoolIndex, Ticket};
+use crate::io::Lane;
 
 /// What a ticket is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,11 +20,11 @@ pub(crate) enum Question {
 }
 
 impl Question {
-    /// The pool; `None` for headers and blocks.
-    fn pool(self) -> Option<PoolIndex> {
+    /// The lane that no other kind of question takes.
+    fn own_lane(self) -> Lane {
         match self {
-            Self::Item(pool, _) => Some(pool),
-            Self::Header(_) | Self::Block(_) => None,
+            Self::Item(pool, _) => Lane::Pool(pool),
+            Self::Header(_) | Self::Block(_) => Lane::Chain,
         }
     }
 }
@@ -30,7 +32,7 @@ impl Question {
 /// Questions to the application.
 #[derive(Debug)]
 pub(crate) struct Tickets {
-    /// So many places are for whoever comes.
+    /// Tickets that may be out in the shared lane.
     shared: usize,
     next: u64,
     /// Headers and blocks that wait, by the order in which they came, and the place of each.
@@ -41,8 +43,13 @@ pub(crate) struct Tickets {
     turns: VecDeque<ConnectionId>,
     /// How many items of each pool wait, where any do.
     waiting: BTreeMap<PoolIndex, usize>,
-    out: BTreeMap<Ticket, Question>,
+    out: BTreeMap<Ticket, (Question, Lane)>,
+    /// How many are out in each lane, where any are.
+    lanes: BTreeMap<Lane, usize>,
 }
+
+/// Tickets that are out for each worker: none of them waits while the next is picked.
+const FOR_EACH_WORKER: usize = 2;
 
 /// Items of one peer that wait.
 #[derive(Debug, Default)]
@@ -100,10 +107,10 @@ impl OfPool {
 }
 
 impl Tickets {
-    /// Two tickets for each worker are out: none waits while the next is picked.
+    /// With as many workers for one kind of question: one in its own lane, and those that are shared.
     pub(crate) fn new(workers: u32) -> Self {
         Self {
-            shared: workers as usize * 2,
+            shared: (workers as usize - 1) * FOR_EACH_WORKER,
             next: 0,
             chain: BTreeMap::new(),
             places: BTreeMap::new(),
@@ -112,6 +119,7 @@ impl Tickets {
             turns: VecDeque::new(),
             waiting: BTreeMap::new(),
             out: BTreeMap::new(),
+            lanes: BTreeMap::new(),
         }
     }
 
@@ -198,24 +206,38 @@ impl Tickets {
         Some(question)
     }
 
-    /// The next question, if there is a place for it: a shared one, or that of its pool or of the
-    /// chain. Headers and blocks go first; without `blocks` they wait, as the store is behind.
-    pub(crate) fn next(&mut self, blocks: bool) -> Option<(Ticket, Question)> {
-        // Without a shared place: those whose own one is taken.
-        let mut taken = BTreeSet::new();
-        if self.out.len() >= self.shared {
-            taken.extend(self.out.values().map(|question| question.pool()));
+    /// The next question, and the lane that it takes, if there is room in one. Headers and blocks go first;
+    /// without `blocks` they wait, as the store is behind.
+    pub(crate) fn next(&mut self, blocks: bool) -> Option<(Ticket, Question, Lane)> {
+        // Without room in the shared lane: those kinds that have none in their own.
+        let mut full = BTreeSet::new();
+        if self.out_in(Lane::Shared) >= self.shared {
+            let lanes = self.lanes.iter().filter(|(_, out)| **out >= FOR_EACH_WORKER);
+            full.extend(lanes.map(|(lane, _)| *lane));
         }
-        let may = |pool| !taken.contains(&pool);
-        let chain = (blocks && may(None)).then(|| self.next_of_chain()).flatten();
+        let may = |own: Lane| !full.contains(&own);
+        let chain = (blocks && may(Lane::Chain)).then(|| self.next_of_chain()).flatten();
         let question = match chain {
             Some(question) => question,
-            None => self.next_item(|pool| may(Some(pool)))?,
+            None => self.next_item(|pool| may(Lane::Pool(pool)))?,
         };
+        let lane = self.lane_for(question.own_lane());
         let ticket = Ticket(self.next);
         self.next += 1;
-        self.out.insert(ticket, question);
-        Some((ticket, question))
+        self.out.insert(ticket, (question, lane));
+        *self.lanes.entry(lane).or_default() += 1;
+        Some((ticket, question, lane))
+    }
+
+    /// The lane that is free first: a worker of its own that has nothing to do, one of those that are
+    /// shared, or behind what its own worker is at.
+    fn lane_for(&self, own: Lane) -> Lane {
+        let shared = self.out_in(Lane::Shared) < self.shared;
+        if shared && self.out_in(own) > 0 { Lane::Shared } else { own }
+    }
+
+    fn out_in(&self, lane: Lane) -> usize {
+        self.lanes.get(&lane).copied().unwrap_or(0)
     }
 
     /// The next item of a pool that may have one.
@@ -243,12 +265,17 @@ impl Tickets {
 
     /// The answer is there: what the question was.
     pub(crate) fn answered(&mut self, ticket: Ticket) -> Option<Question> {
-        self.out.remove(&ticket)
+        let (question, lane) = self.out.remove(&ticket)?;
+        if let Some(out) = self.lanes.get_mut(&lane) {
+            *out -= 1;
+        }
+        self.lanes.retain(|_, out| *out > 0);
+        Some(question)
     }
 
     /// What a ticket that is out is about.
     pub(crate) fn question(&self, ticket: Ticket) -> Option<Question> {
-        self.out.get(&ticket).copied()
+        self.out.get(&ticket).map(|(question, _)| *question)
     }
 
     /// Tickets that are out.
@@ -268,7 +295,7 @@ mod tests {
     }
 
     fn drain(tickets: &mut Tickets) -> Vec<Question> {
-        std::iter::from_fn(|| tickets.next(true).map(|(_, question)| question)).collect()
+        std::iter::from_fn(|| tickets.next(true).map(|(_, question, _)| question)).collect()
     }
 
     /// R12.1
@@ -281,16 +308,14 @@ mod tests {
         tickets.ask_item(ConnectionId(2), POOL, item(20), true);
         let expected = [0, 20, 1, 2].map(|n| Question::Item(POOL, item(n)));
         assert_eq!(drain(&mut tickets), expected);
-        // The fifth place is for the chain only.
-        tickets.ask(Question::Header(BlockId([1; 32])));
-        tickets.ask(Question::Block(BlockId([2; 32])));
-        assert_eq!(drain(&mut tickets), [Question::Header(BlockId([1; 32]))]);
-        assert_eq!(tickets.out(), 5);
-        tickets.answered(Ticket(0)).unwrap();
-        assert_eq!(drain(&mut tickets), []);
-        tickets.answered(Ticket(1)).unwrap();
-        assert_eq!(drain(&mut tickets), [Question::Block(BlockId([2; 32]))]);
-        assert_eq!(tickets.answered(Ticket(0)), None);
+        // The chain has a lane of its own.
+        let [first, second, third] = [1, 2, 3].map(|n| Question::Header(BlockId([n; 32])));
+        [first, second, third].into_iter().for_each(|header| tickets.ask(header));
+        assert_eq!(drain(&mut tickets), [first, second]);
+        assert_eq!(tickets.out(), 6);
+        tickets.answered(Ticket(4)).unwrap();
+        assert_eq!(drain(&mut tickets), [third]);
+        assert_eq!(tickets.answered(Ticket(4)), None);
     }
 
     /// R12.1
@@ -328,6 +353,7 @@ mod tests {
             of(POOL, 3),
             of(POOL, 4),
             of(POOL, 5),
+            of(POOL, 6),
         ];
         assert_eq!(drain(&mut tickets), expected);
     }
@@ -348,15 +374,33 @@ mod tests {
             tickets.ask_item(ConnectionId(2), pool, item(n), true);
         }
         let of = |pool, n| Question::Item(pool, item(n));
-        assert_eq!(drain(&mut tickets), [of(second, 100), of(third, 102)]);
-        tickets.answered(Ticket(4)).unwrap();
-        assert_eq!(drain(&mut tickets), [of(second, 101)]);
-        tickets.answered(Ticket(6)).unwrap();
-        // A shared place is free when fewer than four are out, and it goes to whose turn it is.
-        tickets.answered(Ticket(0)).unwrap();
+        assert_eq!(drain(&mut tickets), [of(second, 100), of(third, 102), of(second, 101)]);
+        // Room in the lane of one pool is for that pool, and room in the shared lane for whose turn it is.
+        tickets.ask_item(ConnectionId(2), second, item(103), true);
+        tickets.answered(Ticket(5)).unwrap();
         assert_eq!(drain(&mut tickets), []);
         tickets.answered(Ticket(1)).unwrap();
         assert_eq!(drain(&mut tickets), [of(POOL, 2)]);
+        tickets.answered(Ticket(4)).unwrap();
+        assert_eq!(drain(&mut tickets), [of(second, 103)]);
+    }
+
+    /// A question goes where a worker is free: what is slow of one pool fills its own lane and the shared one.
+    #[test]
+    fn a_question_takes_the_lane_that_is_free_first() {
+        let mut tickets = Tickets::new(2);
+        let other = PoolIndex(1);
+        let mut ask = |pool, n| {
+            tickets.ask_item(ConnectionId(1), pool, item(n), true);
+            tickets.next(true).map(|(_, _, lane)| lane)
+        };
+        let lanes = [1, 2, 3, 4].map(|n| ask(POOL, n));
+        let (own, shared) = (Some(Lane::Pool(POOL)), Some(Lane::Shared));
+        assert_eq!(lanes, [own, shared, shared, own]);
+        assert_eq!(ask(POOL, 5), None);
+        assert_eq!(ask(other, 6), Some(Lane::Pool(other)));
+        tickets.answered(Ticket(1)).unwrap();
+        assert_eq!(tickets.next(true).map(|(_, _, lane)| lane), shared);
     }
 
     #[test]
@@ -407,7 +451,8 @@ mod tests {
         let mut tickets = Tickets::new(1);
         tickets.ask(Question::Header(BlockId([1; 32])));
         tickets.ask_item(ConnectionId(1), POOL, item(1), true);
-        assert_eq!(tickets.next(false), Some((Ticket(0), Question::Item(POOL, item(1)))));
+        let first = (Ticket(0), Question::Item(POOL, item(1)), Lane::Pool(POOL));
+        assert_eq!(tickets.next(false), Some(first));
         assert_eq!(tickets.next(false), None);
     }
 }

@@ -82,8 +82,8 @@ pub(crate) fn at_any_time(scenario: &Scenario, hosts: &[Host], names: u64) -> Re
         check(status.store_backlog <= MOST_BACKLOG, || {
             format!("node {n}: {} bytes on their way to the store", status.store_backlog)
         })?;
-        // Each pool and the chain have one that no other takes.
-        let places = config.workers as usize * 2 + config.pools.len();
+        // Two for each worker: one of each pool, one of the chain, and those that are shared.
+        let places = (config.workers as usize + config.pools.len()) * 2;
         check(status.tickets <= places, || {
             format!("node {n}: {} tickets are out", status.tickets)
         })?;

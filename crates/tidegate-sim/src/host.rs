@@ -12,7 +12,7 @@ use tidegate_proto::config::StaticPeer;
 use tidegate_proto::id::{
     AccountId, BlockId, ItemId, NetworkId, PeerId, PoolIndex, Signature, Ticket,
 };
-use tidegate_proto::io::{Admission, Block, Command, Input, Output, Subject, Verdict};
+use tidegate_proto::io::{Admission, Block, Command, Input, Lane, Output, Subject, Verdict};
 use tidegate_proto::{Config, EventQueue, Node, Time};
 
 use crate::disk::Disk;
@@ -43,10 +43,9 @@ pub(crate) struct Host {
     pub(crate) proves: bool,
     accounts: Vec<Account>,
     next_account: usize,
-    /// When each worker is free.
+    /// When each worker is free: those that are shared, and those of one lane.
     workers: Vec<Time>,
-    /// When what each pool may have checked beyond those is done; `None` is headers and blocks.
-    own_workers: BTreeMap<Option<PoolIndex>, Time>,
+    own_workers: BTreeMap<Lane, Time>,
     slow: bool,
     /// For when the node has a timer set.
     pub(crate) timer: Option<Time>,
@@ -174,7 +173,7 @@ impl Host {
             proves: false,
             accounts: (0..scenario.load.accounts).map(account).collect(),
             next_account: 0,
-            workers: vec![Time::ZERO; scenario.workers as usize],
+            workers: vec![Time::ZERO; scenario.workers as usize - 1],
             own_workers: BTreeMap::new(),
             slow: false,
             timer: None,
@@ -237,7 +236,7 @@ impl Host {
     }
 
     /// A worker takes a question: when it has the answer.
-    pub(crate) fn work_on(&mut self, subject: &Subject, now: Time) -> Time {
+    pub(crate) fn work_on(&mut self, subject: &Subject, lane: Lane, now: Time) -> Time {
         let cost = match subject {
             Subject::Item { .. } => ITEM_COST,
             Subject::Header { .. } => HEADER_COST,
@@ -247,10 +246,8 @@ impl Host {
             }
         };
         let cost = if self.slow { cost * SLOW } else { cost };
-        let own = self.own_workers.entry(subject.pool()).or_default();
-        let worker = self.workers.iter_mut().min().expect("there is at least one");
-        let free = *worker <= now || *worker <= *own;
-        let worker = if free { worker } else { own };
+        let shared = self.workers.iter_mut().min().filter(|_| lane == Lane::Shared);
+        let worker = shared.unwrap_or_else(|| self.own_workers.entry(lane).or_default());
         *worker = (*worker).max(now) + cost;
         *worker
     }

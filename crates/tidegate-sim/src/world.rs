@@ -550,8 +550,8 @@ impl World {
                 Output::Dial { dial, address, .. } => self.dial(node, dial, &address),
                 Output::Open { connection, channel } => self.open(node, connection, channel),
                 Output::Close { connection } => self.close(node, connection),
-                Output::Verify { ticket, subject } => {
-                    let at = self.hosts[node].work_on(&subject, self.now);
+                Output::Verify { ticket, subject, lane } => {
+                    let at = self.hosts[node].work_on(&subject, lane, self.now);
                     self.at(at, Happening::Verdict(node, ticket, Box::new(subject)));
                 }
                 Output::Event(event) => self.event(node, event),

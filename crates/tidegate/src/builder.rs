@@ -174,8 +174,8 @@ impl Builder {
         self
     }
 
-    /// How many questions the validator works on at a time, beside one of each pool and one of
-    /// headers and blocks where others have taken all of these; 2 by default.
+    /// How many questions of one kind (items of one pool, or headers and blocks) the validator works on at a
+    /// time; 2 by default. Each kind has a thread of its own, and all kinds share the others.
     pub fn workers(mut self, workers: u32) -> Self {
         self.config.workers = workers;
         self
@@ -354,7 +354,7 @@ impl Builder {
         let config = self.config.clone();
         let recorder = self.recorder(seed)?;
         let core = Core::new(self.config, self.rules, seed, Time::ZERO)?;
-        let workers = Workers::start(config.workers, config.pools.len(), self.validator)
+        let workers = Workers::start(config.workers, config.pools.len(), &self.validator)
             .map_err(|error| StartError::System(error.to_string()))?;
         let (sender, messages) = unbounded_channel();
         let mailbox = Arc::new(Mailbox::default());

@@ -17,7 +17,7 @@ use tidegate_proto::{EventQueue, Node as Core, Time};
 #[cfg(feature = "store")]
 use tidegate_proto::{
     id::Ticket,
-    io::{Subject, Verdict},
+    io::{Lane, Subject, Verdict},
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{Notify, oneshot};
@@ -245,7 +245,9 @@ impl Driver {
             let (ticket, pool, body) = (*ticket, *pool, body.clone());
             let id = self.core.item_id(pool, &body);
             let subject = Subject::Item { pool, id, body };
-            self.workers.ask(subject, Answer::new(ticket, sender));
+            // They may be many: what comes meanwhile does not wait for all of them.
+            let lane = if self.core.config().workers > 1 { Lane::Shared } else { Lane::Pool(pool) };
+            self.workers.ask(subject, Answer::new(ticket, sender), lane);
         }
     }
 
@@ -469,8 +471,8 @@ impl Driver {
                 let signature = self.identity.sign(&payload);
                 self.command(Command::Signature { request, signature });
             }
-            Output::Verify { ticket, subject } => match self.sender.upgrade() {
-                Some(sender) => self.workers.ask(subject, Answer::new(ticket, sender)),
+            Output::Verify { ticket, subject, lane } => match self.sender.upgrade() {
+                Some(sender) => self.workers.ask(subject, Answer::new(ticket, sender), lane),
                 // The last handle is gone: nobody's answer is waited for.
                 None => tracing::debug!("shutting down: a question stays open"),
             },

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tidegate_proto::id::Ticket;
-use tidegate_proto::io::{Admission, Command, Subject, TipChange, Verdict};
+use tidegate_proto::io::{Admission, Command, Lane, Subject, TipChange, Verdict};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::driver::Message;
@@ -11,10 +11,9 @@ use crate::driver::Message;
 /// Decides about items, headers and blocks.
 ///
 /// It is called on threads of its own, so it may take its time; a peer's permits come back when it
-/// has answered. As many questions are worked on at once as [`crate::Builder::workers`] says, and
-/// beyond those one of each kind of which none is: items of each pool, and headers and blocks. So
-/// nothing waits for the verdicts of another pool. Without the feature `threads` it is called in the
-/// node's task, which waits for it.
+/// has answered. Each kind of question (items of one pool, or headers and blocks) has one thread, and all
+/// share as many more as [`crate::Builder::workers`] says, less one. So nothing waits for the verdicts of
+/// another pool. Without the feature `threads` it is called in the node's task, which waits for it.
 ///
 /// **A verdict must be a function of the subject and of the tip, never of what else has arrived**:
 /// nodes with the same tip must come to the same verdicts, or their pools will differ for ever.
@@ -108,8 +107,8 @@ impl Drop for Answer {
     }
 }
 
-/// Where validators run. No queue builds up: the core asks two questions for each worker, and one
-/// of each kind beyond those, and waits for the answers.
+/// Where validators run. No queue builds up: the core asks two questions for each worker, says which, and
+/// waits for the answers.
 pub(crate) use workers::Workers;
 
 fn validate(validator: &dyn Validator, subject: Subject, answer: Answer) {
@@ -119,147 +118,63 @@ fn validate(validator: &dyn Validator, subject: Subject, answer: Answer) {
     }
 }
 
-/// On threads of their own.
+/// On threads of their own: some for the shared lane, and one for each other.
 #[cfg(feature = "threads")]
 mod workers {
-    use std::collections::{BTreeMap, VecDeque};
-    use std::sync::{Arc, Condvar, Mutex, PoisonError};
+    use std::collections::BTreeMap;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::{Arc, Mutex, PoisonError};
 
     use tidegate_proto::id::PoolIndex;
 
-    use super::{Answer, Subject, Validator, validate};
+    use super::{Answer, Lane, Subject, Validator, validate};
+
+    type Question = (Subject, Answer);
 
     #[derive(Debug)]
-    pub(crate) struct Workers(Arc<Questions>);
-
-    #[derive(Debug)]
-    struct Questions {
-        /// So many are worked on at once, of whatever kind.
-        shared: usize,
-        asked: Mutex<Asked>,
-        /// Wakes one thread for each question. Threads that take turns at a channel would wake each
-        /// other too, once for each question.
-        more: Condvar,
-    }
-
-    #[derive(Debug, Default)]
-    struct Asked {
-        /// How many have been asked.
-        count: u64,
-        kinds: BTreeMap<Kind, OfKind>,
-        /// No more will come.
-        over: bool,
-    }
-
-    /// Items of a pool, or headers and blocks.
-    type Kind = Option<PoolIndex>;
-
-    /// Questions of a kind.
-    #[derive(Debug, Default)]
-    struct OfKind {
-        /// With their numbers, which ascend.
-        waiting: VecDeque<(u64, Subject, Answer)>,
-        /// How many are worked on.
-        busy: usize,
-    }
-
-    impl Asked {
-        fn push(&mut self, subject: Subject, answer: Answer) {
-            let of = self.kinds.entry(subject.pool()).or_default();
-            of.waiting.push_back((self.count, subject, answer));
-            self.count += 1;
-        }
-
-        /// The kind of the first question that has a thread: a shared one, or that of its kind.
-        fn next(&self, shared: usize) -> Option<Kind> {
-            let free = self.kinds.values().map(|of| of.busy).sum::<usize>() < shared;
-            let has_thread = self.kinds.iter().filter(|(_, of)| free || of.busy == 0);
-            let first = has_thread.filter_map(|(kind, of)| Some((of.waiting.front()?.0, *kind)));
-            first.min().map(|(_, kind)| kind)
-        }
-
-        /// Takes that question.
-        fn take(&mut self, shared: usize) -> Option<(Kind, Subject, Answer)> {
-            let kind = self.next(shared)?;
-            let of = self.kinds.get_mut(&kind)?;
-            let (_, subject, answer) = of.waiting.pop_front()?;
-            of.busy += 1;
-            Some((kind, subject, answer))
-        }
-    }
+    pub(crate) struct Workers(BTreeMap<Lane, Sender<Question>>);
 
     impl Workers {
-        /// Works on `shared` questions at once, and beyond those on one of each kind.
+        /// With `workers` threads for each kind of question, of which all but one are shared.
         pub(crate) fn start(
-            shared: u32,
+            workers: u32,
             pools: usize,
-            validator: Arc<dyn Validator>,
+            validator: &Arc<dyn Validator>,
         ) -> std::io::Result<Self> {
-            let questions = Questions {
-                shared: shared as usize,
-                asked: Mutex::default(),
-                more: Condvar::new(),
-            };
+            let own =
+                (0..pools).map(|pool| Lane::Pool(PoolIndex(pool as u16))).chain([Lane::Chain]);
+            let own = own.map(|lane| (lane, 1));
             // Dropped if a thread cannot be had: then the others end.
-            let workers = Self(Arc::new(questions));
-            // One of the kinds has one of the shared threads when all of those are busy.
-            for n in 0..shared as usize + pools {
-                let (questions, validator) = (workers.0.clone(), validator.clone());
-                let name = format!("tidegate-check-{n}");
-                let work = move || {
-                    while let Some((kind, subject, answer)) = questions.next() {
-                        validate(&*validator, subject, answer);
-                        questions.done(kind);
-                    }
-                };
-                crate::rt::thread(name, work)?;
+            let mut lanes = Self(BTreeMap::new());
+            let mut n = 0;
+            for (lane, threads) in own.chain([(Lane::Shared, workers - 1)]) {
+                let (sender, questions) = channel();
+                let questions = Arc::new(Mutex::new(questions));
+                for _ in 0..threads {
+                    let (questions, validator) = (questions.clone(), validator.clone());
+                    crate::rt::thread(format!("tidegate-check-{n}"), move || {
+                        work(&questions, &*validator);
+                    })?;
+                    n += 1;
+                }
+                lanes.0.insert(lane, sender);
             }
-            Ok(workers)
+            Ok(lanes)
         }
 
-        pub(crate) fn ask(&self, subject: Subject, answer: Answer) {
-            self.0.change(|asked| asked.push(subject, answer));
-            self.0.more.notify_one();
+        pub(crate) fn ask(&self, subject: Subject, answer: Answer, lane: Lane) {
+            // Threads end when this is dropped, so there is one; and the core asks no lane that has none.
+            let sent = self.0.get(&lane).is_some_and(|lane| lane.send((subject, answer)).is_ok());
+            debug_assert!(sent, "there is no worker for {lane:?}");
         }
     }
 
-    impl Drop for Workers {
-        fn drop(&mut self) {
-            self.0.change(|asked| asked.over = true);
-            self.0.more.notify_all();
-        }
-    }
-
-    impl Questions {
-        fn change(&self, change: impl FnOnce(&mut Asked)) {
-            change(&mut self.asked.lock().unwrap_or_else(PoisonError::into_inner));
-        }
-
-        /// Waits for a question; `None` if no more will come for this thread.
-        fn next(&self) -> Option<(Kind, Subject, Answer)> {
-            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            loop {
-                if let Some(question) = asked.take(self.shared) {
-                    if asked.next(self.shared).is_some() {
-                        // The end of one check can make room for two.
-                        self.more.notify_one();
-                    }
-                    return Some(question);
-                }
-                // What waits for a thread gets one of those that are busy.
-                if asked.over {
-                    return None;
-                }
-                asked = self.more.wait(asked).unwrap_or_else(PoisonError::into_inner);
-            }
-        }
-
-        fn done(&self, kind: Kind) {
-            self.change(|asked| {
-                if let Some(of) = asked.kinds.get_mut(&kind) {
-                    of.busy -= 1;
-                }
-            });
+    /// Answers questions until no more will come.
+    fn work(questions: &Mutex<Receiver<Question>>, validator: &dyn Validator) {
+        // Whoever waits for a question holds the lock, and gives it up with the question.
+        let next = || questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        while let Ok((subject, answer)) = next() {
+            validate(validator, subject, answer);
         }
     }
 
@@ -268,57 +183,36 @@ mod workers {
         use std::sync::Barrier;
 
         use bytes::Bytes;
-        use tidegate_proto::id::{BlockId, ItemId, Ticket};
-        use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+        use tidegate_proto::id::{BlockId, Ticket};
+        use tokio::sync::mpsc::unbounded_channel;
 
         use super::*;
-        use crate::driver::Message;
 
-        fn of(kind: Kind) -> Subject {
-            let body = Bytes::new();
-            match kind {
-                Some(pool) => Subject::Item { pool, id: ItemId([1; 32]), body },
-                None => Subject::Header { block: BlockId([1; 32]), header: body },
-            }
-        }
-
-        fn answer() -> (Answer, UnboundedReceiver<Message>) {
-            let (sender, answers) = unbounded_channel();
-            (Answer::new(Ticket(0), sender), answers)
-        }
-
-        const FIRST: Kind = Some(PoolIndex(0));
-        const SECOND: Kind = Some(PoolIndex(1));
+        /// With three workers for each kind, and two pools.
+        const LANES: [Lane; 5] = [
+            Lane::Shared,
+            Lane::Pool(PoolIndex(0)),
+            Lane::Shared,
+            Lane::Chain,
+            Lane::Pool(PoolIndex(1)),
+        ];
 
         #[test]
-        fn a_kind_has_a_thread_when_others_have_all() {
-            let mut asked = Asked::default();
-            for kind in [FIRST, FIRST, SECOND, None] {
-                asked.push(of(kind), answer().0);
-            }
-            assert_eq!(asked.next(2), Some(FIRST));
-            asked.kinds.get_mut(&FIRST).unwrap().busy = 1;
-            assert_eq!((asked.next(2), asked.next(1)), (Some(FIRST), Some(SECOND)));
-            asked.kinds.get_mut(&SECOND).unwrap().busy = 1;
-            assert_eq!(asked.next(2), Some(None));
-            asked.kinds.get_mut(&None).unwrap().busy = 1;
-            assert_eq!((asked.next(2), asked.next(3), asked.next(4)), (None, None, Some(FIRST)));
-        }
-
-        #[test]
-        fn all_kinds_are_worked_on_at_once() {
+        fn lanes_are_worked_on_at_once() {
             // Nobody gets past it alone.
-            let all = Arc::new(Barrier::new(3));
+            let all = Arc::new(Barrier::new(LANES.len()));
             let met = all.clone();
             let validator = move |_: Subject, answer: Answer| {
                 met.wait();
                 answer.ignore();
             };
-            let workers = Workers::start(1, 2, Arc::new(validator)).expect("threads");
+            let validator = Arc::new(validator) as Arc<dyn Validator>;
+            let workers = Workers::start(3, 2, &validator).expect("threads");
             let mut waiting = Vec::new();
-            for kind in [FIRST, FIRST, SECOND, None, SECOND, None] {
-                let (answer, answered) = answer();
-                workers.ask(of(kind), answer);
+            for lane in LANES.into_iter().chain(LANES) {
+                let (sender, answered) = unbounded_channel();
+                let subject = Subject::Header { block: BlockId([1; 32]), header: Bytes::new() };
+                workers.ask(subject, Answer::new(Ticket(0), sender), lane);
                 waiting.push(answered);
             }
             for mut answered in waiting {
@@ -333,7 +227,7 @@ mod workers {
 mod workers {
     use std::sync::Arc;
 
-    use super::{Answer, Subject, Validator, validate};
+    use super::{Answer, Lane, Subject, Validator, validate};
 
     pub(crate) struct Workers(Arc<dyn Validator>);
 
@@ -342,12 +236,12 @@ mod workers {
         pub(crate) fn start(
             _: u32,
             _: usize,
-            validator: Arc<dyn Validator>,
+            validator: &Arc<dyn Validator>,
         ) -> std::io::Result<Self> {
-            Ok(Self(validator))
+            Ok(Self(validator.clone()))
         }
 
-        pub(crate) fn ask(&self, subject: Subject, answer: Answer) {
+        pub(crate) fn ask(&self, subject: Subject, answer: Answer, _: Lane) {
             validate(&*self.0, subject, answer);
         }
     }

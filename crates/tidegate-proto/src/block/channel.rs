@@ -111,7 +111,7 @@ impl ChannelTrait for Channel {
                 let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
                 match link.from_peer.note(&facts) {
                     Noted::First => {
-                        headers::compact_with_header(cx, at.link, compact, Some(number))
+                        headers::compact_with_header(cx, at.link, facts, compact, Some(number))
                     }
                     Noted::Again => {
                         give_back(cx, at.link, number, Report::Duplicate);
@@ -134,7 +134,7 @@ impl ChannelTrait for Channel {
                 let key = (facts.block, BlockPart::Compact);
                 let others = cx.blocks.fetcher.failed(key, at.link, 0, cx.now);
                 others.into_iter().for_each(|other| wake_block(cx, other));
-                headers::compact_with_header(cx, at.link, compact, None)
+                headers::compact_with_header(cx, at.link, facts, compact, None)
             }
             BlockMessage::Ids(ids) => on_ids(cx, at, ids),
             BlockMessage::Item(item) => on_item(cx, at, item),

@@ -135,14 +135,14 @@ pub(super) fn header_answered(
     Ok(())
 }
 
-/// A compact block came in: its header first.
+/// A compact block came in: its header, which has these facts, first.
 pub(super) fn compact_with_header(
     cx: &mut Context,
     link: ConnectionId,
+    facts: HeaderFacts,
     compact: Compact,
     pushed: Option<u32>,
 ) -> Result<(), Violation> {
-    let facts = parse(cx, &compact.header)?;
     take(cx, link, facts, compact.header.clone(), pushed.is_none());
     if let Some(checking) = cx.blocks.checking.get_mut(&facts.block) {
         let duplicate = checking.compacts.iter().any(|(sender, ..)| *sender == link);

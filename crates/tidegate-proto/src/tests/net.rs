@@ -398,7 +398,7 @@ impl Net {
                         self.command(n, Command::Signature { request, signature });
                     }
                 }
-                Output::Verify { ticket, subject } => self.verify(n, ticket, subject),
+                Output::Verify { ticket, subject, .. } => self.verify(n, ticket, subject),
                 Output::Published { request, fate } => {
                     self.hosts[n].fates.insert(request, fate);
                 }

@@ -410,7 +410,7 @@ impl Script {
                     self.closed.insert(connection);
                     self.node.handle_input(self.now, Input::Closed { connection });
                 }
-                Output::Verify { ticket, subject } => match (self.judge)(&subject) {
+                Output::Verify { ticket, subject, .. } => match (self.judge)(&subject) {
                     Some(verdict) => {
                         let verdict = Command::Verdict { ticket, verdict };
                         self.node.handle_command(self.now, verdict);
