@@ -16,6 +16,7 @@ use crate::peers::book::Book;
 use crate::peers::dialer::Dialer;
 use crate::peers::exchange::Exchange;
 use crate::pool::Pool;
+use crate::pool::budget::Budget;
 use crate::rpc::Rpc;
 use crate::rules::Rules;
 use crate::stats::{Count, Stats};
@@ -94,10 +95,8 @@ pub(crate) struct Context {
     /// What the driver must do, besides sending frames and asking for verdicts.
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) stats: Stats,
-    /// Bytes that were asked for and have no verdict yet, on all links.
-    pub(crate) fetch_bytes: u32,
-    /// Something was not asked for since those were too many: when they are fewer, links are woken.
-    pub(crate) fetches_wait: bool,
+    /// Bytes that were asked for and have no verdict yet, on all links and pools.
+    pub(crate) fetches: Budget,
     /// Work of what is being dealt with that is charged when it shows whether it was of use.
     pub(crate) charged_later: u64,
 }

@@ -23,6 +23,7 @@ use crate::peers::dial_back;
 use crate::peers::dialer::{self, Dialer};
 use crate::peers::exchange::Exchange;
 use crate::peers::{self, BannedPeer, Peers};
+use crate::pool::budget::Budget;
 use crate::pool::{self, Pool};
 use crate::rng::Rng;
 use crate::rpc::{self, Rpc};
@@ -101,8 +102,7 @@ impl Node {
             timers: Timers::default(),
             outputs: VecDeque::new(),
             stats: Stats::default(),
-            fetch_bytes: 0,
-            fetches_wait: false,
+            fetches: Budget::default(),
             charged_later: 0,
         };
         let mut node = Self { cx };
@@ -607,7 +607,7 @@ impl Node {
             tickets: cx.tickets.out(),
             blocks_kept: cx.blocks.kept().0,
             block_bytes: cx.blocks.kept().1,
-            fetch_bytes: cx.fetch_bytes,
+            fetch_bytes: cx.fetches.bytes(),
             bans: cx.peers.bans(),
             store_backlog: cx.store.backlog(),
             known_peers: cx.book.len(),

@@ -15,7 +15,7 @@ use crate::channel::Context;
 use crate::config::PoolSpec;
 use crate::fetch::{Announced, Candidate, Fetcher};
 use crate::id::{ConnectionId, ItemId, ItemKey, PoolIndex, Salt};
-use crate::io::{Admission, Event, Fate, Invalid, Output, Subject, TipChange, Verdict};
+use crate::io::{Admission, Event, Fate, Invalid, Output, Subject, Verdict};
 use crate::link::{At, Links};
 use crate::permit::Spent;
 use crate::rules::ItemFacts;
@@ -26,19 +26,23 @@ use crate::timers::Timer;
 use crate::violation::Violation;
 use crate::wire::Report;
 
+pub(crate) mod budget;
 mod channel;
 pub(crate) mod content;
 mod facts;
 mod link;
 mod link_set;
 mod shelf;
+mod tip;
 
+use budget::Reserved;
 pub(crate) use channel::{Channel, raise, raised};
 use content::{Content, Item};
 use facts::Facts;
 use link::PoolLink;
 use link_set::{LinkSet, Ordinal};
 use shelf::Shelf;
+pub(crate) use tip::{peer_tip_changed, tip_changed};
 
 /// A pool and all that belongs to it.
 #[derive(Debug)]
@@ -86,8 +90,8 @@ struct Pending {
     body: Bytes,
     facts: ItemFacts,
     sources: Vec<Source>,
-    /// Bytes reserved for it, and on which link.
-    reserved: Option<(ConnectionId, u32)>,
+    /// What the request for it is charged with, if it was fetched.
+    reserved: Option<Reserved>,
     /// The verdict is late: the permits went back as *ignored*.
     overdue: bool,
     /// Whose turn it waits for, and until when, as long as it has no ticket.
@@ -390,36 +394,38 @@ pub(crate) fn announcement(salt: &Salt, id: &ItemId, size: usize) -> crate::wire
     crate::wire::Announcement { id: alias(salt, id), facts: Facts::new(size, 100).to_wire() }
 }
 
-/// An item came in from `at`, whole. What was `reserved` for it is free at its verdict.
+/// An item came in from `at`, whole. What is `reserved` for it is freed at its verdict.
 fn arrived(
     cx: &mut Context,
     at: At,
     number: u32,
     body: Bytes,
     how: How,
-    reserved: Option<u32>,
+    reserved: Option<Reserved>,
 ) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
     // R7.3.9
     if body.len() > pool.spec.max_item as usize {
+        release(cx, at.index, reserved);
         return Err(Violation::ItemTooLarge);
     }
     let source = Source { link: at.link, number, how };
     let id = cx.rules.item_id(&pool.spec.name, &body);
     if pool.is_known_by(&id, at.link) {
-        release(cx, at, reserved);
+        release(cx, at.index, reserved);
         report(cx, at.index, source, Report::Duplicate);
         return Ok(());
     }
     if let Some(pending) = pool.pending.get_mut(&id) {
         let outcome = pending.another(source);
-        release(cx, at, reserved);
+        release(cx, at.index, reserved);
         if let Some(outcome) = outcome {
             report(cx, at.index, source, outcome);
         }
         return Ok(());
     }
     let Some(facts) = cx.rules.item(&pool.spec.name, &body) else {
+        release(cx, at.index, reserved);
         // R7.3.10
         return Err(Violation::MalformedItem);
     };
@@ -427,7 +433,6 @@ fn arrived(
     let index = pool.index;
     let announced = resolved(cx, at.index, alias).into_iter();
     let others = announced.map(|c| Source { link: c.link, number: c.tag, how: How::Announced });
-    let reserved = reserved.map(|bytes| (at.link, bytes));
     let sources = vec![source];
     let mut pending = Pending { body, facts, sources, reserved, overdue: false, turn: None };
     let mut settled = Vec::new();
@@ -449,24 +454,19 @@ fn arrived(
 fn resolved(cx: &mut Context, index: usize, alias: u64) -> Vec<Candidate> {
     let pool = &mut cx.pools[index];
     let candidates = pool.fetcher.resolved(alias);
-    let mut charged = 0;
     for candidate in &candidates {
         let link = pool.links.get_mut(&candidate.link);
         if let Some(requested) = link.and_then(|link| link.requested.get_mut(&candidate.tag)) {
-            charged += std::mem::take(&mut requested.charged);
+            cx.fetches.free(std::mem::take(&mut requested.on_node));
         }
-    }
-    if charged > 0 {
-        cx.fetch_bytes -= charged;
-        freed(cx);
     }
     candidates
 }
 
-/// The node's share of what may be asked for has room again: links that waited for it may ask.
-fn freed(cx: &mut Context) {
+/// Links that waited for room among what may be asked for are asked again, if there is some.
+fn use_freed(cx: &mut Context) {
     // Looking at all links takes time, and most of the time none of them waits for this.
-    if !std::mem::take(&mut cx.fetches_wait) {
+    if !cx.fetches.has_room_again() {
         return;
     }
     for pool in &cx.pools {
@@ -490,19 +490,16 @@ fn withdraw(cx: &mut Context, at: At) {
         let pushed = pending.sources.iter().find(|source| source.how == How::Pushed).copied();
         let fetched = pending.sources.iter().find(|source| source.how == How::Fetched).copied();
         let bytes = pending.body.len() as u32;
-        if let Some((link, bytes)) = reserved {
-            release(cx, At { link, ..at }, Some(bytes));
-        }
-        let room = cx.fetch_bytes + bytes <= cx.config.limits.fetch_bytes_node;
+        release(cx, at.index, reserved);
+        let room = cx.fetches.fits(bytes, cx.config.limits.fetch_bytes_node);
         let pool = &mut cx.pools[at.index];
         let Some(pending) = pool.pending.get_mut(&id) else { continue };
         if let Some(other) = pushed.or_else(|| fetched.filter(|_| room)) {
             if pushed.is_none()
                 && let Some(link) = pool.links.get_mut(&other.link)
             {
-                link.reserved += bytes;
-                cx.fetch_bytes += bytes;
-                pending.reserved = Some((other.link, bytes));
+                let (on_link, on_node) = (link.reserved.charge(bytes), cx.fetches.charge(bytes));
+                pending.reserved = Some(Reserved { link: other.link, on_link, on_node });
             }
             ask(cx, other, index, id);
             continue;
@@ -530,15 +527,14 @@ fn withdraw(cx: &mut Context, at: At) {
     }
 }
 
-/// Bytes that were asked for on a link are not awaited any more, or have their verdict.
-fn release(cx: &mut Context, at: At, bytes: Option<u32>) {
-    let Some(bytes) = bytes else { return };
-    let pool = &mut cx.pools[at.index];
-    cx.fetch_bytes -= bytes;
-    if let Some(link) = pool.links.get_mut(&at.link) {
-        link.reserved -= bytes;
+/// What was asked for is not awaited any more, or has its verdict.
+fn release(cx: &mut Context, pool: usize, reserved: Option<Reserved>) {
+    let Some(Reserved { link, on_link, on_node }) = reserved else { return };
+    cx.fetches.free(on_node);
+    // If the link is gone, so is its budget.
+    if let Some(link) = cx.pools[pool].links.get_mut(&link) {
+        link.reserved.free(on_link);
     }
-    freed(cx);
 }
 
 /// The name of a pool of this node.
@@ -592,9 +588,7 @@ pub(crate) fn verdict(cx: &mut Context, pool: PoolIndex, id: ItemId, verdict: Ve
     let index = pool.0 as usize;
     // Published here in the meantime.
     let Some(pending) = cx.pools[index].take_pending(&id) else { return };
-    if let Some((link, bytes)) = pending.reserved {
-        release(cx, At { link, slot: 0, index }, Some(bytes));
-    }
+    release(cx, index, pending.reserved);
     let pool = &mut cx.pools[index];
     pool.forget_alias(&id);
     let accepted = match verdict {
@@ -639,9 +633,8 @@ pub(crate) fn overdue(cx: &mut Context, pool: PoolIndex, id: ItemId) {
         return;
     }
     let sources = pending.sources.clone();
-    if let Some((link, bytes)) = pending.reserved.take() {
-        release(cx, At { link, slot: 0, index }, Some(bytes));
-    }
+    let reserved = pending.reserved.take();
+    release(cx, index, reserved);
     for source in sources {
         report(cx, index, source, Report::Ignored);
     }
@@ -703,72 +696,34 @@ fn announcers(cx: &mut Context, pool: PoolIndex, id: ItemId) -> Vec<ConnectionId
 }
 
 /// The current step is done: what it moved into the pools and out of them is reported to the store, which
-/// looks at what the pools hold now.
+/// looks at what the pools hold now, and what it freed can be used.
 pub(crate) fn settle(cx: &mut Context) {
     for pool in 0..cx.pools.len() {
         for (id, gone) in std::mem::take(&mut cx.pools[pool].moved) {
             store::moved(cx, PoolIndex(pool as u16), id, gone);
         }
     }
+    use_freed(cx);
+    #[cfg(test)]
+    check_budgets(cx);
 }
 
-/// The tip moved: items leave and come back with it.
-pub(crate) fn tip_changed(cx: &mut Context, change: TipChange) {
-    let height = cx.tip.held().map_or(0, |tip| tip.height);
-    for (pool, key) in change.remove {
-        let Some(pool) = cx.pools.get_mut(pool.0 as usize) else { continue };
-        pool.shelf.take_key(&key);
-        if let Some((_, _, gone)) = pool.take_out(&key) {
-            cx.outputs.push_back(gone);
+/// What is charged is what requests and items that wait for their verdicts are charged with.
+#[cfg(test)]
+fn check_budgets(cx: &Context) {
+    let mut on_node = 0;
+    for pool in &cx.pools {
+        let reserved = || pool.pending.values().filter_map(|pending| pending.reserved.as_ref());
+        on_node += reserved().map(|reserved| reserved.on_node.bytes()).sum::<u32>();
+        for (id, link) in &pool.links {
+            on_node += link.requested.values().map(|asked| asked.on_node.bytes()).sum::<u32>();
+            let waits = reserved().filter(|reserved| reserved.link == *id);
+            let on_link = waits.map(|reserved| reserved.on_link.bytes()).sum::<u32>()
+                + link.requested.values().map(|asked| asked.on_link.bytes()).sum::<u32>();
+            assert_eq!(link.reserved.bytes(), on_link, "of {id:?}");
         }
     }
-    let limits = &cx.config.limits;
-    let most = (limits.shelved, limits.shelved_bytes);
-    for (pool, key) in change.shelve {
-        let Some(pool) = cx.pools.get_mut(pool.0 as usize) else { continue };
-        if let Some((item, from, gone)) = pool.take_out(&key) {
-            pool.shelf.put(item, from, height, most);
-            cx.outputs.push_back(gone);
-        }
-    }
-    let mut back = Vec::new();
-    for pool in &mut cx.pools {
-        pool.shelf.prune(height.saturating_sub(u64::from(limits.blocks_kept)));
-        for (account, state) in &change.accounts {
-            for item in pool.content.set_account(*account, *state) {
-                let from = pool.from(&item.id);
-                cx.outputs.push_back(pool.forget(item.id));
-                // What is stale stays so.
-                if item.facts.chain.is_some_and(|link| link.nonce >= state.next) {
-                    pool.shelf.put(item, from, height, most);
-                }
-            }
-            let admitted = pool.shelf.take_account(*account, state).into_iter();
-            back.extend(admitted.map(|(item, from)| {
-                (pool.index, item.body, Admission { from, account: Some(*state) })
-            }));
-        }
-    }
-    for (index, key) in change.restore {
-        let Some(pool) = cx.pools.get_mut(index.0 as usize) else { continue };
-        let restored = pool.shelf.take_key(&key);
-        back.extend(
-            restored.map(|(item, from)| (index, item.body, Admission { from, account: None })),
-        );
-    }
-    for (pool, body, admission) in back.into_iter().chain(change.add) {
-        publish(cx, pool, body, admission);
-    }
-}
-
-/// A peer's executed tip is another: what was held back for it may be sent now.
-pub(crate) fn peer_tip_changed(cx: &mut Context, link: ConnectionId) {
-    for pool in &mut cx.pools {
-        if let Some(held) = pool.links.get_mut(&link) {
-            held.tip_changed(&pool.log, pool.next);
-            cx.links.wake(link, held.at.slot);
-        }
-    }
+    assert_eq!(cx.fetches.bytes(), on_node);
 }
 
 /// Ends fetches that have timed out.
@@ -782,11 +737,10 @@ pub(crate) fn expire(cx: &mut Context, index: usize) {
         let link = pool.links.get_mut(&link);
         if let Some(requested) = link.and_then(|link| link.requested.get_mut(&number)) {
             // Nothing is held for it: others may use the node's share. The link's stays taken.
-            cx.fetch_bytes -= std::mem::take(&mut requested.charged);
+            cx.fetches.free(std::mem::take(&mut requested.on_node));
         }
     }
     pool.wake(expired.wake, &mut cx.links);
-    freed(cx);
     for (_, candidates) in expired.given_up {
         for candidate in candidates {
             let source =

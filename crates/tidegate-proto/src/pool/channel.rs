@@ -9,9 +9,10 @@
 
 use bytes::Bytes;
 
+use super::budget::Reserved;
 use super::facts::Facts;
 use super::link::{Asked, Incoming, PoolLink, Requested};
-use super::{How, Source, arrived, freed, release, report, spend_for};
+use super::{How, Source, arrived, release, report, spend_for};
 use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
 use crate::chunk::{self, Receiving};
 use crate::config::{Config, PoolSpec};
@@ -63,9 +64,11 @@ impl ChannelTrait for Channel {
         let pool = &mut cx.pools[at.index];
         let others = pool.fetcher.link_down(at.link, cx.now);
         pool.wake(others, &mut cx.links);
-        let Some(link) = pool.links.remove(&at.link) else { return };
-        // What waits for a verdict keeps its share, and frees it then.
-        cx.fetch_bytes -= link.requested.values().map(|requested| requested.charged).sum::<u32>();
+        let Some(mut link) = pool.links.remove(&at.link) else { return };
+        // What waits for a verdict stays charged until then.
+        for requested in std::mem::take(&mut link.requested).into_values() {
+            cx.fetches.free(requested.on_node);
+        }
         cx.caused(at.link, link.returns.unpaid(&link.issuer));
         let pool = &mut cx.pools[at.index];
         // Another link may get its place in the sets.
@@ -76,7 +79,6 @@ impl ChannelTrait for Channel {
             pending.sources.retain(|source| source.link != at.link);
         }
         super::withdraw(cx, at);
-        freed(cx);
     }
 
     fn was_asked(message: &PoolMessage) -> bool {
@@ -265,31 +267,26 @@ fn answered(cx: &mut Context, at: At, number: u32, body: Bytes) -> Result<(), Vi
         connection.answered();
         connection.measured_rate(body.len() as u64, now.since(requested.sent));
     }
+    let Requested { alias, bound, on_link, on_node, .. } = requested;
+    let mut reserved = Reserved { link: at.link, on_link, on_node };
     let pool = &cx.pools[at.index];
     let id = cx.rules.item_id(&pool.spec.name, &body);
     // R7.3.8
-    if pool.alias(&id) != requested.alias || body.len() > requested.bound as usize {
-        cx.fetch_bytes -= requested.charged;
-        freed(cx);
+    if pool.alias(&id) != alias || body.len() > bound as usize {
+        release(cx, at.index, Some(reserved));
         return Err(Violation::WrongBody);
     }
     // If it timed out, the node's share went to others; there must be room again, unless another
     // was faster, and the body is not kept.
-    let here = pool.aliases.contains_key(&requested.alias);
-    let room = cx.config.limits.fetch_bytes_node.saturating_sub(cx.fetch_bytes);
-    let charge = requested.bound - requested.charged;
+    let here = pool.aliases.contains_key(&alias);
     let offered = pool.links.get(&at.link).is_some_and(|link| link.offered.contains(&number));
-    cx.fetch_bytes += charge;
-    if offered && (here || charge <= room) {
-        let arrived = arrived(cx, at, number, body, How::Fetched, Some(requested.bound));
-        if arrived.is_err() {
-            cx.fetch_bytes -= requested.bound;
-            freed(cx);
-        }
-        return arrived;
+    let more = bound - reserved.on_node.bytes();
+    if offered && (here || cx.fetches.fits(more, cx.config.limits.fetch_bytes_node)) {
+        cx.fetches.raise(&mut reserved.on_node, bound);
+        return arrived(cx, at, number, body, How::Fetched, Some(reserved));
     }
     // Or its permit went back already: another peer was faster, or it was given up.
-    release(cx, at, Some(requested.bound));
+    release(cx, at.index, Some(reserved));
     if offered {
         let source = Source { link: at.link, number, how: How::Fetched };
         report(cx, at.index, source, Report::Ignored);
@@ -322,8 +319,8 @@ fn on_gone(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation>
         }
         let requested = link.requested.remove(&number).ok_or(Violation::Unasked)?;
         link.holder.answered(requested.bound);
-        link.reserved -= requested.bound;
-        cx.fetch_bytes -= requested.charged;
+        link.reserved.free(requested.on_link);
+        cx.fetches.free(requested.on_node);
         cx.links.answered(at.link);
         let others = pool.fetcher.failed(requested.alias, at.link, number, cx.now);
         pool.wake(others, &mut cx.links);
@@ -340,7 +337,6 @@ fn on_gone(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation>
         }
     }
     cx.links.wake(at.link, at.slot);
-    freed(cx);
     Ok(())
 }
 
@@ -357,12 +353,12 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
     while numbers.len() < MAX_FETCH && link.requested.len() < most {
         // One item always fits, on the link and on the node.
         let fits = |_: &u64, bytes: u32| {
-            let on_link = link.reserved == 0
-                || link.reserved.saturating_add(bytes) <= limits.fetch_bytes_link;
-            let on_node = cx.fetch_bytes == 0
-                || cx.fetch_bytes.saturating_add(bytes) <= limits.fetch_bytes_node;
+            let on_link = link.reserved.allows(bytes, limits.fetch_bytes_link);
+            let on_node = cx.fetches.allows(bytes, limits.fetch_bytes_node);
             let mine = on_link && link.holder.allows_request(bytes);
-            cx.fetches_wait |= mine && !on_node;
+            if mine && !on_node {
+                cx.fetches.wait();
+            }
             mine && on_node
         };
         let until = |bytes, late| connection.waits(bytes, late, fastest, cx.now);
@@ -373,11 +369,10 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
             continue;
         }
         link.holder.request(request.size);
-        link.reserved += request.size;
-        cx.fetch_bytes += request.size;
         connection.ask(cx.now);
         let (alias, bound) = (request.key, request.size);
-        let requested = Requested { alias, bound, charged: bound, sent: cx.now };
+        let (on_link, on_node) = (link.reserved.charge(bound), cx.fetches.charge(bound));
+        let requested = Requested { alias, bound, on_link, on_node, sent: cx.now };
         link.requested.insert(request.tag, requested);
         numbers.push(request.tag);
     }

@@ -6,6 +6,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
+use super::budget::{Budget, Charge};
 use super::{Entry, Ordinal};
 use crate::channel::Terms;
 use crate::chunk::{Outgoing, Receiving, Sending};
@@ -33,7 +34,7 @@ pub(super) struct PoolLink {
     /// A body that arrives in chunks.
     pub(super) incoming: Option<Incoming>,
     /// Bytes asked for on this link that have no verdict yet.
-    pub(super) reserved: u32,
+    pub(super) reserved: Budget,
 
     /// What this node has outstanding at the peer.
     pub(super) holder: Holder<Sent>,
@@ -77,12 +78,13 @@ pub(super) struct Sent {
 }
 
 /// A request to the peer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Requested {
     pub(super) alias: u64,
     pub(super) bound: u32,
-    /// What of it the node's share is charged with: nothing when it has timed out.
-    pub(super) charged: u32,
+    pub(super) on_link: Charge,
+    /// Nothing when it has timed out.
+    pub(super) on_node: Charge,
     pub(super) sent: Time,
 }
 
@@ -112,7 +114,7 @@ impl PoolLink {
             offered: BTreeSet::new(),
             requested: BTreeMap::new(),
             incoming: None,
-            reserved: 0,
+            reserved: Budget::default(),
             holder: Holder::new(terms.theirs.clone()),
             old: 0,
             old_before: log_end,

@@ -1,0 +1,143 @@
+//! Bytes that were asked for and have no verdict yet: on one link, and on all of the node's links.
+//!
+//! A request is charged on both when it leaves. On its link it stays charged until its answer is settled. The
+//! node's charge is given up earlier when the answer is late, so that others can be asked, and is taken again
+//! if the answer comes after all. A [`Charge`] can be neither copied nor made up, so what is charged and what
+//! is freed cannot differ.
+
+use crate::id::ConnectionId;
+
+/// What is charged on a link or on the node.
+#[derive(Debug, Default)]
+pub(crate) struct Budget {
+    bytes: u32,
+    /// Something was not asked for since too much is charged: to be looked at again when less is.
+    awaited: bool,
+    /// Something was freed since.
+    freed: bool,
+}
+
+/// Bytes that a [`Budget`] is charged with.
+#[derive(Debug, Default, PartialEq, Eq)]
+#[must_use = "what is charged has to be freed"]
+pub(super) struct Charge(u32);
+
+impl Charge {
+    pub(super) fn bytes(&self) -> u32 {
+        self.0
+    }
+}
+
+impl Budget {
+    /// Bytes that are charged.
+    pub(crate) fn bytes(&self) -> u32 {
+        self.bytes
+    }
+
+    /// Whether a request for so many bytes more stays within a limit. One alone always does, so that an item
+    /// larger than the limit can be asked for at all.
+    pub(super) fn allows(&self, bytes: u32, limit: u32) -> bool {
+        self.bytes == 0 || self.fits(bytes, limit)
+    }
+
+    /// Whether so many bytes more stay within a limit.
+    pub(super) fn fits(&self, bytes: u32, limit: u32) -> bool {
+        self.bytes.checked_add(bytes).is_some_and(|sum| sum <= limit)
+    }
+
+    pub(super) fn charge(&mut self, bytes: u32) -> Charge {
+        let mut charge = Charge::default();
+        self.raise(&mut charge, bytes);
+        charge
+    }
+
+    /// Charges as much more as is missing to so many bytes.
+    pub(super) fn raise(&mut self, charge: &mut Charge, bytes: u32) {
+        self.bytes += bytes.saturating_sub(charge.0);
+        charge.0 = charge.0.max(bytes);
+    }
+
+    pub(super) fn free(&mut self, charge: Charge) {
+        self.bytes -= charge.0;
+        self.freed |= charge.0 > 0;
+    }
+
+    /// There is no room now: [`Budget::has_room_again`] tells when some was freed.
+    pub(super) fn wait(&mut self) {
+        (self.awaited, self.freed) = (true, false);
+    }
+
+    /// Whether something was freed since somebody has waited for that. It is told once.
+    pub(super) fn has_room_again(&mut self) -> bool {
+        let again = self.awaited && self.freed;
+        self.awaited &= !again;
+        again
+    }
+}
+
+/// What one request is charged with.
+#[derive(Debug)]
+#[must_use = "what is charged has to be freed"]
+pub(super) struct Reserved {
+    pub(super) link: ConnectionId,
+    pub(super) on_link: Charge,
+    pub(super) on_node: Charge,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn one_request_always_fits() {
+        let mut budget = Budget::default();
+        assert!(budget.allows(500, 100) && !budget.fits(500, 100));
+        let first = budget.charge(60);
+        assert!(budget.allows(40, 100) && !budget.allows(41, 100));
+        assert!(!budget.allows(u32::MAX, 100), "the sum has no number");
+        budget.free(first);
+        assert!(budget.allows(41, 100));
+    }
+
+    #[test]
+    fn who_waits_is_told_once_when_something_is_freed() {
+        let mut budget = Budget::default();
+        let charges = [10, 10, 10].map(|bytes| budget.charge(bytes));
+        let [first, second, third] = charges;
+        budget.free(first);
+        assert!(!budget.has_room_again(), "nobody waits");
+        budget.wait();
+        assert!(!budget.has_room_again(), "nothing was freed since");
+        budget.free(Charge::default());
+        assert!(!budget.has_room_again());
+        budget.free(second);
+        assert!(budget.has_room_again() && !budget.has_room_again());
+        budget.free(third);
+        assert!(!budget.has_room_again());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_charged_is_the_sum_of_the_charges(
+            steps in prop::collection::vec((0..8usize, 0..100u32, any::<bool>()), 0..100),
+        ) {
+            let mut budget = Budget::default();
+            let mut charges: [Charge; 8] = Default::default();
+            for (at, bytes, free) in steps {
+                match free {
+                    true => budget.free(std::mem::take(&mut charges[at])),
+                    false => {
+                        let before = charges[at].bytes();
+                        budget.raise(&mut charges[at], bytes);
+                        prop_assert_eq!(charges[at].bytes(), before.max(bytes));
+                    }
+                }
+                prop_assert_eq!(budget.bytes(), charges.iter().map(Charge::bytes).sum::<u32>());
+            }
+            charges.into_iter().for_each(|charge| budget.free(charge));
+            prop_assert_eq!(budget.bytes(), 0);
+        }
+    }
+}
