@@ -62,6 +62,10 @@ pub(crate) trait Channel {
 
     /// When to ask for a message even if nothing happens before.
     fn deadline(cx: &Context, at: At) -> Option<Time>;
+
+    /// Since when the peer has owed something on it, an answer or the return of a permit: a peer that owes
+    /// and is silent is taken for dead. R5.5.4
+    fn awaited_since(cx: &Context, at: At) -> Option<Time>;
 }
 
 /// What the two ends of a channel gave each other.
@@ -191,6 +195,10 @@ macro_rules! channels {
 
             pub(crate) fn deadline(self, cx: &Context, at: At) -> Option<Time> {
                 match self { $(Self::$variant => <$channel>::deadline(cx, at)),+ }
+            }
+
+            pub(crate) fn awaited_since(self, cx: &Context, at: At) -> Option<Time> {
+                match self { $(Self::$variant => <$channel>::awaited_since(cx, at)),+ }
             }
         }
     };

@@ -659,7 +659,6 @@ impl ChannelTrait for Channel {
             ControlMessage::Pong(number) => match link.ping.take() {
                 Some((asked, sent)) if asked == number => {
                     if let Some(connection) = cx.links.get_mut(at.link) {
-                        connection.answered();
                         connection.measured(cx.now.since(sent));
                     }
                     for newer in waiting_for(cx, at.link) {
@@ -753,6 +752,10 @@ impl ChannelTrait for Channel {
         // Only what [`expire`] acts on: else it would be due for ever.
         let yields = link.yields.filter(|_| matches!(link.stage, Stage::Setup(_) | Stage::Up));
         stage.into_iter().chain(yields).min()
+    }
+
+    fn awaited_since(cx: &Context, at: At) -> Option<Time> {
+        cx.control.links.get(&at.link)?.ping.map(|(_, sent)| sent)
     }
 }
 

@@ -56,9 +56,6 @@ pub(crate) struct Link {
     pub(crate) salt: Salt,
     /// When the last frame came.
     pub(crate) heard: Time,
-    /// Requests without an answer, and since when there are any.
-    awaited: u32,
-    awaited_since: Time,
     round_trip: Option<Duration>,
     rate: u64,
     /// It was measured.
@@ -144,8 +141,6 @@ impl Link {
             held: None,
             salt: Salt([0; 16]),
             heard: now,
-            awaited: 0,
-            awaited_since: now,
             round_trip: None,
             rate: FIRST_RATE,
             has_rate: false,
@@ -173,24 +168,6 @@ impl Link {
 
     pub(crate) fn slot_of(&self, number: u32) -> Option<usize> {
         self.slots.iter().position(|slot| slot.number == number)
-    }
-
-    /// A request was sent whose answer is awaited.
-    pub(crate) fn ask(&mut self, now: Time) {
-        if self.awaited == 0 {
-            self.awaited_since = now;
-        }
-        self.awaited += 1;
-    }
-
-    /// The answer came, or is not awaited any more.
-    pub(crate) fn answered(&mut self) {
-        self.awaited -= 1;
-    }
-
-    /// Since when something has been awaited while the peer was silent.
-    pub(crate) fn silent_since(&self) -> Option<Time> {
-        (self.awaited > 0).then(|| self.awaited_since.max(self.heard))
     }
 
     /// The round trip, if one was measured.
@@ -329,13 +306,6 @@ impl Links {
     pub(crate) fn next_ending(&mut self) -> Option<(ConnectionId, Ending)> {
         std::iter::from_fn(|| self.endings.pop_front())
             .find_map(|id| Some((id, self.links.get(&id)?.ending.clone()?)))
-    }
-
-    /// See [`Link::answered`].
-    pub(crate) fn answered(&mut self, id: ConnectionId) {
-        if let Some(link) = self.links.get_mut(&id) {
-            link.answered();
-        }
     }
 
     /// A message of a link that was not asked for has cost so many steps. A link may be ahead of its
@@ -625,21 +595,5 @@ mod tests {
         // A frame adds half a second to the time in which nobody else is asked.
         let alone = links.links[&A].alone(64 << 10, 0, LEAST_RATE);
         assert_eq!(alone, ALONE + Duration::from_millis(500));
-    }
-
-    #[test]
-    fn silence_counts_only_while_something_is_awaited() {
-        let at = Time::from_micros;
-        let mut links = links();
-        let link = links.get_mut(A).unwrap();
-        assert_eq!(link.silent_since(), None);
-        link.ask(at(5));
-        link.ask(at(6));
-        assert_eq!(link.silent_since(), Some(at(5)));
-        link.heard = at(9);
-        link.answered();
-        assert_eq!(link.silent_since(), Some(at(9)));
-        link.answered();
-        assert_eq!(link.silent_since(), None);
     }
 }

@@ -193,11 +193,28 @@ pub(crate) struct Holder<T> {
     next: u32,
     out: BTreeMap<u32, (Spent, T)>,
     outstanding: Outstanding,
+    /// When the first permit left since all were home, and the first request since all had answers.
+    spent_since: Time,
+    asked_since: Time,
 }
 
 impl<T> Holder<T> {
     pub(crate) fn new(grant: Grant) -> Self {
-        Self { grant, next: 0, out: BTreeMap::new(), outstanding: Outstanding::default() }
+        Self {
+            grant,
+            next: 0,
+            out: BTreeMap::new(),
+            outstanding: Outstanding::default(),
+            spent_since: Time::ZERO,
+            asked_since: Time::ZERO,
+        }
+    }
+
+    /// Since when the peer has owed the return of a permit, or an answer. R5.5.5
+    pub(crate) fn awaited_since(&self) -> Option<Time> {
+        let returns = (!self.out.is_empty()).then_some(self.spent_since);
+        let answers = (self.outstanding.requests > 0).then_some(self.asked_since);
+        returns.into_iter().chain(answers).min()
     }
 
     /// Whether a permit is there. After 2^32 numbers the next one may still be out: then it must
@@ -207,8 +224,11 @@ impl<T> Holder<T> {
     }
 
     /// Spends a permit that is there: the number of what is sent.
-    pub(crate) fn spend(&mut self, spent: Spent, what: T) -> u32 {
+    pub(crate) fn spend(&mut self, spent: Spent, what: T, now: Time) -> u32 {
         debug_assert!(self.allows(spent), "permits are looked at before they are spent");
+        if self.out.is_empty() {
+            self.spent_since = now;
+        }
         let number = self.next;
         self.next = self.next.wrapping_add(1);
         self.outstanding.add(spent);
@@ -238,7 +258,10 @@ impl<T> Holder<T> {
         self.outstanding.allows_request(&self.grant, bytes)
     }
 
-    pub(crate) fn request(&mut self, bytes: u32) {
+    pub(crate) fn request(&mut self, bytes: u32, now: Time) {
+        if self.outstanding.requests == 0 {
+            self.asked_since = now;
+        }
         debug_assert!(self.allows_request(bytes), "permits are looked at before they are spent");
         self.outstanding.requests += 1;
         self.outstanding.fetch_bytes += bytes;
@@ -455,17 +478,39 @@ mod tests {
         let mut returns = Returns::default();
         // Both ends count alike, so both come to it after 2^32 numbers.
         let first = issuer.announcement().unwrap();
-        assert_eq!(holder.spend(Spent::Announcement, ()), first);
+        assert_eq!(holder.spend(Spent::Announcement, (), Time::ZERO), first);
         (issuer.next, holder.next) = (u32::MAX, u32::MAX);
         assert_eq!(issuer.announcement(), Ok(u32::MAX));
-        assert_eq!(holder.spend(Spent::Announcement, ()), u32::MAX);
+        assert_eq!(holder.spend(Spent::Announcement, (), Time::ZERO), u32::MAX);
         assert!(!holder.allows(Spent::Announcement), "0 is still out");
         assert_eq!(issuer.announcement(), Err(Violation::AnnouncementPermit));
         assert_eq!(issuer.body(1), Err(Violation::BodyPermit));
         returns.push(&mut issuer, first, Report::First, Time::ZERO);
         returns.take(&mut issuer, Time::ZERO + Duration::from_secs(1), u64::MAX).unwrap();
         holder.returned(first).unwrap();
-        assert_eq!(issuer.announcement(), Ok(holder.spend(Spent::Announcement, ())));
+        assert_eq!(issuer.announcement(), Ok(holder.spend(Spent::Announcement, (), Time::ZERO)));
+    }
+
+    /// R5.5.5
+    #[test]
+    fn what_is_owed_is_awaited_from_when_it_left() {
+        let at = Time::from_micros;
+        let mut holder = Holder::new(GRANT);
+        assert_eq!(holder.awaited_since(), None);
+        holder.request(7, at(5));
+        holder.request(7, at(6));
+        let first = holder.spend(Spent::Announcement, (), at(4));
+        let second = holder.spend(Spent::Announcement, (), at(7));
+        assert_eq!(holder.awaited_since(), Some(at(4)));
+        holder.returned(first).unwrap();
+        holder.returned(second).unwrap();
+        assert_eq!(holder.awaited_since(), Some(at(5)));
+        holder.answered(7);
+        assert_eq!(holder.awaited_since(), Some(at(5)));
+        holder.answered(7);
+        assert_eq!(holder.awaited_since(), None);
+        holder.request(7, at(9));
+        assert_eq!(holder.awaited_since(), Some(at(9)));
     }
 
     /// R6.1.4
@@ -513,12 +558,12 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Announce if holder.allows(Spent::Announcement) => {
-                        let number = holder.spend(Spent::Announcement, ());
+                        let number = holder.spend(Spent::Announcement, (), Time::ZERO);
                         prop_assert_eq!(issuer.announcement(), Ok(number));
                         unprocessed.push(number);
                     }
                     Step::Push(bytes) if holder.allows(Spent::Body(bytes)) => {
-                        let number = holder.spend(Spent::Body(bytes), ());
+                        let number = holder.spend(Spent::Body(bytes), (), Time::ZERO);
                         prop_assert_eq!(issuer.body(bytes), Ok(number));
                         unprocessed.push(number);
                     }

@@ -76,6 +76,8 @@ struct Incoming {
 struct Open {
     want: RpcWant,
     asked: Time,
+    /// When it left.
+    sent: Option<Time>,
     /// Nothing may have come of it then.
     until: Time,
     /// It is not wanted any more; its place is free when the peer says so.
@@ -136,7 +138,9 @@ pub(crate) fn ask(cx: &mut Context, link: ConnectionId, want: RpcWant) -> bool {
     let Some(asked) = cx.rpc.links.get_mut(&link) else { return false };
     let id = asked.next;
     asked.next += 1;
-    asked.open.insert(id, Open { want: want.clone(), asked: now, until, cancelled: false });
+    asked
+        .open
+        .insert(id, Open { want: want.clone(), asked: now, sent: None, until, cancelled: false });
     asked.to_send.push_back(RpcRequest { id, want });
     cx.links.wake(link, asked.at.slot);
     true
@@ -161,7 +165,6 @@ pub(crate) fn cancel(cx: &mut Context, link: ConnectionId, want: &RpcWant) {
     }
     asked.to_cancel.push_back(id);
     cx.links.wake(link, asked.at.slot);
-    cx.links.answered(link);
 }
 
 /// Gives up what takes too long.
@@ -244,7 +247,9 @@ impl ChannelTrait for Channel {
             return Some(RpcMessage::Cancel(id));
         }
         if up && let Some(request) = link.to_send.pop_front() {
-            cx.links.get_mut(at.link)?.ask(cx.now);
+            if let Some(open) = link.open.get_mut(&request.id) {
+                open.sent = Some(cx.now);
+            }
             return Some(RpcMessage::Request(request));
         }
         serve::poll_answer(cx, at)
@@ -252,6 +257,11 @@ impl ChannelTrait for Channel {
 
     fn deadline(cx: &Context, at: At) -> Option<Time> {
         serve::deadline(cx, at)
+    }
+
+    fn awaited_since(cx: &Context, at: At) -> Option<Time> {
+        let open = cx.rpc.links.get(&at.link)?.open.values();
+        open.filter(|open| !open.cancelled).filter_map(|open| open.sent).min()
     }
 }
 
@@ -273,15 +283,14 @@ fn answered(
 /// A request has its end: what was asked, if it is still wanted.
 fn finished(cx: &mut Context, at: At, id: u32) -> Result<Option<RpcWant>, Violation> {
     let link = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-    let sent = link.to_send.iter().all(|request| request.id != id);
     // R16.3
-    let open = link.open.remove(&id).filter(|_| sent).ok_or(Violation::Unasked)?;
+    let open = link.open.remove(&id).filter(|open| open.sent.is_some());
+    let open = open.ok_or(Violation::Unasked)?;
     link.moves(cx.now, cx.config.limits.rpc_patience);
     if open.cancelled {
         sync::drive(cx);
         return Ok(None);
     }
-    cx.links.answered(at.link);
     Ok(Some(open.want))
 }
 

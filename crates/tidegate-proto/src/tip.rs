@@ -229,6 +229,11 @@ impl ChannelTrait for Channel {
         let link = cx.tip.links.get(&at.link)?;
         link.from_peer.iter().filter_map(|incoming| incoming.back_at).min()
     }
+
+    // R5.5.5
+    fn awaited_since(_: &Context, _: At) -> Option<Time> {
+        None
+    }
 }
 
 fn spend(incoming: &mut Incoming) -> Result<(), Violation> {

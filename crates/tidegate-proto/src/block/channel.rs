@@ -101,7 +101,6 @@ impl ChannelTrait for Channel {
             BlockMessage::Return(returns) => {
                 for back in returns {
                     link.holder.returned(back.number)?;
-                    cx.links.answered(at.link);
                 }
                 Ok(())
             }
@@ -129,7 +128,6 @@ impl ChannelTrait for Channel {
                 let request = link.find(&facts.block, BlockPart::Compact);
                 // R9.2.13
                 link.answered(request.ok_or(Violation::Unasked)?);
-                cx.links.answered(at.link);
                 // Asked only once: if it does not lead to a block, others are asked.
                 let key = (facts.block, BlockPart::Compact);
                 let others = cx.blocks.fetcher.failed(key, at.link, 0, cx.now);
@@ -146,7 +144,6 @@ impl ChannelTrait for Channel {
                     return Err(Violation::Unasked);
                 }
                 let request = link.answered(request);
-                cx.links.answered(at.link);
                 match request.part {
                     Part::Header | Part::Compact => {
                         let others = cx.blocks.fetcher.failed((block, part), at.link, 0, cx.now);
@@ -182,6 +179,10 @@ impl ChannelTrait for Channel {
     fn deadline(cx: &Context, at: At) -> Option<Time> {
         let link = cx.blocks.links.get(&at.link)?;
         link.returns.due(&link.issuer)
+    }
+
+    fn awaited_since(cx: &Context, at: At) -> Option<Time> {
+        cx.blocks.links.get(&at.link)?.holder.awaited_since()
     }
 }
 
@@ -249,7 +250,6 @@ fn on_ids(cx: &mut Context, at: At, ids: BlockIds) -> Result<(), Violation> {
         return Err(Violation::Unasked);
     }
     link.answered(request);
-    cx.links.answered(at.link);
     if let Some(building) = cx.blocks.building.get_mut(&ids.block) {
         match building.deliver_ids(at.link, &ids, &cx.pools)? {
             Delivered::Taken => {}
@@ -306,9 +306,7 @@ fn largest_item(pools: &[Pool], pool: Option<PoolIndex>) -> u32 {
 /// out to be another stays asked for, so that it is asked of others when this link ends. R9.2.15
 fn item_answered(cx: &mut Context, at: At, block: &BlockId, index: u32) {
     let Some(link) = cx.blocks.links.get_mut(&at.link) else { return };
-    if link.item_answered(block, index) {
-        cx.links.answered(at.link);
-    }
+    link.item_answered(block, index);
 }
 
 fn on_chunk(cx: &mut Context, at: At, chunk: &[u8]) -> Result<(), Violation> {
@@ -390,8 +388,7 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<BlockMessage> {
         _ => (Part::Compact, BlockWant::Compact),
     };
     // The fetcher watches the time.
-    link.request(block, part, request.size, None);
-    connection.ask(cx.now);
+    link.request(block, part, request.size, None, cx.now);
     Some(BlockMessage::Fetch(BlockFetch { block, want }))
 }
 
@@ -415,8 +412,7 @@ fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
             && let Some(first) = building.ask_for_ids(at.link)
         {
             let wait = wait(MAX_FRAME as u32, building.late);
-            link.request(*block, Part::Ids(first), MAX_FRAME as u32, Some(wait));
-            connection.ask(cx.now);
+            link.request(*block, Part::Ids(first), MAX_FRAME as u32, Some(wait), cx.now);
             let want = BlockWant::Ids(first);
             building.has_asked(cx.now);
             return Some(BlockMessage::Fetch(BlockFetch { block: *block, want }));
@@ -438,8 +434,8 @@ fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
             fits
         });
         let indices = batch.iter().copied().collect::<BTreeSet<_>>();
-        link.request(*block, Part::Items(indices), bound, Some(wait(bound, building.late)));
-        connection.ask(cx.now);
+        let wait = wait(bound, building.late);
+        link.request(*block, Part::Items(indices), bound, Some(wait), cx.now);
         let want = BlockWant::Items(batch);
         building.has_asked(cx.now);
         return Some(BlockMessage::Fetch(BlockFetch { block: *block, want }));
@@ -497,9 +493,7 @@ fn poll_push(cx: &mut Context, at: At) -> Option<BlockMessage> {
     match decide(Candidate { has_it, old: false, small: true, body_permit }) {
         Delivery::Body => {
             link.to_peer.note(best);
-            link.holder.spend(spent, ());
-            // R5.5.5
-            cx.links.get_mut(at.link)?.ask(cx.now);
+            link.holder.spend(spent, (), cx.now);
             Some(BlockMessage::Push(compact))
         }
         Delivery::Announcement | Delivery::Nothing => None,

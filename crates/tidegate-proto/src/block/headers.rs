@@ -129,7 +129,6 @@ pub(super) fn header_answered(
     if !asked.header_answered(&facts.block) {
         return Err(Violation::WrongHeader);
     }
-    cx.links.answered(link);
     cx.blocks.fetcher.resolved((facts.block, BlockPart::Header));
     take(cx, link, facts, header, true);
     Ok(())

@@ -181,8 +181,15 @@ impl BlockLink {
     }
 
     /// Notes a request. Without `wait` somebody else watches the time.
-    pub(super) fn request(&mut self, block: BlockId, part: Part, bound: u32, wait: Option<Wait>) {
-        self.holder.request(0);
+    pub(super) fn request(
+        &mut self,
+        block: BlockId,
+        part: Part,
+        bound: u32,
+        wait: Option<Wait>,
+        now: Time,
+    ) {
+        self.holder.request(0, now);
         self.requests.push(Request { block, part, bound, wait });
     }
 
@@ -234,17 +241,15 @@ impl BlockLink {
         matches!(part, Some(Part::Items(indices)) if indices.contains(&index))
     }
 
-    /// An item came, all of it: whether the request for it has its answer now. Until then it stays
+    /// An item came, all of it: with the last one the request for it has its answer. Until then it stays
     /// what the peer was asked for, so that its time runs out and others are asked.
-    pub(super) fn item_answered(&mut self, block: &BlockId, index: u32) -> bool {
-        let Some(request) = self.find(block, BlockPart::Items) else { return false };
-        let Part::Items(indices) = &mut self.requests[request].part else { return false };
+    pub(super) fn item_answered(&mut self, block: &BlockId, index: u32) {
+        let Some(request) = self.find(block, BlockPart::Items) else { return };
+        let Part::Items(indices) = &mut self.requests[request].part else { return };
         indices.remove(&index);
-        let done = indices.is_empty();
-        if done {
+        if indices.is_empty() {
             self.answered(request);
         }
-        done
     }
 
     /// Whether an item of a block is arriving in chunks.

@@ -2,6 +2,7 @@
 
 use super::{ControlLink, Stage};
 use crate::channel::Context;
+use crate::id::ConnectionId;
 use crate::link::At;
 use crate::time::Time;
 use crate::wire::ControlMessage;
@@ -16,7 +17,7 @@ pub(super) fn next_ping(cx: &Context, link: &ControlLink) -> Option<Time> {
     }
     let connection = cx.links.get(link.at.link)?;
     let limits = &cx.config.limits;
-    if let Some(silent) = connection.silent_since() {
+    if let Some(silent) = silent_since(cx, link.at.link) {
         return Some(link.last_ping.max(silent) + limits.ping_busy);
     }
     let idle = match connection.direction.is_inbound() {
@@ -29,8 +30,18 @@ pub(super) fn next_ping(cx: &Context, link: &ControlLink) -> Option<Time> {
 
 /// When a silent peer is given up.
 pub(super) fn silence(cx: &Context, link: &ControlLink) -> Option<Time> {
-    let connection = cx.links.get(link.at.link)?;
-    Some(connection.silent_since()? + cx.config.limits.silence)
+    Some(silent_since(cx, link.at.link)? + cx.config.limits.silence)
+}
+
+/// Since when the peer has owed something and said nothing.
+fn silent_since(cx: &Context, link: ConnectionId) -> Option<Time> {
+    let connection = cx.links.get(link)?;
+    let slots = connection.slots.iter().enumerate();
+    let owed = slots.filter_map(|(slot, s)| {
+        let at = At { link, slot, index: s.index };
+        s.kind.awaited_since(cx, at)
+    });
+    Some(owed.min()?.max(connection.heard))
 }
 
 pub(super) fn poll_ping(cx: &mut Context, at: At) -> Option<ControlMessage> {
@@ -43,6 +54,5 @@ pub(super) fn poll_ping(cx: &mut Context, at: At) -> Option<ControlMessage> {
     link.ping = Some((number, cx.now));
     link.ping_now = false;
     link.last_ping = cx.now;
-    cx.links.get_mut(at.link)?.ask(cx.now);
     Some(ControlMessage::Ping(number))
 }

@@ -230,6 +230,11 @@ impl ChannelTrait for Channel {
         let reach = dial_back::deadline(cx, &link.reach, seen_at);
         answer.into_iter().chain(ask).chain(moved).chain(reach).min()
     }
+
+    /// An answer that stays away is not missed: another peer is asked later.
+    fn awaited_since(_: &Context, _: At) -> Option<Time> {
+        None
+    }
 }
 
 /// What a peer that asked is told: this node's own record first. R15.3

@@ -130,6 +130,10 @@ impl ChannelTrait for Channel {
         let link = cx.pools[at.index].links.get(&at.link)?;
         link.returns.due(&link.issuer)
     }
+
+    fn awaited_since(cx: &Context, at: At) -> Option<Time> {
+        cx.pools[at.index].links.get(&at.link)?.holder.awaited_since()
+    }
 }
 
 fn on_return(cx: &mut Context, at: At, returns: Vec<Return>) -> Result<(), Violation> {
@@ -138,7 +142,6 @@ fn on_return(cx: &mut Context, at: At, returns: Vec<Return>) -> Result<(), Viola
     let mut ignored = 0;
     for Return { number, report } in returns {
         let (_, sent) = link.holder.returned(number)?;
-        cx.links.answered(at.link);
         let Some(entry) = pool.log.get_mut(&sent.position) else { continue };
         match report {
             Report::Ignored => {
@@ -264,7 +267,6 @@ fn answered(cx: &mut Context, at: At, number: u32, body: Bytes) -> Result<(), Vi
     let requested = link.requested.remove(&number).ok_or(Violation::Unasked)?;
     link.holder.answered(requested.bound);
     if let Some(connection) = cx.links.get_mut(at.link) {
-        connection.answered();
         connection.measured_rate(body.len() as u64, now.since(requested.sent));
     }
     let Requested { alias, bound, on_link, on_node, .. } = requested;
@@ -321,7 +323,6 @@ fn on_gone(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation>
         link.holder.answered(requested.bound);
         link.reserved.free(requested.on_link);
         cx.fetches.free(requested.on_node);
-        cx.links.answered(at.link);
         let others = pool.fetcher.failed(requested.alias, at.link, number, cx.now);
         pool.wake(others, &mut cx.links);
         // Another may have sent it; this one is owed nothing any more.
@@ -345,7 +346,7 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link)?;
     let fastest = cx.links.fastest(at.link);
-    let connection = cx.links.get_mut(at.link)?;
+    let connection = cx.links.get(at.link)?;
     let limits = &cx.config.limits;
     let (mut numbers, mut others) = (Vec::new(), Vec::new());
     let most = link.issuer.grant().announcements as usize;
@@ -368,8 +369,7 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
             others.extend(pool.fetcher.failed(request.key, at.link, request.tag, cx.now));
             continue;
         }
-        link.holder.request(request.size);
-        connection.ask(cx.now);
+        link.holder.request(request.size, cx.now);
         let (alias, bound) = (request.key, request.size);
         let (on_link, on_node) = (link.reserved.charge(bound), cx.fetches.charge(bound));
         let requested = Requested { alias, bound, on_link, on_node, sent: cx.now };
@@ -407,7 +407,7 @@ fn poll_answer(cx: &mut Context, at: At) -> Option<PoolMessage> {
 
 /// Announces or pushes what the link has not seen of the log.
 fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
-    let connection = cx.links.get_mut(at.link)?;
+    let connection = cx.links.get(at.link)?;
     let (height, salt) = (connection.height(), connection.salt);
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link)?;
@@ -442,9 +442,7 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
             Delivery::Body if !announcements.is_empty() => break,
             Delivery::Body => {
                 link.pass(position);
-                link.holder.spend(spend_for(entry, true), sent);
-                // R5.5.5
-                connection.ask(cx.now);
+                link.holder.spend(spend_for(entry, true), sent, cx.now);
                 let item = pool.content.item(&entry.id).expect("the log is that of the content");
                 let (body, rest) = chunk::start(&item.body);
                 link.sends(rest, None);
@@ -460,9 +458,8 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
             }
             Delivery::Announcement => {
                 link.pass(position);
-                link.holder.spend(Spent::Announcement, sent);
+                link.holder.spend(Spent::Announcement, sent, cx.now);
                 old |= candidate.old;
-                connection.ask(cx.now);
                 let facts = entry.facts.aged(cx.now.since(entry.added)).to_wire();
                 announcements.push(Announcement { id: super::alias(&salt, &entry.id), facts });
             }
