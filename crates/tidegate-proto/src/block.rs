@@ -7,15 +7,14 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::channel::{Context, steps};
 use crate::config::Limits;
-use crate::fetch::{Announced, Fetcher};
+use crate::fetch::Fetcher;
 use crate::id::{BlockId, ConnectionId, Salt};
-use crate::io::{Block, BlockItem, Event, Fate, Found, Invalid, Subject, Verdict};
+use crate::io::{Block, BlockItem, Event, Subject, Verdict};
 use crate::merkle;
 use crate::pool::Pool;
 use crate::rpc;
@@ -26,7 +25,7 @@ use crate::tickets::Question;
 use crate::time::Time;
 use crate::tip;
 use crate::violation::Violation;
-use crate::wire::{BlockPart, Compact, MAX_FRAME, MAX_HEADER, MAX_HEADERS, Report};
+use crate::wire::{BlockPart, Compact, Report};
 
 pub(crate) mod body;
 mod channel;
@@ -34,8 +33,11 @@ mod headers;
 mod keep;
 mod link;
 mod orphans;
+mod publish;
 mod reconstruct;
+mod serve;
 pub(crate) mod sync;
+mod wanted;
 
 pub(crate) use channel::Channel;
 use headers::Checking;
@@ -43,11 +45,10 @@ pub(crate) use headers::{header_announced, header_overdue, header_verdict, peer_
 use keep::Unexecuted;
 use link::BlockLink;
 use orphans::Orphans;
+pub(crate) use publish::publish;
 use reconstruct::{Claim, LookedUp, Progress, Pushed, Reconstruction};
-
-/// How often what is wanted and not here is asked for anew: everyone may have failed to deliver it,
-/// and nobody announces it twice.
-const WANT_AGAIN: Duration = Duration::from_secs(1);
+pub(crate) use serve::{at_height, body_of, headers_after, kept};
+use wanted::rivals;
 
 /// All blocks this node knows of.
 #[derive(Debug)]
@@ -67,8 +68,8 @@ pub(crate) struct Blocks {
     header_bytes: usize,
     /// What the items of whole blocks cost.
     bytes: usize,
-    /// When to ask anew for what is wanted.
-    want_again: Option<Time>,
+    /// When to look again for bodies that are wanted ([`wanted::retry`]).
+    retry_at: Option<Time>,
     /// When it was last looked at what all peers hold, and when that is due again.
     reconsidered: Option<Time>,
     reconsider_at: Option<Time>,
@@ -144,7 +145,7 @@ impl Blocks {
             links: BTreeMap::new(),
             header_bytes: 0,
             bytes: 0,
-            want_again: None,
+            retry_at: None,
             reconsidered: None,
             reconsider_at: None,
         };
@@ -159,7 +160,7 @@ impl Blocks {
     pub(crate) fn deadline(&self) -> Option<Time> {
         let links = self.links.values().filter_map(BlockLink::deadline).min();
         let building = self.building.values().filter_map(Reconstruction::ask_by).min();
-        let own = [self.fetcher.deadline(), links, building, self.want_again, self.reconsider_at];
+        let own = [self.fetcher.deadline(), links, building, self.retry_at, self.reconsider_at];
         own.into_iter().flatten().min()
     }
 
@@ -210,83 +211,6 @@ pub(crate) fn subject(cx: &Context, question: Question) -> Option<Subject> {
         }
         Question::Item(..) => None,
     }
-}
-
-/// Asks for the bodies of a block and its ancestors, as far as they are not here.
-fn want(cx: &mut Context, block: BlockId, patience: Option<Time>) {
-    let Some(tip) = cx.blocks.known.get(&block) else { return };
-    if sync::is_far(cx, tip.facts.height) {
-        return sync::drive(cx);
-    }
-    // A third body of one producer and slot is fetched as an ancestor only. R9.3.1
-    if tip.body.is_missing() && rivals(cx, &tip.facts).count() >= 2 {
-        return;
-    }
-    let height = tip.facts.height;
-    // Who holds a tip as high probably has it too; if not, he says so.
-    let holders = cx.links.iter().filter(|(_, link)| link.height() >= height);
-    let mut candidates = tip.announced_by.clone();
-    candidates.extend(holders.map(|(id, _)| id));
-    let unexecuted = Unexecuted::of(cx);
-    let mut path = Vec::new();
-    let mut at = block;
-    while let Some(known) = cx.blocks.known.get(&at).filter(|known| !known.is_accepted()) {
-        let elsewhere = sync::is_asked(cx, &known.facts);
-        if known.body.is_missing() && !elsewhere && unexecuted.may_start(cx, &known.facts) {
-            path.push(at);
-        }
-        at = known.facts.parent;
-    }
-    for missing in path.into_iter().rev() {
-        // Only the newest may still come unasked.
-        let patience = patience.filter(|_| missing == block);
-        for link in &candidates {
-            offer(cx, missing, BlockPart::Compact, *link, patience);
-        }
-    }
-    cx.blocks.want_again = Some(cx.now + WANT_AGAIN);
-}
-
-/// `link` could be asked for a part of a block.
-fn offer(
-    cx: &mut Context,
-    block: BlockId,
-    part: BlockPart,
-    link: ConnectionId,
-    patience: Option<Time>,
-) {
-    let building = part == BlockPart::Compact && cx.blocks.building.contains_key(&block);
-    if building || cx.blocks.fetcher.is_candidate((block, part), link) {
-        return;
-    }
-    let Some(at) = cx.blocks.links.get(&link).map(|link| link.at) else { return };
-    // An upper bound of the answer. Headers first: what is wanted depends on them.
-    let (priority, bound) = match part {
-        BlockPart::Header => (1, MAX_HEADER),
-        _ => (0, MAX_FRAME),
-    };
-    let (key, size, dialed) = ((block, part), bound as u32, cx.links.was_dialed(link));
-    let announced = Announced { key, link, tag: 0, priority, size, dialed };
-    let others = cx.blocks.fetcher.announced(announced, patience, cx.now);
-    others.into_iter().for_each(|other| wake_block(cx, other));
-    cx.links.wake(link, at.slot);
-}
-
-/// Other blocks of the same producer and slot whose bodies were fetched, or are on their way.
-fn rivals<'a>(cx: &'a Context, facts: &HeaderFacts) -> impl Iterator<Item = &'a HeaderFacts> {
-    let facts = *facts;
-    let others = cx.blocks.known.values().filter(move |known| {
-        let same = (known.facts.producer, known.facts.slot) == (facts.producer, facts.slot);
-        same && known.facts.block != facts.block
-    });
-    let building = |block| cx.blocks.building.contains_key(block);
-    let fetched = others.filter(move |o| !o.body.is_missing() || building(&o.facts.block));
-    fetched.map(|known| &known.facts)
-}
-
-/// Whether fork choice puts a header above the executed tip.
-fn is_better(cx: &Context, facts: &HeaderFacts) -> bool {
-    cx.tip.held().is_some_and(|held| cx.rules.compare(facts, held).is_gt())
 }
 
 /// A compact block came in, asked for or not. Its header has been dealt with.
@@ -553,48 +477,7 @@ fn mark_bad(cx: &mut Context, block: BlockId) {
     let best = good.max_by(|a, b| rules.compare(&a.facts, &b.facts));
     if let Some((facts, header)) = best.map(|best| (best.facts, best.header.clone())) {
         tip::set_best(cx, facts, header);
-        if is_better(cx, &facts) {
-            want(cx, facts.block, None);
-        }
-    }
-}
-
-/// Sends a block of this node's own.
-pub(crate) fn publish(cx: &mut Context, block: Block) -> Fate {
-    let facts = match publishable(cx, &block) {
-        Ok(facts) => facts,
-        Err(invalid) => return Fate::Invalid(invalid),
-    };
-    if cx.blocks.known.contains_key(&facts.block) {
-        return Fate::Known;
-    }
-    let (body, announced_by) = (Body::Missing, BTreeSet::new());
-    let known = Known { facts, header: block.header.clone(), body, announced_by };
-    // What this node makes is never too much.
-    let _ = keep::room_for_header(cx, &facts, &block.header);
-    cx.blocks.insert(known);
-    store::block(cx, &facts, &block);
-    whole(cx, facts.block, block.items, Vec::new(), Judged::Accepted);
-    headers::accepted(cx, facts, block.header);
-    Fate::Accepted
-}
-
-/// Whether a block can be sent, and peers can take it.
-fn publishable(cx: &Context, block: &Block) -> Result<HeaderFacts, Invalid> {
-    let facts = headers::parse(cx, &block.header).map_err(|_| Invalid::MalformedHeader)?;
-    if facts.block != block.block {
-        return Err(Invalid::OtherBlock);
-    }
-    if block.header.len() > MAX_HEADER {
-        return Err(Invalid::MalformedHeader);
-    }
-    if !cx.blocks.known.contains_key(&facts.parent) {
-        return Err(Invalid::UnknownParent);
-    }
-    body::admissible(&block.items, &cx.pools, &cx.config.limits)?;
-    match body::is_of(&facts, &block.items, &cx.pools) {
-        true => Ok(facts),
-        false => Err(Invalid::OtherItems),
+        wanted::reconsider_best(cx);
     }
 }
 
@@ -632,60 +515,12 @@ pub(crate) fn expire(cx: &mut Context) {
         channel::late(cx, link, late);
     }
     channel::pass_on(cx);
-    if cx.blocks.want_again.take_if(|at| *at <= now).is_some()
-        && let Some(best) = cx.tip.best().copied()
-        && is_better(cx, &best)
-    {
-        want(cx, best.block, None);
-    }
+    wanted::retry(cx);
     if cx.blocks.reconsider_at.is_some_and(|at| at <= cx.now) {
         headers::reconsider(cx);
     }
     rpc::expire(cx);
     sync::expire(cx);
-}
-
-/// The headers behind the first of some blocks that is on the best chain; `None` if that is not
-/// known from memory.
-pub(crate) fn headers_after(cx: &Context, locator: &[BlockId], most: u32) -> Option<Found> {
-    let mut chain = Vec::new();
-    let mut at = cx.tip.held().map(|held| held.block);
-    while let Some(known) = at.and_then(|block| cx.blocks.known.get(&block)) {
-        // The best of theirs is looked for from the best of ours: the first match is the highest.
-        if locator.contains(&known.facts.block) {
-            let headers = chain.into_iter().rev().take(most.min(MAX_HEADERS as u32) as usize);
-            return Some(Found::Headers(headers.collect()));
-        }
-        chain.push(known.header.clone());
-        at = Some(known.facts.parent);
-    }
-    None
-}
-
-/// The items of a block, if they are in memory.
-pub(crate) fn body_of(cx: &Context, block: &BlockId) -> Option<Found> {
-    let known = cx.blocks.known.get(block).filter(|known| known.is_accepted())?;
-    let (items, _) = channel::served(known)?;
-    body::encode(items, &cx.pools).map(Found::Block)
-}
-
-/// An executed block that is in memory, with its items.
-pub(crate) fn kept(cx: &Context, block: &BlockId) -> Option<Block> {
-    let known = cx.blocks.known.get(block).filter(|known| known.is_accepted())?;
-    let (items, _) = channel::served(known)?;
-    Some(Block { block: *block, header: known.header.clone(), items: items.to_vec() })
-}
-
-/// The block at a height of the best chain, if it is in memory.
-pub(crate) fn at_height(cx: &Context, height: u64) -> Option<BlockId> {
-    let mut at = cx.tip.held()?.block;
-    while let Some(known) = cx.blocks.known.get(&at) {
-        if known.facts.height <= height {
-            return (known.facts.height == height).then_some(at);
-        }
-        at = known.facts.parent;
-    }
-    None
 }
 
 fn give_back(cx: &mut Context, link: ConnectionId, number: u32, report: Report) {

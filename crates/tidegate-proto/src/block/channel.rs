@@ -14,17 +14,15 @@ use bytes::Bytes;
 use super::link::{Asked, BlockLink, Incoming, Late, Noted, Part, Wait};
 use super::reconstruct::Delivered;
 use super::{
-    Body, Known, abandon, advance, body, can_be_asked, give_back, headers, keep, mark_bad,
-    reconstruct, sync, wake_block,
+    abandon, advance, can_be_asked, give_back, headers, keep, mark_bad, reconstruct, serve, sync,
+    wake_block,
 };
 use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms, steps};
-use crate::chunk::{self, Receiving};
+use crate::chunk::Receiving;
 use crate::config::Config;
 use crate::fetch::LOOK_AGAIN;
 use crate::id::{BlockId, ConnectionId, ItemId, PoolIndex};
-use crate::io::BlockItem;
 use crate::link::At;
-use crate::merkle;
 use crate::permit::Spent;
 use crate::pool::{self, Pool};
 use crate::route::{Candidate, Delivery, decide};
@@ -33,8 +31,8 @@ use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire;
 use crate::wire::{
-    BlockFetch, BlockIds, BlockMessage, BlockPart, BlockWant, MAX_FRAME, MAX_IDS, MAX_INDICES,
-    NotHere, Offer, OfferedVersion, Report,
+    BlockFetch, BlockIds, BlockMessage, BlockPart, BlockWant, MAX_FRAME, MAX_INDICES, NotHere,
+    Offer, OfferedVersion, Report,
 };
 
 /// The channel of blocks.
@@ -173,7 +171,7 @@ impl ChannelTrait for Channel {
         poll_fetch(cx, at)
             .or_else(|| poll_build(cx, at))
             .or_else(|| poll_push(cx, at))
-            .or_else(|| poll_answer(cx, at))
+            .or_else(|| serve::poll_answer(cx, at))
     }
 
     fn deadline(cx: &Context, at: At) -> Option<Time> {
@@ -473,7 +471,7 @@ fn poll_push(cx: &mut Context, at: At) -> Option<BlockMessage> {
     let best = cx.tip.best()?;
     let known = cx.blocks.known.get(&best.block)?;
     let link = cx.blocks.links.get_mut(&at.link)?;
-    let (items, lacked) = served(known)?;
+    let (items, lacked) = serve::served(known)?;
     // R9.2.5
     if !link.to_peer.is_first(best) || link.old == Some(best.block) {
         return None;
@@ -504,119 +502,4 @@ fn poll_push(cx: &mut Context, at: At) -> Option<BlockMessage> {
 fn size(compact: &wire::Compact) -> u32 {
     let prefilled: usize = compact.prefilled.iter().map(|item| item.body.len()).sum();
     (compact.header.len() + compact.short_ids.len() + prefilled) as u32
-}
-
-/// The items of a block, if it can be served. R9.2.6
-pub(super) fn served(known: &Known) -> Option<(&[BlockItem], &[u32])> {
-    match &known.body {
-        Body::Whole { items, lacked, .. } if items.len() == known.facts.items as usize => {
-            Some((items, lacked))
-        }
-        _ => None,
-    }
-}
-
-/// Short ids, and items with their proofs, that take as long as a message that comes in.
-const IDS_A_STEP: usize = 256;
-const ITEMS_A_STEP: usize = 4;
-
-/// Answers one thing that the peer asked for. One request may be for many messages: it is charged with
-/// each.
-fn poll_answer(cx: &mut Context, at: At) -> Option<BlockMessage> {
-    let salt = cx.links.get(at.link)?.salt;
-    let count = cx.blocks.links.get(&at.link)?.asked.len();
-    for _ in 0..count {
-        let link = cx.blocks.links.get_mut(&at.link)?;
-        let mut asked = link.asked.pop_front()?;
-        let block = asked.fetch.block;
-        let known = cx.blocks.known.get(&block);
-        let whole = known.and_then(|known| served(known).map(|body| (known, body)));
-        let answer = match (&asked.fetch.want, whole) {
-            // R9.1.3
-            (BlockWant::Header, _) => {
-                let checking = cx.blocks.checking.get(&block).map(|checking| &checking.header);
-                let header = known.map(|known| &known.header).or(checking);
-                header.map(|header| BlockMessage::Header(header.clone()))
-            }
-            (BlockWant::Compact, Some((known, (items, lacked)))) => {
-                let (facts, header) = (&known.facts, &known.header);
-                let compact = reconstruct::compact(facts, header, items, lacked, &cx.pools, salt);
-                Some(BlockMessage::Compact(compact))
-            }
-            (BlockWant::Compact, None) => {
-                let coming = known.is_some_and(|known| matches!(known.body, Body::Missing));
-                let coming = coming || cx.blocks.checking.contains_key(&block);
-                // R9.2.9
-                if coming && asked.until.is_some() {
-                    link.asked.push_back(asked);
-                    continue;
-                }
-                None
-            }
-            (BlockWant::Ids(first), Some((_, (items, _)))) => {
-                let first = *first;
-                let part = items.get(first as usize..).unwrap_or_default();
-                let part = &part[..part.len().min(MAX_IDS)];
-                let ids = part.iter().map(|item| item.id).collect();
-                let groups = reconstruct::groups(part, &cx.pools);
-                let ids = BlockIds { block, first, groups, ids };
-                (!part.is_empty()).then_some(BlockMessage::Ids(ids))
-            }
-            (BlockWant::Items(indices), Some(_)) => {
-                let index = indices.get(asked.sent).copied();
-                let last = asked.sent + 1 >= indices.len();
-                let item = known.zip(index);
-                let item = item.and_then(|(known, index)| block_item(known, index, &cx.pools));
-                if let Some((item, rest)) = item {
-                    let first = asked.sent.is_multiple_of(ITEMS_A_STEP);
-                    asked.sent += 1;
-                    link.sends(rest, last);
-                    if !last {
-                        link.asked.push_front(asked);
-                    }
-                    if first {
-                        cx.caused(at.link, 1);
-                    }
-                    return Some(BlockMessage::Item(item));
-                }
-                None
-            }
-            (BlockWant::Ids(_) | BlockWant::Items(_), None) => None,
-        };
-        link.issuer.answered(0);
-        let part = part(&asked.fetch.want);
-        // Short ids of a whole block are made for each who asks.
-        let ids = match &answer {
-            Some(BlockMessage::Compact(compact)) => compact.short_ids.len() / reconstruct::SHORT,
-            _ => 0,
-        };
-        cx.caused(at.link, 1 + (ids / IDS_A_STEP) as u64);
-        // R9.2.8
-        return Some(answer.unwrap_or(BlockMessage::NotHere(NotHere { block, part })));
-    }
-    None
-}
-
-fn block_item(
-    known: &Known,
-    index: u32,
-    pools: &[Pool],
-) -> Option<(wire::BlockItem, Option<chunk::Sending>)> {
-    let Body::Whole { items, tree, .. } = &known.body else { return None };
-    let item = items.get(index as usize)?;
-    let tree = tree.get_or_init(|| merkle::Tree::new(body::leaves(items, pools)));
-    let proof = tree.prove(index as usize)?;
-    let (block, id) = (known.facts.block, item.id);
-    let pool = pool::name(pools, item.pool).to_owned();
-    let (body, rest) = chunk::start(&item.body);
-    Some((wire::BlockItem { block, index, pool, id, proof, body }, rest))
-}
-
-fn part(want: &BlockWant) -> BlockPart {
-    match want {
-        BlockWant::Header => BlockPart::Header,
-        BlockWant::Compact => BlockPart::Compact,
-        BlockWant::Ids(_) => BlockPart::Ids,
-        BlockWant::Items(_) => BlockPart::Items,
-    }
 }

@@ -7,10 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::orphans::Orphan;
-use super::{
-    Body, Known, compact_arrived, give_back_pushed, is_better, keep, may_have, offer, rivals, sync,
-    wake_block, want,
-};
+use super::wanted::{self, Change};
+use super::{Body, Known, compact_arrived, give_back_pushed, keep, may_have, sync, wake_block};
 use crate::channel::Context;
 use crate::id::{BlockId, ConnectionId};
 use crate::io::Verdict;
@@ -98,22 +96,16 @@ pub(crate) fn peer_holds(cx: &mut Context, link: ConnectionId, held: &Held) {
     }
     if let Some(known) = cx.blocks.known.get_mut(&held.block) {
         let news = known.announced_by.insert(link);
-        let (facts, missing) = (known.facts, known.body.is_missing());
         may_have(cx, link, &held.block);
-        if missing && is_better(cx, &facts) {
-            match news {
-                true => want(cx, held.block, None),
-                // He had only the header before.
-                false => offer(cx, held.block, BlockPart::Compact, link, None),
-            }
-        }
+        let change = if news { Change::Announced } else { Change::Executed(link) };
+        wanted::reconsider(cx, held.block, change);
     } else if let Some(checking) = cx.blocks.checking.get_mut(&held.block) {
         checking.sources.insert(link);
     } else if cx.blocks.orphans.get(&held.block).is_some() {
         follow_back(cx, link, held.block);
     } else if held.height >= own.height {
         // Its header was superseded, or this node was not there.
-        offer(cx, held.block, BlockPart::Header, link, None);
+        wanted::offer_header(cx, held.block, link);
     }
 }
 
@@ -162,13 +154,9 @@ fn take(cx: &mut Context, link: ConnectionId, facts: HeaderFacts, header: Bytes,
         Standing::Known => {
             let block = facts.block;
             if let Some(known) = cx.blocks.known.get_mut(&block) {
-                let news = known.announced_by.insert(link);
-                let missing = known.body.is_missing();
-                if news {
+                if known.announced_by.insert(link) {
                     may_have(cx, link, &block);
-                }
-                if news && missing && is_better(cx, &facts) {
-                    want(cx, block, None);
+                    wanted::reconsider(cx, block, Change::Announced);
                 }
             } else if let Some(checking) = cx.blocks.checking.get_mut(&block) {
                 checking.sources.insert(link);
@@ -195,7 +183,7 @@ fn standing(cx: &Context, facts: &HeaderFacts, asked: bool) -> Standing {
     {
         return Standing::Known;
     }
-    if !asked && !is_better(cx, facts) {
+    if !asked && !wanted::is_better(cx, facts) {
         return Standing::Useless;
     }
     match blocks.known.get(&facts.parent) {
@@ -262,7 +250,7 @@ fn follow_back(cx: &mut Context, link: ConnectionId, block: BlockId) {
     }
     let there = cx.blocks.known.contains_key(&at) || cx.blocks.checking.contains_key(&at);
     if at != block && !there {
-        offer(cx, at, BlockPart::Header, link, None);
+        wanted::offer_header(cx, at, link);
     }
 }
 
@@ -335,11 +323,7 @@ pub(super) fn accepted(cx: &mut Context, facts: HeaderFacts, header: Bytes) {
     if cx.tip.best().is_none_or(|best| cx.rules.compare(&facts, best).is_gt()) {
         tip::set_best(cx, facts, header);
     }
-    // A second body for one producer and slot is worth fetching only if it would be preferred.
-    let second = rivals(cx, &facts).any(|rival| cx.rules.compare(&facts, rival).is_lt());
-    if is_better(cx, &facts) && !second {
-        want(cx, facts.block, Some(cx.now + cx.config.limits.block_patience));
-    }
+    wanted::reconsider(cx, facts.block, Change::Accepted);
     for child in cx.blocks.orphans.children(&facts.block) {
         let Some(orphan) = cx.blocks.orphans.remove(&child) else { continue };
         if Some(orphan.facts.height) == facts.height.checked_add(1) {
@@ -393,10 +377,8 @@ pub(super) fn link_up(cx: &mut Context, link: ConnectionId) {
         follow_back(cx, link, block);
     }
     let known = cx.blocks.known.values().filter(|known| known.announced_by.contains(&link));
-    for facts in known.map(|known| known.facts).collect::<Vec<_>>() {
-        if is_better(cx, &facts) {
-            want(cx, facts.block, None);
-        }
+    for block in known.map(|known| known.facts.block).collect::<Vec<_>>() {
+        wanted::reconsider(cx, block, Change::Retry);
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::reconstruct::Reconstruction;
-use super::{Blocks, Body, Judged, Known, WANT_AGAIN, abandon};
+use super::{Blocks, Body, Judged, Known, abandon, wanted};
 use crate::channel::Context;
 use crate::config::{BLOCK_ITEM, HEADER};
 use crate::id::BlockId;
@@ -206,7 +206,7 @@ pub(super) fn prune_bodies(cx: &mut Context) {
             empty(cx, block);
         } else if let Some((_, block)) = whole(Judged::Waiting).map(place).max() {
             drop_body(cx, block);
-            cx.blocks.want_again.get_or_insert(cx.now + WANT_AGAIN);
+            wanted::dropped(cx);
         } else {
             return;
         }

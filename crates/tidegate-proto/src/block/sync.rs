@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::body::{self, Parsed};
 use super::keep::Unexecuted;
-use super::{Body, Judged, ask_if_ready, headers, keep, mark_bad, whole};
+use super::{Body, Judged, ask_if_ready, headers, keep, mark_bad, wanted, whole};
 use crate::channel::Context;
 use crate::config::HEADER;
 use crate::id::{BlockId, ConnectionId};
@@ -306,18 +306,14 @@ fn finish(cx: &mut Context, held: &HeaderFacts) {
     cx.sync.forget_others(&[]);
     cx.event(Event::SyncEnded { from, at: held.height });
     headers::reconsider(cx);
-    if let Some(best) = cx.tip.best().copied()
-        && super::is_better(cx, &best)
-    {
-        super::want(cx, best.block, None);
-    }
+    wanted::reconsider_best(cx);
 }
 
 /// The blocks between the executed tip and the best header whose bodies are not here, the lowest
 /// first.
 fn missing(cx: &Context) -> Vec<HeaderFacts> {
     let mut missing = Vec::new();
-    let mut at = cx.tip.best().filter(|best| super::is_better(cx, best)).map(|best| best.block);
+    let mut at = cx.tip.best().filter(|best| wanted::is_better(cx, best)).map(|best| best.block);
     while let Some(known) = at.and_then(|block| cx.blocks.known.get(&block)) {
         if known.is_accepted() {
             break;

@@ -1,0 +1,183 @@
+//! Which bodies are wanted, and how each is to be had: in parts, as those of new blocks are, or whole, to catch
+//! up (specification sections 9.3 and 16.2).
+//!
+//! Whoever learns something about a block says what ([`Change`]), and what follows from it is decided here. A
+//! body is wanted when fork choice puts its header above the executed tip, and so are those of its ancestors.
+
+use std::time::Duration;
+
+use super::keep::Unexecuted;
+use super::{sync, wake_block};
+use crate::channel::Context;
+use crate::fetch::Announced;
+use crate::id::{BlockId, ConnectionId};
+use crate::rules::HeaderFacts;
+use crate::time::Time;
+use crate::wire::{BlockPart, MAX_FRAME, MAX_HEADER};
+
+/// How often a body that is wanted and not here is looked for again: everyone may have failed to deliver it, and
+/// nobody announces it twice.
+const RETRY: Duration = Duration::from_secs(1);
+/// Bodies fetched of one producer and slot; a third is fetched as an ancestor only. R9.3.1
+const RIVALS: usize = 2;
+
+/// What was learnt about a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Its header's verdict is *accept*: the body may still come unasked.
+    Accepted,
+    /// A peer says for the first time that it has it, or its header.
+    Announced,
+    /// A peer that had announced the header has executed the block.
+    Executed(ConnectionId),
+    /// What was looked for may be had elsewhere: a peer can be asked now, or a better block turned out bad.
+    Retry,
+}
+
+/// How a body is to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// It is not wanted, or it is here.
+    NotWanted,
+    /// As those of new blocks: a compact block, and what the pools lack of it. Not asked for before that time.
+    InParts(Option<Time>),
+    /// In parts, from one peer more.
+    From(ConnectionId),
+    /// By request, as it is far ahead.
+    Whole,
+}
+
+/// Something was learnt about a block whose header is good: asks for its body, and for those of its
+/// ancestors, as far as they are wanted.
+pub(super) fn reconsider(cx: &mut Context, block: BlockId, change: Change) {
+    match way(cx, &block, change) {
+        Way::NotWanted => {}
+        Way::InParts(patience) => ask_in_parts(cx, block, patience),
+        Way::From(link) => offer(cx, block, BlockPart::Compact, link, None),
+        Way::Whole => sync::drive(cx),
+    }
+}
+
+/// The same for the best header: what is wanted may be had in another way now.
+pub(super) fn reconsider_best(cx: &mut Context) {
+    if let Some(best) = cx.tip.best().map(|best| best.block) {
+        reconsider(cx, best, Change::Retry);
+    }
+}
+
+/// Looks again for what nobody delivered, if it is time.
+pub(super) fn retry(cx: &mut Context) {
+    if cx.blocks.retry_at.take_if(|at| *at <= cx.now).is_some() {
+        reconsider_best(cx);
+    }
+}
+
+/// A body that was here is not any more.
+pub(super) fn dropped(cx: &mut Context) {
+    cx.blocks.retry_at.get_or_insert(cx.now + RETRY);
+}
+
+fn way(cx: &Context, block: &BlockId, change: Change) -> Way {
+    let Some(known) = cx.blocks.known.get(block) else { return Way::NotWanted };
+    let (facts, missing) = (&known.facts, known.body.is_missing());
+    if !is_better(cx, facts) {
+        return Way::NotWanted;
+    }
+    match change {
+        Change::Announced | Change::Executed(_) if !missing => return Way::NotWanted,
+        Change::Executed(link) => return Way::From(link),
+        // A second body for one producer and slot is worth fetching only if it would be preferred.
+        Change::Accepted
+            if rivals(cx, facts).any(|rival| cx.rules.compare(facts, rival).is_lt()) =>
+        {
+            return Way::NotWanted;
+        }
+        _ => {}
+    }
+    if sync::is_far(cx, facts.height) {
+        return Way::Whole;
+    }
+    if missing && rivals(cx, facts).count() >= RIVALS {
+        return Way::NotWanted;
+    }
+    let patience = cx.now + cx.config.limits.block_patience;
+    Way::InParts((change == Change::Accepted).then_some(patience))
+}
+
+/// Asks for the bodies of a block and its ancestors, as far as they are not here.
+fn ask_in_parts(cx: &mut Context, block: BlockId, patience: Option<Time>) {
+    let Some(tip) = cx.blocks.known.get(&block) else { return };
+    let height = tip.facts.height;
+    // A peer that holds a tip as high probably has it too; if not, it says so.
+    let holders = cx.links.iter().filter(|(_, link)| link.height() >= height);
+    let mut candidates = tip.announced_by.clone();
+    candidates.extend(holders.map(|(id, _)| id));
+    let unexecuted = Unexecuted::of(cx);
+    let mut path = Vec::new();
+    let mut at = block;
+    while let Some(known) = cx.blocks.known.get(&at).filter(|known| !known.is_accepted()) {
+        let elsewhere = sync::is_asked(cx, &known.facts);
+        if known.body.is_missing() && !elsewhere && unexecuted.may_start(cx, &known.facts) {
+            path.push(at);
+        }
+        at = known.facts.parent;
+    }
+    for missing in path.into_iter().rev() {
+        // Only the newest may still come unasked.
+        let patience = patience.filter(|_| missing == block);
+        for link in &candidates {
+            offer(cx, missing, BlockPart::Compact, *link, patience);
+        }
+    }
+    cx.blocks.retry_at = Some(cx.now + RETRY);
+}
+
+/// `link` could be asked for the header of a block.
+pub(super) fn offer_header(cx: &mut Context, block: BlockId, link: ConnectionId) {
+    offer(cx, block, BlockPart::Header, link, None);
+}
+
+/// `link` could be asked for a part of a block.
+fn offer(
+    cx: &mut Context,
+    block: BlockId,
+    part: BlockPart,
+    link: ConnectionId,
+    patience: Option<Time>,
+) {
+    let building = part == BlockPart::Compact && cx.blocks.building.contains_key(&block);
+    if building || cx.blocks.fetcher.is_candidate((block, part), link) {
+        return;
+    }
+    let Some(at) = cx.blocks.links.get(&link).map(|link| link.at) else { return };
+    // An upper bound of the answer. Headers first: what is wanted depends on them.
+    let (priority, bound) = match part {
+        BlockPart::Header => (1, MAX_HEADER),
+        _ => (0, MAX_FRAME),
+    };
+    let (key, size, dialed) = ((block, part), bound as u32, cx.links.was_dialed(link));
+    let announced = Announced { key, link, tag: 0, priority, size, dialed };
+    let others = cx.blocks.fetcher.announced(announced, patience, cx.now);
+    others.into_iter().for_each(|other| wake_block(cx, other));
+    cx.links.wake(link, at.slot);
+}
+
+/// Other blocks of the same producer and slot whose bodies were fetched, or are on their way.
+pub(super) fn rivals<'a>(
+    cx: &'a Context,
+    facts: &HeaderFacts,
+) -> impl Iterator<Item = &'a HeaderFacts> {
+    let facts = *facts;
+    let others = cx.blocks.known.values().filter(move |known| {
+        let same = (known.facts.producer, known.facts.slot) == (facts.producer, facts.slot);
+        same && known.facts.block != facts.block
+    });
+    let building = |block| cx.blocks.building.contains_key(block);
+    let fetched = others.filter(move |o| !o.body.is_missing() || building(&o.facts.block));
+    fetched.map(|known| &known.facts)
+}
+
+/// Whether fork choice puts a header above the executed tip.
+pub(super) fn is_better(cx: &Context, facts: &HeaderFacts) -> bool {
+    cx.tip.held().is_some_and(|held| cx.rules.compare(facts, held).is_gt())
+}
