@@ -453,7 +453,7 @@ pub(crate) fn block_verdict(cx: &mut Context, block: BlockId, verdict: Verdict) 
         // It will be asked for again when somebody announces it again.
         Verdict::Ignore => keep::drop_body(cx, block),
     }
-    sync::advance(cx);
+    cx.sync.changed();
 }
 
 fn children(blocks: &Blocks, parent: &BlockId) -> Vec<BlockId> {
@@ -496,7 +496,7 @@ pub(crate) fn set_tip(cx: &mut Context, block: BlockId, state: Vec<(Bytes, Optio
     keep::prune_below(cx, facts.height);
     keep::prune_bodies(cx);
     headers::prune(cx);
-    sync::advance(cx);
+    cx.sync.changed();
 }
 
 /// Ends what has timed out.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::block::sync::Sync;
+use crate::block::sync::{self, Sync};
 use crate::block::{self, Blocks};
 use crate::channel::{Context, Kind};
 use crate::config::{Config, ConfigError};
@@ -323,6 +323,8 @@ impl Node {
         cx.stats.frame_in(kind.name(), frame.len());
         let before = cx.stats.of(Count::Work);
         let outcome = kind.on_frame(cx, at, frame);
+        // It is the sender's doing too.
+        sync::settle(cx);
         if outcome == Ok(false) {
             cx.charge(connection, before);
         }
@@ -372,6 +374,7 @@ impl Node {
             control::end(&mut self.cx, connection, ending);
             self.set_deadline(connection, 0);
         }
+        sync::settle(&mut self.cx);
         pool::settle(&mut self.cx);
         self.set_timers();
     }

@@ -288,7 +288,7 @@ fn finished(cx: &mut Context, at: At, id: u32) -> Result<Option<RpcWant>, Violat
     let open = open.ok_or(Violation::Unasked)?;
     link.moves(cx.now, cx.config.limits.rpc_patience);
     if open.cancelled {
-        sync::drive(cx);
+        cx.sync.changed();
         return Ok(None);
     }
     Ok(Some(open.want))

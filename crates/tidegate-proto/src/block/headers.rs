@@ -258,7 +258,7 @@ fn follow_back(cx: &mut Context, link: ConnectionId, block: BlockId) {
 pub(crate) fn header_verdict(cx: &mut Context, block: BlockId, verdict: Verdict) {
     let Some(checking) = take_checking(cx, &block) else { return };
     settle(cx, block, checking, verdict);
-    sync::advance(cx);
+    cx.sync.changed();
 }
 
 fn settle(cx: &mut Context, block: BlockId, checking: Checking, verdict: Verdict) {

@@ -6,11 +6,14 @@
 //! who hold so much, in the order of their heights. Whoever does not deliver is passed over for a
 //! while, and who delivers what is not asked for is not asked again.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod peers;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::peers::{PASSED_OVER, Peers, What};
 use super::body::{self, Parsed};
 use super::keep::Unexecuted;
 use super::{Body, Judged, ask_if_ready, headers, keep, mark_bad, wanted, whole};
@@ -26,10 +29,6 @@ use crate::time::{Pace, Time};
 use crate::violation::Violation;
 use crate::wire::{BlockBody, BlockHeader, MAX_LOCATOR, RpcWant, WantHeaders};
 
-/// How long a peer that did not deliver is not asked for the same again; doubled each time.
-const PASSED_OVER: Duration = Duration::from_secs(2);
-/// The same at most.
-const PASSED_OVER_MOST: Duration = Duration::from_secs(300);
 /// How long the next block may be missing before it is asked for in this way.
 const STUCK: Duration = Duration::from_secs(3);
 /// Bytes a second at which the next body must come if somebody else could give it.
@@ -47,42 +46,50 @@ const BODIES: usize = 16;
 /// What is asked for to catch up.
 #[derive(Debug, Default)]
 pub(crate) struct Sync {
-    /// The height at which it began, while it goes on; and the height that it goes on to: peers say that
-    /// they hold it, and headers up to it were shown to be good.
+    /// The height at which it began, while it goes on.
     active: Option<u64>,
+    /// The height that it goes on to: peers say that they hold it, and headers up to it were shown to be good.
     target: u64,
+    headers: Headers,
+    bodies: Bodies,
+    peers: Peers,
+    /// Something has changed that [`settle`] has to look at.
+    changed: bool,
+    /// When to look again, though nothing happens.
+    again: Option<Time>,
+    /// How often peers may give reason for a look.
+    looks: Pace,
+}
+
+/// Headers on their way.
+#[derive(Debug, Default)]
+struct Headers {
     /// Who was asked for headers last, and when.
     asked: Option<(ConnectionId, Time)>,
     /// Who gave the last answer, if it had as many as were asked for: there are more, if that one says so.
     more: Option<ConnectionId>,
-    /// Who announced a header that is not far ahead, and to which there is no way header by header.
-    unfollowed: BTreeSet<ConnectionId>,
-    /// Headers that wait until the one before has its verdict, and who sent them. The first may
-    /// be waiting for its own.
-    headers: VecDeque<(HeaderFacts, Bytes)>,
+    batch: Batch,
+}
+
+/// Headers that came together, each the child of the one before.
+#[derive(Debug, Default)]
+struct Batch {
+    /// Those that wait until the one before has its verdict. The first may be waiting for its own.
+    waiting: VecDeque<(HeaderFacts, Bytes)>,
+    /// Who sent them.
     from: Option<ConnectionId>,
+    /// The one that was given to be checked.
     checking: Option<BlockId>,
-    /// Bodies that are on their way.
-    bodies: BTreeMap<BlockId, Coming>,
-    /// Bytes of bodies for which there was no room, as each peer says: others are asked.
-    large: BTreeMap<(ConnectionId, BlockId), usize>,
-    /// Who did not deliver what; until when that counts.
-    passed: BTreeMap<(ConnectionId, What), Time>,
-    /// How often in a row that was so.
-    failures: BTreeMap<(ConnectionId, What), u32>,
-    /// Who was asked for headers when, and how often anybody was: they take turns.
-    turns: BTreeMap<ConnectionId, u64>,
-    turn: u64,
-    /// Who has delivered a body on this connection: others may be here only to be asked.
-    proven: BTreeSet<ConnectionId>,
-    /// The first body that is missing, and since when.
-    missing: Option<(BlockId, Time)>,
-    /// Missing bodies cannot be had in parts, as they are every day.
+}
+
+/// Bodies on their way.
+#[derive(Debug, Default)]
+struct Bodies {
+    coming: BTreeMap<BlockId, Coming>,
+    /// The first that is missing, and since when it has been the first.
+    next: Option<(BlockId, Time)>,
+    /// Missing bodies cannot be had in parts, as those of new blocks are.
     stuck: bool,
-    /// When to look again.
-    again: Option<Time>,
-    /// How often peers may give reason for a look.
-    looks: Pace,
 }
 
 /// A body that is on its way.
@@ -112,42 +119,15 @@ impl Coming {
     }
 }
 
-/// What a peer did not deliver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum What {
-    Headers,
-    /// This one.
-    Body(BlockId),
-    /// Some, in time.
-    Bodies,
-}
-
 impl Sync {
-    fn is_passed(&self, link: ConnectionId, what: What) -> bool {
-        self.passed.contains_key(&(link, what))
-    }
-
-    fn failures(&self, link: ConnectionId, what: What) -> u32 {
-        self.failures.get(&(link, what)).copied().unwrap_or(0)
-    }
-
     /// When [`expire`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.again
     }
 
-    /// What peers did about blocks that are not missing does not matter any more.
-    fn forget_others(&mut self, missing: &[HeaderFacts]) {
-        let bodies = |what: &What| matches!(what, What::Body(_));
-        if self.large.is_empty() && !self.failures.keys().any(|(_, what)| bodies(what)) {
-            return;
-        }
-        let wanted = missing.iter().map(|facts| facts.block).collect::<BTreeSet<_>>();
-        self.large.retain(|(_, block), _| wanted.contains(block));
-        self.failures.retain(|(_, what), _| match what {
-            What::Body(block) => wanted.contains(block),
-            What::Headers | What::Bodies => true,
-        });
+    /// Something has changed that decides what is asked for: looked at when the current step is done.
+    pub(crate) fn changed(&mut self) {
+        self.changed = true;
     }
 }
 
@@ -159,12 +139,12 @@ pub(super) fn look_soon(cx: &mut Context) {
         return;
     }
     cx.sync.looks.take(LOOK, cx.now);
-    drive(cx);
+    cx.sync.changed();
 }
 
 /// There is no place for all headers between the tip and what a peer announced.
 pub(super) fn not_followed(cx: &mut Context, link: ConnectionId) {
-    cx.sync.unfollowed.insert(link);
+    cx.sync.peers.set_unfollowed(link, true);
     look_soon(cx);
 }
 
@@ -178,29 +158,35 @@ pub(super) fn is_far(cx: &Context, height: u64) -> bool {
 pub(super) fn is_asked(cx: &Context, facts: &HeaderFacts) -> bool {
     let gap = u64::from(cx.config.limits.sync_gap);
     let old = facts.height.saturating_add(gap) < cx.sync.target;
-    cx.sync.active.is_some() && old || cx.sync.bodies.contains_key(&facts.block)
+    cx.sync.active.is_some() && old || cx.sync.bodies.coming.contains_key(&facts.block)
 }
 
 /// A peer that has executed a block cannot give it in parts, as after a restart.
 pub(super) fn not_in_parts(cx: &mut Context) {
-    cx.sync.stuck = true;
-    drive(cx);
+    cx.sync.bodies.stuck = true;
+    cx.sync.changed();
 }
 
 /// A body may be missing for too long, or somebody may have been passed over for long enough.
 pub(crate) fn expire(cx: &mut Context) {
     if cx.sync.again.take_if(|at| *at <= cx.now).is_some() {
-        advance(cx);
+        cx.sync.changed();
+    }
+}
+
+/// The current step is done: asks for what can be asked for after all that has changed in it.
+pub(crate) fn settle(cx: &mut Context) {
+    while std::mem::take(&mut cx.sync.changed) {
+        next_header(cx);
+        drive(cx);
     }
 }
 
 /// Begins or ends catching up, and asks for what can be asked for.
-pub(crate) fn drive(cx: &mut Context) {
+fn drive(cx: &mut Context) {
     let Some(held) = cx.tip.held().copied() else { return };
-    let now = cx.now;
-    cx.sync.passed.retain(|_, until| *until > now);
     let missing = missing(cx);
-    cx.sync.forget_others(&missing);
+    cx.sync.peers.prune(&missing, cx.now);
     cx.stats.worked(missing.len() as u64);
     look_at_next(cx, missing.first());
     // One who has left everything without an answer holds nothing that can be had.
@@ -210,7 +196,7 @@ pub(crate) fn drive(cx: &mut Context) {
         .filter(|(id, link)| super::has_channel(cx, *id) && link.up && !cx.rpc.is_mute(*id));
     let highest = believed.clone().map(|(_, link)| link.height()).max().unwrap_or(0);
     // Who has said more than he had to show does not count for what nobody has shown yet.
-    let honest = believed.filter(|(id, _)| cx.sync.failures(*id, What::Headers) == 0);
+    let honest = believed.filter(|(id, _)| cx.sync.peers.failures(*id, What::Headers) == 0);
     let claimed = honest.map(|(_, link)| link.height()).max().unwrap_or(0);
     // Anybody may say anything. R16.11
     let shown = cx.tip.best().map_or(held.height, |best| best.height);
@@ -220,15 +206,17 @@ pub(crate) fn drive(cx: &mut Context) {
         cx.event(Event::SyncStarted { from: held.height, to: claimed.max(cx.sync.target) });
     }
     let height = |link: ConnectionId| cx.links.get(link).map_or(0, |link| link.height());
-    let more = cx.sync.more.filter(|link| cx.sync.failures(*link, What::Headers) == 0);
+    let more =
+        cx.sync.headers.more.filter(|link| cx.sync.peers.failures(*link, What::Headers) == 0);
     let more = more.is_some_and(|link| height(link) > shown);
-    let open = !cx.sync.bodies.is_empty() || !cx.sync.headers.is_empty() || more;
+    let waiting = !cx.sync.headers.batch.waiting.is_empty();
+    let open = !cx.sync.bodies.coming.is_empty() || waiting || more;
     // The rest comes as blocks come every day.
     if cx.sync.target <= held.height.saturating_add(1) && !open {
         finish(cx, &held);
     }
     ask_headers(cx, &held);
-    if cx.sync.active.is_some() || cx.sync.stuck {
+    if cx.sync.active.is_some() || cx.sync.bodies.stuck {
         ask_bodies(cx, &missing);
     }
     cx.sync.again = again(cx);
@@ -236,15 +224,15 @@ pub(crate) fn drive(cx: &mut Context) {
 
 /// When to look again, though nothing happens.
 fn again(cx: &Context) -> Option<Time> {
-    let working = cx.sync.active.is_some() || cx.sync.stuck;
-    let passed = cx.sync.passed.values().min().copied();
-    let next = cx.sync.missing.map(|(block, since)| match cx.sync.bodies.get(&block) {
+    let working = cx.sync.active.is_some() || cx.sync.bodies.stuck;
+    let passed = cx.sync.peers.first_again(cx.now);
+    let next = cx.sync.bodies.next.map(|(block, since)| match cx.sync.bodies.coming.get(&block) {
         Some(Coming { second: Some((_, until)), .. }) => *until,
         Some(coming) => overdue(cx, coming, since),
         None => since + STUCK,
     });
     let soon = working.then(|| cx.now + PASSED_OVER);
-    let headers = cx.sync.asked.map(|(_, asked)| asked + ALONE);
+    let headers = cx.sync.headers.asked.map(|(_, asked)| asked + ALONE);
     let times = [passed, next, soon, headers].into_iter().flatten();
     times.filter(|at| *at > cx.now).min()
 }
@@ -253,17 +241,16 @@ fn again(cx: &Context) -> Option<Time> {
 /// second peer for it if the first is slow.
 fn look_at_next(cx: &mut Context, next: Option<&HeaderFacts>) {
     let Some(HeaderFacts { block, height, .. }) = next.copied() else {
-        cx.sync.missing = None;
-        cx.sync.stuck = false;
+        (cx.sync.bodies.next, cx.sync.bodies.stuck) = (None, false);
         return;
     };
-    let since = match cx.sync.missing {
+    let since = match cx.sync.bodies.next {
         Some((known, since)) if known == block => since,
         _ => cx.now,
     };
-    cx.sync.missing = Some((block, since));
-    cx.sync.stuck |= cx.now >= since + STUCK;
-    let Some(coming) = cx.sync.bodies.get(&block).copied() else { return };
+    cx.sync.bodies.next = Some((block, since));
+    cx.sync.bodies.stuck |= cx.now >= since + STUCK;
+    let Some(coming) = cx.sync.bodies.coming.get(&block).copied() else { return };
     // A second that is silent as well is not waited for either; but who is busy begins late.
     let waits = coming.second.is_some_and(|(_, until)| cx.now < until);
     if waits || cx.now < overdue(cx, &coming, since) {
@@ -271,18 +258,17 @@ fn look_at_next(cx: &mut Context, next: Option<&HeaderFacts>) {
     }
     // Who is slow goes on until somebody else begins: he may be the only one who has it.
     let mut others = able(cx, height, What::Body(block)).into_iter();
-    let other =
-        others.find(|other| !coming.is_from(*other) && !cx.sync.is_passed(*other, What::Bodies));
+    let passed = |other| cx.sync.peers.is_passed(other, What::Bodies, cx.now);
+    let other = others.find(|other| !coming.is_from(*other) && !passed(*other));
     if let Some(other) = other
         && rpc::ask(cx, other, RpcWant::Block(block))
-        && let Some(coming) = cx.sync.bodies.get_mut(&block)
+        && let Some(coming) = cx.sync.bodies.coming.get_mut(&block)
     {
         let wait = (ALONE * (1 << coming.seconds.min(3))).min(cx.config.limits.rpc_patience);
         coming.seconds += 1;
         if let Some((silent, _)) = coming.second.replace((other, cx.now + wait)) {
             rpc::cancel(cx, silent, &RpcWant::Block(block));
-            // He may have good reasons, and others are asked before him.
-            *cx.sync.failures.entry((silent, What::Bodies)).or_default() += 1;
+            cx.sync.peers.disappointed(silent);
         }
     }
 }
@@ -291,7 +277,7 @@ fn look_at_next(cx: &mut Context, next: Option<&HeaderFacts>) {
 fn overdue(cx: &Context, coming: &Coming, since: Time) -> Time {
     let patience = match coming.size {
         // He was asked early enough, and has shown nothing yet.
-        0 if !cx.sync.proven.contains(&coming.link) => return coming.asked + ALONE,
+        0 if !cx.sync.peers.is_proven(coming.link) => return coming.asked + ALONE,
         0 => ALONE,
         size => {
             let sending = Duration::from_micros(size as u64 * 1_000_000 / SLOW);
@@ -303,7 +289,7 @@ fn overdue(cx: &Context, coming: &Coming, since: Time) -> Time {
 
 fn finish(cx: &mut Context, held: &HeaderFacts) {
     let Some(from) = cx.sync.active.take() else { return };
-    cx.sync.forget_others(&[]);
+    cx.sync.peers.prune(&[], cx.now);
     cx.event(Event::SyncEnded { from, at: held.height });
     headers::reconsider(cx);
     wanted::reconsider_best(cx);
@@ -330,24 +316,24 @@ fn missing(cx: &Context) -> Vec<HeaderFacts> {
 /// Peers that can be asked for something at a height, the best first: who disappointed least, and
 /// then who has the least to do.
 fn able(cx: &Context, height: u64, what: What) -> Vec<ConnectionId> {
-    let kind = if what == What::Headers { what } else { What::Bodies };
+    let kind = what.kind();
+    let (peers, now) = (&cx.sync.peers, cx.now);
     // With whom there is no channel of blocks, the rules for blocks are others: what he has is of no
     // use here, and is not held against him. R16.10
     let holders = cx.links.iter().filter(|(id, link)| {
         super::has_channel(cx, *id)
             && link.up
             && link.height() >= height
-            && !cx.sync.is_passed(*id, what)
+            && !peers.is_passed(*id, what, now)
     });
     let mut able = holders.map(|(id, _)| id).collect::<Vec<_>>();
     // Who is slow is better than nobody.
-    if able.iter().any(|link| !cx.sync.is_passed(*link, kind)) {
-        able.retain(|link| !cx.sync.is_passed(*link, kind));
+    if able.iter().any(|link| !peers.is_passed(*link, kind, now)) {
+        able.retain(|link| !peers.is_passed(*link, kind, now));
     }
     able.retain(|link| cx.rpc.has_room(*link));
-    let unproven = |link: &ConnectionId| !cx.sync.proven.contains(link);
     able.sort_by_key(|link| {
-        (cx.sync.failures(*link, kind), unproven(link), cx.rpc.open(*link), *link)
+        (peers.failures(*link, kind), !peers.is_proven(*link), cx.rpc.open(*link), *link)
     });
     able
 }
@@ -356,32 +342,27 @@ fn able(cx: &Context, height: u64, what: What) -> Vec<ConnectionId> {
 fn ask_headers(cx: &mut Context, held: &HeaderFacts) {
     let Some(best) = cx.tip.best().map(|best| best.height) else { return };
     let ahead = best.saturating_sub(held.height);
-    let asked = cx.sync.asked.is_some_and(|(_, asked)| cx.now < asked + ALONE);
-    let waiting = !cx.sync.headers.is_empty() || asked;
+    let asked = cx.sync.headers.asked.is_some_and(|(_, asked)| cx.now < asked + ALONE);
+    let waiting = !cx.sync.headers.batch.waiting.is_empty() || asked;
     let most = headers_at_once(cx, held);
     if waiting || ahead > u64::from(most) / 2 {
         return;
     }
     let useful = |link: &ConnectionId| {
         let height = cx.links.get(*link).map_or(0, |link| link.height());
-        let has_more = cx.sync.more == Some(*link) || cx.sync.unfollowed.contains(link);
+        let has_more = cx.sync.headers.more == Some(*link) || cx.sync.peers.is_unfollowed(*link);
         let far = is_far(cx, height) || has_more;
         (cx.sync.active.is_some() || far) && !cx.rpc.asks_headers(*link)
     };
     let able = able(cx, best.saturating_add(1), What::Headers).into_iter().filter(useful);
-    // One who shows few at a time, and late, has no more turns than others; nor has one who leaves and
-    // comes back, for whom it is as if he had just been asked.
-    let turn = |link: &ConnectionId| match cx.sync.turns.get(link) {
-        Some(turn) => (*turn, true),
-        None => (cx.sync.turn, false),
-    };
-    let first = able.min_by_key(|link| (cx.sync.failures(*link, What::Headers), turn(link)));
+    // A peer that shows few at a time, and late, has no more turns than others.
+    let peers = &cx.sync.peers;
+    let first = able.min_by_key(|link| (peers.failures(*link, What::Headers), peers.turn(*link)));
     let Some(link) = first else { return };
     let want = WantHeaders { locator: locator(cx), most };
     if rpc::ask(cx, link, RpcWant::Headers(want)) {
-        cx.sync.asked = Some((link, cx.now));
-        cx.sync.turn += 1;
-        cx.sync.turns.insert(link, cx.sync.turn);
+        cx.sync.headers.asked = Some((link, cx.now));
+        cx.sync.peers.takes_turn(link);
     }
 }
 
@@ -418,8 +399,8 @@ pub(crate) fn headers(
     want: &WantHeaders,
     headers: Vec<BlockHeader>,
 ) -> Result<(), Violation> {
-    cx.sync.asked.take_if(|(asked, _)| *asked == link);
-    cx.sync.unfollowed.remove(&link);
+    cx.sync.headers.asked.take_if(|(asked, _)| *asked == link);
+    cx.sync.peers.set_unfollowed(link, false);
     let mut parsed = VecDeque::new();
     let mut parent = None;
     for BlockHeader(header) in headers {
@@ -435,8 +416,8 @@ pub(crate) fn headers(
         parent = Some(facts.block);
         parsed.push_back((facts, header));
     }
-    // He was late, and another was asked: one after the other.
-    if !cx.sync.headers.is_empty() {
+    // It was late, and another was asked: one after the other.
+    if !cx.sync.headers.batch.waiting.is_empty() {
         return Ok(());
     }
     // What follows the best block of that time was news then, whoever has shown it meanwhile.
@@ -445,59 +426,55 @@ pub(crate) fn headers(
     let is_known = |(facts, _): &(HeaderFacts, Bytes)| cx.blocks.known.contains_key(&facts.block);
     let news = !parsed.iter().all(is_known);
     if !follows && !news {
-        // He says that he holds more, and has nothing to show for it.
+        // It says that it holds more, and has nothing to show for it.
         pass_over(cx, link, What::Headers);
     } else {
         let full = parsed.len() >= want.most as usize;
         if news || full {
-            cx.sync.more = full.then_some(link);
+            cx.sync.headers.more = full.then_some(link);
         }
-        forgive(cx, link, What::Headers);
+        cx.sync.peers.forgive(link, What::Headers);
     }
-    cx.sync.headers = parsed;
-    cx.sync.checking = None;
-    cx.sync.from = Some(link);
-    next_header(cx);
-    drive(cx);
+    cx.sync.headers.batch = Batch { waiting: parsed, from: Some(link), checking: None };
+    cx.sync.changed();
     Ok(())
 }
 
 /// Looks at the next header, if the one before has its verdict.
 fn next_header(cx: &mut Context) {
-    while let Some((facts, header)) = cx.sync.headers.front() {
+    while let Some((facts, header)) = cx.sync.headers.batch.waiting.front() {
         let (facts, header) = (*facts, header.clone());
         if cx.blocks.known.contains_key(&facts.block) {
-            cx.sync.headers.pop_front();
+            cx.sync.headers.batch.waiting.pop_front();
             continue;
         }
         if cx.blocks.checking.contains_key(&facts.block) {
             return;
         }
-        let from = cx.sync.from.filter(|link| cx.links.get(*link).is_some_and(|link| link.up));
+        let from = cx
+            .sync
+            .headers
+            .batch
+            .from
+            .filter(|link| cx.links.get(*link).is_some_and(|link| link.up));
         let good = cx.blocks.known.get(&facts.parent).is_some_and(|parent| {
             let next = parent.facts.height.checked_add(1) == Some(facts.height);
             next && !matches!(parent.body, Body::Bad)
         });
-        let judged = cx.sync.checking == Some(facts.block);
+        let judged = cx.sync.headers.batch.checking == Some(facts.block);
         let (Some(link), true, false) = (from, good, judged) else {
-            // It has come to nothing: somebody else is asked, perhaps for the same again.
-            cx.sync.headers.clear();
-            cx.sync.checking = None;
+            // The rest of the batch is unusable: a header was rejected, or the sender is gone. Another peer is
+            // asked, perhaps for the same.
+            cx.sync.headers.batch = Batch { from, ..Batch::default() };
             if let Some(link) = from {
                 pass_over(cx, link, What::Headers);
             }
             return;
         };
-        cx.sync.checking = Some(facts.block);
+        cx.sync.headers.batch.checking = Some(facts.block);
         return headers::check(cx, facts, header, link, None);
     }
-    cx.sync.checking = None;
-}
-
-/// A header, or a block, has its verdict, or the tip has moved.
-pub(crate) fn advance(cx: &mut Context) {
-    next_header(cx);
-    drive(cx);
+    cx.sync.headers.batch.checking = None;
 }
 
 fn ask_bodies(cx: &mut Context, missing: &[HeaderFacts]) {
@@ -505,34 +482,38 @@ fn ask_bodies(cx: &mut Context, missing: &[HeaderFacts]) {
     let mut misses = 0;
     for facts in missing {
         let block = facts.block;
-        if cx.sync.bodies.contains_key(&block) {
+        if cx.sync.bodies.coming.contains_key(&block) {
             continue;
         }
         // What is further ahead cannot be had either.
-        if cx.sync.bodies.len() >= BODIES || misses > BODIES || !unexecuted.may_start(cx, facts) {
+        if cx.sync.bodies.coming.len() >= BODIES
+            || misses > BODIES
+            || !unexecuted.may_start(cx, facts)
+        {
             return;
         }
         misses += 1;
         let able = able(cx, facts.height, What::Body(block));
         let asked = |link: &&ConnectionId| {
-            let size = cx.sync.large.get(&(**link, block));
-            let fits = size.is_none_or(|size| fits(cx, unexecuted, facts, *size));
-            let coming = cx.sync.bodies.values().filter(|coming| coming.is_from(**link));
-            let proven = cx.sync.proven.is_empty() || cx.sync.proven.contains(*link);
+            let peers = &cx.sync.peers;
+            let size = peers.large(**link, &block);
+            let fits = size.is_none_or(|size| fits(cx, unexecuted, facts, size));
+            let coming = cx.sync.bodies.coming.values().filter(|coming| coming.is_from(**link));
+            let proven = !peers.is_any_proven() || peers.is_proven(**link);
             let most = if proven { OF_ONE } else { 1 };
             fits && coming.count() < most
         };
         let Some(link) = able.iter().find(asked).copied() else { continue };
         if rpc::ask(cx, link, RpcWant::Block(block)) {
             misses = 0;
-            cx.sync.bodies.insert(block, Coming::new(link, cx.now));
+            cx.sync.bodies.coming.insert(block, Coming::new(link, cx.now));
         }
     }
 }
 
 /// Whether a body of this size can be taken now; the next block always can.
 fn fits(cx: &Context, unexecuted: Unexecuted, facts: &HeaderFacts, size: usize) -> bool {
-    let coming = cx.sync.bodies.values().map(|coming| coming.size).sum::<usize>();
+    let coming = cx.sync.bodies.coming.values().map(|coming| coming.size).sum::<usize>();
     keep::is_next(cx, facts) || unexecuted.fits(coming + size)
 }
 
@@ -545,17 +526,18 @@ pub(crate) fn body_begins(
     size: usize,
 ) -> bool {
     let Some(facts) = cx.blocks.known.get(block).map(|known| known.facts) else {
-        cx.sync.bodies.remove(block);
+        cx.sync.bodies.coming.remove(block);
         return false;
     };
     let unexecuted = Unexecuted::of(cx);
     if !fits(cx, unexecuted, &facts, size) {
-        cx.sync.bodies.remove(block);
-        cx.sync.large.insert((link, *block), size);
+        cx.sync.bodies.coming.remove(block);
+        cx.sync.peers.set_large(link, *block, size);
         return false;
     }
     outdo(cx, link, block);
-    let Some(coming) = cx.sync.bodies.get_mut(block).filter(|coming| coming.link == link) else {
+    let Some(coming) = cx.sync.bodies.coming.get_mut(block).filter(|coming| coming.link == link)
+    else {
         return false;
     };
     coming.size = size;
@@ -568,7 +550,7 @@ pub(crate) fn body_begins(
 
 /// Who was asked because another was late is there first: that one need not go on.
 fn outdo(cx: &mut Context, link: ConnectionId, block: &BlockId) {
-    let Some(coming) = cx.sync.bodies.get_mut(block).filter(|c| c.is_second(link)) else {
+    let Some(coming) = cx.sync.bodies.coming.get_mut(block).filter(|c| c.is_second(link)) else {
         return;
     };
     let slow = std::mem::replace(&mut coming.link, link);
@@ -585,13 +567,14 @@ pub(crate) fn body(
     body: BlockBody,
 ) -> Result<(), Violation> {
     outdo(cx, link, &block);
-    if let Some((second, _)) = cx.sync.bodies.remove(&block).and_then(|coming| coming.second) {
+    if let Some((second, _)) = cx.sync.bodies.coming.remove(&block).and_then(|coming| coming.second)
+    {
         rpc::cancel(cx, second, &RpcWant::Block(block));
     }
     let Some(known) = cx.blocks.known.get(&block) else { return Ok(()) };
     let facts = known.facts;
+    cx.sync.changed();
     if !known.body.is_missing() {
-        drive(cx);
         return Ok(());
     }
     let items = match body::parse(&body, &facts, &*cx.rules, &cx.pools) {
@@ -599,19 +582,15 @@ pub(crate) fn body(
         Parsed::Foreign => {
             // R9.4.1, R9.4.2
             mark_bad(cx, block);
-            drive(cx);
             return Ok(());
         }
         // R16.8
         Parsed::Wrong => return Err(Violation::WrongIds),
     };
-    forgive(cx, link, What::Bodies);
-    cx.sync.proven.insert(link);
-    cx.sync.failures.retain(|(_, what), _| *what != What::Body(block));
+    cx.sync.peers.delivered(link, block);
     if body::admissible(&items, &cx.pools, &cx.config.limits).is_err() {
         // R9.4.2
         mark_bad(cx, block);
-        drive(cx);
         return Ok(());
     }
     super::abandon(cx, block);
@@ -620,7 +599,6 @@ pub(crate) fn body(
     whole(cx, block, items, Vec::new(), Judged::Waiting);
     ask_if_ready(cx, block);
     keep::prune_bodies(cx);
-    drive(cx);
     Ok(())
 }
 
@@ -628,7 +606,7 @@ pub(crate) fn body(
 pub(crate) fn failed(cx: &mut Context, link: ConnectionId, want: &RpcWant, late: bool) {
     match want {
         RpcWant::Headers(_) => {
-            cx.sync.asked.take_if(|(asked, _)| *asked == link);
+            cx.sync.headers.asked.take_if(|(asked, _)| *asked == link);
             pass_over(cx, link, What::Headers);
         }
         RpcWant::Block(block) => {
@@ -636,18 +614,17 @@ pub(crate) fn failed(cx: &mut Context, link: ConnectionId, want: &RpcWant, late:
             pass_over(cx, link, What::Body(*block));
             match late {
                 true => pass_over(cx, link, What::Bodies),
-                // He may have good reasons, and others are asked before him.
-                false => *cx.sync.failures.entry((link, What::Bodies)).or_default() += 1,
+                false => cx.sync.peers.disappointed(link),
             }
         }
     }
-    drive(cx);
+    cx.sync.changed();
 }
 
 /// A body, or none, comes from a link any more.
 fn not_from(cx: &mut Context, link: ConnectionId, block: Option<&BlockId>) {
     let now = cx.now;
-    cx.sync.bodies.retain(|at, coming| {
+    cx.sync.bodies.coming.retain(|at, coming| {
         if block.is_some_and(|block| block != at) || !coming.is_from(link) {
             return true;
         }
@@ -661,31 +638,17 @@ fn not_from(cx: &mut Context, link: ConnectionId, block: Option<&BlockId>) {
     });
 }
 
-/// A peer is not asked for something again for a while, ever longer.
+/// A peer is not asked for something again for a while.
 fn pass_over(cx: &mut Context, link: ConnectionId, what: What) {
-    let failures = cx.sync.failures.entry((link, what)).or_default();
-    let wait = PASSED_OVER.saturating_mul(1 << (*failures).min(16)).min(PASSED_OVER_MOST);
-    *failures = failures.saturating_add(1);
-    cx.sync.passed.insert((link, what), cx.now + wait);
+    cx.sync.peers.pass_over(link, what, cx.now);
     // A look may be due before.
     cx.sync.again = cx.sync.again.into_iter().chain(again(cx)).min();
 }
 
-/// A peer has shown that it delivers.
-fn forgive(cx: &mut Context, link: ConnectionId, what: What) {
-    cx.sync.failures.remove(&(link, what));
-    cx.sync.passed.remove(&(link, what));
-}
-
 /// A link is gone, and what was asked for on it.
 pub(crate) fn link_down(cx: &mut Context, link: ConnectionId) {
-    cx.sync.asked.take_if(|(asked, _)| *asked == link);
-    cx.sync.unfollowed.remove(&link);
+    cx.sync.headers.asked.take_if(|(asked, _)| *asked == link);
     not_from(cx, link, None);
-    cx.sync.passed.retain(|(passed, _), _| *passed != link);
-    cx.sync.failures.retain(|(failed, _), _| *failed != link);
-    cx.sync.large.retain(|(of, _), _| *of != link);
-    cx.sync.turns.remove(&link);
-    cx.sync.proven.remove(&link);
-    advance(cx);
+    cx.sync.peers.link_down(link);
+    cx.sync.changed();
 }

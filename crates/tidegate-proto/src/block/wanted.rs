@@ -54,7 +54,7 @@ pub(super) fn reconsider(cx: &mut Context, block: BlockId, change: Change) {
         Way::NotWanted => {}
         Way::InParts(patience) => ask_in_parts(cx, block, patience),
         Way::From(link) => offer(cx, block, BlockPart::Compact, link, None),
-        Way::Whole => sync::drive(cx),
+        Way::Whole => cx.sync.changed(),
     }
 }
 
