@@ -526,7 +526,7 @@ pub(crate) fn expire(cx: &mut Context) {
 fn give_back(cx: &mut Context, link: ConnectionId, number: u32, report: Report) {
     cx.stats.report(report);
     if let Some(link) = cx.blocks.links.get_mut(&link) {
-        link.returns.push(&mut link.issuer, number, report, cx.now);
+        link.ledger.give_back(number, report, cx.now);
         cx.links.wake(link.at.link, link.at.slot);
     }
 }

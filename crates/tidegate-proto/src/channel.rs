@@ -15,6 +15,7 @@ use crate::peers::Peers;
 use crate::peers::book::Book;
 use crate::peers::dialer::Dialer;
 use crate::peers::exchange::Exchange;
+use crate::permit::Terms;
 use crate::pool::Pool;
 use crate::pool::budget::Budget;
 use crate::rpc::Rpc;
@@ -26,7 +27,7 @@ use crate::time::Time;
 use crate::timers::Timers;
 use crate::tip::Tip;
 use crate::violation::Violation;
-use crate::wire::{Decode, Encode, EncodeError, Frame, Grant, Offer};
+use crate::wire::{Decode, Encode, EncodeError, Frame, Offer};
 
 /// A kind of channel. It has one instance for each connection, or one for each pool.
 ///
@@ -66,15 +67,6 @@ pub(crate) trait Channel {
     /// Since when the peer has owed something on it, an answer or the return of a permit: a peer that owes
     /// and is silent is taken for dead. R5.5.4
     fn awaited_since(cx: &Context, at: At) -> Option<Time>;
-}
-
-/// What the two ends of a channel gave each other.
-#[derive(Clone, Debug)]
-pub(crate) struct Terms {
-    /// What the peer may have outstanding here.
-    pub(crate) ours: Grant,
-    /// What this node may have outstanding there.
-    pub(crate) theirs: Grant,
 }
 
 /// All parts of a node: whom a channel works with.

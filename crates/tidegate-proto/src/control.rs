@@ -10,13 +10,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
+use crate::channel::{Channel as ChannelTrait, Context, Kind};
 use crate::config::{Config, MAX_POOLS};
 use crate::id::{ConnectionId, PoolIndex, Salt};
 use crate::io::{Disconnect, Event, Output};
 use crate::link::{At, Ending};
 use crate::peers::{self, Second};
 use crate::peers::{dialer, exchange};
+use crate::permit::Terms;
 use crate::pool;
 use crate::rng::Rng;
 use crate::rules::Rules;
@@ -541,7 +542,7 @@ fn on_setup(cx: &mut Context, at: At, setup: Setup) -> Result<(), Violation> {
     let Some(connection) = cx.links.get(at.link) else { return Ok(()) };
     if let Some(record) = &setup.record
         // R5.4.2
-        && (record.peer != connection.peer || !record::verify(record, &cx.config.network))
+        && (record.peer != connection.peer || !peers::record::verify(record, &cx.config.network))
     {
         cx.links.end(at.link, Refusal::BadSignature);
         return Ok(());

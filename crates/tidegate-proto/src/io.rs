@@ -16,9 +16,9 @@ use crate::id::{
     AccountId, Address, BlockId, ConnectionId, DialId, ItemId, ItemKey, PeerId, PoolIndex,
     Signature, Ticket,
 };
-use crate::rules::{Account, Rules};
+use crate::rules::Account;
 use crate::violation::Violation;
-use crate::wire::{Binding, BlockBody, Frame, Goodbye, Grant, Refusal};
+use crate::wire::{Binding, Frame, Goodbye, Grant, Refusal};
 
 /// What the network did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +81,7 @@ pub enum NotShared {
     #[error("the peer has no version of it that this node has")]
     NoCommonVersion,
     /// The highest version that both know has other rules there: another
-    /// [`Rules::id`], or another largest item; for blocks also another largest block,
+    /// [`Rules::id`](crate::rules::Rules::id), or another largest item; for blocks also another largest block,
     /// or other pools that they draw from.
     #[error(
         "the peer has other rules for it: another id of the rules, or another largest item or block"
@@ -307,29 +307,6 @@ pub struct BlockItem {
     pub known: bool,
 }
 
-impl BlockItem {
-    /// The items of a body, each with its id; `None` if `pool` does not know the name of one's
-    /// pool.
-    pub fn all_of(
-        body: BlockBody,
-        rules: &dyn Rules,
-        pool: impl Fn(&str) -> Option<PoolIndex>,
-        known: bool,
-    ) -> Option<Vec<Self>> {
-        let mut items = Vec::new();
-        for group in body.groups {
-            let pool = pool(&group.pool)?;
-            items.extend(group.items.into_iter().map(|body| Self {
-                pool,
-                id: rules.item_id(&group.pool, &body.0),
-                body: body.0,
-                known,
-            }));
-        }
-        Some(items)
-    }
-}
-
 /// What the driver must do now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Output {
@@ -465,7 +442,7 @@ pub enum Write {
         height: u64,
         /// Its header.
         header: Bytes,
-        /// Its items: the encoding of a [`BlockBody`].
+        /// Its items: the encoding of a [`BlockBody`](crate::wire::BlockBody).
         body: Bytes,
     },
     /// The tip is another: a block that was kept before.

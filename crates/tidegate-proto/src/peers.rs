@@ -24,6 +24,7 @@ pub(crate) mod book;
 pub(crate) mod dial_back;
 pub(crate) mod dialer;
 pub(crate) mod exchange;
+pub(crate) mod record;
 
 /// How long a peer that came at a busy moment should wait, in milliseconds: longer than most
 /// hellos take.

@@ -22,6 +22,59 @@ pub(crate) enum Spent {
     Body(u32),
 }
 
+/// What the two ends of a channel gave each other.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    /// What the peer may have outstanding here.
+    pub(crate) ours: Grant,
+    /// What this node may have outstanding there.
+    pub(crate) theirs: Grant,
+}
+
+/// The permits of one instance: what the peer has spent here, what goes back to it, and what this node has
+/// spent at the peer; `T` is what is remembered of each of those.
+#[derive(Debug)]
+pub(crate) struct Ledger<T> {
+    pub(crate) issuer: Issuer,
+    pub(crate) holder: Holder<T>,
+    returns: Returns,
+}
+
+impl<T> Ledger<T> {
+    pub(crate) fn new(terms: &Terms) -> Self {
+        Self {
+            issuer: Issuer::new(terms.ours.clone()),
+            holder: Holder::new(terms.theirs.clone()),
+            returns: Returns::default(),
+        }
+    }
+
+    /// A number of the peer is processed: its permit goes back. Only the first report counts.
+    pub(crate) fn give_back(&mut self, number: u32, report: Report, now: Time) {
+        self.returns.push(&mut self.issuer, number, report, now);
+    }
+
+    /// When permits that go back must leave, if none joins them.
+    pub(crate) fn returns_due(&self) -> Option<Time> {
+        self.returns.due(&self.issuer)
+    }
+
+    /// Permits that go back now, if it is time: see [`Returns::take`].
+    pub(crate) fn take_returns(&mut self, now: Time, room: u64) -> Option<Leaving> {
+        self.returns.take(&mut self.issuer, now, room)
+    }
+
+    /// See [`Returns::unpaid`].
+    pub(crate) fn unpaid(&self) -> u64 {
+        self.returns.unpaid(&self.issuer)
+    }
+
+    /// Announcements and bodies that are out: of the peer here, and of this node there.
+    pub(crate) fn out(&self) -> (usize, usize) {
+        (self.issuer.out(), self.holder.out())
+    }
+}
+
 /// How much of a grant is outstanding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Outstanding {

@@ -360,7 +360,7 @@ impl Pool {
 fn report(cx: &mut Context, pool: usize, source: Source, report: Report) {
     let Some(link) = cx.pools[pool].links.get_mut(&source.link) else { return };
     link.give_back(source.number, report, cx.now);
-    let due = link.returns.due(&link.issuer);
+    let due = link.ledger.returns_due();
     let slot = link.at.slot;
     if due.is_some_and(|due| due <= cx.now) {
         cx.links.wake(source.link, slot);

@@ -18,18 +18,19 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use self::serve::{Loads, Serving};
-use crate::block::sync;
-use crate::channel::{Channel as ChannelTrait, Context, Terms};
+use crate::block::{body, sync};
+use crate::channel::{Channel as ChannelTrait, Context};
 use crate::chunk::{self, Receiving};
 use crate::config::Config;
 use crate::id::ConnectionId;
 use crate::link::At;
+use crate::permit::Terms;
 use crate::rules::Rules;
 use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::{
-    BlockBody, Body, Frame, MAX_BLOCK_ITEMS, MAX_FRAME, Offer, RpcBlock, RpcFailed, RpcHeaders,
-    RpcMessage, RpcRequest, RpcWant, RpcWantKind,
+    BlockBody, Body, Frame, MAX_FRAME, Offer, RpcBlock, RpcFailed, RpcHeaders, RpcMessage,
+    RpcRequest, RpcWant, RpcWantKind,
 };
 
 /// Requests a peer may have without an answer, from its hello on. R16.1
@@ -295,7 +296,7 @@ fn finished(cx: &mut Context, at: At, id: u32) -> Result<Option<RpcWant>, Violat
 }
 
 fn on_block(cx: &mut Context, at: At, id: u32, body: Body) -> Result<(), Violation> {
-    let most = largest_body(&cx.config);
+    let most = body::largest(&cx.config);
     let link = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     match body {
         Body::Whole(body) => {
@@ -347,11 +348,6 @@ fn deliver(cx: &mut Context, at: At, want: Option<RpcWant>, body: Bytes) -> Resu
     // R16.4
     let body = Frame::from(body).decode::<BlockBody>().map_err(|_| Violation::Malformed)?;
     sync::body(cx, at.link, block, body)
-}
-
-/// Bytes of the largest block with what its encoding adds: names, and for each item its length.
-pub(crate) fn largest_body(config: &Config) -> usize {
-    config.limits.block_size as usize + MAX_BLOCK_ITEMS * 8 + 1024
 }
 
 impl RpcWant {

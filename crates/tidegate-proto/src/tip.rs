@@ -13,10 +13,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::block;
-use crate::channel::{Channel as ChannelTrait, Context, Terms};
+use crate::channel::{Channel as ChannelTrait, Context};
 use crate::config::Config;
 use crate::id::{BlockId, ConnectionId};
 use crate::link::At;
+use crate::permit::Terms;
 use crate::pool;
 use crate::rules::{HeaderFacts, Rules};
 use crate::time::Time;

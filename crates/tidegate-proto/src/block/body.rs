@@ -2,12 +2,14 @@
 
 use bytes::Bytes;
 
+use crate::config::Config;
 use crate::config::Limits;
+use crate::id::PoolIndex;
 use crate::io::{BlockItem, Invalid};
 use crate::merkle::{self, Leaf};
 use crate::pool::{self, Pool};
 use crate::rules::{HeaderFacts, Rules};
-use crate::wire::{BlockBody, BodyGroup, Encode as _, ItemBody, MAX_GROUPS};
+use crate::wire::{BlockBody, BodyGroup, Encode as _, ItemBody, MAX_BLOCK_ITEMS, MAX_GROUPS};
 
 /// What the header's root is over.
 pub(super) fn leaves<'a>(
@@ -100,4 +102,32 @@ pub(crate) fn encode(items: &[BlockItem], pools: &[Pool]) -> Option<Bytes> {
         items: run.iter().map(|item| ItemBody(item.body.clone())).collect(),
     };
     BlockBody { groups: runs.map(group).collect() }.to_bytes().ok()
+}
+
+/// Bytes of the largest block with what its encoding adds: names, and for each item its length.
+pub(crate) fn largest(config: &Config) -> usize {
+    config.limits.block_size as usize + MAX_BLOCK_ITEMS * 8 + 1024
+}
+
+impl BlockItem {
+    /// The items of a body, each with its id; `None` if `pool` does not know the name of one's
+    /// pool.
+    pub fn all_of(
+        body: BlockBody,
+        rules: &dyn Rules,
+        pool: impl Fn(&str) -> Option<PoolIndex>,
+        known: bool,
+    ) -> Option<Vec<Self>> {
+        let mut items = Vec::new();
+        for group in body.groups {
+            let pool = pool(&group.pool)?;
+            items.extend(group.items.into_iter().map(|body| Self {
+                pool,
+                id: rules.item_id(&group.pool, &body.0),
+                body: body.0,
+                known,
+            }));
+        }
+        Some(items)
+    }
 }

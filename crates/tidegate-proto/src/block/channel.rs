@@ -17,13 +17,13 @@ use super::{
     abandon, advance, can_be_asked, give_back, headers, keep, mark_bad, reconstruct, serve, sync,
     wake_block,
 };
-use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms, steps};
+use crate::channel::{Channel as ChannelTrait, Context, Kind, steps};
 use crate::chunk::Receiving;
 use crate::config::Config;
 use crate::fetch::LOOK_AGAIN;
 use crate::id::{BlockId, ConnectionId, ItemId, PoolIndex};
 use crate::link::At;
-use crate::permit::Spent;
+use crate::permit::{Spent, Terms};
 use crate::pool::{self, Pool};
 use crate::route::{Candidate, Delivery, decide};
 use crate::rules::Rules;
@@ -71,7 +71,7 @@ impl ChannelTrait for Channel {
         let looked_up = cx.blocks.building.values().flat_map(|building| &building.looked_up);
         let work = looked_up.filter(|looked_up| looked_up.link == at.link).map(|own| own.work);
         let looked_up = work.map(steps).sum::<u64>();
-        cx.caused(at.link, link.returns.unpaid(&link.issuer) + looked_up);
+        cx.caused(at.link, link.ledger.unpaid() + looked_up);
         for request in link.requests {
             lost(cx, at.link, request.late(true));
         }
@@ -98,12 +98,12 @@ impl ChannelTrait for Channel {
             BlockMessage::Return(list) if list.is_empty() => Err(Violation::Empty),
             BlockMessage::Return(returns) => {
                 for back in returns {
-                    link.holder.returned(back.number)?;
+                    link.ledger.holder.returned(back.number)?;
                 }
                 Ok(())
             }
             BlockMessage::Push(compact) => {
-                let number = link.issuer.body(size(&compact))?;
+                let number = link.ledger.issuer.body(size(&compact))?;
                 let facts = headers::parse(cx, &compact.header)?;
                 let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
                 match link.from_peer.note(&facts) {
@@ -161,7 +161,7 @@ impl ChannelTrait for Channel {
     fn poll_message(cx: &mut Context, at: At) -> Option<BlockMessage> {
         let room = cx.room(at.link);
         let link = cx.blocks.links.get_mut(&at.link)?;
-        if let Some(leaving) = link.returns.take(&mut link.issuer, cx.now, room) {
+        if let Some(leaving) = link.ledger.take_returns(cx.now, room) {
             cx.caused(at.link, leaving.cost);
             return Some(BlockMessage::Return(leaving.returns));
         }
@@ -176,11 +176,11 @@ impl ChannelTrait for Channel {
 
     fn deadline(cx: &Context, at: At) -> Option<Time> {
         let link = cx.blocks.links.get(&at.link)?;
-        link.returns.due(&link.issuer)
+        link.ledger.returns_due()
     }
 
     fn awaited_since(cx: &Context, at: At) -> Option<Time> {
-        cx.blocks.links.get(&at.link)?.holder.awaited_since()
+        cx.blocks.links.get(&at.link)?.ledger.holder.awaited_since()
     }
 }
 
@@ -229,7 +229,7 @@ fn on_fetch(cx: &mut Context, at: At, fetch: BlockFetch) -> Result<(), Violation
     let compact = fetch.want == BlockWant::Compact;
     let until = compact.then_some(cx.now + cx.config.limits.not_here_after);
     let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-    link.issuer.request(0)?;
+    link.ledger.issuer.request(0)?;
     if let BlockWant::Items(indices) = &fetch.want
         && (indices.is_empty() || !indices.windows(2).all(|pair| pair[0] < pair[1]))
     {
@@ -480,18 +480,18 @@ fn poll_push(cx: &mut Context, at: At) -> Option<BlockMessage> {
     // It takes time to make: only if it may leave.
     let least = Spent::Body((known.header.len() + items.len() * 6) as u32);
     // However many the peer allows: what is out is remembered here.
-    let few = link.holder.out() < cx.config.limits.block_grant.bodies as usize;
-    if has_it || !few || !link.holder.allows(least) {
+    let few = link.ledger.holder.out() < cx.config.limits.block_grant.bodies as usize;
+    if has_it || !few || !link.ledger.holder.allows(least) {
         return None;
     }
     let compact = reconstruct::compact(&known.facts, &known.header, items, lacked, &cx.pools, salt);
     let spent = Spent::Body(size(&compact));
-    let body_permit = link.holder.allows(spent);
+    let body_permit = link.ledger.holder.allows(spent);
     // The header that goes out on the tip channel is the announcement.
     match decide(Candidate { has_it, old: false, small: true, body_permit }) {
         Delivery::Body => {
             link.to_peer.note(best);
-            link.holder.spend(spent, (), cx.now);
+            link.ledger.holder.spend(spent, (), cx.now);
             Some(BlockMessage::Push(compact))
         }
         Delivery::Announcement | Delivery::Nothing => None,

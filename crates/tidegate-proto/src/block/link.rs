@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use crate::channel::Terms;
 use crate::chunk::{Outgoing, Receiving, Sending};
 use crate::config::Limits;
 use crate::id::{BlockId, ItemId};
 use crate::link::At;
-use crate::permit::{Holder, Issuer, Returns};
+use crate::permit::{Ledger, Terms};
 use crate::rules::HeaderFacts;
 use crate::time::Time;
 use crate::wire::{BlockFetch, BlockPart};
@@ -21,9 +20,7 @@ const SLOTS: usize = 64;
 #[derive(Debug)]
 pub(super) struct BlockLink {
     pub(super) at: At,
-    pub(super) issuer: Issuer,
-    pub(super) returns: Returns,
-    pub(super) holder: Holder<()>,
+    pub(super) ledger: Ledger<()>,
     /// What this node has asked for and has no answer to.
     pub(super) requests: Vec<Request>,
     /// What the peer has asked for.
@@ -167,9 +164,7 @@ impl BlockLink {
     pub(super) fn new(at: At, terms: &Terms, best: Option<BlockId>) -> Self {
         Self {
             at,
-            issuer: Issuer::new(terms.ours.clone()),
-            returns: Returns::default(),
-            holder: Holder::new(terms.theirs.clone()),
+            ledger: Ledger::new(terms),
             requests: Vec::new(),
             asked: VecDeque::new(),
             outgoing: Outgoing::default(),
@@ -189,14 +184,15 @@ impl BlockLink {
         wait: Option<Wait>,
         now: Time,
     ) {
-        self.holder.request(0, now);
+        self.ledger.holder.request(0, now);
         self.requests.push(Request { block, part, bound, wait });
     }
 
     /// Whether the peer may be asked for more: he allows it, and what he has not answered is
     /// little.
     pub(super) fn has_room(&self, limits: &Limits) -> bool {
-        self.requests.len() < limits.block_grant.requests as usize && self.holder.allows_request(0)
+        self.requests.len() < limits.block_grant.requests as usize
+            && self.ledger.holder.allows_request(0)
     }
 
     /// Bytes of answers that may be on their way.
@@ -231,7 +227,7 @@ impl BlockLink {
 
     /// The answer to a request came.
     pub(super) fn answered(&mut self, at: usize) -> Request {
-        self.holder.answered(0);
+        self.ledger.holder.answered(0);
         self.requests.remove(at)
     }
 
@@ -259,12 +255,12 @@ impl BlockLink {
 
     /// An item leaves, the last of its answer or not, and what is left of it follows in chunks.
     pub(super) fn sends(&mut self, rest: Option<Sending>, last: bool) {
-        self.outgoing.begin(rest, last.then_some(0), &mut self.issuer);
+        self.outgoing.begin(rest, last.then_some(0), &mut self.ledger.issuer);
     }
 
     /// The next chunk of what is leaving.
     pub(super) fn next_chunk(&mut self) -> Option<Bytes> {
-        self.outgoing.next(&mut self.issuer)
+        self.outgoing.next(&mut self.ledger.issuer)
     }
 
     /// A header came: whether it was asked for.

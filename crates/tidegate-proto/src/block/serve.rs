@@ -132,7 +132,7 @@ pub(super) fn poll_answer(cx: &mut Context, at: At) -> Option<BlockMessage> {
             }
             (BlockWant::Ids(_) | BlockWant::Items(_), None) => None,
         };
-        link.issuer.answered(0);
+        link.ledger.issuer.answered(0);
         let part = part(&asked.fetch.want);
         // Short ids of a whole block are made for each who asks.
         let ids = match &answer {

@@ -106,7 +106,7 @@ impl Config {
             // What can be executed next always fits beside half of the room.
             + u64::from(limits.block_bytes) / 2
             + largest
-            + u64::from(limits.serving) * crate::rpc::largest_body(self) as u64
+            + u64::from(limits.serving) * crate::block::body::largest(self) as u64
     }
 }
 

@@ -1,11 +1,12 @@
 //! Which channels a connection has: fixed ones, and those that both ends offer
 //! (specification section 5.7).
 
-use crate::channel::{Context, Kind, Terms};
+use crate::channel::{Context, Kind};
 use crate::config::Config;
 use crate::id::{ConnectionId, PoolIndex};
 use crate::io::{NotShared, Output};
 use crate::link::{At, FIRST_AGREED, Slot};
+use crate::permit::Terms;
 use crate::pool;
 use crate::rules::Rules;
 use crate::violation::Violation;

@@ -2,44 +2,19 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use ed25519_dalek::VerifyingKey;
-
 use crate::channel::Context;
-use crate::id::{Address, ConnectionId, NetworkId, PeerId, Signature};
+use crate::id::{Address, ConnectionId, Signature};
 use crate::io::Output;
 use crate::peers::book::Learnt;
-use crate::peers::{dial_back, dialer, exchange};
+use crate::peers::{dial_back, dialer, exchange, record};
 use crate::time::Time;
 use crate::violation::Violation;
-use crate::wire::{Encode as _, EncodeError, PeerRecord, RecordPayload, Setup};
+use crate::wire::{PeerRecord, Setup};
 
-const DOMAIN: &str = "tidegate record 1";
 /// How long a node waits before it goes beyond a newer record of its own once more.
 const SURPASS: Duration = Duration::from_secs(60);
 /// The highest number that it goes beyond: there must be room for all that it may ever sign.
 const MOST_SURPASSED: u64 = u64::MAX / 2;
-
-/// R5.4.1
-pub(crate) fn payload(
-    network: &NetworkId,
-    peer: PeerId,
-    sequence: u64,
-    addresses: &[Address],
-) -> Result<Bytes, EncodeError> {
-    let (domain, network, addresses) = (DOMAIN.to_owned(), *network, addresses.to_vec());
-    RecordPayload { domain, network, peer, sequence, addresses }.to_bytes()
-}
-
-/// Whether the record's peer has signed it, for this network.
-pub(crate) fn verify(record: &PeerRecord, network: &NetworkId) -> bool {
-    let payload = payload(network, record.peer, record.sequence, &record.addresses);
-    let (Ok(payload), Ok(key)) = (payload, VerifyingKey::from_bytes(&record.peer.0)) else {
-        return false;
-    };
-    // R5.4.1
-    key.verify_strict(&payload, &record.signature.0.into()).is_ok()
-}
 
 /// What this node says of itself.
 #[derive(Debug, Default)]
@@ -134,7 +109,9 @@ fn ask(cx: &mut Context, addresses: Vec<Address>, is_local: bool) {
     let Some(sequence) = cx.config.record_sequence.checked_add(1) else { return };
     cx.config.record_sequence = sequence;
     let peer = cx.config.peer;
-    let Ok(payload) = payload(&cx.config.network, peer, sequence, &addresses) else { return };
+    let Ok(payload) = record::payload(&cx.config.network, peer, sequence, &addresses) else {
+        return;
+    };
     cx.control.own.unsigned.push(Unsigned { sequence, is_local, addresses });
     cx.outputs.push_back(Output::Sign { request: sequence, payload });
 }
@@ -188,7 +165,7 @@ pub(crate) fn heard_own(cx: &mut Context, record: &PeerRecord) -> Result<(), Vio
         return Ok(());
     }
     // R15.3
-    if !verify(record, &cx.config.network) {
+    if !record::verify(record, &cx.config.network) {
         return Err(Violation::WrongRecord);
     }
     own.surpassed = Some(cx.now);

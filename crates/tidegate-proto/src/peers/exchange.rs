@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::channel::{Channel as ChannelTrait, Context, Terms};
+use crate::channel::{Channel as ChannelTrait, Context};
 use crate::config::Config;
 use crate::control::record;
 use crate::id::{Address, ConnectionId, Digest};
@@ -21,6 +21,7 @@ use crate::peers::address::{Scope, is_local};
 use crate::peers::book::Learnt;
 use crate::peers::dial_back::{self, DialBacks, Reach};
 use crate::peers::dialer;
+use crate::permit::Terms;
 use crate::rng::Rng;
 use crate::rules::Rules;
 use crate::time::{Pace, Time};
@@ -294,7 +295,7 @@ fn learn(cx: &mut Context, record: &PeerRecord, source: &Address) -> Result<bool
         return Ok(false);
     }
     // R15.3
-    match record::verify(record, &cx.config.network) {
+    match super::record::verify(record, &cx.config.network) {
         true => Ok(cx.book.learn(record, source) == Learnt::New),
         false => Err(Violation::WrongRecord),
     }
@@ -321,7 +322,7 @@ fn on_moved(cx: &mut Context, at: At, record: &PeerRecord) -> Result<(), Violati
     link.moves_in.take(MOVE_INTERVAL, cx.now);
     let Some(peer) = cx.links.get(at.link) else { return Ok(()) };
     let source = peer.address.clone();
-    if record.peer != peer.peer || !record::verify(record, &cx.config.network) {
+    if record.peer != peer.peer || !super::record::verify(record, &cx.config.network) {
         return Err(Violation::WrongRecord);
     }
     if cx.config.outbound > 0 && cx.book.learn(record, &source) == Learnt::New {

@@ -13,11 +13,11 @@ use super::budget::Reserved;
 use super::facts::Facts;
 use super::link::{Asked, Incoming, PoolLink, Requested};
 use super::{How, Source, arrived, release, report, spend_for};
-use crate::channel::{Channel as ChannelTrait, Context, Kind, Terms};
+use crate::channel::{Channel as ChannelTrait, Context, Kind};
 use crate::chunk::{self, Receiving};
 use crate::config::{Config, PoolSpec};
 use crate::link::At;
-use crate::permit::Spent;
+use crate::permit::{Spent, Terms};
 use crate::route::{Candidate, Delivery, decide};
 use crate::rules::Rules;
 use crate::time::Time;
@@ -69,7 +69,7 @@ impl ChannelTrait for Channel {
         for requested in std::mem::take(&mut link.requested).into_values() {
             cx.fetches.free(requested.on_node);
         }
-        cx.caused(at.link, link.returns.unpaid(&link.issuer));
+        cx.caused(at.link, link.ledger.unpaid());
         let pool = &mut cx.pools[at.index];
         // Another link may get its place in the sets.
         for entry in pool.log.values_mut() {
@@ -107,7 +107,7 @@ impl ChannelTrait for Channel {
     fn poll_message(cx: &mut Context, at: At) -> Option<PoolMessage> {
         let room = cx.room(at.link);
         let link = cx.pools[at.index].links.get_mut(&at.link)?;
-        if let Some(leaving) = link.returns.take(&mut link.issuer, cx.now, room) {
+        if let Some(leaving) = link.ledger.take_returns(cx.now, room) {
             cx.caused(at.link, leaving.cost);
             return Some(PoolMessage::Return(leaving.returns));
         }
@@ -128,11 +128,11 @@ impl ChannelTrait for Channel {
 
     fn deadline(cx: &Context, at: At) -> Option<Time> {
         let link = cx.pools[at.index].links.get(&at.link)?;
-        link.returns.due(&link.issuer)
+        link.ledger.returns_due()
     }
 
     fn awaited_since(cx: &Context, at: At) -> Option<Time> {
-        cx.pools[at.index].links.get(&at.link)?.holder.awaited_since()
+        cx.pools[at.index].links.get(&at.link)?.ledger.holder.awaited_since()
     }
 }
 
@@ -141,7 +141,7 @@ fn on_return(cx: &mut Context, at: At, returns: Vec<Return>) -> Result<(), Viola
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     let mut ignored = 0;
     for Return { number, report } in returns {
-        let (_, sent) = link.holder.returned(number)?;
+        let (_, sent) = link.ledger.holder.returned(number)?;
         let Some(entry) = pool.log.get_mut(&sent.position) else { continue };
         match report {
             Report::Ignored => {
@@ -166,7 +166,7 @@ fn on_announce(cx: &mut Context, at: At, announcements: &[Announcement]) -> Resu
         let pool = &mut cx.pools[at.index];
         let facts = Facts::from_wire(*facts);
         let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-        let number = link.issuer.announcement()?;
+        let number = link.ledger.issuer.announcement()?;
         // R7.3.3
         if facts.size_floor() >= pool.spec.max_item {
             return Err(Violation::ItemTooLarge);
@@ -198,7 +198,7 @@ fn on_push(cx: &mut Context, at: At, body: Body) -> Result<(), Violation> {
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     match body {
         Body::Whole(body) => {
-            let number = link.issuer.body(body.len() as u32)?;
+            let number = link.ledger.issuer.body(body.len() as u32)?;
             arrived(cx, at, number, body, How::Pushed, None)
         }
         Body::Chunked(start) => {
@@ -208,7 +208,7 @@ fn on_push(cx: &mut Context, at: At, body: Body) -> Result<(), Violation> {
             }
             let body = Receiving::new(&start, pool.spec.max_item as usize)?;
             // R6.2.2
-            let number = link.issuer.body(start.size)?;
+            let number = link.ledger.issuer.body(start.size)?;
             link.incoming = Some(Incoming { body, number, is_answer: false });
             Ok(())
         }
@@ -219,7 +219,7 @@ fn on_fetch(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     for number in numbers {
-        let Some((Spent::Announcement, sent)) = link.holder.look_up_mut(number) else {
+        let Some((Spent::Announcement, sent)) = link.ledger.holder.look_up_mut(number) else {
             // R7.3.4
             return Err(Violation::UnknownNumber);
         };
@@ -228,7 +228,7 @@ fn on_fetch(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation
             return Err(Violation::RequestPermit);
         }
         let bound = sent.bound;
-        link.issuer.request(bound)?;
+        link.ledger.issuer.request(bound)?;
         link.asked.push_back(Asked { number, bound });
     }
     cx.links.wake(at.link, at.slot);
@@ -265,7 +265,7 @@ fn answered(cx: &mut Context, at: At, number: u32, body: Bytes) -> Result<(), Vi
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     let requested = link.requested.remove(&number).ok_or(Violation::Unasked)?;
-    link.holder.answered(requested.bound);
+    link.ledger.holder.answered(requested.bound);
     if let Some(connection) = cx.links.get_mut(at.link) {
         connection.measured_rate(body.len() as u64, now.since(requested.sent));
     }
@@ -320,7 +320,7 @@ fn on_gone(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation>
             return Err(Violation::Unasked);
         }
         let requested = link.requested.remove(&number).ok_or(Violation::Unasked)?;
-        link.holder.answered(requested.bound);
+        link.ledger.holder.answered(requested.bound);
         link.reserved.free(requested.on_link);
         cx.fetches.free(requested.on_node);
         let others = pool.fetcher.failed(requested.alias, at.link, number, cx.now);
@@ -349,14 +349,14 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
     let connection = cx.links.get(at.link)?;
     let limits = &cx.config.limits;
     let (mut numbers, mut others) = (Vec::new(), Vec::new());
-    let most = link.issuer.grant().announcements as usize;
+    let most = link.ledger.issuer.grant().announcements as usize;
     // What was given up stays open: the answer may come.
     while numbers.len() < MAX_FETCH && link.requested.len() < most {
         // One item always fits, on the link and on the node.
         let fits = |_: &u64, bytes: u32| {
             let on_link = link.reserved.allows(bytes, limits.fetch_bytes_link);
             let on_node = cx.fetches.allows(bytes, limits.fetch_bytes_node);
-            let mine = on_link && link.holder.allows_request(bytes);
+            let mine = on_link && link.ledger.holder.allows_request(bytes);
             if mine && !on_node {
                 cx.fetches.wait();
             }
@@ -364,12 +364,12 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
         };
         let until = |bytes, late| connection.waits(bytes, late, fastest, cx.now);
         let Some(request) = pool.fetcher.next_for(at.link, fits, until) else { break };
-        if !link.issuer.owes(request.tag) {
+        if !link.ledger.issuer.owes(request.tag) {
             // It was settled by the name of another item, as ids may collide. R7.3.4
             others.extend(pool.fetcher.failed(request.key, at.link, request.tag, cx.now));
             continue;
         }
-        link.holder.request(request.size, cx.now);
+        link.ledger.holder.request(request.size, cx.now);
         let (alias, bound) = (request.key, request.size);
         let (on_link, on_node) = (link.reserved.charge(bound), cx.fetches.charge(bound));
         let requested = Requested { alias, bound, on_link, on_node, sent: cx.now };
@@ -386,7 +386,7 @@ fn poll_answer(cx: &mut Context, at: At) -> Option<PoolMessage> {
     let link = pool.links.get_mut(&at.link)?;
     let mut gone = Vec::new();
     while let Some(&Asked { number, bound }) = link.asked.front() {
-        let position = link.holder.look_up(number).map(|(_, sent)| sent.position);
+        let position = link.ledger.holder.look_up(number).map(|(_, sent)| sent.position);
         let entry = position.and_then(|position| pool.log.get(&position));
         let item = entry.and_then(|entry| pool.content.item(&entry.id));
         match item {
@@ -400,7 +400,7 @@ fn poll_answer(cx: &mut Context, at: At) -> Option<PoolMessage> {
             _ => break,
         }
         link.asked.pop_front();
-        link.issuer.answered(bound);
+        link.ledger.issuer.answered(bound);
     }
     (!gone.is_empty()).then_some(PoolMessage::Gone(gone))
 }
@@ -431,7 +431,7 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
             has_it: entry.known_by.contains(link.ordinal),
             old: link.is_old(position),
             small: entry.size <= pool.spec.inline as usize,
-            body_permit: link.holder.allows(spend_for(entry, true)),
+            body_permit: link.ledger.holder.allows(spend_for(entry, true)),
         };
         let delivery = decide(candidate);
         let bound = entry.facts.size_bound().min(pool.spec.max_item);
@@ -442,14 +442,14 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
             Delivery::Body if !announcements.is_empty() => break,
             Delivery::Body => {
                 link.pass(position);
-                link.holder.spend(spend_for(entry, true), sent, cx.now);
+                link.ledger.holder.spend(spend_for(entry, true), sent, cx.now);
                 let item = pool.content.item(&entry.id).expect("the log is that of the content");
                 let (body, rest) = chunk::start(&item.body);
                 link.sends(rest, None);
                 return Some(PoolMessage::Push(body));
             }
             // R7.4.2
-            Delivery::Announcement if !link.holder.allows(Spent::Announcement) => {
+            Delivery::Announcement if !link.ledger.holder.allows(Spent::Announcement) => {
                 if only_new || !candidate.old {
                     break;
                 }
@@ -458,7 +458,7 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
             }
             Delivery::Announcement => {
                 link.pass(position);
-                link.holder.spend(Spent::Announcement, sent, cx.now);
+                link.ledger.holder.spend(Spent::Announcement, sent, cx.now);
                 old |= candidate.old;
                 let facts = entry.facts.aged(cx.now.since(entry.added)).to_wire();
                 announcements.push(Announcement { id: super::alias(&salt, &entry.id), facts });
@@ -474,13 +474,13 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
 /// Raises what a peer may have outstanding on a pool; what it is now.
 pub(crate) fn raise(cx: &mut Context, at: At, grant: &Grant) -> Option<Grant> {
     let link = cx.pools[at.index].links.get_mut(&at.link)?;
-    link.issuer.raise(grant).then(|| link.issuer.grant().clone())
+    link.ledger.issuer.raise(grant).then(|| link.ledger.issuer.grant().clone())
 }
 
 /// The peer raised what this node may have outstanding.
 pub(crate) fn raised(cx: &mut Context, at: At, grant: &Grant) -> Result<(), Violation> {
     let link = cx.pools[at.index].links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-    link.holder.raise(grant)?;
+    link.ledger.holder.raise(grant)?;
     cx.links.wake(at.link, at.slot);
     Ok(())
 }

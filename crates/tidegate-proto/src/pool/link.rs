@@ -8,10 +8,9 @@ use bytes::Bytes;
 
 use super::budget::{Budget, Charge};
 use super::{Entry, Ordinal};
-use crate::channel::Terms;
 use crate::chunk::{Outgoing, Receiving, Sending};
 use crate::link::At;
-use crate::permit::{Holder, Issuer, Returns};
+use crate::permit::{Ledger, Terms};
 use crate::time::Time;
 use crate::wire::Report;
 
@@ -24,9 +23,8 @@ pub(super) struct PoolLink {
     pub(super) at: At,
     /// This node dialed it.
     pub(super) dialed: bool,
-    /// What the peer has outstanding here, and what goes back to it.
-    pub(super) issuer: Issuer,
-    pub(super) returns: Returns,
+    /// What the peer has outstanding here, what goes back to it, and what this node has outstanding there.
+    pub(super) ledger: Ledger<Sent>,
     /// Numbers of the peer's announcements that may be asked for.
     pub(super) offered: BTreeSet<u32>,
     /// What this node asked the peer for, by the announcement's number.
@@ -36,8 +34,6 @@ pub(super) struct PoolLink {
     /// Bytes asked for on this link that have no verdict yet.
     pub(super) reserved: Budget,
 
-    /// What this node has outstanding at the peer.
-    pub(super) holder: Holder<Sent>,
     /// The next positions of the log to look at: of what is older than the link, which is
     /// announced only, and of what is newer, from `old_before` on.
     old: u64,
@@ -109,13 +105,11 @@ impl PoolLink {
         Self {
             at,
             dialed: false,
-            issuer: Issuer::new(terms.ours.clone()),
-            returns: Returns::default(),
+            ledger: Ledger::new(terms),
             offered: BTreeSet::new(),
             requested: BTreeMap::new(),
             incoming: None,
             reserved: Budget::default(),
-            holder: Holder::new(terms.theirs.clone()),
             old: 0,
             old_before: log_end,
             new: log_end,
@@ -133,23 +127,23 @@ impl PoolLink {
 
     /// Announcements and bodies of the peer that are out, and of this node at the peer.
     pub(super) fn permits(&self) -> (usize, usize) {
-        (self.issuer.out(), self.holder.out())
+        self.ledger.out()
     }
 
     pub(super) fn give_back(&mut self, number: u32, report: Report, now: Time) {
         self.offered.remove(&number);
-        self.returns.push(&mut self.issuer, number, report, now);
+        self.ledger.give_back(number, report, now);
     }
 
     /// A body leaves, and what is left of it follows in chunks. If it is an answer, `answers` is what
     /// the peer's request is charged with.
     pub(super) fn sends(&mut self, rest: Option<Sending>, answers: Option<u32>) {
-        self.outgoing.begin(rest, answers, &mut self.issuer);
+        self.outgoing.begin(rest, answers, &mut self.ledger.issuer);
     }
 
     /// The next chunk of what is leaving.
     pub(super) fn next_chunk(&mut self) -> Option<Bytes> {
-        self.outgoing.next(&mut self.issuer)
+        self.outgoing.next(&mut self.ledger.issuer)
     }
 
     /// Whether the answer to this request is arriving.
@@ -211,7 +205,7 @@ impl PoolLink {
         if due.is_some_and(|due| !only_new || !self.is_old(due)) {
             return due;
         }
-        if self.held() + self.holder.out() >= limit as usize {
+        if self.held() + self.ledger.holder.out() >= limit as usize {
             return None;
         }
         let first =

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{REQUESTS, RpcLink, largest_body};
-use crate::block;
+use super::{REQUESTS, RpcLink};
+use crate::block::{self, body};
 use crate::channel::Context;
 use crate::chunk::{self, Sending};
 use crate::id::ConnectionId;
@@ -239,7 +239,7 @@ pub(super) fn poll_answer(cx: &mut Context, at: At) -> Option<RpcMessage> {
     };
     match found {
         Some(found) => {
-            let message = message(id, found, largest_body(&cx.config));
+            let message = message(id, found, body::largest(&cx.config));
             Some(send(cx, at, message))
         }
         None if cx.config.store => {
@@ -382,7 +382,7 @@ fn load(cx: &mut Context, at: At, want: RpcWant) {
 /// The driver has looked for what a peer asked.
 pub(crate) fn loaded(cx: &mut Context, request: u64, found: Found) {
     let Some(load) = cx.rpc.loads.out.remove(&request) else { return };
-    let most = largest_body(&cx.config);
+    let most = body::largest(&cx.config);
     if let Some(waiting) = load.link.and_then(|link| cx.rpc.links.get_mut(&link))
         && let Some(Asked { id, cancelled, .. }) = waiting.serving.asked.front()
     {

@@ -10,9 +10,9 @@ use super::app::config;
 use super::net::{Message, Net, address, listening};
 use super::script::{PEERS, Script};
 use crate::config::StaticPeer;
-use crate::control::record;
 use crate::id::{Address, PeerId, Signature};
 use crate::io::{Command, Event};
+use crate::peers::record;
 use crate::wire::{ControlMessage, PeerRecord, PeersMessage, Refusal};
 use crate::{Config, Violation};
 

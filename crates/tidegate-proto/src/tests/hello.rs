@@ -190,10 +190,10 @@ fn a_signed_record_is_accepted() {
     let mut record =
         PeerRecord { peer, sequence: 7, addresses: Vec::new(), signature: Signature([0; 64]) };
     let network = script.node.config().network;
-    let payload = crate::control::record::payload(&network, peer, 7, &[]).unwrap();
+    let payload = crate::peers::record::payload(&network, peer, 7, &[]).unwrap();
     record.signature = Signature(key.sign(&payload).to_bytes());
-    assert!(crate::control::record::verify(&record, &network));
-    assert!(!crate::control::record::verify(&record, &NetworkId([0; 32])));
+    assert!(crate::peers::record::verify(&record, &network));
+    assert!(!crate::peers::record::verify(&record, &NetworkId([0; 32])));
     let setup = Setup { record: Some(record), ..setup(script.node.config()) };
     script.send(CONTROL, &ControlMessage::Setup(setup));
     assert_eq!(script.refusal(), None);

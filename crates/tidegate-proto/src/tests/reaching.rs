@@ -514,7 +514,7 @@ fn who_says_too_often_that_it_moved_is_sent_away() {
         let (key, network) = (SigningKey::from_bytes(&[2; 32]), config(1).network);
         let peer = PeerId(key.verifying_key().to_bytes());
         let addresses = vec![ip4([20, 1, 0, 1], sequence as u16)];
-        let payload = crate::control::record::payload(&network, peer, sequence, &addresses);
+        let payload = crate::peers::record::payload(&network, peer, sequence, &addresses);
         let signature = Signature(key.sign(&payload.unwrap()).to_bytes());
         PeerRecord { peer, sequence, addresses, signature }
     };
