@@ -132,7 +132,7 @@ impl App {
                 before(id);
                 Ok(Some((id, node.publish(WORKS, body, admission)?)))
             }
-            Verdict::Reject | Verdict::Ignore => Ok(None),
+            _ => Ok(None),
         }
     }
 
@@ -175,7 +175,7 @@ impl App {
                 before(id);
                 Ok(Some((id, node.publish(TRANSFERS, body, admission)?)))
             }
-            Verdict::Reject | Verdict::Ignore => Ok(None),
+            _ => Ok(None),
         }
     }
 }

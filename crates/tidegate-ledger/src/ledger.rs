@@ -48,6 +48,8 @@ enum Content {
     Block(Block, Vec<Item>),
     /// It is no good, whatever the state.
     Invalid,
+    /// The ledger knows no such things.
+    Foreign,
 }
 
 /// An item of a block, read.
@@ -87,6 +89,7 @@ impl Checker {
                 let items = items.collect::<Option<Vec<_>>>();
                 items.map(|items| Content::Block(block.clone(), items))
             }
+            _ => Some(Content::Foreign),
         };
         Checked(content.unwrap_or(Content::Invalid))
     }
@@ -127,7 +130,7 @@ impl Checker {
 impl Checked {
     /// Whether the check found nothing wrong.
     pub fn is_valid(&self) -> bool {
-        !matches!(self.0, Content::Invalid)
+        !matches!(self.0, Content::Invalid | Content::Foreign)
     }
 }
 
@@ -213,6 +216,7 @@ impl Ledger {
     pub fn judge(&mut self, checked: Checked, slot: u64) -> Judgement {
         match checked.0 {
             Content::Invalid => Judgement::of(Verdict::Reject),
+            Content::Foreign => Judgement::of(Verdict::Ignore),
             Content::Transfer(transfer) => Judgement::of(self.admit_transfer(&transfer)),
             Content::Work(job) => Judgement::of(self.admit_work(&job)),
             Content::Header(id, header) => Judgement::of(self.judge_header(id, header, slot)),
@@ -457,7 +461,7 @@ impl Ledger {
             change.reverted.into_iter().filter(|item| !change.applied.contains_key(&item.id));
         let add = back.filter_map(|item| match self.admit(item.pool, &item.body) {
             Verdict::Accept(admission) => Some((item.pool, item.body, admission)),
-            Verdict::Reject | Verdict::Ignore => None,
+            _ => None,
         });
         let account = |id: AccountId| (id, chain_of(&self.account(&id)));
         let mut described = TipChange::new(self.tip);

@@ -17,7 +17,6 @@ use crate::id::{BlockId, ConnectionId, Salt};
 use crate::io::{Block, BlockItem, Event, Subject, Verdict};
 use crate::merkle;
 use crate::pool::Pool;
-use crate::rpc;
 use crate::rules::HeaderFacts;
 use crate::stats::Count;
 use crate::store;
@@ -41,7 +40,9 @@ mod wanted;
 
 pub(crate) use channel::Channel;
 use headers::Checking;
-pub(crate) use headers::{header_announced, header_overdue, header_verdict, peer_holds};
+pub(crate) use headers::{
+    header_announced, header_overdue, header_subject, header_verdict, peer_holds,
+};
 use keep::Unexecuted;
 use link::BlockLink;
 use orphans::Orphans;
@@ -196,21 +197,12 @@ pub(crate) fn announcer_down(cx: &mut Context, link: ConnectionId) {
     }
 }
 
-/// What to ask the application about a header or a block.
-pub(crate) fn subject(cx: &Context, question: Question) -> Option<Subject> {
-    match question {
-        Question::Header(block) => {
-            let header = cx.blocks.checking.get(&block)?.header.clone();
-            Some(Subject::Header { block, header })
-        }
-        Question::Block(block) => {
-            let known = cx.blocks.known.get(&block)?;
-            let Body::Whole { items, judged: Judged::Asked, .. } = &known.body else { return None };
-            let (header, items) = (known.header.clone(), items.clone());
-            Some(Subject::Block(Block { block, header, items }))
-        }
-        Question::Item(..) => None,
-    }
+/// What to ask the application about a block that has a ticket.
+pub(crate) fn block_subject(cx: &Context, block: BlockId) -> Option<Subject> {
+    let known = cx.blocks.known.get(&block)?;
+    let Body::Whole { items, judged: Judged::Asked, .. } = &known.body else { return None };
+    let (header, items) = (known.header.clone(), items.clone());
+    Some(Subject::Block(Block { block, header, items }))
 }
 
 /// A compact block came in, asked for or not. Its header has been dealt with.
@@ -519,7 +511,6 @@ pub(crate) fn expire(cx: &mut Context) {
     if cx.blocks.reconsider_at.is_some_and(|at| at <= cx.now) {
         headers::reconsider(cx);
     }
-    rpc::expire(cx);
     sync::expire(cx);
 }
 

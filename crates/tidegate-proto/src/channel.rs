@@ -1,16 +1,20 @@
 //! What a channel is, and the table of all of them.
 //!
-//! To add a channel, write its module and add its line to the table at the end of this file.
+//! To add a channel, write its module and its messages, and add its line to the table at the end of this file:
+//! all else (numbers, dispatch, decoding, timers, raised grants, what is told when a peer does not share it)
+//! follows from the table and the trait.
 
 use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
 
 use crate::block::Blocks;
 use crate::block::sync::Sync;
 use crate::config::Config;
 use crate::control::Control;
 use crate::id::ConnectionId;
-use crate::io::{Event, Output};
-use crate::link::{At, Links};
+use crate::io::{Event, NotShared, Output};
+use crate::link::{Instance, Links};
 use crate::peers::Peers;
 use crate::peers::book::Book;
 use crate::peers::dialer::Dialer;
@@ -27,28 +31,34 @@ use crate::time::Time;
 use crate::timers::Timers;
 use crate::tip::Tip;
 use crate::violation::Violation;
-use crate::wire::{Decode, Encode, EncodeError, Frame, Offer};
+use crate::wire::{
+    self, Decode, DecodeError, Encode, EncodeError, Frame, Grant, MAX_OFFERS, Offer,
+};
 
-/// A kind of channel. It has one instance for each connection, or one for each pool.
+/// A kind of channel. It has one instance for each connection, or several, each with a name and an index, as
+/// one for each pool.
 ///
 /// A channel has no state of its own: it works on the parts that the [`Context`] holds, where
 /// what belongs to one link is kept by link.
 pub(crate) trait Channel {
     /// Its name in logs and metrics.
     const NAME: &'static str;
+    /// The number of its instance, where that is the same on every connection: it is not negotiated then.
+    const FIXED: Option<u32>;
     /// Bytes of its largest frame.
     const MAX_FRAME: usize;
     /// Its messages.
     type Message: Encode + Decode;
 
-    /// What this node offers of it. The channels with fixed numbers are not negotiated.
+    /// What this node offers of it, in the order of the instances' indices; one with a fixed number offers
+    /// nothing.
     fn offers(config: &Config, rules: &dyn Rules) -> Vec<Offer>;
 
     /// Both ends have agreed on it.
-    fn on_up(cx: &mut Context, at: At, terms: &Terms);
+    fn on_up(cx: &mut Context, at: Instance, terms: &Terms);
 
     /// The connection is gone.
-    fn on_down(cx: &mut Context, at: At);
+    fn on_down(cx: &mut Context, at: Instance);
 
     /// Whether this node has asked for `message`, or has waited for it: what it costs is then not the
     /// peer's doing, nor held against it ([`crate::link::Links::worked`]). A body of a pool is charged
@@ -56,17 +66,39 @@ pub(crate) trait Channel {
     fn was_asked(message: &Self::Message) -> bool;
 
     /// The peer sent `message`. A violation ends the connection.
-    fn on_message(cx: &mut Context, at: At, message: Self::Message) -> Result<(), Violation>;
+    fn on_message(cx: &mut Context, at: Instance, message: Self::Message) -> Result<(), Violation>;
 
     /// The next message for the peer, if one may be sent now.
-    fn poll_message(cx: &mut Context, at: At) -> Option<Self::Message>;
+    fn poll_message(cx: &mut Context, at: Instance) -> Option<Self::Message>;
 
     /// When to ask for a message even if nothing happens before.
-    fn deadline(cx: &Context, at: At) -> Option<Time>;
+    fn deadline(cx: &Context, at: Instance) -> Option<Time>;
 
     /// Since when the peer has owed something on it, an answer or the return of a permit: a peer that owes
     /// and is silent is taken for dead. R5.5.4
-    fn awaited_since(cx: &Context, at: At) -> Option<Time>;
+    fn awaited_since(cx: &Context, at: Instance) -> Option<Time>;
+
+    /// How many instances it has at most on one connection.
+    fn instances(_: &Config) -> usize {
+        1
+    }
+
+    /// When [`Channel::expire`] has something to do, whatever the connection.
+    fn due(cx: &Context, index: usize) -> Option<Time>;
+
+    /// That time has come.
+    fn expire(cx: &mut Context, index: usize);
+
+    /// Raises what the peer may have outstanding: to what, if that is more than before.
+    fn raise(_: &mut Context, _: Instance, _: &Grant) -> Option<Grant> {
+        None
+    }
+
+    /// The peer raised what this node may have outstanding.
+    fn raised(_: &mut Context, _: Instance, _: &Grant) -> Result<(), Violation> {
+        // R6.1.5
+        Err(Violation::UnknownChannel)
+    }
 }
 
 /// All parts of a node: whom a channel works with.
@@ -129,47 +161,75 @@ pub(crate) fn steps(work: u64) -> u64 {
 
 /// Writes the dispatch over all channels.
 macro_rules! channels {
-    ($($number:literal => $variant:ident($channel:ty)),+ $(,)?) => {
-        /// The kinds of channel.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub(crate) enum Kind { $($variant),+ }
+    ($($(#[$doc:meta])* $number:literal => $variant:ident($channel:ty, $message:ident)),+ $(,)?) => {
+        /// A kind of channel (specification section 5.7).
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        #[serde(rename_all = "snake_case")]
+        #[non_exhaustive]
+        pub enum Kind { $($(#[$doc])* $variant),+ }
+
+        /// A message of any channel.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+        #[serde(untagged)]
+        #[non_exhaustive]
+        pub enum Message { $($(#[$doc])* $variant(wire::$message)),+ }
 
         impl Kind {
-            pub(crate) const ALL: &[Self] = &[$(Self::$variant),+];
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
 
             /// Its number in offers.
-            pub(crate) fn number(self) -> u32 {
+            pub const fn number(self) -> u32 {
                 match self { $(Self::$variant => $number),+ }
             }
 
-            /// The kind of this number.
-            pub(crate) fn of(number: u32) -> Option<Self> {
-                Self::ALL.iter().copied().find(|kind| kind.number() == number)
+            /// Its name in logs and metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => <$channel>::NAME),+ }
             }
 
-            pub(crate) fn name(self) -> &'static str {
-                match self { $(Self::$variant => <$channel>::NAME),+ }
+            /// The name of its messages in the schema.
+            pub const fn message(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($message)),+ }
+            }
+
+            /// The number of its instance, where that is the same on every connection; the others are agreed
+            /// on and counted from [`FIRST_AGREED`].
+            pub const fn fixed(self) -> Option<u32> {
+                match self { $(Self::$variant => <$channel>::FIXED),+ }
+            }
+
+            /// Bytes of its largest frame.
+            pub const fn max_frame(self) -> usize {
+                match self { $(Self::$variant => <$channel>::MAX_FRAME),+ }
             }
 
             pub(crate) fn offers(self, config: &Config, rules: &dyn Rules) -> Vec<Offer> {
                 match self { $(Self::$variant => <$channel>::offers(config, rules)),+ }
             }
 
-            pub(crate) fn on_up(self, cx: &mut Context, at: At, terms: &Terms) {
+            pub(crate) fn on_up(self, cx: &mut Context, at: Instance, terms: &Terms) {
                 match self { $(Self::$variant => <$channel>::on_up(cx, at, terms)),+ }
             }
 
-            pub(crate) fn on_down(self, cx: &mut Context, at: At) {
+            pub(crate) fn on_down(self, cx: &mut Context, at: Instance) {
                 match self { $(Self::$variant => <$channel>::on_down(cx, at)),+ }
             }
 
             /// A frame came: decodes it and hands it to the channel. Whether it had been asked for.
-            pub(crate) fn on_frame(self, cx: &mut Context, at: At, frame: &Frame) -> Result<bool, Violation> {
+            pub(crate) fn on_frame(
+                self,
+                cx: &mut Context,
+                at: Instance,
+                frame: &Frame,
+            ) -> Result<bool, Violation> {
+                // R3.8
+                if frame.len() > self.max_frame() {
+                    return Err(Violation::FrameTooLarge);
+                }
                 match self { $(Self::$variant => {
-                    // R3.8
-                    if frame.len() > <$channel>::MAX_FRAME {
-                        return Err(Violation::FrameTooLarge);
-                    }
                     // R3.7
                     let message = frame.decode().map_err(|_| Violation::Malformed)?;
                     let was_asked = <$channel>::was_asked(&message);
@@ -179,28 +239,175 @@ macro_rules! channels {
             }
 
             /// The next frame for the peer.
-            pub(crate) fn poll_frame(self, cx: &mut Context, at: At) -> Option<Result<Frame, EncodeError>> {
+            pub(crate) fn poll_frame(
+                self,
+                cx: &mut Context,
+                at: Instance,
+            ) -> Option<Result<Frame, EncodeError>> {
                 match self { $(Self::$variant => {
                     <$channel>::poll_message(cx, at).map(|message| message.to_frame())
                 }),+ }
             }
 
-            pub(crate) fn deadline(self, cx: &Context, at: At) -> Option<Time> {
+            pub(crate) fn deadline(self, cx: &Context, at: Instance) -> Option<Time> {
                 match self { $(Self::$variant => <$channel>::deadline(cx, at)),+ }
             }
 
-            pub(crate) fn awaited_since(self, cx: &Context, at: At) -> Option<Time> {
+            pub(crate) fn awaited_since(self, cx: &Context, at: Instance) -> Option<Time> {
                 match self { $(Self::$variant => <$channel>::awaited_since(cx, at)),+ }
+            }
+
+            pub(crate) fn instances(self, config: &Config) -> usize {
+                match self { $(Self::$variant => <$channel>::instances(config)),+ }
+            }
+
+            pub(crate) fn due(self, cx: &Context, index: usize) -> Option<Time> {
+                match self { $(Self::$variant => <$channel>::due(cx, index)),+ }
+            }
+
+            pub(crate) fn expire(self, cx: &mut Context, index: usize) {
+                match self { $(Self::$variant => <$channel>::expire(cx, index)),+ }
+            }
+
+            pub(crate) fn raise(
+                self,
+                cx: &mut Context,
+                at: Instance,
+                grant: &Grant,
+            ) -> Option<Grant> {
+                match self { $(Self::$variant => <$channel>::raise(cx, at, grant)),+ }
+            }
+
+            pub(crate) fn raised(
+                self,
+                cx: &mut Context,
+                at: Instance,
+                grant: &Grant,
+            ) -> Result<(), Violation> {
+                match self { $(Self::$variant => <$channel>::raised(cx, at, grant)),+ }
+            }
+        }
+
+        impl Message {
+            /// Reads a frame of a channel of this kind.
+            ///
+            /// # Errors
+            ///
+            /// When the frame is no message of such a channel.
+            pub fn decode(kind: Kind, frame: &Frame) -> Result<Self, DecodeError> {
+                match kind { $(Kind::$variant => frame.decode().map(Self::$variant)),+ }
+            }
+
+            /// The frame that carries it.
+            ///
+            /// # Errors
+            ///
+            /// When a part of it is larger than the schema allows.
+            pub fn to_frame(&self) -> Result<Frame, EncodeError> {
+                match self { $(Self::$variant(message) => message.to_frame()),+ }
             }
         }
     };
 }
 
 channels! {
-    0 => Control(crate::control::Channel),
-    1 => Tip(crate::tip::Channel),
-    2 => Rpc(crate::rpc::Channel),
-    3 => Block(crate::block::Channel),
-    4 => Pool(crate::pool::Channel),
-    5 => Peers(crate::peers::exchange::Channel),
+    /// Hello, negotiation, pings and the end of a connection (section 5).
+    0 => Control(crate::control::Channel, ControlMessage),
+    /// The best header and the executed tip (section 8).
+    1 => Tip(crate::tip::Channel, TipMessage),
+    /// Requests and answers (section 16).
+    2 => Rpc(crate::rpc::Channel, RpcMessage),
+    /// Compact blocks (section 9).
+    3 => Block(crate::block::Channel, BlockMessage),
+    /// The items of one pool (section 7).
+    4 => Pool(crate::pool::Channel, PoolMessage),
+    /// Who else is there (section 15).
+    5 => Peers(crate::peers::exchange::Channel, PeersMessage),
+}
+
+/// Number of the first instance that is agreed on; below it numbers are fixed.
+pub const FIRST_AGREED: u32 = 16;
+
+impl Kind {
+    /// The kind of this number in offers.
+    pub fn of(number: u32) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.number() == number)
+    }
+
+    /// Kinds whose instance has a fixed number, with that number.
+    pub fn all_fixed() -> impl Iterator<Item = (u32, Self)> {
+        Self::ALL.iter().filter_map(|kind| Some((kind.fixed()?, *kind)))
+    }
+
+    /// How many instances one connection has at most.
+    pub const fn most_instances() -> u32 {
+        let (mut count, mut at) = (MAX_OFFERS as u32, 0);
+        while at < Self::ALL.len() {
+            count += Self::ALL[at].fixed().is_some() as u32;
+            at += 1;
+        }
+        count
+    }
+}
+
+/// An instance that two nodes number alike since both offer it (specification section 5.7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Agreed {
+    /// Its number on their connection.
+    pub number: u32,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name, that of a pool for instance.
+    pub name: String,
+    /// The version that both speak, or why there is none: then the number is taken, and not used.
+    pub version: Result<u32, NotShared>,
+}
+
+/// The instances that two nodes which make these offers agree on, in the order of their numbers.
+pub fn agreed(own: &[Offer], other: &[Offer]) -> Vec<Agreed> {
+    let mut number = FIRST_AGREED;
+    let mut agreed = Vec::new();
+    // R5.7.3
+    for offer in own {
+        let same = |theirs: &&Offer| theirs.kind == offer.kind && theirs.name == offer.name;
+        // R5.1.7
+        let (Some(kind), Some(theirs)) = (Kind::of(offer.kind), other.iter().find(same)) else {
+            continue;
+        };
+        // R5.7.6
+        let version = common_version(offer, theirs);
+        agreed.push(Agreed { number, kind, name: offer.name.clone(), version });
+        // A number is taken even if the two do not agree on more than the name. R5.7.4
+        number += 1;
+    }
+    agreed
+}
+
+/// The highest version that both know, if they agree on its rules. R5.7.5
+pub(crate) fn common_version(ours: &Offer, theirs: &Offer) -> Result<u32, NotShared> {
+    let common = ours.versions.iter().rev().find_map(|version| {
+        let same = theirs.versions.iter().find(|other| other.number == version.number)?;
+        Some((version.number, version.rules == same.rules))
+    });
+    match common {
+        Some((number, true)) => Ok(number),
+        Some((_, false)) => Err(NotShared::OtherRules),
+        None => Err(NotShared::NoCommonVersion),
+    }
+}
+
+impl Config {
+    /// What a node with this configuration offers, ascending by kind and name.
+    pub fn offers(&self, rules: &dyn Rules) -> Vec<Offer> {
+        offers(self, rules).into_iter().map(|(_, offer)| offer).collect()
+    }
+}
+
+/// The same, with the index of each instance.
+pub(crate) fn offers(config: &Config, rules: &dyn Rules) -> Vec<(usize, Offer)> {
+    let all = Kind::ALL.iter().flat_map(|kind| kind.offers(config, rules).into_iter().enumerate());
+    let mut all = all.collect::<Vec<_>>();
+    all.sort_by(|(_, a), (_, b)| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    all
 }

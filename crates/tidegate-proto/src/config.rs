@@ -255,6 +255,7 @@ fn hash_string(hasher: &mut blake3::Hasher, text: &str) {
 
 /// Why a node cannot be started.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// A pool's name is missing or too long.
     #[error("pool name {0:?}: it must have 1 to 32 bytes")]

@@ -12,13 +12,12 @@ use std::time::Duration;
 
 use crate::channel::{Channel as ChannelTrait, Context, Kind};
 use crate::config::{Config, MAX_POOLS};
-use crate::id::{ConnectionId, PoolIndex, Salt};
+use crate::id::{ConnectionId, Salt};
 use crate::io::{Disconnect, Event, Output};
-use crate::link::{At, Ending};
+use crate::link::{Ending, Instance};
 use crate::peers::{self, Second};
 use crate::peers::{dialer, exchange};
 use crate::permit::Terms;
-use crate::pool;
 use crate::rng::Rng;
 use crate::rules::Rules;
 use crate::stats::Count;
@@ -70,7 +69,7 @@ pub(crate) struct Control {
 
 #[derive(Debug)]
 struct ControlLink {
-    at: At,
+    at: Instance,
     binding: Binding,
     /// The listener from whose socket this node dialed.
     listener: Option<Address>,
@@ -234,7 +233,7 @@ pub(crate) fn is_admitted(cx: &Context, link: ConnectionId) -> bool {
 /// `known` if the dialer knew whom it would meet.
 pub(crate) fn connected(
     cx: &mut Context,
-    at: At,
+    at: Instance,
     binding: Binding,
     listener: Option<Address>,
     known: bool,
@@ -397,7 +396,7 @@ pub(crate) fn closed(cx: &mut Context, link: ConnectionId) -> Disconnect {
 }
 
 /// Connections that wait for an answer on an older one to the same peer.
-fn waiting_for(cx: &Context, link: ConnectionId) -> Vec<At> {
+fn waiting_for(cx: &Context, link: ConnectionId) -> Vec<Instance> {
     if cx.control.waiting == 0 {
         return Vec::new();
     }
@@ -406,7 +405,7 @@ fn waiting_for(cx: &Context, link: ConnectionId) -> Vec<At> {
     waiting.map(|newer| newer.at).collect()
 }
 
-fn on_hello(cx: &mut Context, at: At, hello: Hello) -> Result<(), Violation> {
+fn on_hello(cx: &mut Context, at: Instance, hello: Hello) -> Result<(), Violation> {
     let link = cx.control.links.get_mut(&at.link).ok_or(Violation::OutOfTurn)?;
     // R5.1.6
     if !matches!(link.stage, Stage::Hello(_)) {
@@ -436,7 +435,7 @@ fn on_hello(cx: &mut Context, at: At, hello: Hello) -> Result<(), Violation> {
 }
 
 /// What answers this end's hello, if it was sent, has come: that was a round trip.
-fn hello_answered(cx: &mut Context, at: At) {
+fn hello_answered(cx: &mut Context, at: Instance) {
     let Some(link) = cx.control.links.get_mut(&at.link) else { return };
     let Some(took) = link.hello_sent.map(|sent| cx.now.since(sent)) else { return };
     // The other may have waited for an older connection (R5.3.3): a ping tells.
@@ -449,7 +448,7 @@ fn hello_answered(cx: &mut Context, at: At) {
 
 /// The peer's hello is in order: there may be room for it, and it may be connected already. Asked
 /// again when another connection that this one waited for is gone: others may have waited too.
-fn enter(cx: &mut Context, at: At) {
+fn enter(cx: &mut Context, at: Instance) {
     let Some(link) = cx.control.links.get_mut(&at.link) else { return };
     // If it waited for another, that is settled.
     link.stage = Stage::Hello(cx.now);
@@ -485,7 +484,7 @@ fn enter(cx: &mut Context, at: At) {
 }
 
 /// The peer's hello is good.
-fn admit(cx: &mut Context, at: At) {
+fn admit(cx: &mut Context, at: Instance) {
     let Some(link) = cx.control.links.get_mut(&at.link) else { return };
     let Some(connection) = cx.links.get(at.link) else { return };
     link.stage = Stage::Setup(connection.since + cx.config.limits.handshake_timeout);
@@ -526,7 +525,7 @@ fn yields(cx: &mut Context, link: ConnectionId) {
     }
 }
 
-fn on_setup(cx: &mut Context, at: At, setup: Setup) -> Result<(), Violation> {
+fn on_setup(cx: &mut Context, at: Instance, setup: Setup) -> Result<(), Violation> {
     let link = cx.control.links.get_mut(&at.link).ok_or(Violation::OutOfTurn)?;
     match link.stage {
         Stage::Setup(_) => {}
@@ -576,8 +575,8 @@ fn on_setup(cx: &mut Context, at: At, setup: Setup) -> Result<(), Violation> {
         let client = cx.control.client(at.link).unwrap_or_default().to_owned();
         cx.event(Event::PeerConnected { peer, client, inbound });
     }
-    for (pool, reason) in &unshared {
-        cx.event(Event::NotShared { peer, pool: *pool, reason: *reason });
+    for (kind, name, reason) in unshared.clone() {
+        cx.event(Event::NotShared { peer, kind, name, reason });
     }
     if let Some(link) = cx.control.links.get_mut(&at.link) {
         link.unshared = unshared;
@@ -597,6 +596,7 @@ pub(crate) struct Channel;
 
 impl ChannelTrait for Channel {
     const NAME: &'static str = "control";
+    const FIXED: Option<u32> = Some(0);
     const MAX_FRAME: usize = 32 << 10;
     type Message = ControlMessage;
 
@@ -605,15 +605,19 @@ impl ChannelTrait for Channel {
         Vec::new()
     }
 
-    fn on_up(_: &mut Context, _: At, _: &Terms) {}
+    fn on_up(_: &mut Context, _: Instance, _: &Terms) {}
 
-    fn on_down(_: &mut Context, _: At) {}
+    fn on_down(_: &mut Context, _: Instance) {}
 
     fn was_asked(message: &ControlMessage) -> bool {
         matches!(message, ControlMessage::Pong(_))
     }
 
-    fn on_message(cx: &mut Context, at: At, message: ControlMessage) -> Result<(), Violation> {
+    fn on_message(
+        cx: &mut Context,
+        at: Instance,
+        message: ControlMessage,
+    ) -> Result<(), Violation> {
         let Some(link) = cx.control.links.get_mut(&at.link) else { return Ok(()) };
         match message {
             // The last words are said: what else was under way does not matter, but who says his too
@@ -682,7 +686,7 @@ impl ChannelTrait for Channel {
         }
     }
 
-    fn poll_message(cx: &mut Context, at: At) -> Option<ControlMessage> {
+    fn poll_message(cx: &mut Context, at: Instance) -> Option<ControlMessage> {
         let own = (cx.control.instance, cx.control.salt);
         let link = cx.control.links.get_mut(&at.link)?;
         if let Stage::Ending(last, _) = &link.stage {
@@ -711,7 +715,7 @@ impl ChannelTrait for Channel {
             let seen_at = cx.links.get(at.link).map(|link| link.address.clone());
             let seen_at = seen_at.unwrap_or(Address(Default::default()));
             return Some(ControlMessage::Setup(Setup {
-                offers: negotiate::offers(&cx.config, &*cx.rules),
+                offers: cx.config.offers(&*cx.rules),
                 roles: 0,
                 record: cx.control.news_for(at.link, &seen_at),
                 observed: seen_at,
@@ -734,7 +738,7 @@ impl ChannelTrait for Channel {
         poll_ping(cx, at)
     }
 
-    fn deadline(cx: &Context, at: At) -> Option<Time> {
+    fn deadline(cx: &Context, at: Instance) -> Option<Time> {
         let link = cx.control.links.get(&at.link)?;
         let stage = match &link.stage {
             Stage::Hello(until) | Stage::Setup(until) | Stage::Ending(_, until) => Some(*until),
@@ -755,13 +759,19 @@ impl ChannelTrait for Channel {
         stage.into_iter().chain(yields).min()
     }
 
-    fn awaited_since(cx: &Context, at: At) -> Option<Time> {
+    fn awaited_since(cx: &Context, at: Instance) -> Option<Time> {
         cx.control.links.get(&at.link)?.ping.map(|(_, sent)| sent)
     }
+
+    fn due(_: &Context, _: usize) -> Option<Time> {
+        None
+    }
+
+    fn expire(_: &mut Context, _: usize) {}
 }
 
 /// A deadline has passed, perhaps.
-pub(crate) fn expire(cx: &mut Context, at: At) {
+pub(crate) fn expire(cx: &mut Context, at: Instance) {
     let Some(link) = cx.control.links.get(&at.link) else { return };
     let now = cx.now;
     match link.stage.clone() {
@@ -787,7 +797,7 @@ pub(crate) fn expire(cx: &mut Context, at: At) {
 }
 
 /// The last words of this end need not leave any more.
-fn expire_last_words(cx: &mut Context, at: At) {
+fn expire_last_words(cx: &mut Context, at: Instance) {
     let Some(link) = cx.control.links.get(&at.link) else { return };
     let reason = match &link.stage {
         Stage::Ending(Last::Goodbye(_, reason), _) => reason.clone(),
@@ -796,14 +806,18 @@ fn expire_last_words(cx: &mut Context, at: At) {
     close(cx, at.link, reason);
 }
 
-/// Raises what a peer may have outstanding on a pool.
-pub(crate) fn raise(cx: &mut Context, link: ConnectionId, pool: PoolIndex, grant: &Grant) {
+/// Raises what a peer may have outstanding on an instance.
+pub(crate) fn raise(
+    cx: &mut Context,
+    link: ConnectionId,
+    (kind, index): (Kind, usize),
+    grant: &Grant,
+) {
     let Some(connection) = cx.links.get(link) else { return };
-    let index = pool.0 as usize;
     let slots = connection.slots.iter().enumerate();
-    let slot = slots.filter(|(_, s)| s.kind == Kind::Pool && s.index == index);
+    let slot = slots.filter(|(_, s)| (s.kind, s.index) == (kind, index));
     let Some((slot, number)) = slot.map(|(at, slot)| (at, slot.number)).next() else { return };
-    let Some(grant) = pool::raise(cx, At { link, slot, index }, grant) else { return };
+    let Some(grant) = kind.raise(cx, Instance { link, slot, index }, grant) else { return };
     if let Some(control) = cx.control.links.get_mut(&link) {
         control.raises.retain(|raise| raise.instance != number);
         control.raises.push_back(Raise { instance: number, grant });

@@ -12,6 +12,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::channel::Kind;
 use crate::id::{
     AccountId, Address, BlockId, ConnectionId, DialId, ItemId, ItemKey, PeerId, PoolIndex,
     Signature, Ticket,
@@ -22,6 +23,7 @@ use crate::wire::{Binding, Frame, Goodbye, Grant, Refusal};
 
 /// What the network did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Input {
     /// A connection is up, and the peer has proven its identity to the transport.
     Connected {
@@ -107,6 +109,7 @@ impl Direction {
 
 /// Why a dial came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
 pub enum DialError {
     /// No transport of this node knows such addresses.
     #[error("no transport for this kind of address")]
@@ -130,6 +133,7 @@ pub enum DialError {
 
 /// What the application wants, or answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Command {
     /// Connect to a peer.
     Dial {
@@ -226,6 +230,7 @@ pub enum Command {
 /// It is a function of that thing and the tip, never of what else has arrived: this is what makes
 /// the pools of all nodes converge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Verdict {
     /// It is good.
     Accept(Admission),
@@ -309,6 +314,7 @@ pub struct BlockItem {
 
 /// What the driver must do now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Output {
     /// Connect.
     Dial {
@@ -388,6 +394,7 @@ pub enum Output {
 
 /// What a peer asks for that is not in memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Load {
     /// Headers of the best chain.
     Headers {
@@ -402,6 +409,7 @@ pub enum Load {
 
 /// What the store has of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Found {
     /// Nothing.
     Nothing,
@@ -459,6 +467,7 @@ pub enum Write {
 
 /// What a verdict is wanted about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Subject {
     /// An item of a pool.
     Item {
@@ -496,6 +505,7 @@ pub enum Lane {
 
 /// What became of a published item or block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Fate {
     /// It is in the pool, or among the blocks, and on its way.
     Accepted,
@@ -519,6 +529,7 @@ pub enum Fate {
 
 /// Why an item or a block cannot be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
 pub enum Invalid {
     /// There is no such pool.
     #[error("there is no such pool: pools are numbered in the order of the configuration")]
@@ -578,8 +589,10 @@ pub enum Event {
     NotShared {
         /// Who.
         peer: PeerId,
-        /// Which pool; blocks if `None`.
-        pool: Option<PoolIndex>,
+        /// By which kind of channel it would be exchanged.
+        kind: Kind,
+        /// The name of its instance: that of the pool, for pools.
+        name: String,
         /// Why.
         reason: NotShared,
     },
@@ -648,6 +661,7 @@ pub enum Event {
 
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Disconnect {
     /// The transport lost it.
     Lost,

@@ -73,6 +73,7 @@ mod tip;
 mod violation;
 pub mod wire;
 
+pub use channel::{Agreed, FIRST_AGREED, Kind, Message, agreed};
 pub use config::{Config, Limits, PoolSpec};
 pub use control::VERSION;
 pub use control::reachable::{AddressSource, OwnAddress, Told};

@@ -10,9 +10,6 @@ use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::{Goodbye, Held, Refusal};
 
-/// Number of the first channel instance that is agreed on; below it numbers are fixed.
-pub(crate) const FIRST_AGREED: u32 = 16;
-
 /// A round trip before one was measured: a guess at a distance between continents.
 const FIRST_ROUND_TRIP: Duration = Duration::from_millis(100);
 /// How long one peer may keep what others could give, beside the time that its bytes take. Round trip and
@@ -119,7 +116,7 @@ impl Slot {
 
 /// One channel of one connection, as the channels are called with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct At {
+pub(crate) struct Instance {
     pub(crate) link: ConnectionId,
     pub(crate) slot: usize,
     /// Which pool, for pools.
@@ -379,9 +376,9 @@ impl Links {
     }
 
     /// The channels of a connection.
-    pub(crate) fn channels(&self, id: ConnectionId) -> Vec<(Kind, At)> {
+    pub(crate) fn channels(&self, id: ConnectionId) -> Vec<(Kind, Instance)> {
         let slots = self.links.get(&id).map_or(&[][..], |link| &link.slots);
-        let at = |(slot, s): (usize, &Slot)| (s.kind, At { link: id, slot, index: s.index });
+        let at = |(slot, s): (usize, &Slot)| (s.kind, Instance { link: id, slot, index: s.index });
         slots.iter().enumerate().map(at).collect()
     }
 
@@ -397,7 +394,7 @@ impl Links {
     }
 
     /// Whether a frame of a channel could leave: the transport can take it, and the link does not rest.
-    pub(crate) fn may_send(&self, at: At, now: Time) -> bool {
+    pub(crate) fn may_send(&self, at: Instance, now: Time) -> bool {
         let Some(link) = self.links.get(&at.link) else { return false };
         link.slots.get(at.slot).is_some_and(|slot| slot.writable)
             && link.must_rest_until(now).is_none()
@@ -415,7 +412,7 @@ impl Links {
 
     /// The channel that is asked for a frame next: connections in turn, control first, then each
     /// channel in turn. It is taken to have one until [`Links::clean`].
-    pub(crate) fn next(&mut self, now: Time) -> Option<(Kind, At)> {
+    pub(crate) fn next(&mut self, now: Time) -> Option<(Kind, Instance)> {
         while let Some(&id) = self.ready.front() {
             let rests = self.links.get(&id).and_then(|link| link.must_rest_until(now));
             let found = self.links.get_mut(&id).and_then(|link| {
@@ -438,20 +435,20 @@ impl Links {
                 continue;
             };
             let found = &self.links[&id].slots[slot];
-            return Some((found.kind, At { link: id, slot, index: found.index }));
+            return Some((found.kind, Instance { link: id, slot, index: found.index }));
         }
         None
     }
 
     /// The channel has nothing to send.
-    pub(crate) fn clean(&mut self, at: At) {
+    pub(crate) fn clean(&mut self, at: Instance) {
         if let Some(link) = self.links.get_mut(&at.link) {
             link.slots[at.slot].dirty = false;
         }
     }
 
     /// A frame of the channel leaves; it is the next connection's turn. Returns its number.
-    pub(crate) fn sent(&mut self, at: At) -> u32 {
+    pub(crate) fn sent(&mut self, at: Instance) -> u32 {
         let link = self.links.get_mut(&at.link).expect("it has just been asked");
         link.slots[at.slot].writable = false;
         if at.slot > 0 {
@@ -578,7 +575,7 @@ mod tests {
         assert!(links.has_begun_to_rest() && !links.has_begun_to_rest());
         let until = now + REST_MOST + spread(A, now);
         assert_eq!(links.rests_until(), Some(until));
-        let slot = At { link: A, slot: 1, index: 0 };
+        let slot = Instance { link: A, slot: 1, index: 0 };
         assert!(!links.may_send(slot, now + REST_MOST) && links.may_send(slot, until));
     }
 

@@ -17,7 +17,7 @@ use crate::io::{
     Block, BlockItem, Command, DialError, Direction, Event, Input, NotShared, Output, TipChange,
     Verdict,
 };
-use crate::link::{At, Link, Links};
+use crate::link::{Instance, Link, Links};
 use crate::peers::book::{Book, PeerBook};
 use crate::peers::dial_back;
 use crate::peers::dialer::{self, Dialer};
@@ -30,7 +30,7 @@ use crate::rpc::{self, Rpc};
 use crate::rules::{HeaderFacts, Rules};
 use crate::stats::{Count, Stats};
 use crate::store::{self, Store};
-use crate::tickets::{Question, Tickets};
+use crate::tickets::Tickets;
 use crate::time::Time;
 use crate::timers::{Timer, Timers};
 use crate::tip::Tip;
@@ -177,7 +177,7 @@ impl Node {
             }
             Command::Raise { peer, pool, grant } => {
                 for link in links_of(cx, &peer) {
-                    control::raise(cx, link, pool, &grant);
+                    control::raise(cx, link, (Kind::Pool, usize::from(pool.0)), &grant);
                 }
             }
             Command::Retain { pool, id } => store::retain(cx, pool, id),
@@ -203,13 +203,12 @@ impl Node {
             match timer {
                 Timer::Channel { link, slot } => {
                     if slot == 0 {
-                        control::expire(&mut self.cx, At { link, slot, index: 0 });
+                        control::expire(&mut self.cx, Instance { link, slot, index: 0 });
                     }
                     self.cx.links.wake(link, slot);
                     self.set_deadline(link, slot);
                 }
-                Timer::Pool(pool) => pool::expire(&mut self.cx, pool),
-                Timer::Blocks => block::expire(&mut self.cx),
+                Timer::Kind(kind, index) => kind.expire(&mut self.cx, index),
                 Timer::Dialer => dialer::expire(&mut self.cx),
                 Timer::Addresses => record::expire(&mut self.cx),
                 Timer::Rested => {
@@ -218,10 +217,8 @@ impl Node {
                 }
                 Timer::Ticket(ticket) => {
                     self.cx.stats.count(Count::LateVerdicts);
-                    match self.cx.tickets.question(ticket) {
-                        Some(Question::Item(pool, id)) => pool::overdue(&mut self.cx, pool, id),
-                        Some(Question::Header(block)) => block::header_overdue(&mut self.cx, block),
-                        Some(Question::Block(_)) | None => {}
+                    if let Some(question) = self.cx.tickets.question(ticket) {
+                        question.overdue(&mut self.cx);
                     }
                 }
             }
@@ -301,7 +298,7 @@ impl Node {
         let left = peers::left_work(&self.cx, &link.address).filter(|_| direction.is_inbound());
         // R5.3.7
         self.cx.links.insert(connection, link.owes(left));
-        let at = At { link: connection, slot: 0, index: 0 };
+        let at = Instance { link: connection, slot: 0, index: 0 };
         control::connected(&mut self.cx, at, binding, listener, known);
         self.set_deadline(connection, 0);
     }
@@ -319,7 +316,7 @@ impl Node {
             return;
         };
         let (kind, index) = (link.slots[slot].kind, link.slots[slot].index);
-        let at = At { link: connection, slot, index };
+        let at = Instance { link: connection, slot, index };
         cx.stats.frame_in(kind.name(), frame.len());
         let before = cx.stats.of(Count::Work);
         let outcome = kind.on_frame(cx, at, frame);
@@ -361,11 +358,7 @@ impl Node {
         let Some(question) = cx.tickets.answered(ticket) else { return };
         cx.timers.set(Timer::Ticket(ticket), None);
         cx.stats.count(Count::Verdicts);
-        match question {
-            Question::Item(pool, id) => pool::verdict(cx, pool, id, verdict),
-            Question::Header(block) => block::header_verdict(cx, block, verdict),
-            Question::Block(block) => block::block_verdict(cx, block, verdict),
-        }
+        question.verdict(cx, verdict);
     }
 
     /// The current step is done: connections whose end was noted during it are ended.
@@ -383,11 +376,7 @@ impl Node {
         loop {
             let blocks = !self.cx.store.is_behind(self.cx.config.limits.store_backlog);
             let (ticket, question, lane) = self.cx.tickets.next(blocks)?;
-            let subject = match question {
-                Question::Item(pool, id) => pool::subject(&mut self.cx, pool, id),
-                Question::Header(_) | Question::Block(_) => block::subject(&self.cx, question),
-            };
-            let Some(subject) = subject else {
+            let Some(subject) = question.subject(&mut self.cx) else {
                 // It has been settled while it waited.
                 self.cx.tickets.answered(ticket);
                 continue;
@@ -398,7 +387,7 @@ impl Node {
         }
     }
 
-    fn send(&mut self, kind: Kind, at: At, frame: Frame) -> Output {
+    fn send(&mut self, kind: Kind, at: Instance, frame: Frame) -> Output {
         let channel = self.cx.links.sent(at);
         self.cx.stats.frame_out(kind.name(), frame.len());
         self.set_deadline(at.link, at.slot);
@@ -421,7 +410,7 @@ impl Node {
             self.cx.timers.set(Timer::Channel { link, slot }, None);
             return;
         };
-        let at = At { link, slot, index };
+        let at = Instance { link, slot, index };
         let deadline = kind.deadline(&self.cx, at).map(|deadline| deadline.max(earliest));
         let timer = Timer::Channel { link, slot };
         if kind == Kind::Control {
@@ -435,11 +424,12 @@ impl Node {
     }
 
     fn set_timers(&mut self) {
-        for (i, pool) in self.cx.pools.iter().enumerate() {
-            self.cx.timers.set(Timer::Pool(i), pool.deadline());
+        for kind in Kind::ALL {
+            for index in 0..kind.instances(&self.cx.config) {
+                let due = kind.due(&self.cx, index);
+                self.cx.timers.set(Timer::Kind(*kind, index), due);
+            }
         }
-        let blocks = [self.cx.blocks.deadline(), self.cx.sync.deadline(), self.cx.rpc.deadline()];
-        self.cx.timers.set(Timer::Blocks, blocks.into_iter().flatten().min());
         let dial =
             self.cx.dialer.deadline(&self.cx.config).filter(|_| !self.cx.peers.shutting_down);
         self.cx.timers.set(Timer::Dialer, dial);
@@ -575,16 +565,18 @@ impl Node {
         BlockItem::all_of(body, &*self.cx.rules, pool, true)
     }
 
+    /// Of which kind a channel instance of a connection is; `None` if it is not open.
+    pub fn kind_of(&self, connection: ConnectionId, channel: u32) -> Option<Kind> {
+        let link = self.cx.links.get(connection)?;
+        Some(link.slots[link.slot_of(channel)?].kind)
+    }
+
     /// Everything at a glance.
     pub fn status(&self) -> Status {
         let cx = &self.cx;
         let permits = |pool: &Pool, link| {
             let (given, spent) = pool.permits_of(link)?;
             Some((pool.spec.name.clone(), Permits { given, spent }))
-        };
-        let unshared = |(pool, reason): &(Option<PoolIndex>, NotShared)| {
-            let pool = pool.and_then(|pool| cx.pools.get(pool.0 as usize));
-            (pool.map(|pool| pool.spec.name.clone()), *reason)
         };
         let peer = |(id, link): (ConnectionId, &Link)| PeerStatus {
             peer: link.peer.to_string(),
@@ -595,7 +587,7 @@ impl Node {
             height: link.height(),
             channels: link.slots.iter().map(|slot| (slot.number, slot.version)).collect(),
             permits: cx.pools.iter().filter_map(|pool| permits(pool, id)).collect(),
-            not_shared: cx.control.unshared(id).iter().map(unshared).collect(),
+            not_shared: cx.control.unshared(id).to_vec(),
         };
         let pool = |pool: &Pool| {
             let (given, spent) = pool.permits();
@@ -672,8 +664,9 @@ pub struct PeerStatus {
     pub channels: Vec<(u32, u32)>,
     /// Permits by pool.
     pub permits: BTreeMap<String, Permits>,
-    /// Pools by name, and blocks (`None`), that it does not exchange with this node, and why.
-    pub not_shared: Vec<(Option<String>, NotShared)>,
+    /// What it does not exchange with this node: the kind of channel, the name of its instance (as that of a
+    /// pool), and why.
+    pub not_shared: Vec<(Kind, String, NotShared)>,
 }
 
 /// Permits between this node and a peer.

@@ -16,7 +16,7 @@ use crate::config::PoolSpec;
 use crate::fetch::{Announced, Candidate, Fetcher};
 use crate::id::{ConnectionId, ItemId, ItemKey, PoolIndex, Salt};
 use crate::io::{Admission, Event, Fate, Invalid, Output, Subject, Verdict};
-use crate::link::{At, Links};
+use crate::link::{Instance, Links};
 use crate::permit::Spent;
 use crate::rules::ItemFacts;
 use crate::stats::Count;
@@ -36,7 +36,7 @@ mod shelf;
 mod tip;
 
 use budget::Reserved;
-pub(crate) use channel::{Channel, raise, raised};
+pub(crate) use channel::Channel;
 use content::{Content, Item};
 use facts::Facts;
 use link::PoolLink;
@@ -397,7 +397,7 @@ pub(crate) fn announcement(salt: &Salt, id: &ItemId, size: usize) -> crate::wire
 /// An item came in from `at`, whole. What is `reserved` for it is freed at its verdict.
 fn arrived(
     cx: &mut Context,
-    at: At,
+    at: Instance,
     number: u32,
     body: Bytes,
     how: How,
@@ -479,7 +479,7 @@ fn use_freed(cx: &mut Context) {
 /// A link is gone, and with it the permits that paid for what it sent and nobody checks yet: who
 /// comes back has new ones, so that must not stay. What others announced is fetched from them.
 /// R12.3
-fn withdraw(cx: &mut Context, at: At) {
+fn withdraw(cx: &mut Context, at: Instance) {
     let index = cx.pools[at.index].index;
     for id in cx.tickets.withdraw_items(at.link, index) {
         let pool = &mut cx.pools[at.index];

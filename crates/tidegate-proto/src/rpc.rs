@@ -23,7 +23,7 @@ use crate::channel::{Channel as ChannelTrait, Context};
 use crate::chunk::{self, Receiving};
 use crate::config::Config;
 use crate::id::ConnectionId;
-use crate::link::At;
+use crate::link::Instance;
 use crate::permit::Terms;
 use crate::rules::Rules;
 use crate::time::Time;
@@ -50,7 +50,7 @@ pub(crate) struct Rpc {
 
 #[derive(Debug)]
 struct RpcLink {
-    at: At,
+    at: Instance,
     /// Number of the next request, and those that have no answer yet.
     next: u32,
     open: BTreeMap<u32, Open>,
@@ -186,6 +186,7 @@ pub(crate) struct Channel;
 
 impl ChannelTrait for Channel {
     const NAME: &'static str = "rpc";
+    const FIXED: Option<u32> = Some(2);
     const MAX_FRAME: usize = MAX_FRAME;
     type Message = RpcMessage;
 
@@ -194,7 +195,7 @@ impl ChannelTrait for Channel {
         Vec::new()
     }
 
-    fn on_up(cx: &mut Context, at: At, _: &Terms) {
+    fn on_up(cx: &mut Context, at: Instance, _: &Terms) {
         let link = RpcLink {
             at,
             next: 0,
@@ -207,7 +208,7 @@ impl ChannelTrait for Channel {
         cx.rpc.links.insert(at.link, link);
     }
 
-    fn on_down(cx: &mut Context, at: At) {
+    fn on_down(cx: &mut Context, at: Instance) {
         cx.rpc.links.remove(&at.link);
         serve::link_down(cx, at.link);
         sync::link_down(cx, at.link);
@@ -217,7 +218,7 @@ impl ChannelTrait for Channel {
         !matches!(message, RpcMessage::Request(_) | RpcMessage::Cancel(_))
     }
 
-    fn on_message(cx: &mut Context, at: At, message: RpcMessage) -> Result<(), Violation> {
+    fn on_message(cx: &mut Context, at: Instance, message: RpcMessage) -> Result<(), Violation> {
         match message {
             RpcMessage::Request(request) => serve::on_request(cx, at, request),
             RpcMessage::Cancel(id) => serve::on_cancel(cx, at, id),
@@ -241,7 +242,7 @@ impl ChannelTrait for Channel {
         }
     }
 
-    fn poll_message(cx: &mut Context, at: At) -> Option<RpcMessage> {
+    fn poll_message(cx: &mut Context, at: Instance) -> Option<RpcMessage> {
         let up = cx.links.get(at.link)?.up;
         let link = cx.rpc.links.get_mut(&at.link)?;
         if let Some(id) = link.to_cancel.pop_front() {
@@ -256,20 +257,28 @@ impl ChannelTrait for Channel {
         serve::poll_answer(cx, at)
     }
 
-    fn deadline(cx: &Context, at: At) -> Option<Time> {
+    fn deadline(cx: &Context, at: Instance) -> Option<Time> {
         serve::deadline(cx, at)
     }
 
-    fn awaited_since(cx: &Context, at: At) -> Option<Time> {
+    fn awaited_since(cx: &Context, at: Instance) -> Option<Time> {
         let open = cx.rpc.links.get(&at.link)?.open.values();
         open.filter(|open| !open.cancelled).filter_map(|open| open.sent).min()
+    }
+
+    fn due(cx: &Context, _: usize) -> Option<Time> {
+        cx.rpc.deadline()
+    }
+
+    fn expire(cx: &mut Context, _: usize) {
+        expire(cx);
     }
 }
 
 /// An answer of some kind begins: what was asked, if it is still wanted. R16.3
 fn answered(
     cx: &mut Context,
-    at: At,
+    at: Instance,
     id: u32,
     kind: RpcWantKind,
 ) -> Result<Option<RpcWant>, Violation> {
@@ -282,7 +291,7 @@ fn answered(
 }
 
 /// A request has its end: what was asked, if it is still wanted.
-fn finished(cx: &mut Context, at: At, id: u32) -> Result<Option<RpcWant>, Violation> {
+fn finished(cx: &mut Context, at: Instance, id: u32) -> Result<Option<RpcWant>, Violation> {
     let link = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     // R16.3
     let open = link.open.remove(&id).filter(|open| open.sent.is_some());
@@ -295,7 +304,7 @@ fn finished(cx: &mut Context, at: At, id: u32) -> Result<Option<RpcWant>, Violat
     Ok(Some(open.want))
 }
 
-fn on_block(cx: &mut Context, at: At, id: u32, body: Body) -> Result<(), Violation> {
+fn on_block(cx: &mut Context, at: Instance, id: u32, body: Body) -> Result<(), Violation> {
     let most = body::largest(&cx.config);
     let link = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     match body {
@@ -323,7 +332,7 @@ fn on_block(cx: &mut Context, at: At, id: u32, body: Body) -> Result<(), Violati
     }
 }
 
-fn on_chunk(cx: &mut Context, at: At, chunk: &[u8]) -> Result<(), Violation> {
+fn on_chunk(cx: &mut Context, at: Instance, chunk: &[u8]) -> Result<(), Violation> {
     let link = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     // R6.4.6
     let incoming = link.incoming.as_mut().ok_or(Violation::Unasked)?;
@@ -343,7 +352,12 @@ fn on_chunk(cx: &mut Context, at: At, chunk: &[u8]) -> Result<(), Violation> {
     }
 }
 
-fn deliver(cx: &mut Context, at: At, want: Option<RpcWant>, body: Bytes) -> Result<(), Violation> {
+fn deliver(
+    cx: &mut Context,
+    at: Instance,
+    want: Option<RpcWant>,
+    body: Bytes,
+) -> Result<(), Violation> {
     let Some(RpcWant::Block(block)) = want else { return Ok(()) };
     // R16.4
     let body = Frame::from(body).decode::<BlockBody>().map_err(|_| Violation::Malformed)?;

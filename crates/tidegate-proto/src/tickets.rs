@@ -8,8 +8,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::channel::Context;
 use crate::id::{BlockId, ConnectionId, ItemId, PoolIndex, Ticket};
-use crate::io::Lane;
+use crate::io::{Lane, Subject, Verdict};
+use crate::{block, pool};
 
 /// What a ticket is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +27,34 @@ impl Question {
         match self {
             Self::Item(pool, _) => Lane::Pool(pool),
             Self::Header(_) | Self::Block(_) => Lane::Chain,
+        }
+    }
+
+    /// What the application is asked about, if it has not been settled while it waited.
+    pub(crate) fn subject(self, cx: &mut Context) -> Option<Subject> {
+        match self {
+            Self::Item(pool, id) => pool::subject(cx, pool, id),
+            Self::Header(block) => block::header_subject(cx, block),
+            Self::Block(block) => block::block_subject(cx, block),
+        }
+    }
+
+    /// The answer is there.
+    pub(crate) fn verdict(self, cx: &mut Context, verdict: Verdict) {
+        match self {
+            Self::Item(pool, id) => pool::verdict(cx, pool, id, verdict),
+            Self::Header(block) => block::header_verdict(cx, block, verdict),
+            Self::Block(block) => block::block_verdict(cx, block, verdict),
+        }
+    }
+
+    /// The answer is late: what peers are waiting for goes back.
+    pub(crate) fn overdue(self, cx: &mut Context) {
+        match self {
+            Self::Item(pool, id) => pool::overdue(cx, pool, id),
+            Self::Header(block) => block::header_overdue(cx, block),
+            // Its permits went back when it was whole.
+            Self::Block(_) => {}
         }
     }
 }

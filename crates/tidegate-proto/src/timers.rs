@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::channel::Kind;
 use crate::id::{ConnectionId, Ticket};
 use crate::time::Time;
 
@@ -10,10 +11,8 @@ use crate::time::Time;
 pub(crate) enum Timer {
     /// A channel of a connection has something to do.
     Channel { link: ConnectionId, slot: usize },
-    /// A fetch of a pool times out.
-    Pool(usize),
-    /// Something about blocks times out.
-    Blocks,
+    /// A channel has something to do on whatever connection: of which kind, and its index.
+    Kind(Kind, usize),
     /// A verdict is overdue.
     Ticket(Ticket),
     /// A peer is to be dialed.
@@ -28,8 +27,7 @@ impl Timer {
     fn reason(self) -> &'static str {
         match self {
             Self::Channel { .. } => "channel",
-            Self::Pool(_) => "fetch",
-            Self::Blocks => "block",
+            Self::Kind(kind, _) => kind.name(),
             Self::Ticket(_) => "verdict",
             Self::Dialer => "dial",
             Self::Addresses => "address",
@@ -101,20 +99,20 @@ mod tests {
     fn a_timer_that_moves_fires_once() {
         let at = Time::from_micros;
         let mut timers = Timers::default();
-        timers.set(Timer::Blocks, Some(at(10)));
-        timers.set(Timer::Pool(0), Some(at(20)));
-        timers.set(Timer::Blocks, Some(at(30)));
-        assert_eq!(timers.next(), Some((at(20), "fetch")));
-        timers.set(Timer::Pool(0), None);
+        timers.set(Timer::Kind(Kind::Block, 0), Some(at(10)));
+        timers.set(Timer::Kind(Kind::Pool, 0), Some(at(20)));
+        timers.set(Timer::Kind(Kind::Block, 0), Some(at(30)));
+        assert_eq!(timers.next(), Some((at(20), "pool")));
+        timers.set(Timer::Kind(Kind::Pool, 0), None);
         assert_eq!(timers.pop(at(29)), None);
-        assert_eq!(timers.pop(at(30)), Some(Timer::Blocks));
+        assert_eq!(timers.pop(at(30)), Some(Timer::Kind(Kind::Block, 0)));
         assert_eq!(timers.next(), None);
-        timers.set_at_most(Timer::Blocks, Some(at(40)));
-        timers.set_at_most(Timer::Blocks, Some(at(50)));
+        timers.set_at_most(Timer::Kind(Kind::Block, 0), Some(at(40)));
+        timers.set_at_most(Timer::Kind(Kind::Block, 0), Some(at(50)));
         assert_eq!(timers.next(), Some((at(40), "block")));
-        timers.set_at_most(Timer::Blocks, Some(at(35)));
+        timers.set_at_most(Timer::Kind(Kind::Block, 0), Some(at(35)));
         assert_eq!(timers.next(), Some((at(35), "block")));
-        timers.set_at_most(Timer::Blocks, None);
+        timers.set_at_most(Timer::Kind(Kind::Block, 0), None);
         assert_eq!(timers.next(), None);
     }
 }

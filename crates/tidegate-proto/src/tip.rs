@@ -16,7 +16,7 @@ use crate::block;
 use crate::channel::{Channel as ChannelTrait, Context};
 use crate::config::Config;
 use crate::id::{BlockId, ConnectionId};
-use crate::link::At;
+use crate::link::Instance;
 use crate::permit::Terms;
 use crate::pool;
 use crate::rules::{HeaderFacts, Rules};
@@ -35,7 +35,7 @@ pub(crate) struct Tip {
 
 #[derive(Debug)]
 struct TipLink {
-    at: At,
+    at: Instance,
     /// What was announced last, and whether its permit is back.
     header: Announced,
     held: Announced,
@@ -128,6 +128,7 @@ pub(crate) struct Channel;
 
 impl ChannelTrait for Channel {
     const NAME: &'static str = "tip";
+    const FIXED: Option<u32> = Some(1);
     const MAX_FRAME: usize = MAX_HEADER + 8;
     type Message = TipMessage;
 
@@ -136,7 +137,7 @@ impl ChannelTrait for Channel {
         Vec::new()
     }
 
-    fn on_up(cx: &mut Context, at: At, _: &Terms) {
+    fn on_up(cx: &mut Context, at: Instance, _: &Terms) {
         let link = TipLink {
             at,
             header: Announced::default(),
@@ -147,7 +148,7 @@ impl ChannelTrait for Channel {
         cx.links.wake(at.link, at.slot);
     }
 
-    fn on_down(cx: &mut Context, at: At) {
+    fn on_down(cx: &mut Context, at: Instance) {
         cx.tip.links.remove(&at.link);
         block::announcer_down(cx, at.link);
     }
@@ -156,7 +157,7 @@ impl ChannelTrait for Channel {
         matches!(message, TipMessage::Return(_))
     }
 
-    fn on_message(cx: &mut Context, at: At, message: TipMessage) -> Result<(), Violation> {
+    fn on_message(cx: &mut Context, at: Instance, message: TipMessage) -> Result<(), Violation> {
         let link = cx.tip.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
         match message {
             TipMessage::Header(header) => {
@@ -195,7 +196,7 @@ impl ChannelTrait for Channel {
         }
     }
 
-    fn poll_message(cx: &mut Context, at: At) -> Option<TipMessage> {
+    fn poll_message(cx: &mut Context, at: Instance) -> Option<TipMessage> {
         let link = cx.tip.links.get_mut(&at.link)?;
         for slot in [TipSlot::Header, TipSlot::Held] {
             let incoming = &mut link.from_peer[slot as usize];
@@ -226,15 +227,21 @@ impl ChannelTrait for Channel {
         None
     }
 
-    fn deadline(cx: &Context, at: At) -> Option<Time> {
+    fn deadline(cx: &Context, at: Instance) -> Option<Time> {
         let link = cx.tip.links.get(&at.link)?;
         link.from_peer.iter().filter_map(|incoming| incoming.back_at).min()
     }
 
     // R5.5.5
-    fn awaited_since(_: &Context, _: At) -> Option<Time> {
+    fn awaited_since(_: &Context, _: Instance) -> Option<Time> {
         None
     }
+
+    fn due(_: &Context, _: usize) -> Option<Time> {
+        None
+    }
+
+    fn expire(_: &mut Context, _: usize) {}
 }
 
 fn spend(incoming: &mut Incoming) -> Result<(), Violation> {

@@ -31,24 +31,15 @@ fn files(folder: &str) -> Vec<(String, Vec<u8>)> {
 
 /// The golden vectors as inputs: the byte that picks the message goes before each.
 fn vectors() -> Vec<(String, Vec<u8>)> {
-    let kinds = [
-        "ControlMessage",
-        "TipMessage",
-        "BlockMessage",
-        "PoolMessage",
-        "RecordPayload",
-        "PeersMessage",
-        "RpcMessage",
-        "BlockBody",
-    ];
     let mut inputs = Vec::new();
-    for (kind, name) in kinds.into_iter().enumerate() {
-        let text = std::fs::read_to_string(format!("{ROOT}/spec/vectors/{name}.json")).unwrap();
-        let file: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for (file, text) in files("spec/vectors") {
+        let name = file.trim_end_matches(".json");
+        let selector = codec::selector(name);
+        let file: serde_json::Value = serde_json::from_slice(&text).unwrap();
         for case in file["cases"].as_array().unwrap() {
             let frame = hex::decode(case["hex"].as_str().unwrap()).unwrap();
             let title = format!("{name}: {}", case["case"].as_str().unwrap());
-            inputs.push((title, [vec![kind as u8], frame].concat()));
+            inputs.push((title, [vec![selector], frame].concat()));
         }
     }
     inputs

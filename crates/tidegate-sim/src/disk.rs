@@ -127,6 +127,7 @@ impl Disk {
                 headers.truncate(*most as usize);
                 if meets { Found::Headers(headers.into()) } else { Found::Nothing }
             }
+            _ => Found::Nothing,
         }
     }
 }

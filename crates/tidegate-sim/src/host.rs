@@ -222,7 +222,7 @@ impl Host {
         let retain = Command::Retain { pool, id: self.node.item_id(pool, &body) };
         let publish = match self.ledger.admit(pool, &body) {
             Verdict::Accept(admission) => Some(self.publish(pool, body, admission)),
-            Verdict::Reject | Verdict::Ignore => None,
+            _ => None,
         };
         publish.into_iter().chain([retain]).collect()
     }
@@ -244,6 +244,7 @@ impl Host {
                 let fetched = block.items.iter().filter(|item| !item.known).count() as u32;
                 BLOCK_COST + BLOCK_ITEM_COST * block.items.len() as u32 + ITEM_COST * fetched
             }
+            subject => panic!("the ledger has no {subject:?}"),
         };
         let cost = if self.slow { cost * SLOW } else { cost };
         let shared = self.workers.iter_mut().min().filter(|_| lane == Lane::Shared);
@@ -298,7 +299,7 @@ impl Host {
         let body = work.ok()?.to_bytes();
         match self.ledger.admit(WORKS, &body) {
             Verdict::Accept(admission) => Some(self.publish(WORKS, body, admission)),
-            Verdict::Reject | Verdict::Ignore => None,
+            _ => None,
         }
     }
 
@@ -338,7 +339,7 @@ impl Good {
                     match subject {
                         Subject::Item { id, .. } => drop(self.items.insert(*id)),
                         Subject::Header { block, .. } => drop(self.headers.insert(*block)),
-                        Subject::Block(_) => {}
+                        _ => {}
                     }
                 }
                 checked

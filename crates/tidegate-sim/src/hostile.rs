@@ -7,7 +7,7 @@
 mod craft;
 mod twist;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use tidegate_proto::id::{BlockId, PeerId, Salt};
@@ -15,43 +15,18 @@ use tidegate_proto::wire::{
     BlockMessage, Body, ControlMessage, Frame, Held, MAX_FRAME, PoolMessage, TipMessage,
 };
 
+use tidegate_proto::Kind;
+
+use crate::channels::{kind_of, numbers};
 use crate::entropy::Entropy;
 
 /// How many frames of a kind of channel it remembers; and headers, blocks and items.
 const MEMORY: usize = 16;
 
-/// The channels that the nodes of a world have: control, tips, requests, blocks, transfers, works,
-/// peers.
-pub(crate) const CHANNELS: [u32; 7] = [0, 1, 2, 16, 17, 18, 19];
-
-/// A kind of channel, as far as its messages are others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Control,
-    Tip,
-    Block,
-    Pool,
-    Peers,
-    Rpc,
-}
-
-impl Kind {
-    pub(crate) fn of(channel: u32) -> Self {
-        match channel {
-            0 => Self::Control,
-            1 => Self::Tip,
-            2 => Self::Rpc,
-            16 => Self::Block,
-            19 => Self::Peers,
-            _ => Self::Pool,
-        }
-    }
-}
-
 /// What a hostile node remembers, to make its frames from.
 #[derive(Debug, Default)]
 pub(crate) struct Hostile {
-    frames: [VecDeque<Frame>; 6],
+    frames: BTreeMap<Kind, VecDeque<Frame>>,
     headers: VecDeque<Bytes>,
     blocks: VecDeque<BlockId>,
     items: VecDeque<Bytes>,
@@ -82,8 +57,8 @@ impl Hostile {
 
     /// It sends or gets a frame, and may learn from it.
     pub(crate) fn saw(&mut self, channel: u32, frame: &Frame) {
-        let kind = Kind::of(channel);
-        let frames = &mut self.frames[kind as usize];
+        let Some(kind) = kind_of(channel) else { return };
+        let frames = self.frames.entry(kind).or_default();
         frames.truncate(MEMORY - 1);
         frames.push_front(frame.clone());
         match kind {
@@ -113,7 +88,7 @@ impl Hostile {
                 }
                 _ => {}
             },
-            Kind::Peers | Kind::Rpc => {}
+            _ => {}
         }
     }
 
@@ -128,14 +103,16 @@ impl Hostile {
         match entropy.below(256) {
             0..144 => vec![(channel, frame)],
             144..184 => {
-                let twisted = twist::twisted(Kind::of(channel), &frame, entropy);
+                let twisted =
+                    kind_of(channel).and_then(|kind| twist::twisted(kind, &frame, entropy));
                 vec![(channel, twisted.unwrap_or(frame))]
             }
             184..192 => Vec::new(),
             192..204 => vec![(channel, frame.clone()), (channel, frame)],
             204..228 => vec![(channel, changed(&frame, entropy))],
             228..236 => {
-                let other = CHANNELS[entropy.below(CHANNELS.len() as u64) as usize];
+                let all = numbers();
+                let other = all[entropy.below(all.len() as u64) as usize];
                 vec![(other, frame)]
             }
             236..246 => vec![(channel, self.attack(channel, entropy)), (channel, frame)],
@@ -145,7 +122,7 @@ impl Hostile {
 
     /// A frame of its own making: a message of the channel, something old, or no message at all.
     pub(crate) fn attack(&self, channel: u32, entropy: &mut Entropy) -> Frame {
-        let kind = Kind::of(channel);
+        let Some(kind) = kind_of(channel) else { return raw(entropy) };
         match entropy.below(8) {
             0..5 => self.craft(kind, entropy).unwrap_or_default(),
             5 => self.old(kind, entropy),
@@ -155,7 +132,7 @@ impl Hostile {
     }
 
     fn old(&self, kind: Kind, entropy: &mut Entropy) -> Frame {
-        pick(&self.frames[kind as usize], entropy).unwrap_or_default()
+        self.frames.get(&kind).and_then(|frames| pick(frames, entropy)).unwrap_or_default()
     }
 }
 
@@ -216,7 +193,8 @@ fn raw(entropy: &mut Entropy) -> Frame {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_proto::wire::{Encode as _, PeersMessage, RpcMessage};
+    use tidegate_proto::Message;
+    use tidegate_proto::wire::Encode as _;
 
     use super::*;
 
@@ -234,16 +212,10 @@ mod tests {
         let header = TipMessage::Header(Bytes::from_static(b"header")).to_frame().unwrap();
         hostile.saw(1, &header);
         let mut entropy = Entropy::seed(1);
-        for channel in CHANNELS {
+        for channel in numbers() {
             let made = (0..1000).map(|_| hostile.attack(channel, &mut entropy));
-            let good = made.filter(|frame| match Kind::of(channel) {
-                Kind::Control => frame.decode::<ControlMessage>().is_ok(),
-                Kind::Tip => frame.decode::<TipMessage>().is_ok(),
-                Kind::Block => frame.decode::<BlockMessage>().is_ok(),
-                Kind::Pool => frame.decode::<PoolMessage>().is_ok(),
-                Kind::Peers => frame.decode::<PeersMessage>().is_ok(),
-                Kind::Rpc => frame.decode::<RpcMessage>().is_ok(),
-            });
+            let kind = kind_of(channel).unwrap();
+            let good = made.filter(|frame| Message::decode(kind, frame).is_ok());
             let good = good.count();
             assert!((500..950).contains(&good), "{good} of channel {channel}");
         }

@@ -19,6 +19,7 @@ use std::sync::LazyLock;
 
 use tidegate_ledger::Ledger;
 
+mod channels;
 mod checkers;
 mod disk;
 mod entropy;

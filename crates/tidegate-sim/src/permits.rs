@@ -11,10 +11,10 @@ use tidegate_proto::wire::{
     BlockMessage, Body, Compact, ControlMessage, Frame, Grant, PeersMessage, PoolMessage, Return,
     RpcBlock, RpcFailed, RpcHeaders, RpcMessage, TipMessage, TipSlot,
 };
-use tidegate_proto::{Config, Time};
+use tidegate_proto::{Config, Kind, Message, Time};
 
+use crate::channels::{kind_of, name_of};
 use crate::checkers::Broken;
-use crate::hostile::Kind;
 
 /// Requests that a peer may have open (specification section 16).
 const RPC_REQUESTS: usize = 4;
@@ -81,8 +81,10 @@ impl Permits {
         now: Time,
     ) {
         let link = self.links.entry(at).or_default();
-        let wrong = match Kind::of(channel) {
-            Kind::Control => frame.decode::<ControlMessage>().err().map(|_| "no message"),
+        let Some(kind) = kind_of(channel) else {
+            return link.accuse("a frame on a channel that is not open", now);
+        };
+        let wrong = match kind {
             Kind::Tip => link.tip(frame),
             Kind::Block => {
                 let out = link.channels.entry(channel).or_default();
@@ -106,11 +108,11 @@ impl Permits {
                     Ok(_) => {}
                     Err(_) => return link.accuse("no message", now),
                 }
-                // Behind the blocks, in the order of their names, which is that of the ledger.
-                let pool = config.pools.get(channel as usize - 17);
+                let pool = config.pools.iter().find(|pool| pool.name == name_of(channel));
                 let grant = pool.map(|pool| &pool.grant);
                 grant.is_some_and(|grant| out.exceeds(grant)).then_some("an item without a permit")
             }
+            kind => Message::decode(kind, frame).err().map(|_| "no message"),
         };
         if let Some(wrong) = wrong {
             link.accuse(wrong, now);
@@ -120,7 +122,8 @@ impl Permits {
     /// A frame leaves a node.
     pub(crate) fn left(&mut self, at: (ConnectionId, usize), channel: u32, frame: &Frame) {
         let Some(link) = self.links.get_mut(&at) else { return };
-        match Kind::of(channel) {
+        let Some(kind) = kind_of(channel) else { return };
+        match kind {
             Kind::Control => {
                 if let Ok(ControlMessage::Goodbye(_) | ControlMessage::Refuse(_)) = frame.decode() {
                     self.ended(at);
@@ -162,6 +165,7 @@ impl Permits {
                     link.channels.entry(channel).or_default().give_back(&returns);
                 }
             }
+            _ => {}
         }
     }
 

@@ -569,6 +569,7 @@ impl World {
                 Output::Store { request, write } => self.keep(node, request, write),
                 // In a network that is wired records mean nothing; answers to `publish` nowhere.
                 Output::Sign { .. } | Output::Published { .. } => {}
+                output => panic!("the world does not know {output:?}"),
             }
         }
         self.set_timer(node);

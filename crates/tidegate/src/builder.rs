@@ -392,7 +392,7 @@ impl Builder {
             recorder,
             #[cfg(feature = "store")]
             keeper,
-            log: Log::new(config.pools.iter().map(|pool| pool.name.clone()).collect()),
+            log: Log::default(),
             clock: Clock::start(),
             routes: BTreeMap::new(),
             fates: BTreeMap::new(),

@@ -501,6 +501,8 @@ impl Driver {
                 self.log.event(&event, self.clock.now());
                 self.mailbox.push(event);
             }
+            // The two are of one version.
+            output => debug_assert!(false, "nobody does {output:?}"),
         }
     }
 

@@ -120,7 +120,7 @@ pub use node::{BlockAt, Events, Failure, Node, NodeError, PoolItem, Publishing};
 #[cfg(feature = "store")]
 pub use store::{Saved, Store, StoreError};
 pub use tidegate_proto::{
-    AddressSource, BannedPeer, Config, Limits, OwnAddress, PeerStatus, Permits, PoolSpec,
+    AddressSource, BannedPeer, Config, Kind, Limits, OwnAddress, PeerStatus, Permits, PoolSpec,
     PoolStatus, Scope, Status, Told, Violation, config, id, io, merkle, recording, rules, stats,
     wire,
 };

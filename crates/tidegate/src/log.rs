@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tidegate_proto::Time;
 use tidegate_proto::id::Address;
 use tidegate_proto::io::{DialError, Event};
+use tidegate_proto::{Kind, Time};
 
 use crate::transport::from_core;
 
@@ -19,8 +19,6 @@ const FAILURES: usize = 256;
 /// Lines by their cause.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
-    /// Their names.
-    pools: Vec<String>,
     causes: BTreeMap<&'static str, Cause>,
     failures: BTreeMap<Address, DialError>,
 }
@@ -33,11 +31,6 @@ struct Cause {
 }
 
 impl Log {
-    /// Nothing has happened yet. Lines name the pools by these.
-    pub(crate) fn new(pools: Vec<String>) -> Self {
-        Self { pools, ..Self::default() }
-    }
-
     /// Whether a line may be written, and how many were not since the last one.
     fn may(&mut self, cause: &'static str, now: Time) -> Option<u64> {
         let cause = self.causes.entry(cause).or_default();
@@ -89,10 +82,8 @@ impl Log {
                 true => tracing::info!(%peer, %refusal, "refused"),
                 false => tracing::info!(%peer, %refusal, "refused by the peer"),
             },
-            Event::NotShared { peer, pool, reason } => {
-                let name = pool.and_then(|pool| self.pools.get(usize::from(pool.0)));
-                let what = name.map_or("blocks", String::as_str);
-                tracing::warn!(%peer, what, %reason, "not shared");
+            Event::NotShared { peer, kind, name, reason } => {
+                tracing::warn!(%peer, what = not_shared(*kind, name), %reason, "not shared");
             }
             Event::DialFailed { address, error } => {
                 let name =
@@ -112,6 +103,11 @@ impl Log {
             _ => {}
         }
     }
+}
+
+/// What two nodes do not exchange, in a word.
+fn not_shared(kind: Kind, name: &str) -> &str {
+    if name.is_empty() { kind.name() } else { name }
 }
 
 #[cfg(test)]

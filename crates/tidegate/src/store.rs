@@ -519,6 +519,7 @@ impl Store {
                     }
                     Ok(Found::Headers(headers))
                 }
+                _ => Ok(Found::Nothing),
             }
         };
         read().map_err(|error| failed(&self.path, error))

@@ -101,8 +101,8 @@ impl EventLog {
                 let data = json!({ "peer": peer.to_string(), "reason": reason.to_string() });
                 ("peer_disconnected", data)
             }
-            Event::NotShared { peer, pool: index, reason } => {
-                let what = index.as_ref().map_or_else(|| "blocks".to_owned(), pool);
+            Event::NotShared { peer, kind, name, reason } => {
+                let what = super::model::not_shared(*kind, name);
                 let data =
                     json!({ "peer": peer.to_string(), "what": what, "reason": reason.to_string() });
                 ("not_shared", data)

@@ -317,6 +317,10 @@ pub(super) async fn submit(
             Err(Problem::unavailable(format!("the pool is full: it takes fees above {floor}")))
         }
         Fate::Invalid(why) => Err(Problem::bad_request(why.to_string())),
+        fate => {
+            let text = format!("the node did not take it: {fate:?}");
+            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, text))
+        }
     }
 }
 

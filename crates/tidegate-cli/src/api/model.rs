@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tidegate::PeerStatus;
+use tidegate::{Kind, PeerStatus};
 use utoipa::{IntoParams, ToSchema};
 
 /// A node at a glance.
@@ -220,6 +220,15 @@ impl Peer {
     }
 }
 
+/// What two nodes do not exchange: the name of a pool, or of what the other channels carry.
+pub(crate) fn not_shared(kind: Kind, name: &str) -> String {
+    match kind {
+        Kind::Block => "blocks".to_owned(),
+        _ if name.is_empty() => kind.name().to_owned(),
+        _ => name.to_owned(),
+    }
+}
+
 impl From<&PeerStatus> for Peer {
     fn from(status: &PeerStatus) -> Self {
         let permits = status.permits.iter().map(|(pool, permits)| Permits {
@@ -227,8 +236,8 @@ impl From<&PeerStatus> for Peer {
             given: permits.given,
             spent: permits.spent,
         });
-        let not_shared = status.not_shared.iter().map(|(pool, why)| Unshared {
-            what: pool.clone().unwrap_or_else(|| "blocks".to_owned()),
+        let not_shared = status.not_shared.iter().map(|(kind, name, why)| Unshared {
+            what: not_shared(*kind, name),
             why: why.to_string(),
         });
         let channels = status.channels.iter();

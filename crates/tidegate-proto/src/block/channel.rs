@@ -22,7 +22,7 @@ use crate::chunk::Receiving;
 use crate::config::Config;
 use crate::fetch::LOOK_AGAIN;
 use crate::id::{BlockId, ConnectionId, ItemId, PoolIndex};
-use crate::link::At;
+use crate::link::Instance;
 use crate::permit::{Spent, Terms};
 use crate::pool::{self, Pool};
 use crate::route::{Candidate, Delivery, decide};
@@ -40,6 +40,7 @@ pub(crate) struct Channel;
 
 impl ChannelTrait for Channel {
     const NAME: &'static str = "block";
+    const FIXED: Option<u32> = None;
     const MAX_FRAME: usize = MAX_FRAME;
     type Message = BlockMessage;
 
@@ -56,13 +57,13 @@ impl ChannelTrait for Channel {
         config.genesis.iter().map(|_| offer.clone()).collect()
     }
 
-    fn on_up(cx: &mut Context, at: At, terms: &Terms) {
+    fn on_up(cx: &mut Context, at: Instance, terms: &Terms) {
         let best = cx.tip.best().map(|best| best.block);
         cx.blocks.links.insert(at.link, BlockLink::new(at, terms, best));
         headers::link_up(cx, at.link);
     }
 
-    fn on_down(cx: &mut Context, at: At) {
+    fn on_down(cx: &mut Context, at: Instance) {
         for link in cx.blocks.fetcher.link_down(at.link, cx.now) {
             wake_block(cx, link);
         }
@@ -89,7 +90,7 @@ impl ChannelTrait for Channel {
         !matches!(message, BlockMessage::Push(_) | BlockMessage::Fetch(_))
     }
 
-    fn on_message(cx: &mut Context, at: At, message: BlockMessage) -> Result<(), Violation> {
+    fn on_message(cx: &mut Context, at: Instance, message: BlockMessage) -> Result<(), Violation> {
         // It may be asked for more now, or be owed an answer.
         cx.links.wake(at.link, at.slot);
         let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
@@ -158,7 +159,7 @@ impl ChannelTrait for Channel {
         }
     }
 
-    fn poll_message(cx: &mut Context, at: At) -> Option<BlockMessage> {
+    fn poll_message(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
         let room = cx.room(at.link);
         let link = cx.blocks.links.get_mut(&at.link)?;
         if let Some(leaving) = link.ledger.take_returns(cx.now, room) {
@@ -174,13 +175,21 @@ impl ChannelTrait for Channel {
             .or_else(|| serve::poll_answer(cx, at))
     }
 
-    fn deadline(cx: &Context, at: At) -> Option<Time> {
+    fn deadline(cx: &Context, at: Instance) -> Option<Time> {
         let link = cx.blocks.links.get(&at.link)?;
         link.ledger.returns_due()
     }
 
-    fn awaited_since(cx: &Context, at: At) -> Option<Time> {
+    fn awaited_since(cx: &Context, at: Instance) -> Option<Time> {
         cx.blocks.links.get(&at.link)?.ledger.holder.awaited_since()
+    }
+
+    fn due(cx: &Context, _: usize) -> Option<Time> {
+        cx.blocks.deadline().into_iter().chain(cx.sync.deadline()).min()
+    }
+
+    fn expire(cx: &mut Context, _: usize) {
+        super::expire(cx);
     }
 }
 
@@ -225,7 +234,7 @@ pub(super) fn late(cx: &mut Context, link: ConnectionId, late: Late) {
     advance(cx, block);
 }
 
-fn on_fetch(cx: &mut Context, at: At, fetch: BlockFetch) -> Result<(), Violation> {
+fn on_fetch(cx: &mut Context, at: Instance, fetch: BlockFetch) -> Result<(), Violation> {
     let compact = fetch.want == BlockWant::Compact;
     let until = compact.then_some(cx.now + cx.config.limits.not_here_after);
     let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
@@ -240,7 +249,7 @@ fn on_fetch(cx: &mut Context, at: At, fetch: BlockFetch) -> Result<(), Violation
     Ok(())
 }
 
-fn on_ids(cx: &mut Context, at: At, ids: BlockIds) -> Result<(), Violation> {
+fn on_ids(cx: &mut Context, at: Instance, ids: BlockIds) -> Result<(), Violation> {
     let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     // R9.2.13
     let request = link.find(&ids.block, BlockPart::Ids).ok_or(Violation::Unasked)?;
@@ -260,7 +269,7 @@ fn on_ids(cx: &mut Context, at: At, ids: BlockIds) -> Result<(), Violation> {
     Ok(())
 }
 
-fn on_item(cx: &mut Context, at: At, item: wire::BlockItem) -> Result<(), Violation> {
+fn on_item(cx: &mut Context, at: Instance, item: wire::BlockItem) -> Result<(), Violation> {
     let wire::BlockItem { block, index, pool: name, id, proof, body } = item;
     let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     let request = link.find(&block, BlockPart::Items).ok_or(Violation::Unasked)?;
@@ -302,12 +311,12 @@ fn largest_item(pools: &[Pool], pool: Option<PoolIndex>) -> u32 {
 
 /// An item that was asked for is there, all of it: it is not awaited from here any more. One that turns
 /// out to be another stays asked for, so that it is asked of others when this link ends. R9.2.15
-fn item_answered(cx: &mut Context, at: At, block: &BlockId, index: u32) {
+fn item_answered(cx: &mut Context, at: Instance, block: &BlockId, index: u32) {
     let Some(link) = cx.blocks.links.get_mut(&at.link) else { return };
     link.item_answered(block, index);
 }
 
-fn on_chunk(cx: &mut Context, at: At, chunk: &[u8]) -> Result<(), Violation> {
+fn on_chunk(cx: &mut Context, at: Instance, chunk: &[u8]) -> Result<(), Violation> {
     let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     // R6.4.6
     let incoming = link.incoming.as_mut().ok_or(Violation::Unasked)?;
@@ -355,7 +364,7 @@ fn deliver(
 }
 
 /// Asks for headers and compact blocks.
-fn poll_fetch(cx: &mut Context, at: At) -> Option<BlockMessage> {
+fn poll_fetch(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
     let link = cx.blocks.links.get_mut(&at.link)?;
     let fastest = cx.links.fastest(at.link);
     let connection = cx.links.get_mut(at.link)?;
@@ -391,7 +400,7 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<BlockMessage> {
 }
 
 /// Asks for what blocks that are being put together lack.
-fn poll_build(cx: &mut Context, at: At) -> Option<BlockMessage> {
+fn poll_build(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
     let limits = &cx.config.limits;
     let link = cx.blocks.links.get_mut(&at.link).filter(|link| link.has_room(limits))?;
     let fastest = cx.links.fastest(at.link);
@@ -466,7 +475,7 @@ pub(super) fn pass_on(cx: &mut Context) {
 }
 
 /// Pushes the best block, if it is whole and the peer has not heard of it.
-fn poll_push(cx: &mut Context, at: At) -> Option<BlockMessage> {
+fn poll_push(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
     let salt = cx.links.get(at.link)?.salt;
     let best = cx.tip.best()?;
     let known = cx.blocks.known.get(&best.block)?;

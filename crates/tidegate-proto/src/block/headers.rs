@@ -11,7 +11,7 @@ use super::wanted::{self, Change};
 use super::{Body, Known, compact_arrived, give_back_pushed, keep, may_have, sync, wake_block};
 use crate::channel::Context;
 use crate::id::{BlockId, ConnectionId};
-use crate::io::Verdict;
+use crate::io::{Subject, Verdict};
 use crate::rules::HeaderFacts;
 use crate::stats::Count;
 use crate::tickets::Question;
@@ -252,6 +252,12 @@ fn follow_back(cx: &mut Context, link: ConnectionId, block: BlockId) {
     if at != block && !there {
         wanted::offer_header(cx, at, link);
     }
+}
+
+/// What to ask the application about a header that has a ticket.
+pub(crate) fn header_subject(cx: &Context, block: BlockId) -> Option<Subject> {
+    let header = cx.blocks.checking.get(&block)?.header.clone();
+    Some(Subject::Header { block, header })
 }
 
 /// The verdict about a header is there.

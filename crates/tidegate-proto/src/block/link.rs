@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::chunk::{Outgoing, Receiving, Sending};
 use crate::config::Limits;
 use crate::id::{BlockId, ItemId};
-use crate::link::At;
+use crate::link::Instance;
 use crate::permit::{Ledger, Terms};
 use crate::rules::HeaderFacts;
 use crate::time::Time;
@@ -19,7 +19,7 @@ const SLOTS: usize = 64;
 /// One link.
 #[derive(Debug)]
 pub(super) struct BlockLink {
-    pub(super) at: At,
+    pub(super) at: Instance,
     pub(super) ledger: Ledger<()>,
     /// What this node has asked for and has no answer to.
     pub(super) requests: Vec<Request>,
@@ -161,7 +161,7 @@ impl Pushed {
 }
 
 impl BlockLink {
-    pub(super) fn new(at: At, terms: &Terms, best: Option<BlockId>) -> Self {
+    pub(super) fn new(at: Instance, terms: &Terms, best: Option<BlockId>) -> Self {
         Self {
             at,
             ledger: Ledger::new(terms),

@@ -5,7 +5,7 @@ use crate::channel::Context;
 use crate::chunk;
 use crate::id::BlockId;
 use crate::io::{Block, BlockItem, Found};
-use crate::link::At;
+use crate::link::Instance;
 use crate::merkle;
 use crate::pool::{self, Pool};
 use crate::wire::{
@@ -71,7 +71,7 @@ const ITEMS_A_STEP: usize = 4;
 
 /// Answers one thing that the peer asked for. One request may be for many messages: it is charged with
 /// each.
-pub(super) fn poll_answer(cx: &mut Context, at: At) -> Option<BlockMessage> {
+pub(super) fn poll_answer(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
     let salt = cx.links.get(at.link)?.salt;
     let count = cx.blocks.links.get(&at.link)?.asked.len();
     for _ in 0..count {

@@ -3,7 +3,7 @@
 use super::{ControlLink, Stage};
 use crate::channel::Context;
 use crate::id::ConnectionId;
-use crate::link::At;
+use crate::link::Instance;
 use crate::time::Time;
 use crate::wire::ControlMessage;
 
@@ -38,13 +38,13 @@ fn silent_since(cx: &Context, link: ConnectionId) -> Option<Time> {
     let connection = cx.links.get(link)?;
     let slots = connection.slots.iter().enumerate();
     let owed = slots.filter_map(|(slot, s)| {
-        let at = At { link, slot, index: s.index };
+        let at = Instance { link, slot, index: s.index };
         s.kind.awaited_since(cx, at)
     });
     Some(owed.min()?.max(connection.heard))
 }
 
-pub(super) fn poll_ping(cx: &mut Context, at: At) -> Option<ControlMessage> {
+pub(super) fn poll_ping(cx: &mut Context, at: Instance) -> Option<ControlMessage> {
     let link = cx.control.links.get(&at.link)?;
     if link.stage != Stage::Up || next_ping(cx, link).is_none_or(|due| due > cx.now) {
         return None;

@@ -1,27 +1,13 @@
 //! Which channels a connection has: fixed ones, and those that both ends offer
 //! (specification section 5.7).
 
-use crate::channel::{Context, Kind};
-use crate::config::Config;
-use crate::id::{ConnectionId, PoolIndex};
+use crate::channel::{self, Agreed, Context, Kind};
+use crate::id::ConnectionId;
 use crate::io::{NotShared, Output};
-use crate::link::{At, FIRST_AGREED, Slot};
+use crate::link::{Instance, Slot};
 use crate::permit::Terms;
-use crate::pool;
-use crate::rules::Rules;
 use crate::violation::Violation;
 use crate::wire::{Grant, Offer, Raise, Setup};
-
-/// Channels with fixed numbers, which a node has if it has blocks.
-const FIXED: [(u32, Kind); 2] = [(1, Kind::Tip), (2, Kind::Rpc)];
-
-/// What this node offers, ascending by kind and name.
-pub(super) fn offers(config: &Config, rules: &dyn Rules) -> Vec<Offer> {
-    let mut offers =
-        Kind::ALL.iter().flat_map(|kind| kind.offers(config, rules)).collect::<Vec<_>>();
-    offers.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
-    offers
-}
 
 /// Whether a peer's offers are in order: both ends must number the instances alike.
 pub(super) fn check(offers: &[Offer]) -> Result<(), Violation> {
@@ -38,6 +24,11 @@ pub(super) fn check(offers: &[Offer]) -> Result<(), Violation> {
     }
 }
 
+/// Channels with fixed numbers besides control, which a node has if it has blocks.
+fn fixed() -> impl Iterator<Item = (u32, Kind)> {
+    Kind::all_fixed().filter(|(_, kind)| *kind != Kind::Control)
+}
+
 /// The channels with fixed numbers may be written to.
 pub(super) fn add_fixed(cx: &mut Context, link: ConnectionId) {
     if cx.config.genesis.is_none() {
@@ -45,11 +36,11 @@ pub(super) fn add_fixed(cx: &mut Context, link: ConnectionId) {
     }
     let none = Grant { announcements: 0, bodies: 0, body_bytes: 0, requests: 0, fetch_bytes: 0 };
     let terms = Terms { ours: none.clone(), theirs: none };
-    for (number, kind) in FIXED {
+    for (number, kind) in fixed() {
         let Some(connection) = cx.links.get_mut(link) else { return };
         if connection.slot_of(number).is_none() {
             connection.slots.push(Slot::new(number, kind, 0, 1));
-            let at = At { link, slot: connection.slots.len() - 1, index: 0 };
+            let at = Instance { link, slot: connection.slots.len() - 1, index: 0 };
             kind.on_up(cx, at, &terms);
         }
     }
@@ -59,54 +50,38 @@ pub(super) fn add_fixed(cx: &mut Context, link: ConnectionId) {
 pub(super) fn open_fixed(cx: &mut Context, link: ConnectionId) {
     add_fixed(cx, link);
     if cx.config.genesis.is_some() {
-        let open = FIXED.map(|(channel, _)| Output::Open { connection: link, channel });
-        cx.outputs.extend(open);
+        cx.outputs.extend(fixed().map(|(channel, _)| Output::Open { connection: link, channel }));
     }
 }
 
-/// What two nodes do not exchange: a pool, or blocks (`None`), and why.
-pub(super) type Unshared = (Option<PoolIndex>, NotShared);
+/// What two nodes do not exchange: the kind of channel, the name of its instance, and why.
+pub(super) type Unshared = (Kind, String, NotShared);
 
 /// Both setups are there: opens what both offer. What this node offers in vain comes back.
 pub(super) fn open_agreed(cx: &mut Context, link: ConnectionId, setup: &Setup) -> Vec<Unshared> {
-    let own = offers(&cx.config, &*cx.rules);
+    let own = channel::offers(&cx.config, &*cx.rules);
+    let offers = own.iter().map(|(_, offer)| offer.clone()).collect::<Vec<_>>();
+    let agreed = channel::agreed(&offers, &setup.offers);
     let mut unshared = Vec::new();
     let Some(connection) = cx.links.get_mut(link) else { return unshared };
     connection.up = true;
     connection.salt = setup.salt;
-    let pools = &cx.config.pools;
     let mut opened = Vec::new();
-    // R5.7.3
-    let mut number = FIRST_AGREED;
-    for offer in &own {
-        let same = |theirs: &&Offer| theirs.kind == offer.kind && theirs.name == offer.name;
-        let index = pools.iter().position(|pool| pool.name == offer.name).unwrap_or(0);
-        let mut in_vain = |reason| match Kind::of(offer.kind) {
-            Some(Kind::Pool) => unshared.push((Some(PoolIndex(index as u16)), reason)),
-            Some(Kind::Block) => unshared.push((None, reason)),
-            _ => {}
-        };
-        // R5.1.7
-        let Some(theirs) = setup.offers.iter().find(same) else {
-            in_vain(NotShared::NotOffered);
+    for (index, offer) in own {
+        let Some(kind) = Kind::of(offer.kind) else { continue };
+        let same = |one: &&Agreed| one.kind == kind && one.name == offer.name;
+        let one = agreed.iter().find(same);
+        let version = one.map_or(Err(NotShared::NotOffered), |one| one.version);
+        let (Some(one), Ok(version)) = (one, version) else {
+            unshared.extend(version.err().map(|reason| (kind, offer.name, reason)));
             continue;
         };
-        // A number is taken even if the two do not agree on more than the name. R5.7.4
-        let instance = number;
-        number += 1;
-        // R5.7.6
-        let version = match common_version(offer, theirs) {
-            Ok(version) => version,
-            Err(reason) => {
-                in_vain(reason);
-                continue;
-            }
-        };
-        let Some(kind) = Kind::of(offer.kind) else { continue };
-        connection.slots.push(Slot::new(instance, kind, index, version));
+        let same = |theirs: &&Offer| theirs.kind == offer.kind && theirs.name == offer.name;
+        let Some(theirs) = setup.offers.iter().find(same) else { continue };
+        connection.slots.push(Slot::new(one.number, kind, index, version));
         let slot = connection.slots.len() - 1;
-        let terms = Terms { ours: offer.grant.clone(), theirs: theirs.grant.clone() };
-        opened.push((kind, At { link, slot, index }, terms, instance));
+        let terms = Terms { ours: offer.grant, theirs: theirs.grant.clone() };
+        opened.push((kind, Instance { link, slot, index }, terms, one.number));
     }
     for (kind, at, terms, channel) in opened {
         kind.on_up(cx, at, &terms);
@@ -116,34 +91,18 @@ pub(super) fn open_agreed(cx: &mut Context, link: ConnectionId, setup: &Setup) -
     unshared
 }
 
-/// The highest version that both know, if they agree on its rules. R5.7.5
-fn common_version(ours: &Offer, theirs: &Offer) -> Result<u32, NotShared> {
-    let common = ours.versions.iter().rev().find_map(|version| {
-        let same = theirs.versions.iter().find(|other| other.number == version.number)?;
-        Some((version.number, version.rules == same.rules))
-    });
-    match common {
-        Some((number, true)) => Ok(number),
-        Some((_, false)) => Err(NotShared::OtherRules),
-        None => Err(NotShared::NoCommonVersion),
-    }
-}
-
 /// The peer raised what this node may have outstanding on an instance.
 pub(super) fn raised(cx: &mut Context, link: ConnectionId, raise: &Raise) -> Result<(), Violation> {
     let connection = cx.links.get(link).ok_or(Violation::UnknownChannel)?;
     let slot = connection.slot_of(raise.instance).ok_or(Violation::UnknownChannel)?;
     let Slot { kind, index, .. } = connection.slots[slot];
-    match kind {
-        Kind::Pool => pool::raised(cx, At { link, slot, index }, &raise.grant),
-        // R6.1.5
-        _ => Err(Violation::UnknownChannel),
-    }
+    kind.raised(cx, Instance { link, slot, index }, &raise.grant)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::common_version;
     use crate::id::Digest;
     use crate::wire::OfferedVersion;
 

@@ -16,7 +16,7 @@ use crate::channel::{Channel as ChannelTrait, Context};
 use crate::config::Config;
 use crate::control::record;
 use crate::id::{Address, ConnectionId, Digest};
-use crate::link::At;
+use crate::link::Instance;
 use crate::peers::address::{Scope, is_local};
 use crate::peers::book::Learnt;
 use crate::peers::dial_back::{self, DialBacks, Reach};
@@ -54,7 +54,7 @@ pub(crate) struct Exchange {
 
 #[derive(Debug)]
 struct ExchangeLink {
-    at: At,
+    at: Instance,
     /// A question has no answer yet.
     asked: bool,
     /// When the last question left.
@@ -138,6 +138,7 @@ pub(crate) struct Channel;
 
 impl ChannelTrait for Channel {
     const NAME: &'static str = "peers";
+    const FIXED: Option<u32> = None;
     const MAX_FRAME: usize = 48 << 10;
     type Message = PeersMessage;
 
@@ -154,7 +155,7 @@ impl ChannelTrait for Channel {
         }]
     }
 
-    fn on_up(cx: &mut Context, at: At, _: &Terms) {
+    fn on_up(cx: &mut Context, at: Instance, _: &Terms) {
         let outbound = cx.links.get(at.link).is_some_and(|link| !link.direction.is_inbound());
         let wait = if outbound { Duration::ZERO } else { cx.exchange.about(CONTENT) };
         let link = ExchangeLink {
@@ -172,7 +173,7 @@ impl ChannelTrait for Channel {
         cx.exchange.links.insert(at.link, link);
     }
 
-    fn on_down(cx: &mut Context, at: At) {
+    fn on_down(cx: &mut Context, at: Instance) {
         cx.exchange.links.remove(&at.link);
     }
 
@@ -180,7 +181,7 @@ impl ChannelTrait for Channel {
         matches!(message, PeersMessage::Records(_) | PeersMessage::Reached(_))
     }
 
-    fn on_message(cx: &mut Context, at: At, message: PeersMessage) -> Result<(), Violation> {
+    fn on_message(cx: &mut Context, at: Instance, message: PeersMessage) -> Result<(), Violation> {
         let link = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
         match message {
             PeersMessage::Ask => {
@@ -198,7 +199,7 @@ impl ChannelTrait for Channel {
         }
     }
 
-    fn poll_message(cx: &mut Context, at: At) -> Option<PeersMessage> {
+    fn poll_message(cx: &mut Context, at: Instance) -> Option<PeersMessage> {
         let interval = cx.config.limits.records_interval;
         let link = cx.exchange.links.get_mut(&at.link)?;
         let burst = cx.config.limits.records_burst;
@@ -219,7 +220,7 @@ impl ChannelTrait for Channel {
         dial_back::poll(cx, at.link)
     }
 
-    fn deadline(cx: &Context, at: At) -> Option<Time> {
+    fn deadline(cx: &Context, at: Instance) -> Option<Time> {
         let limits = &cx.config.limits;
         let link = cx.exchange.links.get(&at.link)?;
         let answer =
@@ -233,9 +234,15 @@ impl ChannelTrait for Channel {
     }
 
     /// An answer that stays away is not missed: another peer is asked later.
-    fn awaited_since(_: &Context, _: At) -> Option<Time> {
+    fn awaited_since(_: &Context, _: Instance) -> Option<Time> {
         None
     }
+
+    fn due(_: &Context, _: usize) -> Option<Time> {
+        None
+    }
+
+    fn expire(_: &mut Context, _: usize) {}
 }
 
 /// What a peer that asked is told: this node's own record first. R15.3
@@ -302,7 +309,7 @@ fn learn(cx: &mut Context, record: &PeerRecord, source: &Address) -> Result<bool
 }
 
 /// The newest record of this node, if the peer does not have it, and it is not too soon.
-fn poll_moved(cx: &mut Context, at: At) -> Option<PeerRecord> {
+fn poll_moved(cx: &mut Context, at: Instance) -> Option<PeerRecord> {
     let link = cx.exchange.links.get_mut(&at.link)?;
     if link.moves_out.next(MOVES, MOVE_INTERVAL) > cx.now {
         return None;
@@ -313,7 +320,7 @@ fn poll_moved(cx: &mut Context, at: At) -> Option<PeerRecord> {
     Some(moved)
 }
 
-fn on_moved(cx: &mut Context, at: At, record: &PeerRecord) -> Result<(), Violation> {
+fn on_moved(cx: &mut Context, at: Instance, record: &PeerRecord) -> Result<(), Violation> {
     let link = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     // R15.8
     if link.moves_in.next(MOVES * 2, MOVE_INTERVAL) > cx.now {
@@ -331,7 +338,7 @@ fn on_moved(cx: &mut Context, at: At, record: &PeerRecord) -> Result<(), Violati
     Ok(())
 }
 
-fn on_records(cx: &mut Context, at: At, records: &[PeerRecord]) -> Result<(), Violation> {
+fn on_records(cx: &mut Context, at: Instance, records: &[PeerRecord]) -> Result<(), Violation> {
     let link = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     if !std::mem::take(&mut link.asked) {
         // R15.4

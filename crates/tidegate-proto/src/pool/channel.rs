@@ -16,7 +16,7 @@ use super::{How, Source, arrived, release, report, spend_for};
 use crate::channel::{Channel as ChannelTrait, Context, Kind};
 use crate::chunk::{self, Receiving};
 use crate::config::{Config, PoolSpec};
-use crate::link::At;
+use crate::link::Instance;
 use crate::permit::{Spent, Terms};
 use crate::route::{Candidate, Delivery, decide};
 use crate::rules::Rules;
@@ -32,6 +32,7 @@ pub(crate) struct Channel;
 
 impl ChannelTrait for Channel {
     const NAME: &'static str = "pool";
+    const FIXED: Option<u32> = None;
     const MAX_FRAME: usize = MAX_FRAME;
     type Message = PoolMessage;
 
@@ -52,7 +53,7 @@ impl ChannelTrait for Channel {
         config.pools.iter().map(offer).collect()
     }
 
-    fn on_up(cx: &mut Context, at: At, terms: &Terms) {
+    fn on_up(cx: &mut Context, at: Instance, terms: &Terms) {
         let pool = &mut cx.pools[at.index];
         let ordinal = pool.free_ordinal();
         let mut link = PoolLink::new(at, terms, pool.next, ordinal);
@@ -60,7 +61,7 @@ impl ChannelTrait for Channel {
         pool.links.insert(at.link, link);
     }
 
-    fn on_down(cx: &mut Context, at: At) {
+    fn on_down(cx: &mut Context, at: Instance) {
         let pool = &mut cx.pools[at.index];
         let others = pool.fetcher.link_down(at.link, cx.now);
         pool.wake(others, &mut cx.links);
@@ -86,7 +87,7 @@ impl ChannelTrait for Channel {
         !matches!(message, PoolMessage::Announce(_) | PoolMessage::Fetch(_))
     }
 
-    fn on_message(cx: &mut Context, at: At, message: PoolMessage) -> Result<(), Violation> {
+    fn on_message(cx: &mut Context, at: Instance, message: PoolMessage) -> Result<(), Violation> {
         match message {
             // R6.2.3
             PoolMessage::Return(list) if list.is_empty() => Err(Violation::Empty),
@@ -104,7 +105,7 @@ impl ChannelTrait for Channel {
         }
     }
 
-    fn poll_message(cx: &mut Context, at: At) -> Option<PoolMessage> {
+    fn poll_message(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
         let room = cx.room(at.link);
         let link = cx.pools[at.index].links.get_mut(&at.link)?;
         if let Some(leaving) = link.ledger.take_returns(cx.now, room) {
@@ -126,17 +127,43 @@ impl ChannelTrait for Channel {
         }
     }
 
-    fn deadline(cx: &Context, at: At) -> Option<Time> {
+    fn deadline(cx: &Context, at: Instance) -> Option<Time> {
         let link = cx.pools[at.index].links.get(&at.link)?;
         link.ledger.returns_due()
     }
 
-    fn awaited_since(cx: &Context, at: At) -> Option<Time> {
+    fn awaited_since(cx: &Context, at: Instance) -> Option<Time> {
         cx.pools[at.index].links.get(&at.link)?.ledger.holder.awaited_since()
+    }
+
+    fn instances(config: &Config) -> usize {
+        config.pools.len()
+    }
+
+    fn due(cx: &Context, index: usize) -> Option<Time> {
+        cx.pools[index].deadline()
+    }
+
+    fn expire(cx: &mut Context, index: usize) {
+        super::expire(cx, index);
+    }
+
+    fn raise(cx: &mut Context, at: Instance, grant: &Grant) -> Option<Grant> {
+        let link = cx.pools[at.index].links.get_mut(&at.link)?;
+        let issuer = &mut link.ledger.issuer;
+        issuer.raise(grant).then(|| issuer.grant().clone())
+    }
+
+    fn raised(cx: &mut Context, at: Instance, grant: &Grant) -> Result<(), Violation> {
+        let pool = &mut cx.pools[at.index];
+        let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+        link.ledger.holder.raise(grant)?;
+        cx.links.wake(at.link, at.slot);
+        Ok(())
     }
 }
 
-fn on_return(cx: &mut Context, at: At, returns: Vec<Return>) -> Result<(), Violation> {
+fn on_return(cx: &mut Context, at: Instance, returns: Vec<Return>) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     let mut ignored = 0;
@@ -160,7 +187,11 @@ fn on_return(cx: &mut Context, at: At, returns: Vec<Return>) -> Result<(), Viola
     Ok(())
 }
 
-fn on_announce(cx: &mut Context, at: At, announcements: &[Announcement]) -> Result<(), Violation> {
+fn on_announce(
+    cx: &mut Context,
+    at: Instance,
+    announcements: &[Announcement],
+) -> Result<(), Violation> {
     cx.stats.worked(announcements.len() as u64);
     for Announcement { id: alias, facts } in announcements {
         let pool = &mut cx.pools[at.index];
@@ -193,7 +224,7 @@ fn on_announce(cx: &mut Context, at: At, announcements: &[Announcement]) -> Resu
     Ok(())
 }
 
-fn on_push(cx: &mut Context, at: At, body: Body) -> Result<(), Violation> {
+fn on_push(cx: &mut Context, at: Instance, body: Body) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     match body {
@@ -215,7 +246,7 @@ fn on_push(cx: &mut Context, at: At, body: Body) -> Result<(), Violation> {
     }
 }
 
-fn on_fetch(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation> {
+fn on_fetch(cx: &mut Context, at: Instance, numbers: Vec<u32>) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     for number in numbers {
@@ -235,7 +266,7 @@ fn on_fetch(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation
     Ok(())
 }
 
-fn on_answer(cx: &mut Context, at: At, answer: Answer) -> Result<(), Violation> {
+fn on_answer(cx: &mut Context, at: Instance, answer: Answer) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     let number = answer.number;
@@ -260,7 +291,7 @@ fn on_answer(cx: &mut Context, at: At, answer: Answer) -> Result<(), Violation> 
 }
 
 /// The body that was asked for is there: it must be what was announced.
-fn answered(cx: &mut Context, at: At, number: u32, body: Bytes) -> Result<(), Violation> {
+fn answered(cx: &mut Context, at: Instance, number: u32, body: Bytes) -> Result<(), Violation> {
     let now = cx.now;
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
@@ -296,7 +327,7 @@ fn answered(cx: &mut Context, at: At, number: u32, body: Bytes) -> Result<(), Vi
     Ok(())
 }
 
-fn on_chunk(cx: &mut Context, at: At, chunk: &[u8]) -> Result<(), Violation> {
+fn on_chunk(cx: &mut Context, at: Instance, chunk: &[u8]) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     // R6.4.6
@@ -311,7 +342,7 @@ fn on_chunk(cx: &mut Context, at: At, chunk: &[u8]) -> Result<(), Violation> {
     }
 }
 
-fn on_gone(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation> {
+fn on_gone(cx: &mut Context, at: Instance, numbers: Vec<u32>) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
     for number in numbers {
         let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
@@ -342,7 +373,7 @@ fn on_gone(cx: &mut Context, at: At, numbers: Vec<u32>) -> Result<(), Violation>
 }
 
 /// Asks for announced items, the best first.
-fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
+fn poll_fetch(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link)?;
     let fastest = cx.links.fastest(at.link);
@@ -381,7 +412,7 @@ fn poll_fetch(cx: &mut Context, at: At) -> Option<PoolMessage> {
 }
 
 /// Answers what the peer asked for. R7.3.6
-fn poll_answer(cx: &mut Context, at: At) -> Option<PoolMessage> {
+fn poll_answer(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link)?;
     let mut gone = Vec::new();
@@ -406,7 +437,7 @@ fn poll_answer(cx: &mut Context, at: At) -> Option<PoolMessage> {
 }
 
 /// Announces or pushes what the link has not seen of the log.
-fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
+fn poll_entries(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
     let connection = cx.links.get(at.link)?;
     let (height, salt) = (connection.height(), connection.salt);
     let pool = &mut cx.pools[at.index];
@@ -469,18 +500,4 @@ fn poll_entries(cx: &mut Context, at: At) -> Option<PoolMessage> {
         link.announced_old();
     }
     (!announcements.is_empty()).then_some(PoolMessage::Announce(announcements))
-}
-
-/// Raises what a peer may have outstanding on a pool; what it is now.
-pub(crate) fn raise(cx: &mut Context, at: At, grant: &Grant) -> Option<Grant> {
-    let link = cx.pools[at.index].links.get_mut(&at.link)?;
-    link.ledger.issuer.raise(grant).then(|| link.ledger.issuer.grant().clone())
-}
-
-/// The peer raised what this node may have outstanding.
-pub(crate) fn raised(cx: &mut Context, at: At, grant: &Grant) -> Result<(), Violation> {
-    let link = cx.pools[at.index].links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-    link.ledger.holder.raise(grant)?;
-    cx.links.wake(at.link, at.slot);
-    Ok(())
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::budget::{Budget, Charge};
 use super::{Entry, Ordinal};
 use crate::chunk::{Outgoing, Receiving, Sending};
-use crate::link::At;
+use crate::link::Instance;
 use crate::permit::{Ledger, Terms};
 use crate::time::Time;
 use crate::wire::Report;
@@ -20,7 +20,7 @@ const LOOK_THROUGH: u64 = 256;
 /// One link of a pool.
 #[derive(Debug)]
 pub(super) struct PoolLink {
-    pub(super) at: At,
+    pub(super) at: Instance,
     /// This node dialed it.
     pub(super) dialed: bool,
     /// What the peer has outstanding here, what goes back to it, and what this node has outstanding there.
@@ -101,7 +101,7 @@ pub(super) struct Incoming {
 }
 
 impl PoolLink {
-    pub(super) fn new(at: At, terms: &Terms, log_end: u64, ordinal: Ordinal) -> Self {
+    pub(super) fn new(at: Instance, terms: &Terms, log_end: u64, ordinal: Ordinal) -> Self {
         Self {
             at,
             dialed: false,

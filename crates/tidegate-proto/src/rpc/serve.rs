@@ -16,7 +16,7 @@ use crate::channel::Context;
 use crate::chunk::{self, Sending};
 use crate::id::ConnectionId;
 use crate::io::{Found, Load, Output};
-use crate::link::At;
+use crate::link::Instance;
 use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::{
@@ -142,7 +142,11 @@ fn failed(id: u32, error: RpcError) -> RpcMessage {
     RpcMessage::Failed(RpcFailed { id, error })
 }
 
-pub(super) fn on_request(cx: &mut Context, at: At, request: RpcRequest) -> Result<(), Violation> {
+pub(super) fn on_request(
+    cx: &mut Context,
+    at: Instance,
+    request: RpcRequest,
+) -> Result<(), Violation> {
     let link = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     let serving = &mut link.serving;
     // R16.1
@@ -160,7 +164,7 @@ pub(super) fn on_request(cx: &mut Context, at: At, request: RpcRequest) -> Resul
     Ok(())
 }
 
-pub(super) fn on_cancel(cx: &mut Context, at: At, id: u32) -> Result<(), Violation> {
+pub(super) fn on_cancel(cx: &mut Context, at: Instance, id: u32) -> Result<(), Violation> {
     let now = cx.now;
     let link = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     let serving = &mut link.serving;
@@ -190,7 +194,7 @@ pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
 }
 
 /// When this peer may be answered again, or when another has kept its place for long enough.
-pub(super) fn deadline(cx: &Context, at: At) -> Option<Time> {
+pub(super) fn deadline(cx: &Context, at: Instance) -> Option<Time> {
     let serving = &cx.rpc.links.get(&at.link)?.serving;
     let waits = matches!(serving.answer, Answer::None) && !serving.asked.is_empty();
     if waits && serving.pauses(cx.now) {
@@ -203,7 +207,7 @@ pub(super) fn deadline(cx: &Context, at: At) -> Option<Time> {
     cx.rpc.links.values().filter_map(|link| link.serving.stalled_at()).min()
 }
 
-pub(super) fn poll_answer(cx: &mut Context, at: At) -> Option<RpcMessage> {
+pub(super) fn poll_answer(cx: &mut Context, at: Instance) -> Option<RpcMessage> {
     let now = cx.now;
     let serving = &mut cx.rpc.links.get_mut(&at.link)?.serving;
     match std::mem::take(&mut serving.answer) {
@@ -254,7 +258,7 @@ pub(super) fn poll_answer(cx: &mut Context, at: At) -> Option<RpcMessage> {
 
 /// Whether it is this peer's turn to be given a block. One who keeps a place for too long makes
 /// room.
-fn has_turn(cx: &mut Context, at: At) -> bool {
+fn has_turn(cx: &mut Context, at: Instance) -> bool {
     if !cx.rpc.queue.contains(&at.link) {
         cx.rpc.queue.push_back(at.link);
     }
@@ -294,7 +298,7 @@ fn has_place(cx: &mut Context) -> bool {
 }
 
 /// Of those that wait and can be sent something, the first of those who wasted least.
-fn next_in_turn(cx: &Context) -> Option<At> {
+fn next_in_turn(cx: &Context) -> Option<Instance> {
     let waiting = cx.rpc.queue.iter().filter_map(|link| cx.rpc.links.get(link));
     let ready = waiting.filter(|link| {
         let serving = &link.serving;
@@ -333,7 +337,7 @@ fn message(id: u32, found: Found, most: usize) -> RpcMessage {
 }
 
 /// An answer leaves, or its first part does.
-fn send(cx: &mut Context, at: At, message: RpcMessage) -> RpcMessage {
+fn send(cx: &mut Context, at: Instance, message: RpcMessage) -> RpcMessage {
     if let RpcMessage::Block(RpcBlock { id, body: Body::Whole(body) }) = &message {
         let (body, rest) = chunk::start(body);
         if let Some(rest) = rest {
@@ -350,7 +354,7 @@ fn send(cx: &mut Context, at: At, message: RpcMessage) -> RpcMessage {
 }
 
 /// The peer's first request is answered; whether it got what it wanted.
-fn done(cx: &mut Context, at: At, useful: bool) {
+fn done(cx: &mut Context, at: Instance, useful: bool) {
     if let Some(link) = cx.rpc.links.get_mut(&at.link) {
         link.serving.asked.pop_front();
         link.serving.answer = Answer::None;
@@ -362,7 +366,7 @@ fn done(cx: &mut Context, at: At, useful: bool) {
     next_turn(cx);
 }
 
-fn load(cx: &mut Context, at: At, want: RpcWant) {
+fn load(cx: &mut Context, at: Instance, want: RpcWant) {
     let loads = &mut cx.rpc.loads;
     let request = loads.next;
     loads.next += 1;

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::app::{SMALL, config, item};
 use super::net::{Message, Net, pick};
 use super::script::{CONTROL, PEER, Script, binding, hello, setup};
-use crate::id::{Address, ConnectionId, Digest, NetworkId, PeerId, PoolIndex, Signature};
+use crate::Kind;
+use crate::id::{Address, ConnectionId, Digest, NetworkId, PeerId, Signature};
 use crate::io::{
     Admission, Command, DialError, Direction, Disconnect, Event, Input, NotShared, Output,
 };
@@ -643,10 +644,10 @@ fn an_instance_that_is_refused_keeps_its_number() {
     // And is told, or whoever publishes there would think that the other has it.
     let status = net.hosts[0].node.status();
     let large = net.hosts[0].node.config().pools[0].name.clone();
-    assert_eq!(status.peers[0].not_shared, [(Some(large), NotShared::OtherRules)]);
+    assert_eq!(status.peers[0].not_shared, [(Kind::Pool, large.clone(), NotShared::OtherRules)]);
     let told = |event: &&Event| matches!(event, Event::NotShared { .. });
-    let (pool, reason) = (Some(PoolIndex(0)), NotShared::OtherRules);
-    let expected = Event::NotShared { peer: net.peer(1), pool, reason };
+    let reason = NotShared::OtherRules;
+    let expected = Event::NotShared { peer: net.peer(1), kind: Kind::Pool, name: large, reason };
     assert_eq!(net.hosts[0].events.iter().filter(told).collect::<Vec<_>>(), [&expected]);
     net.publish(0, SMALL, &item(1, 100));
     net.run_ms(500);

@@ -7,26 +7,14 @@ use bytes::Bytes;
 use ed25519_dalek::{Signer as _, SigningKey};
 
 use super::app::{TestRules, config, facts};
+pub(super) use crate::Message;
 use crate::id::{Address, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Signature, Ticket};
 use crate::io::{
     Admission, Command, DialError, Direction, Event, Fate, Found, Input, Load, Output, Subject,
     TipChange, Verdict, Write,
 };
-use crate::wire::{
-    Binding, BlockMessage, ControlMessage, Frame, PeersMessage, PoolMessage, RpcMessage, TipMessage,
-};
+use crate::wire::{Binding, Frame};
 use crate::{Config, Node, Time};
-
-/// A message that passed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Message {
-    Control(ControlMessage),
-    Tip(TipMessage),
-    Block(BlockMessage),
-    Pool(PoolMessage),
-    Peers(PeersMessage),
-    Rpc(RpcMessage),
-}
 
 /// One node with what the test sees and decides of it.
 pub(super) struct Host {
@@ -353,15 +341,10 @@ impl Net {
     fn note(&mut self, connection: ConnectionId, to: usize, channel: u32, frame: &Frame) {
         let [a, b] = self.ends[&connection];
         let from = if to == a { b } else { a };
-        // Sorted by kind and name: the block channel, then the pools, then the peers.
-        let message = match channel {
-            0 => Message::Control(frame.decode().unwrap()),
-            1 => Message::Tip(frame.decode().unwrap()),
-            2 => Message::Rpc(frame.decode().unwrap()),
-            16 => Message::Block(frame.decode().unwrap()),
-            19 => Message::Peers(frame.decode().unwrap()),
-            _ => Message::Pool(frame.decode().unwrap()),
-        };
+        let kind = [to, from].iter().find_map(|n| self.hosts[*n].node.kind_of(connection, channel));
+        // Both may be done with the connection by now.
+        let Some(kind) = kind else { return };
+        let message = Message::decode(kind, frame).unwrap();
         self.log.push((self.now, from, to, message));
     }
 

@@ -236,7 +236,7 @@ fn announced(script: &mut Script) {
 #[test]
 fn each_violation_ends_the_connection_and_is_remembered() {
     let mut seen = BTreeSet::new();
-    for violation in Violation::ALL {
+    for violation in Violation::ALL.iter().copied() {
         let mut script = commit(violation);
         assert_eq!(script.accusation(), Some(violation));
         let counted = script.node.stats().violations().collect::<Vec<_>>();

@@ -65,6 +65,7 @@ impl Hostile {
             Kind::Pool => self.pool(entropy).to_frame(),
             Kind::Peers => peers(entropy).to_frame(),
             Kind::Rpc => self.rpc(entropy).to_frame(),
+            _ => return None,
         };
         frame.ok()
     }

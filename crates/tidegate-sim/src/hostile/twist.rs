@@ -21,7 +21,7 @@ pub(super) fn twisted(kind: Kind, frame: &Frame, entropy: &mut Entropy) -> Optio
         Kind::Tip => tip(frame.decode().ok()?, entropy)?.to_frame().ok(),
         Kind::Rpc => rpc(frame.decode().ok()?, entropy)?.to_frame().ok(),
         Kind::Peers => peers(frame.decode().ok()?, entropy)?.to_frame().ok(),
-        Kind::Control => None,
+        _ => None,
     }
 }
 

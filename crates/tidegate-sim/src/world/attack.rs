@@ -9,8 +9,9 @@ use tidegate_proto::io::{Command, Input};
 use tidegate_proto::wire::{ControlMessage, Frame, Goodbye, Refusal};
 
 use super::{Happening, World};
+use crate::channels::numbers;
 use crate::checkers::Broken;
-use crate::hostile::{CHANNELS, Hostile};
+use crate::hostile::Hostile;
 use crate::places::address;
 
 /// When hostile nodes begin with frames of their own: most of their connections are up by then.
@@ -111,8 +112,8 @@ impl World {
         let connections = connections.collect::<Vec<_>>();
         if !connections.is_empty() {
             let id = connections[self.entropy.below(connections.len() as u64) as usize];
-            let channel =
-                CHANNELS[CHANNELS.len() - 1 - self.entropy.below(CHANNELS.len() as u64) as usize];
+            let all = numbers();
+            let channel = all[all.len() - 1 - self.entropy.below(all.len() as u64) as usize];
             let hostile = &self.hostile[&node];
             let frame = hostile.attack(channel, &mut self.entropy);
             self.put_on_the_line(node, id, channel, frame);

@@ -23,11 +23,12 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use multiaddr::Multiaddr;
 use quinn::{RecvStream, SendStream, VarInt};
+use tidegate_proto::Kind;
 use tidegate_proto::Limits;
 use tidegate_proto::config::{ENDING, FIRST_PACKETS, STRANGER_WINDOW, streams_for};
 use tidegate_proto::id::{ConnectionId, DialId, PeerId};
 use tidegate_proto::io::{DialError, Direction, Input};
-use tidegate_proto::wire::{Binding, Frame, MAX_FRAME, MAX_OFFERS};
+use tidegate_proto::wire::{Binding, Frame, MAX_FRAME};
 
 use super::{ListenError, Traffic, Transport, new_connection_id, to_core};
 use crate::identity::Identity;
@@ -50,7 +51,7 @@ pub use tls::TlsError;
 use watch::Watch;
 
 /// Streams that a peer may have: one for each channel with a fixed number or an offer.
-const STREAMS: u32 = 3 + MAX_OFFERS as u32;
+const STREAMS: u32 = Kind::most_instances();
 /// Bytes of TLS messages that have come before others that they wait for: those of a handshake of this
 /// protocol have 2 KiB in all.
 const TLS_WAITING: usize = 4 << 10;

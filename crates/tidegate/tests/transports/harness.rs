@@ -308,6 +308,7 @@ impl Peer {
                 *link.left.entry(channel).or_default() += 1;
             }
             Input::Closed { connection } => self.live(connection).closed = true,
+            input => panic!("no transport gives {input:?}"),
         }
     }
 

@@ -1,0 +1,36 @@
+//! The channel instances that the nodes of a world have, as the table of channels says: all have the same pools,
+//! so the numbers are the same on all connections.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use tidegate_ledger::{LedgerRules, pools};
+use tidegate_proto::id::{NetworkId, PeerId};
+use tidegate_proto::{Config, Kind, agreed};
+
+/// What there is, by number: of which kind, and the name of the instance.
+static CHANNELS: LazyLock<BTreeMap<u32, (Kind, String)>> = LazyLock::new(|| {
+    let mut config = Config::new(PeerId([0; 32]), NetworkId([0; 32]));
+    config.genesis = Some(Bytes::new());
+    config.pools = pools();
+    let offers = config.offers(&LedgerRules);
+    let fixed = Kind::all_fixed().map(|(number, kind)| (number, (kind, String::new())));
+    let agreed = agreed(&offers, &offers).into_iter();
+    fixed.chain(agreed.map(|one| (one.number, (one.kind, one.name)))).collect()
+});
+
+/// Their numbers, ascending.
+pub(crate) fn numbers() -> Vec<u32> {
+    CHANNELS.keys().copied().collect()
+}
+
+/// Of which kind an instance is, if there is one of this number.
+pub(crate) fn kind_of(number: u32) -> Option<Kind> {
+    CHANNELS.get(&number).map(|(kind, _)| *kind)
+}
+
+/// Its name: that of its pool, for pools.
+pub(crate) fn name_of(number: u32) -> &'static str {
+    CHANNELS.get(&number).map_or("", |(_, name)| name)
+}
