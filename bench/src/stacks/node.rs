@@ -204,8 +204,8 @@ impl Stack for Node {
     fn serve(&'static self) -> Doing<'static, Target> {
         Box::pin(async {
             let member = Member::start(0, self.announced)?;
-            let at = member.node.addresses().first().context("no address")?;
-            let target = Target { socket: socket(at)?, key: member.node.peer_id().to_string() };
+            let at = member.node.addresses().into_iter().next().context("no address")?;
+            let target = Target { socket: socket(&at)?, key: member.node.peer_id().to_string() };
             tokio::spawn(member.answer());
             Ok(target)
         })

@@ -122,8 +122,8 @@ impl Stack for Tip {
         Box::pin(async {
             let member = Member::start(0)?;
             member.produce().await?;
-            let at = member.node.addresses().first().context("no address")?;
-            let target = Target { socket: socket(at)?, key: member.node.peer_id().to_string() };
+            let at = member.node.addresses().into_iter().next().context("no address")?;
+            let target = Target { socket: socket(&at)?, key: member.node.peer_id().to_string() };
             tokio::spawn(async move {
                 let _member = member;
                 std::future::pending::<()>().await;

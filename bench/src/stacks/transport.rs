@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use tidegate::id::{ConnectionId, DialId, PeerId};
 use tidegate::io::Input;
 use tidegate::transport::quic::Quic;
+use tidegate::transport::{Dial, Happening, Setup};
 use tidegate::{Identity, Limits, Multiaddr, Transport as _};
 
 use super::{Incoming, PIECE, ZEROS, opening, piece};
@@ -27,6 +28,10 @@ pub(super) fn identity(seed: u64) -> Identity {
     let mut bytes = [7; 32];
     bytes[..8].copy_from_slice(&seed.to_be_bytes());
     Identity::from_seed(&bytes)
+}
+
+fn setup(seed: u64) -> Setup {
+    Setup::new(identity(seed), Limits::default())
 }
 
 pub(super) fn address(socket: SocketAddr) -> Result<Multiaddr> {
@@ -55,10 +60,11 @@ impl Stack for Transport {
 
     fn serve(&'static self) -> Doing<'static, Target> {
         Box::pin(async {
-            let identity = identity(0);
-            let key = identity.peer_id().to_string();
-            let mut quic = Quic::new(&identity, &Limits::default())?;
-            let at = quic.listen(&address("127.0.0.1:0".parse()?)?)?;
+            let setup = setup(0);
+            let key = setup.identity.peer_id().to_string();
+            let mut quic = Quic::new(&setup)?;
+            quic.listen(&address("127.0.0.1:0".parse()?)?)?;
+            let at = quic.addresses().pop().context("no address")?;
             tokio::spawn(answer(quic));
             Ok(Target { socket: socket(&at)?, key })
         })
@@ -66,7 +72,7 @@ impl Stack for Transport {
 
     fn dialer(&'static self, number: u64, target: Target) -> Doing<'static, Box<dyn Dialer>> {
         Box::pin(async move {
-            let mut quic = Quic::new(&identity(number + 1), &Limits::default())?;
+            let mut quic = Quic::new(&setup(number + 1))?;
             // Dials go out from the listener's socket, which is bound before the clock runs.
             quic.listen(&address("127.0.0.1:0".parse()?)?)?;
             let peer = target.key.parse().ok().context("no key")?;
@@ -88,24 +94,24 @@ struct Peer {
 async fn answer(mut quic: Quic) {
     let mut peers = BTreeMap::<ConnectionId, Peer>::new();
     loop {
-        match poll_fn(|cx| quic.poll_input(cx)).await {
-            Input::Connected { connection, .. } => {
-                peers.insert(connection, Peer::default());
-                quic.open(connection, OTHER);
+        match poll_fn(|cx| quic.poll(cx)).await {
+            Happening::Input(Input::Connected(up)) => {
+                peers.insert(up.connection, Peer::default());
+                quic.open(up.connection, OTHER);
             }
-            Input::Frame { connection, frame, .. } => {
+            Happening::Input(Input::Frame { connection, frame, .. }) => {
                 let Some(peer) = peers.get_mut(&connection) else { continue };
                 let Some(answer) = peer.incoming.take(&frame.to_bytes()) else { continue };
                 let mut left = u64::from(answer);
                 peer.waiting.extend(std::iter::from_fn(|| piece(&mut left)));
                 peer.next(&mut quic, connection);
             }
-            Input::Writable { connection, .. } => {
+            Happening::Input(Input::Writable { connection, .. }) => {
                 let Some(peer) = peers.get_mut(&connection) else { continue };
                 peer.busy = false;
                 peer.next(&mut quic, connection);
             }
-            Input::Closed { connection } => {
+            Happening::Input(Input::Closed { connection }) => {
                 peers.remove(&connection);
             }
             _ => {}
@@ -134,11 +140,11 @@ impl Dialer for TransportDialer {
     fn first(self: Box<Self>) -> Doing<'static, Box<dyn Link>> {
         Box::pin(async move {
             let Self { mut quic, address, peer } = *self;
-            quic.dial(DialId(0), &address, Some(peer));
+            quic.dial(Dial::new(DialId(0), address).to(Some(peer)));
             let connection = loop {
-                match poll_fn(|cx| quic.poll_input(cx)).await {
-                    Input::Connected { connection, .. } => break connection,
-                    Input::DialFailed { error, .. } => bail!("{error:?}"),
+                match poll_fn(|cx| quic.poll(cx)).await {
+                    Happening::Input(Input::Connected(up)) => break up.connection,
+                    Happening::Input(Input::DialFailed { error, .. }) => bail!("{error:?}"),
                     _ => {}
                 }
             };
@@ -170,10 +176,12 @@ impl Link for Connection {
                     next = (left > 0).then(|| ZEROS.slice(..PIECE.min(left as usize)));
                     left = left.saturating_sub(PIECE as u64);
                 }
-                match poll_fn(|cx| self.quic.poll_input(cx)).await {
-                    Input::Writable { .. } => self.busy = false,
-                    Input::Frame { frame, .. } => awaited = awaited.saturating_sub(frame.len()),
-                    Input::Closed { .. } => bail!("the connection is over"),
+                match poll_fn(|cx| self.quic.poll(cx)).await {
+                    Happening::Input(Input::Writable { .. }) => self.busy = false,
+                    Happening::Input(Input::Frame { frame, .. }) => {
+                        awaited = awaited.saturating_sub(frame.len());
+                    }
+                    Happening::Input(Input::Closed { .. }) => bail!("the connection is over"),
                     _ => {}
                 }
             }
@@ -184,7 +192,10 @@ impl Link for Connection {
     fn close(mut self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             self.quic.close(self.connection);
-            while !matches!(poll_fn(|cx| self.quic.poll_input(cx)).await, Input::Closed { .. }) {}
+            while !matches!(
+                poll_fn(|cx| self.quic.poll(cx)).await,
+                Happening::Input(Input::Closed { .. })
+            ) {}
         })
     }
 }

@@ -406,8 +406,9 @@ pub(crate) mod tests {
     fn times_in_which_nothing_can_happen_are_refused() {
         type Set = fn(&mut Limits, Duration);
         let (ms, us) = (Duration::from_millis(1), Duration::from_micros(1));
-        let times: [(&str, Duration, Set); 15] = [
+        let times: [(&str, Duration, Set); 16] = [
             ("dial_timeout", ms, |limits, time| limits.dial_timeout = time),
+            ("dial_timeout_slow", ms, |limits, time| limits.dial_timeout_slow = time),
             ("redial_first", ms, |limits, time| limits.redial_first = time),
             ("redial_most", 500 * ms, |limits, time| limits.redial_most = time),
             ("dial_interval", ms, |limits, time| limits.dial_interval = time),

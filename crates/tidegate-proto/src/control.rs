@@ -374,6 +374,16 @@ fn close(cx: &mut Context, link: ConnectionId, reason: Disconnect) {
     cx.outputs.push_back(Output::Close { connection: link });
 }
 
+/// The transport says that the peer of a connection is seen elsewhere from now on. What the peer has said of
+/// this node's addresses was said from where it was: it counts no longer.
+pub(crate) fn moved(cx: &mut Context, link: ConnectionId, address: Address) {
+    let Some(connection) = cx.links.get_mut(link).filter(|link| link.address != address) else {
+        return;
+    };
+    connection.address = address;
+    record::gone(cx, link);
+}
+
 /// The transport says that a connection is gone: why it ended.
 pub(crate) fn closed(cx: &mut Context, link: ConnectionId) -> Disconnect {
     bring_down(cx, link);

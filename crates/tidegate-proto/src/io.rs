@@ -9,6 +9,8 @@
 //! and counted ([`Event::Lagged`]). That a published item stays in any pool: better ones may displace
 //! it. That peers get it in the order of publication.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -26,20 +28,13 @@ use crate::wire::{Binding, Frame, Goodbye, Grant, Refusal};
 #[non_exhaustive]
 pub enum Input {
     /// A connection is up, and the peer has proven its identity to the transport.
-    Connected {
-        /// The connection, never used before.
+    Connected(Connected),
+    /// The peer of a connection is seen at another address from now on, by the same connection.
+    Moved {
+        /// Which connection.
         connection: ConnectionId,
-        /// The proven identity.
-        peer: PeerId,
-        /// Who dialed.
-        direction: Direction,
         /// Where the peer is seen at.
         address: Address,
-        /// For one that this node dialed from the socket of a listener: the listener, as it was given in
-        /// [`Command::Listening`]. Where the peer sees this node says something about that one.
-        listener: Option<Address>,
-        /// What both ends derive from the session.
-        binding: Binding,
     },
     /// A dial came to nothing.
     DialFailed {
@@ -69,6 +64,70 @@ pub enum Input {
         /// Which.
         connection: ConnectionId,
     },
+}
+
+/// A connection that is up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Connected {
+    /// The connection, never used before.
+    pub connection: ConnectionId,
+    /// The proven identity.
+    pub peer: PeerId,
+    /// Who dialed.
+    pub direction: Direction,
+    /// Where the peer is seen at.
+    pub address: Address,
+    /// For one that this node dialed from the socket of a listener: the listener, as it was given in
+    /// [`Command::Listening`]. Where the peer sees this node says something about that one.
+    pub listener: Option<Address>,
+    /// What both ends derive from the session.
+    pub binding: Binding,
+    /// How directly it leads to the peer: both ends must say the same.
+    pub path: Path,
+}
+
+impl Connected {
+    /// A direct connection, dialed from no listener's socket.
+    pub fn new(
+        connection: ConnectionId,
+        peer: PeerId,
+        direction: Direction,
+        address: Address,
+        binding: Binding,
+    ) -> Self {
+        let path = Path::Direct;
+        Self { connection, peer, direction, address, listener: None, binding, path }
+    }
+
+    /// Dialed from the socket of a listener, if it was.
+    #[must_use]
+    pub fn from_listener(mut self, listener: Option<Address>) -> Self {
+        self.listener = listener;
+        self
+    }
+
+    /// With another path than a direct one.
+    #[must_use]
+    pub fn by(mut self, path: Path) -> Self {
+        self.path = path;
+        self
+    }
+}
+
+/// How directly a connection leads to its peer. Of two connections between the same two processes the one with
+/// the better path stays (specification section 5.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Path {
+    /// Through another peer, or a network of them: it takes of their bandwidth, and they can end it.
+    Relayed,
+    /// To the peer, by a carrier made for something else, as WebRTC's data channels are.
+    Adapted,
+    /// To the peer, by a carrier with a flow control of its own for each channel, as QUIC.
+    #[default]
+    Direct,
 }
 
 /// Why two nodes do not exchange a pool, or blocks.
@@ -108,7 +167,7 @@ impl Direction {
 }
 
 /// Why a dial came to nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum DialError {
     /// No transport of this node knows such addresses.
@@ -129,6 +188,21 @@ pub enum DialError {
     /// Somebody else answered than was dialed.
     #[error("another peer answered than the one that was dialed")]
     WrongPeer,
+    /// What the transport says of it, at most [`DialError::LONGEST`] bytes: see [`DialError::because`].
+    #[error("{0}")]
+    Because(Box<str>),
+}
+
+impl DialError {
+    /// Bytes of a transport's reason: what peers may have a part in must not pile up in events and logs.
+    pub const LONGEST: usize = 256;
+
+    /// A dial failed for a reason of the transport's own; what is too long of it is cut off.
+    pub fn because(reason: impl std::fmt::Display) -> Self {
+        let mut reason = reason.to_string();
+        reason.truncate(reason.floor_char_boundary(Self::LONGEST));
+        Self::Because(reason.into())
+    }
 }
 
 /// What the application wants, or answers.
@@ -324,9 +398,16 @@ pub enum Output {
         address: Address,
         /// Who must answer, if that is known.
         peer: Option<PeerId>,
+        /// How long it may take: after that it is given up, and [`Output::Cancel`] says so.
+        patience: Duration,
         /// From a socket that nothing else leaves by, if the transport has such: to see whether strangers can
         /// dial the peer there.
         fresh: bool,
+    },
+    /// Give a dial up: no connection is to come of it any more, and no answer is awaited.
+    Cancel {
+        /// Which.
+        dial: DialId,
     },
     /// Send a frame, then say [`Input::Writable`] for its channel.
     Frame {

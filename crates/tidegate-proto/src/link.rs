@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::channel::Kind;
 use crate::id::{Address, ConnectionId, PeerId, Salt};
-use crate::io::Direction;
+use crate::io::{Direction, Path};
 use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::{Goodbye, Held, Refusal};
@@ -37,6 +37,7 @@ pub(crate) struct Link {
     pub(crate) peer: PeerId,
     pub(crate) direction: Direction,
     pub(crate) address: Address,
+    pub(crate) path: Path,
     pub(crate) since: Time,
     /// Ascending by number. Control is the first.
     pub(crate) slots: Vec<Slot>,
@@ -124,11 +125,18 @@ pub(crate) struct Instance {
 }
 
 impl Link {
-    pub(crate) fn new(peer: PeerId, direction: Direction, address: Address, now: Time) -> Self {
+    pub(crate) fn new(
+        peer: PeerId,
+        direction: Direction,
+        address: Address,
+        path: Path,
+        now: Time,
+    ) -> Self {
         Self {
             peer,
             direction,
             address,
+            path,
             since: now,
             slots: vec![Slot::new(0, Kind::Control, 0, 1)],
             turn: 0,
@@ -471,7 +479,7 @@ mod tests {
         for id in [A, B] {
             let peer = PeerId([0; 32]);
             let address = Address(Default::default());
-            let mut link = Link::new(peer, Direction::Inbound, address, Time::ZERO);
+            let mut link = Link::new(peer, Direction::Inbound, address, Path::Direct, Time::ZERO);
             for index in 0..3 {
                 link.slots.push(Slot::new(16 + index as u32, Kind::Pool, index, 1));
             }

@@ -12,10 +12,10 @@ use crate::channel::{Context, Kind};
 use crate::config::{Config, ConfigError};
 use crate::control::reachable::OwnAddress;
 use crate::control::{self, Control, record};
-use crate::id::{Address, BlockId, ConnectionId, ItemId, PeerId, PoolIndex, Ticket};
+use crate::id::{BlockId, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Ticket};
 use crate::io::{
-    Block, BlockItem, Command, DialError, Direction, Event, Input, NotShared, Output, TipChange,
-    Verdict,
+    Block, BlockItem, Command, Connected, DialError, Direction, Event, Input, NotShared, Output,
+    Path, TipChange, Verdict,
 };
 use crate::link::{Instance, Link, Links};
 use crate::peers::book::{Book, PeerBook};
@@ -35,7 +35,7 @@ use crate::time::Time;
 use crate::timers::{Timer, Timers};
 use crate::tip::Tip;
 use crate::violation::Violation;
-use crate::wire::{Binding, BlockBody, Frame, Goodbye};
+use crate::wire::{BlockBody, Frame, Goodbye};
 
 /// A node of the network, as a state machine.
 ///
@@ -114,17 +114,11 @@ impl Node {
     pub fn handle_input(&mut self, now: Time, input: Input) {
         self.advance(now);
         match input {
-            Input::Connected { connection, peer, direction, address, listener, binding } => {
-                let link = Link::new(peer, direction, address, self.cx.now);
-                self.on_connected(connection, link, listener, binding);
+            Input::Connected(connected) => self.on_connected(connected),
+            Input::Moved { connection, address } => {
+                control::moved(&mut self.cx, connection, address);
             }
-            Input::DialFailed { dial, .. } if dial_back::dialed(&mut self.cx, dial, false) => {}
-            Input::DialFailed { dial, error } => {
-                dialer::dial_failed(&mut self.cx, dial);
-                if let Some(dial) = self.cx.peers.dialed(dial) {
-                    self.cx.event(Event::DialFailed { address: dial.address, error });
-                }
-            }
+            Input::DialFailed { dial, error } => self.on_dial_failed(dial, error),
             Input::Frame { connection, channel, frame } => {
                 self.on_frame(connection, channel, &frame);
             }
@@ -146,8 +140,7 @@ impl Node {
                 if let Some(peer) = peer {
                     cx.dialer.is_wanted(&peer);
                 }
-                let dial = cx.peers.dial(address.clone(), peer);
-                cx.outputs.push_back(Output::Dial { dial, address, peer, fresh: false });
+                peers::dial(cx, address, peer);
             }
             Command::Disconnect { peer } => {
                 for link in links_of(cx, &peer) {
@@ -210,6 +203,12 @@ impl Node {
                 }
                 Timer::Kind(kind, index) => kind.expire(&mut self.cx, index),
                 Timer::Dialer => dialer::expire(&mut self.cx),
+                Timer::Dials => {
+                    while let Some(dial) = self.cx.peers.overdue(self.cx.now) {
+                        self.cx.outputs.push_back(Output::Cancel { dial });
+                        self.on_dial_failed(dial, DialError::TimedOut);
+                    }
+                }
                 Timer::Addresses => record::expire(&mut self.cx),
                 Timer::Rested => {
                     self.cx.links.rested(self.cx.now);
@@ -271,14 +270,24 @@ impl Node {
         self.cx.now = self.cx.now.max(now);
     }
 
-    fn on_connected(
-        &mut self,
-        connection: ConnectionId,
-        link: Link,
-        listener: Option<Address>,
-        binding: Binding,
-    ) {
-        let direction = link.direction;
+    fn on_dial_failed(&mut self, dial: DialId, error: DialError) {
+        let cx = &mut self.cx;
+        cx.peers.settled(dial);
+        if dial_back::dialed(cx, dial, false) {
+            return;
+        }
+        dialer::dial_failed(cx, dial);
+        if let Some(dial) = cx.peers.dialed(dial) {
+            cx.event(Event::DialFailed { address: dial.address, error });
+        }
+    }
+
+    fn on_connected(&mut self, connected: Connected) {
+        let Connected { connection, peer, direction, address, listener, binding, path } = connected;
+        let link = Link::new(peer, direction, address, path, self.cx.now);
+        if let Direction::Outbound(dial) = direction {
+            self.cx.peers.settled(dial);
+        }
         let dial = match direction {
             Direction::Inbound => None,
             Direction::Outbound(dial) if dial_back::dialed(&mut self.cx, dial, true) => {
@@ -433,6 +442,7 @@ impl Node {
         let dial =
             self.cx.dialer.deadline(&self.cx.config).filter(|_| !self.cx.peers.shutting_down);
         self.cx.timers.set(Timer::Dialer, dial);
+        self.cx.timers.set(Timer::Dials, self.cx.peers.dial_deadline());
         let addresses = record::deadline(&self.cx);
         self.cx.timers.set(Timer::Addresses, addresses);
     }
@@ -582,6 +592,7 @@ impl Node {
             peer: link.peer.to_string(),
             client: cx.control.client(id).unwrap_or_default().to_owned(),
             inbound: link.direction.is_inbound(),
+            path: link.path,
             connected_for: cx.now.since(link.since),
             round_trip: link.round_trip(),
             height: link.height(),
@@ -654,6 +665,8 @@ pub struct PeerStatus {
     pub client: String,
     /// Whether it dialed.
     pub inbound: bool,
+    /// How directly the connection leads to it.
+    pub path: Path,
     /// For how long.
     pub connected_for: Duration,
     /// How long a round trip takes, if one was measured.

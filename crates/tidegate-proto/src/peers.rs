@@ -13,7 +13,7 @@ use crate::channel::Context;
 use crate::config::Config;
 use crate::control;
 use crate::id::{Address, ConnectionId, DialId, PeerId};
-use crate::io::Direction;
+use crate::io::{Direction, Output};
 use crate::link::{self, Link};
 use crate::time::Time;
 use crate::violation::Violation;
@@ -50,6 +50,8 @@ const OF_ONE: usize = 2;
 pub(crate) struct Peers {
     bans: BTreeMap<PeerId, Ban>,
     dials: BTreeMap<DialId, Dialing>,
+    /// When each dial is given up, whoever wanted it.
+    due: BTreeMap<DialId, Time>,
     next_dial: u64,
     /// Sites whose peers left while there was work of theirs, and until when it would be done.
     unpaid: BTreeMap<(Group, Vec<u8>), Time>,
@@ -96,18 +98,27 @@ impl Peers {
         Self { bans, ..Self::default() }
     }
 
-    /// The number of a dial.
-    pub(crate) fn dial_id(&mut self) -> DialId {
+    /// The number of a dial that is given up at that time.
+    fn dial_id(&mut self, due: Time) -> DialId {
         let dial = DialId(self.next_dial);
         self.next_dial += 1;
+        self.due.insert(dial, due);
         dial
     }
 
-    /// Begins a dial.
-    pub(crate) fn dial(&mut self, address: Address, peer: Option<PeerId>) -> DialId {
-        let dial = self.dial_id();
-        self.dials.insert(dial, Dialing { address, peer });
-        dial
+    /// When the first dial is given up.
+    pub(crate) fn dial_deadline(&self) -> Option<Time> {
+        self.due.values().min().copied()
+    }
+
+    /// A dial that has taken too long.
+    pub(crate) fn overdue(&self, now: Time) -> Option<DialId> {
+        self.due.iter().find(|(_, due)| **due <= now).map(|(dial, _)| *dial)
+    }
+
+    /// A dial has come to its end, whoever wanted it.
+    pub(crate) fn settled(&mut self, dial: DialId) {
+        self.due.remove(&dial);
     }
 
     /// Dials that are under way.
@@ -238,6 +249,24 @@ pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Dials an address that is one of those that this node, or its application, chose.
+pub(crate) fn dial(cx: &mut Context, address: Address, peer: Option<PeerId>) -> DialId {
+    let dial = begin_dial(cx, address.clone(), peer, false);
+    cx.peers.dials.insert(dial, Dialing { address, peer });
+    dial
+}
+
+fn begin_dial(cx: &mut Context, address: Address, peer: Option<PeerId>, fresh: bool) -> DialId {
+    let limits = &cx.config.limits;
+    let patience = match address::is_slow(&address) {
+        true => limits.dial_timeout_slow,
+        false => limits.dial_timeout,
+    };
+    let dial = cx.peers.dial_id(cx.now + patience);
+    cx.outputs.push_back(Output::Dial { dial, address, peer, patience, fresh });
+    dial
 }
 
 /// Whether one more may be dialed.

@@ -13,10 +13,11 @@ use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
+use crate::MaybeSend;
 use crate::id::{AccountId, BlockId, Digest, ItemId, ItemKey};
 
 /// Pure facts about items and headers.
-pub trait Rules: Send {
+pub trait Rules: MaybeSend {
     /// Name and version of these rules. Peers that share a pool must agree on it, and a recording
     /// can only be replayed with the rules that it was made with.
     fn id(&self) -> &str;

@@ -17,6 +17,8 @@ pub(crate) enum Timer {
     Ticket(Ticket),
     /// A peer is to be dialed.
     Dialer,
+    /// A dial has taken too long.
+    Dials,
     /// An address of this node's has not been seen for long, or somebody is to be asked about one.
     Addresses,
     /// Links that have rested for long enough.
@@ -29,7 +31,7 @@ impl Timer {
             Self::Channel { .. } => "channel",
             Self::Kind(kind, _) => kind.name(),
             Self::Ticket(_) => "verdict",
-            Self::Dialer => "dial",
+            Self::Dialer | Self::Dials => "dial",
             Self::Addresses => "address",
             Self::Rested => "work",
         }

@@ -14,7 +14,9 @@ use tidegate_proto::id::{
     Address, BlockId, ConnectionId, Digest, ItemId, ItemKey, NetworkId, PeerId, PoolIndex, Salt,
     Signature,
 };
-use tidegate_proto::io::{Admission, Block, Command, Direction, Input, Output, TipChange, Verdict};
+use tidegate_proto::io::{
+    Admission, Block, Command, Connected, Direction, Input, Output, TipChange, Verdict,
+};
 use tidegate_proto::rules::{HeaderFacts, ItemFacts, Rules};
 use tidegate_proto::stats::Count;
 use tidegate_proto::wire::{
@@ -146,14 +148,13 @@ impl World {
         bytes[..8].copy_from_slice(&id.to_be_bytes());
         let binding = Binding::Exporter(bytes);
         let address = Address(Bytes::from(vec![4, 8, id as u8, 0, 1, 0x91, 2, 0, 1]));
-        self.input(Input::Connected {
-            connection: ConnectionId(id),
-            peer: PeerId(*blake3::hash(&id.to_be_bytes()).as_bytes()),
-            direction: Direction::Inbound,
+        self.input(Input::Connected(Connected::new(
+            ConnectionId(id),
+            PeerId(*blake3::hash(&id.to_be_bytes()).as_bytes()),
+            Direction::Inbound,
             address,
-            listener: None,
-            binding: binding.clone(),
-        });
+            binding.clone(),
+        )));
         let hello = Hello {
             versions: vec![VERSION],
             network: NetworkId([2; 32]),

@@ -13,7 +13,7 @@ use tidegate_proto::id::{
     Address, BlockId, ConnectionId, Digest, ItemId, ItemKey, NetworkId, PeerId, PoolIndex, Salt,
 };
 use tidegate_proto::io::{
-    Admission, Block, BlockItem, Command, Direction, Input, Output, TipChange,
+    Admission, Block, BlockItem, Command, Connected, Direction, Input, Output, TipChange,
 };
 use tidegate_proto::rules::{HeaderFacts, ItemFacts, Rules};
 use tidegate_proto::wire::{
@@ -161,14 +161,13 @@ impl World {
     fn connect(&mut self, peer: u64) {
         let mut key = [3; 32];
         key[..8].copy_from_slice(&peer.to_be_bytes());
-        let connected = Input::Connected {
-            connection: ConnectionId(peer),
-            peer: PeerId(key),
-            direction: Direction::Inbound,
-            address: Address(Bytes::from_static(b"here")),
-            listener: None,
-            binding: Binding::Exporter([0; 32]),
-        };
+        let connected = Input::Connected(Connected::new(
+            ConnectionId(peer),
+            PeerId(key),
+            Direction::Inbound,
+            Address(Bytes::from_static(b"here")),
+            Binding::Exporter([0; 32]),
+        ));
         self.node.handle_input(self.now, connected);
         let hello = Hello {
             versions: vec![VERSION],

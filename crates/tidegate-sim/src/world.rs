@@ -13,7 +13,7 @@ use tidegate_proto::Time;
 use tidegate_proto::id::{
     Address, BlockId, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Ticket,
 };
-use tidegate_proto::io::{Command, DialError, Direction, Event, Input, Output, Subject};
+use tidegate_proto::io::{Command, Connected, DialError, Direction, Event, Input, Output, Subject};
 use tidegate_proto::recording::TraceHash;
 use tidegate_proto::rules::Rules as _;
 use tidegate_proto::stats::Count;
@@ -33,8 +33,6 @@ use crate::scenario::Scenario;
 mod attack;
 mod churn;
 
-/// How long a dial is tried.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// A slot of the simulated ledger.
 const SLOT: Duration = Duration::from_secs(1);
 /// How often the checkers look.
@@ -307,7 +305,7 @@ impl World {
     /// Whether an input reaches its node: not if the connection is over, or its channel is not
     /// read yet.
     fn reaches(&mut self, node: usize, input: &Input) -> bool {
-        if let Input::Connected { connection, .. } = input {
+        if let Input::Connected(Connected { connection, .. }) = input {
             // Lost before it was there.
             return self.network.get(*connection).is_some();
         }
@@ -547,7 +545,11 @@ impl World {
                 Output::Frame { connection, channel, frame } => {
                     self.frame(node, connection, channel, frame);
                 }
-                Output::Dial { dial, address, .. } => self.dial(node, dial, &address),
+                Output::Dial { dial, address, patience, .. } => {
+                    self.dial(node, dial, &address, patience);
+                }
+                // Whoever cannot be reached has said so, and who can has answered.
+                Output::Cancel { .. } => {}
                 Output::Open { connection, channel } => self.open(node, connection, channel),
                 Output::Close { connection } => self.close(node, connection),
                 Output::Verify { ticket, subject, lane } => {
@@ -607,12 +609,12 @@ impl World {
         self.at(free, Happening::Input(node, Input::Writable { connection: id, channel }));
     }
 
-    fn dial(&mut self, node: usize, dial: DialId, address: &Address) {
+    fn dial(&mut self, node: usize, dial: DialId, address: &Address, patience: Duration) {
         let to = node_at(address);
         let pair = self.pair(node, to);
         let names = [self.name(pair, node), self.name(pair, to)];
         if self.is_unreachable(node, to) {
-            let at = self.now + DIAL_TIMEOUT;
+            let at = self.now + patience;
             let failed = Input::DialFailed { dial, error: DialError::TimedOut };
             self.pairs[pair].dial = Some(dial);
             self.at(at, Happening::Input(node, failed));
@@ -628,13 +630,17 @@ impl World {
         }
         let mut exporter = [0; 32];
         exporter[..8].copy_from_slice(&id.0.to_be_bytes());
-        let connected = |other: usize, peer, direction: Direction| Input::Connected {
-            connection: id,
-            peer,
-            direction,
-            address: self::address(other),
-            listener: (!direction.is_inbound()).then(listener),
-            binding: Binding::Exporter(exporter),
+        let connected = |other: usize, peer, direction: Direction| {
+            Input::Connected(
+                Connected::new(
+                    id,
+                    peer,
+                    direction,
+                    self::address(other),
+                    Binding::Exporter(exporter),
+                )
+                .from_listener((!direction.is_inbound()).then(listener)),
+            )
         };
         let outbound = connected(to, names[1], Direction::Outbound(dial));
         let inbound = connected(node, names[0], Direction::Inbound);

@@ -17,7 +17,7 @@ use tidegate_proto::id::Ticket;
 use tidegate_proto::id::{NetworkId, PeerId};
 use tidegate_proto::recording::{Recorder, Start};
 use tidegate_proto::rules::Rules;
-use tidegate_proto::{Config, Limits, Node as Core, PoolSpec, Scope, Time};
+use tidegate_proto::{Config, Limits, MaybeSend, Node as Core, PoolSpec, Scope, Time};
 use tokio::sync::mpsc::unbounded_channel;
 
 #[cfg(feature = "store")]
@@ -25,13 +25,14 @@ use crate::driver::Kept;
 use crate::driver::{Driver, Mailbox, Message};
 use crate::identity::{Identity, IdentityError};
 use crate::log::Log;
-use crate::node::{Events, Node, Shared};
-use crate::reach::Reach;
+use crate::node::{Addresses, Events, Node, Shared};
+use crate::reach::{Reach, accepted_at};
 use crate::rt::{self, Clock};
 #[cfg(feature = "store")]
 use crate::store::{Keeper, Store, StoreError};
 use crate::transport::{
-    ListenError, Transport, from_core, is_unspecified, split_peer, to_core, with_peer,
+    ListenError, Setup, Transport, TransportError, from_core, is_unspecified, split_peer, to_core,
+    with_peer,
 };
 use crate::validator::{Validator, Workers};
 
@@ -41,6 +42,8 @@ pub struct Builder {
     rules: Box<dyn Rules>,
     validator: Arc<dyn Validator>,
     identity: Option<Identity>,
+    /// How the transports are made, and those that have been.
+    factories: Vec<Box<dyn Factory>>,
     transports: Vec<Box<dyn Transport>>,
     listen: Vec<Multiaddr>,
     /// A port of all interfaces.
@@ -48,11 +51,25 @@ pub struct Builder {
     port: Option<u16>,
     external: Vec<Multiaddr>,
     recording: Option<PathBuf>,
-    /// Who the node is and where it listens, if it does already.
-    bound: Option<(Identity, Vec<Multiaddr>)>,
+    /// Who the node is, if it listens already.
+    bound: Option<Identity>,
     #[cfg(feature = "store")]
     store: Option<Store>,
     quic: bool,
+}
+
+/// Makes a transport.
+trait Factory: MaybeSend {
+    fn make(self: Box<Self>, setup: &Setup) -> Result<Box<dyn Transport>, TransportError>;
+}
+
+impl<F> Factory for F
+where
+    F: FnOnce(&Setup) -> Result<Box<dyn Transport>, TransportError> + MaybeSend,
+{
+    fn make(self: Box<Self>, setup: &Setup) -> Result<Box<dyn Transport>, TransportError> {
+        self(setup)
+    }
 }
 
 /// Why a node does not start.
@@ -100,6 +117,9 @@ pub enum StartError {
     #[cfg(feature = "store")]
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A transport cannot be made, as it says.
+    #[error("a transport cannot be set up: {0}")]
+    Transport(#[source] TransportError),
     /// The operating system gives no threads or no randomness.
     #[error("the operating system refuses: {0}")]
     System(String),
@@ -116,6 +136,7 @@ impl Builder {
             rules: Box::new(rules),
             validator: Arc::new(validator),
             identity: None,
+            factories: Vec::new(),
             transports: Vec::new(),
             listen: Vec::new(),
             #[cfg(feature = "quic")]
@@ -162,9 +183,21 @@ impl Builder {
         self
     }
 
-    /// A transport besides QUIC.
-    pub fn transport(mut self, transport: impl Transport) -> Self {
-        self.transports.push(Box::new(transport));
+    /// A transport besides QUIC. It is made when the node is bound or started, for the identity and the limits that
+    /// are set by then:
+    ///
+    /// ```
+    /// # use tidegate::{Builder, accept_all, rules::PlainRules, id::NetworkId};
+    /// # let builder = Builder::new(NetworkId([1; 32]), PlainRules, accept_all);
+    /// let network = tidegate::transport::memory::MemoryNetwork::new();
+    /// let builder = builder.transport(move |setup| Ok(network.transport(setup)));
+    /// ```
+    pub fn transport<T: Transport>(
+        mut self,
+        factory: impl FnOnce(&Setup) -> Result<T, TransportError> + MaybeSend + 'static,
+    ) -> Self {
+        self.factories
+            .push(Box::new(|setup: &Setup| Ok(Box::new(factory(setup)?) as Box<dyn Transport>)));
         self
     }
 
@@ -254,33 +287,34 @@ impl Builder {
         Ok(self)
     }
 
-    fn listen_now(&mut self) -> Result<(Identity, Vec<Multiaddr>), StartError> {
+    fn listen_now(&mut self) -> Result<Identity, StartError> {
         let identity = match self.identity.take() {
             Some(identity) => identity,
             None => Identity::generate()?,
         };
         self.config.peer = identity.peer_id();
         self.config.validate()?;
+        let setup = Setup::new(identity.clone(), self.config.limits.clone());
+        for factory in std::mem::take(&mut self.factories) {
+            self.transports.push(factory.make(&setup).map_err(StartError::Transport)?);
+        }
         #[cfg(feature = "quic")]
         if self.quic {
-            let quic = crate::transport::quic::Quic::new(&identity, &self.config.limits)?;
-            self.transports.push(Box::new(quic));
+            self.transports.push(Box::new(crate::transport::quic::Quic::new(&setup)?));
         }
         let peer = self.config.peer;
         let external = std::mem::take(&mut self.external).into_iter();
         let external = external.map(|address| reachable(address, peer, &self.transports));
         self.external = external.collect::<Result<_, _>>()?;
         #[cfg(feature = "quic")]
-        let mut addresses = self.listen_at_port()?;
-        #[cfg(not(feature = "quic"))]
-        let mut addresses = Vec::new();
+        self.listen_at_port()?;
         for given in &self.listen {
             // As it is printed, to be given to others.
             let (address, named) = split_peer(given.clone());
             let own = named.is_none_or(|named| named == peer);
             let transport = self.transports.iter_mut().find(|t| own && t.handles(&address));
             let transport = transport.ok_or_else(|| ListenError::Unsupported(given.clone()))?;
-            addresses.push(transport.listen(&address)?);
+            transport.listen(&address)?;
         }
         for named in self.config.bootstrap.iter().chain(&self.config.static_peers) {
             let Some(address) = from_core(&named.address) else { continue };
@@ -289,14 +323,14 @@ impl Builder {
                 return Err(StartError::NotDialable(address));
             }
         }
-        Ok((identity, addresses))
+        Ok(identity)
     }
 
     /// Listens at the port of all interfaces, if there is one. A machine may be without one of the families.
     #[cfg(feature = "quic")]
-    fn listen_at_port(&mut self) -> Result<Vec<Multiaddr>, ListenError> {
-        let Some(mut port) = self.port else { return Ok(Vec::new()) };
-        let mut addresses = Vec::new();
+    fn listen_at_port(&mut self) -> Result<(), ListenError> {
+        let Some(mut port) = self.port else { return Ok(()) };
+        let mut bound_any = false;
         let mut last = None;
         let own = rt::interfaces();
         let has_family = |ip: IpAddr| {
@@ -313,9 +347,9 @@ impl Builder {
                 bound = transport.listen(&at(0));
             }
             match bound {
-                Ok(bound) => {
-                    port = port_of(&bound).unwrap_or(port);
-                    addresses.push(bound);
+                Ok(()) => {
+                    port = transport.addresses().last().and_then(port_of).unwrap_or(port);
+                    bound_any = true;
                 }
                 Err(ListenError::Io { source, .. }) if !has_family(ip) => {
                     tracing::debug!("{address}: this machine has no such addresses: {source}");
@@ -325,17 +359,20 @@ impl Builder {
             }
         }
         match last {
-            Some(error) if addresses.is_empty() => Err(error),
-            _ => Ok(addresses),
+            Some(error) if !bound_any => Err(error),
+            _ => Ok(()),
         }
     }
 
     /// Starts the node. Must be called within a tokio runtime.
     pub fn start(mut self) -> Result<(Node, Events), StartError> {
-        let (identity, addresses) = match self.bound.take() {
-            Some(bound) => bound,
+        let identity = match self.bound.take() {
+            Some(identity) => identity,
             None => self.listen_now()?,
         };
+        let accepted = accepted_at(&self.transports);
+        let addresses = Addresses::default();
+        addresses.set(accepted.clone(), self.config.peer);
         #[cfg(feature = "store")]
         let store = self.store.take().map(Arc::new);
         // Above what was signed before, also by one who has lost its store, or has none.
@@ -359,7 +396,7 @@ impl Builder {
         let (sender, messages) = unbounded_channel();
         let mailbox = Arc::new(Mailbox::default());
         let events = Events { mailbox: mailbox.clone(), node: sender.downgrade() };
-        let reach = Reach::new(&addresses, &self.external, &self.transports);
+        let reach = Reach::new(&accepted, &self.external, &self.transports);
         // The receiver is here, so this arrives.
         let _ = sender.send(Message::Command(reach.command()));
         let failure = Arc::new(std::sync::OnceLock::new());
@@ -383,6 +420,7 @@ impl Builder {
         let driver = Driver {
             core,
             transports: self.transports,
+            addresses: addresses.clone(),
             reach,
             flushes: crate::flush::Flushes::default(),
             workers,
@@ -395,6 +433,7 @@ impl Builder {
             log: Log::default(),
             clock: Clock::start(),
             routes: BTreeMap::new(),
+            dials: BTreeMap::new(),
             fates: BTreeMap::new(),
             requests: 0,
             leaving: None,
@@ -404,7 +443,6 @@ impl Builder {
         };
         rt::spawn(driver.run());
         let peer = config.peer;
-        let addresses = addresses.into_iter().map(|address| with_peer(address, peer)).collect();
         let publishing = Arc::new(AtomicUsize::new(0));
         let shared = Shared { driver: sender, peer, addresses, publishing, failure };
         Ok((Node { shared: Arc::new(shared) }, events))

@@ -10,10 +10,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidegate_proto::id::{ConnectionId, PoolIndex};
-use tidegate_proto::io::{Admission, Block, Command, DialError, Event, Fate, Input, Output};
+use tidegate_proto::id::{ConnectionId, DialId, PoolIndex};
+use tidegate_proto::io::{
+    Admission, Block, Command, Connected, DialError, Direction, Event, Fate, Input, Output,
+};
 use tidegate_proto::recording::Recorder;
-use tidegate_proto::{EventQueue, Node as Core, Time};
+use tidegate_proto::{EventQueue, MaybeSend, Node as Core, Time};
 #[cfg(feature = "store")]
 use tidegate_proto::{
     id::Ticket,
@@ -25,12 +27,12 @@ use tokio::sync::{Notify, oneshot};
 use crate::flush::Flushes;
 use crate::identity::Identity;
 use crate::log::Log;
-use crate::node::{BlockAt, Failure};
-use crate::reach::Reach;
+use crate::node::{Addresses, BlockAt, Failure};
+use crate::reach::{Reach, accepted_at};
 use crate::rt::{self, Clock, Timer};
 #[cfg(feature = "store")]
 use crate::store::{FoundBlock, Keeper, StoreError};
-use crate::transport::{Traffic, Transport, from_core};
+use crate::transport::{Dial, Happening, Traffic, Transport, from_core};
 use crate::validator::{Answer, Workers};
 
 /// How long connections may take to say goodbye when the node shuts down.
@@ -67,11 +69,11 @@ pub(crate) enum Message {
 }
 
 /// A look at the core.
-pub(crate) trait Query: Send {
+pub(crate) trait Query: MaybeSend {
     fn look(self: Box<Self>, core: &Core, traffic: Traffic);
 }
 
-impl<F: FnOnce(&Core, Traffic) + Send> Query for F {
+impl<F: FnOnce(&Core, Traffic) + MaybeSend> Query for F {
     fn look(self: Box<Self>, core: &Core, traffic: Traffic) {
         self(core, traffic);
     }
@@ -118,6 +120,8 @@ pub(crate) struct Driver {
     pub(crate) core: Core,
     pub(crate) identity: Identity,
     pub(crate) transports: Vec<Box<dyn Transport>>,
+    /// Where connections are accepted, for handles to read.
+    pub(crate) addresses: Addresses,
     pub(crate) reach: Reach,
     pub(crate) flushes: Flushes,
     pub(crate) workers: Workers,
@@ -132,6 +136,8 @@ pub(crate) struct Driver {
     pub(crate) clock: Clock,
     /// Which transport each connection is of.
     pub(crate) routes: BTreeMap<ConnectionId, usize>,
+    /// Which transport each dial is of.
+    pub(crate) dials: BTreeMap<DialId, usize>,
     pub(crate) fates: BTreeMap<u64, oneshot::Sender<Fate>>,
     pub(crate) requests: u64,
     pub(crate) leaving: Option<Leaving>,
@@ -168,7 +174,7 @@ pub(crate) struct Leaving {
 
 /// What happens next.
 enum Step {
-    Input(usize, Input),
+    Happening(usize, Happening),
     Message(Option<Message>),
     Timeout,
 }
@@ -208,6 +214,7 @@ impl Driver {
             self.keep_book(false);
             self.flushes.look(&self.core, self.clock.now());
             if self.reach.look(self.clock.now()) {
+                self.transports.iter_mut().for_each(|transport| transport.network_changed());
                 self.command(self.reach.command());
                 continue;
             }
@@ -217,7 +224,10 @@ impl Driver {
                 break;
             }
             match poll_fn(|cx| self.poll_step(&mut timer, cx)).await {
-                Step::Input(transport, input) => self.on_input(transport, input),
+                Step::Happening(transport, Happening::Input(input)) => {
+                    self.on_input(transport, input);
+                }
+                Step::Happening(_, Happening::Addresses) => self.on_addresses(),
                 Step::Message(Some(message)) => self.on_message(message),
                 // All handles are gone.
                 Step::Message(None) => self.leave(None),
@@ -316,8 +326,8 @@ impl Driver {
         self.turn = (self.turn + 1) % sources;
         for source in (0..sources).map(|n| (self.turn + n) % sources) {
             if let Some(transport) = self.transports.get_mut(source) {
-                if let Poll::Ready(input) = transport.poll_input(cx) {
-                    return Poll::Ready(Step::Input(source, input));
+                if let Poll::Ready(happening) = transport.poll(cx) {
+                    return Poll::Ready(Step::Happening(source, happening));
                 }
             } else if source == messages {
                 let deaf = self.leaving.is_some() && self.messages.is_closed();
@@ -333,15 +343,30 @@ impl Driver {
 
     fn on_input(&mut self, transport: usize, input: Input) {
         match &input {
-            Input::Connected { connection, .. } => {
+            Input::Connected(Connected { connection, direction, .. }) => {
+                if let Direction::Outbound(dial) = direction {
+                    self.dials.remove(dial);
+                }
                 self.routes.insert(*connection, transport);
             }
             Input::Closed { connection } => {
                 self.routes.remove(connection);
             }
+            Input::DialFailed { dial, .. } => {
+                self.dials.remove(dial);
+            }
             _ => {}
         }
         self.input(input);
+    }
+
+    /// Transports accept connections at other addresses than before.
+    fn on_addresses(&mut self) {
+        let addresses = accepted_at(&self.transports);
+        if self.reach.listens_at(&addresses) {
+            self.addresses.set(addresses, self.identity.peer_id());
+            self.command(self.reach.command());
+        }
     }
 
     fn input(&mut self, input: Input) {
@@ -451,20 +476,21 @@ impl Driver {
                     transport.close(connection);
                 }
             }
-            Output::Dial { dial, address, peer, fresh } => {
+            Output::Dial { dial: id, address, peer, patience, fresh } => {
                 let found = from_core(&address).and_then(|address| {
-                    let transport = self.transports.iter_mut().find(|t| t.handles(&address))?;
-                    Some((transport, address))
+                    let at = self.transports.iter().position(|t| t.handles(&address))?;
+                    Some((at, address))
                 });
-                match found {
-                    Some((transport, address)) if fresh => {
-                        transport.dial_fresh(dial, &address, peer);
-                    }
-                    Some((transport, address)) => transport.dial(dial, &address, peer),
-                    None => {
-                        let error = DialError::UnsupportedAddress;
-                        self.input(Input::DialFailed { dial, error });
-                    }
+                let Some((at, address)) = found else {
+                    let error = DialError::UnsupportedAddress;
+                    return self.input(Input::DialFailed { dial: id, error });
+                };
+                self.dials.insert(id, at);
+                self.transports[at].dial(Dial { id, address, peer, patience, fresh });
+            }
+            Output::Cancel { dial } => {
+                if let Some(at) = self.dials.remove(&dial) {
+                    self.transports[at].cancel(dial);
                 }
             }
             Output::Sign { request, payload } => {

@@ -98,12 +98,14 @@ impl Identity {
         PeerId(self.0.verifying_key().to_bytes())
     }
 
-    pub(crate) fn sign(&self, payload: &[u8]) -> Signature {
+    /// The signature over a payload (Ed25519, RFC 8032). What is signed must say what it is for, in its first
+    /// bytes: a transport that lets a peer choose them signs whatever the peer wants.
+    pub fn sign(&self, payload: &[u8]) -> Signature {
         Signature(self.0.sign(payload).to_bytes())
     }
 
     /// The key, for TLS.
-    #[cfg(feature = "quic")]
+    #[cfg(feature = "tls")]
     pub(crate) fn signing_key(&self) -> &SigningKey {
         &self.0
     }

@@ -46,11 +46,11 @@ impl Log {
     }
 
     /// Whether dials of this address have not failed in this way just before.
-    fn is_news(&mut self, address: &Address, error: DialError) -> bool {
+    fn is_news(&mut self, address: &Address, error: &DialError) -> bool {
         if self.failures.len() >= FAILURES && !self.failures.contains_key(address) {
             self.failures.clear();
         }
-        self.failures.insert(address.clone(), error) != Some(error)
+        self.failures.insert(address.clone(), error.clone()).as_ref() != Some(error)
     }
 
     /// Writes what happened, if there is room for it.
@@ -89,7 +89,7 @@ impl Log {
                 let name =
                     from_core(address).map_or_else(|| address.to_string(), |a| a.to_string());
                 // Who is not there is dialed again and again: once is enough to read.
-                match self.is_news(address, *error) {
+                match self.is_news(address, error) {
                     true => tracing::info!(address = name, %error, "dial failed"),
                     false => tracing::debug!(address = name, %error, "dial failed"),
                 }
@@ -132,14 +132,14 @@ mod tests {
     fn a_failure_that_repeats_is_no_news() {
         let mut log = Log::default();
         let address = |n: usize| Address(n.to_string().into());
-        assert!(log.is_news(&address(0), DialError::TimedOut));
-        assert!(!log.is_news(&address(0), DialError::TimedOut));
-        assert!(log.is_news(&address(0), DialError::WrongPeer));
+        assert!(log.is_news(&address(0), &DialError::TimedOut));
+        assert!(!log.is_news(&address(0), &DialError::TimedOut));
+        assert!(log.is_news(&address(0), &DialError::WrongPeer));
         for n in 1..FAILURES {
-            assert!(log.is_news(&address(n), DialError::TimedOut));
+            assert!(log.is_news(&address(n), &DialError::TimedOut));
         }
-        assert!(!log.is_news(&address(0), DialError::WrongPeer), "it is remembered at the limit");
-        assert!(log.is_news(&address(FAILURES), DialError::TimedOut));
+        assert!(!log.is_news(&address(0), &DialError::WrongPeer), "it is remembered at the limit");
+        assert!(log.is_news(&address(FAILURES), &DialError::TimedOut));
         assert_eq!(log.failures.len(), 1);
     }
 }

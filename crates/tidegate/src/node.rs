@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use tidegate_proto::id::{BlockId, ItemId, PeerId, PoolIndex};
 use tidegate_proto::io::{Admission, Block, Command, Event, Fate, TipChange};
 use tidegate_proto::stats::Stats;
 use tidegate_proto::wire::Grant;
-use tidegate_proto::{BannedPeer, Status};
+use tidegate_proto::{BannedPeer, MaybeSend, Status};
 use tokio::sync::oneshot;
 
 use crate::driver::{Mailbox, Message, Sender};
-use crate::transport::{Traffic, split_peer, to_core};
+use crate::transport::{Traffic, split_peer, to_core, with_peer};
 
 /// Items that wait to be published: as many as a pool holds.
 const PUBLISHING: usize = 4096;
@@ -32,9 +32,24 @@ pub struct Node {
 pub(crate) struct Shared {
     pub(crate) driver: Sender,
     pub(crate) peer: PeerId,
-    pub(crate) addresses: Vec<Multiaddr>,
+    pub(crate) addresses: Addresses,
     pub(crate) publishing: Arc<AtomicUsize>,
     pub(crate) failure: Arc<OnceLock<Failure>>,
+}
+
+/// Where a node accepts connections: written by its driver, read by its handles.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Addresses(Arc<Mutex<Vec<Multiaddr>>>);
+
+impl Addresses {
+    pub(crate) fn set(&self, addresses: Vec<Multiaddr>, peer: PeerId) {
+        let named = addresses.into_iter().map(|address| with_peer(address, peer)).collect();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = named;
+    }
+
+    fn get(&self) -> Vec<Multiaddr> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// Why a node has stopped although nobody wanted that.
@@ -79,9 +94,10 @@ impl Node {
         self.shared.peer
     }
 
-    /// Where it accepts connections.
-    pub fn addresses(&self) -> &[Multiaddr] {
-        &self.shared.addresses
+    /// Where it accepts connections now, with `/p2p/…` at the end of each. Some come later than the node, and some
+    /// go, as those of relays.
+    pub fn addresses(&self) -> Vec<Multiaddr> {
+        self.shared.addresses.get()
     }
 
     /// Connects to a peer. With `/p2p/…` at the address's end nobody else is accepted there.
@@ -244,9 +260,9 @@ impl Node {
         self.shared.driver.send(message).map_err(|_| NodeError::Closed)
     }
 
-    async fn query<T: Send + 'static>(
+    async fn query<T: MaybeSend + 'static>(
         &self,
-        look: impl FnOnce(&tidegate_proto::Node, Traffic) -> T + Send + 'static,
+        look: impl FnOnce(&tidegate_proto::Node, Traffic) -> T + MaybeSend + 'static,
     ) -> Result<T, NodeError> {
         let (answer, receiver) = oneshot::channel();
         let query = move |core: &tidegate_proto::Node, traffic| {

@@ -30,6 +30,15 @@ pub(crate) struct Reach {
     pub(crate) next: Option<Time>,
 }
 
+fn is_ip(address: &Multiaddr) -> bool {
+    matches!(address.iter().next(), Some(Protocol::Ip4(_) | Protocol::Ip6(_)))
+}
+
+/// Where some transports accept connections now.
+pub(crate) fn accepted_at(transports: &[Box<dyn Transport>]) -> Vec<Multiaddr> {
+    transports.iter().flat_map(|transport| transport.addresses()).collect()
+}
+
 impl Reach {
     /// Of a node with these listeners and transports.
     pub(crate) fn new(
@@ -37,9 +46,6 @@ impl Reach {
         external: &[Multiaddr],
         transports: &[Box<dyn Transport>],
     ) -> Self {
-        let is_ip = |address: &Multiaddr| {
-            matches!(address.iter().next(), Some(Protocol::Ip4(_) | Protocol::Ip6(_)))
-        };
         let anywhere = Multiaddr::from(Ipv4Addr::LOCALHOST).with(Protocol::Udp(1));
         let anywhere = anywhere.with(Protocol::QuicV1);
         let dials = transports.iter().any(|transport| transport.handles(&anywhere));
@@ -57,6 +63,16 @@ impl Reach {
         };
         reach.look(Time::ZERO);
         reach
+    }
+
+    /// Connections are accepted at these addresses now: whether that is news.
+    pub(crate) fn listens_at(&mut self, addresses: &[Multiaddr]) -> bool {
+        let listeners = addresses.iter().map(to_core).collect::<Vec<_>>();
+        let before = std::mem::replace(&mut self.listeners, listeners);
+        if self.next.is_none() && addresses.iter().any(is_ip) {
+            self.next = Some(Time::ZERO);
+        }
+        before != self.listeners
     }
 
     /// What the core is to know, in place of what it knew before.

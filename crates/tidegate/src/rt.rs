@@ -11,8 +11,15 @@ pub(crate) use tokio::time::Instant;
 use tokio::time::Sleep;
 
 /// Runs a future beside the caller.
+#[cfg(not(all(target_family = "wasm", not(target_feature = "atomics"))))]
 pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(future);
+}
+
+/// Runs a future beside the caller, in its thread, which is the only one: within a `LocalSet`.
+#[cfg(all(target_family = "wasm", not(target_feature = "atomics")))]
+pub(crate) fn spawn(future: impl Future<Output = ()> + 'static) {
+    tokio::task::spawn_local(future);
 }
 
 /// Lets others run, if the caller has run for long.

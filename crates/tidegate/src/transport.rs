@@ -11,23 +11,120 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use multiaddr::{Multiaddr, Protocol};
 use tidegate_proto::id::{Address, ConnectionId, DialId, PeerId};
 use tidegate_proto::io::Input;
 use tidegate_proto::wire::Frame;
+use tidegate_proto::{Limits, MaybeSend};
 
+use crate::identity::Identity;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod memory;
+mod places;
 #[cfg(feature = "quic")]
 pub mod quic;
+#[cfg(feature = "tls")]
+pub mod secure;
+
+pub use places::{Place, Places};
+
+/// What a transport is made for: given to the factories of [`crate::Builder::transport`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Setup {
+    /// Who the node is, with its key: to prove that to peers.
+    pub identity: Identity,
+    /// What peers may make the node cost.
+    pub limits: Limits,
+    /// Room for connections, which all transports of the node share.
+    pub places: Places,
+}
+
+impl Setup {
+    /// For a node of its own, as in tests.
+    pub fn new(identity: Identity, limits: Limits) -> Self {
+        let places = Places::new(&limits);
+        Self { identity, limits, places }
+    }
+}
+
+/// Why a transport cannot be made.
+pub type TransportError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A connection to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Dial {
+    /// The number to answer with.
+    pub id: DialId,
+    /// Where to.
+    pub address: Multiaddr,
+    /// Who must answer; anyone if `None`.
+    pub peer: Option<PeerId>,
+    /// How long it may take. The core cancels it after that.
+    pub patience: Duration,
+    /// From a socket that nothing else has left by, where the transport has sockets: a router in front of the
+    /// peer must not know it.
+    pub fresh: bool,
+}
+
+impl Dial {
+    /// A dial from any socket, of whoever is there, that may take 3 s.
+    pub fn new(id: DialId, address: Multiaddr) -> Self {
+        Self { id, address, peer: None, patience: Limits::default().dial_timeout, fresh: false }
+    }
+
+    /// Nobody else may answer.
+    #[must_use]
+    pub fn to(mut self, peer: Option<PeerId>) -> Self {
+        self.peer = peer;
+        self
+    }
+
+    /// From a socket that nothing else has left by.
+    #[must_use]
+    pub fn from_fresh_socket(mut self) -> Self {
+        self.fresh = true;
+        self
+    }
+
+    /// With another time that it may take.
+    #[must_use]
+    pub fn within(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+}
+
+/// What a transport has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Happening {
+    /// The network did something.
+    Input(Input),
+    /// [`Transport::addresses`] are others now.
+    Addresses,
+}
+
+impl From<Input> for Happening {
+    fn from(input: Input) -> Self {
+        Self::Input(input)
+    }
+}
 
 /// Carries frames between nodes.
 ///
-/// What a transport must do, which `tests/transports.rs` checks of each:
+/// What a transport must do, which the suite of the feature `conformance` checks of each:
 ///
 /// - [`Input::Connected`] comes once for a connection, with an identity that the peer has proven;
-///   where one was asked for in [`Transport::dial`], no other is accepted.
+///   where one was asked for in [`Dial::peer`], no other is accepted. It holds a place of [`Setup::places`] as
+///   long as it is there.
+/// - A dial ends once, with [`Input::Connected`] or [`Input::DialFailed`], after [`Dial::patience`] at the latest;
+///   one that is cancelled ends with nothing.
 /// - Frames of one channel and direction arrive in order, once, and whole. A frame of more than
 ///   [`tidegate_proto::wire::MAX_FRAME`] bytes ends the connection before it is read.
 /// - It is given one frame for a channel at a time. When it says [`Input::Writable`], no more than
@@ -36,21 +133,23 @@ pub mod quic;
 ///   comes on it stays where the peer's flow control bounds it.
 /// - After [`Transport::close`], frames that were given for channel 0 still leave, within a second
 ///   or so. [`Input::Closed`] comes once, last, for every connection.
-pub trait Transport: Send + 'static {
+pub trait Transport: MaybeSend + 'static {
     /// Whether addresses of this form are this transport's.
     fn handles(&self, address: &Multiaddr) -> bool;
 
-    /// Accepts connections at an address, and says at which it really does.
-    fn listen(&mut self, address: &Multiaddr) -> Result<Multiaddr, ListenError>;
+    /// Accepts connections at an address. Where that really is, is among [`Transport::addresses`] at once, or
+    /// when [`Happening::Addresses`] says so.
+    fn listen(&mut self, address: &Multiaddr) -> Result<(), ListenError>;
 
-    /// Connects to an address; [`Input::Connected`] or [`Input::DialFailed`] follows.
-    fn dial(&mut self, dial: DialId, address: &Multiaddr, peer: Option<PeerId>);
+    /// All addresses at which it accepts connections now, as others could dial them or as they are bound: of any
+    /// interface, of a relay that has given this node a place, or with hashes of certificates.
+    fn addresses(&self) -> Vec<Multiaddr>;
 
-    /// Connects like [`Transport::dial`], from a socket that nothing else has left by where the transport has
-    /// sockets: a router in front of the peer must not know it.
-    fn dial_fresh(&mut self, dial: DialId, address: &Multiaddr, peer: Option<PeerId>) {
-        self.dial(dial, address, peer);
-    }
+    /// Connects to an address.
+    fn dial(&mut self, dial: Dial);
+
+    /// Gives a dial up, if it is under way: nothing more comes of it.
+    fn cancel(&mut self, dial: DialId);
 
     /// Sends a frame; [`Input::Writable`] follows.
     fn send(&mut self, connection: ConnectionId, channel: u32, frame: Frame);
@@ -62,12 +161,16 @@ pub trait Transport: Send + 'static {
     /// Ends a connection.
     fn close(&mut self, connection: ConnectionId);
 
+    /// The machine's interfaces, or their addresses, are others: what was bound to them may have to be bound
+    /// again.
+    fn network_changed(&mut self) {}
+
     /// The next thing that happened.
-    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input>;
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Happening>;
 
     /// Ends everything at once. When the future is done the system has back what the transport had of it:
     /// whoever comes next may listen at the same address. Nothing is called after this.
-    fn shut_down(&mut self) -> BoxFuture<'static, ()> {
+    fn shut_down(&mut self) -> BoxFuture<()> {
         Box::pin(std::future::ready(()))
     }
 
@@ -76,6 +179,13 @@ pub trait Transport: Send + 'static {
         Traffic::default()
     }
 }
+
+/// A future in a box, which can go to another thread where there are threads.
+#[cfg(not(all(target_family = "wasm", not(target_feature = "atomics"))))]
+pub type BoxFuture<T> = futures_util::future::BoxFuture<'static, T>;
+/// A future in a box.
+#[cfg(all(target_family = "wasm", not(target_feature = "atomics")))]
+pub type BoxFuture<T> = futures_util::future::LocalBoxFuture<'static, T>;
 
 /// Bytes on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,6 +236,14 @@ pub enum ListenError {
         address: Multiaddr,
         /// Why.
         source: std::io::Error,
+    },
+    /// The transport refuses, for a reason of its own.
+    #[error("{address}: {source}")]
+    Transport {
+        /// Where.
+        address: Multiaddr,
+        /// Why.
+        source: TransportError,
     },
 }
 

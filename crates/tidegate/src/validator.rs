@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tidegate_proto::id::Ticket;
 use tidegate_proto::io::{Admission, Command, Lane, Subject, TipChange, Verdict};
+use tidegate_proto::{MaybeSend, MaybeSync};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::driver::Message;
@@ -35,7 +36,7 @@ use crate::driver::Message;
 /// # fn is_validator(_: impl Validator) {}
 /// is_validator(accept_short_items);
 /// ```
-pub trait Validator: Send + Sync + 'static {
+pub trait Validator: MaybeSend + MaybeSync + 'static {
     /// Looks at `subject` and gives the answer.
     ///
     /// Whoever keeps state should answer while holding its lock: then answers, and what
@@ -43,7 +44,7 @@ pub trait Validator: Send + Sync + 'static {
     fn validate(&self, subject: Subject, answer: Answer);
 }
 
-impl<F: Fn(Subject, Answer) + Send + Sync + 'static> Validator for F {
+impl<F: Fn(Subject, Answer) + MaybeSend + MaybeSync + 'static> Validator for F {
     fn validate(&self, subject: Subject, answer: Answer) {
         self(subject, answer);
     }

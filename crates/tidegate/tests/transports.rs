@@ -1,70 +1,26 @@
 //! What every transport must do: the contract of [`tidegate::Transport`], as tests.
 //!
-//! A new transport implements [`transports::harness::Kind`] and adds one line of
-//! `every_transport!`. What only QUIC promises is in `transports/quic.rs`.
+//! What only QUIC promises is in `transports/quic.rs`.
 
+use tidegate::transport::Setup;
+use tidegate::transport::conformance::Kind;
 use tidegate::transport::memory::MemoryNetwork;
-use tidegate::{Identity, Multiaddr, Transport};
+use tidegate::{Multiaddr, Transport};
 
-use transports::harness::Kind;
-
+#[cfg(feature = "quic")]
 mod transports {
-    pub(crate) mod closing;
-    pub(crate) mod connecting;
-    pub(crate) mod frames;
-    pub(crate) mod harness;
-    #[cfg(feature = "quic")]
     mod quic;
-    #[cfg(feature = "quic")]
     mod quic_limits;
-    #[cfg(feature = "quic")]
     pub(crate) mod raw;
-    #[cfg(feature = "quic")]
     pub(crate) mod relay;
-    pub(crate) mod slow;
 }
 
-/// All cases for one kind of transport, in a module of its name.
-macro_rules! every_transport {
-    ($($kind:ident: $type:ty;)+) => {
-        every_transport!(@cases [$($kind: $type),+]
-            connecting: both_sides_are_told_who_is_there, another_peer_than_dialed_is_refused,
-                dialing_where_nobody_listens_fails, foreign_addresses_are_refused,
-                an_address_is_listened_at_once, a_node_that_dials_itself_has_two_connections,
-                many_connections_to_one_listener;
-            frames: arrive_in_order_and_whole, head_and_body_arrive_as_one,
-                the_largest_arrives, an_oversize_frame_ends_the_connection,
-                one_writable_for_each_frame, traffic_is_counted;
-            slow: nothing_is_read_before_open, a_stuck_channel_holds_up_no_other,
-                frames_of_a_channel_opened_early_arrive;
-            closing: a_lost_transport_is_noticed, last_words_on_control_arrive,
-                last_words_arrive_at_a_late_reader, both_may_close_at_once,
-                one_connection_closes_and_another_stays, what_is_closed_takes_nothing_more;
-        );
-    };
-    (@cases $kinds:tt $($module:ident: $($case:ident),+;)+) => {
-        every_transport!(@kinds $kinds [$($($module $case)+)+]);
-    };
-    (@kinds [$($kind:ident: $type:ty),+] $cases:tt) => {
-        $(every_transport!(@kind $kind $type, $cases);)+
-    };
-    (@kind $kind:ident $type:ty, [$($module:ident $case:ident)+]) => {
-        mod $kind {
-            use super::transports::*;
-            $(#[tokio::test]
-            async fn $case() {
-                $module::$case::<$type>().await;
-            })+
-        }
-    };
-}
-
-every_transport! {
+tidegate::transport_conformance! {
     memory: super::InMemory;
 }
 
 #[cfg(feature = "quic")]
-every_transport! {
+tidegate::transport_conformance! {
     quic: super::OverQuic;
     quic_with_losses: super::OverLossyQuic;
 }
@@ -74,8 +30,8 @@ every_transport! {
 pub(crate) struct InMemory(MemoryNetwork);
 
 impl Kind for InMemory {
-    fn transport(&self, identity: &Identity) -> Box<dyn Transport> {
-        Box::new(self.0.transport(identity))
+    fn transport(&self, setup: &Setup) -> Box<dyn Transport> {
+        Box::new(self.0.transport(setup))
     }
 
     fn listen_address(&self) -> Multiaddr {
@@ -98,8 +54,8 @@ pub(crate) struct OverQuic;
 
 #[cfg(feature = "quic")]
 impl Kind for OverQuic {
-    fn transport(&self, identity: &Identity) -> Box<dyn Transport> {
-        Box::new(transports::raw::quic(identity))
+    fn transport(&self, setup: &Setup) -> Box<dyn Transport> {
+        Box::new(transports::raw::quic(setup))
     }
 
     fn listen_address(&self) -> Multiaddr {
@@ -125,8 +81,8 @@ pub(crate) struct OverLossyQuic;
 impl Kind for OverLossyQuic {
     const LOSSY: bool = true;
 
-    fn transport(&self, identity: &Identity) -> Box<dyn Transport> {
-        OverQuic.transport(identity)
+    fn transport(&self, setup: &Setup) -> Box<dyn Transport> {
+        OverQuic.transport(setup)
     }
 
     fn listen_address(&self) -> Multiaddr {

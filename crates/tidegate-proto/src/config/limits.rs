@@ -38,6 +38,9 @@ pub struct Limits {
     pub handshakes: u32,
     /// How long a dial may take before it counts as failed: a lost packet or two at any distance.
     pub dial_timeout: Duration,
+    /// The same for an address that it takes long to get to: Tor builds a circuit in up to a minute, and a
+    /// search for a way between two routers (ICE) takes half of that.
+    pub dial_timeout_slow: Duration,
     /// The time between a failed dial and the next; it doubles with each failure.
     pub redial_first: Duration,
     /// The longest such time: with a dial's time-out a peer that is back is found within ten
@@ -139,6 +142,7 @@ impl Default for Limits {
             max_outbound: 20,
             handshakes: 64,
             dial_timeout: Duration::from_secs(3),
+            dial_timeout_slow: Duration::from_secs(60),
             redial_first: Duration::from_millis(500),
             redial_most: Duration::from_secs(5),
             dial_interval: Duration::from_secs(2),
@@ -299,11 +303,12 @@ impl Limits {
     }
 
     /// All times with the shortest of each.
-    pub(super) fn shortest(&self) -> [(&'static str, Duration, Duration); 16] {
+    pub(super) fn shortest(&self) -> [(&'static str, Duration, Duration); 17] {
         [
             // Headers may follow each other at once.
             ("tip_interval", self.tip_interval, Duration::ZERO),
             ("dial_timeout", self.dial_timeout, SHORTEST),
+            ("dial_timeout_slow", self.dial_timeout_slow, SHORTEST),
             ("redial_first", self.redial_first, SHORTEST),
             ("redial_most", self.redial_most, SHORTEST.max(self.redial_first)),
             ("dial_interval", self.dial_interval, SHORTEST),

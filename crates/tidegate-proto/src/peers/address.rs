@@ -79,6 +79,59 @@ fn mapped(ip: [u8; 16]) -> Option<[u8; 4]> {
     (head == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]).then(|| tail.try_into().ok()).flatten()
 }
 
+/// Whether it takes long to get to an address even if somebody is there: through a relay, through Tor, or with
+/// a search for a way on both sides.
+pub(crate) fn is_slow(address: &Address) -> bool {
+    // p2p-circuit, webrtc, onion, onion3.
+    Components(&address.0).any(|code| matches!(code, 290 | 281 | 444 | 445))
+}
+
+/// The codes of an address's components, up to the first that is not known here.
+struct Components<'a>(&'a [u8]);
+
+impl Components<'_> {
+    /// An unsigned LEB128 number, as multiaddr has them; none here has more than two bytes.
+    fn number(&mut self) -> Option<usize> {
+        let (&first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        if first < 0x80 {
+            return Some(first.into());
+        }
+        let (&second, rest) = self.0.split_first().filter(|(second, _)| **second < 0x80)?;
+        self.0 = rest;
+        Some(usize::from(first & 0x7f) | usize::from(second) << 7)
+    }
+}
+
+impl Iterator for Components<'_> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        let code = self.number()?;
+        // The table of multiaddr (multiformats/multiaddr, protocols.csv).
+        let size = match code {
+            // ip4; tcp, udp; ip6; memory.
+            4 => 4,
+            6 | 273 => 2,
+            41 => 16,
+            777 => 8,
+            // onion, onion3.
+            444 => 12,
+            445 => 37,
+            // Names, peers, hashes of certificates, paths of HTTP: with their length.
+            53..=56 | 421 | 466 | 481 => self.number()?,
+            // webrtc-direct, webrtc, p2p-circuit, utp, tls, noise, quic, quic-v1, webtransport, ws, wss.
+            280 | 281 | 290 | 302 | 448 | 454 | 460 | 461 | 465 | 477 | 478 => 0,
+            _ => {
+                self.0 = &[];
+                return Some(code);
+            }
+        };
+        self.0 = self.0.get(size..).unwrap_or_default();
+        Some(code)
+    }
+}
+
 /// How far an address reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]

@@ -17,7 +17,6 @@ use super::exchange::wake;
 use crate::channel::Context;
 use crate::control::record;
 use crate::id::{Address, ConnectionId, DialId};
-use crate::io::Output;
 use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::PeersMessage;
@@ -237,9 +236,8 @@ fn dial(cx: &mut Context, link: ConnectionId, address: Address) -> bool {
     }
     let peer = Some(peer.peer);
     // It is none of those that this node chooses, and takes no place of theirs: it is closed at once.
-    let dial = cx.peers.dial_id();
+    let dial = super::begin_dial(cx, address, peer, true);
     cx.exchange.dial_backs.under_way.insert(dial, (link, group));
-    cx.outputs.push_back(Output::Dial { dial, address, peer, fresh: true });
     true
 }
 

@@ -9,7 +9,7 @@ use super::{exchange, may_dial};
 use crate::channel::Context;
 use crate::config::{Config, StaticPeer};
 use crate::id::{Address, ConnectionId, DialId, PeerId};
-use crate::io::{DialError, Disconnect, Event, Output};
+use crate::io::Disconnect;
 use crate::link::Link;
 use crate::rng::Rng;
 use crate::time::Time;
@@ -94,8 +94,8 @@ impl Role {
 enum State {
     /// Not connected; the next dial is due at that time.
     Idle(Time),
-    /// Dialed; given up at that time.
-    Dialing(DialId, Time),
+    /// Dialed.
+    Dialing(DialId),
     /// Connected, or in the hello.
     Connected(ConnectionId),
     /// It is not dialed any more.
@@ -139,8 +139,8 @@ impl Dialer {
         let due = self.targets.iter().filter_map(|target| match target.state {
             // When they are needed is seen when peers are missing.
             State::Idle(_) if target.role == Role::Bootstrap => None,
-            State::Idle(at) | State::Dialing(_, at) => Some(at),
-            State::Connected(_) | State::Done => None,
+            State::Idle(at) => Some(at),
+            State::Dialing(_) | State::Connected(_) | State::Done => None,
         });
         let finding = (config.outbound > 0).then(|| self.refill.min(self.feeler));
         due.chain(finding).min()
@@ -159,7 +159,7 @@ impl Dialer {
 
     /// The target whose dial this is.
     fn dialed(&self, dial: DialId) -> Option<usize> {
-        let is = |target: &Target| matches!(target.state, State::Dialing(id, _) if id == dial);
+        let is = |target: &Target| target.state == State::Dialing(dial);
         self.targets.iter().position(is)
     }
 
@@ -189,7 +189,7 @@ impl Dialer {
     /// Dials under way over the book.
     fn dialing(&self) -> usize {
         let searching = |target: &&Target| matches!(target.role, Role::Book | Role::Bootstrap);
-        let dialing = |target: &&Target| matches!(target.state, State::Dialing(..));
+        let dialing = |target: &&Target| matches!(target.state, State::Dialing(_));
         self.targets.iter().filter(searching).filter(dialing).count()
     }
 
@@ -219,20 +219,12 @@ impl Dialer {
     }
 }
 
-/// Dials what is due, gives up what took too long, and looks for peers if some are missing.
+/// Dials what is due, and looks for peers if some are missing.
 pub(crate) fn expire(cx: &mut Context) {
     for i in 0..cx.dialer.targets.len() {
         let role = cx.dialer.targets[i].role;
         match cx.dialer.targets[i].state {
             State::Idle(at) if at <= cx.now && role != Role::Bootstrap => dial(cx, i),
-            State::Dialing(dial, until) if until <= cx.now => {
-                // If somebody answers after all, he is just one who was dialed.
-                if let Some(dialing) = cx.peers.dialed(dial) {
-                    let (address, error) = (dialing.address, DialError::TimedOut);
-                    cx.event(Event::DialFailed { address, error });
-                }
-                failed(cx, i);
-            }
             _ => {}
         }
     }
@@ -381,8 +373,8 @@ fn dial_once(cx: &mut Context, role: Role, peer: PeerId, address: Address) {
 fn dial(cx: &mut Context, i: usize) {
     let Target { role, peer, .. } = cx.dialer.targets[i];
     let address = cx.dialer.targets[i].address.clone();
-    let mut links = cx.links.iter();
-    let link = links.find(|(_, link)| link.up && Some(link.peer) == peer).map(|(id, _)| id);
+    let same = |(_, link): &(ConnectionId, &Link)| link.up && Some(link.peer) == peer;
+    let link = cx.links.iter().find(same).map(|(id, _)| id);
     let banned = peer.and_then(|peer| cx.peers.banned(&peer, cx.now));
     let state = if let Some(link) = link {
         // He has dialed himself.
@@ -393,9 +385,7 @@ fn dial(cx: &mut Context, i: usize) {
         let limit = cx.config.limits.redial_first;
         State::Idle(cx.now + cx.dialer.about(limit))
     } else {
-        let dial = cx.peers.dial(address.clone(), peer);
-        cx.outputs.push_back(Output::Dial { dial, address, peer, fresh: false });
-        State::Dialing(dial, cx.now + cx.config.limits.dial_timeout)
+        State::Dialing(super::dial(cx, address, peer))
     };
     cx.dialer.targets[i].state = state;
 }

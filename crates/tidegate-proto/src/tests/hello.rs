@@ -10,7 +10,8 @@ use super::script::{CONTROL, PEER, Script, binding, hello, setup};
 use crate::Kind;
 use crate::id::{Address, ConnectionId, Digest, NetworkId, PeerId, Signature};
 use crate::io::{
-    Admission, Command, DialError, Direction, Disconnect, Event, Input, NotShared, Output,
+    Admission, Command, Connected, DialError, Direction, Disconnect, Event, Input, NotShared,
+    Output,
 };
 use crate::wire::{
     Binding, ControlMessage, Goodbye, Hello, PeerRecord, Refusal, RefusalKind, Setup,
@@ -95,14 +96,13 @@ fn no_more_is_dialed_than_the_limit() {
     let error = DialError::Unreachable;
     script.input(Input::DialFailed { dial: first, error });
     let third = dial(&mut script).unwrap();
-    script.input(Input::Connected {
-        connection: ConnectionId(1),
-        peer: PEER,
-        direction: Direction::Outbound(third),
-        address: Address(Bytes::new()),
-        listener: None,
-        binding: binding(ConnectionId(1)),
-    });
+    script.input(Input::Connected(Connected::new(
+        ConnectionId(1),
+        PEER,
+        Direction::Outbound(third),
+        Address(Bytes::new()),
+        binding(ConnectionId(1)),
+    )));
     assert_eq!(dial(&mut script), None);
 }
 

@@ -10,8 +10,8 @@ use super::app::{TestRules, config, facts};
 pub(super) use crate::Message;
 use crate::id::{Address, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Signature, Ticket};
 use crate::io::{
-    Admission, Command, DialError, Direction, Event, Fate, Found, Input, Load, Output, Subject,
-    TipChange, Verdict, Write,
+    Admission, Command, Connected, DialError, Direction, Event, Fate, Found, Input, Load, Output,
+    Subject, TipChange, Verdict, Write,
 };
 use crate::wire::{Binding, Frame};
 use crate::{Config, Node, Time};
@@ -294,13 +294,14 @@ impl Net {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&connection.0.to_be_bytes());
         let binding = Binding::Exporter(bytes);
-        let connected = |peer, direction, n| Input::Connected {
-            connection,
-            peer,
-            direction,
-            address: address(n),
-            listener: None,
-            binding: binding.clone(),
+        let connected = |peer, direction, n| {
+            Input::Connected(Connected::new(
+                connection,
+                peer,
+                direction,
+                address(n),
+                binding.clone(),
+            ))
         };
         let inbound = connected(self.peer(from), Direction::Inbound, from);
         let outbound = connected(self.peer(to), Direction::Outbound(dial), to);
@@ -386,6 +387,8 @@ impl Net {
                     self.hosts[n].fates.insert(request, fate);
                 }
                 Output::Event(event) => self.hosts[n].events.push(event),
+                // Dials are answered at once here.
+                Output::Cancel { .. } => {}
                 Output::Load { request, what } => self.load(n, request, &what),
                 Output::Store { request, write } => self.store(n, request, write),
             }

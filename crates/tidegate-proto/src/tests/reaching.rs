@@ -10,7 +10,7 @@ use super::script::{CONTROL, PEER, PEERS, Script, hello, setup};
 use crate::Violation;
 use crate::control::reachable::Told;
 use crate::id::{Address, ConnectionId, PeerId, Signature};
-use crate::io::{Command, DialError, Direction, Input};
+use crate::io::{Command, Connected, DialError, Direction, Input};
 use crate::peers::address::tests::ip4;
 use crate::wire::{ControlMessage, PeerRecord, PeersMessage};
 
@@ -170,14 +170,13 @@ fn who_asks_is_dialed_where_it_is_and_nowhere_else() {
     assert_eq!(script.dialed_back, [ip4([20, 1, 0, 1], 4001)]);
     assert_eq!(answers(&mut script), [false; 0]);
     let (dial, back) = (script.dials.pop().unwrap(), ConnectionId(99));
-    script.input(Input::Connected {
-        connection: back,
-        peer: PEER,
-        direction: Direction::Outbound(dial),
-        address: ip4([20, 1, 0, 1], 4001),
-        listener: None,
-        binding: super::script::binding(back),
-    });
+    script.input(Input::Connected(Connected::new(
+        back,
+        PEER,
+        Direction::Outbound(dial),
+        ip4([20, 1, 0, 1], 4001),
+        super::script::binding(back),
+    )));
     assert_eq!(answers(&mut script), [true]);
     assert_eq!((script.closed.len(), script.closed.contains(&back)), (1, true));
     assert_eq!(script.node.status().peers.len(), 1);

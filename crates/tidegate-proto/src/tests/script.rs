@@ -9,8 +9,8 @@ use super::app::{TestRules, config};
 use crate::config::PoolSpec;
 use crate::id::{Address, ConnectionId, DialId, Digest, ItemId, PeerId, PoolIndex, Salt, Ticket};
 use crate::io::{
-    Admission, Block, BlockItem, Command, Direction, Event, Fate, Input, Load, Output, Subject,
-    Verdict, Write,
+    Admission, Block, BlockItem, Command, Connected, Direction, Event, Fate, Input, Load, Output,
+    Subject, Verdict, Write,
 };
 use crate::rules::Rules;
 use crate::wire::{
@@ -47,6 +47,8 @@ pub(super) struct Script {
     pub(super) judge: fn(&Subject) -> Option<Verdict>,
     next: u64,
     pub(super) dials: Vec<DialId>,
+    /// Dials that were given up.
+    pub(super) cancelled: Vec<DialId>,
     /// Frames on other connections than the present one.
     pub(super) elsewhere: Vec<(ConnectionId, u32, Frame)>,
     /// What the node wants from its store, and in it.
@@ -155,6 +157,7 @@ impl Script {
             judge: |_| Some(Verdict::Accept(Admission::default())),
             next: 1,
             dials: Vec::new(),
+            cancelled: Vec::new(),
             elsewhere: Vec::new(),
             loads: Vec::new(),
             writes: Vec::new(),
@@ -197,14 +200,16 @@ impl Script {
         self.connection = ConnectionId(self.next);
         self.next += 1;
         self.sent.clear();
-        let connected = Input::Connected {
-            connection: self.connection,
-            peer,
-            direction,
-            address: self.seen_at.clone(),
-            listener: self.listener.clone(),
-            binding: binding(self.connection),
-        };
+        let connected = Input::Connected(
+            Connected::new(
+                self.connection,
+                peer,
+                direction,
+                self.seen_at.clone(),
+                binding(self.connection),
+            )
+            .from_listener(self.listener.clone()),
+        );
         self.input(connected);
     }
 
@@ -418,7 +423,7 @@ impl Script {
                     None => self.questions.push((ticket, subject)),
                 },
                 Output::Event(event) => self.events.push(event),
-                Output::Dial { dial, peer, address, fresh } => {
+                Output::Dial { dial, peer, address, fresh, .. } => {
                     if fresh {
                         self.dialed_back.push(address);
                     }
@@ -429,6 +434,7 @@ impl Script {
                 Output::Store { request, write } => self.writes.push((request, write)),
                 Output::Published { request, fate } => self.fates.push((request, fate)),
                 Output::Sign { request, payload } => self.signs.push((request, payload)),
+                Output::Cancel { dial } => self.cancelled.push(dial),
                 Output::Open { .. } => {}
             }
         }

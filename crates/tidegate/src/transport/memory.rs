@@ -11,11 +11,13 @@ use std::task::{Context, Poll, Waker};
 
 use multiaddr::{Multiaddr, Protocol};
 use tidegate_proto::id::{ConnectionId, DialId, PeerId};
-use tidegate_proto::io::{DialError, Direction, Input};
+use tidegate_proto::io::{Connected, DialError, Direction, Input};
 use tidegate_proto::wire::{Binding, Frame, MAX_FRAME};
 
-use super::{ListenError, Traffic, Transport, new_connection_id, to_core};
-use crate::identity::Identity;
+use super::{
+    Dial, Happening, ListenError, Place, Places, Setup, Traffic, Transport, new_connection_id,
+    to_core,
+};
 
 /// A network in memory. Transports of one network reach each other at `/memory/…` addresses.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +37,9 @@ struct Hub {
 struct End {
     /// Whose it is: in one process an identity needs no proof.
     peer: Option<PeerId>,
-    inputs: VecDeque<Input>,
+    /// Room for its connections.
+    places: Option<Places>,
+    inputs: VecDeque<Happening>,
     waker: Option<Waker>,
     gone: bool,
     traffic: Traffic,
@@ -51,6 +55,7 @@ struct Side {
     open: BTreeSet<u32>,
     /// Frames for channels that it does not read yet.
     unread: BTreeMap<u32, Frame>,
+    _place: Option<Place>,
 }
 
 impl MemoryNetwork {
@@ -60,9 +65,10 @@ impl MemoryNetwork {
     }
 
     /// A node's way into this network.
-    pub fn transport(&self, identity: &Identity) -> Memory {
+    pub fn transport(&self, setup: &Setup) -> Memory {
         let mut hub = self.lock();
-        hub.ends.push(End { peer: Some(identity.peer_id()), ..End::default() });
+        let (peer, places) = (Some(setup.identity.peer_id()), Some(setup.places.clone()));
+        hub.ends.push(End { peer, places, ..End::default() });
         Memory { network: self.clone(), end: hub.ends.len() - 1 }
     }
 
@@ -72,10 +78,10 @@ impl MemoryNetwork {
 }
 
 impl Hub {
-    fn give(&mut self, end: usize, input: Input) {
+    fn give(&mut self, end: usize, happening: impl Into<Happening>) {
         let end = &mut self.ends[end];
         if !end.gone {
-            end.inputs.push_back(input);
+            end.inputs.push_back(happening.into());
             end.waker.take().into_iter().for_each(Waker::wake);
         }
     }
@@ -103,23 +109,49 @@ impl Hub {
 
     fn join(&mut self, from: usize, to: usize, dial: DialId, found: PeerId, address: &Multiaddr) {
         let Some(dialer) = self.ends[from].peer else { return };
+        let accepted = self.ends[to].places.as_ref().map(Places::take);
+        if let Some(None) = accepted {
+            let error = DialError::because("there is no room for another connection");
+            return self.give(from, Input::DialFailed { dial, error });
+        }
+        let places = [self.ends[from].places.as_ref().map(Places::add), accepted.flatten()];
         let (near, far) = (new_connection_id(), new_connection_id());
         let mut exporter = [0; 32];
         exporter[..8].copy_from_slice(&near.0.to_be_bytes());
-        let connected = |connection, peer, direction, address| Input::Connected {
-            connection,
-            peer,
-            direction,
-            address: to_core(&address),
-            listener: None,
-            binding: Binding::Exporter(exporter),
+        let connected = |connection, peer, direction, address| {
+            Input::Connected(Connected::new(
+                connection,
+                peer,
+                direction,
+                to_core(&address),
+                Binding::Exporter(exporter),
+            ))
         };
-        let side = |end, other| Side { end, other, open: [0].into(), unread: BTreeMap::new() };
-        self.sides.insert(near, side(from, far));
-        self.sides.insert(far, side(to, near));
+        let side = |end, other, place| Side {
+            end,
+            other,
+            open: [0].into(),
+            unread: BTreeMap::new(),
+            _place: place,
+        };
+        let [dialing, accepting] = places;
+        self.sides.insert(near, side(from, far, dialing));
+        self.sides.insert(far, side(to, near, accepting));
         let back = Multiaddr::from(Protocol::Memory(from as u64 + DIALER_PORTS));
         self.give(from, connected(near, found, Direction::Outbound(dial), address.clone()));
         self.give(to, connected(far, dialer, Direction::Inbound, back));
+    }
+}
+
+/// The connection that something is about.
+fn connection_of(happening: &Happening) -> Option<ConnectionId> {
+    match happening {
+        Happening::Input(
+            Input::Frame { connection, .. }
+            | Input::Writable { connection, .. }
+            | Input::Closed { connection },
+        ) => Some(*connection),
+        _ => None,
     }
 }
 
@@ -146,7 +178,7 @@ impl Transport for Memory {
         port(address).is_some()
     }
 
-    fn listen(&mut self, address: &Multiaddr) -> Result<Multiaddr, ListenError> {
+    fn listen(&mut self, address: &Multiaddr) -> Result<(), ListenError> {
         let asked = port(address).ok_or_else(|| ListenError::Unsupported(address.clone()))?;
         let mut hub = self.network.lock();
         let free = |port: &u64| !hub.listeners.contains_key(port);
@@ -157,11 +189,38 @@ impl Transport for Memory {
             source: std::io::ErrorKind::AddrInUse.into(),
         })?;
         hub.listeners.insert(port, self.end);
-        Ok(Protocol::Memory(port).into())
+        hub.give(self.end, Happening::Addresses);
+        Ok(())
     }
 
-    fn dial(&mut self, dial: DialId, address: &Multiaddr, peer: Option<PeerId>) {
-        self.network.lock().connect(self.end, dial, address, peer);
+    fn addresses(&self) -> Vec<Multiaddr> {
+        let hub = self.network.lock();
+        let own = hub.listeners.iter().filter(|(_, end)| **end == self.end);
+        own.map(|(port, _)| Protocol::Memory(*port).into()).collect()
+    }
+
+    fn dial(&mut self, dial: Dial) {
+        self.network.lock().connect(self.end, dial.id, &dial.address, dial.peer);
+    }
+
+    fn cancel(&mut self, dial: DialId) {
+        // Dials end at once, and what came of one may wait to be taken.
+        let mut hub = self.network.lock();
+        let mut undone = Vec::new();
+        hub.ends[self.end].inputs.retain(|happening| match happening {
+            Happening::Input(Input::DialFailed { dial: failed, .. }) => *failed != dial,
+            Happening::Input(Input::Connected(up)) if up.direction == Direction::Outbound(dial) => {
+                undone.push(up.connection);
+                false
+            }
+            _ => true,
+        });
+        for connection in undone {
+            hub.close(connection);
+            hub.ends[self.end]
+                .inputs
+                .retain(|happening| connection_of(happening) != Some(connection));
+        }
     }
 
     fn send(&mut self, connection: ConnectionId, channel: u32, frame: Frame) {
@@ -194,14 +253,14 @@ impl Transport for Memory {
         self.network.lock().close(connection);
     }
 
-    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Happening> {
         let mut hub = self.network.lock();
-        let Some(input) = hub.ends[self.end].inputs.pop_front() else {
+        let Some(happening) = hub.ends[self.end].inputs.pop_front() else {
             hub.ends[self.end].waker = Some(cx.waker().clone());
             return Poll::Pending;
         };
         // The sender may send the next frame when this one is taken.
-        if let Input::Frame { connection, channel, frame } = &input {
+        if let Happening::Input(Input::Frame { connection, channel, frame }) = &happening {
             hub.ends[self.end].traffic.received += frame.len() as u64;
             if let Some(sender) = hub.sides.get(connection).map(|side| side.other)
                 && let Some(end) = hub.sides.get(&sender).map(|side| side.end)
@@ -209,7 +268,7 @@ impl Transport for Memory {
                 hub.give(end, Input::Writable { connection: sender, channel: *channel });
             }
         }
-        Poll::Ready(input)
+        Poll::Ready(happening)
     }
 
     fn traffic(&self) -> Traffic {

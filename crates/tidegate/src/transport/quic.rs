@@ -4,7 +4,7 @@
 //! u32 and big-endian (specification section 4). Identities are proven by TLS 1.3 with self-signed
 //! certificates of Ed25519 keys.
 //!
-//! Everything is driven from [`Transport::poll_input`]: what the driver does not ask for is not
+//! Everything is driven from [`Transport::poll`]: what the driver does not ask for is not
 //! read, so quinn's windows bound what a peer can send.
 //!
 //! # Not guaranteed
@@ -27,13 +27,15 @@ use tidegate_proto::Kind;
 use tidegate_proto::Limits;
 use tidegate_proto::config::{ENDING, FIRST_PACKETS, STRANGER_WINDOW, streams_for};
 use tidegate_proto::id::{ConnectionId, DialId, PeerId};
-use tidegate_proto::io::{DialError, Direction, Input};
+use tidegate_proto::io::{Connected, DialError, Direction, Input};
 use tidegate_proto::wire::{Binding, Frame, MAX_FRAME};
 
-use super::{ListenError, Traffic, Transport, new_connection_id, to_core};
-use crate::identity::Identity;
+use super::{
+    Dial, Happening, ListenError, Place, Places, Setup, Traffic, Transport, new_connection_id,
+    to_core,
+};
 use crate::rt::{self, Instant};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, oneshot};
 
 mod dial;
 mod incoming;
@@ -43,11 +45,11 @@ mod stream;
 mod tls;
 mod watch;
 
+pub use super::secure::TlsError;
 pub use dial::Resolver;
-use dial::{Attempt, DIAL_TIMEOUT, Endpoints, Name, Reached, address_of, first_of, socket_address};
+use dial::{Attempt, Endpoints, Name, Reached, address_of, first_of, socket_address};
 use incoming::{HANDSHAKES, Incoming, KEPT, NetworkGroup, Verdict, network_group};
 use stream::StreamError;
-pub use tls::TlsError;
 use watch::Watch;
 
 /// Streams that a peer may have: one for each channel with a fixed number or an offer.
@@ -59,8 +61,6 @@ const TLS_WAITING: usize = 4 << 10;
 /// a peer that stops in the middle of a frame on each channel makes a node hold one for each. A node
 /// sends frames one after the other (R4.1.6), so this holds nobody up who does.
 const HALF_READ: usize = 2;
-/// How long a handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the last frames of control may take to arrive.
 const LAST_FRAMES: Duration = Duration::from_secs(1);
 /// How long the last packets of a node may take to leave.
@@ -79,11 +79,14 @@ pub struct Quic {
     client: tls::Dialer,
     transport: Arc<quinn::TransportConfig>,
     limits: Limits,
+    places: Places,
     endpoints: Endpoints,
     resolver: Resolver,
+    /// Dials that are under way.
+    dials: BTreeMap<DialId, Dialing>,
     connections: BTreeMap<ConnectionId, Connection>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
-    inputs: VecDeque<Input>,
+    inputs: VecDeque<Happening>,
     /// Connections of others that have not come to anything yet, or have ended.
     incoming: Incoming,
     /// Whether connections are looked at: as long as there are any.
@@ -92,8 +95,18 @@ pub struct Quic {
     past: Traffic,
 }
 
+/// A dial that is under way.
+struct Dialing {
+    peer: Option<PeerId>,
+    /// Until when somebody may answer.
+    until: Instant,
+    /// Dropped, it ends what is under way.
+    _going: Option<oneshot::Sender<()>>,
+}
+
 struct Connection {
     quic: quinn::Connection,
+    _place: Place,
     /// The network group of one who has connected.
     group: Option<NetworkGroup>,
     watch: Watch,
@@ -128,7 +141,7 @@ enum Done {
         SocketAddr,
         Result<quinn::Connection, quinn::ConnectionError>,
     ),
-    Resolved(DialId, Option<PeerId>, Vec<SocketAddr>),
+    Resolved(DialId, Vec<SocketAddr>),
     Dialed(DialId, Result<Reached, DialError>),
     Stream(ConnectionId, Result<(u32, RecvStream), StreamError>),
     Read(ConnectionId, u32, Result<(RecvStream, Bytes), StreamError>),
@@ -153,8 +166,9 @@ impl Connection {
 }
 
 impl Quic {
-    /// A transport for a node with this identity.
-    pub fn new(identity: &Identity, limits: &Limits) -> Result<Self, TlsError> {
+    /// A transport for a node.
+    pub fn new(setup: &Setup) -> Result<Self, TlsError> {
+        let Setup { identity, limits, places } = setup;
         // A channel that is not read must leave some of the window to the others.
         let stream_window = VarInt::from_u32(limits.receive_window / 3 * 2);
         let idle = IDLE_TIMEOUT.try_into().expect("two minutes fit");
@@ -185,8 +199,10 @@ impl Quic {
             client: tls::Dialer::new(identity)?,
             transport,
             limits: limits.clone(),
+            places: places.clone(),
             endpoints: Endpoints::default(),
             resolver: dial::system_resolver(),
+            dials: BTreeMap::new(),
             connections: BTreeMap::new(),
             work: FuturesUnordered::new(),
             inputs: VecDeque::new(),
@@ -214,7 +230,7 @@ impl Quic {
     }
 
     fn on_incoming(&mut self, incoming: quinn::Incoming) {
-        if self.connections.len() >= self.places() {
+        if self.places.is_full() {
             // Those who are being sent away are still there, and would become ever more. Whoever comes
             // again finds a place if one of them can be hurried.
             match self.hurry(|_| true) {
@@ -247,13 +263,14 @@ impl Quic {
         // The handshake shows that the peer receives there. Where its packets say that they come from later
         // is what anybody may write on them.
         let from = incoming.remote_address();
+        let patience = self.limits.handshake_timeout;
         self.work.push(Box::pin(async move {
             // A timer would take a millisecond even for no time at all.
             if !wait.is_zero() {
                 rt::sleep(wait).await;
             }
             let accepted = Box::pin(async { incoming.accept()?.await });
-            let accepted = Box::pin(rt::within(HANDSHAKE_TIMEOUT, accepted));
+            let accepted = Box::pin(rt::within(patience, accepted));
             let result = match futures_util::future::select(accepted, given_up).await {
                 futures_util::future::Either::Left((accepted, _)) => accepted,
                 futures_util::future::Either::Right(_) => None,
@@ -313,18 +330,12 @@ impl Quic {
         open.saturating_sub(self.connections.len() + self.incoming.under_way())
     }
 
-    /// Connections that there may be: of peers, and of those whose hello is not finished or who are
-    /// told that they are not wanted.
-    fn places(&self) -> usize {
-        let limits = &self.limits;
-        (limits.max_inbound + limits.max_outbound + limits.handshakes) as usize
-    }
-
     fn connected(
         &mut self,
         Reached { quic, peer, listener }: Reached,
         direction: Direction,
         from: SocketAddr,
+        place: Place,
     ) {
         let inbound = matches!(direction, Direction::Inbound);
         let group = inbound.then(|| network_group(from.ip()));
@@ -333,7 +344,7 @@ impl Quic {
             quic.close(CODE_CLOSED.into(), b"");
             if let Direction::Outbound(dial) = direction {
                 let error = DialError::Unreachable;
-                self.inputs.push_back(Input::DialFailed { dial, error });
+                self.say(Input::DialFailed { dial, error });
             }
             return;
         }
@@ -347,6 +358,7 @@ impl Quic {
         }));
         let entry = Connection {
             quic,
+            _place: place,
             group,
             watch: Watch::new(from, self.limits.silence, Instant::now()),
             open: [0].into(),
@@ -366,18 +378,21 @@ impl Quic {
         }
         self.connections.insert(connection, entry);
         self.next_stream(connection);
-        self.inputs.push_back(Input::Connected {
-            connection,
-            peer,
-            direction,
-            address: to_core(&address_of(from)),
-            listener: listener.as_ref().map(to_core),
-            binding: Binding::Exporter(exporter),
-        });
+        self.say(Input::Connected(
+            Connected::new(
+                connection,
+                peer,
+                direction,
+                to_core(&address_of(from)),
+                Binding::Exporter(exporter),
+            )
+            .from_listener(listener.as_ref().map(to_core)),
+        ));
     }
 
     /// Connects to whichever of some sockets answers first.
-    fn connect(&mut self, dial: DialId, peer: Option<PeerId>, sockets: &[SocketAddr]) {
+    fn connect(&mut self, dial: DialId, sockets: &[SocketAddr]) {
+        let Some(peer) = self.dials.get(&dial).map(|dialing| dialing.peer) else { return };
         let (mut attempts, mut others) = (Vec::new(), Vec::new());
         for to in sockets {
             let endpoints = self.endpoints.towards(*to).into_iter().flatten();
@@ -390,12 +405,20 @@ impl Quic {
             }
         }
         attempts.append(&mut others);
-        self.reach(dial, peer, attempts);
+        self.reach(dial, attempts);
     }
 
-    fn reach(&self, dial: DialId, peer: Option<PeerId>, attempts: Vec<Attempt>) {
+    fn reach(&mut self, dial: DialId, attempts: Vec<Attempt>) {
+        let Some(dialing) = self.dials.get_mut(&dial) else { return };
+        let (peer, left) = (dialing.peer, dialing.until.saturating_duration_since(Instant::now()));
+        let (going, given_up) = oneshot::channel::<()>();
+        dialing._going = Some(going);
         self.work.push(Box::pin(async move {
-            let reached = first_of(attempts).await;
+            let racing = Box::pin(first_of(attempts, left));
+            let reached = match futures_util::future::select(racing, given_up).await {
+                futures_util::future::Either::Left((reached, _)) => reached,
+                futures_util::future::Either::Right(_) => Err(DialError::TimedOut),
+            };
             let expected = |found: &Reached| peer.is_none_or(|peer| peer == found.peer);
             let reached = match reached {
                 Ok(found) if !expected(&found) => Err(DialError::WrongPeer),
@@ -403,6 +426,17 @@ impl Quic {
             };
             Done::Dialed(dial, reached)
         }));
+    }
+
+    /// Connects from a socket of its own, if there is one to be had.
+    fn dial_fresh(&mut self, dial: DialId, to: Option<SocketAddr>) {
+        // Their connections are among those that are kept for a while.
+        let to = to.filter(|_| self.kept() < KEPT);
+        let from = to.and_then(|to| Some((to, self.endpoints.fresh(dial, to)?)));
+        let Some((to, from)) = from else { return self.dial_failed(dial, DialError::Unreachable) };
+        let peer = self.dials.get(&dial).and_then(|dialing| dialing.peer);
+        let config = self.client.config(peer, self.transport.clone());
+        self.reach(dial, vec![Attempt { from, listener: None, config, to }]);
     }
 
     /// Waits for the peer's next stream.
@@ -466,7 +500,7 @@ impl Quic {
         let path = connection.quic.stats().path;
         let window = (path.cwnd + AHEAD).min(self.limits.send_window.into());
         connection.quic.set_send_window(window);
-        self.inputs.push_back(Input::Writable { connection: id, channel });
+        self.say(Input::Writable { connection: id, channel });
     }
 
     /// The peer has said its last words. It closes the connection when it knows that they are here; the
@@ -523,19 +557,34 @@ impl Quic {
                     self.incoming.has_ended(Instant::now(), kept_for, connection.group);
                 }
             }
-            self.inputs.push_back(Input::Closed { connection: id });
+            self.say(Input::Closed { connection: id });
+        }
+    }
+
+    fn say(&mut self, happening: impl Into<Happening>) {
+        self.inputs.push_back(happening.into());
+    }
+
+    fn dial_failed(&mut self, dial: DialId, error: DialError) {
+        if self.dials.remove(&dial).is_some() {
+            self.say(Input::DialFailed { dial, error });
         }
     }
 
     fn on_dialed(&mut self, dial: DialId, reached: Result<Reached, DialError>) {
         self.endpoints.dialed(dial);
         match reached {
+            // It was cancelled.
+            Ok(reached) if self.dials.remove(&dial).is_none() => {
+                reached.quic.close(CODE_CLOSED.into(), b"");
+            }
             Ok(reached) => {
                 // The one that answered: which of those that a name stands for decides what group it is in.
                 let from = reached.quic.remote_address();
-                self.connected(reached, Direction::Outbound(dial), from);
+                let place = self.places.add();
+                self.connected(reached, Direction::Outbound(dial), from, place);
             }
-            Err(error) => self.inputs.push_back(Input::DialFailed { dial, error }),
+            Err(error) => self.dial_failed(dial, error),
         }
     }
 
@@ -554,21 +603,18 @@ impl Quic {
                 // Others may have taken the last places meanwhile.
                 if let Ok(quic) = result
                     && let Some(peer) = tls::peer(&quic)
-                    && self.connections.len() < self.places()
+                    && let Some(place) = self.places.take()
                 {
                     let reached = Reached { quic, peer, listener: None };
-                    self.connected(reached, Direction::Inbound, from);
+                    self.connected(reached, Direction::Inbound, from, place);
                 } else {
                     self.incoming.has_come_to_nothing(Instant::now(), began, group);
                 }
             }
-            Done::Resolved(dial, _, sockets) if sockets.is_empty() => {
-                let error = DialError::UnknownName;
-                self.inputs.push_back(Input::DialFailed { dial, error });
+            Done::Resolved(dial, sockets) if sockets.is_empty() => {
+                self.dial_failed(dial, DialError::UnknownName);
             }
-            Done::Resolved(dial, peer, sockets) => {
-                self.connect(dial, peer, &sockets);
-            }
+            Done::Resolved(dial, sockets) => self.connect(dial, &sockets),
             Done::Dialed(dial, reached) => self.on_dialed(dial, reached),
             Done::Stream(id, result) => {
                 match result {
@@ -580,11 +626,7 @@ impl Quic {
             Done::Read(id, channel, result) => {
                 match result {
                     Ok((stream, frame)) => {
-                        self.inputs.push_back(Input::Frame {
-                            connection: id,
-                            channel,
-                            frame: frame.into(),
-                        });
+                        self.say(Input::Frame { connection: id, channel, frame: frame.into() });
                         self.read_next(id, channel, stream);
                     }
                     Err(StreamError::Over) if channel == 0 => self.ended(id),
@@ -614,42 +656,44 @@ impl Transport for Quic {
         socket_address(address).is_some() || Name::of(address).is_some()
     }
 
-    fn listen(&mut self, address: &Multiaddr) -> Result<Multiaddr, ListenError> {
+    fn listen(&mut self, address: &Multiaddr) -> Result<(), ListenError> {
         let at = socket_address(address);
         let at = at.ok_or_else(|| ListenError::Unsupported(address.clone()))?;
         let listening = self.endpoints.listen(at, self.server.clone());
-        let (bound, endpoint) =
+        let endpoint =
             listening.map_err(|source| ListenError::Io { address: address.clone(), source })?;
         self.accept_next(endpoint);
-        Ok(bound)
+        self.say(Happening::Addresses);
+        Ok(())
     }
 
-    fn dial(&mut self, dial: DialId, address: &Multiaddr, peer: Option<PeerId>) {
-        if let Some(to) = socket_address(address) {
-            return self.connect(dial, peer, &[to]);
+    fn addresses(&self) -> Vec<Multiaddr> {
+        self.endpoints.listeners()
+    }
+
+    fn dial(&mut self, Dial { id, address, peer, patience, fresh }: Dial) {
+        let until = Instant::now() + patience;
+        self.dials.insert(id, Dialing { peer, until, _going: None });
+        let to = socket_address(&address);
+        if fresh {
+            return self.dial_fresh(id, to);
         }
-        let Some(name) = Name::of(address) else {
-            let error = DialError::UnsupportedAddress;
-            return self.inputs.push_back(Input::DialFailed { dial, error });
+        if let Some(to) = to {
+            return self.connect(id, &[to]);
+        }
+        let Some(name) = Name::of(&address) else {
+            return self.dial_failed(id, DialError::UnsupportedAddress);
         };
-        // At each dial anew: names move.
+        // At each dial again: names move.
         let resolver = self.resolver.clone();
         self.work.push(Box::pin(async move {
-            let found = rt::within(DIAL_TIMEOUT, name.resolve(resolver)).await;
-            Done::Resolved(dial, peer, found.unwrap_or_default())
+            let found = rt::within(patience, name.resolve(resolver)).await;
+            Done::Resolved(id, found.unwrap_or_default())
         }));
     }
 
-    fn dial_fresh(&mut self, dial: DialId, address: &Multiaddr, peer: Option<PeerId>) {
-        // Their connections are among those that are kept for a while.
-        let to = socket_address(address).filter(|_| self.kept() < KEPT);
-        let from = to.and_then(|to| Some((to, self.endpoints.fresh(dial, to)?)));
-        let Some((to, from)) = from else {
-            let error = DialError::Unreachable;
-            return self.inputs.push_back(Input::DialFailed { dial, error });
-        };
-        let config = self.client.config(peer, self.transport.clone());
-        self.reach(dial, peer, vec![Attempt { from, listener: None, config, to }]);
+    fn cancel(&mut self, dial: DialId) {
+        self.dials.remove(&dial);
     }
 
     fn send(&mut self, id: ConnectionId, channel: u32, frame: Frame) {
@@ -704,10 +748,10 @@ impl Transport for Quic {
         }
     }
 
-    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Happening> {
         loop {
-            if let Some(input) = self.inputs.pop_front() {
-                return Poll::Ready(input);
+            if let Some(happening) = self.inputs.pop_front() {
+                return Poll::Ready(happening);
             }
             match self.work.poll_next_unpin(cx) {
                 Poll::Ready(Some(done)) => self.on_done(done),
@@ -717,7 +761,7 @@ impl Transport for Quic {
         }
     }
 
-    fn shut_down(&mut self) -> BoxFuture<'static, ()> {
+    fn shut_down(&mut self) -> super::BoxFuture<()> {
         let endpoints = self.endpoints.take();
         Box::pin(async move {
             let all = endpoints.into_iter().map(|endpoint| async move {

@@ -120,7 +120,9 @@ impl By {
         let builder = builder.listen(place).outbound(0);
         match self {
             Self::Memory(network) => {
-                builder.transport(network.transport(&identity)).without_quic().identity(identity)
+                let network = network.clone();
+                let builder = builder.transport(move |setup| Ok(network.transport(setup)));
+                builder.without_quic().identity(identity)
             }
             #[cfg(feature = "quic")]
             Self::Quic => builder.identity(identity),

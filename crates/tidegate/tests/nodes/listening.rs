@@ -43,7 +43,7 @@ async fn both_families_have_one_port() {
     }
     let node = Running::start(builder).node;
     let listens = |node: &tidegate::Node| {
-        let own = node.addresses().iter().cloned();
+        let own = node.addresses().into_iter();
         own.map(|address| split_peer(address).0.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(listens(&node), both);

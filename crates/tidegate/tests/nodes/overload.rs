@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tidegate::id::{ConnectionId, DialId, PeerId};
-use tidegate::io::{Admission, Direction, Event, Fate, Input, Subject};
-use tidegate::transport::{ListenError, Transport};
+use tidegate::io::{Admission, Connected, Direction, Event, Fate, Input, Subject};
+use tidegate::transport::{Dial, Happening, ListenError, Transport};
 use tidegate::wire::{Binding, Frame};
 use tidegate::{Answer, Limits, Multiaddr};
 
@@ -137,11 +137,17 @@ impl Transport for Chatterbox {
         false
     }
 
-    fn listen(&mut self, address: &Multiaddr) -> Result<Multiaddr, ListenError> {
+    fn listen(&mut self, address: &Multiaddr) -> Result<(), ListenError> {
         Err(ListenError::Unsupported(address.clone()))
     }
 
-    fn dial(&mut self, _: DialId, _: &Multiaddr, _: Option<PeerId>) {}
+    fn addresses(&self) -> Vec<Multiaddr> {
+        Vec::new()
+    }
+
+    fn dial(&mut self, _: Dial) {}
+
+    fn cancel(&mut self, _: DialId) {}
 
     fn send(&mut self, _: ConnectionId, _: u32, _: Frame) {}
 
@@ -151,19 +157,19 @@ impl Transport for Chatterbox {
         self.closed.store(true, Ordering::Relaxed);
     }
 
-    fn poll_input(&mut self, _: &mut Context<'_>) -> Poll<Input> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Happening> {
         let connection = ConnectionId(u64::MAX);
         if std::mem::replace(&mut self.connected, true) {
-            return Poll::Ready(Input::Writable { connection, channel: 0 });
+            return Poll::Ready(Input::Writable { connection, channel: 0 }.into());
         }
-        Poll::Ready(Input::Connected {
+        let connected = Connected::new(
             connection,
-            peer: PeerId([3; 32]),
-            direction: Direction::Inbound,
-            address: tidegate::transport::to_core(&Multiaddr::empty()),
-            listener: None,
-            binding: Binding::Exporter([0; 32]),
-        })
+            PeerId([3; 32]),
+            Direction::Inbound,
+            tidegate::transport::to_core(&Multiaddr::empty()),
+            Binding::Exporter([0; 32]),
+        );
+        Poll::Ready(Input::Connected(connected).into())
     }
 }
 
@@ -186,7 +192,7 @@ async fn beside_a_chatterbox() {
     let mut limits = Limits::default();
     limits.handshake_timeout = Duration::from_millis(50);
     let chatterbox = Chatterbox { connected: false, closed: closed.clone() };
-    let node = By::memory().builder(accept_all).transport(chatterbox).limits(limits);
+    let node = By::memory().builder(accept_all).transport(|_| Ok(chatterbox)).limits(limits);
     let node = Running::start(node);
     while !closed.load(Ordering::Relaxed) {
         assert_eq!(node.node.status().await.unwrap().peers.len(), 0);

@@ -12,11 +12,12 @@ use tidegate::io::DialError;
 use tidegate::transport::Transport as _;
 use tidegate::wire::{Binding, MAX_FRAME};
 
-use super::harness::{End, Net, frame, numbered};
 use super::raw::{Shows, client, endpoint, good_client, late_client, quic, thief};
 use super::relay::{Dice, Fate, Relay, socket};
 use super::relay::{address_of, socket_of};
 use crate::OverQuic;
+use tidegate::transport::conformance::harness::{End, Net, frame, numbered};
+use tidegate::transport::{Dial, Happening, Setup};
 
 type QuicNet = Net<OverQuic>;
 
@@ -50,7 +51,7 @@ async fn stream(quic: &quinn::Connection, channel: u32, bytes: &[u8]) -> quinn::
 /// Another implementation finds the same binding by what the specification says (section 4.2).
 #[tokio::test]
 async fn the_binding_is_the_exporter_of_the_specification() {
-    let mut net = QuicNet::new(1);
+    let mut net = QuicNet::new(1).await;
     let (quic, end) = accepted(&mut net).await;
     let mut exporter = [0; 32];
     quic.export_keying_material(&mut exporter, b"tidegate binding 1", b"").expect("32 bytes");
@@ -72,7 +73,7 @@ async fn ends_for_framing(net: &mut QuicNet, quic: &quinn::Connection, end: End)
 /// R4.2.1, R4.2.2
 #[tokio::test]
 async fn only_those_who_show_an_ed25519_key_come_in() {
-    let mut net = QuicNet::new(1);
+    let mut net = QuicNet::new(1).await;
     let to = socket_of(net.peers[0].address.as_ref().unwrap());
     let tidegate: &[&[u8]] = &[b"tidegate/1"];
     let strangers: [(&str, Shows, &[&[u8]]); 7] = [
@@ -108,7 +109,7 @@ async fn only_those_who_show_an_ed25519_key_come_in() {
 #[tokio::test]
 async fn who_holds_acknowledgments_back_for_too_long_is_not_let_in() {
     for (delay, is_let_in) in [(250, true), (251, false)] {
-        let mut net = QuicNet::new(1);
+        let mut net = QuicNet::new(1).await;
         let to = socket_of(net.peers[0].address.as_ref().expect("an address"));
         let connecting = endpoint().connect_with(late_client(delay), to, "x").expect("a dial");
         let connected = net.alongside("an answer", connecting).await;
@@ -119,7 +120,7 @@ async fn who_holds_acknowledgments_back_for_too_long_is_not_let_in() {
 /// A certificate alone proves nothing: whoever was dialed has shown it to many.
 #[tokio::test]
 async fn a_server_with_a_stolen_certificate_is_no_peer() {
-    let mut net = QuicNet::new(0);
+    let mut net = QuicNet::new(0).await;
     let dialer = net.add();
     let thief = thief();
     let address = address_of(thief.local_addr().expect("its address"));
@@ -139,7 +140,7 @@ async fn a_server_with_a_stolen_certificate_is_no_peer() {
 #[tokio::test]
 async fn an_announced_length_above_the_bound_ends_the_connection() {
     for length in [MAX_FRAME as u32 + 1, u32::MAX] {
-        let mut net = QuicNet::new(1);
+        let mut net = QuicNet::new(1).await;
         let (quic, end) = accepted(&mut net).await;
         // The length alone is enough: nothing of the frame is waited for.
         let control = [framed(b"good"), length.to_be_bytes().to_vec()].concat();
@@ -160,7 +161,7 @@ fn takes(stream: &mut quinn::SendStream) -> usize {
 
 #[tokio::test]
 async fn a_stranger_is_listened_to_for_as_long_as_a_hello() {
-    let mut net = QuicNet::new(1);
+    let mut net = QuicNet::new(1).await;
     let (quic, end) = accepted(&mut net).await;
     // On a channel that is not read, most of all.
     let mut unread = quic.open_uni().await.expect("a stream");
@@ -180,7 +181,7 @@ async fn a_stranger_is_listened_to_for_as_long_as_a_hello() {
 /// R4.1.7
 #[tokio::test]
 async fn streams_are_as_many_as_channels() {
-    let mut net = QuicNet::new(1);
+    let mut net = QuicNet::new(1).await;
     let (quic, end) = accepted(&mut net).await;
     let mut streams = Vec::new();
     let mut most = async |net: &mut QuicNet, more: usize| {
@@ -204,7 +205,7 @@ async fn streams_are_as_many_as_channels() {
 #[tokio::test]
 async fn a_channel_has_one_stream() {
     for channel in [0, 16] {
-        let mut net = QuicNet::new(1);
+        let mut net = QuicNet::new(1).await;
         let (quic, end) = accepted(&mut net).await;
         let _first = stream(&quic, channel, &framed(b"first")).await;
         let _second = stream(&quic, channel, &framed(b"second")).await;
@@ -216,7 +217,7 @@ async fn a_channel_has_one_stream() {
 /// R4.1.4
 #[tokio::test]
 async fn half_a_frame_is_none() {
-    let mut net = QuicNet::new(1);
+    let mut net = QuicNet::new(1).await;
     let (quic, end) = accepted(&mut net).await;
     net.open(end, 16);
     let mut half = stream(&quic, 16, &[0, 0, 0, 9, 1, 2, 3]).await;
@@ -228,7 +229,7 @@ async fn half_a_frame_is_none() {
 /// R4.1.4
 #[tokio::test]
 async fn a_channel_that_is_taken_back_ends_the_connection() {
-    let mut net = QuicNet::new(1);
+    let mut net = QuicNet::new(1).await;
     let (quic, end) = accepted(&mut net).await;
     let mut control = stream(&quic, 0, &framed(b"first")).await;
     net.until("a frame", |net| net.link(end).count(0) == 1).await;
@@ -239,7 +240,7 @@ async fn a_channel_that_is_taken_back_ends_the_connection() {
 /// R4.1.1
 #[tokio::test]
 async fn a_frame_arrives_byte_by_byte() {
-    let mut net = QuicNet::new(1);
+    let mut net = QuicNet::new(1).await;
     let (quic, end) = accepted(&mut net).await;
     let dribble = tokio::spawn(async move {
         let mut stream = quic.open_uni().await.expect("a stream");
@@ -261,7 +262,7 @@ async fn a_frame_arrives_byte_by_byte() {
 /// A peer that refuses to read a channel would otherwise wait for it in vain, and the core with it.
 #[tokio::test]
 async fn a_channel_that_the_peer_stops_ends_the_connection() {
-    let mut net = QuicNet::new(1);
+    let mut net = QuicNet::new(1).await;
     let (quic, end) = accepted(&mut net).await;
     net.send(end, 0, frame(b"hello"));
     let reading = tokio::spawn(async move {
@@ -286,7 +287,7 @@ async fn a_channel_that_the_peer_stops_ends_the_connection() {
 /// An item that is kept must not keep the datagrams that it came with.
 #[tokio::test]
 async fn a_frame_holds_its_own_bytes_only() {
-    let mut net = QuicNet::new(1);
+    let mut net = QuicNet::new(1).await;
     let (quic, end) = accepted(&mut net).await;
     let sizes = [1, 300, 900, 3000, 40_000, MAX_FRAME];
     let frames = sizes.repeat(20).into_iter().map(|size| framed(&vec![5; size]));
@@ -306,7 +307,7 @@ async fn a_frame_holds_its_own_bytes_only() {
 
 #[tokio::test]
 async fn garbage_does_not_disturb_a_listener() {
-    let mut net = QuicNet::new(1);
+    let mut net = QuicNet::new(1).await;
     let to = socket_of(net.peers[0].address.as_ref().unwrap());
     let (quic, end) = accepted(&mut net).await;
     let (noise, mut dice) = (socket(), Dice(2));
@@ -331,7 +332,7 @@ async fn garbage_does_not_disturb_a_listener() {
 
 /// Two ends, and what makes the way between them dead.
 async fn on_a_way_that_may_die() -> (QuicNet, End, End, Arc<AtomicBool>) {
-    let mut net = QuicNet::new(1);
+    let mut net = QuicNet::new(1).await;
     let dialer = net.add();
     let dead = Arc::new(AtomicBool::new(false));
     let to = socket_of(net.peers[0].address.as_ref().unwrap());
@@ -344,7 +345,7 @@ async fn on_a_way_that_may_die() -> (QuicNet, End, End, Arc<AtomicBool>) {
     });
     let dial = net.peers[dialer].dial(&address_of(relay.address), None);
     net.until("a dial", |net| net.peers[dialer].dials.contains_key(&dial)).await;
-    let end = End(dialer, net.peers[dialer].dials[&dial].expect("a connection"));
+    let end = End(dialer, net.peers[dialer].dials[&dial].clone().expect("a connection"));
     net.until("the other end", |net| net.peers[0].links.len() == 1).await;
     let other = End(0, *net.peers[0].links.keys().next().expect("the other end"));
     (net, end, other, dead)
@@ -391,16 +392,16 @@ async fn a_dead_way_takes_little_and_can_be_closed() {
 /// The process of a peer is gone, and with it its sockets: nobody says goodbye.
 #[tokio::test]
 async fn a_peer_that_vanished_can_be_closed() {
-    let mut net = QuicNet::new(1);
+    let mut net = QuicNet::new(1).await;
     let address = net.peers[0].address.clone().unwrap();
     let gone = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let identity = tidegate::Identity::generate().unwrap();
         runtime.block_on(async {
-            let mut transport = quic(&identity);
-            transport.dial(tidegate::id::DialId(1), &address, None);
-            let input = std::future::poll_fn(|cx| transport.poll_input(cx)).await;
-            assert!(matches!(input, tidegate::io::Input::Connected { .. }), "{input:?}");
+            let mut transport = quic(&Setup::new(identity, Limits::default()));
+            transport.dial(Dial::new(tidegate::id::DialId(1), address));
+            let happening = std::future::poll_fn(|cx| transport.poll(cx)).await;
+            assert!(is_connected(&happening), "{happening:?}");
             // Without its runtime nothing of it runs any more, not even its end.
             transport
         })
@@ -415,10 +416,14 @@ async fn a_peer_that_vanished_can_be_closed() {
     drop(transport);
 }
 
+fn is_connected(happening: &Happening) -> bool {
+    matches!(happening, Happening::Input(tidegate::io::Input::Connected(_)))
+}
+
 /// Only the first four addresses of a name were tried.
 #[tokio::test]
 async fn the_last_address_of_a_name_is_tried_too() {
-    let net = QuicNet::new(1);
+    let net = QuicNet::new(1).await;
     let live = socket_of(net.peers[0].address.as_ref().expect("a listener"));
     // Nobody answers there.
     let dead = (0..4).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
@@ -430,16 +435,17 @@ async fn the_last_address_of_a_name_is_tried_too() {
         Box::pin(async move { found })
     });
     let identity = tidegate::Identity::generate().unwrap();
-    let mut transport = quic(&identity).resolver(resolver);
+    let mut transport = quic(&Setup::new(identity, Limits::default())).resolver(resolver);
     let name = "/dns4/a.example/udp/1/quic-v1".parse().unwrap();
-    transport.dial(tidegate::id::DialId(1), &name, Some(net.peers[0].id));
-    let input = std::future::poll_fn(|cx| transport.poll_input(cx));
+    let expected = Some(net.peers[0].id);
+    transport.dial(Dial::new(tidegate::id::DialId(1), name).to(expected));
+    let happening = std::future::poll_fn(|cx| transport.poll(cx));
     let served = async {
         let mut net = net;
         net.until("never", |_| false).await;
     };
     tokio::select! {
-        input = input => assert!(matches!(input, tidegate::io::Input::Connected { .. }), "{input:?}"),
+        happening = happening => assert!(is_connected(&happening), "{happening:?}"),
         () = served => unreachable!("it would panic"),
     }
 }
@@ -448,7 +454,7 @@ async fn the_last_address_of_a_name_is_tried_too() {
 /// another without a word.
 #[tokio::test]
 async fn who_moves_connects_anew() {
-    let mut net = QuicNet::new(1);
+    let mut net = QuicNet::new(1).await;
     let from = endpoint();
     let (quic, end) = accepted_from(&mut net, &from).await;
     from.rebind(std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket")).expect("another");
@@ -460,13 +466,14 @@ async fn who_moves_connects_anew() {
 /// A router that has seen the usual socket lets it in, and no stranger.
 #[tokio::test]
 async fn a_fresh_dial_leaves_from_another_socket() {
-    let mut net = QuicNet::new(2);
+    let mut net = QuicNet::new(2).await;
     let (_, usual) = net.connect(0, 1).await;
     let own = net.peers[0].address.clone().expect("a listener");
     assert_eq!(net.link(usual).address, own);
     let (to, dial) = (net.way_to(1), tidegate::id::DialId(77));
     let expected = Some(net.peers[1].id);
-    net.peers[0].transport.as_mut().unwrap().dial_fresh(dial, &to, expected);
+    let dial = Dial::new(dial, to).to(expected).from_fresh_socket();
+    net.peers[0].transport.as_mut().unwrap().dial(dial);
     net.until("another connection", |net| net.peers[1].links.len() == 2).await;
     let fresh = net.peers[1].links.values().next_back().unwrap();
     assert!(fresh.address != own && fresh.peer == net.peers[0].id, "{}", fresh.address);

@@ -15,11 +15,12 @@ use tidegate::transport::{Transport as _, quic::Quic};
 use tidegate::wire::MAX_FRAME;
 use tidegate::{Identity, Limits};
 
-use super::harness::Net;
 use super::raw::{Tickets, endpoint, first_datagrams, good_client, resuming_client};
 use super::relay::socket_of;
 use super::relay::{Fate, Relay, Way};
 use crate::OverQuic;
+use tidegate::transport::conformance::harness::Net;
+use tidegate::transport::{Happening, Setup};
 
 const HANDSHAKES: usize = 64;
 const RETRY_FROM: usize = 32;
@@ -105,7 +106,7 @@ impl Stuck {
 /// A listener all of whose places for handshakes are taken, by handshakes that lead nowhere.
 async fn filled() -> (Net<OverQuic>, Vec<Stuck>) {
     loop {
-        let mut net = Net::<OverQuic>::new(1);
+        let mut net = Net::<OverQuic>::new(1).await;
         let to = socket_of(net.peers[0].address.as_ref().unwrap());
         let mut stuck = Vec::new();
         for number in 0..HANDSHAKES {
@@ -176,7 +177,7 @@ async fn two_groups_leave_places_to_a_third() {
 /// One who has one address held all places with thirteen handshakes a second.
 #[tokio::test]
 async fn one_group_leaves_places_to_others() {
-    let mut net = Net::<OverQuic>::new(1);
+    let mut net = Net::<OverQuic>::new(1).await;
     let to = socket_of(net.peers[0].address.as_ref().unwrap());
     let mut stuck = Vec::new();
     for _ in 0..RETRY_FROM {
@@ -200,12 +201,14 @@ async fn one_group_leaves_places_to_others() {
 
 /// A listener that lets in whom it may, and sends nobody away.
 fn listener(limits: &Limits) -> std::net::SocketAddr {
-    let mut quic = Quic::new(&Identity::from_seed(&[1; 32]), limits).expect("TLS");
+    let setup = Setup::new(Identity::from_seed(&[1; 32]), limits.clone());
+    let mut quic = Quic::new(&setup).expect("TLS");
     let anywhere = "/ip4/127.0.0.1/udp/0/quic-v1".parse().expect("an address");
-    let address = quic.listen(&anywhere).expect("a socket");
+    quic.listen(&anywhere).expect("a socket");
+    let address = quic.addresses().remove(0);
     tokio::spawn(async move {
         loop {
-            std::future::poll_fn(|cx| quic.poll_input(cx)).await;
+            std::future::poll_fn(|cx| quic.poll(cx)).await;
         }
     });
     socket_of(&address)
@@ -260,18 +263,20 @@ async fn no_session_can_be_resumed() {
 
 /// What a listener that has opened some channels counts.
 async fn reader(channels: std::ops::Range<u32>) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
-    let mut quic = Quic::new(&Identity::from_seed(&[1; 32]), &Limits::default()).expect("TLS");
+    let setup = Setup::new(Identity::from_seed(&[1; 32]), Limits::default());
+    let mut quic = Quic::new(&setup).expect("TLS");
     let anywhere = "/ip4/127.0.0.1/udp/0/quic-v1".parse().expect("an address");
-    let address = quic.listen(&anywhere).expect("a socket");
+    quic.listen(&anywhere).expect("a socket");
+    let address = quic.addresses().remove(0);
     let whole = Arc::new(AtomicUsize::new(0));
     let counted = whole.clone();
     tokio::spawn(async move {
         loop {
-            match std::future::poll_fn(|cx| quic.poll_input(cx)).await {
-                Input::Connected { connection, .. } => {
-                    channels.clone().for_each(|channel| quic.open(connection, channel));
+            match std::future::poll_fn(|cx| quic.poll(cx)).await {
+                Happening::Input(Input::Connected(up)) => {
+                    channels.clone().for_each(|channel| quic.open(up.connection, channel));
                 }
-                Input::Frame { .. } => drop(counted.fetch_add(1, Relaxed)),
+                Happening::Input(Input::Frame { .. }) => drop(counted.fetch_add(1, Relaxed)),
                 _ => {}
             }
         }

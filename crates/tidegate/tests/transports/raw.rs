@@ -15,11 +15,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+use tidegate::transport::Setup;
 use tidegate::transport::quic::Quic;
-use tidegate::{Identity, Limits};
 
-pub(crate) fn quic(identity: &Identity) -> Quic {
-    Quic::new(identity, &Limits::default()).expect("TLS")
+pub(crate) fn quic(setup: &Setup) -> Quic {
+    Quic::new(setup).expect("TLS")
 }
 
 /// How a bare client shows who it is.

@@ -15,8 +15,6 @@ use super::socket::{self, Socket};
 use super::tls;
 use crate::rt;
 
-/// How long a dial may take.
-pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// How many addresses of a name are tried in a dial: as many as begin within its time, with some left for
 /// the last to answer.
 const ADDRESSES: usize = 16;
@@ -58,18 +56,23 @@ pub(super) struct Endpoints {
 }
 
 impl Endpoints {
-    /// Accepts connections at an address; returns where it really is.
+    /// Where connections are accepted, in the order in which that was asked for.
+    pub(super) fn listeners(&self) -> Vec<Multiaddr> {
+        self.all.iter().rev().filter_map(|endpoint| endpoint.listener.clone()).collect()
+    }
+
+    /// Accepts connections at an address.
     pub(super) fn listen(
         &mut self,
         at: SocketAddr,
         server: quinn::ServerConfig,
-    ) -> std::io::Result<(Multiaddr, quinn::Endpoint)> {
+    ) -> std::io::Result<quinn::Endpoint> {
         let (quinn, socket) = open(at, Some(server))?;
         let bound = address_of(quinn.local_addr()?);
         // Dials go out from listeners rather than from sockets of their own.
-        let endpoint = Endpoint { quinn: quinn.clone(), listener: Some(bound.clone()), socket };
+        let endpoint = Endpoint { quinn: quinn.clone(), listener: Some(bound), socket };
         self.all.insert(0, endpoint);
-        Ok((bound, quinn))
+        Ok(quinn)
     }
 
     /// The sockets to dial from, one after the other: that of a listener from whose address the system would
@@ -206,7 +209,10 @@ pub(super) struct Reached {
 
 /// Connects by whichever of some ways leads there first: each begins a while after the one before, or when
 /// nothing is left of those.
-pub(super) async fn first_of(attempts: Vec<Attempt>) -> Result<Reached, DialError> {
+pub(super) async fn first_of(
+    attempts: Vec<Attempt>,
+    patience: Duration,
+) -> Result<Reached, DialError> {
     let racing = async {
         let mut waiting = VecDeque::from(attempts);
         let mut under_way = FuturesUnordered::new();
@@ -231,7 +237,7 @@ pub(super) async fn first_of(attempts: Vec<Attempt>) -> Result<Reached, DialErro
             }
         }
     };
-    rt::within(DIAL_TIMEOUT, racing).await.unwrap_or(Err(DialError::TimedOut))
+    rt::within(patience, racing).await.unwrap_or(Err(DialError::TimedOut))
 }
 
 /// A host's name and a port.
@@ -332,7 +338,8 @@ mod tests {
         let identity = crate::Identity::from_seed(&[1; 32]);
         let mut endpoints = Endpoints::default();
         let server = tls::server(&identity).unwrap();
-        let (local, _) = endpoints.listen(socket("127.0.0.1:0"), server).unwrap();
+        endpoints.listen(socket("127.0.0.1:0"), server).unwrap();
+        let local = endpoints.listeners().remove(0);
         let own = socket_address(&local).unwrap();
         let mut from = |to: &str| {
             let endpoints = endpoints.towards(socket(to)).unwrap();

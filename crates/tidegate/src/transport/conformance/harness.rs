@@ -6,120 +6,109 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
+use super::Kind;
+use crate::id::{ConnectionId, DialId, PeerId};
+use crate::io::{Connected, DialError, Direction, Input};
+use crate::transport::{Dial, Happening, Setup, from_core};
+use crate::wire::{Binding, Encode as _, Frame, MAX_FRAME, Writer};
+use crate::{Identity, Limits, Multiaddr, Transport};
 use bytes::Bytes;
-use tidegate::id::{ConnectionId, DialId, PeerId};
-use tidegate::io::{DialError, Direction, Input};
-use tidegate::transport::from_core;
-use tidegate::wire::{Binding, Encode as _, Frame, MAX_FRAME, Writer};
-use tidegate::{Identity, Limits, Multiaddr, Transport};
 
 /// After so long a case has failed. Nothing waits for it when all goes well.
 const GUARD: Duration = Duration::from_secs(30);
 
-/// A kind of transport; its value is a world in which such transports reach each other.
-pub(crate) trait Kind: Default {
-    /// Whether the way between two transports is bad enough that cases should do less.
-    const LOSSY: bool = false;
-
-    /// A transport of a node.
-    fn transport(&self, identity: &Identity) -> Box<dyn Transport>;
-    /// Where a listener finds a free place.
-    fn listen_address(&self) -> Multiaddr;
-    /// Where nobody listens.
-    fn nobody(&self) -> Multiaddr;
-    /// An address of another kind of transport.
-    fn foreign(&self) -> Multiaddr;
-    /// The address to dial to get to a listener.
-    fn way_to(&self, address: &Multiaddr) -> Multiaddr {
-        address.clone()
-    }
-}
-
 /// Several transports, by their numbers.
-pub(crate) struct Net<K> {
-    pub(crate) kind: K,
-    pub(crate) peers: Vec<Peer>,
+pub struct Net<K> {
+    pub kind: K,
+    pub peers: Vec<Peer>,
     turn: usize,
 }
 
 /// A transport and what it has said.
-pub(crate) struct Peer {
+pub struct Peer {
     /// `None` when it has been dropped.
-    pub(crate) transport: Option<Box<dyn Transport>>,
-    pub(crate) id: PeerId,
-    pub(crate) address: Option<Multiaddr>,
-    pub(crate) links: BTreeMap<ConnectionId, Link>,
+    pub transport: Option<Box<dyn Transport>>,
+    pub id: PeerId,
+    pub address: Option<Multiaddr>,
+    pub links: BTreeMap<ConnectionId, Link>,
     /// What came of dials.
-    pub(crate) dials: BTreeMap<DialId, Result<ConnectionId, DialError>>,
+    pub dials: BTreeMap<DialId, Result<ConnectionId, DialError>>,
     dialed: u64,
 }
 
 /// A connection as one side sees it.
-pub(crate) struct Link {
-    pub(crate) peer: PeerId,
-    pub(crate) direction: Direction,
-    pub(crate) address: Multiaddr,
-    pub(crate) binding: Binding,
-    pub(crate) closed: bool,
+pub struct Link {
+    pub peer: PeerId,
+    pub direction: Direction,
+    pub address: Multiaddr,
+    pub binding: Binding,
+    pub closed: bool,
     closing: bool,
     open: BTreeSet<u32>,
     /// Channels with a frame that is not on its way yet.
     busy: BTreeSet<u32>,
     /// What arrived, by channel.
-    pub(crate) received: BTreeMap<u32, Vec<Frame>>,
+    pub received: BTreeMap<u32, Vec<Frame>>,
     /// How many frames are on their way, by channel.
-    pub(crate) left: BTreeMap<u32, usize>,
+    pub left: BTreeMap<u32, usize>,
 }
 
 impl Link {
-    pub(crate) fn count(&self, channel: u32) -> usize {
+    pub fn count(&self, channel: u32) -> usize {
         self.received.get(&channel).map_or(0, Vec::len)
     }
 
-    pub(crate) fn bytes(&self, channel: u32) -> Vec<Bytes> {
+    pub fn bytes(&self, channel: u32) -> Vec<Bytes> {
         self.received.get(&channel).into_iter().flatten().map(Frame::to_bytes).collect()
     }
 
-    pub(crate) fn writable(&self, channel: u32) -> bool {
+    pub fn writable(&self, channel: u32) -> bool {
         !self.closing && !self.closed && !self.busy.contains(&channel)
     }
 }
 
 impl<K: Kind> Net<K> {
     /// A network of `count` nodes, all of which listen.
-    pub(crate) fn new(count: usize) -> Self {
+    pub async fn new(count: usize) -> Self {
         let mut net = Self { kind: K::default(), peers: Vec::new(), turn: 0 };
         for _ in 0..count {
-            net.add();
-            let peer = net.peers.last_mut().expect("it was just added");
+            let at = net.add();
             let listen = net.kind.listen_address();
-            let address = peer.transport.as_mut().unwrap().listen(&listen);
-            peer.address = Some(address.expect("an address to listen at"));
+            let transport = net.peers[at].transport.as_mut().expect("it was just added");
+            transport.listen(&listen).expect("an address to listen at");
+            // It may take a while until the transport is reached there.
+            net.until("an address", |net| net.peers[at].address.is_some()).await;
         }
         net
     }
 
     /// Another node, which does not listen.
-    pub(crate) fn add(&mut self) -> usize {
+    pub fn add(&mut self) -> usize {
+        self.add_with(Limits::default())
+    }
+
+    /// The same, with limits.
+    pub fn add_with(&mut self, limits: Limits) -> usize {
         let identity = Identity::generate().expect("randomness");
-        let transport = self.kind.transport(&identity);
-        self.peers.push(Peer::new(transport, identity.peer_id()));
+        let id = identity.peer_id();
+        let transport = self.kind.transport(&Setup::new(identity, limits));
+        self.peers.push(Peer::new(transport, id));
         self.peers.len() - 1
     }
 
     /// Where to dial a node.
-    pub(crate) fn way_to(&self, peer: usize) -> Multiaddr {
+    pub fn way_to(&self, peer: usize) -> Multiaddr {
         self.kind.way_to(self.peers[peer].address.as_ref().expect("a listener"))
     }
 
     /// Begins to dial one node from another.
-    pub(crate) fn dial(&mut self, from: usize, to: usize, expected: Option<PeerId>) -> DialId {
+    pub fn dial(&mut self, from: usize, to: usize, expected: Option<PeerId>) -> DialId {
         let address = self.way_to(to);
         self.peers[from].dial(&address, expected)
     }
 
     /// Connects two nodes; returns the connection as each of them sees it.
-    pub(crate) async fn connect(&mut self, from: usize, to: usize) -> (End, End) {
+    pub async fn connect(&mut self, from: usize, to: usize) -> (End, End) {
         loop {
             let before = self.peers[to].links.len();
             let id = self.peers[to].id;
@@ -129,7 +118,7 @@ impl<K: Kind> Net<K> {
                 Ok(connection) => connection,
                 // Losses can take a handshake longer than a dial lasts.
                 Err(DialError::TimedOut) if K::LOSSY => continue,
-                Err(error) => panic!("dialing: {error}"),
+                Err(ref error) => panic!("dialing: {error}"),
             };
             let links = |net: &Self| net.peers[to].links.len();
             self.until("the listener's side", |net| links(net) > before).await;
@@ -140,18 +129,18 @@ impl<K: Kind> Net<K> {
     }
 
     /// Two nodes with a connection.
-    pub(crate) async fn pair() -> (Self, End, End) {
-        let mut net = Self::new(2);
+    pub async fn pair() -> (Self, End, End) {
+        let mut net = Self::new(2).await;
         let (a, b) = net.connect(0, 1).await;
         (net, a, b)
     }
 
-    pub(crate) fn link(&self, end: End) -> &Link {
+    pub fn link(&self, end: End) -> &Link {
         &self.peers[end.0].links[&end.1]
     }
 
     /// Sends a frame on a channel that is writable.
-    pub(crate) fn send(&mut self, end: End, channel: u32, frame: Frame) {
+    pub fn send(&mut self, end: End, channel: u32, frame: Frame) {
         let peer = &mut self.peers[end.0];
         let link = peer.links.get_mut(&end.1).expect("a connection");
         assert!(link.busy.insert(channel), "channel {channel} is not writable");
@@ -159,25 +148,25 @@ impl<K: Kind> Net<K> {
     }
 
     /// Waits until the channel is writable, then sends.
-    pub(crate) async fn send_when_writable(&mut self, end: End, channel: u32, frame: Frame) {
+    pub async fn send_when_writable(&mut self, end: End, channel: u32, frame: Frame) {
         self.until("Writable", |net| net.link(end).writable(channel)).await;
         self.send(end, channel, frame);
     }
 
-    pub(crate) fn open(&mut self, end: End, channel: u32) {
+    pub fn open(&mut self, end: End, channel: u32) {
         let peer = &mut self.peers[end.0];
         peer.links.get_mut(&end.1).expect("a connection").open.insert(channel);
         peer.transport.as_mut().expect("a transport").open(end.1, channel);
     }
 
-    pub(crate) fn close(&mut self, end: End) {
+    pub fn close(&mut self, end: End) {
         let peer = &mut self.peers[end.0];
         peer.links.get_mut(&end.1).expect("a connection").closing = true;
         peer.transport.as_mut().expect("a transport").close(end.1);
     }
 
     /// Goes on until something holds.
-    pub(crate) async fn until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+    pub async fn until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         let waiting = async {
             while !holds(self) {
                 self.step().await;
@@ -188,8 +177,7 @@ impl<K: Kind> Net<K> {
     }
 
     /// Goes on until a future of the test's own is done.
-    #[cfg(feature = "quic")]
-    pub(crate) async fn alongside<T>(&mut self, what: &str, future: impl Future<Output = T>) -> T {
+    pub async fn alongside<T>(&mut self, what: &str, future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);
         let waiting = async {
             loop {
@@ -205,13 +193,13 @@ impl<K: Kind> Net<K> {
 
     /// Goes on until nothing has happened for a while. For what must *not* happen: too short a
     /// while can only let a case pass that should have failed.
-    pub(crate) async fn settle(&mut self) {
+    pub async fn settle(&mut self) {
         while tokio::time::timeout(Duration::from_millis(300), self.step()).await.is_ok() {}
     }
 
     /// Sends a frame each way on channel 0 and waits for it: what was under way before has had
     /// time to arrive, or to be dropped.
-    pub(crate) async fn round_trip(&mut self, a: End, b: End) {
+    pub async fn round_trip(&mut self, a: End, b: End) {
         for (from, to) in [(a, b), (b, a)] {
             let before = self.link(to).count(0);
             self.send_when_writable(from, 0, frame(b"round trip")).await;
@@ -220,26 +208,29 @@ impl<K: Kind> Net<K> {
     }
 
     /// Drops a transport, with all its connections.
-    pub(crate) fn drop_transport(&mut self, peer: usize) {
+    pub fn drop_transport(&mut self, peer: usize) {
         self.peers[peer].transport = None;
     }
 
     /// The next thing that any transport says.
-    pub(crate) async fn step(&mut self) {
-        let (at, input) = poll_fn(|cx| {
+    pub async fn step(&mut self) {
+        let (at, happening) = poll_fn(|cx| {
             let count = self.peers.len();
             self.turn += 1;
             for at in (0..count).map(|n| (self.turn + n) % count) {
                 if let Some(transport) = &mut self.peers[at].transport
-                    && let Poll::Ready(input) = transport.poll_input(cx)
+                    && let Poll::Ready(happening) = transport.poll(cx)
                 {
-                    return Poll::Ready((at, input));
+                    return Poll::Ready((at, happening));
                 }
             }
             Poll::Pending
         })
         .await;
-        self.peers[at].on_input(input);
+        match happening {
+            Happening::Input(input) => self.peers[at].on_input(input),
+            Happening::Addresses => self.peers[at].on_addresses(),
+        }
         // Transports do not yield by themselves, and their sockets have tasks of their own.
         tokio::task::consume_budget().await;
     }
@@ -247,10 +238,10 @@ impl<K: Kind> Net<K> {
 
 /// One side of a connection: which node, and the number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct End(pub(crate) usize, pub(crate) ConnectionId);
+pub struct End(pub usize, pub ConnectionId);
 
 impl Peer {
-    pub(crate) fn new(transport: Box<dyn Transport>, id: PeerId) -> Self {
+    pub fn new(transport: Box<dyn Transport>, id: PeerId) -> Self {
         Self {
             transport: Some(transport),
             id,
@@ -261,22 +252,30 @@ impl Peer {
         }
     }
 
-    pub(crate) fn dial(&mut self, address: &Multiaddr, expected: Option<PeerId>) -> DialId {
+    pub fn dial(&mut self, address: &Multiaddr, expected: Option<PeerId>) -> DialId {
         self.dialed += 1;
         let dial = DialId(self.dialed);
-        self.transport.as_mut().expect("a transport").dial(dial, address, expected);
+        let transport = self.transport.as_mut().expect("a transport");
+        transport.dial(Dial::new(dial, address.clone()).to(expected));
         dial
+    }
+
+    fn on_addresses(&mut self) {
+        let transport = self.transport.as_ref().expect("a transport");
+        self.address = transport.addresses().into_iter().next();
     }
 
     fn on_input(&mut self, input: Input) {
         match input {
-            Input::Connected { connection, peer, direction, address, listener, binding } => {
+            Input::Connected(connected) => {
+                let Connected { connection, peer, direction, address, listener, binding, .. } =
+                    connected;
                 if let Direction::Outbound(dial) = direction {
                     let again = self.dials.insert(dial, Ok(connection));
                     assert_eq!(again, None, "a dial ends once");
                 }
                 let address = from_core(&address).expect("a multiaddr");
-                let own = self.address.as_ref().map(tidegate::transport::to_core);
+                let own = self.address.as_ref().map(crate::transport::to_core);
                 assert!(listener.is_none() || listener == own && !direction.is_inbound());
                 let link = Link {
                     peer,
@@ -321,21 +320,25 @@ impl Peer {
 }
 
 /// A frame of these bytes.
-pub(crate) fn frame(bytes: &[u8]) -> Frame {
+pub fn frame(bytes: &[u8]) -> Frame {
     Bytes::copy_from_slice(bytes).into()
 }
 
 /// A frame with content that says which one of which channel it is.
-pub(crate) fn numbered(channel: u32, number: u32, size: usize) -> Bytes {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&channel.to_be_bytes()).update(&number.to_be_bytes());
-    let mut bytes = vec![0; size];
-    hasher.finalize_xof().fill(&mut bytes);
-    bytes.into()
+pub fn numbered(channel: u32, number: u32, size: usize) -> Bytes {
+    // SplitMix64 (Steele, Lea, Flood 2014), from a seed of the two.
+    let mut state = u64::from(channel) << 32 | u64::from(number);
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    };
+    (0..size.div_ceil(8)).flat_map(|_| next().to_be_bytes()).take(size).collect()
 }
 
 /// A frame whose body is an allocation of its own.
-pub(crate) fn with_body(head: &[u32], body: &Bytes) -> Frame {
+pub fn with_body(head: &[u32], body: &Bytes) -> Frame {
     let mut writer = Writer::default();
     head.iter().for_each(|number| number.encode(&mut writer));
     writer.opaque(body, MAX_FRAME);
@@ -343,7 +346,7 @@ pub(crate) fn with_body(head: &[u32], body: &Bytes) -> Frame {
 }
 
 /// More than a transport should take of one connection whose peer does not read.
-pub(crate) fn most_unread() -> usize {
+pub fn most_unread() -> usize {
     let limits = Limits::default();
     (limits.receive_window + limits.send_window) as usize + MAX_FRAME
 }

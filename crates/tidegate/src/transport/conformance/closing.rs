@@ -1,12 +1,13 @@
 //! Ends of connections.
 
-use super::harness::{End, Kind, Net, frame, numbered};
+use super::Kind;
+use super::harness::{End, Net, frame, numbered};
 
 fn both_closed<K: Kind>(net: &Net<K>, a: End, b: End) -> bool {
     net.link(a).closed && net.link(b).closed
 }
 
-pub(crate) async fn a_lost_transport_is_noticed<K: Kind>() {
+pub async fn a_lost_transport_is_noticed<K: Kind>() {
     for lost in [0, 1] {
         let (mut net, a, b) = Net::<K>::pair().await;
         net.round_trip(a, b).await;
@@ -20,7 +21,7 @@ pub(crate) async fn a_lost_transport_is_noticed<K: Kind>() {
     }
 }
 
-pub(crate) async fn last_words_on_control_arrive<K: Kind>() {
+pub async fn last_words_on_control_arrive<K: Kind>() {
     // A first frame is special: it brings its channel.
     for before in [0, 3] {
         let (mut net, a, b) = Net::<K>::pair().await;
@@ -46,7 +47,7 @@ pub(crate) async fn last_words_on_control_arrive<K: Kind>() {
 }
 
 /// The other side is busy while frames and the end arrive: it must still see both, in order.
-pub(crate) async fn last_words_arrive_at_a_late_reader<K: Kind>() {
+pub async fn last_words_arrive_at_a_late_reader<K: Kind>() {
     for _ in 0..3 {
         let (mut net, a, b) = Net::<K>::pair().await;
         net.open(b, 16);
@@ -75,7 +76,7 @@ pub(crate) async fn last_words_arrive_at_a_late_reader<K: Kind>() {
     }
 }
 
-pub(crate) async fn both_may_close_at_once<K: Kind>() {
+pub async fn both_may_close_at_once<K: Kind>() {
     let (mut net, a, b) = Net::<K>::pair().await;
     net.round_trip(a, b).await;
     for end in [a, b] {
@@ -89,7 +90,7 @@ pub(crate) async fn both_may_close_at_once<K: Kind>() {
     net.settle().await;
 }
 
-pub(crate) async fn one_connection_closes_and_another_stays<K: Kind>() {
+pub async fn one_connection_closes_and_another_stays<K: Kind>() {
     let (mut net, a, b) = Net::<K>::pair().await;
     let (c, d) = net.connect(1, 0).await;
     net.round_trip(c, d).await;
@@ -99,7 +100,7 @@ pub(crate) async fn one_connection_closes_and_another_stays<K: Kind>() {
     assert!(!net.link(c).closed && !net.link(d).closed);
 }
 
-pub(crate) async fn what_is_closed_takes_nothing_more<K: Kind>() {
+pub async fn what_is_closed_takes_nothing_more<K: Kind>() {
     let (mut net, a, b) = Net::<K>::pair().await;
     net.round_trip(a, b).await;
     net.close(a);

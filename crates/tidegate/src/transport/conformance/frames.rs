@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use crate::wire::{Frame, MAX_FRAME};
 use bytes::Bytes;
-use tidegate::wire::{Frame, MAX_FRAME};
 
-use super::harness::{End, Kind, Net, frame, numbered, with_body};
+use super::Kind;
+use super::harness::{End, Net, frame, numbered, with_body};
 
 /// Sizes around those at which something changes: nothing, a word, a packet, a largest frame.
 const SIZES: [usize; 12] = [0, 1, 3, 4, 100, 1023, 1024, 1200, 1452, 5000, 20_000, MAX_FRAME];
@@ -19,7 +20,7 @@ fn size(number: u32) -> usize {
     }
 }
 
-pub(crate) async fn arrive_in_order_and_whole<K: Kind>() {
+pub async fn arrive_in_order_and_whole<K: Kind>() {
     let (mut net, a, b) = Net::<K>::pair().await;
     let count = if K::LOSSY { 100 } else { 1000 };
     for channel in CHANNELS {
@@ -70,7 +71,7 @@ pub(crate) async fn arrive_in_order_and_whole<K: Kind>() {
     }
 }
 
-pub(crate) async fn head_and_body_arrive_as_one<K: Kind>() {
+pub async fn head_and_body_arrive_as_one<K: Kind>() {
     let (mut net, a, b) = Net::<K>::pair().await;
     let mut sent = Vec::new();
     // The pad after the body is part of the frame.
@@ -86,7 +87,7 @@ pub(crate) async fn head_and_body_arrive_as_one<K: Kind>() {
     assert!(net.link(b).bytes(0) == sent);
 }
 
-pub(crate) async fn the_largest_arrives<K: Kind>() {
+pub async fn the_largest_arrives<K: Kind>() {
     let (mut net, a, b) = Net::<K>::pair().await;
     let largest = numbered(0, 0, MAX_FRAME);
     for (from, to) in [(a, b), (b, a)] {
@@ -97,7 +98,7 @@ pub(crate) async fn the_largest_arrives<K: Kind>() {
 }
 
 /// The core makes no such frame. If one is sent all the same, nobody gets it.
-pub(crate) async fn an_oversize_frame_ends_the_connection<K: Kind>() {
+pub async fn an_oversize_frame_ends_the_connection<K: Kind>() {
     for oversize in [MAX_FRAME + 1, 4 * MAX_FRAME] {
         let (mut net, a, b) = Net::<K>::pair().await;
         net.round_trip(a, b).await;
@@ -108,7 +109,7 @@ pub(crate) async fn an_oversize_frame_ends_the_connection<K: Kind>() {
     }
 }
 
-pub(crate) async fn traffic_is_counted<K: Kind>() {
+pub async fn traffic_is_counted<K: Kind>() {
     const SIZE: usize = 10_000;
     let (mut net, a, b) = Net::<K>::pair().await;
     let traffic = |net: &Net<K>, end: End| net.peers[end.0].transport.as_ref().unwrap().traffic();
@@ -125,7 +126,7 @@ pub(crate) async fn traffic_is_counted<K: Kind>() {
     assert!(at_a.sent >= after.0.sent && at_b.received >= after.1.received);
 }
 
-pub(crate) async fn one_writable_for_each_frame<K: Kind>() {
+pub async fn one_writable_for_each_frame<K: Kind>() {
     let (mut net, a, b) = Net::<K>::pair().await;
     net.open(b, 16);
     for number in 0..100 {

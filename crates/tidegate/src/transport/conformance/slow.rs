@@ -1,9 +1,10 @@
 //! Channels that are not read.
 
-use super::harness::{Kind, Net, frame, most_unread, numbered};
+use super::Kind;
+use super::harness::{Net, frame, most_unread, numbered};
 
 /// R4.1.5
-pub(crate) async fn nothing_is_read_before_open<K: Kind>() {
+pub async fn nothing_is_read_before_open<K: Kind>() {
     let (mut net, a, b) = Net::<K>::pair().await;
     let channels = [1, 16, 17];
     for channel in channels {
@@ -32,7 +33,7 @@ pub(crate) async fn nothing_is_read_before_open<K: Kind>() {
     }
 }
 
-pub(crate) async fn frames_of_a_channel_opened_early_arrive<K: Kind>() {
+pub async fn frames_of_a_channel_opened_early_arrive<K: Kind>() {
     let (mut net, a, b) = Net::<K>::pair().await;
     net.open(b, 20);
     net.open(b, 20);
@@ -47,7 +48,7 @@ pub(crate) async fn frames_of_a_channel_opened_early_arrive<K: Kind>() {
     assert_eq!(net.link(b).count(20), 2);
 }
 
-pub(crate) async fn a_stuck_channel_holds_up_no_other<K: Kind>() {
+pub async fn a_stuck_channel_holds_up_no_other<K: Kind>() {
     const SIZE: usize = 16 << 10;
     let (mut net, a, b) = Net::<K>::pair().await;
     let (stuck, quick) = (30, 31);
