@@ -78,6 +78,10 @@ pub(crate) trait Channel {
     /// and is silent is taken for dead. R5.5.4
     fn awaited_since(cx: &Context, at: Instance) -> Option<Time>;
 
+    /// Whether the peer is owed something on it, an answer or the return of a permit: a connection that is replaced
+    /// by a better one does not end before.
+    fn is_owed(cx: &Context, at: Instance) -> bool;
+
     /// How many instances it has at most on one connection.
     fn instances(_: &Config) -> usize {
         1
@@ -255,6 +259,10 @@ macro_rules! channels {
 
             pub(crate) fn awaited_since(self, cx: &Context, at: Instance) -> Option<Time> {
                 match self { $(Self::$variant => <$channel>::awaited_since(cx, at)),+ }
+            }
+
+            pub(crate) fn is_owed(self, cx: &Context, at: Instance) -> bool {
+                match self { $(Self::$variant => <$channel>::is_owed(cx, at)),+ }
             }
 
             pub(crate) fn instances(self, config: &Config) -> usize {

@@ -98,6 +98,8 @@ struct ControlLink {
     said: Option<u64>,
     /// Another connection to the same peer stays: when this one is ended at the latest.
     yields: Option<Time>,
+    /// The other is up, and this end is to end this one: when nothing is owed on it. R5.3.9
+    drains: bool,
     /// The connection that this one replaces when it is up.
     replaces: Option<ConnectionId>,
     /// Both setups were exchanged, even if it is at its end now.
@@ -184,6 +186,16 @@ impl Control {
         self.links.get(&link)?.hello.as_ref().map(|hello| hello.instance)
     }
 
+    /// The connection that one replaces: of the same two processes, and not at its end.
+    pub(crate) fn replaces(&self, link: ConnectionId) -> Option<ConnectionId> {
+        self.links.get(&link)?.replaces
+    }
+
+    /// The connection that replaces one.
+    pub(crate) fn replaced_by(&self, link: ConnectionId) -> Option<ConnectionId> {
+        self.links.iter().find(|(_, newer)| newer.replaces == Some(link)).map(|(id, _)| *id)
+    }
+
     /// What the peer of a connection does not exchange with this node.
     pub(crate) fn unshared(&self, link: ConnectionId) -> &[Unshared] {
         self.links.get(&link).map_or(&[], |link| &link.unshared)
@@ -263,6 +275,7 @@ pub(crate) fn connected(
         unshared: Vec::new(),
         said: None,
         yields: None,
+        drains: false,
         replaces: None,
         was_up: false,
     };
@@ -473,12 +486,15 @@ fn enter(cx: &mut Context, at: Instance) {
     let Some(instance) = cx.control.instance(at.link) else { return };
     match peers::second(cx, at.link, instance) {
         Some(Second::Asks(older)) => return ask(cx, at.link, older),
-        Some(Second::Yields) => {
+        Some(Second::Yields(other)) => {
             // Its listener refuses; its dialer waits for that.
             let connection = cx.links.get(at.link);
             if connection.is_some_and(|connection| connection.direction.is_inbound()) {
                 // R5.3.2
                 return cx.links.end(at.link, Refusal::Duplicate);
+            }
+            if let Some(other) = cx.control.links.get_mut(&other) {
+                other.replaces = Some(at.link);
             }
             yields(cx, at.link);
         }
@@ -560,7 +576,7 @@ fn on_setup(cx: &mut Context, at: Instance, setup: Setup) -> Result<(), Violatio
     link.stage = Stage::Up;
     link.was_up = true;
     link.last_ping = cx.now;
-    let replaces = link.replaces.take();
+    let replaces = link.replaces;
     let peer = connection.peer;
     let inbound = connection.direction.is_inbound();
     let already =
@@ -591,14 +607,29 @@ fn on_setup(cx: &mut Context, at: Instance, setup: Setup) -> Result<(), Violatio
     if let Some(link) = cx.control.links.get_mut(&at.link) {
         link.unshared = unshared;
     }
-    if let Some(older) = replaces {
-        let listener = cx.links.get(older).is_some_and(|link| link.direction.is_inbound());
-        if listener {
-            // R5.3.2
-            cx.links.end(older, Goodbye::Duplicate);
-        }
+    if let Some(older) = replaces
+        && cx.links.was_accepted(older)
+        && let Some(link) = cx.control.links.get_mut(&older)
+    {
+        link.drains = true;
+        drain(cx, older);
     }
     Ok(())
+}
+
+/// Ends a connection whose place another has taken, if nothing is owed on it any more, on either side. R5.3.2, R5.3.9
+pub(crate) fn drain(cx: &mut Context, link: ConnectionId) {
+    if !cx.control.links.get(&link).is_some_and(|link| link.drains) {
+        return;
+    }
+    let Some(connection) = cx.links.get(link) else { return };
+    let busy = connection.slots.iter().enumerate().any(|(slot, s)| {
+        let at = Instance { link, slot, index: s.index };
+        s.kind.awaited_since(cx, at).is_some() || s.kind.is_owed(cx, at)
+    });
+    if !busy {
+        cx.links.end(link, Goodbye::Duplicate);
+    }
 }
 
 /// The channel that is there from the start.
@@ -771,6 +802,10 @@ impl ChannelTrait for Channel {
 
     fn awaited_since(cx: &Context, at: Instance) -> Option<Time> {
         cx.control.links.get(&at.link)?.ping.map(|(_, sent)| sent)
+    }
+
+    fn is_owed(_: &Context, _: Instance) -> bool {
+        false
     }
 
     fn due(_: &Context, _: usize) -> Option<Time> {

@@ -349,6 +349,11 @@ impl Links {
         self.links.get(&id).is_some_and(|link| !link.direction.is_inbound())
     }
 
+    /// Whether the peer dialed a link.
+    pub(crate) fn was_accepted(&self, id: ConnectionId) -> bool {
+        self.links.get(&id).is_some_and(|link| link.direction.is_inbound())
+    }
+
     /// How many steps a link may be charged with before it rests.
     pub(crate) fn room(&self, id: ConnectionId, a_second: u32, now: Time) -> u64 {
         let ahead = self.links.get(&id).map_or(now, |link| link.worked_until);

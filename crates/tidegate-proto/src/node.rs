@@ -338,6 +338,7 @@ impl Node {
         if let Err(violation) = outcome {
             cx.links.end(connection, violation);
         }
+        control::drain(cx, connection);
         self.set_deadline(connection, slot);
         self.set_deadline(connection, 0);
     }
@@ -403,6 +404,10 @@ impl Node {
         if kind != Kind::Control {
             // A request may have left: then an answer is awaited.
             self.set_deadline(at.link, 0);
+            control::drain(&mut self.cx, at.link);
+            if self.cx.links.get(at.link).is_some_and(|link| link.ending().is_some()) {
+                self.settle();
+            }
         }
         Output::Frame { connection: at.link, channel, frame }
     }

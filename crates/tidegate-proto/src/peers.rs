@@ -1,7 +1,7 @@
 //! All peers: who may connect, which of two connections stays, who is refused for how long
 //! (specification section 5).
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -317,10 +317,11 @@ pub(crate) fn has_room_for_hello(
 /// What to do about a second connection to one peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Second {
-    /// Both dialed at once, and this one stays: the other ends when this one is up.
+    /// It has the better path, or both dialed at once and this one stays: the other ends when this one is up
+    /// and nothing is owed on the other.
     Replaces(ConnectionId),
-    /// Both dialed at once, and the other one stays.
-    Yields,
+    /// The other one has the better path, or both dialed at once and the other one stays.
+    Yields(ConnectionId),
     /// The older one is pinged: it stays if it answers.
     Asks(ConnectionId),
 }
@@ -332,8 +333,16 @@ pub(crate) fn second(cx: &Context, link: ConnectionId, instance: u64) -> Option<
     let (older, other) = cx.links.iter().find(|(id, other)| {
         *id != link && other.peer == this.peer && control::is_admitted(cx, *id)
     })?;
-    let opposite = this.direction.is_inbound() != other.direction.is_inbound();
-    if !opposite || cx.control.instance(older) != Some(instance) {
+    if cx.control.instance(older) != Some(instance) {
+        return Some(Second::Asks(older));
+    }
+    // R5.3.8
+    match this.path.cmp(&other.path) {
+        Ordering::Greater => return Some(Second::Replaces(older)),
+        Ordering::Less => return Some(Second::Yields(older)),
+        Ordering::Equal => {}
+    }
+    if this.direction.is_inbound() == other.direction.is_inbound() {
         return Some(Second::Asks(older));
     }
     let dialer = match this.direction {
@@ -343,7 +352,7 @@ pub(crate) fn second(cx: &Context, link: ConnectionId, instance: u64) -> Option<
     // R5.3.1
     Some(match dialer == this.peer.min(cx.config.peer) {
         true => Second::Replaces(older),
-        false => Second::Yields,
+        false => Second::Yields(older),
     })
 }
 

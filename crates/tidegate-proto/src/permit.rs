@@ -222,6 +222,11 @@ impl Issuer {
         self.outstanding.fetch_bytes -= bytes;
     }
 
+    /// Whether the return of a permit is owed, or an answer.
+    pub(crate) fn is_owed(&self) -> bool {
+        !self.out.is_empty() || self.outstanding.requests > 0
+    }
+
     /// New limits, none below the old. Whether one is above.
     pub(crate) fn raise(&mut self, grant: &Grant) -> bool {
         let raised = highest(&self.grant, grant);
@@ -295,6 +300,11 @@ impl<T> Holder<T> {
         let (spent, what) = self.out.remove(&number).ok_or(Violation::FalseReturn)?;
         self.outstanding.subtract(spent);
         Ok((spent, what))
+    }
+
+    /// What the permits that are out were spent on.
+    pub(crate) fn all_out(&self) -> impl Iterator<Item = &T> {
+        self.out.values().map(|(_, what)| what)
     }
 
     /// What a number stands for, as long as its permit is out.

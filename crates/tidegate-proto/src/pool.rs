@@ -308,9 +308,9 @@ impl Pool {
 
     /// Whether an item is here, which a link turns out to have too.
     fn is_known_by(&mut self, id: &ItemId, link: ConnectionId) -> bool {
-        let ordinal = self.links.get(&link).map(|link| link.ordinal);
+        let ordinals = self.ordinals(link);
         let Some(entry) = self.entry_mut(id) else { return false };
-        entry.known_by.extend(ordinal);
+        entry.known_by.extend(ordinals.into_iter().flatten());
         true
     }
 
@@ -338,7 +338,14 @@ impl Pool {
 
     /// These links, as far as they are there.
     fn link_set(&self, links: impl Iterator<Item = ConnectionId>) -> LinkSet {
-        links.filter_map(|link| self.links.get(&link)).map(|link| link.ordinal).collect()
+        links.flat_map(|link| self.ordinals(link)).flatten().collect()
+    }
+
+    /// The place of a link in the sets of those who have an item, and that of the link that has taken its place.
+    fn ordinals(&self, link: ConnectionId) -> [Option<Ordinal>; 2] {
+        let link = self.links.get(&link);
+        let successor = link.and_then(|link| self.links.get(&link.successor?));
+        [link, successor].map(|link| link.map(|link| link.ordinal))
     }
 
     /// An item waits for its verdict no longer.

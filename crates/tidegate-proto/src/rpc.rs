@@ -266,6 +266,10 @@ impl ChannelTrait for Channel {
         open.filter(|open| !open.cancelled).filter_map(|open| open.sent).min()
     }
 
+    fn is_owed(cx: &Context, at: Instance) -> bool {
+        cx.rpc.links.get(&at.link).is_some_and(|link| link.serving.owes())
+    }
+
     fn due(cx: &Context, _: usize) -> Option<Time> {
         cx.rpc.deadline()
     }

@@ -237,6 +237,10 @@ impl ChannelTrait for Channel {
         None
     }
 
+    fn is_owed(_: &Context, _: Instance) -> bool {
+        false
+    }
+
     fn due(_: &Context, _: usize) -> Option<Time> {
         None
     }

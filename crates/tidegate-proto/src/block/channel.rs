@@ -184,6 +184,10 @@ impl ChannelTrait for Channel {
         cx.blocks.links.get(&at.link)?.ledger.holder.awaited_since()
     }
 
+    fn is_owed(cx: &Context, at: Instance) -> bool {
+        cx.blocks.links.get(&at.link).is_some_and(|link| link.ledger.issuer.is_owed())
+    }
+
     fn due(cx: &Context, _: usize) -> Option<Time> {
         cx.blocks.deadline().into_iter().chain(cx.sync.deadline()).min()
     }

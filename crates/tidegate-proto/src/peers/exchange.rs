@@ -238,6 +238,10 @@ impl ChannelTrait for Channel {
         None
     }
 
+    fn is_owed(cx: &Context, at: Instance) -> bool {
+        cx.exchange.links.get(&at.link).is_some_and(|link| link.owed)
+    }
+
     fn due(_: &Context, _: usize) -> Option<Time> {
         None
     }

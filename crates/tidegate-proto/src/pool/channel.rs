@@ -58,6 +58,19 @@ impl ChannelTrait for Channel {
         let ordinal = pool.free_ordinal();
         let mut link = PoolLink::new(at, terms, pool.next, ordinal);
         link.dialed = cx.links.was_dialed(at.link);
+        if let Some(older) = cx.control.replaces(at.link)
+            && let Some(older) = pool.links.get_mut(&older)
+        {
+            link.succeeds(older);
+            for entry in
+                pool.log.values_mut().filter(|entry| entry.known_by.contains(older.ordinal))
+            {
+                entry.known_by.extend([ordinal]);
+            }
+        }
+        // It came up behind the one that replaces it.
+        let newer = cx.control.replaced_by(at.link);
+        link.successor = newer.filter(|newer| pool.links.contains_key(newer));
         pool.links.insert(at.link, link);
     }
 
@@ -66,6 +79,15 @@ impl ChannelTrait for Channel {
         let others = pool.fetcher.link_down(at.link, cx.now);
         pool.wake(others, &mut cx.links);
         let Some(mut link) = pool.links.remove(&at.link) else { return };
+        // What the peer has not settled may not have come to it: the link that is there instead offers it again.
+        if let Some(successor) = link.successor.and_then(|id| pool.links.get_mut(&id)) {
+            for sent in link.ledger.holder.all_out() {
+                let entry = pool.log.get(&sent.position);
+                let entry = entry.filter(|entry| !entry.known_by.contains(successor.ordinal));
+                entry.into_iter().for_each(|entry| successor.hold_back(sent.position, entry.from));
+            }
+            cx.links.wake(successor.at.link, successor.at.slot);
+        }
         // What waits for a verdict stays charged until then.
         for requested in std::mem::take(&mut link.requested).into_values() {
             cx.fetches.free(requested.on_node);
@@ -136,6 +158,10 @@ impl ChannelTrait for Channel {
         cx.pools[at.index].links.get(&at.link)?.ledger.holder.awaited_since()
     }
 
+    fn is_owed(cx: &Context, at: Instance) -> bool {
+        cx.pools[at.index].links.get(&at.link).is_some_and(|link| link.ledger.issuer.is_owed())
+    }
+
     fn instances(config: &Config) -> usize {
         config.pools.len()
     }
@@ -166,23 +192,36 @@ impl ChannelTrait for Channel {
 fn on_return(cx: &mut Context, at: Instance, returns: Vec<Return>) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-    let mut ignored = 0;
+    // Those that the peer ignored: offered again with another tip.
+    let mut again = Vec::new();
+    let successor = link.successor;
+    let successor = successor.and_then(|id| pool.links.get(&id)).map(|link| link.ordinal);
+    let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     for Return { number, report } in returns {
         let (_, sent) = link.ledger.holder.returned(number)?;
         let Some(entry) = pool.log.get_mut(&sent.position) else { continue };
         match report {
             Report::Ignored => {
-                link.ignored(&sent, entry.from);
-                ignored += 1;
+                again.push((sent, entry.from));
             }
             Report::First | Report::Late | Report::Duplicate => {
-                entry.known_by.extend([link.ordinal]);
+                entry.known_by.extend([Some(link.ordinal), successor].into_iter().flatten());
             }
             Report::Surplus | Report::Rejected => {}
         }
     }
-    // It is sent again with another tip, as often as he likes.
-    cx.caused(at.link, ignored);
+    let (count, next) = (again.len() as u64, link.successor);
+    let next = next.filter(|next| pool.links.contains_key(next)).unwrap_or(at.link);
+    if let Some(link) = pool.links.get_mut(&next) {
+        for (sent, from) in again {
+            match next == at.link {
+                true => link.ignored(&sent, from),
+                false => link.ignored_before(sent.position, from),
+            }
+        }
+    }
+    // It is sent again with another tip, as often as the peer likes.
+    cx.caused(at.link, count);
     cx.links.wake(at.link, at.slot);
     Ok(())
 }
@@ -441,7 +480,7 @@ fn poll_entries(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
     let connection = cx.links.get(at.link)?;
     let (height, salt) = (connection.height(), connection.salt);
     let pool = &mut cx.pools[at.index];
-    let link = pool.links.get_mut(&at.link)?;
+    let link = pool.links.get_mut(&at.link).filter(|link| link.successor.is_none())?;
     let mut announcements = Vec::new();
     let limit = cx.config.limits.held_back;
     let (mut only_new, mut old) = (false, false);

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::budget::{Budget, Charge};
 use super::{Entry, Ordinal};
 use crate::chunk::{Outgoing, Receiving, Sending};
+use crate::id::ConnectionId;
 use crate::link::Instance;
 use crate::permit::{Ledger, Terms};
 use crate::time::Time;
@@ -59,6 +60,8 @@ pub(super) struct PoolLink {
     outgoing: Outgoing,
     /// Answers and new entries take turns.
     pub(super) answer_next: bool,
+    /// The link that has taken the place of this one, by a better path: nothing new leaves here.
+    pub(super) successor: Option<ConnectionId>,
 }
 
 /// Something that was announced to the peer, or pushed.
@@ -122,7 +125,23 @@ impl PoolLink {
             asked: VecDeque::new(),
             outgoing: Outgoing::default(),
             answer_next: false,
+            successor: None,
         }
+    }
+
+    /// Goes on where another link of the same two processes has come to: what that one was still to look at,
+    /// and what it held back, is this one's. What is out on it stays there until it is settled.
+    pub(super) fn succeeds(&mut self, older: &mut Self) {
+        older.successor = Some(self.at.link);
+        (self.old, self.old_before, self.new) = (older.old, older.old_before, older.new);
+        (self.old_next, self.looked_through) = (older.old_next, older.looked_through);
+        self.held_back = std::mem::take(&mut older.held_back);
+        self.ignored = std::mem::take(&mut older.ignored);
+    }
+
+    /// The peer ignored an entry that left on the link before this one.
+    pub(super) fn ignored_before(&mut self, position: u64, from: u64) {
+        self.ignored.push((from, position));
     }
 
     /// Announcements and bodies of the peer that are out, and of this node at the peer.

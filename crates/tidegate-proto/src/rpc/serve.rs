@@ -105,6 +105,11 @@ impl Serving {
         }
     }
 
+    /// Whether a request has no answer, or not all of it.
+    pub(super) fn owes(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
     /// When it has kept a place for too long, if nothing leaves until then.
     fn stalled_at(&self) -> Option<Time> {
         match &self.answer {

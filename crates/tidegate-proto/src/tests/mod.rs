@@ -16,6 +16,7 @@ mod permits;
 mod pools;
 mod reaching;
 mod recording;
+mod replacing;
 mod script;
 mod seconds;
 mod serving;

@@ -11,7 +11,7 @@ pub(super) use crate::Message;
 use crate::id::{Address, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Signature, Ticket};
 use crate::io::{
     Admission, Command, Connected, DialError, Direction, Event, Fate, Found, Input, Load, Output,
-    Subject, TipChange, Verdict, Write,
+    Path, Subject, TipChange, Verdict, Write,
 };
 use crate::wire::{Binding, Frame};
 use crate::{Config, Node, Time};
@@ -74,6 +74,8 @@ pub(super) struct Net {
     pub(super) now: Time,
     pub(super) hosts: Vec<Host>,
     pub(super) delay: Duration,
+    /// How directly connections lead that are dialed from now on.
+    pub(super) path: Path,
     /// Every message that was handed to a node: when, from, to, what.
     pub(super) log: Vec<(Time, usize, usize, Message)>,
     /// Frames of these channels are lost in the writer: the channel never becomes writable.
@@ -83,8 +85,9 @@ pub(super) struct Net {
     /// Who does not run: dials to them fail.
     pub(super) down: BTreeSet<usize>,
     events: BTreeMap<(Time, u64), (usize, Input)>,
-    /// By connection: the two ends.
+    /// By connection: the two ends, and how directly it leads.
     ends: BTreeMap<ConnectionId, [usize; 2]>,
+    paths: BTreeMap<ConnectionId, Path>,
     wires: BTreeMap<(ConnectionId, usize), Wire>,
     next: u64,
 }
@@ -121,12 +124,14 @@ impl Net {
             now: Time::ZERO,
             hosts: configs.into_iter().enumerate().map(host).collect(),
             delay: Duration::from_millis(10),
+            path: Path::Direct,
             log: Vec::new(),
             stalled: BTreeSet::new(),
             cut: BTreeSet::new(),
             down: BTreeSet::new(),
             events: BTreeMap::new(),
             ends: BTreeMap::new(),
+            paths: BTreeMap::new(),
             wires: BTreeMap::new(),
             next: 1,
         }
@@ -243,6 +248,12 @@ impl Net {
         }
     }
 
+    /// Ends connections that have this path.
+    pub(super) fn reset_by(&mut self, path: Path) {
+        let by = self.paths.iter().filter(|(_, of)| **of == path).map(|(id, _)| *id);
+        by.collect::<Vec<_>>().into_iter().for_each(|connection| self.close(connection));
+    }
+
     pub(super) fn holds(&self, n: usize, pool: PoolIndex, body: &Bytes) -> bool {
         let id = super::app::id(pool, body);
         self.hosts[n].node.pool_ids(pool).any(|known| *known == id)
@@ -291,17 +302,15 @@ impl Net {
         let connection = ConnectionId(self.next);
         self.next += 1;
         self.ends.insert(connection, [from, to]);
+        self.paths.insert(connection, self.path);
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&connection.0.to_be_bytes());
         let binding = Binding::Exporter(bytes);
+        let path = self.path;
         let connected = |peer, direction, n| {
-            Input::Connected(Connected::new(
-                connection,
-                peer,
-                direction,
-                address(n),
-                binding.clone(),
-            ))
+            let (address, binding) = (address(n), binding.clone());
+            let connected = Connected::new(connection, peer, direction, address, binding);
+            Input::Connected(connected.by(path))
         };
         let inbound = connected(self.peer(from), Direction::Inbound, from);
         let outbound = connected(self.peer(to), Direction::Outbound(dial), to);

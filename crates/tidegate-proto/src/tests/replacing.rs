@@ -1,0 +1,141 @@
+//! Section 5.3: a connection with a better path takes the place of another, and what was under way goes on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::app::{LARGE, config, id, item};
+use super::net::{Message, Net};
+use crate::id::ItemId;
+use crate::io::{Event, Fate, Path};
+use crate::wire::{Body, PoolMessage};
+
+/// Items of both nodes: small ones are pushed, large ones are announced and fetched, some in chunks.
+const SIZES: [usize; 3] = [100, 3_000, 80_000];
+const ITEMS: u8 = 24;
+
+fn items(n: usize) -> Vec<Bytes> {
+    let number = |i: u8| n as u8 * 100 + i;
+    (0..ITEMS).map(|i| item(number(i), SIZES[usize::from(i) % SIZES.len()])).collect()
+}
+
+fn pair() -> Net {
+    let mut net = Net::with(vec![config(1), config(2)]);
+    net.delay = Duration::from_millis(7);
+    net
+}
+
+/// How often each item's bytes came to a node.
+fn bodies(net: &Net, to: usize) -> BTreeMap<ItemId, usize> {
+    let mut bodies = BTreeMap::new();
+    for (_, _, at, message) in &net.log {
+        let body = match message {
+            Message::Pool(PoolMessage::Push(body)) => body,
+            Message::Pool(PoolMessage::Answer(answer)) => &answer.body,
+            _ => continue,
+        };
+        if *at != to {
+            continue;
+        }
+        // What comes in chunks is told by its size: there is one of each node that is so large.
+        if let Body::Whole(body) = body {
+            *bodies.entry(id(LARGE, body)).or_default() += 1;
+        }
+    }
+    bodies
+}
+
+fn paths(net: &Net, n: usize) -> Vec<Path> {
+    net.hosts[n].node.status().peers.iter().map(|peer| peer.path).collect()
+}
+
+fn disconnects(net: &Net, n: usize) -> usize {
+    let events = net.hosts[n].events.iter();
+    events.filter(|event| matches!(event, Event::PeerDisconnected { .. })).count()
+}
+
+/// Publishes an item of each node each other millisecond, and at the `step`-th does something.
+fn run(net: &mut Net, step: usize, mut act: impl FnMut(&mut Net)) {
+    let items = [items(0), items(1)];
+    for at in 0..usize::from(ITEMS) * 4 {
+        if at == step {
+            act(net);
+        }
+        if at % 2 == 0 && at / 2 < items[0].len() {
+            for (n, items) in items.iter().enumerate() {
+                assert_eq!(net.publish(n, LARGE, &items[at / 2]), Fate::Accepted);
+            }
+        }
+        net.run_ms(1);
+    }
+    net.run(Duration::from_secs(8));
+}
+
+fn check(net: &Net, what: &str) {
+    assert_eq!([net.links(0), net.links(1)], [1, 1], "{what}");
+    for n in [0, 1] {
+        assert_eq!(paths(net, n), [Path::Direct], "{what}");
+        assert_eq!(disconnects(net, n), 0, "{what}: the peer was there all the time");
+        assert_eq!(net.hosts[n].node.stats().violations().count(), 0, "{what}");
+        for item in items(0).iter().chain(&items(1)) {
+            assert!(net.holds(n, LARGE, item), "{what}: lost");
+        }
+        let status = net.hosts[n].node.status();
+        assert_eq!(status.fetch_bytes, 0, "{what}");
+        let permits = &status.peers[0].permits[&net.hosts[n].node.config().pools[0].name];
+        assert_eq!((permits.given, permits.spent), (0, 0), "{what}: permits stay out");
+    }
+}
+
+/// R5.3.8, R5.3.9
+#[test]
+fn at_every_step_nothing_is_lost_and_nothing_comes_twice() {
+    for dialer in [0, 1] {
+        for step in 0..usize::from(ITEMS) * 4 {
+            let mut net = pair();
+            net.path = Path::Relayed;
+            net.connect(0, 1);
+            net.path = Path::Direct;
+            run(&mut net, step, |net| net.connect(dialer, 1 - dialer));
+            let what = format!("{dialer} dials at step {step}");
+            check(&net, &what);
+            for n in [0, 1] {
+                let twice = bodies(&net, n).into_iter().find(|(_, count)| *count > 1);
+                assert_eq!(twice, None, "{what}");
+            }
+        }
+    }
+}
+
+/// The old connection is lost in the middle of it: what was under way comes by the new one.
+#[test]
+fn at_every_step_the_old_one_may_be_lost() {
+    for step in 0..usize::from(ITEMS) * 4 {
+        let mut net = pair();
+        net.path = Path::Relayed;
+        net.connect(0, 1);
+        net.path = Path::Direct;
+        run(&mut net, step, |net| {
+            net.connect(1, 0);
+            // Its hello takes six times the delay.
+            net.run_ms(43);
+            net.reset_by(Path::Relayed);
+        });
+        check(&net, &format!("at step {step}"));
+    }
+}
+
+/// The better one is there already.
+#[test]
+fn a_worse_path_does_not_stay() {
+    for dialer in [0, 1] {
+        let mut net = pair();
+        net.connect(0, 1);
+        run(&mut net, 30, |net| {
+            net.path = Path::Adapted;
+            net.connect(dialer, 1 - dialer);
+        });
+        check(&net, "a worse one");
+    }
+}
