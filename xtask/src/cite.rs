@@ -108,7 +108,8 @@ fn blocks(text: &str) -> Vec<String> {
 
 /// Labels in comments, and whether each is in a test.
 fn citations<'a>(path: &str, text: &'a str) -> Vec<(&'a str, bool)> {
-    let test_file = path.contains("/tests/") || path.ends_with("/tests.rs");
+    let test_file = ["/tests/", "/conformance/"].iter().any(|folder| path.contains(folder))
+        || path.ends_with("/tests.rs");
     let lines = text.lines().collect::<Vec<_>>();
     // A single item may be for tests as well: the rest of the file is not.
     let tests = lines

@@ -59,10 +59,17 @@ fn is_public(name: &str, files: &[(String, String)]) -> bool {
         None => (format!("{folder}lib.rs"), path),
     };
     let declared = format!("pub mod {module};");
-    path == "lib"
-        || files
-            .iter()
-            .any(|(name, text)| *name == above && text.lines().any(|line| line == declared))
+    path == "lib" || files.iter().any(|(name, text)| *name == above && declares(text, &declared))
+}
+
+/// Whether a module is declared, and not hidden from the documentation.
+fn declares(text: &str, declared: &str) -> bool {
+    let mut before = "";
+    text.lines().any(|line| {
+        let found = line == declared && before != "#[doc(hidden)]";
+        before = line;
+        found
+    })
 }
 
 /// What is wrong with one file. It is formatted, so a function ends where a brace stands as far

@@ -33,6 +33,11 @@
 //! }
 //! ```
 //!
+//! # Not guaranteed
+//!
+//! That a transport is safe whose cases pass: what a hostile peer can do to it is the transport's own, as is what
+//! it costs. And other cases may come with any version.
+//!
 //! A case panics when the transport does what it must not, and after 30 s in which it does not do what it must.
 
 #![allow(missing_docs, reason = "the cases say what they show by their names")]
