@@ -187,10 +187,10 @@ impl Builder {
     /// are set by then:
     ///
     /// ```
-    /// # use tidegate::{Builder, accept_all, rules::PlainRules, id::NetworkId};
-    /// # let builder = Builder::new(NetworkId([1; 32]), PlainRules, accept_all);
+    /// # fn with_memory(builder: tidegate::Builder) -> tidegate::Builder {
     /// let network = tidegate::transport::memory::MemoryNetwork::new();
-    /// let builder = builder.transport(move |setup| Ok(network.transport(setup)));
+    /// builder.transport(move |setup| Ok(network.transport(setup)))
+    /// # }
     /// ```
     pub fn transport<T: Transport>(
         mut self,

@@ -43,11 +43,11 @@
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let network = MemoryNetwork::new();
 //!     let start = |seed: u8, port: &str| {
-//!         let identity = Identity::from_seed(&[seed; 32]);
+//!         let network = network.clone();
 //!         Builder::new(NetworkId([7; 32]), Notes, accept_all)
 //!             .pool(PoolSpec::new("notes"))
-//!             .transport(network.transport(&identity))
-//!             .identity(identity)
+//!             .transport(move |setup| Ok(network.transport(setup)))
+//!             .identity(Identity::from_seed(&[seed; 32]))
 //!             .listen(port.parse().expect("a multiaddr"))
 //!             .start()
 //!     };

@@ -24,6 +24,7 @@ use crate::identity::Identity;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod memory;
+pub mod mux;
 mod places;
 #[cfg(feature = "quic")]
 pub mod quic;
@@ -128,7 +129,8 @@ impl From<Input> for Happening {
 /// - Frames of one channel and direction arrive in order, once, and whole. A frame of more than
 ///   [`tidegate_proto::wire::MAX_FRAME`] bytes ends the connection before it is read.
 /// - It is given one frame for a channel at a time. When it says [`Input::Writable`], no more than
-///   the path takes is waiting in front of the next one. A channel that is stuck holds up no other.
+///   the path takes is waiting in front of the next one. A channel that is stuck holds up no other: where the
+///   carrier has no flow control for each channel, [`mux`] has.
 /// - Channel 0 is read from the start, any other from [`Transport::open`] on; until then what
 ///   comes on it stays where the peer's flow control bounds it.
 /// - After [`Transport::close`], frames that were given for channel 0 still leave, within a second
