@@ -28,6 +28,7 @@ usage: cargo xtask <command>
                       each
   bench transport [--quick]
                       measure the transport and nodes beside other stacks; bench/README.md
+  transports          run the conformance suite on the transports outside of the workspace
   tidy                check the length of files and functions, and that each
                       requirement of the specification has its code and a test
 ";
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         ["fuzz"] => suites::fuzz(600),
         ["fuzz", seconds] => number(seconds).and_then(suites::fuzz),
         ["bench", "transport", flags @ ..] => suites::bench(flags),
+        ["transports"] => suites::transports(),
         ["tidy"] => tidy::check(),
         _ => Err(USAGE.to_owned()),
     };

@@ -19,6 +19,9 @@ pub(crate) fn cargo() -> Command {
     cargo
 }
 
+/// The suite of the contract of transports is a feature, for other crates.
+const SUITE: [&str; 2] = ["--features", "tidegate/conformance"];
+
 /// Every test: those in C, those in the documentation, those of the HTTP API, and then all others,
 /// whose runner has the last word.
 pub(crate) fn test() -> Result {
@@ -34,15 +37,15 @@ pub(crate) fn test() -> Result {
         }
         eprintln!("SKIPPED: the tests on hosts of their own ({NAMESPACES}): {why}");
     }
-    run(cargo().args(["test", "--workspace", "--doc"]))?;
+    run(cargo().args(["test", "--workspace", "--doc"]).args(SUITE))?;
     // Without threads, QUIC and store, as where there are none of them.
-    let bare = ["test", "-p", "tidegate", "--no-default-features", "--lib", "--test", "nodes"];
-    run(cargo().args(bare))?;
+    let bare = ["test", "-p", "tidegate", "--no-default-features", "--features", "conformance"];
+    run(cargo().args(bare).args(["--lib", "--test", "nodes", "--test", "transports"]))?;
     api::check(Effort::Usual)?;
     let nextest = Command::new("cargo-nextest").arg("--version").output();
     if nextest.is_ok_and(|output| output.status.success()) {
         let mut tests = cargo();
-        tests.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+        tests.args(["nextest", "run", "--workspace", "--no-fail-fast"]).args(SUITE);
         if namespaces.is_err() {
             tests.arg("-E").arg(format!("not test({NAMESPACES})"));
         }
@@ -50,7 +53,7 @@ pub(crate) fn test() -> Result {
     } else {
         eprintln!("cargo-nextest is not installed: `cargo test` runs the tests, a little slower");
         let mut tests = cargo();
-        tests.args(["test", "--workspace", "--all-targets", "--no-fail-fast"]);
+        tests.args(["test", "--workspace", "--all-targets", "--no-fail-fast"]).args(SUITE);
         if namespaces.is_err() {
             tests.args(["--", "--skip", NAMESPACES]);
         }
@@ -116,6 +119,14 @@ pub(crate) fn fuzz(seconds: u32) -> Result {
 }
 
 /// Tidegate beside other stacks, into `target/bench` unless the flags name another folder.
+/// Runs the suite on the transports in workspaces of their own, which see what any other crate sees.
+pub(crate) fn transports() -> Result {
+    let manifest = root().join("transports/pipe/Cargo.toml");
+    let mut tests = cargo();
+    tests.args(["test", "--locked", "--manifest-path"]).arg(manifest);
+    run(tests.env("CARGO_TARGET_DIR", target().join("transports")))
+}
+
 pub(crate) fn bench(flags: &[&str]) -> Result {
     let bench = ["run", "--release", "--locked", "--manifest-path", "bench/Cargo.toml", "--"];
     let out = target().join("bench");

@@ -102,7 +102,7 @@ fn look(text: &str) -> Vec<String> {
 /// All Rust files of the project.
 pub(crate) fn sources() -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for folder in ["crates", "xtask", "fuzz", "bench"] {
+    for folder in ["crates", "xtask", "fuzz", "bench", "transports"] {
         collect(&root().join(folder), &mut files)?;
     }
     files.sort();
