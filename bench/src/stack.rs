@@ -79,7 +79,7 @@ pub(crate) trait Stack: Send + Sync {
     /// Runs the process's work on the stack's runtime.
     fn run(&'static self, work: BoxFuture<'static, Result<()>>) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        // As a task: the thread that waits for it is none of the workers.
+        // As a task: the thread that waits for it is not a worker.
         runtime.block_on(async { tokio::spawn(work).await? })
     }
 
@@ -90,7 +90,7 @@ pub(crate) trait Stack: Send + Sync {
     fn dialer(&'static self, number: u64, target: Target) -> Doing<'static, Box<dyn Dialer>>;
 }
 
-/// Somebody who is ready to dial, with sockets, keys and tasks of his own.
+/// A dialer that is ready, with sockets, keys and tasks of its own.
 pub(crate) trait Dialer: Send {
     /// Connects, sends a first message of [`FIRST`] bytes, and returns when its answer of one byte
     /// is there.
@@ -101,7 +101,7 @@ pub(crate) const FIRST: u64 = 64;
 
 /// A connection that is open.
 pub(crate) trait Link: Send {
-    /// Sends so many bytes and returns when an answer of so many is there.
+    /// Sends a request of one size and returns when an answer of the other size is there.
     fn ask(&mut self, body: u64, answer: u32) -> Doing<'_, ()>;
 
     /// Ends the connection.

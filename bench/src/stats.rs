@@ -1,6 +1,6 @@
 //! Medians and the like.
 
-/// The smallest value that so many in a hundred do not exceed; `None` if there are none.
+/// The percentile: the smallest value that `percent` of all do not exceed; `None` without values.
 pub(crate) fn percentile(values: &mut [f64], percent: usize) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let at = (values.len() * percent).div_ceil(100).max(1) - 1;

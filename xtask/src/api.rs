@@ -38,7 +38,7 @@ print('a client made of the document has asked', found.client)
 pub(crate) enum Effort {
     /// The same requests every time: for the tests of every day.
     Usual,
-    /// Others each time, for so many seconds.
+    /// Random cases, for this number of seconds.
     Seconds(u32),
 }
 

@@ -21,7 +21,7 @@ usage: cargo xtask <command>
   vectors             read and write the golden vectors with C code from rpcgen
   codegen [--check]   write the codec and the vectors from spec/tidegate.x,
                       or check that they are current
-  traces              write the trace hashes of the simulator anew
+  traces              rewrite the trace hashes of the simulator
   soak [SEEDS]        run the large scenarios of the simulator, 100 seeds each
   fuzz [SECONDS]      fuzz the codec, a small world, the models of pool and
                       fetcher, the configuration and the HTTP API, 600 seconds

@@ -28,7 +28,7 @@ pub(crate) fn install(what: &str, packages: &[&str]) -> Result {
     installed.map_err(|error| format!("{missing}\n({error})"))
 }
 
-/// Why there are no network namespaces here, if there are none: in some containers they are forbidden.
+/// Why there are no network namespaces here, if so: in some containers they are forbidden.
 pub(crate) fn namespaces() -> Result {
     let tries = "mount -t tmpfs none /run && ip netns add host0 && \
                  ip link add name bridge0 type bridge && \

@@ -83,6 +83,7 @@ fn look(text: &str) -> Vec<String> {
         found.push(format!("{length} lines before its tests, over {FILE}"));
     }
     for (at, line) in lines.iter().enumerate() {
+        found.extend(phrase(line).map(|phrase| format!("line {}: {phrase}", at + 1)));
         let code = line.trim_start();
         let indent = line.len() - code.len();
         let words = code.split_whitespace().take_while(|word| !word.starts_with('('));
@@ -97,6 +98,25 @@ fn look(text: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// Words that comments do without, and what is said in their place.
+const PHRASES: [(&str, &str); 6] = [
+    ("he", "a peer is `it` or `they`"),
+    ("him", "a peer is `it` or `them`"),
+    ("his", "a peer's things are `its` or `their`"),
+    ("anew", "say `again`, or what is restarted"),
+    ("so many", "say which number"),
+    ("so much", "say which amount"),
+];
+
+/// What a line says in words that comments do without.
+fn phrase(line: &str) -> Option<String> {
+    let (_, comment) = line.split_once("//")?;
+    let words = comment.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    let words = format!(" {} ", words.collect::<Vec<_>>().join(" ").to_lowercase());
+    let (word, instead) = PHRASES.iter().find(|(word, _)| words.contains(&format!(" {word} ")))?;
+    Some(format!("`{word}` in a comment: {instead}"))
 }
 
 /// All Rust files of the project.
@@ -128,6 +148,20 @@ mod tests {
 
     fn function(lines: usize) -> String {
         format!("    pub(crate) async fn f() {{\n{}    }}\n", "        x;\n".repeat(lines - 2))
+    }
+
+    #[test]
+    fn comments_do_without_some_words() {
+        // Without the slashes, or this file would be found out.
+        for refused in ["Whether he is there.", "so many bytes", "Set anew."] {
+            let slash = '/';
+            assert_eq!(look(&format!("x(); {slash}{slash} {refused}")).len(), 1, "{refused}");
+        }
+        for fine in
+            ["let he = 1;", "// the renewal of this", "// so that many", "let url = \"http\";"]
+        {
+            assert_eq!(look(fine), Vec::<String>::new(), "{fine}");
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ const WINDOW: u64 = 16;
 /// How often a network looks for somebody to dial.
 const DIAL: Duration = Duration::from_millis(1);
 /// How often a first message is sent until it is answered: those to a peer that is not connected
-/// are dropped, and nobody is told when he is.
+/// are dropped, and no peer is told when it is.
 const AGAIN: Duration = Duration::from_micros(200);
 
 pub(crate) struct Commonware {

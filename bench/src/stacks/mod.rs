@@ -37,7 +37,7 @@ fn head(bytes: &[u8]) -> Option<(u64, u32)> {
     Some((u64::from_be_bytes(*body), u32::from_be_bytes(*answer)))
 }
 
-/// The next piece of so many bytes that are left.
+/// The next piece of the `left` bytes.
 fn piece(left: &mut u64) -> Option<Bytes> {
     let length = usize::try_from(*left).unwrap_or(usize::MAX).min(PIECE);
     *left -= length as u64;

@@ -73,7 +73,7 @@ struct Item {
 }
 
 impl Item {
-    /// A request of `body` bytes, or an answer of so many to request `of`.
+    /// A request of `body` bytes, or an answer of `body` bytes to request `of`.
     fn encode(self, length: usize) -> Vec<u8> {
         let mut bytes = vec![u8::from(self.is_answer)];
         bytes.extend(self.number.to_be_bytes());

@@ -14,7 +14,7 @@ pub(super) trait Pipe: Send + 'static {
     /// Fills the buffer; `false` if the stream is over.
     fn fill(&mut self, buffer: &mut [u8]) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Reads so many bytes and forgets them.
+    /// Reads `bytes` bytes and drops them.
     fn skip(&mut self, bytes: u64) -> impl Future<Output = Result<()>> + Send;
 
     fn close(self) -> impl Future<Output = ()> + Send;

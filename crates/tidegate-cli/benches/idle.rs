@@ -15,7 +15,7 @@ use daemon::{Daemon, address, string, succeeds};
 const LINKS: u64 = 8;
 /// How long the nodes are left alone: code that is used at the start only is let go each half minute.
 const SETTLE: Duration = Duration::from_secs(75);
-/// Between two looks, of which there are so many.
+/// Between two samples, and how many are taken.
 const INTERVAL: Duration = Duration::from_secs(7);
 const LOOKS: usize = 5;
 const TARGET_MB: f64 = 12.0;

@@ -19,7 +19,7 @@ use tidegate_ledger::{Genesis, Ledger, LedgerRules, Saved, Transfer, WorkRules, 
 
 /// Transfers in each block of the history.
 const OLD: u64 = 20;
-/// Transfers a second meanwhile, by so many senders.
+/// Transfers a second meanwhile, and how many accounts send them.
 const RATE: u64 = 100;
 const SENDERS: u64 = 4;
 const SLOT_MS: u64 = 500;
@@ -30,7 +30,7 @@ fn sender(n: u64) -> String {
     format!("sender {n}")
 }
 
-/// A network that has been there for so many slots.
+/// A network that has been running for this number of slots.
 fn genesis(blocks: u64) -> Genesis {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_millis() as u64;
     let rich = (0..SENDERS).map(sender).chain(["past".to_owned()]);

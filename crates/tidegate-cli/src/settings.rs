@@ -284,7 +284,7 @@ impl Settings {
     }
 }
 
-/// Variables of the environment that look like settings and are none.
+/// Environment variables that look like settings but are not.
 fn unknown(names: impl Iterator<Item = String>) -> Vec<String> {
     let is_known = |name: &String| {
         let others = ["TIDEGATE_FOLDER", "TIDEGATE_LOG"].contains(&name.as_str());

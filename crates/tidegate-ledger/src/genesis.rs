@@ -55,7 +55,7 @@ const MAX_SLOT_MS: u64 = 86_400_000;
 const MAX_JOBS_PER_BLOCK: u64 = 1024;
 /// The most open jobs, which every node keeps.
 const MAX_JOBS: u64 = 65_536;
-/// The highest difficulty: nobody has so many hashes as one more would take.
+/// The highest difficulty: nobody can compute the hashes that one more would take.
 const MAX_DIFFICULTY: u64 = 64;
 
 /// Why a genesis file cannot be used.
@@ -64,7 +64,7 @@ pub enum GenesisError {
     /// It is no TOML of this shape.
     #[error("{0}")]
     Parse(String),
-    /// A key is none.
+    /// A key is not an Ed25519 public key.
     #[error("{0:?} is no public key: it should be 64 hex digits")]
     Key(String),
     /// The number of producers is out of range.

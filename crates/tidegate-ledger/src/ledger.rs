@@ -255,7 +255,7 @@ impl Ledger {
         GOOD
     }
 
-    /// Whether a producer may sign on top of a block: at most one of any ⌊n/2⌋+1 in a row is his,
+    /// Whether a producer may sign on top of a block: at most one of any ⌊n/2⌋+1 in a row is its own,
     /// so that a minority that is cut off comes to a stop.
     fn may_follow(&self, parent: &BlockId, producer: &[u8; 32]) -> bool {
         let mut at = self.blocks.get(parent);
@@ -325,7 +325,7 @@ impl Ledger {
         Ok(self.describe(change))
     }
 
-    /// Takes up a block of the best chain that was kept; `false` if its items are none.
+    /// Takes up a block of the best chain that was kept; `false` if its items cannot be read.
     pub(crate) fn adopt(&mut self, block: Block, header: Header, undo: Undo, body: bool) -> bool {
         let id = block.block;
         let read = || {

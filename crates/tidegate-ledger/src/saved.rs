@@ -23,7 +23,7 @@ pub struct Saved {
     /// All keys and values.
     pub state: Vec<(Bytes, Bytes)>,
     /// The last blocks of the best chain, the tip at the end: 64 of them with their items, and 65
-    /// more headers below, as far as there are so many.
+    /// more headers below, if there are that many.
     pub blocks: Vec<Block>,
 }
 
@@ -33,7 +33,7 @@ pub enum RestoreError {
     /// The genesis cannot be used.
     #[error(transparent)]
     Genesis(#[from] GenesisError),
-    /// A key or value is none of the ledger's.
+    /// A key or value is not the ledger's.
     #[error("the stored state has an entry that no ledger writes: {0}")]
     Entry(String),
     /// A block is no block, or does not follow the one before.

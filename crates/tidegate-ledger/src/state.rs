@@ -1,7 +1,7 @@
 //! Accounts and jobs, the root over them, and how to undo a block.
 //!
 //! Accounts lie in 4,096 buckets by the first 12 bits of the hash of their id. A bucket's hash is
-//! BLAKE3 over its sorted entries, and only buckets that a block touched are hashed anew; 64
+//! BLAKE3 over its sorted entries, and only buckets that a block touched are hashed again; 64
 //! buckets make a group, and 64 groups the root. So parts of the state can be proven and fetched.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -160,7 +160,7 @@ impl State {
         self.job_places.insert(job, place);
     }
 
-    /// Hashes everything anew.
+    /// Hashes everything again.
     pub(crate) fn hash_all(&mut self) {
         self.hash_buckets(&(0..BUCKETS as u16).collect());
     }

@@ -143,7 +143,7 @@ impl Context {
         self.links.room(link, self.config.limits.work_per_second, self.now)
     }
 
-    /// A link has caused so many steps: by what it sent, asked for or gave back, or by permits that go
+    /// A link has caused `steps` steps: by what it sent, asked for or gave back, or by permits that go
     /// back to it.
     pub(crate) fn caused(&mut self, link: ConnectionId, steps: u64) {
         if steps > 0 {
@@ -151,14 +151,14 @@ impl Context {
         }
     }
 
-    /// What was done since so much work had been counted was caused by a link, unasked.
+    /// The work counted since it stood at `before` was caused by a link, unasked.
     pub(crate) fn charge(&mut self, link: ConnectionId, before: u64) {
         let later = std::mem::take(&mut self.charged_later);
         self.caused(link, 1 + steps((self.stats.of(Count::Work) - before).saturating_sub(later)));
     }
 }
 
-/// Steps that a link is charged with for so much work: looks at what peers pile up are short.
+/// Steps that a link is charged with for an amount of work: looks at what peers pile up are short.
 pub(crate) fn steps(work: u64) -> u64 {
     work / 16
 }

@@ -192,7 +192,7 @@ pub struct PoolSpec {
     pub versions: Vec<u32>,
     /// Bytes of the largest item, at most [`MAX_ITEM`].
     pub max_item: u32,
-    /// Items of up to so many bytes are sent at once where permits allow; larger ones are
+    /// Items of up to this number of bytes are sent at once where permits allow; larger ones are
     /// announced first. 512 is a guess: below it an announcement, a fetch and their packets cost
     /// about as much as the body.
     pub inline: u32,
@@ -275,7 +275,7 @@ pub enum ConfigError {
     /// The client's name is too long.
     #[error("client name: it must have at most 64 bytes")]
     ClientName,
-    /// The genesis header is none.
+    /// The rules do not read the genesis header.
     #[error("genesis: these bytes are no header by the application's rules")]
     Genesis,
     /// The chain of the store does not hold together.
@@ -304,7 +304,7 @@ pub enum ConfigError {
         /// What would happen.
         otherwise: &'static str,
     },
-    /// A number with which sums would not fit, or that no machine has so much of.
+    /// A number with which sums would overflow, or more than any machine has.
     #[error("{name} is {is}: it must be at most {most}")]
     TooMuch {
         /// Its name.
@@ -451,7 +451,7 @@ pub(crate) mod tests {
         serde_json::from_value(limits).unwrap()
     }
 
-    /// `--max-inbound 4294967212` refused everybody: a sum had begun anew.
+    /// `--max-inbound 4294967212` refused everybody: a sum had wrapped around.
     #[test]
     fn every_number_and_time_has_an_end() {
         let check = |limits| Config { limits, ..config(1) }.validate();

@@ -484,7 +484,7 @@ impl ChannelTrait for Channel {
     ) -> Result<(), Violation> {
         let Some(link) = cx.control.links.get_mut(&at.link) else { return Ok(()) };
         match message {
-            // The last words are said: what else was under way does not matter, but who says his too
+            // The last words are said: what else was under way does not matter, but a peer that says its own too
             // need not be waited for. R5.6.2
             ControlMessage::Refuse(_) | ControlMessage::Goodbye(_)
                 if matches!(link.stage, Stage::Ending(..)) =>

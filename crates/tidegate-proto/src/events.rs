@@ -25,7 +25,7 @@ impl EventQueue {
     /// item that has left it is kept by its event. The one that crosses this is kept too.
     pub const BYTES: usize = 1 << 20;
 
-    /// A queue for at most so many events.
+    /// A queue for at most `limit` events.
     pub fn new(limit: usize) -> Self {
         Self { unread: VecDeque::new(), limit, bytes: 0, lagged: 0 }
     }

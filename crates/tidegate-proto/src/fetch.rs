@@ -3,8 +3,8 @@
 //! After Bitcoin Core's `txrequest.h`, with these rules, each with its reason:
 //!
 //! - *One request in flight for a key.* A second would be a copy that nobody wants.
-//! - *Everyone who announced a key stays a candidate for it*, and takes his turn when the one
-//!   before him failed. So nobody can keep a key from this node by announcing it first.
+//! - *Every link that announced a key stays a candidate for it*, and takes its turn when the one
+//!   before it failed. So nobody can keep a key from this node by announcing it first.
 //! - *Best priority first, then the order of announcement*, for each link by itself: a slow link
 //!   does not hold up what others can deliver.
 //! - *When somebody was late, those that were dialed are asked before others.* Any number of links of others
@@ -12,7 +12,7 @@
 //! - *A candidate is asked once for each announcement.* Who did not answer in time may still answer.
 //! - *What nobody delivers is given up* [`GIVE_UP`] after the last request went out, so that
 //!   nobody can announce for ever what does not exist.
-//! - *A link is a candidate for so many keys and no more.* Where no permit is out for a key, as for
+//! - *A link is a candidate for a bounded number of keys.* Where no permit is out for a key, as for
 //!   blocks, that bound pays for it: a new key displaces the link's own oldest, and nobody else's.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -143,7 +143,7 @@ impl<K: Ord + Copy> Fetcher<K> {
         Self::bounded(usize::MAX)
     }
 
-    /// Each link is a candidate for at most so many keys.
+    /// Each link is a candidate for at most `most` keys.
     pub(crate) fn bounded(most: usize) -> Self {
         Self {
             wants: BTreeMap::new(),
@@ -220,8 +220,8 @@ impl<K: Ord + Copy> Fetcher<K> {
         tag.map_or(Vec::new(), |tag| self.failed(key, link, tag, now))
     }
 
-    /// The best thing to ask `link` for, if it `fits`. For an answer of so many bytes, with which so many
-    /// were late, `until` says when others are asked and when it is not waited for any more.
+    /// The best thing to ask `link` for, if it `fits`. `until` is given the bytes of the answer and how
+    /// many peers were late with it, and says when others are asked and when it is no longer waited for.
     pub(crate) fn next_for(
         &mut self,
         link: ConnectionId,
@@ -413,7 +413,7 @@ impl<K: Ord + Copy> Fetcher<K> {
     }
 }
 
-/// One is not asked for a key now; a queue with nothing in it is none.
+/// One is not asked for a key now; an empty queue is removed.
 fn unqueue<K: Ord>(queues: &mut Queues<K>, candidate: &Candidate, key: K) {
     if let Some(queue) = queues.get_mut(&candidate.link) {
         queue.remove(&(candidate.rank, key));

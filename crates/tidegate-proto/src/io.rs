@@ -332,7 +332,7 @@ pub struct TipChange {
     /// Keys of items that have no place in the pools any more: they are in a block, or stale.
     pub remove: Vec<(PoolIndex, ItemKey)>,
     /// Keys of items that do not hold at this tip, and may at another: blocks that they depend on
-    /// were undone. They are kept aside for so many blocks as a re-org may undo.
+    /// were undone. They are kept aside for as many blocks as a re-org may undo.
     pub shelve: Vec<(PoolIndex, ItemKey)>,
     /// Keys of items that hold again, if they were kept aside. What accounts admit again is found
     /// without that.
@@ -621,7 +621,7 @@ pub enum Invalid {
     /// The rules do not know such bytes.
     #[error("the bytes are no item of this pool")]
     Malformed,
-    /// The block's header is none by the rules, or has more than
+    /// The block's header is not one by the rules, or has more than
     /// [`MAX_HEADER`](crate::wire::MAX_HEADER) bytes.
     #[error("the header is none by the application's rules, or is larger than 16 KiB")]
     MalformedHeader,
@@ -736,7 +736,7 @@ pub enum Event {
         /// The height at which it is.
         at: u64,
     },
-    /// So many events were not read in time and are forgotten.
+    /// This number of events was not read in time and is forgotten.
     Lagged(u64),
 }
 

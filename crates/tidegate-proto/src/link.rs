@@ -189,7 +189,7 @@ impl Link {
         self.round_trip.unwrap_or(FIRST_ROUND_TRIP)
     }
 
-    /// An answer of so many bytes took so long.
+    /// An answer of `bytes` bytes took this time.
     pub(crate) fn measured_rate(&mut self, bytes: u64, took: Duration) {
         let sending = took.saturating_sub(self.likely_round_trip()).as_micros().max(1) as u64;
         if bytes >= RATE_SAMPLE {
@@ -216,7 +216,7 @@ impl Link {
         Some(self.rest_until).filter(|until| *until > now)
     }
 
-    /// How long an answer of so many bytes may take: two round trips and two sending times, and
+    /// How long an answer of `bytes` bytes may take: two round trips and two sending times, and
     /// a quarter of a second for a busy peer.
     fn patience(&self, bytes: u32) -> Duration {
         let sending = Duration::from_micros(u64::from(bytes) * 2_000_000 / self.rate);
@@ -224,7 +224,7 @@ impl Link {
         patience.min(Duration::from_secs(8))
     }
 
-    /// How long nobody else is asked for an answer of so many bytes, if others could be and so many have
+    /// How long no other peer is asked for an answer of `bytes` bytes, if others could be and `late` peers have
     /// been late with it already: a round trip at least, or answers would come while others are asked; but who
     /// is slow on purpose has half of the time when somebody was late. They share this node's line, so the
     /// time for its bytes is that of the `fastest`.
@@ -234,8 +234,8 @@ impl Link {
         self.patience(bytes).min((ALONE / (1 << late.min(HALVED_MOST))).max(least) + sending)
     }
 
-    /// When others are asked for an answer of so many bytes, with which so many were late, and when it is
-    /// not waited for any more.
+    /// When others are asked for an answer of `bytes` bytes, with which `late` peers were late, and when it is no
+    /// longer waited for.
     pub(crate) fn waits(&self, bytes: u32, late: u32, fastest: u64, now: Time) -> (Time, Time) {
         (now + self.alone(bytes, late, fastest), now + self.patience(bytes))
     }
@@ -313,7 +313,7 @@ impl Links {
             .find_map(|id| Some((id, self.links.get(&id)?.ending.clone()?)))
     }
 
-    /// A message of a link that was not asked for has cost so many steps. A link may be ahead of its
+    /// A message of a link that was not asked for has cost `steps` steps. A link may be ahead of its
     /// share by [`AHEAD`]; one that is further ahead rests: what it is owed waits, so its permits come
     /// back later and it sends less.
     pub(crate) fn worked(&mut self, id: ConnectionId, steps: u64, a_second: u32, now: Time) {

@@ -3,12 +3,12 @@
 //! The shape is that of RFC 6962 section 2.1, with BLAKE3: a leaf is hashed behind a zero byte, an
 //! inner node behind a one, and the left subtree is the largest full one. A leaf names the item's
 //! pool as well as its id, so a root settles which pool each item is of: nobody's word is needed.
-//! The root also commits to the number of items, so that a proof speaks of one index among so many.
+//! The root also commits to the number of items, so that a proof speaks of one index among a known number.
 //!
 //! # Not guaranteed
 //!
 //! That ids belong to items: the root is over ids, and whoever has an item's bytes must hash them
-//! himself. The proofs say that an item is in a block, never that it is in no block.
+//! itself. The proofs say that an item is in a block, never that it is in no block.
 
 use crate::id::{Digest, ItemId};
 

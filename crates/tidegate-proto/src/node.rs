@@ -527,7 +527,7 @@ impl Node {
         Some(links.filter_map(|link| Some(self.cx.links.get(link)?.peer)).collect())
     }
 
-    /// Items that were published here, that the pools hold, and that fewer than so many connected peers have;
+    /// Items that were published here, that the pools hold, and that fewer than `peers` connected peers have;
     /// than all of them where fewer share the pool, but one.
     pub fn unspread(&self, peers: usize) -> impl Iterator<Item = ItemId> {
         self.cx.pools.iter().flat_map(move |pool| pool.unspread(peers))
@@ -572,8 +572,8 @@ impl Node {
         block::at_height(&self.cx, height)
     }
 
-    /// The items of a block as they were kept ([`crate::io::Write::Block`]); `None` if they are none of this
-    /// node's pools.
+    /// The items of a block as they were kept ([`crate::io::Write::Block`]); `None` if they are of no pool of this
+    /// node.
     pub fn items_of(&self, body: Bytes) -> Option<Vec<BlockItem>> {
         let body = Frame::from(body).decode::<BlockBody>().ok()?;
         let pool = |name: &str| pool::named(&self.cx.pools, name);

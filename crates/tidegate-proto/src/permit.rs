@@ -18,7 +18,7 @@ use crate::wire::{Grant, MAX_RETURNS, Report, Return};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spent {
     Announcement,
-    /// A body of so many bytes.
+    /// A body, and its bytes.
     Body(u32),
 }
 
@@ -174,7 +174,7 @@ impl Issuer {
     /// Whether a report about this number is still owed; from now on it is not.
     ///
     /// Numbers are looked up by ids that peers can make equal, so the same number may be settled
-    /// from two sides: the first report counts, and the second is none.
+    /// from two sides: the first report counts, and the second is ignored.
     fn settle(&mut self, number: u32) -> bool {
         self.out.get_mut(&number).is_some_and(|owed| !std::mem::replace(&mut owed.reported, true))
     }
@@ -205,7 +205,7 @@ impl Issuer {
             || half(out.body_bytes, self.grant.body_bytes)
     }
 
-    /// The peer asks for something of at most so many bytes.
+    /// The peer asks for something of at most `bytes` bytes.
     pub(crate) fn request(&mut self, bytes: u32) -> Result<(), Violation> {
         if !self.outstanding.allows_request(&self.grant, bytes) {
             // R6.1.3
@@ -441,7 +441,7 @@ impl Returns {
         if full { Some(Time::ZERO) } else { self.due }
     }
 
-    /// What leaves now, if it is time: as many as may cost so many steps together, and the first always.
+    /// What leaves now, if it is time: as many as may cost `room` steps together, and the first always.
     pub(crate) fn take(&mut self, issuer: &mut Issuer, now: Time, room: u64) -> Option<Leaving> {
         if self.due(issuer).is_none_or(|due| due > now) {
             return None;

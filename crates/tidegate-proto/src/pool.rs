@@ -623,7 +623,7 @@ pub(crate) fn verdict(cx: &mut Context, pool: PoolIndex, id: ItemId, verdict: Ve
         if !pending.overdue {
             report(cx, index, *source, outcome);
         }
-        // Who only announced it has not shown that he has it. R7.3.11
+        // A peer that only announced it has not shown that it has it. R7.3.11
         if verdict == Verdict::Reject && source.how != How::Announced {
             cx.links.end(source.link, Violation::RejectedItem);
         }

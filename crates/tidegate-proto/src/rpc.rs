@@ -86,7 +86,7 @@ struct Open {
 }
 
 impl RpcLink {
-    /// Something came: the clock begins anew for what is coming, and for a while for what waits
+    /// Something came: the timeout restarts for what is coming, and for a while for what waits
     /// behind it, since a peer answers one request after the other.
     fn moves(&mut self, now: Time, patience: Duration) {
         let coming = self.incoming.as_ref().map(|incoming| incoming.id);

@@ -65,7 +65,7 @@ impl Store {
         self.bytes
     }
 
-    /// Whether so much is on its way that blocks must wait.
+    /// Whether more than `limit` bytes are on their way, so that blocks must wait.
     pub(crate) fn is_behind(&self, limit: u32) -> bool {
         self.bytes > limit as usize
     }

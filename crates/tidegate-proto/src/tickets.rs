@@ -1,6 +1,6 @@
 //! Whose turn it is to have something checked (specification section 12).
 //!
-//! Only so many tickets are out at a time, so no queue builds up in the validator; what waits
+//! The number of tickets that are out is bounded, so no queue builds up in the validator; what waits
 //! here is bounded by the permits that paid for it. Peers take turns, and the pools of each peer, so
 //! validation time is shared out like bytes are. Each pool has a lane that no other takes, and so
 //! have headers and blocks: verdicts that take long delay their own kind. Which lane a question takes

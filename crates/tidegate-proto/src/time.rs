@@ -16,7 +16,7 @@ impl Time {
     /// When the node was started.
     pub const ZERO: Self = Self(0);
 
-    /// So many microseconds after the start.
+    /// `micros` microseconds after the start.
     pub const fn from_micros(micros: u64) -> Self {
         Self(micros)
     }
@@ -57,7 +57,7 @@ impl fmt::Display for Time {
     }
 }
 
-/// So many at once, and then one an interval. The time it keeps is that at which all may be had at
+/// A burst at once, and then one an interval. The time it keeps is that at which all may be had at
 /// once again.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Pace(Time);

@@ -67,7 +67,7 @@ impl Timers {
     }
 
     /// Sets a timer, or moves it forward. One that is set to an earlier time stays: when it fires
-    /// there is nothing to do yet, and it is set anew. So a deadline that every frame postpones
+    /// there is nothing to do yet, and it is set again. So a deadline that every frame postpones
     /// costs nothing.
     pub(crate) fn set_at_most(&mut self, timer: Timer, at: Option<Time>) {
         let earlier = self.set.get(&timer).is_some_and(|set| at.is_some_and(|at| *set <= at));

@@ -22,7 +22,7 @@ pub use schema::*;
 /// Opaque data from this size on are not copied into the frame's head.
 const DETACH: usize = 1024;
 const ZEROS: [u8; 3] = [0; 3];
-/// Opaque data that leave so many bytes of their frame, or fewer, share its memory: room for the
+/// Opaque data that leave at most this number of bytes of their frame unused share its memory: room for the
 /// fields around an item.
 const SHARED_REST: usize = 64;
 

@@ -32,7 +32,7 @@ const MOST_BACKLOG: usize = 16 << 20;
 /// sixteenth of what they hold, and is the most.
 const MOST_STEPS: u64 = 2048;
 
-/// One message has cost a node so many steps.
+/// One message has cost a node `steps` steps.
 pub(crate) fn work(node: usize, steps: u64) -> Result<(), Broken> {
     check(steps <= MOST_STEPS, || format!("node {node}: {steps} steps for one message"))
 }
@@ -49,7 +49,7 @@ fn honest<'a>(scenario: &Scenario, hosts: &'a [Host]) -> Vec<(usize, &'a Host)> 
 }
 
 /// What must be true whatever goes wrong: memory is bounded, and nobody honest is punished.
-/// Hostile nodes have had so many `names`.
+/// Hostile nodes have had `names` names.
 pub(crate) fn at_any_time(scenario: &Scenario, hosts: &[Host], names: u64) -> Result<(), Broken> {
     for (n, host) in honest(scenario, hosts) {
         let config = host.node.config();

@@ -87,7 +87,7 @@ impl Entropy {
         }
     }
 
-    /// A number below `n`, which is not zero. It takes as few bytes as can tell so many apart.
+    /// A number below `n`, which is not zero. It takes as few bytes as can represent it.
     pub fn below(&mut self, n: u64) -> u64 {
         let number = match &self.0 {
             Source::Seed(_) => self.number(),

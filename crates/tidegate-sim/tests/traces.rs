@@ -1,5 +1,5 @@
 //! Same seed, same trace: on every machine, in debug and in release, with every channel and both
-//! pools of the ledger on. The hashes are in `traces.txt`; `cargo xtask traces` writes them anew.
+//! pools of the ledger on. The hashes are in `traces.txt`; `cargo xtask traces` rewrites them.
 
 use std::fmt::Write as _;
 

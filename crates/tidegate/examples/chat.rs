@@ -1,7 +1,7 @@
 //! A chat without a server. `cargo run --example chat -- NAME [ADDRESS]`: the first has no address
 //! to give, the others give one that somebody else prints. Each line of the input is said to all.
 //!
-//! What was said before somebody came reaches him as well: the pool keeps the latest thousand.
+//! What was said before somebody came reaches them as well: the pool keeps the latest thousand.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

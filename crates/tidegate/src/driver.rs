@@ -159,7 +159,7 @@ pub(crate) struct Kept {
 }
 
 /// How often the book is kept, if there is news; a large one ever less often, so that it is no more
-/// than some 20 KB a second. Who is killed comes back to those whom he has met before that.
+/// than some 20 KB a second. A node that is killed comes back to the peers that it had met before that.
 #[cfg(feature = "store")]
 const BOOK_EVERY: Duration = Duration::from_millis(250);
 #[cfg(feature = "store")]
@@ -246,7 +246,7 @@ impl Driver {
         self.finish();
     }
 
-    /// Offers what was published before the restart again: it has its verdicts anew.
+    /// Offers what was published before the restart again: it is checked again.
     #[cfg(feature = "store")]
     fn restore(&self) {
         let Some(kept) = &self.keeper else { return };
@@ -315,8 +315,8 @@ impl Driver {
         }
     }
 
-    /// Transports, messages and time take turns to be asked first: none of them can have so much
-    /// to say that the others are not heard.
+    /// Transports, messages and time take turns to be asked first: none of them can starve
+    /// the others.
     fn poll_step(&mut self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<Step> {
         let deadline = self.core.poll_timeout().map(|(at, _)| at);
         let farewell = self.leaving.as_ref().map(|leaving| leaving.until);

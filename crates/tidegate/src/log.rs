@@ -1,4 +1,4 @@
-//! What operators read, so much of it that no peer can fill a disk.
+//! What operators read, bounded so that no peer can fill a disk.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -357,7 +357,7 @@ impl Store {
         self.read(read)
     }
 
-    /// Headers of the best chain, so many below the tip and the tip.
+    /// Headers of the best chain: the tip, and `below` blocks below it.
     pub(crate) fn headers(&self, below: u64) -> Result<Vec<Bytes>, StoreError> {
         let read = || -> Result<_, redb::Error> {
             let tx = self.db.begin_read()?;

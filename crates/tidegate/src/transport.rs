@@ -200,7 +200,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// So many bytes.
+    /// With these counts of bytes.
     pub fn new(sent: u64, received: u64) -> Self {
         Self { sent, received }
     }
@@ -260,7 +260,7 @@ pub fn to_core(address: &Multiaddr) -> Address {
     Address(address.to_vec().into())
 }
 
-/// The address of the core's form; `None` if it is none.
+/// The address of the core's form; `None` if it is not a multiaddr.
 pub fn from_core(address: &Address) -> Option<Multiaddr> {
     Multiaddr::try_from(address.0.to_vec()).ok()
 }

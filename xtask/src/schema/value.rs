@@ -259,7 +259,7 @@ impl Input<'_> {
         Some(u32::from_be_bytes(*number))
     }
 
-    /// So many bytes and their padding, which must be zero.
+    /// `length` bytes and their padding, which must be zero.
     fn bytes(&mut self, length: u32) -> Option<&[u8]> {
         let length = length as usize;
         let (bytes, left) = self.left.split_at_checked(length.next_multiple_of(4))?;

@@ -27,7 +27,7 @@ impl<S> Reading<S> {
         Self { inner, left: BLOCKED, blocked: None }
     }
 
-    /// So much has been written.
+    /// `bytes` have been written.
     fn wrote(&mut self, bytes: usize) {
         if let Some((since, _)) = self.blocked.take() {
             self.left = self.left.saturating_sub(since.elapsed());
@@ -87,7 +87,7 @@ mod tests {
 
     use super::*;
 
-    /// How long something is written to a client that reads so many bytes every so often.
+    /// How long a write takes to a client that reads a given number of bytes at a given interval.
     async fn lasts(bytes: usize, every: Duration) -> Duration {
         let (client, server) = duplex(1024);
         let (mut client, mut server) = (client, Reading::new(server));

@@ -30,7 +30,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Measures {
-    /// A node is about to publish an item of so many bytes.
+    /// A node is about to publish an item of `bytes` bytes.
     pub(crate) fn publishing(&self, id: ItemId, bytes: u64, node: usize) {
         lock(&self.published).insert(id, (Instant::now(), bytes, node));
     }

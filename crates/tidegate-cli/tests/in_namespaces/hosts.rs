@@ -76,7 +76,7 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
-    /// So many hosts at a bridge. `addresses` gives those of each, as for `ip address add`.
+    /// Hosts at a bridge. `addresses` gives those of each, as for `ip address add`.
     pub(crate) fn new(count: usize, addresses: impl Fn(usize) -> Vec<String>) -> Self {
         let mut shell = Shell::new();
         shell.run("ip link add bridge type bridge && ip link set bridge up");
@@ -93,7 +93,7 @@ impl Hosts {
         Self::with(shell, count)
     }
 
-    /// So many nodes on one host that has no network.
+    /// Nodes on one host that has no network.
     pub(crate) fn one(count: usize) -> Self {
         Self::with(Shell::new(), count)
     }

@@ -42,7 +42,7 @@ fn who_moves_is_found_where_it_is() {
     assert!(took < Duration::from_secs(10), "{took:?}\n{}", hosts.log(2));
 }
 
-/// The number of the record began anew, so everybody ignored the new address.
+/// The number of the record started from zero, so everybody ignored the new address.
 #[test]
 fn who_lost_its_store_and_moved_is_found() {
     let mut hosts = hosts();

@@ -327,7 +327,7 @@ fn restored(disk: &Disk, tip: BlockId) -> Ledger {
     Ledger::restore(new(4).genesis, disk.saved(tip)).unwrap()
 }
 
-/// A chain of so many blocks, each with a transfer, and its store.
+/// A chain of `blocks` blocks, each with a transfer, and its store.
 fn long(blocks: u64) -> (Ledger, Disk, u64) {
     let mut ledger = kept();
     let mut disk = Disk::default();

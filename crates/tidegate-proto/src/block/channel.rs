@@ -307,7 +307,7 @@ fn on_item(cx: &mut Context, at: Instance, item: wire::BlockItem) -> Result<(), 
     }
 }
 
-/// Bytes of the largest item of a pool; of any, if it is none of this node's.
+/// Bytes of the largest item of a pool; of any pool, if this node does not have it.
 fn largest_item(pools: &[Pool], pool: Option<PoolIndex>) -> u32 {
     let all = pools.iter().map(|pool| pool.spec.max_item).max().unwrap_or(0);
     pool.and_then(|pool| pools.get(pool.0 as usize)).map_or(all, |pool| pool.spec.max_item)
@@ -373,7 +373,7 @@ fn poll_fetch(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
     let fastest = cx.links.fastest(at.link);
     let connection = cx.links.get_mut(at.link)?;
     let room = link.has_room(&cx.config.limits);
-    // One header at a time, and none while another of his is being checked: headers that were
+    // One header at a time, and none while another of this link is being checked: headers that were
     // asked for cost no permit, so they must not pile up.
     let checking = &cx.blocks.checking;
     let may_ask_header = || {
@@ -417,7 +417,7 @@ fn poll_build(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
             let (alone, until) = connection.waits(bytes, late, fastest, cx.now);
             Wait { alone: Some(alone), until }
         };
-        // One list at a time: the first may have begun anew meanwhile.
+        // One list at a time: the first may have been restarted meanwhile.
         if link.find(block, BlockPart::Ids).is_none()
             && !link.is_late(block)
             && let Some(first) = building.ask_for_ids(at.link)
@@ -456,7 +456,7 @@ fn poll_build(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
 
 /// Those who are to be asked for what a block lacks may never be able to: they rest, do not read, or
 /// answer nothing that was asked before. After [`PASS_ON`] whoever else may have it is asked too, and
-/// after [`UNASKED`] it is given up, so that somebody can begin it anew.
+/// after [`UNASKED`] it is given up, so that another peer can start it again.
 pub(super) fn pass_on(cx: &mut Context) {
     let (mut wake, mut given_up) = (BTreeSet::new(), Vec::new());
     for (block, building) in &mut cx.blocks.building {

@@ -271,7 +271,7 @@ fn settle(cx: &mut Context, block: BlockId, checking: Checking, verdict: Verdict
     for link in &checking.sources {
         // R8.4
         tip::header_done(cx, *link, &block);
-        // He may be asked for another.
+        // It may be asked for another.
         wake_block(cx, *link);
     }
     let parent = cx.blocks.known.get(&checking.facts.parent);

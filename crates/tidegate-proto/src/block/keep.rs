@@ -46,7 +46,7 @@ pub(super) fn room_for_header(cx: &mut Context, facts: &HeaderFacts, header: &By
 
 /// The header that is missed least, of those that are known and a new one: nothing builds on it,
 /// its producer made the most for its slot, and of those fork choice likes it least. So who makes
-/// many for one slot displaces his own, and no others.
+/// many for one slot displaces its own, and no others.
 fn least_missed(cx: &Context, new: &HeaderFacts) -> Option<BlockId> {
     let known = || cx.blocks.known.values().map(|known| &known.facts).chain([new]);
     let orphans = cx.blocks.orphans.iter().map(|orphan| &orphan.facts);
@@ -139,7 +139,7 @@ impl Unexecuted {
         self.asked + if is_next(cx, facts) { 0 } else { self.waiting } < self.room
     }
 
-    /// Whether so many bytes more fit.
+    /// Whether `more` bytes fit.
     pub(super) fn fits(self, more: usize) -> bool {
         self.asked + self.waiting + more <= self.room
     }
@@ -150,7 +150,7 @@ pub(super) fn is_next(cx: &Context, facts: &HeaderFacts) -> bool {
     cx.blocks.known.get(&facts.parent).is_some_and(Known::is_accepted)
 }
 
-/// Makes room to put a block together; `false` if there is none.
+/// Makes room to put a block together; `false` if there is no room.
 pub(super) fn room_to_build(cx: &mut Context, facts: &HeaderFacts) -> bool {
     let (known, building) = (&cx.blocks.known, &cx.blocks.building);
     let most = cx.config.limits.reconstructions;
@@ -169,7 +169,7 @@ pub(super) struct Full;
 
 /// What has to make room before a block can be put together, if anything has to: a block that
 /// cannot be executed next if this one can, or one that fork choice likes less. So nobody can fill
-/// all places with blocks whose items he keeps to himself.
+/// all places with blocks whose items it withholds.
 pub(super) fn weakest(
     known: &BTreeMap<BlockId, Known>,
     building: &BTreeMap<BlockId, Reconstruction>,

@@ -188,7 +188,7 @@ impl BlockLink {
         self.requests.push(Request { block, part, bound, wait });
     }
 
-    /// Whether the peer may be asked for more: he allows it, and what he has not answered is
+    /// Whether the peer may be asked for more: it allows it, and what it has not answered is
     /// little.
     pub(super) fn has_room(&self, limits: &Limits) -> bool {
         self.requests.len() < limits.block_grant.requests as usize

@@ -12,7 +12,7 @@ use crate::rules::HeaderFacts;
 pub(super) struct Orphan {
     pub(super) facts: HeaderFacts,
     pub(super) header: Bytes,
-    /// Who sent it: it counts against his share.
+    /// The link that sent it: it counts against that link's share.
     pub(super) link: ConnectionId,
 }
 
@@ -84,7 +84,7 @@ impl Orphans {
         share.bytes += orphan.header.len();
     }
 
-    /// One of so many bytes has its verdict, or is not checked any more.
+    /// One of `bytes` bytes has its verdict, or is no longer checked.
     pub(super) fn checked(&mut self, link: ConnectionId, bytes: usize) {
         let Some(share) = self.by_link.get_mut(&link) else { return };
         share.checking = share.checking.saturating_sub(1);

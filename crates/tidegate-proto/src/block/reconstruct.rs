@@ -28,7 +28,7 @@ const PREFILL: usize = 10 << 10;
 /// How long those who have a block are waited for until they can be asked for what it lacks; then whoever
 /// else may have it is asked too. A link that works takes the next frame sooner.
 const PASS_ON: Duration = Duration::from_millis(50);
-/// One of so many items is missing: so many ids, each of 32 bytes, are about as large as it is.
+/// If one item in this number is missing, the list of full ids (32 bytes each) is about as large as the items.
 const MANY_MISSING: usize = 4;
 /// How long a block is kept while nobody can be asked for what it lacks: longer than a link rests.
 const UNASKED: Duration = Duration::from_secs(2);
@@ -152,7 +152,7 @@ pub(crate) struct Reconstruction {
     ids_source: Option<ConnectionId>,
     /// That part has been asked for.
     ids_asked: bool,
-    /// Who has the block, as far as he has not failed to deliver.
+    /// Links that have the block and have not failed to deliver.
     pub(crate) sources: Vec<ConnectionId>,
     /// Who may have it: they are asked when no source is left, or none can be asked.
     pub(crate) reserve: Vec<ConnectionId>,
@@ -502,7 +502,7 @@ impl Reconstruction {
     }
 
     /// An item that is proven to be the one at an index: it takes the place of what nobody has proven.
-    /// Who sent the compact block is returned if that named another pool: nobody sends one before he
+    /// Who sent the compact block is returned if that named another pool: no honest peer sends one before it
     /// has checked its root (R9.2.6).
     pub(crate) fn deliver(
         &mut self,
@@ -536,7 +536,7 @@ impl Reconstruction {
         pools: &[Pool],
     ) -> Result<Delivered, Violation> {
         let awaited = self.ids_wanted == Some(part.first) && self.ids_source == Some(link);
-        // He was slow, and another is asked: but he begins the list, and may go on with it.
+        // It was slow, and another is asked: but it begins the list, and may go on with it.
         let begins = (self.ids_wanted, part.first) == (Some(0), 0)
             && part.ids.len() == self.ids.len().min(MAX_IDS);
         if !awaited && !begins {
@@ -588,7 +588,7 @@ impl Reconstruction {
         leaves.is_some_and(|leaves| merkle::root(&leaves) == self.facts.item_root)
     }
 
-    /// Where it stands, with blocks of at most so many bytes.
+    /// Where it stands; `most` is the bytes that a block may have.
     pub(crate) fn progress(&mut self, most: u32, pools: &[Pool]) -> Progress {
         // A short id may stand for another item than is meant, and one item may be large. No items
         // are asked for until the ids are proven.

@@ -3,7 +3,7 @@
 //!
 //! Headers are asked of one peer, a few hundred ahead of the executed tip; each has its verdict
 //! before the next is looked at. The bodies between the tip and the best header are asked of all
-//! who hold so much, in the order of their heights. Whoever does not deliver is passed over for a
+//! who claim to hold them, in the order of their heights. Whoever does not deliver is passed over for a
 //! while, and who delivers what is not asked for is not asked again.
 
 mod peers;
@@ -195,7 +195,7 @@ fn drive(cx: &mut Context) {
         .iter()
         .filter(|(id, link)| super::has_channel(cx, *id) && link.up && !cx.rpc.is_mute(*id));
     let highest = believed.clone().map(|(_, link)| link.height()).max().unwrap_or(0);
-    // Who has said more than he had to show does not count for what nobody has shown yet.
+    // A peer that claimed more than it could show does not count for heights that nobody has shown yet.
     let honest = believed.filter(|(id, _)| cx.sync.peers.failures(*id, What::Headers) == 0);
     let claimed = honest.map(|(_, link)| link.height()).max().unwrap_or(0);
     // Anybody may say anything. R16.11
@@ -256,7 +256,7 @@ fn look_at_next(cx: &mut Context, next: Option<&HeaderFacts>) {
     if waits || cx.now < overdue(cx, &coming, since) {
         return;
     }
-    // Who is slow goes on until somebody else begins: he may be the only one who has it.
+    // The slow peer goes on until another begins: it may be the only one that has the body.
     let mut others = able(cx, height, What::Body(block)).into_iter();
     let passed = |other| cx.sync.peers.is_passed(other, What::Bodies, cx.now);
     let other = others.find(|other| !coming.is_from(*other) && !passed(*other));
@@ -276,7 +276,7 @@ fn look_at_next(cx: &mut Context, next: Option<&HeaderFacts>) {
 /// When the next body, which has been it for so long, is to be had from somebody else.
 fn overdue(cx: &Context, coming: &Coming, since: Time) -> Time {
     let patience = match coming.size {
-        // He was asked early enough, and has shown nothing yet.
+        // It was asked early enough, and has delivered nothing yet.
         0 if !cx.sync.peers.is_proven(coming.link) => return coming.asked + ALONE,
         0 => ALONE,
         size => {
@@ -318,8 +318,8 @@ fn missing(cx: &Context) -> Vec<HeaderFacts> {
 fn able(cx: &Context, height: u64, what: What) -> Vec<ConnectionId> {
     let kind = what.kind();
     let (peers, now) = (&cx.sync.peers, cx.now);
-    // With whom there is no channel of blocks, the rules for blocks are others: what he has is of no
-    // use here, and is not held against him. R16.10
+    // Without a channel of blocks the peer has other rules for blocks: what it has is of no use here, and is
+    // not held against it. R16.10
     let holders = cx.links.iter().filter(|(id, link)| {
         super::has_channel(cx, *id)
             && link.up

@@ -48,7 +48,7 @@ pub struct Limits {
     pub redial_most: Duration,
     /// The time between two dials over the book while peers are missing.
     pub dial_interval: Duration,
-    /// How often somebody of the book is looked for, to know whether he is there. Bitcoin Core's
+    /// How often a peer of the book is dialed only to see whether it is there (a feeler). Bitcoin Core's
     /// two minutes: it is what makes filling a book with inventions slow.
     pub feeler_interval: Duration,
     /// Buckets of 16 peers that others told of.
@@ -68,7 +68,7 @@ pub struct Limits {
     pub ping_idle: Duration,
     /// How often a connection is pinged while an answer is awaited on it.
     pub ping_busy: Duration,
-    /// After so much silence while an answer is awaited, a connection is taken for dead.
+    /// How long a peer may be silent while an answer is awaited before the connection is taken for dead.
     pub silence: Duration,
     /// Peers that are refused for a violation; the one whose time is up first makes room.
     pub bans: u32,
@@ -110,7 +110,7 @@ pub struct Limits {
     /// Blocks below the tip that are kept and served: as deep as a re-org may go.
     pub blocks_kept: u32,
     /// Bytes of headers whose verdict was *accept*, with 3 KiB for each: about 650 of 100 bytes.
-    /// Only a producer who makes many for one slot needs more, and displaces his own.
+    /// Only a producer that makes many for one slot needs more, and displaces its own.
     pub header_bytes: u32,
     /// Bytes of items of those blocks, with 288 for each: the oldest make room.
     pub block_bytes: u32,
@@ -120,7 +120,7 @@ pub struct Limits {
     pub reconstructions: u32,
     /// How long a compact block is waited for before it is asked for.
     pub block_patience: Duration,
-    /// How long one who has only the header may be asked for the block before he says that it is
+    /// How long a peer that has only the header may be asked for the block before it says that it is
     /// not here.
     pub not_here_after: Duration,
     /// Messages of peers, but for what was asked of them, that are worked on in a second before those

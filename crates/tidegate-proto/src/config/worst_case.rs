@@ -26,7 +26,7 @@ impl Config {
             .saturating_add(self.worst_case_core_bytes())
     }
 
-    /// The share of the core in [`Config::worst_case_bytes`], for who has a transport of his own: bytes that
+    /// The share of the core in [`Config::worst_case_bytes`], for those with a transport of their own: bytes that
     /// a [`Node`](crate::Node) holds at most.
     pub fn worst_case_core_bytes(&self) -> u64 {
         let limits = &self.limits;
@@ -113,7 +113,7 @@ impl Config {
 /// Bytes a transport accepts of a connection to it before the core has opened a channel on it: a hello
 /// has some 200. From then on it is [`Limits::receive_window`](super::Limits::receive_window).
 pub const STRANGER_WINDOW: u32 = 4 << 10;
-/// Streams that a peer may have on a transport when the core has opened so many channels: two beside theirs,
+/// Streams that a peer may have on a transport when the core has opened `channels` channels: two beside theirs,
 /// and as many more as quinn may leave unannounced, which is one in eight of all.
 pub const fn streams_for(channels: u32) -> u32 {
     channels + 2 + channels / 12
@@ -183,7 +183,7 @@ const CHANNELS: u32 = 5;
 /// count 256 bytes each, and cost 304; and a heap of theirs with twice as many places of 56 bytes.
 const QUIC_WASTE: u64 = 53 << 10;
 
-/// What quinn holds of the streams that a peer has begun when so many channels are open. It keeps packets
+/// What quinn holds of the streams that a peer has begun, for a number of open channels. It keeps packets
 /// whole for what it waits for of them, with 104 bytes for each, and copies what is of use when the rest is
 /// more than one and a half times that, and 32 KiB. Of a copy nothing is free before all of it is read.
 fn quic_unread(window: u32, channels: u32, stream_window: u32) -> u64 {

@@ -27,7 +27,7 @@ pub(super) struct Own {
     unsigned: Vec<Unsigned>,
     /// What was told last, or is about to be.
     told: Option<[Vec<Address>; 2]>,
-    /// Everybody was told of an address once: that there is none any more is told too.
+    /// Everybody was told of an address once: that it is gone is told too.
     was_public: bool,
     /// When a record of this node was last heard of that was newer than its own.
     surpassed: Option<Time>,
@@ -187,7 +187,7 @@ pub(super) fn said(cx: &mut Context, link: ConnectionId, setup: &Setup) {
     {
         dialer::look_soon(cx);
     }
-    // Who dials chooses his words: only those whom this node chose are believed. And where it is seen says
+    // A peer that dials may say anything: only those that this node chose are believed. And where it is seen says
     // something about a listener only if it dialed from that one's socket.
     let control = cx.control.links.get(&link);
     if let Some(listener) = control.and_then(|link| link.listener.clone()).filter(|_| !inbound) {

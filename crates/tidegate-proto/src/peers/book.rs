@@ -3,7 +3,7 @@
 //! As in Bitcoin Core's address manager there are two tables. *New* holds what others tell, *tried*
 //! the peers that this node has met at their address. The place of an entry is a keyed hash of the
 //! network group it lies in, and in *new* of the group that told of it: who has few groups reaches
-//! few places, however many peers he makes up (Heilman et al., "Eclipse Attacks on Bitcoin's
+//! few places, however many peers it makes up (Heilman et al., "Eclipse Attacks on Bitcoin's
 //! Peer-to-Peer Network", 2015). An entry that is known to live is not displaced by one that is
 //! not better.
 
@@ -70,7 +70,7 @@ pub struct BookEntry {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PeerBook {
-    /// The key of the places. It must stay, or who fills the book may choose his places anew.
+    /// The key of the places. It must stay, or an attacker that fills the book may choose its places again.
     pub key: Option<[u8; 16]>,
     /// The peers.
     pub entries: Vec<BookEntry>,
@@ -364,7 +364,7 @@ impl Book {
         entry.next = entry.next.wrapping_add(1);
         entry.last = Some(now);
         self.revision += 1;
-        // Who is tested and not there loses his place to who waits for it.
+        // A peer that is tested and not there loses its place to the one that waits for it.
         if let Some(at) = self.tests.iter().position(|(_, occupant)| occupant == peer) {
             let (candidate, occupant) = self.tests.remove(at).expect("it has just been found");
             self.evict_tried(occupant);
@@ -411,7 +411,7 @@ impl Book {
         Some((peer, address))
     }
 
-    /// Somebody to look at whether he is there: one whose place is wanted, or one that was not met.
+    /// A peer to dial only to see whether it is there: one whose place is wanted, or one that was not met.
     pub(crate) fn pick_feeler(
         &mut self,
         now: Time,

@@ -235,7 +235,7 @@ fn dial(cx: &mut Context, link: ConnectionId, address: Address) -> bool {
         return false;
     }
     let peer = Some(peer.peer);
-    // It is none of those that this node chooses, and takes no place of theirs: it is closed at once.
+    // It does not count as one that this node chose, and takes no place of those: it is closed at once.
     let dial = super::begin_dial(cx, address, peer, true);
     cx.exchange.dial_backs.under_way.insert(dial, (link, group));
     true

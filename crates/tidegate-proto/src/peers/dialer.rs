@@ -15,7 +15,7 @@ use crate::rng::Rng;
 use crate::time::Time;
 use crate::wire::{Goodbye, Refusal};
 
-/// A lost connection is dialed again within so much time: not by all at the same moment.
+/// A lost connection is dialed again after a random delay up to this: not by all at the same moment.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// How long a peer is left alone who does not want this node, or whom somebody sent away: nothing
@@ -79,7 +79,7 @@ enum Role {
     Lost(Time),
     /// From the book, once.
     Book,
-    /// From the book, to see whether he is there.
+    /// From the book, to see whether it is there.
     Feeler,
 }
 
@@ -277,7 +277,7 @@ fn refill(cx: &mut Context) {
             cx.dialer.refilled = Some(cx.now);
         }
     }
-    // Nobody is left: something else has to happen first, and that sets the time anew.
+    // Nobody is left: something else has to happen first, and that sets the time again.
     let limits = &cx.config.limits;
     let pause = match found {
         _ if alone => limits.dial_interval / 2,
@@ -377,7 +377,7 @@ fn dial(cx: &mut Context, i: usize) {
     let link = cx.links.iter().find(same).map(|(id, _)| id);
     let banned = peer.and_then(|peer| cx.peers.banned(&peer, cx.now));
     let state = if let Some(link) = link {
-        // He has dialed himself.
+        // It has dialed this node.
         if role.is_lasting() { State::Connected(link) } else { State::Done }
     } else if let Some(until) = banned {
         State::Idle(until)
@@ -473,7 +473,7 @@ pub(crate) fn refused(cx: &mut Context, connection: ConnectionId, refusal: &Refu
     let wait = match refusal {
         Refusal::Busy(ms) => Some(Duration::from_millis(u64::from(*ms)).min(LEFT_ALONE)),
         Refusal::Banned(seconds) => Some(Duration::from_secs(u64::from(*seconds)).min(BANNED_MOST)),
-        // Another connection of his is there, or about to be: it is found when this is over.
+        // Another connection to the peer is there, or about to be: it is found when this is over.
         Refusal::Duplicate => Some(cx.config.limits.duplicate_timeout),
         Refusal::Full(_) | Refusal::ShuttingDown => None,
         Refusal::WrongNetwork

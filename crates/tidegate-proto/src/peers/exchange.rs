@@ -6,7 +6,7 @@
 //! A → B   Moved       A's own record, when it is another; a few at once, then one a minute
 //! ```
 //!
-//! Nothing is told unasked. The hello comes first, so who asks is proven to be at his address, as
+//! Nothing is told unasked. The hello comes first, so a peer that asks is proven to be at its address, as
 //! by the ping that precedes this question in Spacemesh's protocol.
 
 use std::collections::BTreeMap;
@@ -28,11 +28,11 @@ use crate::time::{Pace, Time};
 use crate::violation::Violation;
 use crate::wire::{Encode as _, MAX_RECORDS, Offer, OfferedVersion, PeerRecord, PeersMessage};
 
-/// Of what the book holds one answer tells a quarter, and at least so much: the whole book is
+/// One answer tells a quarter of what the book holds, and at least `LEAST`: the whole book is
 /// nobody's business.
 const SHARE: usize = 4;
 const LEAST: usize = 16;
-/// The first wait between two questions to one peer while peers are missing; doubled while he
+/// The first wait between two questions to one peer while peers are missing; doubled while it
 /// has nothing new to say.
 const HUNGRY: Duration = Duration::from_secs(2);
 const HUNGRY_MOST: Duration = Duration::from_secs(256);
@@ -277,7 +277,7 @@ pub(crate) fn others(cx: &mut Context, link: ConnectionId, most: usize) -> Vec<P
     let Some(asker) = cx.links.get(link) else { return Vec::new() };
     let (peer, seen_at) = (asker.peer, asker.address.clone());
     cx.book.sample(most, |record| {
-        // A record is signed as a whole: one that says where somebody is in his own network is for
+        // A record is signed as a whole: one that says where a peer is in its own network is for
         // that network.
         record.peer != peer && record.addresses.iter().all(|at| is_useful(at, &seen_at))
     })

@@ -34,13 +34,13 @@ impl Budget {
         self.bytes
     }
 
-    /// Whether a request for so many bytes more stays within a limit. One alone always does, so that an item
+    /// Whether a request for `bytes` more stays within a limit. One alone always does, so that an item
     /// larger than the limit can be asked for at all.
     pub(super) fn allows(&self, bytes: u32, limit: u32) -> bool {
         self.bytes == 0 || self.fits(bytes, limit)
     }
 
-    /// Whether so many bytes more stay within a limit.
+    /// Whether `bytes` more stay within a limit.
     pub(super) fn fits(&self, bytes: u32, limit: u32) -> bool {
         self.bytes.checked_add(bytes).is_some_and(|sum| sum <= limit)
     }
@@ -51,7 +51,7 @@ impl Budget {
         charge
     }
 
-    /// Charges as much more as is missing to so many bytes.
+    /// Raises a charge to `bytes`, if it is less.
     pub(super) fn raise(&mut self, charge: &mut Charge, bytes: u32) {
         self.bytes += bytes.saturating_sub(charge.0);
         charge.0 = charge.0.max(bytes);

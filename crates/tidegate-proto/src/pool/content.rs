@@ -245,7 +245,7 @@ impl Content {
         full.then_some(*id)
     }
 
-    /// Ranks the items of an account anew. R7.1.4
+    /// Ranks the items of an account again. R7.1.4
     fn rank_chain(&mut self, account: &AccountId) {
         let Some(known) = self.accounts.get(account) else { return };
         let first = known.next;

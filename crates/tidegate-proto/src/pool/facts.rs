@@ -29,12 +29,12 @@ impl Facts {
         Self { size: (facts >> 24) as u8, priority: (facts >> 16) as u8, age: facts as u16 }
     }
 
-    /// The item has at most so many bytes.
+    /// Upper bound of the item's bytes.
     pub(crate) fn size_bound(self) -> u32 {
         size_bound(self.size)
     }
 
-    /// The item has more than so many bytes.
+    /// The item has more than this number of bytes.
     pub(crate) fn size_floor(self) -> u32 {
         self.size.checked_sub(1).map_or(0, size_bound)
     }

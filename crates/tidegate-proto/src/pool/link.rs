@@ -15,7 +15,7 @@ use crate::permit::{Ledger, Terms};
 use crate::time::Time;
 use crate::wire::Report;
 
-/// After so many new entries, those held back are looked through for what has left the log.
+/// New entries after which those held back are searched for what has left the log.
 const LOOK_THROUGH: u64 = 256;
 
 /// One link of a pool.
@@ -72,7 +72,7 @@ pub(super) struct Sent {
     pub(super) bound: u32,
     /// The peer has asked for it.
     pub(super) asked: bool,
-    /// The peer's tip was its so many-th when this left.
+    /// [`PoolLink::tips`] when this was sent: shows whether the peer's tip has changed since.
     tips: u32,
 }
 

@@ -25,8 +25,8 @@ struct Shelved {
 }
 
 impl Shelf {
-    /// Keeps an item that held from a height on, at a tip of another height; at most so many, and
-    /// so many bytes.
+    /// Keeps an item that held from a height on, at a tip of another height; `most` bounds the number of items and
+    /// their bytes.
     pub(super) fn put(&mut self, item: Item, from: u64, height: u64, most: (u32, u32)) {
         self.remove(&item.id);
         self.order.insert((item.facts.priority, item.id));

@@ -3,7 +3,7 @@
 //! A peer's requests are answered one after the other. What is not in memory is asked of the
 //! driver: once at a time for a peer, whatever it cancels, and a few blocks at a time over all
 //! peers, so serving costs a known amount of work and of memory. For blocks peers take turns; who
-//! does not read what he gets, or cancels it, waits for those who do.
+//! does not read what it gets, or cancels it, waits for those that do.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -205,7 +205,7 @@ pub(super) fn deadline(cx: &Context, at: Instance) -> Option<Time> {
     if waits && serving.pauses(cx.now) {
         return serving.not_before;
     }
-    // Somebody else's turn wakes him.
+    // The end of another peer's turn wakes it.
     if !serving.waits_for_turn() || has_free_place(cx) {
         return None;
     }

@@ -15,7 +15,7 @@ use crate::wire::{
     PoolMessage, Prefilled, Refusal, TipMessage,
 };
 
-/// A node that works on so many steps a second, and whose application is busy.
+/// A node that works on `a_second` steps a second, and whose application is busy.
 fn working(a_second: u32) -> Script {
     let mut config = config(1);
     config.limits.work_per_second = a_second;
@@ -32,7 +32,7 @@ fn working_up(a_second: u32) -> Script {
     script
 }
 
-/// A peer comes from an address, pushes so many items, and leaves.
+/// A peer comes from an address, pushes `bodies` items, and leaves.
 fn leaves(script: &mut Script, address: &Address, bodies: u8) {
     script.seen_at = address.clone();
     script.connect(PEER);
@@ -81,7 +81,7 @@ fn who_comes_back_waits_for_the_work_that_it_left() {
     }
 }
 
-/// One with many addresses of a network waits as one, from four on; and so many hosts are remembered,
+/// One with many addresses of a network waits as one, from four on; and a bounded number of hosts are remembered,
 /// those longest that owe most. R5.3.7
 #[test]
 fn hosts_that_left_work_are_counted_by_group_and_bounded() {
@@ -105,7 +105,7 @@ fn hosts_that_left_work_are_counted_by_group_and_bounded() {
     }
 }
 
-/// What a pushed block costs is its sender's, also when that is done at the verdict about its header: he
+/// What a pushed block costs is its sender's, also when that is done at the verdict about its header: it
 /// rests.
 #[test]
 fn a_block_that_waited_for_its_header_is_charged() {
@@ -169,7 +169,7 @@ fn what_is_served_is_charged() {
     assert_eq!(first + served(&mut script), 200);
 }
 
-/// Who left just before it would have had to wait, and came again, began anew: so it was never charged.
+/// Who left just before it would have had to wait, and came again, started from nothing: so it was never charged.
 /// R5.3.7
 #[test]
 fn what_little_is_left_adds_up() {

@@ -22,7 +22,7 @@ use crate::wire::{
     Group, Held, NotHere, PoolMessage, Prefilled, Report, Return, TipMessage, TipSlot,
 };
 
-/// A block of so many items that are in the pool, and a compact block whose short ids are in the
+/// A block of `count` items that are in the pool, and a compact block whose short ids are in the
 /// wrong order, so that all ids are asked for.
 pub(super) fn shuffled(script: &mut Script, count: u16) -> (Block, Compact) {
     let body = |n: u16| {
@@ -203,7 +203,7 @@ fn connects_slowly(script: &mut Script, peer: PeerId) {
     script.send(CONTROL, &ControlMessage::Setup(setup(&config(1))));
 }
 
-/// A peer whose round trip seems to be a second, and that pushes a block of so many items, of which the
+/// A peer whose round trip seems to be a second, and that pushes a block of `count` items, of which the
 /// pool has all but the last, with short ids that are right or not.
 fn slow_on_purpose(count: usize, right: bool) -> (Script, Block) {
     let mut script = Script::with(config(1));
@@ -449,7 +449,7 @@ fn an_item_is_checked_whatever_is_being_put_together() {
 }
 
 /// A list that stops half way decides nothing against who sent the compact block, though another names
-/// the same pools as he did and it is proven. R9.2.14
+/// the same pools as the liar did and it is proven. R9.2.14
 #[test]
 fn an_unproven_list_blames_nobody() {
     let mut script = Script::up();
@@ -535,7 +535,7 @@ fn by_other_rules(script: &mut Script) -> ConnectionId {
     script.connection
 }
 
-/// A peer with other rules for blocks may tell of headers that are none here. R16.10
+/// A peer with other rules for blocks may tell of what is no header here. R16.10
 #[test]
 fn tips_by_other_rules_are_returned_and_not_looked_at() {
     let mut script = Script::alone();
@@ -650,7 +650,7 @@ fn an_item_of_a_forgotten_block_is_nothing() {
 }
 
 /// One that was asked for all ids, and late, was asked for them a second time when another had begun them
-/// anew; and then a timer was due for ever.
+/// again; and then a timer was due for ever.
 #[test]
 fn nobody_is_asked_for_the_ids_twice_at_a_time() {
     let mut script = Script::with(config(1));

@@ -125,7 +125,7 @@ fn who_cannot_be_reached_is_dialed_less_and_less() {
         let waited = until_next(&mut script);
         assert!((expected * 3 / 4..=expected * 5 / 4).contains(&waited), "{waited} ms");
     }
-    // No answer is none after 3 s.
+    // A dial without an answer fails after 3 s.
     let mut script = with(vec![named(1, None)]);
     one(&mut script);
     let waited = until_next(&mut script);
@@ -214,7 +214,7 @@ fn who_has_dialed_himself_is_not_dialed() {
     fail(&mut script, dial);
     script.wait(60_000 / 2);
     assert!(script.dials.is_empty());
-    // When that connection is lost, he is.
+    // When that connection is lost, it is dialed.
     script.close(script.connection);
     assert!(until_next(&mut script) <= 100);
 }

@@ -259,7 +259,7 @@ fn what_is_learnt_is_passed_on_and_dialed() {
     assert!(!script.dials.is_empty());
     let dialed = script.dialed.iter().flatten().skip(1);
     assert!(dialed.clone().all(|dialed| known.iter().any(|record| record.peer == *dialed)));
-    // Somebody else asks: he gets a part of it, and what he has said of himself.
+    // Another peer asks: it gets a part of it, and what it has said of itself.
     script.connect(known[0].peer);
     script.shake_hands();
     script.send(PEERS, &PeersMessage::Ask);
@@ -272,7 +272,7 @@ fn what_is_learnt_is_passed_on_and_dialed() {
     assert_eq!(script.node.status().known_peers, 41);
 }
 
-/// Who lost its store began to count anew, and nobody took notice of where it was: for as many starts as
+/// A node that lost its store counted from zero, and nobody took notice of where it was: for as many starts as
 /// there had been. R15.7
 #[test]
 fn who_lost_its_store_goes_beyond_what_it_said_before() {

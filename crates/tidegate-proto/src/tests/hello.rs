@@ -362,7 +362,7 @@ fn a_connection_that_is_dead_is_replaced() {
 #[test]
 fn a_dialer_that_still_holds_a_dead_connection_gets_a_new_one() {
     let mut net = Net::pair();
-    // Node 1 starts anew; node 0 does not know, and dials again in the same direction.
+    // Node 1 restarts; node 0 does not know, and dials again in the same direction.
     net.restart(1);
     net.connect(0, 1);
     net.run_ms(3000);

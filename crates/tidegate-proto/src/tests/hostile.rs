@@ -84,7 +84,7 @@ fn a_header_that_nobody_asked_for_answers_nothing() {
 }
 
 /// A block whose header came from one with whom no channel for blocks was agreed on must not wait
-/// for that one: he cannot be asked, and a few such blocks would be all that a node puts together.
+/// for that one: it cannot be asked, and a few such blocks would be all that a node puts together.
 #[test]
 fn a_block_does_not_wait_for_one_who_cannot_be_asked() {
     let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
@@ -459,8 +459,8 @@ fn of_those_who_waited_one_comes_in() {
     assert!(script.closed.contains(&older) && script.closed.contains(&newer));
 }
 
-/// Who has not got any more what he announced is told once; the verdict about what another sent in
-/// the meantime is not his.
+/// A peer that no longer has what it announced gets its permit back once: the verdict about what another sent in
+/// the meantime is not its own.
 #[test]
 fn who_has_not_got_it_any_more_is_told_once() {
     let mut script = Script::up();
@@ -481,7 +481,7 @@ fn who_has_not_got_it_any_more_is_told_once() {
     assert_eq!(script.returns(LARGE_POOL), [ignored]);
 }
 
-/// Who has not got what he announced long ago may have announced it again since: that announcement
+/// A peer that does not have what it announced long ago may have announced it again since: that announcement
 /// stands, or its permit would never go back.
 #[test]
 fn an_old_answer_says_nothing_of_a_new_announcement() {

@@ -79,7 +79,7 @@ fn set_tip(script: &mut Script, block: &Block) {
     script.command(Command::SetTip(TipChange::new(block.block)));
 }
 
-/// Announces the last of a chain and sends so many of its ancestors, each when it is asked for.
+/// Announces the last of a chain and sends `ancestors` of its ancestors, each when it is asked for.
 fn follow_back(script: &mut Script, chain: &[Block], ancestors: usize) {
     announce(script, chain.last().unwrap());
     for block in chain.iter().rev().skip(1).take(ancestors) {
@@ -246,7 +246,7 @@ fn the_oldest_bodies_make_room() {
     }
 }
 
-/// Blocks come faster than they are executed: the node fetches so many ahead and no more.
+/// Blocks come faster than they are executed: the node fetches a bounded number ahead.
 #[test]
 fn what_is_not_executed_takes_half_of_the_room() {
     let chain = chain(4, &|slot| vec![item(slot as u8, 1000)]);
@@ -469,7 +469,7 @@ fn what_waits_goes_with_the_last_who_sent_it() {
     script.announce(SMALL, &id(SMALL, &item(3, 100)), 100);
     assert_eq!(script.received::<PoolMessage>(SMALL_POOL), []);
     script.close(first);
-    // He announced it as number 1: now he is asked for it.
+    // It announced it as number 1: now it is asked for it.
     let asked = script.received::<PoolMessage>(SMALL_POOL);
     assert_eq!(asked, [PoolMessage::Fetch(vec![1])]);
     script.judge = |_| Some(Verdict::Accept(Admission::default()));

@@ -223,7 +223,7 @@ impl Net {
         self.run(Duration::from_millis(ms));
     }
 
-    /// A node starts anew, and its peers do not learn of it.
+    /// A node restarts, and its peers do not learn of it.
     pub(super) fn restart(&mut self, n: usize) {
         let mut config = self.hosts[n].node.config().clone();
         config.peer_book = self.hosts[n].node.peer_book();

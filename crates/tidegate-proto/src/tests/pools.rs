@@ -69,7 +69,7 @@ fn what_is_older_than_the_link_is_announced() {
 }
 
 /// R7.3.6
-/// Who was away gets what is new while he catches up.
+/// A node that was away gets what is new while it catches up.
 #[test]
 fn what_is_new_does_not_wait_for_what_is_old() {
     let mut config = config(1);

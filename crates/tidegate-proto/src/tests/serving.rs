@@ -133,7 +133,7 @@ fn who_does_not_read_what_he_asked_for_gives_up_his_place() {
     let mut config = with_store(1);
     config.limits.serving = 1;
     let block = BlockId([3; 32]);
-    // The node asks him for something, which fills his channel; or the first chunk does.
+    // The node asks it for something, which fills its channel; or the first chunk does.
     for is_asked in [true, false] {
         let mut script = Script::up_with(config.clone());
         script.command(Command::PublishBlock { request: 0, block: chain(1, 100)[0].clone() });
@@ -230,7 +230,7 @@ fn peers_are_given_blocks_in_turn() {
     assert_eq!(order, [2, 3, 4, 5, 2, 3, 4, 5]);
 }
 
-/// One who rests, since he caused more than his share of the work, is passed over. R16.9
+/// A peer that rests, since it caused more than its share of the work, is passed over. R16.9
 #[test]
 fn who_rests_keeps_nobody_from_being_served() {
     let mut config = with_store(1);
@@ -261,7 +261,7 @@ fn who_rests_keeps_nobody_from_being_served() {
     assert!([first, busy, other].iter().all(|link| !script.closed.contains(link)));
 }
 
-/// A place that becomes free while the only one who waits for it rests is his when he has rested.
+/// A place that becomes free while the only peer that waits for it rests is that peer's when it has rested.
 #[test]
 fn who_rested_is_served() {
     let mut config = with_store(1);
@@ -280,7 +280,7 @@ fn who_rested_is_served() {
     assert_eq!(script.loads.len(), 2);
 }
 
-/// Who let answers be made for nothing comes after those who did not, though he asked first.
+/// A peer for which answers were made in vain comes after others, though it asked first.
 #[test]
 fn who_wastes_answers_comes_last() {
     let mut config = with_store(1);

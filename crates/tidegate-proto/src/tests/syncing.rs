@@ -17,7 +17,7 @@ use crate::wire::{
 };
 use crate::{Config, Violation};
 
-/// Blocks on top of the genesis, with an item of so many bytes in each.
+/// Blocks on top of the genesis, with an item of `size` bytes in each.
 pub(super) fn chain(length: u64, size: usize) -> Vec<Block> {
     let mut parent = genesis();
     let grow = |slot: u64| {
@@ -141,7 +141,7 @@ fn who_boasts_does_not_hold_up_the_others() {
     script.send(TIP, &TipMessage::Held(held));
     let asked = requests(&mut script);
     let [(id, RpcWant::Headers(_))] = &asked[..] else { panic!("{asked:?}") };
-    // He has nothing to show.
+    // It has nothing to show.
     let failed = RpcFailed { id: *id, error: RpcError::Unknown };
     script.send(RPC, &RpcMessage::Failed(failed));
     assert_eq!(requests(&mut script), []);
@@ -278,7 +278,7 @@ fn what_does_not_come_is_asked_of_others() {
         chain[range].iter().map(|block| RpcWant::Block(block.block)).collect::<Vec<_>>()
     };
     assert_eq!(next, blocks(3..6));
-    // After five seconds the first three are asked of him as well, as far as there is room.
+    // After five seconds the first three are asked of it as well, as far as there is room.
     script.send(RPC, &answer(0, &chain[3]));
     script.wait(5_000);
     let again = requests(&mut script).into_iter().map(|(_, want)| want).collect::<Vec<_>>();
@@ -377,7 +377,7 @@ fn who_drips_the_next_body_loses_it_to_another() {
     let first = RpcWant::Block(chain[0].block);
     let now_asked = requests(&mut script);
     assert!(now_asked.iter().any(|(_, want)| *want == first), "{now_asked:?}");
-    // He goes on until the other begins; after that he is not asked for the rest while there is
+    // It goes on until the other begins; after that it is not asked for the rest while there is
     // somebody better.
     let (id, _) = now_asked.iter().find(|(_, want)| *want == first).unwrap();
     let (body, _) = first_part(&chain[0]);
@@ -391,7 +391,7 @@ fn who_drips_the_next_body_loses_it_to_another() {
     assert_eq!(requests(&mut script), []);
 }
 
-/// One who says that he has it, and has not, takes nothing from who has.
+/// A peer that claims to have a body and has not takes nothing from one that has.
 #[test]
 fn who_is_slow_and_the_only_one_goes_on() {
     let chain = chunked(20);
@@ -502,7 +502,7 @@ fn who_boasts_and_is_silent_is_not_believed_again() {
     for _ in 0..120 {
         script.wait(5_000);
         asked += requests(&mut script).len();
-        // He is not dead.
+        // It is not dead.
         script.send(PEERS, &PeersMessage::Ask);
     }
     assert_eq!(asked, 4, "as many as he may leave without an answer");

@@ -70,7 +70,7 @@ fn body(dice: &mut Dice, n: u8, pool: PoolIndex) -> Bytes {
     super::app::item(n, size as usize)
 }
 
-/// A peer whose round trip seems to be so many milliseconds.
+/// A peer whose round trip seems to be `far` milliseconds.
 fn connect(script: &mut Script, peer: PeerId, far: u64) -> ConnectionId {
     script.connect(peer);
     script.send(CONTROL, &ControlMessage::Hello(hello(script.connection)));

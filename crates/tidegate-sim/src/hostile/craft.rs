@@ -35,7 +35,7 @@ fn pool_name(entropy: &mut Entropy) -> String {
     POOLS[entropy.below(3) as usize].to_owned()
 }
 
-/// So many things, most often few.
+/// Some things, most often few.
 fn some<T>(entropy: &mut Entropy, mut one: impl FnMut(&mut Entropy) -> T) -> Vec<T> {
     let count = match entropy.below(16) {
         0..10 => 1,

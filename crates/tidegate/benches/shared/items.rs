@@ -48,7 +48,7 @@ pub(crate) fn header(parent: BlockId, height: u64, number: u64) -> Bytes {
     [&parent.0[..], &height.to_be_bytes(), &salt].concat().into()
 }
 
-/// An item of so many bytes.
+/// An item of `size` bytes.
 pub(crate) fn item(priority: u64, size: usize) -> Vec<u8> {
     let mut body = priority.to_be_bytes().to_vec();
     body.resize(size, 0);

@@ -10,7 +10,7 @@ const SOCKETS: usize = 64;
 /// How many go out between two pauses.
 const PIECE: usize = 100;
 
-/// Sends them for ever, each time round from another socket: so many a second, or as fast as they go.
+/// Sends them for ever, each time round from another socket: at a given rate, or as fast as they go.
 pub(crate) fn fire(victim: SocketAddr, datagrams: &[Vec<u8>], rate: Option<u32>, done: &Done) {
     let pause = rate.map(|rate| Duration::from_secs(1) * PIECE as u32 / rate);
     let mut due = Instant::now();

@@ -184,12 +184,12 @@ fn the_store_of_another_is_refused_untouched() {
         Store::open(&folder, NETWORK, b"genesis", pools()).unwrap().headers(9).unwrap().len(),
         1
     );
-    // One that was not finished is begun anew.
+    // One that was not finished is started again.
     std::fs::rename(folder.join("store.redb"), folder.join("store.new")).unwrap();
     let anew = Store::open(&folder, NETWORK, b"genesis", pools()).unwrap();
     assert!(anew.headers(9).unwrap().is_empty() && !folder.join("store.new").exists());
     drop(anew);
-    // A file that is none.
+    // A file that is no store.
     std::fs::write(folder.join("store.redb"), "no database at all, whatever its length").unwrap();
     assert!(refused(&folder, NETWORK, b"genesis").contains("not a store that can be read"));
 }

@@ -28,7 +28,7 @@ impl Places {
         Self(Arc::new(Counted { taken: AtomicUsize::new(0), most: most as usize }))
     }
 
-    /// Whether there is none left for a connection that a peer has dialed.
+    /// Whether no place is left for a connection that a peer has dialed.
     pub fn is_full(&self) -> bool {
         self.0.taken.load(Ordering::Relaxed) >= self.0.most
     }

@@ -11,7 +11,7 @@ use tidegate::transport::split_peer;
 use super::app::{By, Running, accept_all};
 use crate::relay::{Fate, Relay, address_of, socket_of};
 
-/// Within so much time of the way's return everything is there.
+/// How long after the network is back everything must have arrived.
 const BACK: Duration = Duration::from_secs(10);
 
 /// Two nodes that publish while the way between them is cut: how long after its return each has

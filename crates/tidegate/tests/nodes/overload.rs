@@ -107,7 +107,7 @@ async fn unread_events_are_counted_and_the_node_goes_on() {
         for number in 0..notes {
             assert_eq!(alice.publish(&format!("note {number}")).await, Fate::Accepted);
         }
-        // Bob gets them all though nobody listens to him.
+        // Bob gets them all though nobody reads the events.
         let arrive = async {
             while bob.node.status().await.unwrap().pools["notes"].items < notes {
                 tokio::task::yield_now().await;

@@ -34,7 +34,7 @@ async fn publish(from: &Running, pool: PoolIndex, text: String) {
     assert_eq!(within("a fate", publishing).await, Ok(Fate::Accepted));
 }
 
-/// Waits until a node has given so many permits of a pool, and not got them back.
+/// Waits until a number of a pool's permits is out at a node's peers.
 async fn given(node: &Running, pool: &str, permits: usize) {
     let given = async {
         while node.node.status().await.unwrap().peers[0].permits[pool].given < permits {

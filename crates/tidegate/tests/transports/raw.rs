@@ -30,7 +30,7 @@ pub(crate) enum Shows {
     TwoCertificates,
     /// The certificate of somebody else.
     Stolen,
-    /// A certificate with so many names that it is a kilobyte or more.
+    /// A certificate with names enough to make it a kilobyte or more.
     Large,
 }
 
@@ -170,7 +170,7 @@ pub(crate) fn good_client() -> quinn::ClientConfig {
     client(Shows::Ed25519, &[b"tidegate/1"])
 }
 
-/// A good client that says that it holds acknowledgments back for so many milliseconds.
+/// A good client that says that it holds acknowledgments back for `ms` milliseconds.
 pub(crate) fn late_client(max_ack_delay: u16) -> quinn::ClientConfig {
     let tls = tls_client(Shows::Ed25519, &[b"tidegate/1"]);
     quinn::ClientConfig::new(Arc::new(Late { tls: Arc::new(tls), max_ack_delay }))
@@ -248,7 +248,7 @@ fn destination(datagram: &[u8]) -> Option<&[u8]> {
     datagram.get(6..6 + length)
 }
 
-/// First datagrams of so many connections: dials somebody who only writes down what comes first.
+/// First datagrams of `count` connections: dials somebody who only writes down what comes first.
 pub(crate) async fn first_datagrams(count: usize) -> Vec<Vec<u8>> {
     let nobody = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
     let address = nobody.local_addr().expect("it is bound");

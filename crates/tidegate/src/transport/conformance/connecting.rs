@@ -180,7 +180,7 @@ pub async fn many_connections_to_one_listener<K: Kind>() {
     for _ in 0..dialers {
         net.add();
     }
-    // So many at once that the listener asks some of them to come back.
+    // Enough at once that the listener asks some of them to come back.
     for _ in 0..each / 5 {
         let at_once =
             (0..dialers * 5).map(|n| (1 + n % dialers, net.dial(1 + n % dialers, 0, None)));

@@ -53,7 +53,7 @@ pub async fn a_stuck_channel_holds_up_no_other<K: Kind>() {
     let (mut net, a, b) = Net::<K>::pair().await;
     let (stuck, quick) = (30, 31);
     net.open(b, quick);
-    // Without a bound so many would be taken for the stuck channel too.
+    // Without a bound that many would be taken for the stuck channel too.
     let count = if K::LOSSY { 60 } else { 200 };
     let mut given = 0;
     for number in 0..count {

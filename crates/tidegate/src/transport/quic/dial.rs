@@ -85,7 +85,7 @@ impl Endpoints {
                 && (own.ip().is_unspecified() || own.ip().is_loopback() == to.ip().is_loopback())
         };
         let own = |endpoint: &Endpoint| endpoint.quinn.local_addr().ok().filter(reaches);
-        // Which one it is makes no difference where there is none to choose.
+        // Which one it is makes no difference where there is no choice.
         let has_place = |own: SocketAddr| !own.ip().is_unspecified();
         let chooses = self.all.iter().filter_map(own).any(has_place);
         let sends_from = chooses.then(|| source(to)).flatten();

@@ -12,7 +12,7 @@ use crate::rt::Instant;
 
 /// Handshakes of peers at once.
 pub(super) const HANDSHAKES: usize = TLS_HANDSHAKES as usize;
-/// From so many on, a peer must first show that it receives at its address.
+/// From this number on, a peer must first show that it receives at its address.
 const RETRY_FROM: usize = HANDSHAKES / 2;
 /// Connections that are closed, and that quinn keeps until no more of their packets can come (RFC 9000
 /// section 10.2): three times as long as it waits for an acknowledgment. Beyond them nobody new comes.
@@ -31,11 +31,11 @@ const HANDSHAKE_PACE: Duration = Duration::from_millis(5);
 const FIRST_PACE: Duration = Duration::from_micros(200);
 /// How far the pace may be behind: 40 that come at once are looked at at once.
 const FIRST_BEHIND: Duration = Duration::from_millis(8);
-/// From `RETRY_FROM` on addresses of one network group have so many: others must find a place too.
+/// From `RETRY_FROM` on addresses of one network group have at most this number: others must find a place too.
 const OF_ONE_GROUP: usize = HANDSHAKES / 4;
 /// The same, of those that are kept, from half of them on.
 const KEPT_OF_ONE_GROUP: usize = KEPT / 4;
-/// After so long a handshake has to make room for one of a group with fewer, if there is none: at most
+/// How long a handshake may take before it makes room for one of a group with fewer, when all places are taken: at most
 /// distances it is over in less.
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -119,7 +119,7 @@ impl Incoming {
         self.handshakes.len()
     }
 
-    /// What becomes of a first packet while so many closed connections are kept, and strangers of these groups
+    /// What becomes of a first packet while `kept` closed connections are kept, and strangers of these groups
     /// are so far away that they will be for long; and whether its sender can be asked to show that it
     /// receives there.
     pub(super) fn verdict(
@@ -163,7 +163,7 @@ impl Incoming {
         kept < KEPT / 2 && self.handshakes.iter().any(|one| one.is_slow(now))
     }
 
-    /// Gives up the oldest handshake of the group that has most, for one of a group that has so many.
+    /// Gives up the oldest handshake of the group that has most, for one of a group with fewer.
     fn make_room(&mut self, now: Instant, has: usize) -> bool {
         let crowded = |one: &&Handshake| (self.of_group(one.group), std::cmp::Reverse(one.begun));
         let worst = self.handshakes.iter().filter(|one| one.is_slow(now)).max_by_key(crowded);
@@ -318,7 +318,7 @@ mod tests {
         let late = now + SLOW;
         assert_eq!(incoming.verdict(late, 0, &[], None, true), Verdict::Retry);
         assert_eq!(incoming.verdict(late, 0, &[], ONE, false), Verdict::Ignore);
-        // Not while so many are kept: who is given up becomes one of them.
+        // Not while that many are kept: one that is given up becomes one of them.
         assert_eq!(incoming.verdict(late, KEPT / 2, &[], THREE, false), Verdict::Ignore);
         let mut let_in = 0;
         while incoming.verdict(late, 0, &[], THREE, false) == Verdict::Begin {

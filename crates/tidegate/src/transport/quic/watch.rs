@@ -39,7 +39,7 @@ pub(super) struct Watch {
     began: Instant,
     silence: Duration,
     /// The last packet that was sent and the last that was acknowledged, as of the last look. quinn counts
-    /// anew when the peer's address changes.
+    /// again when the peer's address changes.
     sent: Option<u64>,
     acknowledged: Option<u64>,
     /// Frames that a peer acknowledges, as of the last look.
@@ -344,7 +344,7 @@ mod tests {
         }
     }
 
-    /// quinn begins to count anew then.
+    /// quinn restarts its counters then.
     #[test]
     fn who_moves_is_not_closed_for_what_was_acknowledged() {
         let began = Instant::now();
