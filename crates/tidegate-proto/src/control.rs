@@ -198,6 +198,12 @@ impl Control {
         self.links.iter().find(|(_, newer)| newer.replaces == Some(link)).map(|(id, _)| *id)
     }
 
+    /// Whether another connection has taken the place of one: it is up, and this one is on its way out.
+    pub(crate) fn is_replaced(&self, link: ConnectionId) -> bool {
+        let newer = self.replaced_by(link).and_then(|newer| self.links.get(&newer));
+        newer.is_some_and(|newer| newer.stage == Stage::Up)
+    }
+
     /// What the peer of a connection does not exchange with this node.
     pub(crate) fn unshared(&self, link: ConnectionId) -> &[Unshared] {
         self.links.get(&link).map_or(&[], |link| &link.unshared)
@@ -323,6 +329,10 @@ fn enter(cx: &mut Context, at: Instance) {
     }
     let Some(instance) = cx.control.instance(at.link) else { return };
     match peers::second(cx, at.link, instance) {
+        // It was to see whether the peer is there, which it is: what is there stays.
+        Some(_) if cx.dialer.is_feeler(at.link) => {
+            return cx.links.end(at.link, Goodbye::Requested);
+        }
         Some(Second::Asks(older)) => return ask(cx, at.link, older),
         Some(Second::Yields(other)) => {
             // Its listener refuses; its dialer waits for that.
@@ -332,7 +342,7 @@ fn enter(cx: &mut Context, at: Instance) {
                 return cx.links.end(at.link, Refusal::Duplicate);
             }
             if let Some(other) = cx.control.links.get_mut(&other) {
-                other.replaces = Some(at.link);
+                other.replaces.get_or_insert(at.link);
             }
             yields(cx, at.link);
         }
@@ -340,7 +350,12 @@ fn enter(cx: &mut Context, at: Instance) {
             if let Some(link) = cx.control.links.get_mut(&at.link) {
                 link.replaces = Some(older);
             }
-            yields(cx, older);
+            // If both have just been dialed, the older one may be as dead as the newer one turns out to be: it is not
+            // waited for longer. One that has been there for long stays until the newer one is up.
+            let patience = cx.config.limits.handshake_timeout;
+            if cx.links.get(older).is_some_and(|older| cx.now.since(older.since) < patience) {
+                yields(cx, older);
+            }
         }
         None => {}
     }
@@ -384,7 +399,7 @@ fn ask(cx: &mut Context, link: ConnectionId, older: ConnectionId) {
 fn yields(cx: &mut Context, link: ConnectionId) {
     let until = cx.now + cx.config.limits.handshake_timeout;
     if let Some(link) = cx.control.links.get_mut(&link) {
-        link.yields = Some(until);
+        link.yields.get_or_insert(until);
         cx.links.wake(link.at.link, link.at.slot);
     }
 }
@@ -446,11 +461,15 @@ fn on_setup(cx: &mut Context, at: Instance, setup: Setup) -> Result<(), Violatio
         link.unshared = unshared;
     }
     if let Some(older) = replaces
-        && cx.links.was_accepted(older)
-        && let Some(link) = cx.control.links.get_mut(&older)
+        && cx.links.get(at.link).is_some_and(|link| link.up)
     {
-        link.drains = true;
-        drain(cx, older);
+        yields(cx, older);
+        if cx.links.was_accepted(older)
+            && let Some(link) = cx.control.links.get_mut(&older)
+        {
+            link.drains = true;
+            drain(cx, older);
+        }
     }
     Ok(())
 }

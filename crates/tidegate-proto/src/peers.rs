@@ -241,8 +241,11 @@ pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
             let wait = until.since(cx.now).as_millis().max(1);
             return Err(Refusal::Busy(u32::try_from(wait).unwrap_or(u32::MAX)));
         }
+        // One whose place it takes makes room for it.
+        let stays = |other: &Link| other.peer != peer || other.path >= connection.path;
         let inbound = cx.links.iter().filter(|(id, other)| {
-            *id != link && other.direction.is_inbound() && control::is_admitted(cx, *id)
+            let counts = *id != link && other.direction.is_inbound() && stays(other);
+            counts && control::is_admitted(cx, *id)
         });
         if inbound.count() >= cx.config.limits.max_inbound as usize {
             return Err(Refusal::Full(Vec::new()));
@@ -330,15 +333,20 @@ pub(crate) enum Second {
 /// `instance` number.
 pub(crate) fn second(cx: &Context, link: ConnectionId, instance: u64) -> Option<Second> {
     let this = cx.links.get(link)?;
-    let (older, other) = cx.links.iter().find(|(id, other)| {
-        *id != link && other.peer == this.peer && control::is_admitted(cx, *id)
-    })?;
+    let others = cx.links.iter().filter(|(id, other)| {
+        let admitted = *id != link && other.peer == this.peer && control::is_admitted(cx, *id);
+        // One that is on its way out, since another has taken its place, decides nothing.
+        admitted && !cx.control.is_replaced(*id)
+    });
+    let (older, other) = others.max_by_key(|(id, other)| (other.path, Reverse(*id)))?;
     if cx.control.instance(older) != Some(instance) {
         return Some(Second::Asks(older));
     }
     // R5.3.8
     match this.path.cmp(&other.path) {
         Ordering::Greater => return Some(Second::Replaces(older)),
+        // The better one may be dead without this node's knowing, and the peer has noticed.
+        Ordering::Less if this.direction.is_inbound() => return Some(Second::Asks(older)),
         Ordering::Less => return Some(Second::Yields(older)),
         Ordering::Equal => {}
     }

@@ -321,19 +321,31 @@ impl Pool {
         }
     }
 
+    /// Links whose place no other has taken: one of each peer.
+    fn last_links(&self) -> impl Iterator<Item = (ConnectionId, &PoolLink)> {
+        let stays = |link: &PoolLink| link.successor.is_none_or(|id| !self.links.contains_key(&id));
+        self.links.iter().filter(move |(_, link)| stays(link)).map(|(id, link)| (*id, link))
+    }
+
     /// Links whose peers have said that they have an item, if it is here.
     pub(crate) fn holders(&self, id: &ItemId) -> Option<impl Iterator<Item = ConnectionId>> {
         let entry = self.entry(id)?;
-        let has = |(_, link): &(_, &PoolLink)| entry.known_by.contains(link.ordinal);
-        Some(self.links.iter().filter(has).map(|(id, _)| *id))
+        Some(
+            self.last_links()
+                .filter(|(_, link)| entry.known_by.contains(link.ordinal))
+                .map(|(id, _)| id),
+        )
     }
 
     /// Items that were published here, and that fewer peers have than there should be: than all of this pool
     /// if those are fewer, but one.
     pub(crate) fn unspread(&self, peers: usize) -> impl Iterator<Item = ItemId> {
-        let enough = peers.min(self.links.len()).max(1);
+        let enough = peers.min(self.last_links().count()).max(1);
         let own = self.log.values().filter(|entry| entry.own);
-        own.filter(move |entry| entry.known_by.len() < enough).map(|entry| entry.id)
+        let known = |entry: &Entry| {
+            self.last_links().filter(|(_, link)| entry.known_by.contains(link.ordinal)).count()
+        };
+        own.filter(move |entry| known(entry) < enough).map(|entry| entry.id)
     }
 
     /// These links, as far as they are there.

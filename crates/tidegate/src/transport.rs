@@ -123,7 +123,7 @@ impl From<Input> for Happening {
 ///
 /// - [`Input::Connected`] comes once for a connection, with an identity that the peer has proven;
 ///   where one was asked for in [`Dial::peer`], no other is accepted. It holds a place of [`Setup::places`] as
-///   long as it is there.
+///   long as it is there, and none before: what a stranger begins is bounded by the transport itself.
 /// - A dial ends once, with [`Input::Connected`] or [`Input::DialFailed`], after [`Dial::patience`] at the latest;
 ///   one that is cancelled ends with nothing.
 /// - Frames of one channel and direction arrive in order, once, and whole. A frame of more than

@@ -10,7 +10,9 @@
 //!
 //! # Not guaranteed
 //!
-//! Secrecy: what goes through a socket of this machine, its administrator reads. Both ends prove who they are.
+//! Secrecy, or integrity against whoever owns the socket that is dialed: both ends prove who they are, and what
+//! follows is theirs only if nobody in between reads and writes it. The folder must be one in which strangers have no
+//! sockets.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -43,6 +45,8 @@ pub struct Pipe {
     connections: BTreeMap<ConnectionId, Connection>,
     /// Handshakes of both directions.
     work: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Handshakes of others that are under way.
+    accepting: u32,
     dials: BTreeSet<DialId>,
     happened: VecDeque<Happening>,
     /// Traffic of connections that are gone.
@@ -53,7 +57,7 @@ pub struct Pipe {
 
 /// A handshake is done.
 enum Done {
-    Accepted(Option<(Proven, Place)>),
+    Accepted(Option<Proven>),
     Dialed(DialId, Multiaddr, Result<Proven, DialError>),
 }
 
@@ -66,6 +70,7 @@ impl Pipe {
             listeners: BTreeMap::new(),
             connections: BTreeMap::new(),
             work: FuturesUnordered::new(),
+            accepting: 0,
             dials: BTreeSet::new(),
             happened: VecDeque::new(),
             past: Traffic::default(),
@@ -87,13 +92,16 @@ impl Pipe {
     }
 
     fn accept(&mut self, stream: UnixStream) {
-        // Without a place nothing is kept of it.
-        let Some(place) = self.setup.places.take() else { return };
+        // Who has proven nothing takes no place of those who have.
+        if self.accepting >= self.setup.limits.handshakes || self.setup.places.is_full() {
+            return;
+        }
+        self.accepting += 1;
         let (setup, patience) = (self.setup.clone(), self.setup.limits.handshake_timeout);
         self.work.push(Box::pin(async move {
             let proven = handshake::accept(stream, &setup.identity);
             let proven = tokio::time::timeout(patience, proven).await;
-            Done::Accepted(proven.ok().and_then(Result::ok).map(|proven| (proven, place)))
+            Done::Accepted(proven.ok().and_then(Result::ok))
         }));
     }
 
@@ -113,11 +121,14 @@ impl Pipe {
 
     fn on_done(&mut self, done: Done) {
         match done {
-            Done::Accepted(None) => {}
-            Done::Accepted(Some((proven, place))) => {
-                // A dialer has no address of its own.
-                let nowhere = address("dialer");
-                self.connected(proven, Direction::Inbound, &nowhere, place);
+            Done::Accepted(proven) => {
+                self.accepting -= 1;
+                // Others may have taken the last places meanwhile.
+                if let Some((proven, place)) = proven.zip(self.setup.places.take()) {
+                    // A dialer has no address of its own.
+                    let nowhere = address("dialer");
+                    self.connected(proven, Direction::Inbound, &nowhere, place);
+                }
             }
             // It was cancelled.
             Done::Dialed(dial, ..) if !self.dials.remove(&dial) => {}
@@ -225,24 +236,31 @@ impl Transport for Pipe {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Happening> {
+        // One at a time: whoever comes in a loop must not keep the others waiting.
+        let mut may_accept = true;
         loop {
             if let Some(happening) = self.happened.pop_front() {
                 return Poll::Ready(happening);
+            }
+            if let Poll::Ready(Some(done)) = self.work.poll_next_unpin(cx) {
+                self.on_done(done);
+                continue;
+            }
+            if let Poll::Ready(happening) = self.poll_connections(cx) {
+                return Poll::Ready(happening);
+            }
+            if !may_accept {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             let accepted =
                 self.listeners.values().find_map(|listener| match listener.poll_accept(cx) {
                     Poll::Ready(Ok((stream, _))) => Some(stream),
                     Poll::Ready(Err(_)) | Poll::Pending => None,
                 });
-            if let Some(stream) = accepted {
-                self.accept(stream);
-                continue;
-            }
-            if let Poll::Ready(Some(done)) = self.work.poll_next_unpin(cx) {
-                self.on_done(done);
-                continue;
-            }
-            return self.poll_connections(cx);
+            let Some(stream) = accepted else { return Poll::Pending };
+            self.accept(stream);
+            may_accept = false;
         }
     }
 

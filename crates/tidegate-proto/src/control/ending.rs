@@ -119,6 +119,18 @@ pub(super) fn bring_down(cx: &mut Context, link: ConnectionId) {
     }
     peers::leaves(cx, link);
     record::gone(cx, link);
+    unreplace(cx, link);
+}
+
+/// A connection is at its end that has taken the place of another, or was about to: unless one more has taken its
+/// own place, the other goes on as before.
+fn unreplace(cx: &mut Context, link: ConnectionId) {
+    let another = cx.control.is_replaced(link);
+    let Some(newer) = cx.control.links.get_mut(&link) else { return };
+    let (Some(older), was_up) = (newer.replaces.take(), newer.was_up) else { return };
+    if let Some(older) = cx.control.links.get_mut(&older).filter(|_| was_up && !another) {
+        (older.yields, older.drains) = (None, false);
+    }
 }
 
 pub(super) fn close(cx: &mut Context, link: ConnectionId, reason: Disconnect) {

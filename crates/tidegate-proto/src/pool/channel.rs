@@ -7,13 +7,15 @@
 //! B → A   Return                  when B has its verdict, with a report
 //! ```
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::budget::Reserved;
 use super::facts::Facts;
 use super::link::{Asked, Incoming, PoolLink, Requested};
-use super::{How, Source, arrived, release, report, spend_for};
-use crate::channel::{Channel as ChannelTrait, Context, Kind};
+use super::{Entry, How, Ordinal, Source, arrived, release, report, spend_for};
+use crate::channel::{Channel as ChannelTrait, Context, Kind, steps};
 use crate::chunk::{self, Receiving};
 use crate::config::{Config, PoolSpec};
 use crate::link::Instance;
@@ -62,12 +64,10 @@ impl ChannelTrait for Channel {
             && let Some(older) = pool.links.get_mut(&older)
         {
             link.succeeds(older);
-            for entry in
-                pool.log.values_mut().filter(|entry| entry.known_by.contains(older.ordinal))
-            {
-                entry.known_by.extend([ordinal]);
-            }
+            let looked_at = also_known(&mut pool.log, older.ordinal, ordinal);
+            cx.caused(at.link, steps(looked_at));
         }
+        let pool = &mut cx.pools[at.index];
         // It came up behind the one that replaces it.
         let newer = cx.control.replaced_by(at.link);
         link.successor = newer.filter(|newer| pool.links.contains_key(newer));
@@ -79,15 +79,7 @@ impl ChannelTrait for Channel {
         let others = pool.fetcher.link_down(at.link, cx.now);
         pool.wake(others, &mut cx.links);
         let Some(mut link) = pool.links.remove(&at.link) else { return };
-        // What the peer has not settled may not have come to it: the link that is there instead offers it again.
-        if let Some(successor) = link.successor.and_then(|id| pool.links.get_mut(&id)) {
-            for sent in link.ledger.holder.all_out() {
-                let entry = pool.log.get(&sent.position);
-                let entry = entry.filter(|entry| !entry.known_by.contains(successor.ordinal));
-                entry.into_iter().for_each(|entry| successor.hold_back(sent.position, entry.from));
-            }
-            cx.links.wake(successor.at.link, successor.at.slot);
-        }
+        hand_over(cx, at.index, &mut link);
         // What waits for a verdict stays charged until then.
         for requested in std::mem::take(&mut link.requested).into_values() {
             cx.fetches.free(requested.on_node);
@@ -189,6 +181,47 @@ impl ChannelTrait for Channel {
     }
 }
 
+/// A link is gone that had taken another's place, or whose place another has: that one goes on where it had come to.
+/// What the peer has not settled may not have come to it, so it is offered again.
+fn hand_over(cx: &mut Context, index: usize, gone: &mut PoolLink) {
+    let (pool, id) = (&mut cx.pools[index], gone.at.link);
+    let successor = gone.successor.filter(|successor| pool.links.contains_key(successor));
+    let older = pool.links.iter().find(|(_, link)| link.successor == Some(id)).map(|(id, _)| *id);
+    let mut looked_at = 0;
+    let heir = match (successor, older) {
+        (Some(successor), _) => {
+            // It was the one in the middle.
+            let older = older.and_then(|older| pool.links.get_mut(&older));
+            older.into_iter().for_each(|older| older.successor = Some(successor));
+            let Some(heir) = pool.links.get_mut(&successor) else { return };
+            heir.inherits_no_more();
+            heir
+        }
+        (None, Some(older)) => {
+            let Some(heir) = pool.links.get_mut(&older) else { return };
+            heir.resumes(gone);
+            looked_at = also_known(&mut pool.log, gone.ordinal, heir.ordinal);
+            heir
+        }
+        (None, None) => return,
+    };
+    for sent in gone.ledger.holder.all_out() {
+        let entry = pool.log.get(&sent.position);
+        let entry = entry.filter(|entry| !entry.known_by.contains(heir.ordinal));
+        entry.into_iter().for_each(|entry| heir.hold_back(sent.position, entry.from));
+    }
+    cx.links.wake(heir.at.link, heir.at.slot);
+    cx.caused(id, steps(looked_at));
+}
+
+/// Whoever has an entry by one link has it by another too: how many entries were looked at.
+fn also_known(log: &mut BTreeMap<u64, Entry>, by: Ordinal, too: Ordinal) -> u64 {
+    for entry in log.values_mut().filter(|entry| entry.known_by.contains(by)) {
+        entry.known_by.extend([too]);
+    }
+    log.len() as u64
+}
+
 fn on_return(cx: &mut Context, at: Instance, returns: Vec<Return>) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
@@ -216,7 +249,8 @@ fn on_return(cx: &mut Context, at: Instance, returns: Vec<Return>) -> Result<(),
         for (sent, from) in again {
             match next == at.link {
                 true => link.ignored(&sent, from),
-                false => link.ignored_before(sent.position, from),
+                // Its tip may have changed since: offered again once more.
+                false => link.hold_back(sent.position, from),
             }
         }
     }

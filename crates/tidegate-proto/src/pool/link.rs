@@ -62,6 +62,8 @@ pub(super) struct PoolLink {
     pub(super) answer_next: bool,
     /// The link that has taken the place of this one, by a better path: nothing new leaves here.
     pub(super) successor: Option<ConnectionId>,
+    /// What is out on the link whose place this one has taken: it may have to be held back here.
+    inherited: usize,
 }
 
 /// Something that was announced to the peer, or pushed.
@@ -126,6 +128,7 @@ impl PoolLink {
             outgoing: Outgoing::default(),
             answer_next: false,
             successor: None,
+            inherited: 0,
         }
     }
 
@@ -133,15 +136,26 @@ impl PoolLink {
     /// and what it held back, is this one's. What is out on it stays there until it is settled.
     pub(super) fn succeeds(&mut self, older: &mut Self) {
         older.successor = Some(self.at.link);
-        (self.old, self.old_before, self.new) = (older.old, older.old_before, older.new);
-        (self.old_next, self.looked_through) = (older.old_next, older.looked_through);
-        self.held_back = std::mem::take(&mut older.held_back);
-        self.ignored = std::mem::take(&mut older.ignored);
+        self.goes_on_from(older);
+        self.inherited = older.ledger.holder.out() + older.inherited;
     }
 
-    /// The peer ignored an entry that left on the link before this one.
-    pub(super) fn ignored_before(&mut self, position: u64, from: u64) {
-        self.ignored.push((from, position));
+    /// The link before this one is gone, with what was out on it.
+    pub(super) fn inherits_no_more(&mut self) {
+        self.inherited = 0;
+    }
+
+    /// The link that had taken the place of this one is gone.
+    pub(super) fn resumes(&mut self, newer: &mut Self) {
+        self.successor = None;
+        self.goes_on_from(newer);
+    }
+
+    fn goes_on_from(&mut self, older: &mut Self) {
+        (self.old, self.old_before, self.new) = (older.old, older.old_before, older.new);
+        (self.old_next, self.looked_through) = (older.old_next, older.looked_through);
+        self.held_back.append(&mut older.held_back);
+        self.ignored.append(&mut older.ignored);
     }
 
     /// Announcements and bodies of the peer that are out, and of this node at the peer.
@@ -224,7 +238,7 @@ impl PoolLink {
         if due.is_some_and(|due| !only_new || !self.is_old(due)) {
             return due;
         }
-        if self.held() + self.ledger.holder.out() >= limit as usize {
+        if self.held() + self.ledger.holder.out() + self.inherited >= limit as usize {
             return None;
         }
         let first =

@@ -30,10 +30,6 @@ impl LinkSet {
         self.0.get(word).is_some_and(|word| word & bit != 0)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.iter().map(|word| word.count_ones() as usize).sum()
-    }
-
     fn insert(&mut self, link: Ordinal) {
         let (word, bit) = place(link);
         if word >= self.0.len() {

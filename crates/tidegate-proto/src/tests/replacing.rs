@@ -73,10 +73,16 @@ fn run(net: &mut Net, step: usize, mut act: impl FnMut(&mut Net)) {
 }
 
 fn check(net: &Net, what: &str) {
-    assert_eq!([net.links(0), net.links(1)], [1, 1], "{what}");
     for n in [0, 1] {
         assert_eq!(paths(net, n), [Path::Direct], "{what}");
         assert_eq!(disconnects(net, n), 0, "{what}: the peer was there all the time");
+    }
+    check_items(net, what);
+}
+
+fn check_items(net: &Net, what: &str) {
+    assert_eq!([net.links(0), net.links(1)], [1, 1], "{what}");
+    for n in [0, 1] {
         assert_eq!(net.hosts[n].node.stats().violations().count(), 0, "{what}");
         for item in items(0).iter().chain(&items(1)) {
             assert!(net.holds(n, LARGE, item), "{what}: lost");
@@ -123,6 +129,51 @@ fn at_every_step_the_old_one_may_be_lost() {
             net.reset_by(Path::Relayed);
         });
         check(&net, &format!("at step {step}"));
+    }
+}
+
+/// The new connection is lost in the middle of it: the old one goes on, if it is still there, with what the new one
+/// had taken over.
+#[test]
+fn at_every_step_the_new_one_may_be_lost() {
+    for step in 0..usize::from(ITEMS) * 4 {
+        // Before its hello is done, when it has just come up, and while the old one drains.
+        for after in [10, 22, 36, 43, 50] {
+            let mut net = pair();
+            net.path = Path::Relayed;
+            net.connect(0, 1);
+            run(&mut net, step, |net| {
+                net.path = Path::Direct;
+                net.connect(1, 0);
+                net.run_ms(after);
+                net.reset_by(Path::Direct);
+                net.path = Path::Relayed;
+            });
+            if net.links(0) == 0 {
+                // Nothing was owed on the old one any more.
+                net.connect(0, 1);
+                net.run(Duration::from_secs(8));
+            }
+            check_items(&net, &format!("at step {step}, {after} ms later"));
+        }
+    }
+}
+
+/// A better connection whose hello never ends takes nothing from the one that works.
+#[test]
+fn a_better_path_that_leads_nowhere_ends_nothing() {
+    let mut net = pair();
+    net.path = Path::Relayed;
+    net.connect(0, 1);
+    net.run(Duration::from_secs(60));
+    net.path = Path::Direct;
+    // Its listener's side of the hello does not arrive.
+    net.connect(1, 0);
+    net.run_ms(15);
+    net.reset_by(Path::Direct);
+    net.run(Duration::from_secs(30));
+    for n in [0, 1] {
+        assert_eq!((paths(&net, n), disconnects(&net, n)), (vec![Path::Relayed], 0));
     }
 }
 

@@ -89,7 +89,7 @@ impl Mux {
     /// Reads a channel from now on.
     pub fn open(&mut self, channel: u32) {
         if let std::collections::btree_map::Entry::Vacant(new) = self.granted.entry(channel) {
-            new.insert(WINDOW);
+            new.insert(0);
             self.owed.extend([channel; WINDOW]);
         }
     }
@@ -158,7 +158,6 @@ impl Mux {
     /// The next frame that arrived. With it the peer may send another on its channel.
     pub fn next_frame(&mut self) -> Option<(u32, Frame)> {
         let (channel, frame) = self.received.pop_front()?;
-        *self.granted.entry(channel).or_default() += 1;
         self.owed.push_back(channel);
         Some((channel, frame))
     }
@@ -167,6 +166,8 @@ impl Mux {
     /// next. `None` if there is nothing to say, or no credit for what there is.
     pub fn next_write(&mut self) -> Option<Bytes> {
         if let Some(channel) = self.owed.pop_front() {
+            // Not before it leaves: a peer that reads nothing is owed no more than it had.
+            *self.granted.entry(channel).or_default() += 1;
             return Some(message(channel, CREDIT, &[]));
         }
         // Control first, then each in turn.
