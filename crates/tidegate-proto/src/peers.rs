@@ -345,7 +345,7 @@ pub(crate) fn second(cx: &Context, link: ConnectionId, instance: u64) -> Option<
     // R5.3.8
     match this.path.cmp(&other.path) {
         Ordering::Greater => return Some(Second::Replaces(older)),
-        // The better one may be dead without this node's knowing, and the peer has noticed.
+        // The better one may be dead without this node's knowing, and the peer has noticed. R5.3.10
         Ordering::Less if this.direction.is_inbound() => return Some(Second::Asks(older)),
         Ordering::Less => return Some(Second::Yields(older)),
         Ordering::Equal => {}

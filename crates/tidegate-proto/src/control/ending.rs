@@ -123,7 +123,7 @@ pub(super) fn bring_down(cx: &mut Context, link: ConnectionId) {
 }
 
 /// A connection is at its end that has taken the place of another, or was about to: unless one more has taken its
-/// own place, the other goes on as before.
+/// own place, the other goes on as before. R5.3.11
 fn unreplace(cx: &mut Context, link: ConnectionId) {
     let another = cx.control.is_replaced(link);
     let Some(newer) = cx.control.links.get_mut(&link) else { return };

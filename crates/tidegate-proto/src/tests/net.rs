@@ -254,6 +254,15 @@ impl Net {
         by.collect::<Vec<_>>().into_iter().for_each(|connection| self.close(connection));
     }
 
+    /// One end of its connections learns that they are gone, the other does not.
+    pub(super) fn reset_one(&mut self, n: usize) {
+        for (connection, ends) in self.ends.clone() {
+            if ends.contains(&n) {
+                self.later(Duration::ZERO, n, Input::Closed { connection });
+            }
+        }
+    }
+
     pub(super) fn holds(&self, n: usize, pool: PoolIndex, body: &Bytes) -> bool {
         let id = super::app::id(pool, body);
         self.hosts[n].node.pool_ids(pool).any(|known| *known == id)

@@ -133,7 +133,7 @@ fn at_every_step_the_old_one_may_be_lost() {
 }
 
 /// The new connection is lost in the middle of it: the old one goes on, if it is still there, with what the new one
-/// had taken over.
+/// had taken over. R5.3.11
 #[test]
 fn at_every_step_the_new_one_may_be_lost() {
     for step in 0..usize::from(ITEMS) * 4 {
@@ -188,5 +188,23 @@ fn a_worse_path_does_not_stay() {
             net.connect(dialer, 1 - dialer);
         });
         check(&net, "a worse one");
+    }
+}
+
+/// One end has lost the better one, and the other end does not know. R5.3.10
+#[test]
+fn a_worse_path_takes_the_place_of_a_better_one_that_is_dead() {
+    for dialer in [0, 1] {
+        let mut net = pair();
+        net.connect(0, 1);
+        net.run(Duration::from_secs(60));
+        net.reset_one(dialer);
+        net.path = Path::Relayed;
+        net.connect(dialer, 1 - dialer);
+        // The other waits 2 s for the pong.
+        net.run(Duration::from_secs(3));
+        for n in [0, 1] {
+            assert_eq!(paths(&net, n), [Path::Relayed]);
+        }
     }
 }
