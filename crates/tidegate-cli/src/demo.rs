@@ -1,9 +1,11 @@
 //! `tidegate demo`: real nodes over real QUIC on this machine, under load, compared at the end.
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -86,14 +88,15 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<Summary> {
     let measures = Arc::new(Measures::default());
     let mut network = Network::start(arguments.nodes, arguments.record.as_deref(), &measures)?;
     let stopped = Arc::new(AtomicBool::new(false));
-    tokio::spawn({
+    let mut interrupted = Box::pin(tokio::signal::ctrl_c());
+    // It is heeded from the first poll on, which must be before anything is shown.
+    let first = poll_fn(|cx| Poll::Ready(interrupted.as_mut().poll(cx))).await;
+    if first.is_pending() {
         let stopped = stopped.clone();
-        async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                stopped.store(true, Ordering::Relaxed);
-            }
-        }
-    });
+        tokio::spawn(async move {
+            stopped.store(interrupted.await.is_ok(), Ordering::Relaxed);
+        });
+    }
     let mut table = Table::new(arguments.json, network.len());
     let started = Instant::now();
     network.begin_load(arguments.tx_rate, &measures);

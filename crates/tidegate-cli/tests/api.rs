@@ -202,8 +202,8 @@ fn readiness_waits_for_peers() {
     assert_eq!(peer["inbound"], true);
     let pools = peer["permits"].as_array().unwrap().iter().map(|permits| permits["pool"].clone());
     assert_eq!(pools.collect::<Vec<_>>(), ["transfers", "works"]);
-    // Control, tip, rpc, blocks, two pools, peers.
-    assert_eq!(peer["channels"].as_array().unwrap().len(), 7);
+    // Control, tip, rpc, blocks, two pools, peers, signals.
+    assert_eq!(peer["channels"].as_array().unwrap().len(), 8);
     assert_eq!(peers["banned"].as_array().unwrap().len(), 0);
 }
 

@@ -24,6 +24,7 @@ use crate::pool::Pool;
 use crate::pool::budget::Budget;
 use crate::rpc::Rpc;
 use crate::rules::Rules;
+use crate::signal::Signals;
 use crate::stats::{Count, Stats};
 use crate::store::Store;
 use crate::tickets::Tickets;
@@ -120,6 +121,7 @@ pub(crate) struct Context {
     pub(crate) blocks: Blocks,
     pub(crate) sync: Sync,
     pub(crate) rpc: Rpc,
+    pub(crate) signals: Signals,
     pub(crate) store: Store,
     pub(crate) pools: Vec<Pool>,
     pub(crate) tickets: Tickets,
@@ -331,6 +333,8 @@ channels! {
     4 => Pool(crate::pool::Channel, PoolMessage),
     /// Who else is there (section 15).
     5 => Peers(crate::peers::exchange::Channel, PeersMessage),
+    /// What transports say to each other by way of a peer of both (section 18).
+    6 => Signal(crate::signal::Channel, SignalMessage),
 }
 
 /// Number of the first instance that is agreed on; below it numbers are fixed.

@@ -62,6 +62,9 @@ pub struct Config {
     /// Headers of the executed chain that the store has, each the child of the one before, the
     /// last being the tip. As many as [`Limits::blocks_kept`] are enough.
     pub chain: Vec<Bytes>,
+    /// Whether a transport of this node takes what others of its kind say by way of a peer of both
+    /// ([`Output::Signal`](crate::io::Output::Signal)).
+    pub takes_signals: bool,
     /// Number of this node's last signed record: the next one must be newer.
     pub record_sequence: u64,
     /// The limits.
@@ -85,6 +88,7 @@ impl Config {
             peer_book: PeerBook::default(),
             store: false,
             chain: Vec::new(),
+            takes_signals: false,
             record_sequence: 0,
             limits: Limits::default(),
         }
@@ -406,7 +410,7 @@ pub(crate) mod tests {
     fn times_in_which_nothing_can_happen_are_refused() {
         type Set = fn(&mut Limits, Duration);
         let (ms, us) = (Duration::from_millis(1), Duration::from_micros(1));
-        let times: [(&str, Duration, Set); 16] = [
+        let times: [(&str, Duration, Set); 18] = [
             ("dial_timeout", ms, |limits, time| limits.dial_timeout = time),
             ("dial_timeout_slow", ms, |limits, time| limits.dial_timeout_slow = time),
             ("redial_first", ms, |limits, time| limits.redial_first = time),
@@ -414,6 +418,8 @@ pub(crate) mod tests {
             ("dial_interval", ms, |limits, time| limits.dial_interval = time),
             ("feeler_interval", ms, |limits, time| limits.feeler_interval = time),
             ("records_interval", ms, |limits, time| limits.records_interval = time),
+            ("signal_patience", ms, |limits, time| limits.signal_patience = time),
+            ("signal_interval", ms, |limits, time| limits.signal_interval = time),
             ("handshake_timeout", ms, |limits, time| limits.handshake_timeout = time),
             ("duplicate_timeout", ms, |limits, time| limits.duplicate_timeout = time),
             ("ping_idle", ms, |limits, time| limits.ping_idle = time),

@@ -41,7 +41,7 @@ use negotiate::Unshared;
 use reachable::Reachable;
 
 /// The version of the protocol that this crate speaks.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Raises that leave at once, as many as pools; then one each second. A peer may have twice as many
 /// on the way.

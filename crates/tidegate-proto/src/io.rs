@@ -17,11 +17,15 @@ use serde::{Deserialize, Serialize};
 use crate::channel::Kind;
 use crate::id::{
     AccountId, Address, BlockId, ConnectionId, DialId, ItemId, ItemKey, PeerId, PoolIndex,
-    Signature, Ticket,
+    SignalId, Signature, Ticket,
 };
 use crate::rules::Account;
 use crate::violation::Violation;
 use crate::wire::{Binding, Frame, Goodbye, Grant, Refusal};
+
+mod failed;
+
+pub use failed::{DialError, SignalError};
 
 /// What the network did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +67,20 @@ pub enum Input {
     Closed {
         /// Which.
         connection: ConnectionId,
+    },
+    /// A transport has something to say to one of its own kind that it has no connection to yet, an offer or an
+    /// answer for instance. [`Output::Signaled`] tells what became of it.
+    Signal {
+        /// Its number, never used before.
+        id: SignalId,
+        /// The peer that is to carry it: one that this node and the receiver are both connected to, or the
+        /// receiver.
+        via: PeerId,
+        /// Whom it is for.
+        to: PeerId,
+        /// What to say, at most [`MAX_SIGNAL`](crate::wire::MAX_SIGNAL) bytes. The peer that carries it can
+        /// read and change it: it must be protected by what it says itself.
+        payload: Bytes,
     },
 }
 
@@ -163,45 +181,6 @@ impl Direction {
     /// Whether the peer dialed.
     pub fn is_inbound(self) -> bool {
         self == Self::Inbound
-    }
-}
-
-/// Why a dial came to nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[non_exhaustive]
-pub enum DialError {
-    /// No transport of this node knows such addresses.
-    #[error("no transport for this kind of address")]
-    UnsupportedAddress,
-    /// This node has dialed as many as [`Limits::max_outbound`](crate::Limits) allows.
-    #[error("`max_outbound` connections are dialed already")]
-    Full,
-    /// Nobody answered in time.
-    #[error("no answer in time")]
-    TimedOut,
-    /// The name in the address stands for no IP address of the kind that is asked for.
-    #[error("the name has no address: look at its spelling, and at this machine's name service")]
-    UnknownName,
-    /// The network or the other side refused.
-    #[error("nobody accepts connections there")]
-    Unreachable,
-    /// Somebody else answered than was dialed.
-    #[error("another peer answered than the one that was dialed")]
-    WrongPeer,
-    /// What the transport says of it, at most [`DialError::LONGEST`] bytes: see [`DialError::because`].
-    #[error("{0}")]
-    Because(Box<str>),
-}
-
-impl DialError {
-    /// Bytes of a transport's reason: what peers may have a part in must not pile up in events and logs.
-    pub const LONGEST: usize = 256;
-
-    /// A dial failed for a reason of the transport's own; what is too long of it is cut off.
-    pub fn because(reason: impl std::fmt::Display) -> Self {
-        let mut reason = reason.to_string();
-        reason.truncate(reason.floor_char_boundary(Self::LONGEST));
-        Self::Because(reason.into())
     }
 }
 
@@ -461,6 +440,22 @@ pub enum Output {
         request: u64,
         /// What to keep.
         write: Write,
+    },
+    /// A peer has carried something here from a transport of the same kind: see [`Input::Signal`].
+    Signal {
+        /// The peer that carried it, and that an answer may go by.
+        via: PeerId,
+        /// Who gave it to that peer, as that peer says.
+        from: PeerId,
+        /// What was said.
+        payload: Bytes,
+    },
+    /// What became of a signal: the receiver's node has it, or why not.
+    Signaled {
+        /// Its number.
+        id: SignalId,
+        /// What became of it.
+        result: Result<(), SignalError>,
     },
     /// The fate of what was published.
     Published {

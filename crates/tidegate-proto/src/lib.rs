@@ -65,6 +65,7 @@ pub mod rng;
 mod route;
 mod rpc;
 pub mod rules;
+mod signal;
 pub mod stats;
 mod store;
 mod tickets;

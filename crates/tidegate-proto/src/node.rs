@@ -28,6 +28,7 @@ use crate::pool::{self, Pool};
 use crate::rng::Rng;
 use crate::rpc::{self, Rpc};
 use crate::rules::{HeaderFacts, Rules};
+use crate::signal::{self, Signals};
 use crate::stats::{Count, Stats};
 use crate::store::{self, Store};
 use crate::tickets::Tickets;
@@ -98,6 +99,7 @@ impl Node {
             blocks,
             sync: Sync::default(),
             rpc: Rpc::default(),
+            signals: Signals::default(),
             store: Store::new(tip),
             timers: Timers::default(),
             outputs: VecDeque::new(),
@@ -124,6 +126,9 @@ impl Node {
             }
             Input::Writable { connection, channel } => self.cx.links.writable(connection, channel),
             Input::Closed { connection } => self.on_closed(connection),
+            Input::Signal { id, via, to, payload } => {
+                signal::ask(&mut self.cx, id, (via, to), payload);
+            }
         }
         self.settle();
     }
@@ -709,4 +714,12 @@ pub struct PoolStatus {
     pub given: usize,
     /// Permits that this node has spent at peers and not got back.
     pub spent: usize,
+}
+
+#[cfg(test)]
+impl Node {
+    /// Signals that are kept for others, and answers to own ones that are awaited.
+    pub(crate) fn signals_open(&self) -> usize {
+        self.cx.signals.open()
+    }
 }

@@ -19,7 +19,7 @@ use crate::rules::Rules;
 use crate::{Node, Time};
 
 /// The first bytes of a recording: its kind and its version.
-const MAGIC: &[u8; 8] = b"tidegat3";
+const MAGIC: &[u8; 8] = b"tidegat4";
 /// Bytes of the largest record; a block in a command is the largest thing there is.
 const MAX_RECORD: u32 = 64 << 20;
 

@@ -102,6 +102,7 @@ fn config(index: usize, ledger: &Ledger, network: NetworkId, scenario: &Scenario
     config.outbound = 0;
     config.workers = scenario.workers;
     config.store = scenario.store;
+    config.takes_signals = scenario.load.signals > 0;
     if scenario.small {
         small(&mut config);
     }

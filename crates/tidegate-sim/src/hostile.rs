@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use tidegate_proto::id::{BlockId, PeerId, Salt};
 use tidegate_proto::wire::{
-    BlockMessage, Body, ControlMessage, Frame, Held, MAX_FRAME, PoolMessage, TipMessage,
+    BlockMessage, Body, ControlMessage, Frame, Held, MAX_FRAME, PoolMessage, SignalMessage,
+    TipMessage,
 };
 
 use tidegate_proto::Kind;
@@ -30,6 +31,8 @@ pub(crate) struct Hostile {
     headers: VecDeque<Bytes>,
     blocks: VecDeque<BlockId>,
     items: VecDeque<Bytes>,
+    /// Whom others have something to say to.
+    peers: VecDeque<PeerId>,
     /// What ids are announced to a peer with: the last one that was given.
     salt: Option<Salt>,
     names: u64,
@@ -86,6 +89,11 @@ impl Hostile {
                         remember(&mut self.items, body);
                     }
                 }
+                _ => {}
+            },
+            Kind::Signal => match frame.decode() {
+                Ok(SignalMessage::Carry(carry)) => remember(&mut self.peers, carry.to),
+                Ok(SignalMessage::Deliver(delivery)) => remember(&mut self.peers, delivery.from),
                 _ => {}
             },
             _ => {}

@@ -24,6 +24,7 @@ mod checkers;
 mod disk;
 mod entropy;
 mod faults;
+mod genesis;
 mod host;
 mod hostile;
 mod inside;
@@ -47,7 +48,7 @@ pub fn fuzzed(bytes: &[u8]) -> Report {
     static BEGIN: LazyLock<(Scenario, Ledger)> = LazyLock::new(|| {
         let text = include_str!("../scenarios/fuzz.toml");
         let scenario = Scenario::from_toml(text).expect("a test reads every scenario");
-        let ledger = world::first_ledger(&scenario);
+        let ledger = genesis::first_ledger(&scenario);
         (scenario, ledger)
     });
     let (scenario, ledger) = &*BEGIN;

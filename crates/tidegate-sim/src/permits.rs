@@ -9,7 +9,7 @@ use std::time::Duration;
 use tidegate_proto::id::ConnectionId;
 use tidegate_proto::wire::{
     BlockMessage, Body, Compact, ControlMessage, Frame, Grant, PeersMessage, PoolMessage, Return,
-    RpcBlock, RpcFailed, RpcHeaders, RpcMessage, TipMessage, TipSlot,
+    RpcBlock, RpcFailed, RpcHeaders, RpcMessage, SignalMessage, TipMessage, TipSlot,
 };
 use tidegate_proto::{Config, Kind, Message, Time};
 
@@ -39,6 +39,7 @@ struct Link {
     reach: [bool; 2],
     /// Requests of the peer without an answer, and of this node.
     requests: [BTreeSet<u32>; 2],
+    signals: Signals,
     /// Why the connection must end, and since when.
     guilty: Option<(Time, &'static str)>,
 }
@@ -112,6 +113,7 @@ impl Permits {
                 let grant = pool.map(|pool| &pool.grant);
                 grant.is_some_and(|grant| out.exceeds(grant)).then_some("an item without a permit")
             }
+            Kind::Signal => link.signals.arrived(frame, config),
             kind => Message::decode(kind, frame).err().map(|_| "no message"),
         };
         if let Some(wrong) = wrong {
@@ -153,6 +155,7 @@ impl Permits {
                 }
                 Ok(RpcMessage::Cancel(_) | RpcMessage::Chunk(_)) | Err(_) => {}
             },
+            Kind::Signal => link.signals.left(frame),
             Kind::Peers => match frame.decode() {
                 Ok(PeersMessage::Records(_)) => link.asked[0] = false,
                 Ok(PeersMessage::Ask) => link.asked[1] = true,
@@ -229,6 +232,50 @@ impl Link {
         };
         let out = std::mem::replace(&mut self.tips[slot as usize], true);
         out.then_some("a tip without a permit")
+    }
+}
+
+/// Signals without an answer (specification section 18).
+#[derive(Debug, Default)]
+struct Signals {
+    /// Of the peer, and of this node: those to be carried, and those that were.
+    out: [[BTreeSet<u32>; 2]; 2],
+    next: [[u32; 2]; 2],
+}
+
+impl Signals {
+    fn number(&mut self, end: usize, carried: bool) {
+        let next = &mut self.next[end][usize::from(carried)];
+        self.out[end][usize::from(carried)].insert(*next);
+        *next += 1;
+    }
+
+    fn arrived(&mut self, frame: &Frame, config: &Config) -> Option<&'static str> {
+        let taken = if config.takes_signals { config.limits.signals_taken } else { 0 };
+        let right = match frame.decode() {
+            Ok(SignalMessage::Carry(_)) => {
+                self.number(0, false);
+                self.out[0][0].len() <= config.limits.signals_carried as usize
+            }
+            Ok(SignalMessage::Deliver(_)) => {
+                self.number(0, true);
+                self.out[0][1].len() <= taken as usize
+            }
+            Ok(SignalMessage::Carried(settled)) => self.out[1][0].remove(&settled.number),
+            Ok(SignalMessage::Delivered(settled)) => self.out[1][1].remove(&settled.number),
+            Err(_) => return Some("no message"),
+        };
+        (!right).then_some("a signal without a permit, or an answer without a signal")
+    }
+
+    fn left(&mut self, frame: &Frame) {
+        match frame.decode() {
+            Ok(SignalMessage::Carry(_)) => self.number(1, false),
+            Ok(SignalMessage::Deliver(_)) => self.number(1, true),
+            Ok(SignalMessage::Carried(settled)) => drop(self.out[0][0].remove(&settled.number)),
+            Ok(SignalMessage::Delivered(settled)) => drop(self.out[0][1].remove(&settled.number)),
+            Err(_) => {}
+        }
     }
 }
 

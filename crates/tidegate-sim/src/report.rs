@@ -16,6 +16,7 @@ pub(crate) struct Measured {
     pub(crate) wall: Duration,
     pub(crate) events: u64,
     pub(crate) frames: u64,
+    pub(crate) signals: u64,
     pub(crate) frame_bytes: u64,
     pub(crate) useful_bytes: u64,
     items: Vec<Arrival>,
@@ -104,6 +105,8 @@ pub struct Report {
     pub events: u64,
     /// Frames that nodes sent.
     pub frames: u64,
+    /// Signals that were carried to where they were meant for.
+    pub signals: u64,
     /// Bytes of those frames.
     pub frame_bytes: u64,
     /// Bytes of items, once for each node that got them from another.
@@ -148,6 +151,7 @@ impl Report {
             wall: measured.wall,
             events: measured.events,
             frames: measured.frames,
+            signals: measured.signals,
             frame_bytes: measured.frame_bytes,
             useful_bytes: measured.useful_bytes,
             worst_case_core_bytes: hosts[0].node.config().worst_case_core_bytes(),
@@ -182,6 +186,7 @@ impl fmt::Display for Report {
         writeln!(f, "wall time         {seconds:.1} s ({speed:.1} virtual seconds a second)")?;
         let rate = self.frames as f64 / seconds;
         writeln!(f, "frames            {} ({rate:.0} a second)", self.frames)?;
+        writeln!(f, "signals           {}", self.signals)?;
         writeln!(f, "tip               height {}", self.height)?;
         for (name, items) in &self.items {
             writeln!(f, "pool {name:<12} {items} items")?;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidegate_ledger::{Genesis, Ledger, LedgerRules, Saved};
+use tidegate_ledger::{Ledger, LedgerRules};
 use tidegate_proto::Time;
 use tidegate_proto::id::{
     Address, BlockId, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Ticket,
@@ -22,7 +22,8 @@ use tidegate_proto::wire::{Binding, Frame};
 use crate::checkers::{self, Broken};
 use crate::entropy::Entropy;
 use crate::faults::{self, Fault};
-use crate::host::{Good, Host, Setup, account_key, node_key};
+use crate::genesis::{SLOT, first_ledger, spread};
+use crate::host::{Good, Host, Setup};
 use crate::hostile::Hostile;
 use crate::network::{Network, Release};
 use crate::permits::Permits;
@@ -32,9 +33,10 @@ use crate::scenario::Scenario;
 
 mod attack;
 mod churn;
+mod signals;
 
-/// A slot of the simulated ledger.
-const SLOT: Duration = Duration::from_secs(1);
+use signals::Signals;
+
 /// How often the checkers look.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How long a prover works on a job.
@@ -67,6 +69,7 @@ pub struct World {
     produced: BTreeMap<BlockId, (usize, Time)>,
     /// Nodes that read nothing before then.
     deaf: BTreeMap<usize, Time>,
+    signals: Signals,
     hostile: BTreeMap<usize, Hostile>,
     /// Counted only where somebody is hostile.
     permits: Permits,
@@ -92,6 +95,7 @@ enum Happening {
     Slot(u64),
     Prove(usize, tidegate_ledger::JobId),
     Load,
+    Signal,
     Dial(usize),
     Fault(Fault),
     Attack(usize),
@@ -129,6 +133,7 @@ impl World {
         let links = if scenario.discovery { scenario.nodes * scenario.dials } else { pairs.len() };
         let plan = entropy.part("faults", |entropy| Plan::draw(&scenario, links, entropy));
         let pair_index = pairs.iter().enumerate().map(|(n, pair)| (pair.ends, n)).collect();
+        let signals = Signals::new(entropy.clone().rest("signals"));
         let hostile = scenario.faults.hostile_nodes.iter();
         let hostile = hostile.map(|node| (*node, Hostile::default())).collect();
         let mut world = Self {
@@ -151,6 +156,7 @@ impl World {
             published: BTreeMap::new(),
             produced: BTreeMap::new(),
             deaf: BTreeMap::new(),
+            signals,
             hostile,
             permits: Permits::default(),
             broken: None,
@@ -176,6 +182,7 @@ impl World {
             self.at(at, Happening::Fault(fault));
         }
         self.begin_attacks();
+        self.begin_signals();
         self.at(Time::ZERO + SLOT, Happening::Slot(1));
         self.at(Time::ZERO + Duration::from_secs(1), Happening::Load);
         self.at(Time::ZERO + CHECK_EVERY, Happening::Check);
@@ -191,7 +198,8 @@ impl World {
                 break Some(broken);
             }
             if self.now >= end {
-                break checkers::at_the_end(&self.scenario, &self.hosts, self.names()).err();
+                let equal = checkers::at_the_end(&self.scenario, &self.hosts, self.names());
+                break equal.and_then(|()| self.all_signals_are_known()).err();
             }
         };
         self.measured.wall = started.elapsed();
@@ -226,6 +234,7 @@ impl World {
             Happening::Slot(slot) => self.slot(slot),
             Happening::Prove(node, job) => self.prove(node, job),
             Happening::Load => self.load(),
+            Happening::Signal => self.say(),
             Happening::Dial(pair) => self.dial_pair(pair),
             Happening::Fault(fault) => self.fault(fault),
             Happening::Attack(node) => self.attack(node),
@@ -569,6 +578,8 @@ impl World {
                     self.hosts[node].command(self.now, command);
                 }
                 Output::Store { request, write } => self.keep(node, request, write),
+                Output::Signal { via, from, payload } => self.signal(node, [via, from], &payload),
+                Output::Signaled { id, .. } => self.signaled(node, id),
                 // In a network that is wired records mean nothing; answers to `publish` nowhere.
                 Output::Sign { .. } | Output::Published { .. } => {}
                 output => panic!("the world does not know {output:?}"),
@@ -725,36 +736,6 @@ impl Plan {
         });
         let cut_off = cut.map(|node| node as usize).collect();
         Self { faults, cut_off }
-    }
-}
-
-/// Whether `index` is one of `some`, spread evenly over `all`.
-fn spread(index: usize, some: usize, all: usize) -> bool {
-    (index + 1) * some / all > index * some / all
-}
-
-/// The ledger that every node of a scenario begins with.
-pub(crate) fn first_ledger(scenario: &Scenario) -> Ledger {
-    let genesis = genesis(scenario);
-    let ledger = match scenario.store {
-        true => Ledger::restore(genesis, Saved::default()).ok(),
-        false => Ledger::new(genesis).ok(),
-    };
-    ledger.expect("its keys are those of the nodes")
-}
-
-fn genesis(scenario: &Scenario) -> Genesis {
-    let hex_of = |key: &tidegate_ledger::SigningKey| hex::encode(tidegate_ledger::account(key).0);
-    let producers = (0..scenario.nodes).filter(|i| spread(*i, scenario.producers, scenario.nodes));
-    let accounts = (0..scenario.nodes)
-        .flat_map(|node| (0..scenario.load.accounts).map(move |n| account_key(node, n)));
-    Genesis {
-        name: "simulation".into(),
-        start_ms: 0,
-        slot_ms: SLOT.as_millis() as u64,
-        producers: producers.map(|index| hex_of(&node_key(index))).collect(),
-        accounts: accounts.map(|key| (hex_of(&key), 1_000_000)).collect(),
-        work: scenario.work,
     }
 }
 

@@ -386,6 +386,8 @@ impl Builder {
             self.config.peer_book = store.book()?;
             self.config.record_sequence = store.record_sequence(rt::unix_ms())?;
         }
+        self.config.takes_signals =
+            self.transports.iter().any(|transport| transport.takes_signals());
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| StartError::System(error.to_string()))?;
         let config = self.config.clone();
@@ -434,6 +436,7 @@ impl Builder {
             clock: Clock::start(),
             routes: BTreeMap::new(),
             dials: BTreeMap::new(),
+            signals: BTreeMap::new(),
             fates: BTreeMap::new(),
             requests: 0,
             leaving: None,

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidegate_proto::id::{ConnectionId, DialId, PoolIndex};
+use tidegate_proto::id::{ConnectionId, DialId, PoolIndex, SignalId};
 use tidegate_proto::io::{
     Admission, Block, Command, Connected, DialError, Direction, Event, Fate, Input, Output,
 };
@@ -32,7 +32,7 @@ use crate::reach::{Reach, accepted_at};
 use crate::rt::{self, Clock, Timer};
 #[cfg(feature = "store")]
 use crate::store::{FoundBlock, Keeper, StoreError};
-use crate::transport::{Dial, Happening, Traffic, Transport, from_core};
+use crate::transport::{Dial, Happening, Signal, Traffic, Transport, from_core};
 use crate::validator::{Answer, Workers};
 
 /// How long connections may take to say goodbye when the node shuts down.
@@ -138,6 +138,8 @@ pub(crate) struct Driver {
     pub(crate) routes: BTreeMap<ConnectionId, usize>,
     /// Which transport each dial is of.
     pub(crate) dials: BTreeMap<DialId, usize>,
+    /// Which transport each signal is of, until it is known what became of it.
+    pub(crate) signals: BTreeMap<SignalId, usize>,
     pub(crate) fates: BTreeMap<u64, oneshot::Sender<Fate>>,
     pub(crate) requests: u64,
     pub(crate) leaving: Option<Leaving>,
@@ -355,6 +357,9 @@ impl Driver {
             Input::DialFailed { dial, .. } => {
                 self.dials.remove(dial);
             }
+            Input::Signal { id, .. } => {
+                self.signals.insert(*id, transport);
+            }
             _ => {}
         }
         self.input(input);
@@ -491,6 +496,17 @@ impl Driver {
             Output::Cancel { dial } => {
                 if let Some(at) = self.dials.remove(&dial) {
                     self.transports[at].cancel(dial);
+                }
+            }
+            Output::Signal { via, from, payload } => {
+                let signal = Signal::new(via, from, payload);
+                if !self.transports.iter_mut().any(|transport| transport.signal(&signal)) {
+                    tracing::debug!(%via, %from, "a signal that no transport knows");
+                }
+            }
+            Output::Signaled { id, result } => {
+                if let Some(at) = self.signals.remove(&id) {
+                    self.transports[at].signaled(id, result);
                 }
             }
             Output::Sign { request, payload } => {

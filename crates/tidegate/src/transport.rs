@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use multiaddr::{Multiaddr, Protocol};
-use tidegate_proto::id::{Address, ConnectionId, DialId, PeerId};
-use tidegate_proto::io::Input;
+use tidegate_proto::id::{Address, ConnectionId, DialId, PeerId, SignalId};
+use tidegate_proto::io::{Input, SignalError};
 use tidegate_proto::wire::Frame;
 use tidegate_proto::{Limits, MaybeSend};
 
@@ -101,6 +102,28 @@ impl Dial {
     }
 }
 
+/// What another node's transport says to one of its kind here, before the two have a connection.
+///
+/// Who made it must be proven by the payload itself, which the peer that carried it could read and change; and
+/// it may come twice. A payload should begin with something by which the transport knows its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Signal {
+    /// The peer that carried it. An answer may go by the same.
+    pub via: PeerId,
+    /// Whose it is, as that peer says.
+    pub from: PeerId,
+    /// What it says.
+    pub payload: Bytes,
+}
+
+impl Signal {
+    /// As it comes from the core.
+    pub fn new(via: PeerId, from: PeerId, payload: Bytes) -> Self {
+        Self { via, from, payload }
+    }
+}
+
 /// What a transport has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -169,6 +192,26 @@ pub trait Transport: MaybeSend + 'static {
 
     /// The next thing that happened.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Happening>;
+
+    /// Whether other nodes' transports of this kind may send it signals. While no transport of a node wants any,
+    /// its peers carry none to it.
+    fn takes_signals(&self) -> bool {
+        false
+    }
+
+    /// Another node's transport says something. Whether that was meant for this transport: if not, the next one is
+    /// asked. It is sent by anybody who has a peer in common with this node, so what is kept for it must be bounded.
+    ///
+    /// To say something itself a transport gives [`Input::Signal`], with a number from [`new_signal_id`].
+    fn signal(&mut self, signal: &Signal) -> bool {
+        let _ = signal;
+        false
+    }
+
+    /// What became of a signal of this transport. That another node has it is no answer yet.
+    fn signaled(&mut self, id: SignalId, result: Result<(), SignalError>) {
+        let _ = (id, result);
+    }
 
     /// Ends everything at once. When the future is done the system has back what the transport had of it:
     /// whoever comes next may listen at the same address. Nothing is called after this.
@@ -253,6 +296,12 @@ pub enum ListenError {
 pub fn new_connection_id() -> ConnectionId {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     ConnectionId(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A number for a new signal, which no other signal of this process has.
+pub fn new_signal_id() -> SignalId {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    SignalId(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// The core's form of an address.

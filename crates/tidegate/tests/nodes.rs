@@ -19,5 +19,6 @@ mod nodes {
     mod publishing;
     #[cfg(feature = "threads")]
     mod sharing;
+    mod signaling;
     mod staying;
 }

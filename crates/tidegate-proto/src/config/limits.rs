@@ -59,6 +59,15 @@ pub struct Limits {
     pub records_burst: u32,
     /// How long it then waits for each further time.
     pub records_interval: Duration,
+    /// Signals that a peer may have this node carry at a time. An offer and three candidates; 0 to carry none.
+    pub signals_carried: u32,
+    /// Signals that a peer may carry to this node and that it has not said it has taken.
+    pub signals_taken: u32,
+    /// How long a signal may wait at this node for its receiver. Of a dial's time it leaves the receiver enough for
+    /// an answer.
+    pub signal_patience: Duration,
+    /// How long a permit for a signal is held back when one peer has many of them.
+    pub signal_interval: Duration,
     /// How long a hello may take.
     pub handshake_timeout: Duration,
     /// How long the older of two connections has to answer before the newer replaces it.
@@ -151,6 +160,10 @@ impl Default for Limits {
             book_tried_buckets: 64,
             records_burst: 4,
             records_interval: Duration::from_secs(60),
+            signals_carried: 4,
+            signals_taken: 8,
+            signal_patience: Duration::from_secs(5),
+            signal_interval: Duration::from_millis(100),
             handshake_timeout: Duration::from_secs(5),
             duplicate_timeout: Duration::from_secs(2),
             ping_idle: Duration::from_secs(30),
@@ -197,6 +210,8 @@ impl Default for Limits {
 pub(super) const MOST: u32 = 1 << 30;
 /// The most connections of a kind: more than one machine serves.
 pub(super) const CONNECTIONS: u32 = 1 << 16;
+/// Signals of one peer: each is kept for seconds.
+const SIGNALS: u32 = 1 << 16;
 /// The most buckets of the address book: their numbers have 16 bits.
 const BUCKETS: u32 = 1 << 15;
 /// The longest time: nothing is waited for beyond a year.
@@ -244,6 +259,8 @@ impl Limits {
             ("book_new_buckets", self.book_new_buckets, BUCKETS),
             ("book_tried_buckets", self.book_tried_buckets, BUCKETS),
             ("records_burst", self.records_burst, MOST),
+            ("signals_carried", self.signals_carried, SIGNALS),
+            ("signals_taken", self.signals_taken, SIGNALS),
             ("bans", self.bans, MOST),
             ("held_back", self.held_back, MOST),
             ("fetch_bytes_link", self.fetch_bytes_link, MOST),
@@ -303,7 +320,7 @@ impl Limits {
     }
 
     /// All times with the shortest of each.
-    pub(super) fn shortest(&self) -> [(&'static str, Duration, Duration); 17] {
+    pub(super) fn shortest(&self) -> [(&'static str, Duration, Duration); 19] {
         [
             // Headers may follow each other at once.
             ("tip_interval", self.tip_interval, Duration::ZERO),
@@ -314,6 +331,8 @@ impl Limits {
             ("dial_interval", self.dial_interval, SHORTEST),
             ("feeler_interval", self.feeler_interval, SHORTEST),
             ("records_interval", self.records_interval, SHORTEST),
+            ("signal_patience", self.signal_patience, SHORTEST),
+            ("signal_interval", self.signal_interval, SHORTEST),
             ("handshake_timeout", self.handshake_timeout, SHORTEST),
             ("duplicate_timeout", self.duplicate_timeout, SHORTEST),
             ("ping_idle", self.ping_idle, SHORTEST),

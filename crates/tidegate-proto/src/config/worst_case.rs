@@ -2,7 +2,7 @@
 
 use super::{Config, PoolSpec};
 use crate::peers::book::{NEW_SLOTS, TRIED_SLOTS};
-use crate::wire::{MAX_BLOCK_ITEMS, MAX_FRAME, MAX_HEADER, MAX_WHOLE};
+use crate::wire::{MAX_BLOCK_ITEMS, MAX_FRAME, MAX_HEADER, MAX_SIGNAL, MAX_WHOLE};
 
 impl Config {
     /// What all peers together can make this node hold at most, in bytes.
@@ -33,7 +33,7 @@ impl Config {
         let peers = u64::from(limits.max_inbound) + u64::from(limits.max_outbound);
         let pools = self.pools.iter().map(|pool| self.pool_bytes(pool, peers)).sum::<u64>();
         let of_links = self.pools.iter().map(|pool| self.pool_link_bytes(pool)).sum::<u64>();
-        let per_peer = of_links + self.block_link_bytes() + LINK;
+        let per_peer = of_links + self.block_link_bytes() + self.signal_link_bytes() + LINK;
         peers
             .saturating_mul(per_peer)
             .saturating_add(pools)
@@ -82,6 +82,15 @@ impl Config {
         let pushed = u64::from(limits.block_grant.body_bytes) + 2 * MAX_HEADER as u64;
         let orphans = u64::from(limits.orphan_bytes) + u64::from(limits.ancestors) * ORPHAN;
         pushed + orphans + u64::from(limits.block_wants) * WANT + under_way(self.largest_item())
+    }
+
+    /// What one peer makes a node hold of signals: those it has carried, by what they cost beside their payload too,
+    /// and numbers of those that were carried to and from it.
+    fn signal_link_bytes(&self) -> u64 {
+        let limits = &self.limits;
+        let out = 2 * u64::from(crate::signal::MOST_OUT);
+        let permits = u64::from(limits.signals_carried) + u64::from(limits.signals_taken) + out;
+        u64::from(limits.signals_carried) * MAX_SIGNAL as u64 + permits * SIGNAL
     }
 
     fn pool_bytes(&self, pool: &PoolSpec, peers: u64) -> u64 {
@@ -156,6 +165,8 @@ pub(crate) const HEADER: u64 = 3 << 10;
 /// An item of a block, with its hashes.
 pub(crate) const BLOCK_ITEM: u64 = 288;
 const BAN: u64 = 96;
+/// A signal, beside its payload: where it comes from and goes to, and its numbers on both links.
+const SIGNAL: u64 = 512;
 /// Where peers see this node, eight addresses by 64 peers each, of whom each may have been asked, and 512 peers
 /// that are left alone.
 const SEEN_AT: u64 = 8 * 64 * (128 + 48) + 512 * BAN;
@@ -177,8 +188,8 @@ const QUIC_MOST: u64 = QUIC_HANDSHAKE + (4 << 10) + QUIC_WASTE + UNACKNOWLEDGED 
 /// What comes between two looks at all connections, at 50,000 packets a second, and first packets: 512 KiB
 /// in pieces of 25 bytes.
 const QUIC_ALL: u64 = (2 << 20) + 12 * FIRST_PACKETS as u64;
-/// Channels with fixed numbers, of blocks and of peers.
-const CHANNELS: u32 = 5;
+/// Channels with fixed numbers, of blocks, of peers and of signals.
+const CHANNELS: u32 = 6;
 /// Bytes of packets that quinn keeps of a stream although nothing of them is of use: 32 KiB in packets that
 /// count 256 bytes each, and cost 304; and a heap of theirs with twice as many places of 56 bytes.
 const QUIC_WASTE: u64 = 53 << 10;
@@ -202,12 +213,12 @@ fn under_way(max_item: u32) -> u64 {
 mod tests {
     use super::super::tests::config;
 
-    /// With 100 peers the defaults cost at most 480 MiB. PROTOCOL §4 has 256, without what peers can
+    /// With 100 peers the defaults cost at most 500 MiB. PROTOCOL §4 has 256, without what peers can
     /// make quinn keep.
     #[test]
-    fn defaults_with_three_pools_stay_below_480_mib() {
+    fn defaults_with_three_pools_stay_below_500_mib() {
         let worst = config(3).worst_case_bytes();
-        assert!(worst <= 480 << 20, "{} MiB", worst >> 20);
-        assert!(worst >= 400 << 20, "{} MiB: the limits could be wider", worst >> 20);
+        assert!(worst <= 500 << 20, "{} MiB", worst >> 20);
+        assert!(worst >= 420 << 20, "{} MiB: the limits could be wider", worst >> 20);
     }
 }

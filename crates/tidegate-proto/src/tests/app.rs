@@ -22,6 +22,7 @@ pub(super) fn config(n: u8) -> Config {
     config.genesis = Some(genesis());
     // Who is connected to whom is the test's business.
     config.outbound = 0;
+    config.takes_signals = true;
     let mut large = PoolSpec::new("large");
     large.max_item = 200_000;
     config.pools = vec![large, PoolSpec::new("small")];

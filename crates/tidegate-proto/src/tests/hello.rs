@@ -477,7 +477,7 @@ fn a_kind_of_channel_that_is_unknown_is_passed_over() {
     setup.roles = u32::MAX;
     script.send(CONTROL, &ControlMessage::Setup(setup));
     assert_eq!(script.accusation(), None);
-    assert_eq!(script.node.status().peers[0].channels.len(), 7);
+    assert_eq!(script.node.status().peers[0].channels.len(), 8);
     let admission = Admission::default();
     let (request, pool, body) = (1, SMALL, item(1, 100));
     script.command(Command::Publish { request, pool, body, admission });
@@ -640,7 +640,7 @@ fn an_instance_that_is_refused_keeps_its_number() {
     net.run_ms(500);
     let channels = &net.hosts[0].node.status().peers[0].channels;
     let numbers = channels.iter().map(|(number, _)| *number).collect::<Vec<_>>();
-    assert_eq!(numbers, [0, 1, 2, 16, 18, 19]);
+    assert_eq!(numbers, [0, 1, 2, 16, 18, 19, 20]);
     // And is told, or whoever publishes there would think that the other has it.
     let status = net.hosts[0].node.status();
     let large = net.hosts[0].node.config().pools[0].name.clone();

@@ -20,6 +20,7 @@ mod replacing;
 mod script;
 mod seconds;
 mod serving;
+mod signaling;
 mod storing;
 mod syncing;
 mod twisted;

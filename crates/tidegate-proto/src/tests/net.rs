@@ -8,10 +8,12 @@ use ed25519_dalek::{Signer as _, SigningKey};
 
 use super::app::{TestRules, config, facts};
 pub(super) use crate::Message;
-use crate::id::{Address, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Signature, Ticket};
+use crate::id::{
+    Address, ConnectionId, DialId, ItemId, PeerId, PoolIndex, SignalId, Signature, Ticket,
+};
 use crate::io::{
     Admission, Command, Connected, DialError, Direction, Event, Fate, Found, Input, Load, Output,
-    Path, Subject, TipChange, Verdict, Write,
+    Path, SignalError, Subject, TipChange, Verdict, Write,
 };
 use crate::wire::{Binding, Frame};
 use crate::{Config, Node, Time};
@@ -34,6 +36,9 @@ pub(super) struct Host {
     pub(super) disk: Disk,
     /// How often it was asked for something.
     pub(super) loads: usize,
+    /// What came for its transports, and what became of what they said.
+    pub(super) signals: Vec<(PeerId, PeerId, Bytes)>,
+    pub(super) signaled: BTreeMap<SignalId, Result<(), SignalError>>,
     executed: BTreeMap<crate::id::BlockId, Bytes>,
     requests: u64,
 }
@@ -119,6 +124,8 @@ impl Net {
             loads: 0,
             executed: BTreeMap::new(),
             requests: 0,
+            signals: Vec::new(),
+            signaled: BTreeMap::new(),
         };
         Self {
             now: Time::ZERO,
@@ -159,6 +166,10 @@ impl Net {
     pub(super) fn command(&mut self, n: usize, command: Command) {
         self.hosts[n].node.handle_command(self.now, command);
         self.drain(n);
+    }
+
+    pub(super) fn input(&mut self, n: usize, input: Input) {
+        self.later(Duration::ZERO, n, input);
     }
 
     pub(super) fn publish(&mut self, n: usize, pool: PoolIndex, body: &Bytes) -> Fate {
@@ -407,6 +418,10 @@ impl Net {
                 Output::Event(event) => self.hosts[n].events.push(event),
                 // Dials are answered at once here.
                 Output::Cancel { .. } => {}
+                Output::Signal { via, from, payload } => {
+                    self.hosts[n].signals.push((via, from, payload));
+                }
+                Output::Signaled { id, result } => drop(self.hosts[n].signaled.insert(id, result)),
                 Output::Load { request, what } => self.load(n, request, &what),
                 Output::Store { request, write } => self.store(n, request, write),
             }

@@ -7,10 +7,12 @@ use bytes::Bytes;
 
 use super::app::{TestRules, config};
 use crate::config::PoolSpec;
-use crate::id::{Address, ConnectionId, DialId, Digest, ItemId, PeerId, PoolIndex, Salt, Ticket};
+use crate::id::{
+    Address, ConnectionId, DialId, Digest, ItemId, PeerId, PoolIndex, Salt, SignalId, Ticket,
+};
 use crate::io::{
     Admission, Block, BlockItem, Command, Connected, Direction, Event, Fate, Input, Load, Output,
-    Subject, Verdict, Write,
+    SignalError, Subject, Verdict, Write,
 };
 use crate::rules::Rules;
 use crate::wire::{
@@ -27,6 +29,11 @@ pub(super) const BLOCK: u32 = 16;
 pub(super) const LARGE_POOL: u32 = 17;
 pub(super) const SMALL_POOL: u32 = 18;
 pub(super) const PEERS: u32 = 19;
+pub(super) const SIGNAL: u32 = 20;
+
+/// What the test's peers allow the node on the channel of signals.
+pub(super) const SIGNAL_GRANT: Grant =
+    Grant { announcements: 0, bodies: 2, body_bytes: 0, requests: 2, fetch_bytes: 0 };
 
 /// The identity that the test plays.
 pub(super) const PEER: PeerId = PeerId([9; 32]);
@@ -55,6 +62,9 @@ pub(super) struct Script {
     pub(super) loads: Vec<(u64, Load)>,
     pub(super) writes: Vec<(u64, Write)>,
     pub(super) fates: Vec<(u64, Fate)>,
+    /// What came for the node's transports, and what became of what they said.
+    pub(super) signals: Vec<(PeerId, PeerId, Bytes)>,
+    pub(super) signaled: Vec<(SignalId, Result<(), SignalError>)>,
     /// Who was expected at each dial.
     pub(super) dialed: Vec<Option<PeerId>>,
     /// Where the node sees this peer.
@@ -128,6 +138,16 @@ pub(super) fn setup_by(config: &Config, rules: &str) -> Setup {
         grant: crate::config::PEERS_GRANT,
         capacity: 0,
     });
+    offers.push(Offer {
+        kind: 6,
+        name: String::new(),
+        versions: vec![OfferedVersion {
+            number: 1,
+            rules: Digest(blake3::derive_key("tidegate 1 signal rules", b"")),
+        }],
+        grant: SIGNAL_GRANT,
+        capacity: 0,
+    });
     Setup { offers, roles: 0, record: None, observed: Address(Bytes::new()), salt: SALT }
 }
 
@@ -162,6 +182,8 @@ impl Script {
             loads: Vec::new(),
             writes: Vec::new(),
             fates: Vec::new(),
+            signals: Vec::new(),
+            signaled: Vec::new(),
             dialed: Vec::new(),
             seen_at: Address(Bytes::from_static(b"here")),
             signs: Vec::new(),
@@ -435,6 +457,8 @@ impl Script {
                 Output::Published { request, fate } => self.fates.push((request, fate)),
                 Output::Sign { request, payload } => self.signs.push((request, payload)),
                 Output::Cancel { dial } => self.cancelled.push(dial),
+                Output::Signal { via, from, payload } => self.signals.push((via, from, payload)),
+                Output::Signaled { id, result } => self.signaled.push((id, result)),
                 Output::Open { .. } => {}
             }
         }

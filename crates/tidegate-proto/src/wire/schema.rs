@@ -74,6 +74,9 @@ pub const MAX_HEADERS: usize = 256;
 /// Bytes of the largest item that any pool may allow.
 pub const MAX_ITEM: usize = 16777216;
 
+/// Bytes that a transport of one node may have for one of another in one message.
+pub const MAX_SIGNAL: usize = 4096;
+
 /// A peer's identity: its Ed25519 public key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PeerId(#[serde(with = "super::hex_array")] pub [u8; 32]);
@@ -215,6 +218,10 @@ impl Decode for Address {
 pub enum BindingKind {
     /// `EXPORTER`.
     Exporter = 0,
+    /// `FINGERPRINTS`.
+    Fingerprints = 1,
+    /// `CARRIER`.
+    Carrier = 2,
 }
 
 impl Encode for BindingKind {
@@ -228,8 +235,35 @@ impl Decode for BindingKind {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         match input.u32()? {
             0 => Ok(Self::Exporter),
+            1 => Ok(Self::Fingerprints),
+            2 => Ok(Self::Carrier),
             value => Err(DecodeError::UnknownValue { of: "BindingKind", value }),
         }
+    }
+}
+
+/// The certificates of a session, each as its SHA-256.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprints {
+    /// That of the end that dialed.
+    #[serde(with = "super::hex_array")]
+    pub dialer: [u8; 32],
+    /// That of the end that was dialed.
+    #[serde(with = "super::hex_array")]
+    pub listener: [u8; 32],
+}
+
+impl Encode for Fingerprints {
+    fn encode(&self, out: &mut Writer) {
+        out.fixed(&self.dialer);
+        out.fixed(&self.listener);
+    }
+}
+
+impl Decode for Fingerprints {
+    const MIN_SIZE: usize = 64;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { dialer: input.fixed()?, listener: input.fixed()? })
     }
 }
 
@@ -238,6 +272,10 @@ impl Decode for BindingKind {
 pub enum Binding {
     /// 32 bytes that both ends derive from the session's secrets (RFC 8446 section 7.5).
     Exporter(#[serde(with = "super::hex_array")] [u8; 32]),
+    /// For DTLS whose secrets cannot be had, as in browsers.
+    Fingerprints(Fingerprints),
+    /// For a carrier that proves both identities itself and shows nothing of its session: its name.
+    Carrier(String),
 }
 
 impl Encode for Binding {
@@ -247,15 +285,25 @@ impl Encode for Binding {
                 out.u32(0);
                 out.fixed(value);
             }
+            Self::Fingerprints(value) => {
+                out.u32(1);
+                value.encode(out);
+            }
+            Self::Carrier(value) => {
+                out.u32(2);
+                out.string(value, 32);
+            }
         }
     }
 }
 
 impl Decode for Binding {
-    const MIN_SIZE: usize = 36;
+    const MIN_SIZE: usize = 8;
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         match input.u32()? {
             0 => input.fixed().map(Self::Exporter),
+            1 => Fingerprints::decode(input).map(Self::Fingerprints),
+            2 => input.string(32).map(Self::Carrier),
             value => Err(DecodeError::UnknownValue { of: "Binding", value }),
         }
     }
@@ -287,7 +335,7 @@ impl Encode for Hello {
 }
 
 impl Decode for Hello {
-    const MIN_SIZE: usize = 84;
+    const MIN_SIZE: usize = 56;
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             versions: input.list(8)?,
@@ -2159,6 +2207,190 @@ impl Decode for RpcMessage {
             4 => input.opaque(34816).map(Self::Chunk),
             5 => RpcFailed::decode(input).map(Self::Failed),
             value => Err(DecodeError::UnknownValue { of: "RpcMessage", value }),
+        }
+    }
+}
+
+/// What became of a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum SignalFate {
+    /// `TAKEN`.
+    Taken = 0,
+    /// `NOT_CONNECTED`.
+    NotConnected = 1,
+    /// `UNWANTED`.
+    Unwanted = 2,
+    /// `BUSY`.
+    Busy = 3,
+}
+
+impl Encode for SignalFate {
+    fn encode(&self, out: &mut Writer) {
+        out.u32(*self as u32);
+    }
+}
+
+impl Decode for SignalFate {
+    const MIN_SIZE: usize = 4;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match input.u32()? {
+            0 => Ok(Self::Taken),
+            1 => Ok(Self::NotConnected),
+            2 => Ok(Self::Unwanted),
+            3 => Ok(Self::Busy),
+            value => Err(DecodeError::UnknownValue { of: "SignalFate", value }),
+        }
+    }
+}
+
+/// What is to be carried to a peer of the receiver, or to the receiver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carry {
+    /// Whom it is for.
+    pub to: PeerId,
+    /// What a transport has to say to one of its own kind.
+    #[serde(with = "super::hex_bytes")]
+    pub payload: Bytes,
+}
+
+impl Encode for Carry {
+    fn encode(&self, out: &mut Writer) {
+        self.to.encode(out);
+        out.opaque(&self.payload, 4096);
+    }
+}
+
+impl Decode for Carry {
+    const MIN_SIZE: usize = 36;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { to: PeerId::decode(input)?, payload: input.opaque(4096)? })
+    }
+}
+
+/// What is carried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// Who asked the sender to carry it.
+    pub from: PeerId,
+    /// As in the Carry.
+    #[serde(with = "super::hex_bytes")]
+    pub payload: Bytes,
+}
+
+impl Encode for Delivery {
+    fn encode(&self, out: &mut Writer) {
+        self.from.encode(out);
+        out.opaque(&self.payload, 4096);
+    }
+}
+
+impl Decode for Delivery {
+    const MIN_SIZE: usize = 36;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { from: PeerId::decode(input)?, payload: input.opaque(4096)? })
+    }
+}
+
+/// The answer to a Carry or a Delivery: its permit is back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// Which: they are numbered from 0 on each instance, in each direction, Carries and Deliveries apart.
+    pub number: u32,
+    /// What became of it.
+    pub fate: SignalFate,
+}
+
+impl Encode for Settled {
+    fn encode(&self, out: &mut Writer) {
+        out.u32(self.number);
+        self.fate.encode(out);
+    }
+}
+
+impl Decode for Settled {
+    const MIN_SIZE: usize = 8;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { number: input.u32()?, fate: SignalFate::decode(input)? })
+    }
+}
+
+/// Kinds of message of the channel signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum SignalKind {
+    /// `CARRY`.
+    Carry = 0,
+    /// `CARRIED`.
+    Carried = 1,
+    /// `DELIVER`.
+    Deliver = 2,
+    /// `DELIVERED`.
+    Delivered = 3,
+}
+
+impl Encode for SignalKind {
+    fn encode(&self, out: &mut Writer) {
+        out.u32(*self as u32);
+    }
+}
+
+impl Decode for SignalKind {
+    const MIN_SIZE: usize = 4;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match input.u32()? {
+            0 => Ok(Self::Carry),
+            1 => Ok(Self::Carried),
+            2 => Ok(Self::Deliver),
+            3 => Ok(Self::Delivered),
+            value => Err(DecodeError::UnknownValue { of: "SignalKind", value }),
+        }
+    }
+}
+
+/// A frame on the channel signal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SignalMessage {
+    /// `CARRY`.
+    Carry(Carry),
+    /// `CARRIED`.
+    Carried(Settled),
+    /// `DELIVER`.
+    Deliver(Delivery),
+    /// `DELIVERED`.
+    Delivered(Settled),
+}
+
+impl Encode for SignalMessage {
+    fn encode(&self, out: &mut Writer) {
+        match self {
+            Self::Carry(value) => {
+                out.u32(0);
+                value.encode(out);
+            }
+            Self::Carried(value) => {
+                out.u32(1);
+                value.encode(out);
+            }
+            Self::Deliver(value) => {
+                out.u32(2);
+                value.encode(out);
+            }
+            Self::Delivered(value) => {
+                out.u32(3);
+                value.encode(out);
+            }
+        }
+    }
+}
+
+impl Decode for SignalMessage {
+    const MIN_SIZE: usize = 12;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match input.u32()? {
+            0 => Carry::decode(input).map(Self::Carry),
+            1 => Settled::decode(input).map(Self::Carried),
+            2 => Delivery::decode(input).map(Self::Deliver),
+            3 => Settled::decode(input).map(Self::Delivered),
+            value => Err(DecodeError::UnknownValue { of: "SignalMessage", value }),
         }
     }
 }

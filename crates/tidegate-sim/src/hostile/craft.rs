@@ -9,11 +9,11 @@ use tidegate_proto::id::{BlockId, Digest, ItemId, NetworkId, PeerId, Salt, Signa
 use tidegate_proto::rules::Rules as _;
 use tidegate_proto::wire::{
     Address, Announcement, Answer, Binding, BlockBody, BlockFetch, BlockHeader, BlockIds,
-    BlockItem, BlockMessage, BlockPart, BlockWant, Body, BodyGroup, Chunked, Compact,
-    ControlMessage, Encode as _, Frame, Goodbye, Grant, Group, Held, Hello, ItemBody, NotHere,
-    PeerRecord, PeersMessage, PoolMessage, Prefilled, Raise, Refusal, Report, Return, RpcBlock,
-    RpcError, RpcFailed, RpcHeaders, RpcMessage, RpcRequest, RpcWant, Setup, TipMessage, TipSlot,
-    WantHeaders,
+    BlockItem, BlockMessage, BlockPart, BlockWant, Body, BodyGroup, Carry, Chunked, Compact,
+    ControlMessage, Delivery, Encode as _, Frame, Goodbye, Grant, Group, Held, Hello, ItemBody,
+    MAX_SIGNAL, NotHere, PeerRecord, PeersMessage, PoolMessage, Prefilled, Raise, Refusal, Report,
+    Return, RpcBlock, RpcError, RpcFailed, RpcHeaders, RpcMessage, RpcRequest, RpcWant, Settled,
+    Setup, SignalFate, SignalMessage, TipMessage, TipSlot, WantHeaders,
 };
 
 use super::{Hostile, Kind, number, pick};
@@ -30,6 +30,9 @@ const REPORTS: [Report; 6] = [
 const PARTS: [BlockPart; 4] =
     [BlockPart::Header, BlockPart::Compact, BlockPart::Ids, BlockPart::Items];
 const POOLS: [&str; 3] = ["transfers", "works", "others"];
+
+pub(super) const FATES: [SignalFate; 4] =
+    [SignalFate::Taken, SignalFate::NotConnected, SignalFate::Unwanted, SignalFate::Busy];
 
 fn pool_name(entropy: &mut Entropy) -> String {
     POOLS[entropy.below(3) as usize].to_owned()
@@ -65,6 +68,7 @@ impl Hostile {
             Kind::Pool => self.pool(entropy).to_frame(),
             Kind::Peers => peers(entropy).to_frame(),
             Kind::Rpc => self.rpc(entropy).to_frame(),
+            Kind::Signal => self.signal(entropy).to_frame(),
             _ => return None,
         };
         frame.ok()
@@ -250,6 +254,19 @@ impl Hostile {
             _ => None,
         }
         .unwrap_or_else(|| BlockId([entropy.byte(); 32]))
+    }
+
+    fn signal(&self, entropy: &mut Entropy) -> SignalMessage {
+        let peer = pick(&self.peers, entropy).unwrap_or_else(|| PeerId([entropy.byte(); 32]));
+        let payload = vec![entropy.byte(); entropy.below(MAX_SIGNAL as u64 + 1) as usize].into();
+        let number = recent(entropy) / 4;
+        let settled = Settled { number, fate: FATES[entropy.below(4) as usize] };
+        match entropy.below(4) {
+            0 => SignalMessage::Carry(Carry { to: peer, payload }),
+            1 => SignalMessage::Deliver(Delivery { from: peer, payload }),
+            2 => SignalMessage::Carried(settled),
+            _ => SignalMessage::Delivered(settled),
+        }
     }
 
     fn item(&self, entropy: &mut Entropy) -> Bytes {

@@ -5,12 +5,13 @@ use bytes::Bytes;
 use tidegate_ledger::Header;
 use tidegate_proto::id::{BlockId, Digest};
 use tidegate_proto::wire::{
-    Answer, BlockBody, BlockMessage, BlockPart, Body, Chunked, Compact, Encode as _, Frame, Group,
-    Held, NotHere, PeerRecord, PeersMessage, PoolMessage, RpcBlock, RpcFailed, RpcMessage,
-    TipMessage,
+    Answer, BlockBody, BlockMessage, BlockPart, Body, Carry, Chunked, Compact, Delivery,
+    Encode as _, Frame, Group, Held, MAX_SIGNAL, NotHere, PeerRecord, PeersMessage, PoolMessage,
+    RpcBlock, RpcFailed, RpcMessage, SignalMessage, TipMessage,
 };
 
 use super::Kind;
+use super::craft::FATES;
 use crate::entropy::Entropy;
 
 /// What leaves instead of a real frame, if something can be made of it.
@@ -21,6 +22,7 @@ pub(super) fn twisted(kind: Kind, frame: &Frame, entropy: &mut Entropy) -> Optio
         Kind::Tip => tip(frame.decode().ok()?, entropy)?.to_frame().ok(),
         Kind::Rpc => rpc(frame.decode().ok()?, entropy)?.to_frame().ok(),
         Kind::Peers => peers(frame.decode().ok()?, entropy)?.to_frame().ok(),
+        Kind::Signal => Some(signal(frame.decode().ok()?, entropy)).and_then(|m| m.to_frame().ok()),
         _ => None,
     }
 }
@@ -230,6 +232,27 @@ fn peers(message: PeersMessage, entropy: &mut Entropy) -> Option<PeersMessage> {
         PeersMessage::Reached(reached) => PeersMessage::Reached(!reached),
         PeersMessage::Ask | PeersMessage::Reach(_) => return None,
     })
+}
+
+/// Another receiver or asker, other words, another fate, or the answer to another.
+fn signal(mut message: SignalMessage, entropy: &mut Entropy) -> SignalMessage {
+    let (peer, payload) = match &mut message {
+        SignalMessage::Carry(Carry { to, payload }) => (to, payload),
+        SignalMessage::Deliver(Delivery { from, payload }) => (from, payload),
+        SignalMessage::Carried(settled) | SignalMessage::Delivered(settled) => {
+            match entropy.below(4) {
+                0 => settled.number ^= 1,
+                _ => settled.fate = FATES[entropy.below(4) as usize],
+            }
+            return message;
+        }
+    };
+    match entropy.below(3) {
+        0 => peer.0[0] ^= 1,
+        1 => *payload = vec![entropy.byte(); MAX_SIGNAL].into(),
+        _ => *payload = payload.slice(..payload.len() / 2),
+    }
+    message
 }
 
 #[cfg(test)]

@@ -1,0 +1,438 @@
+//! The channel of signals: what transports have to say to each other before they have a connection, by way of
+//! a peer of both (specification section 18).
+//!
+//! ```text
+//! A → R   Carry       for B; one permit of R
+//! R → B   Deliver     from A; one permit of B
+//! B → R   Delivered   B's permit is back
+//! R → A   Carried     R's permit is back, and what became of it
+//! ```
+//!
+//! A relay keeps what it carries until B answers or [`Limits::signal_patience`](crate::Limits::signal_patience) is
+//! over, and never more than it has given permits for. What a payload says is the transports' own business:
+//! nothing in here proves who made it, only who gave it to the relay, and that in the relay's words.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::channel::{Channel as ChannelTrait, Context, Kind};
+use crate::config::Config;
+use crate::id::{ConnectionId, Digest, PeerId};
+use crate::io::Output;
+use crate::link::Instance;
+use crate::permit::Terms;
+use crate::rules::Rules;
+use crate::time::{Pace, Time};
+use crate::violation::Violation;
+use crate::wire::{
+    Carry, Delivery, Grant, MAX_SIGNAL, Offer, OfferedVersion, Settled, SignalFate, SignalMessage,
+};
+
+mod numbered;
+mod own;
+mod waiting;
+
+use numbered::Numbered;
+use own::Own;
+pub(crate) use own::ask;
+use waiting::{Of, Waiting};
+
+/// Permits that go back at once; after them one each [`Limits::signal_interval`](crate::Limits::signal_interval). An
+/// offer, its answer and a few candidates of each of two connections.
+const BURST: u32 = 16;
+
+/// The most that this node has out at one peer of each kind, however many permits the peer gives: with a signal
+/// answered each 100 ms, more would only wait there.
+pub(crate) const MOST_OUT: u32 = 16;
+
+/// What is carried, for whom, and what this node has others carry.
+#[derive(Debug, Default)]
+pub(crate) struct Signals {
+    links: BTreeMap<ConnectionId, SignalLink>,
+    /// What waits for a permit, by receiver: of whichever connection to it comes first to have one.
+    waiting: BTreeMap<PeerId, Waiting>,
+    /// What this node wants to have carried, by relay.
+    own: BTreeMap<PeerId, VecDeque<Own>>,
+}
+
+/// What a peer asks of this node, and this node of the peer.
+#[derive(Debug)]
+struct SignalLink {
+    at: Instance,
+    /// What each may have outstanding at the other.
+    terms: Terms,
+    /// What the peer asked this node to carry, by number, until the answer leaves.
+    carries: BTreeMap<u32, Carrying>,
+    next_carry: u32,
+    answers: Pace,
+    /// For whom something was delivered to the peer last.
+    turn: Option<ConnectionId>,
+    /// What was delivered to the peer, unless its asker is gone or was answered.
+    deliveries: Numbered<Option<Of>>,
+    /// What the peer delivered, in the order in which its permits go back.
+    taken: VecDeque<u32>,
+    next_delivery: u32,
+    takes: Pace,
+    /// What this node has asked the peer to carry.
+    asked: Numbered<Own>,
+}
+
+/// A signal of a peer on its way through this node.
+#[derive(Debug)]
+struct Carrying {
+    to: PeerId,
+    /// Kept until it is settled: it may have to be delivered again, on another connection.
+    payload: Bytes,
+    until: Time,
+    stage: Stage,
+}
+
+/// What it waits for.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// For a permit of the receiver.
+    Waits,
+    /// For the receiver's answer, to what has this number on this connection.
+    Delivered(Of),
+    /// For its turn to be answered.
+    Settled(SignalFate),
+}
+
+impl SignalLink {
+    fn new(at: Instance, terms: Terms) -> Self {
+        Self {
+            at,
+            terms,
+            carries: BTreeMap::new(),
+            next_carry: 0,
+            answers: Pace::default(),
+            turn: None,
+            deliveries: Numbered::default(),
+            taken: VecDeque::new(),
+            next_delivery: 0,
+            takes: Pace::default(),
+            asked: Numbered::default(),
+        }
+    }
+}
+
+/// The newest connection to a peer on which there are signals, and which no other replaces.
+fn link_to(cx: &mut Context, peer: &PeerId) -> Option<Instance> {
+    cx.stats.worked(cx.signals.links.len() as u64);
+    let is = |link: &&SignalLink| cx.links.get(link.at.link).is_some_and(|l| l.peer == *peer);
+    let mut links = cx.signals.links.values().rev().filter(is).map(|link| link.at);
+    links.find(|at| !cx.control.is_replaced(at.link))
+}
+
+/// Whether there may soon be signals on a connection to a peer: of two connections the one that stays may be up
+/// after the other's end.
+fn is_coming(cx: &Context, peer: &PeerId) -> bool {
+    cx.links.iter().any(|(_, link)| link.peer == *peer && !link.up && link.ending().is_none())
+}
+
+fn peer_of(cx: &Context, connection: ConnectionId) -> Option<PeerId> {
+    cx.links.get(connection).map(|link| link.peer)
+}
+
+/// The channel of signals.
+pub(crate) struct Channel;
+
+impl ChannelTrait for Channel {
+    const NAME: &'static str = "signal";
+    const FIXED: Option<u32> = None;
+    const MAX_FRAME: usize = MAX_SIGNAL + 40;
+    type Message = SignalMessage;
+
+    fn offers(config: &Config, _: &dyn Rules) -> Vec<Offer> {
+        let limits = &config.limits;
+        let taken = if config.takes_signals { limits.signals_taken } else { 0 };
+        if limits.signals_carried == 0 && taken == 0 {
+            return Vec::new();
+        }
+        // R18.11
+        let rules = Digest(blake3::derive_key("tidegate 1 signal rules", b""));
+        vec![Offer {
+            kind: Kind::Signal.number(),
+            name: String::new(),
+            versions: vec![OfferedVersion { number: 1, rules }],
+            grant: Grant {
+                announcements: 0,
+                bodies: taken,
+                body_bytes: 0,
+                requests: limits.signals_carried,
+                fetch_bytes: 0,
+            },
+            capacity: 0,
+        }]
+    }
+
+    fn on_up(cx: &mut Context, at: Instance, terms: &Terms) {
+        cx.signals.links.insert(at.link, SignalLink::new(at, terms.clone()));
+        // For what could not leave on another connection to the peer.
+        cx.links.wake(at.link, at.slot);
+    }
+
+    fn on_down(cx: &mut Context, at: Instance) {
+        let Some(gone) = cx.signals.links.remove(&at.link) else { return };
+        for (number, carrying) in &gone.carries {
+            abandon(cx, (at.link, *number), &carrying.to, carrying.stage);
+        }
+        let Some(peer) = peer_of(cx, at.link) else { return };
+        let again = gone.deliveries.into_values().flatten();
+        let successor = link_to(cx, &peer);
+        if successor.is_some() || is_coming(cx, &peer) {
+            // What has not left, or was not answered, goes by that one.
+            again.for_each(|of| wait_again(cx, of));
+            own::ask_again(cx, peer, gone.asked.into_values());
+            if let Some(at) = successor {
+                cx.links.wake(at.link, at.slot);
+            }
+            return;
+        }
+        let waiting = cx.signals.waiting.remove(&peer).into_iter().flat_map(Waiting::into_all);
+        again.chain(waiting).for_each(|of| settle(cx, of, SignalFate::NotConnected));
+        let own = cx.signals.own.remove(&peer).into_iter().flatten();
+        own::lost(cx, gone.asked.into_values().chain(own));
+    }
+
+    fn was_asked(message: &SignalMessage) -> bool {
+        matches!(message, SignalMessage::Carried(_) | SignalMessage::Delivered(_))
+    }
+
+    fn on_message(cx: &mut Context, at: Instance, message: SignalMessage) -> Result<(), Violation> {
+        match message {
+            SignalMessage::Carry(carry) => on_carry(cx, at, carry),
+            SignalMessage::Carried(settled) => own::on_carried(cx, at, &settled),
+            SignalMessage::Deliver(delivery) => on_deliver(cx, at, delivery),
+            SignalMessage::Delivered(settled) => on_delivered(cx, at, &settled),
+        }
+    }
+
+    fn poll_message(cx: &mut Context, at: Instance) -> Option<SignalMessage> {
+        give_up(cx, at.link);
+        poll_answer(cx, at)
+            .or_else(|| poll_delivery(cx, at).map(SignalMessage::Deliver))
+            .or_else(|| own::poll(cx, at).map(SignalMessage::Carry))
+    }
+
+    fn deadline(cx: &Context, at: Instance) -> Option<Time> {
+        let link = cx.signals.links.get(&at.link)?;
+        let interval = cx.config.limits.signal_interval;
+        let carries = link.carries.values().map(|carrying| match carrying.stage {
+            Stage::Settled(_) => link.answers.next(BURST, interval),
+            Stage::Waits | Stage::Delivered(_) => carrying.until,
+        });
+        let taken = link.taken.front().map(|_| link.takes.next(BURST, interval));
+        carries.chain(taken).min()
+    }
+
+    fn awaited_since(cx: &Context, at: Instance) -> Option<Time> {
+        let link = cx.signals.links.get(&at.link)?;
+        link.deliveries.since().into_iter().chain(link.asked.since()).min()
+    }
+
+    fn is_owed(cx: &Context, at: Instance) -> bool {
+        let link = cx.signals.links.get(&at.link);
+        link.is_some_and(|link| !link.carries.is_empty() || !link.taken.is_empty())
+    }
+
+    fn due(cx: &Context, _: usize) -> Option<Time> {
+        own::due(cx)
+    }
+
+    fn expire(cx: &mut Context, _: usize) {
+        own::expire(cx);
+    }
+}
+
+/// The peer wants something carried.
+fn on_carry(cx: &mut Context, at: Instance, carry: Carry) -> Result<(), Violation> {
+    let link = cx.signals.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    // R18.1
+    if link.carries.len() >= link.terms.ours.requests as usize {
+        return Err(Violation::RequestPermit);
+    }
+    let number = link.next_carry;
+    link.next_carry = number.wrapping_add(1);
+    let until = cx.now + cx.config.limits.signal_patience;
+    let Carry { to, payload } = carry;
+    let stage = receive(cx, (at.link, number), to, &payload);
+    if let Some(link) = cx.signals.links.get_mut(&at.link) {
+        link.carries.insert(number, Carrying { to, payload, until, stage });
+        cx.links.wake(at.link, at.slot);
+    }
+    Ok(())
+}
+
+/// Finds out whether a signal can be delivered, and queues it.
+fn receive(cx: &mut Context, of: Of, to: PeerId, payload: &Bytes) -> Stage {
+    let Some(from) = peer_of(cx, of.0) else { return Stage::Settled(SignalFate::NotConnected) };
+    if to == cx.config.peer {
+        // R18.7
+        if !cx.config.takes_signals {
+            return Stage::Settled(SignalFate::Unwanted);
+        }
+        let payload = payload.clone();
+        cx.outputs.push_back(Output::Signal { via: from, from, payload });
+        return Stage::Settled(SignalFate::Taken);
+    }
+    let receiver = link_to(cx, &to).filter(|_| to != from);
+    let permits = receiver.and_then(|at| Some(cx.signals.links.get(&at.link)?.terms.theirs.bodies));
+    match permits {
+        Some(0) => return Stage::Settled(SignalFate::Unwanted),
+        None if to == from || !is_coming(cx, &to) => {
+            return Stage::Settled(SignalFate::NotConnected);
+        }
+        _ => {}
+    }
+    cx.signals.waiting.entry(to).or_default().push(of);
+    if let Some(at) = receiver {
+        cx.links.wake(at.link, at.slot);
+    }
+    Stage::Waits
+}
+
+/// A signal of a peer has to be delivered again.
+fn wait_again(cx: &mut Context, of: Of) {
+    let asker = cx.signals.links.get_mut(&of.0);
+    if let Some(carrying) = asker.and_then(|link| link.carries.get_mut(&of.1)) {
+        carrying.stage = Stage::Waits;
+        let to = carrying.to;
+        cx.signals.waiting.entry(to).or_default().push(of);
+    }
+}
+
+/// The peer carries something to this node.
+fn on_deliver(cx: &mut Context, at: Instance, delivery: Delivery) -> Result<(), Violation> {
+    let via = peer_of(cx, at.link).ok_or(Violation::UnknownChannel)?;
+    let link = cx.signals.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    // R18.2
+    if link.taken.len() >= link.terms.ours.bodies as usize {
+        return Err(Violation::BodyPermit);
+    }
+    link.taken.push_back(link.next_delivery);
+    link.next_delivery = link.next_delivery.wrapping_add(1);
+    let Delivery { from, payload } = delivery;
+    cx.outputs.push_back(Output::Signal { via, from, payload });
+    cx.links.wake(at.link, at.slot);
+    Ok(())
+}
+
+/// The peer has what was carried to it.
+fn on_delivered(cx: &mut Context, at: Instance, settled: &Settled) -> Result<(), Violation> {
+    let link = cx.signals.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    // R18.3
+    let of = link.deliveries.remove(settled.number).ok_or(Violation::Unasked)?;
+    cx.links.wake(at.link, at.slot);
+    if let Some(of) = of {
+        settle(cx, of, settled.fate);
+    }
+    Ok(())
+}
+
+/// It is known what became of a signal of a peer.
+fn settle(cx: &mut Context, of: Of, fate: SignalFate) {
+    let Some(link) = cx.signals.links.get_mut(&of.0) else { return };
+    if let Some(carrying) = link.carries.get_mut(&of.1) {
+        carrying.stage = Stage::Settled(fate);
+        carrying.payload = Bytes::new();
+        cx.links.wake(link.at.link, link.at.slot);
+    }
+}
+
+/// Nobody waits any more for what becomes of a signal of a peer.
+fn abandon(cx: &mut Context, of: Of, to: &PeerId, stage: Stage) {
+    match stage {
+        Stage::Waits => {
+            if let Some(waiting) = cx.signals.waiting.get_mut(to) {
+                waiting.remove(of);
+                forget_if_empty(cx, to);
+            }
+        }
+        Stage::Delivered((receiver, number)) => {
+            // Its permit is out until the receiver answers. R18.8
+            let receiver = cx.signals.links.get_mut(&receiver);
+            if let Some(waits) = receiver.and_then(|link| link.deliveries.get_mut(number)) {
+                *waits = None;
+            }
+        }
+        Stage::Settled(_) => {}
+    }
+}
+
+fn forget_if_empty(cx: &mut Context, receiver: &PeerId) {
+    if cx.signals.waiting.get(receiver).is_some_and(Waiting::is_empty) {
+        cx.signals.waiting.remove(receiver);
+    }
+}
+
+/// What a peer has waited for too long is answered. R18.4
+fn give_up(cx: &mut Context, asker: ConnectionId) {
+    let now = cx.now;
+    let Some(link) = cx.signals.links.get(&asker) else { return };
+    let is_late =
+        |carrying: &Carrying| carrying.until <= now && !matches!(carrying.stage, Stage::Settled(_));
+    let late = link.carries.iter().filter(|(_, carrying)| is_late(carrying));
+    let late = late.map(|(number, carrying)| (*number, carrying.to, carrying.stage));
+    for (number, to, stage) in late.collect::<Vec<_>>() {
+        abandon(cx, (asker, number), &to, stage);
+        settle(cx, (asker, number), SignalFate::Busy);
+    }
+}
+
+/// A permit that goes back to the peer, when it is time. R18.9
+fn poll_answer(cx: &mut Context, at: Instance) -> Option<SignalMessage> {
+    let (now, interval) = (cx.now, cx.config.limits.signal_interval);
+    let link = cx.signals.links.get_mut(&at.link)?;
+    let settled = link.carries.iter().find_map(|(number, carrying)| match carrying.stage {
+        Stage::Settled(fate) => Some(Settled { number: *number, fate }),
+        _ => None,
+    });
+    if let Some(settled) = settled
+        && link.answers.next(BURST, interval) <= now
+    {
+        link.answers.take(interval, now);
+        link.carries.remove(&settled.number);
+        return Some(SignalMessage::Carried(settled));
+    }
+    if link.takes.next(BURST, interval) <= now
+        && let Some(number) = link.taken.pop_front()
+    {
+        link.takes.take(interval, now);
+        return Some(SignalMessage::Delivered(Settled { number, fate: SignalFate::Taken }));
+    }
+    None
+}
+
+/// What another peer has for this one, if this one has a permit left for it. R18.2
+fn poll_delivery(cx: &mut Context, at: Instance) -> Option<Delivery> {
+    let receiver = peer_of(cx, at.link)?;
+    let link = cx.signals.links.get(&at.link)?;
+    let is_full = link.deliveries.len() >= link.terms.theirs.bodies.min(MOST_OUT) as usize;
+    if is_full || !cx.signals.waiting.contains_key(&receiver) || cx.control.is_replaced(at.link) {
+        return None;
+    }
+    let of = cx.signals.waiting.get_mut(&receiver)?.pop(link.turn)?;
+    forget_if_empty(cx, &receiver);
+    let from = peer_of(cx, of.0)?;
+    let link = cx.signals.links.get_mut(&at.link)?;
+    link.turn = Some(of.0);
+    let number = link.deliveries.push(Some(of), cx.now);
+    let carrying = cx.signals.links.get_mut(&of.0)?.carries.get_mut(&of.1)?;
+    carrying.stage = Stage::Delivered((at.link, number));
+    // R18.5
+    Some(Delivery { from, payload: carrying.payload.clone() })
+}
+
+#[cfg(test)]
+impl Signals {
+    /// Signals that are kept for others, and answers that are awaited.
+    pub(crate) fn open(&self) -> usize {
+        let of = |link: &SignalLink| {
+            link.carries.len() + link.taken.len() + link.deliveries.len() + link.asked.len()
+        };
+        let links: usize = self.links.values().map(of).sum();
+        links + self.waiting.len() + self.own.len()
+    }
+}

@@ -1,0 +1,136 @@
+//! What transports say to each other by way of common peers: nodes say something to some peer's peer now and
+//! then, and whatever arrives must have been said.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tidegate_proto::Time;
+use tidegate_proto::id::{PeerId, SignalId};
+use tidegate_proto::io::Input;
+
+use super::{Happening, SLOT, World};
+use crate::checkers::Broken;
+use crate::entropy::Entropy;
+
+/// What was said so far.
+pub(super) struct Signals {
+    /// Of its own, so that nothing else of a world depends on it.
+    entropy: Entropy,
+    /// By number: who said it to whom.
+    said: Vec<[PeerId; 2]>,
+    /// Those of which it is not known what became of them: which start of which node waits.
+    open: BTreeMap<SignalId, (usize, u32)>,
+}
+
+impl Signals {
+    pub(super) fn new(entropy: Entropy) -> Self {
+        Self { entropy, said: Vec::new(), open: BTreeMap::new() }
+    }
+}
+
+/// What is said under a number.
+fn payload(number: usize) -> Bytes {
+    let mut payload = vec![number as u8; number % 2048];
+    payload.splice(..0, (number as u64).to_be_bytes());
+    payload.into()
+}
+
+fn number(payload: &[u8]) -> Option<usize> {
+    let number = usize::try_from(u64::from_be_bytes(*payload.first_chunk()?)).ok()?;
+    (self::payload(number) == payload).then_some(number)
+}
+
+impl World {
+    pub(super) fn begin_signals(&mut self) {
+        if self.scenario.load.signals > 0 {
+            self.at(Time::ZERO + SLOT, Happening::Signal);
+        }
+    }
+
+    /// Some node has something to say to a peer of one of its peers, or to one that is none.
+    pub(super) fn say(&mut self) {
+        let rate = u32::try_from(self.scenario.load.signals).unwrap_or(u32::MAX);
+        let next = self.now + SLOT / rate;
+        if next < Time::ZERO + self.scenario.producers_stop_at() {
+            self.at(next, Happening::Signal);
+        }
+        let nodes = self.hosts.len() as u64;
+        let from = self.signals.entropy.below(nodes) as usize;
+        if !self.hosts[from].up || self.is_hostile(from) {
+            return;
+        }
+        let Some(via) = self.some_peer(from) else { return };
+        let relay = self.hosts.iter().position(|host| host.peer() == via);
+        let to = match self.signals.entropy.below(8) {
+            0 => Some(self.hosts[self.signals.entropy.below(nodes) as usize].peer()),
+            1 => Some(via),
+            _ => relay.and_then(|relay| self.some_peer(relay)),
+        };
+        let Some(to) = to else { return };
+        let (id, payload) =
+            (SignalId(self.signals.said.len() as u64), payload(self.signals.said.len()));
+        self.signals.said.push([self.hosts[from].peer(), to]);
+        self.signals.open.insert(id, (from, self.hosts[from].life));
+        self.hosts[from].input(self.now, Input::Signal { id, via, to, payload });
+        self.drain(from);
+    }
+
+    fn some_peer(&mut self, node: usize) -> Option<PeerId> {
+        let peers = self.hosts[node].node.status().peers;
+        let at = self.signals.entropy.below(peers.len().max(1) as u64) as usize;
+        peers.get(at)?.peer.parse().ok()
+    }
+
+    /// Something has been carried to a node: an honest relay and an honest asker say the truth.
+    pub(super) fn signal(&mut self, node: usize, [via, from]: [PeerId; 2], payload: &[u8]) {
+        self.measured.signals += 1;
+        let is_honest = |peer: PeerId| {
+            let mut hosts = self.hosts.iter().enumerate();
+            hosts.any(|(n, host)| host.peer() == peer && !self.is_hostile(n))
+        };
+        if self.is_hostile(node) || !is_honest(via) || !is_honest(from) {
+            return;
+        }
+        let said = number(payload).and_then(|number| self.signals.said.get(number));
+        if said != Some(&[from, self.hosts[node].peer()]) {
+            let what = format!("node {node} was carried what {from} has not said to it: {said:?}");
+            self.broken.get_or_insert_with(|| Broken::new(what));
+        }
+    }
+
+    /// A node is told what became of what it said.
+    pub(super) fn signaled(&mut self, node: usize, id: SignalId) {
+        let open = self.signals.open.remove(&id);
+        if open != Some((node, self.hosts[node].life)) {
+            let what = format!("node {node} was told what became of {id:?}: {open:?}");
+            self.broken.get_or_insert_with(|| Broken::new(what));
+        }
+    }
+
+    /// At the end of a world all is known of what was said; what a process that is gone said aside.
+    pub(super) fn all_signals_are_known(&self) -> Result<(), Broken> {
+        let mut open = self.signals.open.iter();
+        match open.find(|(_, (node, life))| self.hosts[*node].life == *life) {
+            Some((id, (node, _))) => {
+                Err(Broken::new(format!("node {node} does not know what became of {id:?}")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_tells_its_number_and_no_other() {
+        for n in [0, 1, 300, 5_000] {
+            assert_eq!(number(&payload(n)), Some(n));
+            let twisted = [&payload(n)[..], &[9]].concat();
+            assert_eq!(number(&twisted), None);
+        }
+        assert_eq!(number(&[0; 7]), None);
+        assert_eq!(number(&[255; 64]), None);
+    }
+}
