@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 
 use crate::measure::Plan;
-use crate::stack::{self, ALL, Stack};
+use crate::stack::Stack;
+use crate::stacks::{self, ALL};
 
 pub(crate) const USAGE: &str = "\
 usage: tidegate-bench [--quick] [--rounds N] [--only STACK]... [--out FOLDER]
@@ -48,7 +49,7 @@ pub(crate) fn parse(args: &[String]) -> Result<Task> {
 
 fn find(name: &str) -> Result<&'static dyn Stack> {
     let names = || ALL.iter().map(|stack| stack.name()).collect::<Vec<_>>().join(", ");
-    stack::find(name).with_context(|| format!("{name}: no such stack. There are {}", names()))
+    stacks::find(name).with_context(|| format!("{name}: no such stack. There are {}", names()))
 }
 
 fn options(words: &[&str]) -> Result<Options> {

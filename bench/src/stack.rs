@@ -6,31 +6,10 @@ use anyhow::Result;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use crate::stacks;
-
 pub(crate) type Doing<'a, T> = BoxFuture<'a, Result<T>>;
-
-/// Those that are compared, in the order of the table.
-pub(crate) static ALL: [&dyn Stack; 11] = [
-    &stacks::transport::Transport,
-    &stacks::node::PUSHED,
-    &stacks::node::ANNOUNCED,
-    &stacks::tip::Tip,
-    &stacks::quinn::SAME,
-    &stacks::quinn::DEFAULTS,
-    &stacks::libp2p::QUIC,
-    &stacks::libp2p::TCP,
-    &stacks::iroh::Iroh,
-    &stacks::commonware::COMMONWARE,
-    &stacks::tcp::Tcp,
-];
 
 /// The stack that all others are compared with.
 pub(crate) const REFERENCE: &str = "quinn";
-
-pub(crate) fn find(name: &str) -> Option<&'static dyn Stack> {
-    ALL.iter().copied().find(|stack| stack.name() == name)
-}
 
 /// What a stack's packets travel in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,17 +1,37 @@
 //! The stacks, one in each module.
 
-pub(crate) mod commonware;
-pub(crate) mod iroh;
-pub(crate) mod libp2p;
-pub(crate) mod node;
+mod commonware;
+mod iroh;
+mod libp2p;
+mod node;
 mod pipe;
-pub(crate) mod quinn;
-pub(crate) mod tcp;
-pub(crate) mod tip;
-mod tls;
-pub(crate) mod transport;
+mod quinn;
+mod tcp;
+mod tip;
+mod transport;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+
+use crate::stack::Stack;
+
+/// Those that are compared, in the order of the table.
+pub(crate) static ALL: [&dyn Stack; 11] = [
+    &transport::Transport,
+    &node::PUSHED,
+    &node::ANNOUNCED,
+    &tip::Tip,
+    &quinn::SAME,
+    &quinn::DEFAULTS,
+    &libp2p::QUIC,
+    &libp2p::TCP,
+    &iroh::Iroh,
+    &commonware::COMMONWARE,
+    &tcp::Tcp,
+];
+
+pub(crate) fn find(name: &str) -> Option<&'static dyn Stack> {
+    ALL.iter().copied().find(|stack| stack.name() == name)
+}
 
 /// Bytes of a request's head: the length of its body, and that of the answer.
 const HEAD: usize = 12;

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Endpoint, RecvStream, SendStream, TransportConfig, VarInt};
 use tidegate::Limits;
+use tidegate::transport::secure;
 
 use super::PIECE;
 use super::pipe::{Pipe, Piped, answer};
-use super::tls::Identity;
+use super::transport::identity;
 use crate::stack::{Carrier, Dialer, Doing, FIRST, Link, Stack, Target};
 
 pub(crate) struct Quinn {
@@ -63,8 +64,8 @@ impl Stack for Quinn {
 
     fn serve(&'static self) -> Doing<'static, Target> {
         Box::pin(async {
-            let identity = Identity::new(0)?;
-            let crypto = QuicServerConfig::try_from(identity.server()?)?;
+            let identity = identity(0);
+            let crypto = QuicServerConfig::try_from(secure::server(&identity)?)?;
             let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
             config.transport_config(self.transport()?);
             let endpoint = Endpoint::server(config, "127.0.0.1:0".parse()?)?;
@@ -78,13 +79,13 @@ impl Stack for Quinn {
                     });
                 }
             });
-            Ok(Target { socket, key: identity.name })
+            Ok(Target { socket, key: identity.peer_id().to_string() })
         })
     }
 
     fn dialer(&'static self, number: u64, target: Target) -> Doing<'static, Box<dyn Dialer>> {
         Box::pin(async move {
-            let tls = Identity::new(number + 1)?.client(&target.key)?;
+            let tls = secure::client(&identity(number + 1), Some(target.key.parse()?))?;
             let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
             config.transport_config(self.transport()?);
             let endpoint = Endpoint::client("127.0.0.1:0".parse()?)?;

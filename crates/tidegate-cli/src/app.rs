@@ -12,6 +12,9 @@ use tidegate_ledger::{
     WORKS, Work,
 };
 
+/// What the node calls itself.
+pub(crate) const CLIENT: &str = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
+
 /// How often the clock is looked at while the next slot is awaited.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
 

@@ -19,9 +19,6 @@ use crate::app::{self, App};
 use crate::settings::{self, ApiAddress, Origin, Settings};
 use crate::{code, init, keys};
 
-/// What the node calls itself.
-pub(crate) const CLIENT: &str = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
-
 /// How long a node that is to stop waits for its peers to take what was published here: it is asked to stop by
 /// those who kill it if it does not, and a store keeps the rest.
 const LAST_ITEMS: Duration = Duration::from_secs(1);
@@ -197,7 +194,7 @@ fn start(settings: &Settings, arguments: &Arguments) -> anyhow::Result<(Node, Ev
         .limits(limits)
         .outbound(settings.outbound.value)
         .workers(settings.workers.value)
-        .client(CLIENT);
+        .client(app::CLIENT);
     builder = pools().into_iter().fold(builder, Builder::pool);
     builder = match settings.listen.origin {
         // A machine may be without IPv6.

@@ -1,11 +1,15 @@
 //! Block headers.
 
 use bytes::Bytes;
-use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::SigningKey;
 use tidegate_proto::id::{BlockId, Digest, NetworkId};
 use tidegate_proto::rules::HeaderFacts;
 
 use crate::layout::{number, take};
+use crate::signed;
+
+/// What its signature is of.
+const SIGNED: &str = "tidegate ledger header 1";
 
 /// Transfers in one block.
 pub const MAX_TRANSFERS: usize = 512;
@@ -36,15 +40,8 @@ pub struct Header {
 impl Header {
     /// Signs the header.
     pub fn sign(mut self, network: &NetworkId, key: &SigningKey) -> Self {
-        self.signature = key.sign(&self.signed(network)).to_bytes();
+        self.signature = signed::sign(SIGNED, network, &self.to_bytes()[..148], key);
         self
-    }
-
-    fn signed(&self, network: &NetworkId) -> Vec<u8> {
-        let mut bytes = b"tidegate ledger header 1".to_vec();
-        bytes.extend(network.0);
-        bytes.extend(&self.to_bytes()[..148]);
-        bytes
     }
 
     /// Its 212 bytes.
@@ -96,8 +93,8 @@ impl Header {
 
     /// Whether the producer signed it, for this network.
     pub fn is_signed(&self, network: &NetworkId) -> bool {
-        let Ok(key) = VerifyingKey::from_bytes(&self.producer) else { return false };
-        key.verify_strict(&self.signed(network), &self.signature.into()).is_ok()
+        let by = (&self.producer, &self.signature);
+        signed::is_signed(SIGNED, network, &self.to_bytes()[..148], by)
     }
 }
 

@@ -8,7 +8,7 @@ use tidegate_proto::merkle;
 
 use crate::block::Header;
 use crate::state::State;
-use crate::work::MAX_WEIGHT;
+use crate::work::{MAX_WEIGHT, WorkRules};
 
 /// What a network begins with. Its hash is the network's id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,27 +26,6 @@ pub struct Genesis {
     pub accounts: BTreeMap<String, u64>,
     /// Jobs and their proofs.
     pub work: WorkRules,
-}
-
-/// What jobs there are, and what their proofs must be like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WorkRules {
-    /// Jobs that each block creates.
-    pub jobs_per_block: u32,
-    /// Open jobs at most; the oldest expire.
-    pub max_jobs: u32,
-    /// Zero bits that the puzzle's hash must begin with.
-    pub difficulty: u32,
-    /// Bytes of a proof beside its 80 bytes of facts.
-    pub weight: u32,
-}
-
-impl Default for WorkRules {
-    /// Two jobs a block, proofs of 16 KiB that take about 4,000 hashes (a millisecond).
-    fn default() -> Self {
-        Self { jobs_per_block: 2, max_jobs: 256, difficulty: 12, weight: 16 << 10 }
-    }
 }
 
 /// The longest slot: a day.

@@ -10,12 +10,12 @@ use tidegate_proto::merkle;
 use tidegate_proto::rules::{Account, ChainLink, Rules as _};
 
 use crate::block::{Header, MAX_TRANSFERS, MAX_WORKS};
-use crate::genesis::{Genesis, GenesisError, WorkRules};
+use crate::genesis::{Genesis, GenesisError};
 use crate::rules::{self, LedgerRules, TRANSFERS, WORKS};
 use crate::saved;
-use crate::state::{AccountState, JobId, State, StateError, Undo};
+use crate::state::{AccountState, State, StateError, Undo};
 use crate::transfer::{NONCE_WINDOW, Transfer};
-use crate::work::Work;
+use crate::work::{JobId, Work, WorkRules};
 
 /// Blocks that can be undone: as deep as a re-org may go.
 pub(crate) const UNDO_DEPTH: u64 = 64;

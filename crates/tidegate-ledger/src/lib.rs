@@ -15,18 +15,19 @@ mod genesis;
 mod ledger;
 mod rules;
 mod saved;
+mod signed;
 mod state;
 mod transfer;
 mod work;
 
 pub use block::{Header, MAX_TRANSFERS, MAX_WORKS};
-pub use genesis::{Genesis, GenesisError, WorkRules};
+pub use genesis::{Genesis, GenesisError};
 pub use ledger::{Checked, Checker, Judgement, Ledger};
 pub use rules::{LedgerRules, TRANSFERS, WORKS, pools};
 pub use saved::{RestoreError, Saved};
-pub use state::{AccountState, JobId};
+pub use state::AccountState;
 pub use transfer::{NONCE_WINDOW, Transfer};
-pub use work::{MAX_WEIGHT, Work};
+pub use work::{JobId, MAX_WEIGHT, Work, WorkRules};
 
 /// The key of an account, a producer or a prover.
 pub use ed25519_dalek::SigningKey;

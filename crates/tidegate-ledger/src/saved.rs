@@ -15,7 +15,8 @@ use crate::block::Header;
 use crate::genesis::{Genesis, GenesisError};
 use crate::layout::{number, take};
 use crate::ledger::Ledger;
-use crate::state::{AccountState, JobId, State, Undo};
+use crate::state::{AccountState, State, Undo};
+use crate::work::JobId;
 
 /// What a store has of a ledger.
 #[derive(Clone, Debug, Default)]

@@ -9,15 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use tidegate_proto::id::{AccountId, BlockId, Digest};
 
-use crate::genesis::WorkRules;
 use crate::transfer::Transfer;
+use crate::work::{JobId, WorkRules};
 
 const BUCKETS: usize = 4096;
 const GROUP: usize = 64;
-
-/// A job that a block created.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct JobId(pub [u8; 32]);
 
 /// An account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

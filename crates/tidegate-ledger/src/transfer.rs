@@ -1,10 +1,14 @@
 //! Transfers: signed, numbered, and paid for.
 
 use bytes::Bytes;
-use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::SigningKey;
 use tidegate_proto::id::{AccountId, ItemId, NetworkId};
 
 use crate::layout::{number, take};
+use crate::signed;
+
+/// What its signature is of.
+const SIGNED: &str = "tidegate ledger transfer 1";
 
 /// How far ahead of its account a transfer's nonce may be. Enough for a busy sender's next few
 /// blocks, and few enough to rank quickly.
@@ -39,15 +43,8 @@ impl Transfer {
     ) -> Self {
         let from = crate::account(key);
         let mut transfer = Self { from, to, amount, fee, nonce, signature: [0; 64] };
-        transfer.signature = key.sign(&transfer.signed(network)).to_bytes();
+        transfer.signature = signed::sign(SIGNED, network, &transfer.to_bytes()[..88], key);
         transfer
-    }
-
-    fn signed(&self, network: &NetworkId) -> Vec<u8> {
-        let mut bytes = b"tidegate ledger transfer 1".to_vec();
-        bytes.extend(network.0);
-        bytes.extend(&self.to_bytes()[..88]);
-        bytes
     }
 
     /// Bytes of every transfer.
@@ -89,8 +86,8 @@ impl Transfer {
 
     /// Whether the sender signed it, for this network. This is the expensive part of checking.
     pub fn is_signed(&self, network: &NetworkId) -> bool {
-        let Ok(key) = VerifyingKey::from_bytes(&self.from.0) else { return false };
-        key.verify_strict(&self.signed(network), &self.signature.into()).is_ok()
+        let by = (&self.from.0, &self.signature);
+        signed::is_signed(SIGNED, network, &self.to_bytes()[..88], by)
     }
 }
 

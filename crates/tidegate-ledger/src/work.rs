@@ -4,14 +4,39 @@
 //! cannot be made without the work, and it can be made to weigh what a SNARK weighs.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tidegate_proto::id::{AccountId, ItemId};
 
 use crate::layout::{number, take};
-use crate::state::JobId;
 
 /// Bytes of the heaviest proof: more than the two SNARKs of a job of Mina's weigh, and more than a frame
 /// holds, so that a network of this ledger can have items that come in chunks.
 pub const MAX_WEIGHT: u32 = 64 << 10;
+
+/// What jobs there are, and what their proofs must be like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkRules {
+    /// Jobs that each block creates.
+    pub jobs_per_block: u32,
+    /// Open jobs at most; the oldest expire.
+    pub max_jobs: u32,
+    /// Zero bits that the puzzle's hash must begin with.
+    pub difficulty: u32,
+    /// Bytes of a proof beside its 80 bytes of facts.
+    pub weight: u32,
+}
+
+impl Default for WorkRules {
+    /// Two jobs a block, proofs of 16 KiB that take about 4,000 hashes (a millisecond).
+    fn default() -> Self {
+        Self { jobs_per_block: 2, max_jobs: 256, difficulty: 12, weight: 16 << 10 }
+    }
+}
+
+/// A job that a block created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct JobId(pub [u8; 32]);
 
 /// A proof that a job was done.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -54,7 +54,7 @@ pub(super) async fn status(State(api): State<Api>) -> Answer<Status> {
     };
     Ok(Json(Status {
         peer_id: api.node.peer_id().to_string(),
-        client: crate::run::CLIENT.to_owned(),
+        client: crate::app::CLIENT.to_owned(),
         network,
         network_id,
         addresses: api.node.addresses().iter().map(ToString::to_string).collect(),
