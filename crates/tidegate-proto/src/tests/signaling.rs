@@ -153,6 +153,37 @@ fn signals_arrive_once_while_a_connection_is_replaced() {
     }
 }
 
+/// A receiver that has just come back is as good as there, and so is a relay.
+#[test]
+fn a_signal_waits_for_a_connection_that_is_coming_up() {
+    for [dialer, listener] in [[RELAY, RECEIVER], [RECEIVER, RELAY]] {
+        let (mut fates, mut early) = (Vec::new(), [0; 2]);
+        for ms in 0..60 {
+            let mut net = chain();
+            net.reset(RELAY, RECEIVER);
+            net.run(Duration::from_secs(1));
+            net.connect(dialer, listener);
+            net.run_ms(ms);
+            // One arrives at the relay when it says another itself.
+            signal(&mut net, 1, [ASKER, RELAY, RECEIVER], &payload(1));
+            net.run_ms(7);
+            signal(&mut net, 2, [RELAY, RECEIVER, RECEIVER], &payload(2));
+            let is_up = net.hosts[RELAY].node.status().peers.len() == 2;
+            net.run(Duration::from_secs(5));
+            let fate = [(ASKER, 1), (RELAY, 2)].map(|(n, id)| net.hosts[n].signaled[&SignalId(id)]);
+            let taken = fate.iter().filter(|fate| fate.is_ok()).count();
+            assert_eq!(net.hosts[RECEIVER].signals.len(), taken, "{dialer}: {ms} ms");
+            early
+                .iter_mut()
+                .zip(fate)
+                .for_each(|(n, fate)| *n += usize::from(fate.is_ok() && !is_up));
+            fates.push(fate.map(|fate| fate.is_ok()));
+        }
+        assert!(fates.is_sorted(), "from the moment on at which it is coming: {fates:?}");
+        assert!(early.iter().all(|n| *n > 1), "{dialer}: {early:?}");
+    }
+}
+
 fn carry(to: PeerId) -> SignalMessage {
     SignalMessage::Carry(Carry { to, payload: payload(7) })
 }
