@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_faulty_flag() {
         for (line, wrong) in [
             ("--rounds many", "many"),
             ("--rounds 0", "0"),

@@ -154,14 +154,14 @@ MUST
     }
 
     #[test]
-    fn what_is_cited_in_code_and_test_is_fine() {
+    fn labels_cited_in_code_and_test_are_accepted() {
         let code = "a(); // R1.1: why, and R1.2.1.\n#[cfg(test)]\nmod tests {\n// R1.1\n}\n";
         let sources = [("crates/a/src/lib.rs", code), ("crates/a/tests/b.rs", "/// R1.2.1\n")];
         assert_eq!(compare(SPEC, sources.into_iter()), Ok(2));
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn missing_citations_are_named() {
         // Not in a comment; and a test item is not the test module.
         let code = "let r = \"R1.1\";\n#[cfg(test)]\nfn x() {}\n// R1.2.1\n// R9.9 RFC R1 R1.x";
         let errors = errors(SPEC, &[("crates/a/src/lib.rs", code)]);

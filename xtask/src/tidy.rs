@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_do_without_some_words() {
+    fn comments_with_refused_phrases_are_found() {
         // Without the slashes, or this file would be found out.
         for refused in ["Whether he is there.", "so many bytes", "Set anew."] {
             let slash = '/';
@@ -178,13 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn a_function_may_have_so_many_lines_and_no_more() {
+    fn functions_have_a_bounded_length() {
         assert_eq!(look(&function(FUNCTION)), Vec::<String>::new());
         assert_eq!(look(&function(FUNCTION + 1)).len(), 1);
     }
 
     #[test]
-    fn a_file_may_have_so_many_lines_before_its_tests() {
+    fn files_have_a_bounded_length_before_their_tests() {
         let tests = format!("#[cfg(test)]\n{}", "x\n".repeat(FILE));
         assert_eq!(look(&("x\n".repeat(FILE) + &tests)), Vec::<String>::new());
         assert_eq!(look(&("x\n".repeat(FILE + 1) + &tests)).len(), 1);

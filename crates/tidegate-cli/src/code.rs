@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn code_is_let_go_and_still_there() {
+    fn released_code_still_runs() {
         let before = resident();
         let_go();
         assert!(resident() < before, "{} KiB before, {} after", before, resident());
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn only_code_of_files_is_let_go() {
+    fn only_file_backed_code_is_released() {
         let mapped = |line: &str, anonymous: &str| {
             code(&format!("{line}\nSize: 4 kB\nAnonymous: {anonymous}\nSwap: 0 kB\nLocked: 0 kB\n"))
         };

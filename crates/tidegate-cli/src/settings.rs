@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_is_above_the_environment_and_that_above_the_file() {
+    fn flags_override_the_environment_which_overrides_the_file() {
         let none = Source::default();
         let cases = [
             ([&none, &none, &none], (8, Origin::Default)),
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_and_the_environment_say_what_is_wrong_in_one_line() {
+    fn errors_in_the_file_and_the_environment_fit_one_line() {
         let error = |text: &str| parse(text).unwrap_err().to_string();
         let unknown = error("outbound = 3\noutbond = 4\n");
         assert!(unknown.contains("line 2") && unknown.contains("outbond"), "{unknown}");
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_variable_is_noticed() {
+    fn misspelt_variables_are_reported() {
         let names =
             ["TIDEGATE_OUTBOUND", "TIDEGATE_OUTBUND", "TIDEGATE_LOG", "HOME", "TIDEGATE_API"];
         assert_eq!(unknown(names.map(str::to_owned).into_iter()), ["TIDEGATE_OUTBUND"]);
@@ -489,7 +489,7 @@ mod tests {
 
     /// Every key of the file is a flag and a variable, and is printed.
     #[test]
-    fn no_source_lacks_a_setting() {
+    fn every_setting_is_a_key_a_flag_and_a_variable() {
         use clap::Args as _;
         let settings = Settings::merge(
             Path::new("."),

@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_counts_is_on_the_screen() {
+    fn the_screen_shows_every_figure() {
         let start = Instant::now();
         let mut view = View::new(sample(1, 0, start));
         let mut terminal = Terminal::new(TestBackend::new(130, 30)).unwrap();

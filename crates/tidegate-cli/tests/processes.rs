@@ -65,7 +65,7 @@ fn random(n: u64, below: u64) -> u64 {
 }
 
 #[test]
-fn what_was_reported_survives_twenty_kills() {
+fn reported_blocks_and_items_survive_twenty_kills() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let (genesis, file) = network(folder, &["a", "b", "c"]);

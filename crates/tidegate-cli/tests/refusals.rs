@@ -54,7 +54,7 @@ fn ran(folder: &Path) -> Daemon {
 }
 
 #[test]
-fn what_is_no_configuration_is_refused() {
+fn invalid_configurations_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     ran(folder);
@@ -212,7 +212,7 @@ fn a_full_disk_is_told_and_loses_nothing() {
 
 /// A key was lost to a slip of the fingers.
 #[test]
-fn what_is_no_socket_is_not_removed_for_one() {
+fn a_file_that_is_no_socket_is_not_removed() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     ran(folder);

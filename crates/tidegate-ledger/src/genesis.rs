@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_an_end() {
+    fn numbers_are_bounded() {
         type Set = fn(&mut Genesis, u64);
         let numbers: [(&str, u64, Set); 4] = [
             ("slot_ms", MAX_SLOT_MS, |genesis, n| genesis.slot_ms = n),
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn errors_name_the_faulty_field() {
         let refused = |change: fn(&mut Genesis)| {
             let mut genesis = genesis();
             change(&mut genesis);

@@ -342,7 +342,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn errors_name_the_faulty_setting() {
         assert_eq!(config(MAX_POOLS).validate(), Ok(()));
         assert_eq!(config(33).validate(), Err(ConfigError::TooManyPools(33)));
         let with = |change: fn(&mut Config)| {
@@ -459,7 +459,7 @@ pub(crate) mod tests {
 
     /// `--max-inbound 4294967212` refused everybody: a sum had wrapped around.
     #[test]
-    fn every_number_and_time_has_an_end() {
+    fn every_number_and_duration_is_bounded() {
         let check = |limits| Config { limits, ..config(1) }.validate();
         let default = Limits::default();
         for (name, _, most) in default.most() {
@@ -482,7 +482,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn numbers_of_nodes_and_pools_have_an_end() {
+    fn numbers_of_peers_and_pools_are_bounded() {
         type Set = fn(&mut Config, u64);
         let numbers: [(&str, u64, Set); 10] = [
             ("workers", 1024, |config, n| config.workers = n as u32),

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_exceeds_the_limit_is_counted_in_its_place() {
+    fn dropped_events_are_counted_at_the_gap() {
         let mut queue = EventQueue::new(3);
         for height in 0..3 {
             queue.push(event(height));

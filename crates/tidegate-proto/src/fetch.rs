@@ -451,7 +451,7 @@ mod tests {
 
     /// Not before somebody was late, and not if it cannot be asked.
     #[test]
-    fn who_was_dialed_is_asked_first_when_somebody_was_late() {
+    fn dialed_peers_are_asked_first_after_a_timeout() {
         let (key, tag, priority, size) = (7, 0, 0, 100);
         let dialed = ConnectionId(9);
         let mut fetcher = Fetcher::new();
@@ -478,7 +478,7 @@ mod tests {
 
     /// One who was asked second, and failed, took the first's time away.
     #[test]
-    fn the_first_has_its_time_whatever_others_do() {
+    fn the_timeout_of_the_first_does_not_depend_on_others() {
         let mut fetcher = Fetcher::new();
         announce(&mut fetcher, (7, A, 0, 0, 100), None);
         announce(&mut fetcher, (7, B, 1, 0, 100), None);
@@ -493,7 +493,7 @@ mod tests {
 
     /// Who is late is waited for as long as nobody else could be asked.
     #[test]
-    fn who_is_alone_is_waited_for() {
+    fn the_only_candidate_is_waited_for() {
         let mut fetcher = Fetcher::new();
         announce(&mut fetcher, (7, A, 0, 0, 100), None);
         fetcher.next_for(A, |_, _| true, |_, _| (at(1_000), at(3_000))).unwrap();
@@ -583,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_goes_is_asked_no_more() {
+    fn closed_connections_are_not_asked() {
         let mut fetcher = Fetcher::new();
         announce(&mut fetcher, (10, A, 0, 0, 1), None);
         announce(&mut fetcher, (10, B, 0, 0, 1), None);
@@ -597,7 +597,7 @@ mod tests {
 
     /// What no permit pays for must not grow with what a peer names: it displaces its own.
     #[test]
-    fn a_link_has_so_many_wants_and_displaces_its_own() {
+    fn wants_of_a_connection_are_bounded_and_displace_its_own() {
         let mut fetcher = Fetcher::bounded(3);
         announce(&mut fetcher, (0, B, 0, 0, 1), None);
         for key in 0..3 {
@@ -645,7 +645,7 @@ mod tests {
     proptest! {
         /// Against a model that knows only who announced and who was asked.
         #[test]
-        fn nothing_is_asked_twice_or_forgotten(steps in prop::collection::vec(step(), 0..120)) {
+        fn keys_are_neither_asked_for_twice_nor_forgotten(steps in prop::collection::vec(step(), 0..120)) {
             let mut fetcher = Fetcher::new();
             // Per key: link → asked; and who is asked now, until when.
             let mut model: BTreeMap<u8, BTreeMap<ConnectionId, bool>> = BTreeMap::new();

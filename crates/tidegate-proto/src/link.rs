@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn who_causes_more_than_its_share_rests() {
+    fn connections_over_their_share_of_work_rest() {
         let at = |ms: u64| Time::from_micros(ms * 1000);
         let mut links = links();
         // 1,000 steps a second: a tenth of a second ahead is 100.
@@ -579,7 +579,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rest_has_an_end_whatever_it_is_for() {
+    fn rests_are_bounded() {
         let mut links = links();
         let now = Time::from_micros(1_000_000);
         links.worked(A, u64::MAX, 1, now);

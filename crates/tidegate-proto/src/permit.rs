@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_of_no_use_comes_back_slowly() {
+    fn permits_of_useless_messages_return_slowly() {
         let mut issuer = Issuer::new(Grant { announcements: 10, ..GRANT });
         let mut returns = Returns::default();
         use Report::{Duplicate, First, Ignored, Surplus};
@@ -535,7 +535,7 @@ mod tests {
 
     /// R6.2.4
     #[test]
-    fn a_number_that_is_out_is_not_used_again() {
+    fn outstanding_numbers_are_not_reused() {
         let mut issuer = Issuer::new(GRANT);
         let mut holder = Holder::new(GRANT);
         let mut returns = Returns::default();
@@ -556,7 +556,7 @@ mod tests {
 
     /// R5.5.5
     #[test]
-    fn what_is_owed_is_awaited_from_when_it_left() {
+    fn answers_are_awaited_from_the_time_of_sending() {
         let at = Time::from_micros;
         let mut holder = Holder::new(GRANT);
         assert_eq!(holder.awaited_since(), None);

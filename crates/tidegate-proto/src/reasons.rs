@@ -91,7 +91,7 @@ mod tests {
 
     /// It was `Remote(Violation(17))`.
     #[test]
-    fn who_is_sent_away_reads_why() {
+    fn reasons_for_disconnecting_are_readable() {
         let remote = Disconnect::Remote(Goodbye::Violation(17)).to_string();
         assert_eq!(remote, "the peer ended it: a violation, an item that proves misbehaviour");
         let unknown = Disconnect::Remote(Goodbye::Violation(999)).to_string();

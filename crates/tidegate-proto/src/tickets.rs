@@ -350,7 +350,7 @@ mod tests {
 
     /// R12.1
     #[test]
-    fn what_is_new_does_not_wait_for_a_backlog() {
+    fn new_items_do_not_wait_for_a_backlog() {
         let mut tickets = Tickets::new(4);
         for n in 0..4 {
             tickets.ask_item(ConnectionId(1), POOL, item(n), false);
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_withdrawn_is_not_asked() {
+    fn withdrawn_items_are_not_validated() {
         let mut tickets = Tickets::new(2);
         let other = PoolIndex(1);
         tickets.ask_item(ConnectionId(1), POOL, item(1), true);
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn with_one_worker_items_still_move() {
+    fn items_still_move_with_one_worker() {
         let mut tickets = Tickets::new(1);
         for n in 1..=3 {
             tickets.ask_item(ConnectionId(1), POOL, item(n), true);
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn without_blocks_items_go_on() {
+    fn items_go_on_without_blocks() {
         let mut tickets = Tickets::new(1);
         tickets.ask(Question::Header(BlockId([1; 32])));
         tickets.ask_item(ConnectionId(1), POOL, item(1), true);

@@ -362,7 +362,7 @@ const FLOODS: &[(&str, Flood)] = &[
 ];
 
 #[test]
-fn what_peers_name_does_not_pile_up() {
+fn state_named_by_peers_is_bounded() {
     for (name, flood) in FLOODS {
         for generous in [false, true] {
             let before = counting::held();

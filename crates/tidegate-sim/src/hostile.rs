@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_bytes_it_is_honest() {
+    fn hosts_without_random_bytes_are_honest() {
         let mut hostile = Hostile::default();
         let frame = ControlMessage::Ping(7).to_frame().unwrap();
         let mut entropy = Entropy::bytes(&[]);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn it_makes_messages_and_other_bytes_of_every_kind() {
+    fn attacks_include_messages_and_garbage_of_every_kind() {
         let mut hostile = Hostile::default();
         let header = TipMessage::Header(Bytes::from_static(b"header")).to_frame().unwrap();
         hostile.saw(1, &header);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_comes_twice() {
+    fn hostile_names_are_unique() {
         let mut hostile = Hostile::default();
         assert_ne!(hostile.new_name(), hostile.new_name());
         assert_eq!(hostile.names(), 2);

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_blocked_keeps_its_order() {
+    fn blocked_inputs_keep_their_order() {
         let mut network = Network::default();
         let id = network.connect([0, 1], Duration::ZERO, 0);
         let connection = network.get_mut(id).unwrap();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_read_waits() {
+    fn unread_frames_wait() {
         let mut network = Network::default();
         let id = network.connect([0, 1], Duration::ZERO, 0);
         let connection = network.get_mut(id).unwrap();

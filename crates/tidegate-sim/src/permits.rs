@@ -295,7 +295,7 @@ mod tests {
     const AT: (ConnectionId, usize) = (ConnectionId(1), 0);
 
     #[test]
-    fn one_too_many_must_end_the_connection() {
+    fn one_message_over_the_grant_must_end_the_connection() {
         let mut config = Config::new(PeerId([0; 32]), NetworkId([0; 32]));
         config.pools = tidegate_ledger::pools();
         let one = Announcement { id: 1, facts: 0 };

@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn errors_name_the_faulty_field() {
         let error = |text: &str| Scenario::from_toml(text).unwrap_err().to_string();
         assert!(error("nodes = 1").contains("between 2 and 100,000"));
         assert!(error("nods = 3").contains("nods"));

@@ -74,6 +74,6 @@ fn an_application_that_reads_no_events_misses_them() {
 }
 
 #[test]
-fn all_three_at_once() {
+fn stalls_of_all_three_kinds_at_once() {
     check("all", scenario().faults);
 }

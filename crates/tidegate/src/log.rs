@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_cause_has_so_many_lines_in_a_period() {
+    fn lines_of_a_cause_are_bounded_in_a_period() {
         let mut log = Log::default();
         let at = |seconds| Time::ZERO + Duration::from_secs(seconds);
         for _ in 0..LINES {

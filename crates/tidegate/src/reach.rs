@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_use_for_interfaces_does_not_look() {
+    fn interfaces_are_read_only_for_ip_transports() {
         let none: &[Box<dyn Transport>] = &[];
         let memory = "/memory/1".parse::<Multiaddr>().unwrap();
         assert_eq!(Reach::new(std::slice::from_ref(&memory), &[], none).next, None);

@@ -52,7 +52,7 @@ fn by<'a>(addresses: &'a [Multiaddr], first: &str) -> &'a Multiaddr {
 }
 
 #[tokio::test]
-async fn what_comes_by_one_transport_goes_on_by_another() {
+async fn items_cross_from_one_transport_to_another() {
     let folder = tempfile::tempdir().expect("a folder");
     let (middle, _events) = start(folder.path(), &["/unix/middle", "/ip4/127.0.0.1/udp/0/quic-v1"]);
     let (near, _near) = start(folder.path(), &[]);

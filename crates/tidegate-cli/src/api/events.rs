@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_comes_back_misses_nothing() {
+    async fn resumed_listeners_miss_no_event() {
         let log = log();
         let mut first = log.listen(None).unwrap();
         log.push(&tip(1));
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_comes_too_late_is_told() {
+    async fn late_listeners_are_told_how_many_events_they_missed() {
         let log = log();
         for height in 0..KEPT as u64 + 10 {
             log.push(&tip(height));
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_number_of_another_process_is_no_number() {
+    async fn event_ids_of_another_process_are_not_resumed() {
         let log = log();
         log.push(&tip(5));
         for last in ["ac-0", "nonsense", "ab-7", ""] {

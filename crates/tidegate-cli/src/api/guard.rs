@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn elsewhere_a_token_is_wanted() {
+    fn requests_from_elsewhere_need_a_token() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("api.token");
         let guard = Guard::new("0.0.0.0:80".parse().unwrap(), &file, false).unwrap();

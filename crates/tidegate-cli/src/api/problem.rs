@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_has_to_come_again_keeps_no_place() {
+    fn unavailable_responses_close_the_connection() {
         let closes =
             |problem: Problem| problem.into_response().headers().get(header::CONNECTION).cloned();
         assert_eq!(closes(Problem::unavailable("later")).unwrap(), "close");

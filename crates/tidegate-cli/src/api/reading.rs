@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_read_loses_its_place() {
+    async fn clients_that_do_not_read_are_disconnected() {
         let second = Duration::from_secs(1);
         assert_eq!(lasts(1, 3600 * second).await, BLOCKED);
         // A byte now and then is no reading: of each second, nearly all is gone.

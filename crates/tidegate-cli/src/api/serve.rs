@@ -171,7 +171,7 @@ mod tests {
 
     /// 16 clients whose network had gone kept all places for events for a quarter of an hour.
     #[tokio::test]
-    async fn who_is_lost_is_given_up() {
+    async fn lost_clients_time_out() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let connecting = tokio::net::TcpStream::connect(listener.local_addr().unwrap());
         let _client = connecting.await.unwrap();

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_others_got_counts() {
+    fn only_items_that_others_received_count() {
         let measures = Measures::default();
         let id = ItemId([1; 32]);
         measures.added(id, 1);

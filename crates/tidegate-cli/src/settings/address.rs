@@ -46,7 +46,7 @@ mod tests {
 
     /// It was `invalid multiaddr`, without a value or an example.
     #[test]
-    fn what_is_wrong_with_an_address_is_said() {
+    fn address_errors_name_the_value_and_an_example() {
         for (text, like) in [
             ("127.0.0.1:4001", "/ip4/127.0.0.1/udp/4001/quic-v1"),
             ("[2600::1]:9", "/ip6/2600::1/udp/9/quic-v1"),

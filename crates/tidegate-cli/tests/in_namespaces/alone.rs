@@ -33,7 +33,7 @@ fn sent(more: &str) -> u64 {
 }
 
 #[test]
-fn nobody_is_contacted_who_is_not_named() {
+fn only_named_hosts_are_contacted() {
     assert_eq!(sent(""), 0, "packets");
     // The same way of looking sees one who is named.
     assert!(sent("--bootstrap /ip4/192.0.2.1/udp/4001/quic-v1") > 0);

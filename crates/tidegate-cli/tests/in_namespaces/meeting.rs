@@ -57,7 +57,7 @@ fn by_ipv6_only() {
 }
 
 #[test]
-fn with_both() {
+fn dual_stack() {
     let both = |n| {
         vec![format!("192.168.7.{}/24 dev v{n}", n + 1), format!("2600:9:{n}::1/32 dev v{n} nodad")]
     };
@@ -67,7 +67,7 @@ fn with_both() {
 /// One with both families, one of each: who has one meets who has the other by nobody, and dials do not
 /// wait for addresses that lead nowhere.
 #[test]
-fn with_one_of_both() {
+fn dual_stack_meets_single_stack() {
     let some = |n| match n {
         0 => vec!["5.6.0.1/16 dev v0".to_owned(), "2600:9:0::1/32 dev v0 nodad".to_owned()],
         1 | 2 => vec![format!("5.6.{n}.1/16 dev v{n}"), format!("2600:9:{n}::1/32 dev v{n} nodad")],

@@ -29,7 +29,7 @@ fn hosts() -> Hosts {
 
 /// After two moves newcomers tried both old addresses first, and came to the node after a minute.
 #[test]
-fn who_moves_is_found_where_it_is() {
+fn a_moved_node_is_found_at_its_new_address() {
     let mut hosts = hosts();
     for (from, to) in [(2, 5), (5, 55)] {
         moves(&mut hosts, 1, from, to);
@@ -44,7 +44,7 @@ fn who_moves_is_found_where_it_is() {
 
 /// The number of the record started from zero, so everybody ignored the new address.
 #[test]
-fn who_lost_its_store_and_moved_is_found() {
+fn a_node_that_lost_its_store_and_moved_is_found() {
     let mut hosts = hosts();
     for _ in 0..3 {
         hosts.end(1, "TERM");
@@ -63,7 +63,7 @@ fn who_lost_its_store_and_moved_is_found() {
 
 /// A port at which nobody listens was told: that of the socket that dials where no listener reaches.
 #[test]
-fn only_listeners_are_told_of() {
+fn only_listening_ports_are_advertised() {
     let both =
         |n| vec![format!("5.6.{n}.1/16 dev v{n}"), format!("2600:9:{n}::1/32 dev v{n} nodad")];
     let mut hosts = Hosts::new(4, both);

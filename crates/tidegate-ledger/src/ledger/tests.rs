@@ -276,7 +276,7 @@ fn a_failed_move_to_a_fork_restores_the_old_chain() {
 }
 
 #[test]
-fn what_is_deep_is_forgotten() {
+fn deep_blocks_are_pruned() {
     let mut ledger = new(4);
     for slot in 1..400 {
         propose(&mut ledger, slot, &[]).unwrap();
@@ -364,7 +364,7 @@ fn a_ledger_goes_on_from_its_store() {
 }
 
 #[test]
-fn what_a_store_has_can_be_undone() {
+fn blocks_from_the_store_can_be_undone() {
     let (ledger, disk, _) = long(30);
     let mut other = kept();
     // Another chain from the genesis on, in later slots, one longer.

@@ -316,7 +316,7 @@ mod tests {
     use crate::id::Digest;
 
     #[test]
-    fn one_body_a_producer_and_slot() {
+    fn each_producer_and_slot_gets_one_body() {
         let mut pushed = Pushed::default();
         let facts = |block: u8, slot: u64| HeaderFacts {
             block: BlockId([block; 32]),

@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn one_liar_names_no_address() {
+    fn addresses_claimed_by_one_liar_are_not_advertised() {
         let mut reachable = behind(&[HOME]);
         for n in 0..100 {
             let by = at([20, 1, n, 1], 4001);
@@ -479,7 +479,7 @@ mod tests {
 
     /// After two moves newcomers tried both old addresses first, and came to the node after a minute.
     #[test]
-    fn who_moves_is_where_it_was_seen_last() {
+    fn a_moved_node_advertises_where_it_was_seen_last() {
         let mut reachable = behind(&[HOME]);
         let [old, new] = [at(PUBLIC, 4001), at([9, 9, 9, 9], 4001)];
         (1..=3).for_each(|n| seen(&mut reachable, n, &old, seconds(1)));
@@ -507,7 +507,7 @@ mod tests {
 
     /// After an hour nobody is told of it any more: nothing else had to happen, and nothing did.
     #[test]
-    fn what_nobody_sees_is_told_for_an_hour() {
+    fn unseen_addresses_are_advertised_for_an_hour() {
         let mut reachable = behind(&[HOME]);
         let public = at(PUBLIC, 4001);
         (1..=3).for_each(|n| seen(&mut reachable, n, &public, seconds(1)));
@@ -521,7 +521,7 @@ mod tests {
 
     /// Whoever was dialed first after a cut took away, with one word, what three had said.
     #[test]
-    fn one_peer_takes_no_address_away() {
+    fn an_address_is_not_withdrawn_on_the_word_of_one_peer() {
         let mut reachable = behind(&[HOME]);
         let [good, bad] = [at(PUBLIC, 4001), at([9, 9, 9, 9], 4001)];
         (1..=3).for_each(|n| seen(&mut reachable, n, &good, seconds(1)));

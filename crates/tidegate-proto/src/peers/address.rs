@@ -375,7 +375,7 @@ pub(crate) mod tests {
 
     /// Packets went to 224.0.0.1 because of a record.
     #[test]
-    fn nobody_is_at_multicast_and_reserved_addresses() {
+    fn multicast_and_reserved_addresses_are_unreachable() {
         let nowhere = [
             [0, 0, 0, 0],
             [0, 1, 2, 3],

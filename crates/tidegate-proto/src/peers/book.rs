@@ -640,7 +640,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_one_group_reaches_a_sixteenth_of_new() {
+    fn one_group_fills_at_most_a_sixteenth_of_new() {
         let mut book = book();
         for n in 1..20_000 {
             book.learn(&record(n, address((n >> 8) as u8, n as u8, n)), &address(8, 8, 1));
@@ -657,7 +657,7 @@ mod tests {
 
     /// Packets went to 224.0.0.1 because of one signed record. R5.4.4
     #[test]
-    fn who_is_nowhere_is_not_learnt_of() {
+    fn unreachable_addresses_are_not_learnt() {
         let mut book = book();
         let mut both = record(1, address(224, 0, 1));
         book.learn(&both, &address(7, 7, 1));
@@ -739,7 +739,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_there_keeps_his_place_and_who_is_not_loses_it() {
+    fn answering_peers_keep_their_place_and_others_lose_it() {
         let mut book = book();
         // One group has two buckets of tried: sixteen places.
         let met = |book: &mut Book, n| {
@@ -765,7 +765,7 @@ mod tests {
         /// Whatever is learnt, met and lost in whatever order, each place names who has it: a name
         /// that nobody had any more once ended the process. Few buckets make them meet.
         #[test]
-        fn a_place_names_who_has_it(steps in prop::collection::vec((0..3u8, 0..40u32), 0..400)) {
+        fn places_and_entries_name_each_other(steps in prop::collection::vec((0..3u8, 0..40u32), 0..400)) {
             let mut book = Book::new(peer(0), &PeerBook::default(), [1, 1], &Rng::new([1; 32]));
             for (what, n) in steps {
                 let n = n + 1;
@@ -782,7 +782,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hopeless_make_room_and_the_others_stay() {
+    fn hopeless_entries_are_evicted_first() {
         let mut book = book();
         let source = address(8, 8, 1);
         let learn = |book: &mut Book, n| {
@@ -844,7 +844,7 @@ mod tests {
 
     /// Peers with IPv4 and IPv6 cost a node without IPv6 three seconds each.
     #[test]
-    fn only_addresses_that_can_be_reached_are_dialed() {
+    fn only_addresses_of_usable_families_are_dialed() {
         let six = Address([&[41, 0x26][..], &[0; 15], &[0x91, 2, 0, 1]].concat().into());
         let four = address(8, 8, 1);
         let mut book = book();
@@ -864,7 +864,7 @@ mod tests {
     /// A record with one address that can be dialed and three that cannot had the one dialed four times in a
     /// row, whoever is there.
     #[test]
-    fn what_cannot_be_dialed_is_no_further_try() {
+    fn addresses_that_cannot_be_dialed_are_no_retries() {
         let six = |n: u8| Address([&[41, 0x26][..], &[n; 15], &[0x91, 2, 0, 1]].concat().into());
         let mut book = book();
         book.set_interfaces(&[address(192, 168, 1)]);
@@ -878,7 +878,7 @@ mod tests {
 
     /// Who cannot be reached from here at all held its place for ever, for it is never tested.
     #[test]
-    fn who_has_no_way_here_makes_room() {
+    fn peers_without_a_usable_address_are_evicted() {
         let six = Address([&[41, 0x26][..], &[0; 15], &[0x91, 2, 0, 1]].concat().into());
         let fill = |interfaces: &[Address]| {
             let mut book = Book::new(peer(0), &PeerBook::default(), [1, 1], &Rng::new([1; 32]));

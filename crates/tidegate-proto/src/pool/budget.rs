@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_is_told_once_when_something_is_freed() {
+    fn waiters_are_woken_once_when_bytes_are_freed() {
         let mut budget = Budget::default();
         let charges = [10, 10, 10].map(|bytes| budget.charge(bytes));
         let [first, second, third] = charges;
@@ -120,7 +120,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_charged_is_the_sum_of_the_charges(
+        fn the_total_is_the_sum_of_the_charges(
             steps in prop::collection::vec((0..8usize, 0..100u32, any::<bool>()), 0..100),
         ) {
             let mut budget = Budget::default();

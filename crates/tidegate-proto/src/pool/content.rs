@@ -337,7 +337,7 @@ mod tests {
 
     /// R7.1.3
     #[test]
-    fn one_item_a_key_and_the_better_one() {
+    fn each_key_keeps_its_better_item() {
         let better = Item { id: ItemId([9; 32]), ..item(1, 10, 6) };
         let mut content = filled(&[item(1, 10, 5)], 10, 1000);
         let inserted = content.insert(better.clone(), None);
@@ -370,7 +370,7 @@ mod tests {
 
     /// R7.1.4
     #[test]
-    fn what_the_balance_does_not_cover_ranks_last() {
+    fn items_beyond_the_balance_rank_last() {
         let items = [chained(1, 5, 7, 1, 60), chained(2, 5, 7, 2, 41), chained(3, 5, 7, 3, 1)];
         let mut content = filled(&items, 10, 1000);
         assert_eq!(order(&content), [(1, true), (3, false), (2, false)]);
@@ -388,7 +388,7 @@ mod tests {
 
     /// R7.1.5
     #[test]
-    fn what_another_tip_does_not_admit_is_dropped() {
+    fn items_that_a_new_tip_does_not_admit_are_dropped() {
         let items = [chained(1, 5, 7, 1, 60), chained(2, 5, 7, 2, 10), chained(3, 5, 7, 3, 10)];
         let mut content = filled(&items, 10, 1000);
         // Another fork: the balance never covers the first, and the last is too far ahead.

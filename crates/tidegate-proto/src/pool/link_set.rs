@@ -75,7 +75,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_set_is_a_set(steps in prop::collection::vec((any::<bool>(), 0..200u16), 0..100)) {
+        fn link_sets_behave_like_sets(steps in prop::collection::vec((any::<bool>(), 0..200u16), 0..100)) {
             let (mut set, mut model) = (LinkSet::default(), BTreeSet::new());
             for (insert, link) in steps {
                 let link = Ordinal(link);

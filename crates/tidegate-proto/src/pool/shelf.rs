@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_again_is_taken_out() {
+    fn items_that_hold_again_are_taken_out() {
         let mut shelf = Shelf::default();
         for (n, key, priority, nonce) in [(1, 1, 5, 3), (2, 1, 6, 4), (3, 3, 1, 5), (4, 4, 1, 9)] {
             shelf.put(item(n, key, priority, nonce), 0, u64::from(n), (10, 1000));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_far_back_is_forgotten() {
+    fn items_too_far_back_are_pruned() {
         let mut shelf = Shelf::default();
         shelf.put(item(1, 1, 1, 1), 0, 5, (10, 1000));
         shelf.prune(5);

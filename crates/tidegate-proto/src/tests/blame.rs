@@ -60,7 +60,7 @@ fn publish(script: &mut Script, bodies: &[Bytes]) {
 /// not got what is missing, or nothing; others who deliver the items with right proofs were banned,
 /// or the block was refused for ever. R9.2.14, R10.1
 #[test]
-fn wrong_groups_blame_only_who_sent_them() {
+fn wrong_groups_blame_only_their_sender() {
     for (shared_ids, known, silent) in
         (0..8).map(|n| (n & 1 != 0, if n & 2 != 0 { 2 } else { 0 }, n & 4 != 0))
     {
@@ -307,7 +307,7 @@ fn a_block_is_good_by_every_way_or_by_none() {
 
 /// Nodes that would not agree on which blocks are good do not exchange any. R5.7.9
 #[test]
-fn what_decides_about_blocks_is_in_their_digest() {
+fn the_digest_of_block_rules_covers_every_rule() {
     let digest = |change: fn(&mut Config)| {
         let mut config = config(1);
         change(&mut config);

@@ -43,7 +43,7 @@ fn a_block_is_rebuilt_from_the_pools() {
 }
 
 #[test]
-fn what_the_pools_lack_is_fetched_by_index() {
+fn missing_items_are_fetched_by_index() {
     let mut net = Net::pair();
     let items = [(LARGE, item(1, 20_000)), (SMALL, item(2, 100)), (LARGE, item(3, 150_000))];
     net.cut.insert((0, 1));
@@ -134,7 +134,7 @@ fn a_header_is_returned_when_it_is_checked() {
 
 /// R8.5
 #[test]
-fn of_several_tips_the_newest_is_sent() {
+fn only_the_newest_tip_is_sent() {
     let mut script = Script::up();
     let mut parent = genesis();
     for slot in 1..=3 {

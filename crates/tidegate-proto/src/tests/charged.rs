@@ -54,7 +54,7 @@ fn refused(script: &mut Script, address: &Address) -> bool {
 
 /// Who left before its permits went back came again with new ones: its work cost it nothing. R5.3.7
 #[test]
-fn who_comes_back_waits_for_the_work_that_it_left() {
+fn returning_peers_wait_for_the_work_they_left() {
     let addresses =
         [1u8, 2].map(|n| Address(vec![4, 8, n, 1, 1, 0x91, 0x02, 0, 1, 0xcc, 0x03].into()));
     // A body that is of no use is nine steps. One that is ahead by a tenth of a second is let in.
@@ -138,7 +138,7 @@ fn rests(script: &mut Script, ms: u64) -> bool {
 
 /// Who is first with a block is not charged with looking it up: blocks are what it is all for.
 #[test]
-fn who_pushes_a_block_that_is_of_use_does_not_rest() {
+fn senders_of_useful_blocks_do_not_rest() {
     let mut script = working_up(50);
     script.judge = withhold_blocks;
     let (wanted, mut compact) = shuffled(&mut script, 1025);
@@ -152,7 +152,7 @@ fn who_pushes_a_block_that_is_of_use_does_not_rest() {
 /// One request for many items costs many messages, and blocks can be asked for again and again: who asks
 /// rests too.
 #[test]
-fn what_is_served_is_charged() {
+fn served_requests_are_charged() {
     let mut script = working_up(100);
     let bodies = (0..200u8).map(|n| (SMALL, Bytes::from([&item(1, 20)[..], &[n]].concat())));
     let wanted = block(&genesis(), 1, 1, &bodies.collect::<Vec<_>>());
@@ -172,7 +172,7 @@ fn what_is_served_is_charged() {
 /// Who left just before it would have had to wait, and came again, started from nothing: so it was never charged.
 /// R5.3.7
 #[test]
-fn what_little_is_left_adds_up() {
+fn small_remainders_of_work_add_up() {
     let address = Address(vec![4, 8, 8, 1, 1, 0x91, 0x02, 0, 1, 0xcc, 0x03].into());
     let mut script = working(1_000);
     leaves(&mut script, &address, 8);
@@ -192,7 +192,7 @@ fn what_little_is_left_adds_up() {
 /// An honest push that came after a false one, and was not enough for the whole block, was charged with
 /// looking it up; the false one was not.
 #[test]
-fn who_says_what_is_true_of_a_block_is_not_charged() {
+fn senders_of_true_compact_blocks_are_not_charged() {
     for right in [true, false] {
         let mut script = working_up(50);
         script.judge = withhold_blocks;

@@ -62,7 +62,7 @@ fn ids_come_in_full_parts() {
 /// One that began a list, and then let its only request be spent on what it never answered, kept all
 /// others from being asked for the list.
 #[test]
-fn who_cannot_be_asked_for_more_ids_is_not_waited_for() {
+fn peers_without_permits_for_more_ids_are_not_waited_for() {
     let mut config = config(1);
     config.limits.block_grant.requests = 1;
     let mut script = Script::up_with(config);
@@ -91,7 +91,7 @@ fn who_cannot_be_asked_for_more_ids_is_not_waited_for() {
 /// One whose requests were all spent on what it never answered kept those in reserve from being asked for
 /// items.
 #[test]
-fn who_cannot_be_asked_for_items_is_not_waited_for() {
+fn peers_without_permits_for_items_are_not_waited_for() {
     let mut config = config(1);
     config.limits.block_grant.requests = 1;
     let mut script = Script::up_with(config);
@@ -133,7 +133,7 @@ fn pushed_and_does_not_read() -> (Script, Block) {
 /// One that announced a block and did not read what it was asked kept those in reserve from being asked,
 /// however they had told of the block.
 #[test]
-fn who_does_not_read_is_not_waited_for() {
+fn peers_that_do_not_read_are_not_waited_for() {
     for by_header in [true, false] {
         let (mut script, wanted) = pushed_and_does_not_read();
         script.another_peer();
@@ -155,7 +155,7 @@ fn who_does_not_read_is_not_waited_for() {
 
 /// The same in the middle of a list of ids, which has no time-out while nothing is asked.
 #[test]
-fn who_stops_reading_in_a_list_is_not_waited_for() {
+fn peers_that_stop_reading_in_a_list_are_not_waited_for() {
     let mut script = Script::up();
     script.judge = withhold_blocks;
     let slow = script.connection;
@@ -180,7 +180,7 @@ fn who_stops_reading_in_a_list_is_not_waited_for() {
 
 /// Nobody else has told of the block: it is given up, with its permit, and asked of whoever may have it.
 #[test]
-fn what_nobody_can_be_asked_for_is_begun_anew() {
+fn a_block_without_askable_peers_is_restarted() {
     let (mut script, wanted) = pushed_and_does_not_read();
     script.another_peer();
     let higher = block(&wanted.header, 2, 2, &[]);
@@ -225,7 +225,7 @@ fn slow_on_purpose(count: usize, right: bool) -> (Script, Block) {
 /// How long a peer is waited for is measured by its own answers: one that was slow on purpose held every
 /// block up for as long as it liked, up to eight seconds.
 #[test]
-fn who_is_slow_on_purpose_is_not_waited_for() {
+fn peers_slow_on_purpose_are_not_waited_for() {
     for right in [true, false] {
         let (mut script, wanted) = slow_on_purpose(5, right);
         script.another_peer();
@@ -250,7 +250,7 @@ fn who_is_slow_on_purpose_is_not_waited_for() {
 
 /// It is waited for where nobody else has the block; and from whoever tells of it then it is had.
 #[test]
-fn who_alone_has_a_block_may_be_slow() {
+fn the_only_source_of_a_block_may_be_slow() {
     let (mut script, wanted) = slow_on_purpose(1, true);
     let slow = script.connection;
     script.wait(2_000);
@@ -323,7 +323,7 @@ fn compact_blocks_wait_for_the_verdict_on_their_header() {
 /// What one is late with, those are asked for that were dialed: whoever is late on purpose cannot choose
 /// them. They are not waited for either.
 #[test]
-fn after_one_that_is_late_those_are_asked_that_were_dialed() {
+fn dialed_peers_are_asked_after_a_late_one() {
     for reads in [true, false] {
         let (mut script, wanted) = slow_on_purpose(5, true);
         script.connect(PeerId([7; 32]));
@@ -383,7 +383,7 @@ fn a_right_compact_block_makes_up_for_a_false_one() {
 
 /// A list that is proven shows that who sent the compact block named another pool. R9.2.14
 #[test]
-fn a_proven_list_blames_who_said_otherwise() {
+fn a_proven_list_blames_senders_of_other_lists() {
     let mut script = Script::up();
     script.judge = withhold_blocks;
     let (wanted, compact) = shuffled(&mut script, 2);
@@ -451,7 +451,7 @@ fn an_item_is_checked_whatever_is_being_put_together() {
 /// A list that stops half way decides nothing against who sent the compact block, though another names
 /// the same pools as the liar did and it is proven. R9.2.14
 #[test]
-fn an_unproven_list_blames_nobody() {
+fn unproven_lists_blame_no_sender() {
     let mut script = Script::up();
     script.judge = withhold_blocks;
     let origin = script.connection;
@@ -479,7 +479,7 @@ fn an_unproven_list_blames_nobody() {
 
 /// A header whose parent turned out to be bad while it waited for its verdict is no good. R9.4.2
 #[test]
-fn the_child_of_what_turns_out_bad_is_bad() {
+fn children_of_bad_blocks_are_bad() {
     let mut script = Script::up();
     script.judge = withhold;
     let parent = block(&genesis(), 1, 1, &[]);
@@ -552,7 +552,7 @@ fn tips_by_other_rules_are_returned_and_not_looked_at() {
 
 /// Nor when all that peers hold is looked at: it was taken for one who had sent the header. R16.10
 #[test]
-fn who_holds_by_other_rules_vouches_for_no_header() {
+fn peers_with_other_rules_vouch_for_no_header() {
     let mut script = Script::alone();
     script.judge = withhold;
     let other = by_other_rules(&mut script);
@@ -572,7 +572,7 @@ fn who_holds_by_other_rules_vouches_for_no_header() {
 /// number of the other: what went back was asked for again, and an honest announcer banned this node
 /// for it. R7.3.4
 #[test]
-fn what_went_back_is_not_asked_for() {
+fn returned_announcements_are_not_fetched() {
     crate::pool::ALIAS_MASK.set(0xff);
     let mut script = Script::up();
     script.judge = withhold;
@@ -615,7 +615,7 @@ fn what_went_back_is_not_asked_for() {
 /// An item that was asked for may come when its block is forgotten: there is nothing to check it by, nothing
 /// comes of it, and nobody is to blame.
 #[test]
-fn an_item_of_a_forgotten_block_is_nothing() {
+fn items_of_forgotten_blocks_are_ignored() {
     for (size, own, expected) in [
         (100, 2, Some(Violation::WrongItem)),
         (100, 80, None),
@@ -652,7 +652,7 @@ fn an_item_of_a_forgotten_block_is_nothing() {
 /// One that was asked for all ids, and late, was asked for them a second time when another had begun them
 /// again; and then a timer was due for ever.
 #[test]
-fn nobody_is_asked_for_the_ids_twice_at_a_time() {
+fn ids_are_asked_of_a_peer_once_at_a_time() {
     let mut script = Script::with(config(1));
     script.judge = withhold_blocks;
     connects_slowly(&mut script, PEER);
@@ -676,7 +676,7 @@ fn nobody_is_asked_for_the_ids_twice_at_a_time() {
 /// Somebody who had been put among those who may be asked pushed the right compact block, and it was not
 /// looked at: the block waited for whoever was asked for its ids.
 #[test]
-fn a_right_compact_block_of_one_who_may_be_asked_is_looked_up() {
+fn right_compact_blocks_of_askable_peers_are_looked_up() {
     let mut script = Script::up();
     script.judge = withhold_blocks;
     let liar = script.connection;

@@ -57,7 +57,7 @@ fn meet(script: &mut Script, dial: DialId) {
 /// A peer that is connected by another address was dialed again every two seconds, and its operator told that
 /// another process had its key.
 #[test]
-fn who_is_there_by_another_address_is_not_dialed() {
+fn peers_connected_by_another_address_are_not_dialed() {
     let mut script = with(vec![named(1, None)]);
     let dial = one(&mut script);
     script.connect(PEER);
@@ -100,7 +100,7 @@ fn an_application_is_told_that_a_peer_is_there_already() {
 
 /// With nobody there it is what it says: somebody else has a connection with this key.
 #[test]
-fn who_is_refused_by_a_stranger_of_its_own_key_is_told() {
+fn a_second_process_with_the_same_key_is_reported() {
     let mut script = with(vec![named(1, None)]);
     let dial = one(&mut script);
     script.connected(PEER, Direction::Outbound(dial));
@@ -117,7 +117,7 @@ fn met() -> Script {
 }
 
 #[test]
-fn who_cannot_be_reached_is_dialed_less_and_less() {
+fn unreachable_peers_are_dialed_with_backoff() {
     let mut script = with(vec![named(1, None)]);
     for expected in [500, 1000, 2000, 4000, 5000, 5000] {
         let dial = one(&mut script);
@@ -133,7 +133,7 @@ fn who_cannot_be_reached_is_dialed_less_and_less() {
 }
 
 #[test]
-fn what_is_lost_is_dialed_at_once() {
+fn lost_peers_are_redialed_at_once() {
     for (up_for, expected) in [(5_000, 0..=100), (4_998, 375..=625)] {
         let mut script = met();
         // The hello took 1 ms.
@@ -187,7 +187,7 @@ fn a_reason_says_when_to_come_back() {
 }
 
 #[test]
-fn the_first_success_is_a_sign_for_the_others() {
+fn the_first_success_resets_the_backoff_of_others() {
     let mut script = with(vec![named(1, None), named(2, Some(PEER))]);
     let [first, second] = dials(&mut script)[..] else { panic!() };
     let mut failing = first;
@@ -206,7 +206,7 @@ fn the_first_success_is_a_sign_for_the_others() {
 }
 
 #[test]
-fn who_has_dialed_himself_is_not_dialed() {
+fn peers_that_dialed_in_are_not_dialed() {
     let mut script = with(vec![named(1, Some(PEER))]);
     let dial = one(&mut script);
     script.connect(PEER);
@@ -220,7 +220,7 @@ fn who_has_dialed_himself_is_not_dialed() {
 }
 
 #[test]
-fn who_answered_first_is_expected_from_then_on() {
+fn the_first_identity_at_an_address_is_expected_afterwards() {
     let mut script = with(vec![named(1, None)]);
     let dial = one(&mut script);
     meet(&mut script, dial);
@@ -230,7 +230,7 @@ fn who_answered_first_is_expected_from_then_on() {
 }
 
 #[test]
-fn a_node_that_shuts_down_dials_nobody() {
+fn no_dials_during_shutdown() {
     let mut script = met();
     script.command(Command::Shutdown);
     script.wait(10_000);
@@ -238,7 +238,7 @@ fn a_node_that_shuts_down_dials_nobody() {
 }
 
 #[test]
-fn as_many_are_named_as_may_be_dialed() {
+fn static_peers_are_bounded_by_outbound_connections() {
     let mut config = config(1);
     config.limits.max_outbound = 2;
     config.static_peers = vec![named(1, None), named(2, None)];

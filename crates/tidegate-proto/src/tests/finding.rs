@@ -83,7 +83,7 @@ fn outbound(net: &Net, n: usize) -> usize {
 }
 
 #[test]
-fn all_find_each_other_from_one_address() {
+fn nodes_find_each_other_from_one_address() {
     let mut net = strangers(20, 4);
     net.run(Duration::from_secs(20));
     for n in 1..20 {
@@ -101,7 +101,7 @@ fn all_find_each_other_from_one_address() {
 
 /// Whoever says that it is to end, and whoever dialed: it is over for a while, and not for ever.
 #[test]
-fn who_was_sent_away_is_left_alone() {
+fn disconnected_peers_are_not_redialed_for_a_while() {
     for by in [0, 1] {
         let mut net = strangers(2, 4);
         net.run(Duration::from_secs(10));
@@ -121,7 +121,7 @@ fn who_was_sent_away_is_left_alone() {
 }
 
 #[test]
-fn who_was_there_comes_back_without_the_first_address() {
+fn known_peers_come_back_without_the_bootstrap_node() {
     let mut net = strangers(10, 4);
     net.run(Duration::from_secs(20));
     kill(&mut net, 0);
@@ -154,7 +154,7 @@ fn a_cut_heals_within_a_hundredth_of_its_length_and_ten_seconds() {
 }
 
 #[test]
-fn who_is_alone_does_not_give_up() {
+fn isolated_nodes_keep_dialing() {
     let mut net = strangers(4, 2);
     net.run(Duration::from_secs(20));
     for other in 0..3 {
@@ -182,7 +182,7 @@ fn a_closed_network_learns_nothing() {
 
 /// R5.5.5
 #[test]
-fn who_owes_permits_and_is_silent_is_given_up() {
+fn silent_peers_that_owe_permits_are_disconnected() {
     use crate::id::PoolIndex;
     use crate::io::Admission;
     for publishes in [false, true] {
@@ -231,7 +231,7 @@ fn records(records: Vec<PeerRecord>) -> PeersMessage {
 
 /// R15.1, R15.2, R15.3, R15.5
 #[test]
-fn a_peer_may_ask_and_gets_so_many_answers() {
+fn questions_for_records_have_a_bounded_rate() {
     let mut script = Script::up_with(looking());
     for n in 0..4 {
         script.send(PEERS, &PeersMessage::Ask);
@@ -249,7 +249,7 @@ fn a_peer_may_ask_and_gets_so_many_answers() {
 }
 
 #[test]
-fn what_is_learnt_is_passed_on_and_dialed() {
+fn learnt_records_are_passed_on_and_dialed() {
     let mut script = dialed();
     let first = script.connection;
     let known = (20..60).map(|n| record(n, 1, vec![address(n as usize)])).collect::<Vec<_>>();
@@ -275,7 +275,7 @@ fn what_is_learnt_is_passed_on_and_dialed() {
 /// A node that lost its store counted from zero, and nobody took notice of where it was: for as many starts as
 /// there had been. R15.7
 #[test]
-fn who_lost_its_store_goes_beyond_what_it_said_before() {
+fn record_sequences_continue_after_a_lost_store() {
     let mut config = looking();
     config.peer = peer(1);
     let mut script = Script::with(config);
@@ -310,7 +310,7 @@ fn who_lost_its_store_goes_beyond_what_it_said_before() {
 
 /// R15.4
 #[test]
-fn nobody_is_told_of_unasked() {
+fn unasked_records_are_violations() {
     let mut script = Script::up();
     script.send(PEERS, &records(Vec::new()));
     assert_eq!(script.accusation(), Some(Violation::Unasked));
@@ -341,7 +341,7 @@ fn addresses_at_home_mean_nothing_to_the_world() {
 
 /// R5.2.4
 #[test]
-fn one_who_is_full_tells_of_others() {
+fn full_nodes_refer_to_others() {
     // Two may dial the first; the others must find each other through what it says.
     let mut net = strangers(12, 3);
     let mut config = net.hosts[0].node.config().clone();
@@ -385,7 +385,7 @@ fn bans_and_the_book_survive_a_restart() {
 /// A process that is killed again and again, at random moments, is back as soon as its peers have
 /// noticed.
 #[test]
-fn who_is_killed_again_and_again_is_back_each_time() {
+fn repeatedly_killed_nodes_reconnect_each_time() {
     let mut rng = crate::rng::Rng::new([9; 32]);
     let mut net = strangers(3, 8);
     net.delay = Duration::from_millis(1);

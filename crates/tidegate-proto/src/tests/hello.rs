@@ -43,7 +43,7 @@ fn refused(change: impl FnOnce(&mut Hello)) -> Option<Refusal> {
 
 /// R5.1.3, R5.1.4, R5.2.1
 #[test]
-fn a_stranger_hears_one_reason_and_nothing_else() {
+fn strangers_get_one_refusal_and_nothing_else() {
     assert_eq!(
         refused(|h| h.versions = vec![VERSION - 1, VERSION + 1]),
         Some(Refusal::NoCommonVersion)
@@ -76,7 +76,7 @@ fn a_node_does_not_connect_to_itself() {
 
 /// Dials under way count, and those that failed do not.
 #[test]
-fn no_more_is_dialed_than_the_limit() {
+fn dials_end_at_the_outbound_limit() {
     let mut config = config(1);
     config.limits.max_outbound = 2;
     let mut script = Script::with(config);
@@ -107,7 +107,7 @@ fn no_more_is_dialed_than_the_limit() {
 }
 
 #[test]
-fn full_is_full_at_the_limit() {
+fn inbound_connections_end_at_the_limit() {
     let mut config = config(1);
     config.limits.max_inbound = 2;
     let mut script = Script::with(config);
@@ -122,7 +122,7 @@ fn full_is_full_at_the_limit() {
 }
 
 #[test]
-fn only_the_allowed_are_let_in() {
+fn only_allowed_peers_are_accepted() {
     let mut config = config(1);
     config.allow = Some([PEER].into());
     let mut script = Script::with(config);
@@ -146,7 +146,7 @@ fn a_node_that_shuts_down_says_so_and_refuses() {
 }
 
 #[test]
-fn too_many_hellos_at_once_are_told_to_come_back() {
+fn surplus_hellos_are_told_to_retry() {
     let mut config = config(1);
     config.limits.handshakes = 2;
     let mut script = Script::with(config);
@@ -202,7 +202,7 @@ fn a_signed_record_is_accepted() {
 }
 
 #[test]
-fn whoever_does_not_finish_the_hello_is_let_go() {
+fn unfinished_hellos_time_out() {
     for steps in 0..2 {
         let mut script = Script::alone();
         script.connect(PEER);
@@ -243,7 +243,7 @@ fn both_sides_count_and_report_a_refusal() {
 
 /// R5.1.8
 #[test]
-fn the_tip_goes_with_the_hello_to_one_whose_identity_is_known() {
+fn the_tip_goes_with_the_hello_to_known_identities() {
     let mut net = Net::new(2);
     net.connect(0, 1);
     net.run_ms(200);
@@ -273,7 +273,7 @@ fn disconnected(net: &Net, n: usize) -> usize {
 
 /// R5.3.2
 #[test]
-fn who_dial_each_other_at_once_keep_one_connection() {
+fn simultaneous_dials_leave_one_connection() {
     // The second dial comes at every moment of the first one's hello.
     for late in 0..60 {
         let mut net = Net::new(2);
@@ -375,7 +375,7 @@ fn a_dialer_that_still_holds_a_dead_connection_gets_a_new_one() {
 }
 
 #[test]
-fn what_is_said_of_a_connection_that_was_replaced_does_not_touch_its_successor() {
+fn events_of_a_replaced_connection_do_not_touch_its_successor() {
     let mut script = Script::up();
     let old = script.connection;
     script.connect(PEER);
@@ -406,7 +406,7 @@ fn an_idle_connection_is_pinged_by_its_dialer() {
 
 /// R5.5.4
 #[test]
-fn a_peer_that_falls_silent_is_given_up() {
+fn silent_peers_are_disconnected() {
     let mut net = Net::pair();
     net.cut.extend([(0, 1), (1, 0)]);
     net.run(Duration::from_secs(37));
@@ -486,7 +486,7 @@ fn a_kind_of_channel_that_is_unknown_is_passed_over() {
 
 /// R5.1.5
 #[test]
-fn nothing_but_the_hello_is_listened_to_before_it() {
+fn messages_before_the_hello_are_out_of_turn() {
     for message in
         [ControlMessage::Ping(1), ControlMessage::Pong(1), ControlMessage::Setup(setup(&config(1)))]
     {
@@ -529,7 +529,7 @@ fn the_dialer_speaks_first_and_setups_follow_hellos() {
 
 /// R5.1.8
 #[test]
-fn a_tip_does_not_go_to_one_who_may_be_anyone() {
+fn tips_are_not_sent_to_unknown_identities() {
     let mut net = Net::new(2);
     let address = super::net::address(1);
     net.command(0, Command::Dial { address, peer: None });

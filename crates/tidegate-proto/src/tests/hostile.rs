@@ -77,7 +77,7 @@ fn a_wrong_answer_frees_what_was_asked_for() {
 
 /// R9.1.4: it was taken for an answer before it was looked for among the requests.
 #[test]
-fn a_header_that_nobody_asked_for_answers_nothing() {
+fn unasked_headers_answer_no_request() {
     let mut script = Script::up();
     script.send(BLOCK, &BlockMessage::Header(block(&genesis(), 1, 1, &[]).header));
     assert_eq!(script.accusation(), Some(Violation::WrongHeader));
@@ -86,7 +86,7 @@ fn a_header_that_nobody_asked_for_answers_nothing() {
 /// A block whose header came from one with whom no channel for blocks was agreed on must not wait
 /// for that one: it cannot be asked, and a few such blocks would be all that a node puts together.
 #[test]
-fn a_block_does_not_wait_for_one_who_cannot_be_asked() {
+fn blocks_do_not_wait_for_peers_that_cannot_be_asked() {
     let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
     let mut script = Script::up();
     let sender = script.connection;
@@ -167,7 +167,7 @@ fn a_wrong_list_of_ids_proves_nothing() {
 
 /// The parts of a list come from one peer: an honest one was blamed for what another had begun.
 #[test]
-fn nobody_goes_on_with_the_list_of_another() {
+fn a_list_of_ids_comes_from_one_peer() {
     let mut script = Script::up();
     script.judge = withhold_blocks;
     let (wanted, wrong) = misnamed(&mut script, 1100);
@@ -219,7 +219,7 @@ fn a_block_is_too_large_only_by_its_own_items() {
 /// Who pushed a block, did not deliver what it lacks, and pushed it again, was the only one from
 /// whom it was awaited.
 #[test]
-fn who_owes_items_is_not_asked_for_them_again() {
+fn peers_that_owe_items_are_not_asked_again() {
     let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
     let mut script = Script::up();
     let silent = script.connection;
@@ -242,7 +242,7 @@ fn who_owes_items_is_not_asked_for_them_again() {
 
 /// The size that one peer announced was demanded of the others too.
 #[test]
-fn an_announcement_binds_only_who_made_it() {
+fn announcements_bind_only_their_sender() {
     let wanted = item(1, 100_000);
     let mut script = Script::up();
     script.announce(LARGE, &id(LARGE, &wanted), 60);
@@ -265,7 +265,7 @@ fn an_announcement_binds_only_who_made_it() {
 /// What one is asked for, and another delivers, holds no share of what a node may ask for: others
 /// wait for it.
 #[test]
-fn what_another_delivered_is_not_held_for() {
+fn items_delivered_by_others_free_the_budget() {
     let mut config = config(1);
     config.limits.fetch_bytes_node = 110_000;
     let mut script = Script::up_with(config);
@@ -297,7 +297,7 @@ fn take_tickets(script: &mut Script) {
 /// A body came from one peer while another was asked for it, and the first one left before its
 /// turn: what is on its way is not asked for again.
 #[test]
-fn what_is_on_its_way_is_not_asked_for_again() {
+fn items_under_way_are_not_fetched_again() {
     let mut config = config(1);
     config.workers = 1;
     let mut script = Script::up_with(config);
@@ -325,7 +325,7 @@ fn what_is_on_its_way_is_not_asked_for_again() {
 /// An answer gave its share back because another was faster; when that one leaves, it is needed
 /// again, and paid for.
 #[test]
-fn an_answer_that_takes_the_place_of_a_push_is_paid_for() {
+fn answers_in_place_of_a_push_are_charged() {
     for (bytes, stays) in [(20_480, true), (20_479, false)] {
         let mut config = config(1);
         config.workers = 1;
@@ -353,7 +353,7 @@ fn an_answer_that_takes_the_place_of_a_push_is_paid_for() {
 
 /// Each repetition was kept until the verdict, and for ever if that was late.
 #[test]
-fn who_repeats_himself_is_told_at_once() {
+fn repeated_announcements_are_returned_at_once() {
     let mut script = Script::up();
     script.judge = withhold;
     pushed(&mut script, SMALL_POOL, item(1, 100));
@@ -375,7 +375,7 @@ fn who_repeats_himself_is_told_at_once() {
 
 /// Headers that nobody has were asked for as fast as they were named, and each request was kept.
 #[test]
-fn one_header_is_asked_for_at_a_time() {
+fn headers_are_fetched_one_at_a_time() {
     let mut script = Script::up();
     script.judge = withhold;
     let headers = (1..=3).map(|slot| block(&genesis(), slot, 1, &[])).collect::<Vec<_>>();
@@ -417,7 +417,7 @@ fn a_connection_that_does_not_make_room_is_ended_once() {
 
 /// Strangers who only begin their hellos kept a node from all whom it dialed itself.
 #[test]
-fn there_is_always_room_for_those_who_were_dialed() {
+fn places_are_reserved_for_dialed_peers() {
     let mut script = Script::alone();
     for n in 0..=64 {
         script.connect(PeerId([100 + n; 32]));
@@ -429,7 +429,7 @@ fn there_is_always_room_for_those_who_were_dialed() {
 
 /// Connections that waited for an older one of the same peer came in together when that ended.
 #[test]
-fn of_those_who_waited_one_comes_in() {
+fn one_of_several_waiting_connections_is_accepted() {
     let mut config = config(1);
     config.limits.max_inbound = 2;
     let mut script = Script::up_with(config);
@@ -462,7 +462,7 @@ fn of_those_who_waited_one_comes_in() {
 /// A peer that no longer has what it announced gets its permit back once: the verdict about what another sent in
 /// the meantime is not its own.
 #[test]
-fn who_has_not_got_it_any_more_is_told_once() {
+fn peers_without_the_item_get_one_return() {
     let mut script = Script::up();
     script.judge = withhold;
     let wanted = item(1, 20_000);
@@ -508,7 +508,7 @@ fn an_old_answer_says_nothing_of_a_new_announcement() {
 
 /// Each of them cost a quarter of a second, and there may be as many as peers may dial.
 #[test]
-fn who_is_dialed_is_asked_when_others_are_late() {
+fn dialed_peers_are_asked_when_others_are_late() {
     let mut script = Script::alone();
     let body = item(1, 2000);
     for n in 2..=21 {
@@ -529,7 +529,7 @@ fn who_is_dialed_is_asked_when_others_are_late() {
 
 /// Nobody woke those who may be asked: the liar was asked again each second.
 #[test]
-fn a_compact_block_with_a_foreign_pool_holds_nobody_up() {
+fn compact_blocks_with_foreign_pools_delay_no_others() {
     let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
     let header = TipMessage::Header(wanted.header.clone());
     let mut script = Script::up();

@@ -42,12 +42,12 @@ fn headers_that_cannot_wait_are_asked_for_as_requests() {
 }
 
 #[test]
-fn one_ancestor_is_enough_if_all_else_is_far() {
+fn nodes_work_with_one_ancestor_and_generous_limits() {
     works(&|limits| (limits.ancestors, limits.sync_gap) = (1, 1), 40);
 }
 
 #[test]
-fn each_number_may_be_the_least() {
+fn every_limit_works_at_its_minimum() {
     let fails = LEAST.iter().filter(|(_, least, set)| {
         std::panic::catch_unwind(|| works(&|limits| set(limits, *least), 40)).is_err()
     });
@@ -55,7 +55,7 @@ fn each_number_may_be_the_least() {
 }
 
 #[test]
-fn each_number_may_be_the_most() {
+fn every_limit_works_at_its_maximum() {
     let default = Limits::default();
     let fails = default.most().into_iter().filter(|(name, _, most)| {
         let most = limits_with(name, &(*most).into());
@@ -65,7 +65,7 @@ fn each_number_may_be_the_most() {
 }
 
 #[test]
-fn all_may_be_the_most_at_once() {
+fn all_limits_work_at_their_maximum_together() {
     let most = |limits: &mut Limits| {
         for (name, _, most) in Limits::default().most() {
             *limits = limits_in(limits, name, &most.into());
@@ -75,7 +75,7 @@ fn all_may_be_the_most_at_once() {
 }
 
 #[test]
-fn all_may_be_the_least_at_once() {
+fn all_limits_work_at_their_minimum_together() {
     let least = |limits: &mut Limits| {
         LEAST.iter().for_each(|(_, least, set)| set(limits, *least));
         (limits.ancestors, limits.orphan_bytes) = (1, 0);

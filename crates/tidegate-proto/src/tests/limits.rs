@@ -90,7 +90,7 @@ fn follow_back(script: &mut Script, chain: &[Block], ancestors: usize) {
 }
 
 #[test]
-fn ancestors_are_followed_so_far_and_no_further() {
+fn ancestors_are_followed_to_a_bounded_depth() {
     let own = chain(60, &|_| Vec::new());
     // Of another producer, and higher: a fork from the first block on.
     let mut parent = genesis();
@@ -248,7 +248,7 @@ fn the_oldest_bodies_make_room() {
 
 /// Blocks come faster than they are executed: the node fetches a bounded number ahead.
 #[test]
-fn what_is_not_executed_takes_half_of_the_room() {
+fn unexecuted_blocks_take_half_of_the_room() {
     let chain = chain(4, &|slot| vec![item(slot as u8, 1000)]);
     let one = 1000 + BLOCK_ITEM as u32;
     let mut script = Script::up_with(limited(|limits| limits.block_bytes = 4 * one));
@@ -281,7 +281,7 @@ fn what_is_not_executed_takes_half_of_the_room() {
 
 /// What can be executed next displaces what came too early.
 #[test]
-fn what_can_be_executed_next_is_fetched_first() {
+fn the_next_block_to_execute_is_fetched_first() {
     let chain = chain(3, &|slot| vec![item(slot as u8, if slot == 1 { 2000 } else { 1000 })]);
     let cost = |size| size + BLOCK_ITEM as usize;
     let room = 3 * cost(1000) as u32;
@@ -309,7 +309,7 @@ fn what_can_be_executed_next_is_fetched_first() {
 }
 
 #[test]
-fn a_block_that_is_too_large_is_no_good() {
+fn oversized_blocks_are_bad() {
     for (size, expected) in [(1000, 1), (1001, 0)] {
         let mut script = Script::up_with(limited(|limits| limits.block_size = 2000));
         script.judge = withhold_blocks;
@@ -325,7 +325,7 @@ fn a_block_that_is_too_large_is_no_good() {
 }
 
 #[test]
-fn so_many_blocks_are_put_together_at_a_time() {
+fn reconstructions_at_a_time_are_bounded() {
     let forks = [1, 2].map(|n| block(&genesis(), n, 1, &[(SMALL, item(n as u8, 100))]));
     let ignored = |script: &mut Script| {
         script.wait(100);
@@ -351,7 +351,7 @@ fn so_many_blocks_are_put_together_at_a_time() {
 }
 
 #[test]
-fn a_block_is_waited_for_before_it_is_asked_for() {
+fn pushes_are_awaited_before_a_block_is_fetched() {
     let block = block(&genesis(), 1, 1, &[]);
     let mut script = Script::up();
     script.send(TIP, &TipMessage::Header(block.header.clone()));
@@ -362,7 +362,7 @@ fn a_block_is_waited_for_before_it_is_asked_for() {
 }
 
 #[test]
-fn tips_come_one_in_so_much_time() {
+fn tips_leave_at_a_bounded_rate() {
     let chain = chain(2, &|_| Vec::new());
     let back = [TipMessage::Return(TipSlot::Header)];
     let mut script = Script::up();
@@ -377,7 +377,7 @@ fn tips_come_one_in_so_much_time() {
 
 /// Each of two peers announces an item of 20,000 bytes, for which 20 KiB are set aside.
 #[test]
-fn bytes_that_are_asked_for_are_limited_over_all_links() {
+fn bytes_asked_for_are_bounded_over_all_links() {
     for (bytes, expected) in [(40_960, 2), (40_959, 1)] {
         let mut script = Script::up_with(limited(|limits| limits.fetch_bytes_node = bytes));
         script.judge = withhold;
@@ -439,7 +439,7 @@ fn silence_is_asked_about_and_ended_in_time() {
 
 /// R5.3.4: the older of two connections has 2 s to answer.
 #[test]
-fn the_older_of_two_connections_has_so_much_time() {
+fn the_older_of_two_connections_has_a_deadline() {
     let mut script = Script::up();
     let older = script.connection;
     script.connect(PEER);
@@ -453,7 +453,7 @@ fn the_older_of_two_connections_has_so_much_time() {
 
 /// R12.3: otherwise a peer that comes again and again could make a node that is busy keep ever more.
 #[test]
-fn what_waits_goes_with_the_last_who_sent_it() {
+fn waiting_items_go_with_their_last_sender() {
     let mut config = config(1);
     config.workers = 1;
     let mut script = Script::up_with(config);
@@ -486,7 +486,7 @@ fn what_waits_goes_with_the_last_who_sent_it() {
 
 /// R12.3
 #[test]
-fn a_header_that_waits_goes_with_the_last_who_sent_it() {
+fn waiting_headers_go_with_their_last_sender() {
     let mut config = config(1);
     config.workers = 1;
     let mut script = Script::up_with(config);
@@ -514,7 +514,7 @@ fn a_header_that_waits_goes_with_the_last_who_sent_it() {
 
 /// A compact block goes with who sent it, while its header waits for its verdict.
 #[test]
-fn a_compact_block_that_waits_goes_with_its_sender() {
+fn waiting_compact_blocks_go_with_their_sender() {
     let mut script = Script::up();
     script.judge = withhold;
     let wanted = block(&genesis(), 1, 1, &[]);

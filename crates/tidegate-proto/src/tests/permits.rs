@@ -67,7 +67,7 @@ fn bytes_of_bodies_run_out_as_well() {
 
 /// R6.3.2, R7.4.2
 #[test]
-fn without_a_permit_for_announcements_the_cursor_waits() {
+fn the_cursor_waits_without_permits_for_announcements() {
     let mut net = stingy(Grant { announcements: 2, bodies: 0, ..grant() });
     net.hosts[1].judge = withhold;
     for n in 1..=5 {
@@ -156,7 +156,7 @@ fn permits_that_are_raised_are_used() {
 }
 
 #[test]
-fn every_permit_is_back_when_all_is_quiet() {
+fn all_permits_return_when_traffic_ends() {
     let mut net = Net::new(3);
     for (a, b) in [(0, 1), (1, 2), (2, 0)] {
         net.connect(a, b);

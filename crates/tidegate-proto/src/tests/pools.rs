@@ -52,7 +52,7 @@ fn a_large_item_is_announced_and_fetched() {
 
 /// R7.2.2
 #[test]
-fn what_is_older_than_the_link_is_announced() {
+fn items_older_than_the_link_are_announced() {
     let mut net = Net::new(2);
     net.publish(0, SMALL, &item(1, 100));
     net.connect(0, 1);
@@ -71,7 +71,7 @@ fn what_is_older_than_the_link_is_announced() {
 /// R7.3.6
 /// A node that was away gets what is new while it catches up.
 #[test]
-fn what_is_new_does_not_wait_for_what_is_old() {
+fn new_items_do_not_wait_for_old_ones() {
     let mut config = config(1);
     let spec = &mut config.pools[SMALL.0 as usize];
     spec.grant.announcements = 700;
@@ -107,7 +107,7 @@ fn what_is_new_does_not_wait_for_what_is_old() {
 
 /// Permits that come back one by one are shared by old and new.
 #[test]
-fn what_is_old_does_not_wait_for_what_is_new() {
+fn old_items_do_not_wait_for_new_ones() {
     let mut config = config(1);
     config.pools[LARGE.0 as usize].grant.announcements = 2;
     let mut script = Script::with(config);
@@ -135,7 +135,7 @@ fn what_is_old_does_not_wait_for_what_is_new() {
 }
 
 #[test]
-fn what_has_left_the_pool_is_gone() {
+fn removed_items_cannot_be_fetched() {
     let mut script = Script::up();
     for n in [1, 2] {
         let (request, pool, body) = (1, LARGE, item(n, 20_000));
@@ -157,7 +157,7 @@ fn what_has_left_the_pool_is_gone() {
 
 /// R7.3.11
 #[test]
-fn who_only_announced_a_bad_item_is_not_blamed() {
+fn announcers_of_bad_items_are_not_blamed() {
     let mut net = Net::new(3);
     net.connect(0, 1);
     net.connect(2, 1);
@@ -179,7 +179,7 @@ fn who_only_announced_a_bad_item_is_not_blamed() {
 /// A re-org takes an item out, and the chain comes back: nobody offers the item again, since all
 /// know that it was here.
 #[test]
-fn what_a_reorg_took_out_comes_back() {
+fn items_removed_by_a_reorg_come_back() {
     let genesis = facts(&genesis()).block;
     let ids = |script: &Script| script.node.pool_ids(LARGE).copied().collect::<Vec<_>>();
     let published = || {
@@ -212,7 +212,7 @@ fn what_a_reorg_took_out_comes_back() {
 
 /// An account goes back with its blocks, and what is too far ahead then holds again later.
 #[test]
-fn what_an_account_admits_again_comes_back() {
+fn items_that_an_account_admits_again_come_back() {
     let genesis = facts(&genesis()).block;
     let own = |nonce| {
         let mut body = 100u64.to_be_bytes().to_vec();

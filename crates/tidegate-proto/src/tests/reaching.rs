@@ -108,7 +108,7 @@ fn told(script: &Script) -> Vec<(Address, Told)> {
 
 /// R5.4.3
 #[test]
-fn who_is_seen_by_two_is_told_when_one_has_reached_it() {
+fn an_address_seen_by_two_is_advertised_once_reached() {
     let [outside, home] = [ip4(OUTSIDE, 777), ip4([192, 168, 1, 5], 4001)];
     for reached in [true, false] {
         let mut script = node();
@@ -136,7 +136,7 @@ fn who_is_seen_by_two_is_told_when_one_has_reached_it() {
 
 /// One who names an address and says that it has reached it is still one, whatever addresses it has.
 #[test]
-fn one_group_proves_no_address() {
+fn reports_of_one_group_prove_no_address() {
     let mut script = node();
     let first = sees(&mut script, [20, 1, 0, 1], None);
     sees(&mut script, [20, 1, 7, 7], Some(first));
@@ -159,7 +159,7 @@ fn local_peers_name_no_public_address() {
 
 /// R15.9, R15.10
 #[test]
-fn who_asks_is_dialed_where_it_is_and_nowhere_else() {
+fn dial_backs_go_only_to_the_host_that_asks() {
     let mut script = node();
     script.seen_at = ip4([20, 1, 0, 1], 5555);
     script.connect(PEER);
@@ -208,7 +208,7 @@ fn asks(script: &mut Script, at: [u8; 4]) {
 
 /// Four are dialed back at a time: the others were told that they could not be reached.
 #[test]
-fn few_are_dialed_back_at_a_time() {
+fn dial_backs_at_a_time_are_bounded() {
     let mut script = node();
     for n in 1..=5 {
         asks(&mut script, [20, n, 0, 1]);
@@ -224,7 +224,7 @@ fn few_are_dialed_back_at_a_time() {
 
 /// One who has many addresses took all places.
 #[test]
-fn one_of_a_group_is_dialed_back_at_a_time() {
+fn dial_backs_go_to_one_of_a_group_at_a_time() {
     let mut script = node();
     (1..=4).for_each(|n| asks(&mut script, [20, 1, 0, n]));
     assert_eq!(script.dialed_back.len(), 1);
@@ -269,7 +269,7 @@ fn a_group_is_answered_at_a_pace() {
 
 /// Who was there first, and asked again and again, was always answered first.
 #[test]
-fn those_of_a_group_take_turns() {
+fn peers_of_a_group_take_turns() {
     let mut script = node();
     asks(&mut script, [20, 1, 0, 1]);
     let greedy = script.connection;
@@ -288,7 +288,7 @@ fn those_of_a_group_take_turns() {
 
 /// A node that has as many peers as it dials said of all who asked that they could not be reached.
 #[test]
-fn who_has_all_its_peers_dials_back() {
+fn full_nodes_still_dial_back() {
     let mut script = node();
     let most = script.node.config().limits.max_outbound as u8;
     for n in 0..most {
@@ -303,7 +303,7 @@ fn who_has_all_its_peers_dials_back() {
 
 /// This machine has no other use of its own ports.
 #[test]
-fn nobody_is_dialed_back_on_this_machine() {
+fn loopback_addresses_are_not_dialed_back() {
     let mut script = node();
     asks(&mut script, [127, 0, 0, 1]);
     assert_eq!((answers(&mut script), script.dialed_back.len()), (vec![false], 0));
@@ -320,7 +320,7 @@ fn asked_elsewhere(script: &mut Script) -> Vec<ConnectionId> {
 
 /// One that was asked and said nothing, or left, held up all others.
 #[test]
-fn who_does_not_answer_is_passed_over() {
+fn peers_that_do_not_answer_are_passed_over() {
     for leaves in [true, false] {
         let mut script = node();
         let first = sees(&mut script, [20, 1, 0, 1], None);
@@ -347,7 +347,7 @@ fn who_does_not_answer_is_passed_over() {
 
 /// One that would not even be asked, as it takes nothing on the channel, did the same.
 #[test]
-fn who_cannot_be_asked_is_passed_over() {
+fn peers_that_cannot_be_asked_are_passed_over() {
     let mut script = node();
     script.stalled = true;
     let first = sees(&mut script, [20, 1, 0, 1], None);
@@ -371,7 +371,7 @@ fn refuse(script: &mut Script, kept: ConnectionId, asked: &mut BTreeMap<Connecti
 
 /// With a second address the oldest peer was asked about the two in turns, without an end, and nobody else.
 #[test]
-fn each_is_asked_once_about_each_address() {
+fn peers_are_asked_once_about_each_address() {
     let mut script = node();
     let first = sees(&mut script, [20, 1, 0, 1], None);
     let mut asked = BTreeMap::new();
@@ -403,7 +403,7 @@ fn a_late_answer_proves_nothing_alone() {
 /// An address that is nobody's was told for as long as nothing else happened; and those outside of this network
 /// were never told that it was the last.
 #[test]
-fn what_nobody_sees_any_more_is_told_for_an_hour() {
+fn addresses_no_longer_seen_are_advertised_for_an_hour() {
     let mut script = node();
     let links = [1, 2, 3].map(|n| sees(&mut script, [20, n, 0, n], None));
     sign(&mut script);
@@ -427,7 +427,7 @@ fn what_nobody_sees_any_more_is_told_for_an_hour() {
 
 /// When the last who saw it at its old address leaves, what is signed says so: not an hour later, or never.
 #[test]
-fn who_leaves_takes_an_old_address_along() {
+fn an_old_address_goes_with_its_last_observer() {
     let mut script = node();
     let old = [1, 2, 3].map(|n| sees(&mut script, [20, n, 0, n], None));
     script.wait(1_000);
@@ -484,7 +484,7 @@ fn a_record_that_says_the_same_stays() {
 
 /// Those who stayed connected went on to tell others of where it had been.
 #[test]
-fn who_moves_tells_its_peers() {
+fn moved_nodes_tell_their_peers() {
     let mut script = node();
     script.seen_at = ip4([192, 168, 1, 9], 4001);
     script.connect(PEER);
@@ -508,7 +508,7 @@ fn who_moves_tells_its_peers() {
 
 /// R15.8
 #[test]
-fn who_says_too_often_that_it_moved_is_sent_away() {
+fn records_sent_too_often_are_violations() {
     let record = |sequence| {
         let (key, network) = (SigningKey::from_bytes(&[2; 32]), config(1).network);
         let peer = PeerId(key.verifying_key().to_bytes());

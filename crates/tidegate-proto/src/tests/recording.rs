@@ -71,7 +71,7 @@ fn a_run_can_be_run_again() {
 
 /// R13.1, R13.2
 #[test]
-fn what_is_no_recording_of_these_rules_is_refused() {
+fn recordings_of_other_rules_are_refused() {
     let mut other = record("test 1");
     other[7] = b'1';
     assert!(matches!(read(&other), Err(ReplayError::NotARecording)));

@@ -96,7 +96,7 @@ fn check_items(net: &Net, what: &str) {
 
 /// R5.3.8, R5.3.9
 #[test]
-fn at_every_step_nothing_is_lost_and_nothing_comes_twice() {
+fn items_survive_replacement_at_every_step() {
     for dialer in [0, 1] {
         for step in 0..usize::from(ITEMS) * 4 {
             let mut net = pair();
@@ -116,7 +116,7 @@ fn at_every_step_nothing_is_lost_and_nothing_comes_twice() {
 
 /// The old connection is lost in the middle of it: what was under way comes by the new one.
 #[test]
-fn at_every_step_the_old_one_may_be_lost() {
+fn the_old_connection_may_be_lost_at_every_step() {
     for step in 0..usize::from(ITEMS) * 4 {
         let mut net = pair();
         net.path = Path::Relayed;
@@ -135,7 +135,7 @@ fn at_every_step_the_old_one_may_be_lost() {
 /// The new connection is lost in the middle of it: the old one goes on, if it is still there, with what the new one
 /// had taken over. R5.3.11
 #[test]
-fn at_every_step_the_new_one_may_be_lost() {
+fn the_new_connection_may_be_lost_at_every_step() {
     for step in 0..usize::from(ITEMS) * 4 {
         // Before its hello is done, when it has just come up, and while the old one drains.
         for after in [10, 22, 36, 43, 50] {

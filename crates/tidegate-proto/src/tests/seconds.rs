@@ -102,7 +102,7 @@ fn a_dialer_that_lost_its_side_is_not_locked_out() {
 }
 
 #[test]
-fn of_two_processes_with_one_key_the_first_stays() {
+fn the_first_of_two_processes_with_one_key_stays() {
     let mut configs = vec![config(1), config(2), config(2)];
     for config in &mut configs[1..] {
         config.static_peers = vec![StaticPeer { address: address(0), peer: None }];

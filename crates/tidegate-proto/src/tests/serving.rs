@@ -63,7 +63,7 @@ fn numbers_of_requests_ascend() {
 
 /// R16.5
 #[test]
-fn what_is_cancelled_ends_at_once_and_once() {
+fn cancelled_requests_end_at_once_and_once() {
     let mut script = serving(&[]);
     for id in 0..3 {
         script.send(RPC, &want_block(id, BlockId([id as u8; 32])));
@@ -86,7 +86,7 @@ fn what_is_cancelled_ends_at_once_and_once() {
 
 /// R16.5
 #[test]
-fn who_asks_and_cancels_in_turn_starts_one_search() {
+fn repeated_cancels_start_one_search() {
     for want in [want_block(0, BlockId([3; 32])), want_headers(0, vec![BlockId([3; 32])], 9)] {
         let mut script = serving(&[]);
         let RpcMessage::Request(RpcRequest { want, .. }) = want else { unreachable!() };
@@ -129,7 +129,7 @@ fn the_last_chunk_is_the_end_of_a_request() {
 
 /// R16.9
 #[test]
-fn who_does_not_read_what_he_asked_for_gives_up_his_place() {
+fn requesters_that_do_not_read_lose_their_place() {
     let mut config = with_store(1);
     config.limits.serving = 1;
     let block = BlockId([3; 32]);
@@ -166,7 +166,7 @@ fn takes_a_place(script: &mut Script, block: BlockId, request: u64) {
 
 /// R16.9
 #[test]
-fn who_reads_drop_by_drop_gives_up_his_place() {
+fn slow_readers_lose_their_place() {
     let mut config = with_store(1);
     config.limits.serving = 1;
     let mut script = Script::up_with(config);
@@ -232,7 +232,7 @@ fn peers_are_given_blocks_in_turn() {
 
 /// A peer that rests, since it caused more than its share of the work, is passed over. R16.9
 #[test]
-fn who_rests_keeps_nobody_from_being_served() {
+fn resting_peers_do_not_delay_others() {
     let mut config = with_store(1);
     config.limits.serving = 1;
     config.limits.work_per_second = 100;
@@ -263,7 +263,7 @@ fn who_rests_keeps_nobody_from_being_served() {
 
 /// A place that becomes free while the only peer that waits for it rests is that peer's when it has rested.
 #[test]
-fn who_rested_is_served() {
+fn peers_are_served_after_their_rest() {
     let mut config = with_store(1);
     config.limits.serving = 1;
     config.limits.work_per_second = 100;
@@ -282,7 +282,7 @@ fn who_rested_is_served() {
 
 /// A peer for which answers were made in vain comes after others, though it asked first.
 #[test]
-fn who_wastes_answers_comes_last() {
+fn peers_that_waste_answers_come_last() {
     let mut config = with_store(1);
     config.limits.serving = 1;
     let mut script = Script::up_with(config);
@@ -310,7 +310,7 @@ fn who_wastes_answers_comes_last() {
 
 /// A block that is in memory is copied and hashed before its first byte leaves.
 #[test]
-fn who_cancels_what_he_gets_waits_ever_longer() {
+fn peers_that_cancel_answers_wait_ever_longer() {
     let large = chunked(1);
     let mut script = serving(&large);
     let mut given = 0;
@@ -330,7 +330,7 @@ fn who_cancels_what_he_gets_waits_ever_longer() {
 }
 
 #[test]
-fn searches_for_who_has_gone_are_bounded() {
+fn searches_for_closed_connections_are_bounded() {
     let mut script = serving(&[]);
     for n in 0..30 {
         script.connect(PeerId([n + 20; 32]));
@@ -349,7 +349,7 @@ fn searches_for_who_has_gone_are_bounded() {
 
 /// R16.7
 #[test]
-fn headers_follow_the_first_block_that_both_know() {
+fn headers_follow_the_first_common_block() {
     let chain = chain(100, 100);
     let mut script = serving(&chain);
     let ids = chain.iter().map(|block| block.block).collect::<Vec<_>>();
@@ -370,7 +370,7 @@ fn headers_follow_the_first_block_that_both_know() {
 }
 
 #[test]
-fn so_many_blocks_are_given_at_a_time() {
+fn blocks_served_at_a_time_are_bounded() {
     let mut script = serving(&[]);
     let block = BlockId([3; 32]);
     script.send(RPC, &want_block(0, block));

@@ -14,7 +14,7 @@ use crate::{Node, Time};
 
 /// R17.1, R17.2
 #[test]
-fn what_is_reported_is_durable() {
+fn fates_are_reported_when_durable() {
     let mut script = Script::with(with_store(1));
     let body = item(1, 100);
     let publish = |request| Command::Publish {
@@ -48,7 +48,7 @@ fn what_is_reported_is_durable() {
 }
 
 #[test]
-fn what_is_refused_is_told_at_once_and_not_kept() {
+fn refused_items_are_reported_at_once_and_not_stored() {
     let mut script = Script::with(with_store(1));
     let (request, pool, admission) = (1, SMALL, Admission::default());
     let body = Bytes::from_static(b"none");

@@ -77,7 +77,7 @@ fn a_new_node_gets_all_blocks_from_several_peers() {
 }
 
 #[test]
-fn who_was_away_goes_on_where_he_was() {
+fn restarted_nodes_resume_at_their_tip() {
     let chain = chain(200, 100);
     let mut net = behind(1, &chain[..100]);
     net.connect(1, 0);
@@ -100,7 +100,7 @@ fn who_was_away_goes_on_where_he_was() {
 }
 
 #[test]
-fn one_who_restarted_gives_the_last_blocks_from_its_store() {
+fn restarted_nodes_serve_recent_blocks_from_their_store() {
     let chain = chain(10, 100);
     let mut net = behind(1, &chain);
     net.restart(0);
@@ -111,7 +111,7 @@ fn one_who_restarted_gives_the_last_blocks_from_its_store() {
 }
 
 #[test]
-fn who_stops_half_way_costs_a_retry() {
+fn a_peer_that_stalls_costs_a_retry() {
     let chain = chain(300, 20_000);
     let mut net = behind(2, &chain);
     net.connect(2, 0);
@@ -126,7 +126,7 @@ fn who_stops_half_way_costs_a_retry() {
 }
 
 #[test]
-fn who_boasts_does_not_hold_up_the_others() {
+fn false_tips_do_not_delay_catching_up() {
     let chain = chain(40, 100);
     let mut net = behind(1, &chain[..20]);
     net.connect(1, 0);
@@ -264,7 +264,7 @@ fn an_answer_is_what_was_asked_for() {
 }
 
 #[test]
-fn what_does_not_come_is_asked_of_others() {
+fn late_bodies_are_asked_of_others() {
     let chain = chain(20, 100);
     let (mut script, asked) = asking(&chain);
     let slow = script.connection;
@@ -313,7 +313,7 @@ fn a_large_block_travels_in_chunks() {
 
 /// A body that is not good for the application is not asked for again and again.
 #[test]
-fn what_the_application_ignores_is_not_fetched_in_a_circle() {
+fn ignored_bodies_are_not_fetched_again_and_again() {
     let chain = chain(20, 100);
     let (mut script, asked) = asking(&chain);
     script.judge = |subject| match subject {
@@ -360,7 +360,7 @@ fn first_part(block: &Block) -> (Body, crate::chunk::Sending) {
 
 /// One who gives the next block chunk by chunk, each just in time, would hold up all others.
 #[test]
-fn who_drips_the_next_body_loses_it_to_another() {
+fn a_dripping_sender_of_the_next_body_is_replaced() {
     let chain = chunked(20);
     let (mut script, asked) = asking(&chain);
     let slow = script.connection;
@@ -393,7 +393,7 @@ fn who_drips_the_next_body_loses_it_to_another() {
 
 /// A peer that claims to have a body and has not takes nothing from one that has.
 #[test]
-fn who_is_slow_and_the_only_one_goes_on() {
+fn the_only_source_of_the_next_body_may_be_slow() {
     let chain = chunked(20);
     let (mut script, asked) = asking(&chain);
     let slow = script.connection;
@@ -446,7 +446,7 @@ fn peers_are_asked_for_headers_in_turn() {
 
 /// Two who come again and again, and say nothing, kept this node from asking anybody else for headers.
 #[test]
-fn who_comes_back_is_not_asked_first() {
+fn reconnecting_peers_are_not_asked_first() {
     let chain = chain(60, 100);
     let (mut script, _) = asking(&chain[..20]);
     let honest = script.connection;
@@ -469,7 +469,7 @@ fn who_comes_back_is_not_asked_first() {
 
 /// Answers come one after the other: a request that waits behind a body is not late.
 #[test]
-fn what_waits_behind_a_body_has_time() {
+fn requests_behind_a_body_do_not_time_out() {
     let chain = chunked(40);
     let (mut script, asked) = asking(&chain[..20]);
     let held = Held { block: chain[39].block, height: 40 };
@@ -493,7 +493,7 @@ fn what_waits_behind_a_body_has_time() {
 }
 
 #[test]
-fn who_boasts_and_is_silent_is_not_believed_again() {
+fn unproven_tips_of_silent_peers_are_not_believed_again() {
     let mut script = Script::up();
     let held = Held { block: BlockId([9; 32]), height: u64::MAX };
     script.send(TIP, &TipMessage::Held(held));
@@ -512,7 +512,7 @@ fn who_boasts_and_is_silent_is_not_believed_again() {
 /// One that came again and again and said anything kept a node catching up for ever: it was not ready, and
 /// got no block in parts. R16.11
 #[test]
-fn what_nobody_shows_is_nothing_to_catch_up_with() {
+fn unproven_tips_do_not_keep_a_node_catching_up() {
     let chain = chain(21, 100);
     let (mut script, asked) = asking(&chain[..20]);
     assert!(has_started(&script));
@@ -561,7 +561,7 @@ fn what_nobody_shows_is_nothing_to_catch_up_with() {
 /// One who was asked for headers and said nothing kept all others from being asked for five seconds, each
 /// time that it came.
 #[test]
-fn who_is_silent_about_headers_is_not_waited_for() {
+fn peers_silent_about_headers_are_not_waited_for() {
     let chain = chain(40, 100);
     let mut script = Script::up();
     let silent = script.connection;
@@ -590,7 +590,7 @@ fn who_is_silent_about_headers_is_not_waited_for() {
 
 /// One who shows headers and no bodies holds nothing that can be had.
 #[test]
-fn who_leaves_everything_without_an_answer_is_not_waited_for() {
+fn peers_that_answer_nothing_are_not_waited_for() {
     let chain = chain(20, 100);
     let (mut script, asked) = asking(&chain);
     assert_eq!(asked.len(), 3);
@@ -603,7 +603,7 @@ fn who_leaves_everything_without_an_answer_is_not_waited_for() {
 
 /// R16.6
 #[test]
-fn what_there_is_no_room_for_is_cancelled() {
+fn bodies_without_room_are_cancelled() {
     let items = (0..40).map(|n| (SMALL, item(n, 30_000))).collect::<Vec<_>>();
     let mut parent = genesis();
     let large = (1..=20u64).map(|slot| {
@@ -677,7 +677,7 @@ fn a_header_that_was_ignored_is_checked_again_later() {
 
 /// Who has nothing but headers that are known does not keep others from being asked.
 #[test]
-fn headers_that_are_known_are_none() {
+fn known_headers_prove_nothing() {
     let chain = chain(40, 100);
     let (mut script, _) = asking(&chain[..20]);
     let liar = script.connection;
@@ -711,7 +711,7 @@ fn an_answer_that_ends_where_the_chain_ends_is_the_last() {
 /// Two were asked for the same headers, since the first was late. The second had nothing to show that was
 /// not known by then, and was not believed for it.
 #[test]
-fn who_shows_headers_after_another_is_believed() {
+fn the_second_sender_of_the_same_headers_is_believed() {
     let chain = chain(20, 20);
     let mut config = config(1);
     (config.limits.sync_headers, config.limits.sync_gap) = (4, 1);
@@ -748,7 +748,7 @@ fn who_shows_headers_after_another_is_believed() {
 /// One was asked for a body since another had not begun after a second. When that one began, the second was
 /// to be told to stop; but whenever it began, the first was, however far it was.
 #[test]
-fn who_begins_first_goes_on() {
+fn the_first_to_begin_a_body_goes_on() {
     let chain = chunked(20);
     let (mut script, asked) = asking(&chain);
     let first = script.connection;
@@ -778,7 +778,7 @@ fn who_begins_first_goes_on() {
 
 /// Connections that answered nothing had three bodies each, and came before one that delivered.
 #[test]
-fn who_delivers_is_asked_first() {
+fn delivering_peers_are_asked_first() {
     let chain = chain(20, 100);
     let is_body = |(_, want): &(u32, RpcWant)| matches!(want, RpcWant::Block(_));
     let (mut script, asked) = asking(&chain);

@@ -370,7 +370,7 @@ impl Play {
 
 /// R9.2.7, R9.2.12, R9.2.14, R9.2.15
 #[test]
-fn whatever_liars_say_the_block_comes_and_nobody_honest_is_accused() {
+fn lies_neither_stop_a_block_nor_blame_honest_peers() {
     let mut late = 0;
     for seed in 0..PLAYS {
         let run = std::panic::catch_unwind(|| Play::new(seed).run());

@@ -72,7 +72,7 @@ fn a_validator_that_hangs_is_asked_no_more_than_it_can_take() {
 
 /// R7.4.3
 #[test]
-fn what_is_ignored_is_offered_again_once_for_each_new_tip() {
+fn ignored_items_are_offered_again_once_for_each_new_tip() {
     let mut net = Net::pair();
     net.hosts[1].judge = |subject| match subject {
         Subject::Item { .. } => Some(Verdict::Ignore),
@@ -188,7 +188,7 @@ fn a_full_set_of_held_back_items_stops_the_cursor_until_the_tip_moves() {
 }
 
 #[test]
-fn an_item_that_peers_reject_costs_the_one_who_sent_it() {
+fn rejected_items_cost_their_sender() {
     let mut net = Net::new(3);
     net.connect(0, 1);
     net.connect(2, 1);
@@ -215,7 +215,7 @@ fn an_item_that_was_ignored_can_be_published_here() {
 }
 
 #[test]
-fn what_is_published_while_it_is_checked_settles_the_check() {
+fn publishing_settles_a_running_check_of_the_item() {
     let mut net = Net::pair();
     net.hosts[1].judge = withhold;
     net.publish(0, SMALL, &item(1, 100));
@@ -233,7 +233,7 @@ fn what_is_published_while_it_is_checked_settles_the_check() {
 }
 
 #[test]
-fn a_tip_that_nobody_knows_is_not_taken() {
+fn unknown_tips_are_not_taken() {
     let mut net = Net::pair();
     let unknown = block(&genesis(), 1, 1, &[]);
     let change = TipChange::new(unknown.block);

@@ -280,7 +280,7 @@ fn a_second_ping_before_the_pong_left_is_one_too_many() {
 
 /// R5.6.2
 #[test]
-fn what_comes_after_the_goodbye_is_not_looked_at() {
+fn messages_after_the_goodbye_are_ignored() {
     let mut script = Script::up();
     script.node.handle_command(script.now, Command::Disconnect { peer: PEER });
     let frame = |channel, frame| Input::Frame { connection: script.connection, channel, frame };
@@ -304,7 +304,7 @@ fn what_comes_after_the_goodbye_is_not_looked_at() {
 }
 
 #[test]
-fn what_comes_after_the_accusation_is_not_looked_at() {
+fn messages_after_the_accusation_are_ignored() {
     let mut script = commit(Violation::Malformed);
     script.take();
     for channel in [CONTROL, TIP, BLOCK, SMALL_POOL, 99] {
@@ -402,7 +402,7 @@ fn chunked(n: u8, size: usize) -> (Chunked, Vec<Bytes>) {
 
 /// R6.1.5, R8.3
 #[test]
-fn what_is_raised_or_returned_must_be_there() {
+fn raises_and_returns_must_name_something_open() {
     for instance in [TIP, BLOCK, 19] {
         let raise = Raise { instance, grant: generous() };
         accused(Violation::UnknownChannel, |s| s.send(CONTROL, &ControlMessage::Raise(raise)));

@@ -99,7 +99,7 @@ fn the_strict_profile_refuses() {
 
 /// R3.6
 #[test]
-fn nothing_over_its_bound_is_written() {
+fn oversized_values_are_not_encoded() {
     let fetch = |count| PoolMessage::Fetch(vec![0; count]).to_frame();
     assert!(fetch(64).is_ok());
     assert_eq!(fetch(65).unwrap_err(), EncodeError { length: 65, bound: 64 });
@@ -153,7 +153,7 @@ fn reading_across_head_and_body_is_reading_the_bytes() {
 proptest! {
     /// Section 3: `decode(x) = Ok(m)` implies `encode(m) = x`, for bytes that are nearly messages.
     #[test]
-    fn what_decodes_is_canonical(
+    fn decoded_messages_are_canonical(
         head in prop::collection::vec(0u32..9, 0..12),
         tail in prop::collection::vec(any::<u8>(), 0..40),
     ) {
@@ -171,7 +171,7 @@ proptest! {
 
 /// Whoever keeps a part of a message must not keep the whole frame for it.
 #[test]
-fn what_is_kept_of_a_frame_is_no_more_than_itself() {
+fn kept_parts_do_not_pin_their_frame() {
     let header = Bytes::from(vec![1; 108]);
     let push = |short_ids: Vec<u8>| {
         BlockMessage::Push(Compact {

@@ -357,7 +357,7 @@ fn check_after_crash(disk: &Disk, durable: u64) -> u64 {
 
 /// At 200 points of the same run, and again in what follows the recovery.
 #[test]
-fn nothing_durable_is_lost_when_the_power_fails() {
+fn durable_data_survives_power_failures() {
     let new = || {
         let disk = Disk::default();
         drop(Store::on_backend(disk.clone(), NETWORK, b"genesis", pools()).unwrap());

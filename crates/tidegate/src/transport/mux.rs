@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn who_breaks_the_rules_is_found_out() {
+    fn protocol_errors_are_detected() {
         let data = |channel, size: usize| message(channel, size as u32, &vec![0; size]);
         let receives = |messages: &[Bytes]| {
             let mut mux = Mux::new();

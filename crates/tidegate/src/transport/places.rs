@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_end_at_the_limit_whoever_takes_them() {
+    fn places_are_bounded_over_all_transports() {
         let mut limits = Limits::default();
         (limits.max_inbound, limits.max_outbound, limits.handshakes) = (1, 1, 1);
         let first = Places::new(&limits);

@@ -37,7 +37,7 @@ async fn a_node_keeps_its_name_over_restarts() {
 }
 
 #[test]
-fn what_is_no_key_file_is_named_and_left_alone() {
+fn invalid_key_files_are_named_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("node.key");
     let key = "ab".repeat(32);

@@ -14,7 +14,7 @@ fn notes() -> Builder {
 
 /// The port was taken for another 80 ms or more: a restart in one process failed.
 #[tokio::test]
-async fn who_has_shut_down_leaves_its_ports() {
+async fn ports_are_free_after_shutdown() {
     let start = |address: &str| {
         let builder = notes().listen(address.parse().unwrap());
         Running::start(builder.identity(Identity::from_seed(&[7; 32])))

@@ -109,7 +109,7 @@ async fn refusals_are_told_to_both() {
 }
 
 #[tokio::test]
-async fn only_allowed_peers_are_talked_to() {
+async fn only_allowed_peers_are_accepted() {
     for by in By::all() {
         let friend = Identity::generate().unwrap();
         let mut bob = Running::start(by.builder(accept_all).allow([friend.peer_id()]));
@@ -123,7 +123,7 @@ async fn only_allowed_peers_are_talked_to() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_listened_at_is_named() {
+async fn listen_errors_name_the_address() {
     for by in By::all() {
         let tcp = "/ip4/127.0.0.1/tcp/4001";
         let error = by.builder(accept_all).listen(tcp.parse().unwrap()).start().unwrap_err();

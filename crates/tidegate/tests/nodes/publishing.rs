@@ -36,7 +36,7 @@ async fn an_item_gets_from_one_node_to_the_other() {
 }
 
 #[tokio::test]
-async fn who_comes_later_gets_what_is_there() {
+async fn peers_that_connect_later_get_the_pool() {
     for by in By::all() {
         let (mut alice, mut bob) = (by.start(accept_all), by.start(accept_all));
         for number in 0..300 {
@@ -55,7 +55,7 @@ async fn who_comes_later_gets_what_is_there() {
 
 /// Of 4,000 that were accepted a peer had 204 when the node had said goodbye, and no call said which.
 #[tokio::test]
-async fn what_was_published_is_with_others_before_the_end() {
+async fn flush_waits_until_peers_have_the_items() {
     const COUNT: usize = 300;
     for by in By::all() {
         // A millisecond for each, one after the other.
@@ -88,7 +88,7 @@ async fn what_was_published_is_with_others_before_the_end() {
 
 /// That a peer refuses an item does not make it one that has it.
 #[tokio::test]
-async fn who_ignores_an_item_does_not_hold_it() {
+async fn peers_that_ignore_an_item_do_not_count_as_holders() {
     let by = By::memory();
     let ignores = |_: tidegate::io::Subject, answer: tidegate::Answer| answer.ignore();
     let (mut alice, mut bob) = (by.start(accept_all), by.start(ignores));
@@ -124,7 +124,7 @@ async fn publishing_tells_the_fate() {
 }
 
 #[tokio::test]
-async fn what_waits_to_be_published_is_bounded() {
+async fn pending_publications_are_bounded() {
     const PLACES: usize = 4096;
     let alice = By::memory().start(accept_all);
     let publish = |number| {

@@ -82,7 +82,7 @@ async fn refused(stranger: &mut Running, by: &Running) -> Refusal {
 }
 
 #[tokio::test]
-async fn those_beyond_the_places_are_refused_and_the_others_go_on() {
+async fn connections_beyond_the_limit_are_refused_and_others_go_on() {
     for by in By::all() {
         let mut limits = Limits::default();
         limits.max_inbound = 2;

@@ -72,7 +72,7 @@ async fn ends_for_framing(net: &mut QuicNet, quic: &quinn::Connection, end: End)
 
 /// R4.2.1, R4.2.2
 #[tokio::test]
-async fn only_those_who_show_an_ed25519_key_come_in() {
+async fn only_peers_with_an_ed25519_key_are_accepted() {
     let mut net = QuicNet::new(1).await;
     let to = socket_of(net.peers[0].address.as_ref().unwrap());
     let tidegate: &[&[u8]] = &[b"tidegate/1"];
@@ -107,7 +107,7 @@ async fn only_those_who_show_an_ed25519_key_come_in() {
 
 /// A closed connection is kept for three times as long as its peer says. R4.2.6
 #[tokio::test]
-async fn who_holds_acknowledgments_back_for_too_long_is_not_let_in() {
+async fn peers_with_a_long_ack_delay_are_refused() {
     for (delay, is_let_in) in [(250, true), (251, false)] {
         let mut net = QuicNet::new(1).await;
         let to = socket_of(net.peers[0].address.as_ref().expect("an address"));
@@ -353,7 +353,7 @@ async fn on_a_way_that_may_die() -> (QuicNet, End, End, Arc<AtomicBool>) {
 
 /// What is awaited for so long makes quinn keep a closed connection in proportion, and sizes its memory.
 #[tokio::test]
-async fn who_acknowledges_nothing_is_given_up() {
+async fn peers_that_acknowledge_nothing_time_out() {
     let (mut net, end, other, dead) = on_a_way_that_may_die().await;
     net.round_trip(end, other).await;
     dead.store(true, Ordering::Relaxed);
@@ -453,7 +453,7 @@ async fn the_last_address_of_a_name_is_tried_too() {
 /// What is counted of a peer, and told on, is of the address that it connected from: quinn has it move to
 /// another without a word.
 #[tokio::test]
-async fn who_moves_connects_anew() {
+async fn moved_peers_must_reconnect() {
     let mut net = QuicNet::new(1).await;
     let from = endpoint();
     let (quic, end) = accepted_from(&mut net, &from).await;

@@ -248,7 +248,7 @@ async fn connections_that_nobody_ends_are_bounded() {
 
 /// A session that is kept holds the certificate of whoever came. R4.2.4
 #[tokio::test]
-async fn no_session_can_be_resumed() {
+async fn sessions_cannot_be_resumed() {
     let to = listener(&Limits::default());
     let endpoint = endpoint();
     let tickets = Arc::new(Tickets::default());

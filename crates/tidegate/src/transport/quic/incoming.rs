@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn closed_connections_that_are_kept_bound_who_comes() {
+    fn draining_connections_count_against_the_limit() {
         let now = Instant::now();
         let mut incoming = Incoming::new(now);
         let mut verdict =
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_slow_makes_room_for_other_groups() {
+    fn slow_handshakes_make_room_for_other_groups() {
         let now = Instant::now();
         let mut incoming = full(now);
         let soon = now + SLOW - Duration::from_millis(1);
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_given_up_is_told() {
+    async fn evicted_handshakes_are_told() {
         let now = Instant::now();
         let mut incoming = Incoming::new(now);
         let (_, _, first) = incoming.begin(now, None);

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_decrypted_holds_no_datagram() {
+    fn decrypted_payloads_do_not_pin_their_datagram() {
         let key = remote_key(None);
         for bytes in [1, COUNTED - 1, COUNTED, COUNTED + 1, 1400] {
             let mut datagram = BytesMut::from(&[7; 1400][..]);
@@ -424,7 +424,7 @@ mod tests {
 
     /// R4.2.4
     #[test]
-    fn nothing_comes_behind_the_handshake() {
+    fn handshake_data_after_the_handshake_is_refused() {
         for is_handshaking in [true, false] {
             let mut session = BoundedSession::of(Box::new(Told { is_handshaking }));
             assert_eq!(session.read_handshake(&[4, 0, 0xff, 0xff]).is_ok(), is_handshaking);

@@ -261,7 +261,7 @@ mod tests {
 
     /// With such a card nearly all that a node sent was lost, for as long as it ran.
     #[test]
-    fn what_the_system_refuses_is_not_tried_again() {
+    fn segmentation_refused_by_the_system_is_not_retried() {
         let socket = Socket::new(Arc::new(Refusing(64.into()))).unwrap();
         assert_eq!(socket.max_transmit_segments(), 64);
         let transmit = Transmit {

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_farther_away_than_four_seconds() {
+    fn round_trips_over_four_seconds_end_the_connection() {
         let now = Instant::now();
         let look = |round_trip| new(now).look(Seen { round_trip, ..NOTHING }, now);
         assert_eq!(look(ROUND_TRIP), None);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn who_stays_elsewhere_connects_anew() {
+    fn a_migrated_peer_must_reconnect() {
         let now = Instant::now();
         let mut watch = new(now);
         let there = Seen { at: SocketAddr::from(([127, 0, 0, 2], 1)), ..NOTHING };
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_acknowledged() {
+    fn unacknowledged_data_ends_the_connection() {
         let began = Instant::now();
         let at = |ms| began + Duration::from_millis(ms);
         let mut watch = new(began);
@@ -346,7 +346,7 @@ mod tests {
 
     /// quinn restarts its counters then.
     #[test]
-    fn who_moves_is_not_closed_for_what_was_acknowledged() {
+    fn counters_restarted_by_a_migration_end_no_connection() {
         let began = Instant::now();
         let at = |ms| began + Duration::from_millis(ms);
         let mut watch = new(began);
