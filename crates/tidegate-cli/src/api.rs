@@ -13,7 +13,7 @@ use utoipa::openapi::{OpenApi, RefOr};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::app::App;
+use crate::application::Application;
 
 pub(crate) mod events;
 pub(crate) mod guard;
@@ -34,7 +34,7 @@ const MAX_BODY: usize = 128 << 10;
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) node: Node,
-    pub(crate) app: App,
+    pub(crate) app: Application,
     pub(crate) events: Arc<EventLog>,
     /// Whether the node has nobody to be connected to unless others come.
     pub(crate) alone: bool,

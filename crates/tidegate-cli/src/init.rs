@@ -9,7 +9,7 @@ use serde::Serialize;
 use tidegate::Identity;
 use tidegate_ledger::{Genesis, WorkRules, account};
 
-use crate::app::unix_ms;
+use crate::application::unix_ms;
 use crate::print::say;
 use crate::{keys, print, settings};
 

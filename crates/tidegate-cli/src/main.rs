@@ -9,7 +9,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 mod api;
-mod app;
+mod application;
 mod ask;
 mod client;
 mod code;

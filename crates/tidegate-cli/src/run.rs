@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::api::events::EventLog;
 use crate::api::guard::Guard;
 use crate::api::{self, Api, serve};
-use crate::app::{self, App};
+use crate::application::{self, Application};
 use crate::settings::{self, ApiAddress, Origin, Settings};
 use crate::{code, init, keys};
 
@@ -119,7 +119,7 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
         ));
     }
     let names = pools().into_iter().map(|pool| pool.name).collect();
-    let log = Arc::new(EventLog::new(app::unix_ms(), names));
+    let log = Arc::new(EventLog::new(application::unix_ms(), names));
     let alone = settings.bootstrap.value.is_empty() && settings.peers.value.is_empty();
     let started = Instant::now();
     let api = Api { node: node.clone(), app: app.clone(), events: log.clone(), alone, started };
@@ -172,7 +172,10 @@ fn announce(what: std::fmt::Arguments<'_>) {
 }
 
 /// Everything that can be refused comes before the store is opened.
-fn start(settings: &Settings, arguments: &Arguments) -> anyhow::Result<(Node, Events, App)> {
+fn start(
+    settings: &Settings,
+    arguments: &Arguments,
+) -> anyhow::Result<(Node, Events, Application)> {
     let genesis = init::genesis(&settings.folder)?;
     let header = genesis.header().to_bytes();
     let identity = match arguments.ephemeral_identity {
@@ -185,7 +188,7 @@ fn start(settings: &Settings, arguments: &Arguments) -> anyhow::Result<(Node, Ev
             Identity::load_or_create(path)?
         }
     };
-    let app = App::new(Ledger::new(genesis.clone())?);
+    let app = Application::new(Ledger::new(genesis.clone())?);
     let mut limits = Limits::default();
     limits.max_inbound = settings.max_inbound.value;
     let mut builder = Builder::new(genesis.network(), LedgerRules, app.clone())
@@ -194,7 +197,7 @@ fn start(settings: &Settings, arguments: &Arguments) -> anyhow::Result<(Node, Ev
         .limits(limits)
         .outbound(settings.outbound.value)
         .workers(settings.workers.value)
-        .client(app::CLIENT);
+        .client(application::CLIENT);
     builder = pools().into_iter().fold(builder, Builder::pool);
     builder = match settings.listen.origin {
         // A machine may be without IPv6.
@@ -222,7 +225,7 @@ fn start(settings: &Settings, arguments: &Arguments) -> anyhow::Result<(Node, Ev
 }
 
 /// Makes blocks when it is the key's turn.
-async fn produce(node: Node, app: App, key: SigningKey) {
+async fn produce(node: Node, app: Application, key: SigningKey) {
     if let Some(wait) = app.until_start() {
         tracing::warn!("by this machine's clock the network begins in {} s", wait.as_secs());
     }
@@ -246,7 +249,7 @@ async fn produce(node: Node, app: App, key: SigningKey) {
 /// Reads the node's events until it is gone, and proves the jobs of new blocks.
 async fn follow(
     node: Node,
-    app: App,
+    app: Application,
     mut events: Events,
     log: Arc<EventLog>,
     prover: Option<SigningKey>,

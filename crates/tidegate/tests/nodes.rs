@@ -6,7 +6,7 @@
 mod relay;
 
 mod nodes {
-    pub(crate) mod app;
+    pub(crate) mod application;
     #[cfg(feature = "quic")]
     mod cuts;
     mod identity;

@@ -21,7 +21,7 @@ use super::model::{
     Ready, Status, Submission, Submitted, Tip,
 };
 use super::problem::Problem;
-use crate::app::SubmitError;
+use crate::application::SubmitError;
 use crate::keys::public_key;
 
 type Answer<T> = Result<Json<T>, Problem>;
@@ -54,7 +54,7 @@ pub(super) async fn status(State(api): State<Api>) -> Answer<Status> {
     };
     Ok(Json(Status {
         peer_id: api.node.peer_id().to_string(),
-        client: crate::app::CLIENT.to_owned(),
+        client: crate::application::CLIENT.to_owned(),
         network,
         network_id,
         addresses: api.node.addresses().iter().map(ToString::to_string).collect(),

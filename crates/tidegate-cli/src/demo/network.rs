@@ -13,7 +13,7 @@ use tidegate_ledger::{Genesis, JobId, Ledger, LedgerRules, SigningKey, WorkRules
 use tokio::runtime::Runtime;
 
 use super::measure::Measures;
-use crate::app::{App, unix_ms};
+use crate::application::{Application, unix_ms};
 
 /// Accounts of each node: enough that none gets far ahead of the blocks.
 const ACCOUNTS: usize = 16;
@@ -35,7 +35,7 @@ pub(crate) struct Network {
 
 struct Member {
     node: Node,
-    app: App,
+    app: Application,
     key: SigningKey,
     accounts: Vec<SigningKey>,
     connected: Arc<AtomicUsize>,
@@ -70,7 +70,7 @@ impl Network {
         let first = Runtime::new()?;
         let mut nodes = Vec::<Member>::new();
         for index in 0..count {
-            let app = App::new(Ledger::new(genesis.clone())?);
+            let app = Application::new(Ledger::new(genesis.clone())?);
             let mut builder = Builder::new(genesis.network(), LedgerRules, app.clone())
                 .identity(Identity::generate()?)
                 .genesis(genesis.header().to_bytes())
@@ -110,7 +110,7 @@ impl Network {
     }
 
     /// The nodes that live.
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = (&Node, &App)> {
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (&Node, &Application)> {
         let killed = usize::from(self.first.is_none());
         self.nodes.iter().skip(killed).map(|member| (&member.node, &member.app))
     }
@@ -239,7 +239,7 @@ fn proves(job: &JobId, index: usize, count: usize) -> bool {
 
 fn prove(
     node: &Node,
-    app: &App,
+    app: &Application,
     (prover, index): (AccountId, usize),
     job: JobId,
     measures: &Arc<Measures>,
@@ -267,7 +267,7 @@ fn prove(
 /// Publishes transfers from the accounts of one node.
 struct Load {
     node: Node,
-    app: App,
+    app: Application,
     /// Keys and next nonces.
     accounts: Vec<(SigningKey, u64)>,
     running: Arc<AtomicBool>,

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::app::{
+use super::application::{
     LARGE, SMALL, SharedIds, TestRules, block, block_by, config, genesis, id, ids_of, item, item_of,
 };
 use super::script::{

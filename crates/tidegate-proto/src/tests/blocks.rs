@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::app::{LARGE, SMALL, block, facts, genesis, item, item_of};
+use super::application::{LARGE, SMALL, block, facts, genesis, item, item_of};
 use super::net::{Message, Net, accept, pick};
 use super::script::{BLOCK, SALT, Script, TIP, withhold_blocks};
 use crate::id::{ConnectionId, PoolIndex, Ticket};
@@ -270,12 +270,12 @@ fn every_fetch_has_an_answer() {
     assert_eq!((item.index, item.id), (0, block.items[0].id));
     assert_eq!(*end, not_here(&block, BlockPart::Items)[0]);
     // Of what is unknown, nothing.
-    let other = super::app::block(&genesis(), 9, 9, &[]);
+    let other = super::application::block(&genesis(), 9, 9, &[]);
     s.send(BLOCK, &fetch(&other, BlockWant::Header));
     assert_eq!(s.received::<BlockMessage>(BLOCK), not_here(&other, BlockPart::Header));
     // A header that is being checked is served.
     s.judge = withhold_headers;
-    s.send(TIP, &TipMessage::Header(super::app::block(&block.header, 2, 1, &[]).header));
+    s.send(TIP, &TipMessage::Header(super::application::block(&block.header, 2, 1, &[]).header));
     let (_, Subject::Header { block, header }) = &s.questions[0] else { panic!() };
     let want = BlockMessage::Fetch(BlockFetch { block: *block, want: BlockWant::Header });
     let header = BlockMessage::Header(header.clone());
@@ -347,6 +347,6 @@ fn a_block_that_cannot_be_sent_is_refused_with_a_reason() {
     // Another's header, first with the wrong id and then with its own.
     let mut first = Block { header: genesis(), ..runs(0) };
     assert_eq!(published(first.clone()), Fate::Invalid(Invalid::OtherBlock));
-    first.block = super::app::TestRules.header(&genesis()).unwrap().block;
+    first.block = super::application::TestRules.header(&genesis()).unwrap().block;
     assert_eq!(published(first), Fate::Invalid(Invalid::UnknownParent));
 }

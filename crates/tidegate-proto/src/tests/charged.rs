@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::app::{SMALL, block, config, genesis, item};
+use super::application::{SMALL, block, config, genesis, item};
 use super::claims::shuffled;
 use super::script::{
     BLOCK, CONTROL, PEER, SMALL_POOL, Script, TIP, hello, withhold, withhold_blocks,

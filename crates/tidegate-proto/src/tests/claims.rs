@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::app::{
+use super::application::{
     FOREIGN, LARGE, SMALL, TestRules, block, config, facts, genesis, id, ids_of, item, item_of,
 };
 use super::script::{

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::app::config;
+use super::application::config;
 use super::script::{CONTROL, PEER, Script, hello, setup};
 use crate::Config;
 use crate::config::{ConfigError, StaticPeer};

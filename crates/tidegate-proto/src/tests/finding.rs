@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ed25519_dalek::{Signer as _, SigningKey};
 
-use super::app::config;
+use super::application::config;
 use super::net::{Message, Net, address, listening};
 use super::script::{PEERS, Script};
 use crate::config::StaticPeer;
@@ -187,7 +187,7 @@ fn silent_peers_that_owe_permits_are_disconnected() {
     use crate::io::Admission;
     for publishes in [false, true] {
         let mut script = Script::up();
-        let body = super::app::item(1, 100);
+        let body = super::application::item(1, 100);
         let (request, pool, admission) = (1, PoolIndex(1), Admission::default());
         if publishes {
             script.command(Command::Publish { request, pool, body, admission });
@@ -347,7 +347,8 @@ fn full_nodes_refer_to_others() {
     let mut config = net.hosts[0].node.config().clone();
     config.limits.max_inbound = 2;
     net.hosts[0].node =
-        crate::Node::new(config, Box::new(super::app::TestRules), [0; 32], net.now).unwrap();
+        crate::Node::new(config, Box::new(super::application::TestRules), [0; 32], net.now)
+            .unwrap();
     net.command(0, listening(vec![address(0)]));
     net.run(Duration::from_secs(30));
     assert_eq!(net.links(0) - outbound(&net, 0), 2);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::app::{SMALL, config, item};
+use super::application::{SMALL, config, item};
 use super::net::{Message, Net, pick};
 use super::script::{CONTROL, PEER, Script, binding, hello, setup};
 use crate::Kind;
@@ -457,10 +457,10 @@ fn other_rules_refuse_the_instance_and_not_the_connection() {
     net.run_ms(500);
     assert_eq!((net.links(0), net.links(1)), (1, 1));
     net.publish(0, SMALL, &item(1, 100));
-    net.publish(0, super::app::LARGE, &item(2, 100));
+    net.publish(0, super::application::LARGE, &item(2, 100));
     net.run_ms(1000);
     assert!(!net.holds(1, SMALL, &item(1, 100)));
-    assert!(net.holds(1, super::app::LARGE, &item(2, 100)));
+    assert!(net.holds(1, super::application::LARGE, &item(2, 100)));
 }
 
 /// R5.1.7

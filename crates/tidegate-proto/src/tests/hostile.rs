@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::app::{LARGE, SMALL, block, config, genesis, id, ids_of, item};
+use super::application::{LARGE, SMALL, block, config, genesis, id, ids_of, item};
 use super::script::{
     BLOCK, CONTROL, LARGE_POOL, PEER, SMALL_POOL, Script, TIP, hello, setup, withhold,
     withhold_blocks,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::app::{SMALL, config, item};
+use super::application::{SMALL, config, item};
 use super::net::Net;
 use super::syncing::chain;
 use crate::config::tests::{LEAST, limits_in, limits_with};

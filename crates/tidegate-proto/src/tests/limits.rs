@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::app::{LARGE, SMALL, block, config, facts, genesis, id, item, item_of};
+use super::application::{LARGE, SMALL, block, config, facts, genesis, id, item, item_of};
 use super::script::{
     BLOCK, CONTROL, LARGE_POOL, PEER, SMALL_POOL, Script, TIP, withhold, withhold_blocks,
 };

@@ -1,11 +1,12 @@
 //! Stories of a few nodes, told through the six methods alone.
 
-mod app;
+mod application;
 mod blame;
 mod blocks;
 mod charged;
 mod claims;
 mod dialing;
+mod duplicates;
 mod finding;
 mod hello;
 mod hostile;
@@ -18,12 +19,11 @@ mod reaching;
 mod recording;
 mod replacing;
 mod script;
-mod seconds;
 mod serving;
 mod signaling;
 mod storing;
 mod syncing;
 mod twisted;
+mod vectors;
 mod verdicts;
 mod violations;
-mod worked;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ed25519_dalek::{Signer as _, SigningKey};
 
-use super::app::{TestRules, config, facts};
+use super::application::{TestRules, config, facts};
 pub(super) use crate::Message;
 use crate::id::{
     Address, ConnectionId, DialId, ItemId, PeerId, PoolIndex, SignalId, Signature, Ticket,
@@ -275,7 +275,7 @@ impl Net {
     }
 
     pub(super) fn holds(&self, n: usize, pool: PoolIndex, body: &Bytes) -> bool {
-        let id = super::app::id(pool, body);
+        let id = super::application::id(pool, body);
         self.hosts[n].node.pool_ids(pool).any(|known| *known == id)
     }
 
@@ -454,7 +454,7 @@ impl Net {
             Load::Headers { locator, most } => {
                 let chain = host.disk.chain();
                 let ids = chain.iter().map(|header| facts(header).block).collect::<Vec<_>>();
-                let genesis = facts(&super::app::genesis()).block;
+                let genesis = facts(&super::application::genesis()).block;
                 let after = locator.iter().find_map(|known| match *known == genesis {
                     true => Some(0),
                     false => ids.iter().position(|id| id == known).map(|at| at + 1),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::app::{LARGE, SMALL, config, item, prioritised};
+use super::application::{LARGE, SMALL, config, item, prioritised};
 use super::net::{Message, Net, accept, pick, withhold};
 use crate::io::{Admission, Command, Verdict};
 use crate::wire::{Grant, PoolMessage, Report};

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::app::{LARGE, SMALL, config, facts, genesis, item, prioritised};
+use super::application::{LARGE, SMALL, config, facts, genesis, item, prioritised};
 use super::net::{Message, Net, pick};
 use super::script::{CONTROL, LARGE_POOL, PEER, SMALL_POOL, Script, hello, setup};
 use crate::id::{AccountId, ItemKey};
@@ -142,7 +142,7 @@ fn removed_items_cannot_be_fetched() {
         let admission = Admission::default();
         script.command(Command::Publish { request, pool, body, admission });
     }
-    let key = ItemKey(super::app::id(LARGE, &item(1, 20_000)).0);
+    let key = ItemKey(super::application::id(LARGE, &item(1, 20_000)).0);
     let block = facts(&genesis()).block;
     let remove = vec![(LARGE, key)];
     let change = TipChange { remove, ..TipChange::new(block) };
@@ -190,7 +190,7 @@ fn items_removed_by_a_reorg_come_back() {
         script.take();
         script
     };
-    let here = [super::app::id(LARGE, &item(1, 20_000))];
+    let here = [super::application::id(LARGE, &item(1, 20_000))];
     let place = vec![(LARGE, ItemKey(here[0].0))];
     let shelve = TipChange { shelve: place.clone(), ..TipChange::new(genesis) };
     let restore = TipChange { restore: place.clone(), ..TipChange::new(genesis) };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 
-use super::app::config;
+use super::application::config;
 use super::script::{CONTROL, PEER, PEERS, Script, hello, setup};
 use crate::Violation;
 use crate::control::reachable::Told;

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
-use super::app::{SMALL, TestRules, config, item};
+use super::application::{SMALL, TestRules, config, item};
 use crate::io::{Admission, Command, Input, Output};
 use crate::recording::{Recorder, Replay, ReplayError, Start, replay};
 use crate::{Node, Time};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::app::{LARGE, config, id, item};
+use super::application::{LARGE, config, id, item};
 use super::net::{Message, Net};
 use crate::id::ItemId;
 use crate::io::{Event, Fate, Path};

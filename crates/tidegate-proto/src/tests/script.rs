@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::app::{TestRules, config};
+use super::application::{TestRules, config};
 use crate::config::PoolSpec;
 use crate::id::{
     Address, ConnectionId, DialId, Digest, ItemId, PeerId, PoolIndex, Salt, SignalId, Ticket,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::app::SMALL;
+use super::application::SMALL;
 use super::script::{PEER, RPC, Script, TIP};
 use super::syncing::{chain, chunked, failed, headers, requests, with_store};
 use crate::Violation;

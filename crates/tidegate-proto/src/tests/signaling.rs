@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::app::config;
+use super::application::config;
 use super::net::Net;
 use super::script::{PEER, SIGNAL, SIGNAL_GRANT, Script};
 use crate::Violation;
@@ -347,7 +347,7 @@ fn what_is_not_allowed_is_not_offered() {
     let offers = |carried, takes| {
         let mut config = config(1);
         (config.limits.signals_carried, config.takes_signals) = (carried, takes);
-        let offers = config.offers(&super::app::TestRules).into_iter();
+        let offers = config.offers(&super::application::TestRules).into_iter();
         let mut offers = offers.filter(|offer| offer.kind == crate::Kind::Signal.number());
         offers.next().map(|offer| (offer.grant.requests, offer.grant.bodies))
     };
@@ -359,7 +359,7 @@ fn what_is_not_allowed_is_not_offered() {
 /// R18.11
 #[test]
 fn the_digest_of_version_1_is_that_of_the_specification() {
-    let offers = config(1).offers(&super::app::TestRules);
+    let offers = config(1).offers(&super::application::TestRules);
     let offer = offers.iter().find(|offer| offer.kind == crate::Kind::Signal.number()).unwrap();
     let [version] = &*offer.versions else { panic!("one version: {:?}", offer.versions) };
     let rules = blake3::Hash::from_bytes(version.rules.0).to_hex();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::app::{SMALL, block, genesis, id, item, prioritised};
+use super::application::{SMALL, block, genesis, id, item, prioritised};
 use super::net::Net;
 use super::script::Script;
 use super::syncing::{chain, with_store};
@@ -168,7 +168,7 @@ fn a_chain_that_does_not_hold_together_is_refused() {
     let with = |headers: Vec<Bytes>| {
         let mut config = with_store(1);
         config.chain = headers;
-        Node::new(config, Box::new(super::app::TestRules), [0; 32], Time::ZERO).map(drop)
+        Node::new(config, Box::new(super::application::TestRules), [0; 32], Time::ZERO).map(drop)
     };
     let header = |n: usize| chain[n].header.clone();
     assert_eq!(with(vec![header(2), header(3)]), Ok(()));

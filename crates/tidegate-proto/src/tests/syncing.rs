@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::app::{SMALL, block, config, facts, genesis, item};
+use super::application::{SMALL, block, config, facts, genesis, item};
 use super::net::{Message, Net, pick};
 use super::script::{PEERS, RPC, Script, TIP};
 use crate::id::{BlockId, PeerId};
@@ -630,7 +630,7 @@ fn bodies_without_room_are_cancelled() {
     // Each on a connection of its own would be the same; here the first arrives in full.
     assert!(!begin(&mut script, 0), "the next block always fits");
     assert_eq!(script.accusation(), None);
-    let mut config = crate::tests::app::config(1);
+    let mut config = crate::tests::application::config(1);
     config.limits.block_bytes = 2 << 20;
     let mut script = Script::up_with(config);
     let held = Held { block: chain[19].block, height: 20 };

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::app::{LARGE, SMALL, SharedIds, TestRules, block_by, config, genesis, ids_of, item_of};
+use super::application::{
+    LARGE, SMALL, SharedIds, TestRules, block_by, config, genesis, ids_of, item_of,
+};
 use super::script::{BLOCK, CONTROL, RPC, Script, TIP, hello, setup_by as setup, withhold_blocks};
 use crate::chunk;
 use crate::id::{ConnectionId, PeerId, PoolIndex};
@@ -67,7 +69,7 @@ fn body(dice: &mut Dice, n: u8, pool: PoolIndex) -> Bytes {
         (LARGE, 1) => 5_000,
         _ => 20 + dice.below(500),
     };
-    super::app::item(n, size as usize)
+    super::application::item(n, size as usize)
 }
 
 /// A peer whose round trip seems to be `far` milliseconds.
@@ -256,7 +258,7 @@ impl Play {
                 1 => item.index ^= 1,
                 _ => {
                     if let Body::Whole(body) = &mut item.body {
-                        *body = super::app::item(99, body.len());
+                        *body = super::application::item(99, body.len());
                     }
                 }
             },

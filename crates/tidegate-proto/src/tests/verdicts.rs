@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::app::{LARGE, SMALL, block, facts, genesis, item};
+use super::application::{LARGE, SMALL, block, facts, genesis, item};
 use super::net::{Message, Net, accept, pick, withhold};
 use crate::io::{Admission, Command, Event, Subject, TipChange, Verdict};
 use crate::wire::{PoolMessage, Report};
@@ -168,10 +168,10 @@ fn an_item_waits_for_a_tip_that_is_high_enough() {
 
 #[test]
 fn a_full_set_of_held_back_items_stops_the_cursor_until_the_tip_moves() {
-    let mut first = super::app::config(1);
+    let mut first = super::application::config(1);
     // Two, and those whose permits are out could come back as ignored: they count.
     first.limits.held_back = 2;
-    let mut net = Net::with(vec![first, super::app::config(2)]);
+    let mut net = Net::with(vec![first, super::application::config(2)]);
     net.connect(0, 1);
     net.run_ms(500);
     for n in 1..=3 {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::app::{LARGE, SMALL, block, config, facts, genesis, id, ids_of, item, item_of};
+use super::application::{LARGE, SMALL, block, config, facts, genesis, id, ids_of, item, item_of};
 use super::script::{
     BLOCK, CONTROL, LARGE_POOL, PEER, PEERS, SMALL_POOL, Script, TIP, generous, hello, setup,
     withhold,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tidegate::transport::split_peer;
 
-use super::app::{By, Running, accept_all};
+use super::application::{By, Running, accept_all};
 use crate::relay::{Fate, Relay, address_of, socket_of};
 
 /// How long after the network is back everything must have arrived.
@@ -41,13 +41,13 @@ async fn cut(duration: Duration) -> Duration {
         // the pools.
         tokio::time::sleep((duration / 600).max(Duration::from_millis(100))).await;
     }
-    let has = bob.node.pool_ids(super::app::NOTES).await.unwrap().len();
+    let has = bob.node.pool_ids(super::application::NOTES).await.unwrap().len();
     assert!(has <= 2 + count, "nothing passes: {has}");
     is_cut.store(false, Ordering::Relaxed);
     let back = Instant::now();
     let all = 1 + 2 * count;
-    while alice.node.pool_ids(super::app::NOTES).await.unwrap().len() < all
-        || bob.node.pool_ids(super::app::NOTES).await.unwrap().len() < all
+    while alice.node.pool_ids(super::application::NOTES).await.unwrap().len() < all
+        || bob.node.pool_ids(super::application::NOTES).await.unwrap().len() < all
     {
         assert!(back.elapsed() < BACK, "cut for {duration:?}: not back within {BACK:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -2,7 +2,7 @@
 
 use tidegate::{Identity, IdentityError};
 
-use super::app::{By, NETWORK, Notes, accept_all};
+use super::application::{By, NETWORK, Notes, accept_all};
 
 #[test]
 fn a_key_file_is_its_owners_alone_and_stays() {

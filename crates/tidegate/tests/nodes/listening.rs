@@ -3,7 +3,7 @@
 use tidegate::transport::{split_peer, with_peer};
 use tidegate::{Builder, Identity, PoolSpec};
 
-use super::app::{NETWORK, Notes, Running, accept_all, within};
+use super::application::{NETWORK, Notes, Running, accept_all, within};
 
 const HERE: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
 

@@ -6,7 +6,7 @@ use tidegate::transport::{split_peer, with_peer};
 use tidegate::wire::{Goodbye, Refusal};
 use tidegate::{Builder, Identity, NodeError, PoolSpec, StartError};
 
-use super::app::{By, Notes, Running, accept_all, within};
+use super::application::{By, Notes, Running, accept_all, within};
 
 fn gone(event: &Event) -> Option<&Disconnect> {
     match event {
@@ -117,7 +117,8 @@ async fn only_allowed_peers_are_accepted() {
         stranger.node.dial(&bob.node.addresses()[0]).unwrap();
         let event = stranger.until(|event| matches!(event, Event::Refused { .. })).await;
         assert!(matches!(event, Event::Refused { refusal: Refusal::NotAllowed, .. }), "{event:?}");
-        let friend = by.connect(Builder::new(super::app::NETWORK, Notes, accept_all), friend);
+        let friend =
+            by.connect(Builder::new(super::application::NETWORK, Notes, accept_all), friend);
         Running::start(friend).meet(&mut bob).await;
     }
 }

@@ -11,7 +11,7 @@ use tidegate::transport::{Dial, Happening, ListenError, Transport};
 use tidegate::wire::{Binding, Frame};
 use tidegate::{Answer, Limits, Multiaddr};
 
-use super::app::{By, GUARD, Gate, NOTES, Running, accept_all, note_id, within};
+use super::application::{By, GUARD, Gate, NOTES, Running, accept_all, note_id, within};
 
 #[tokio::test]
 async fn a_stuck_check_stops_neither_the_node_nor_other_checks() {

@@ -4,7 +4,7 @@ use tidegate::id::{ItemId, ItemKey};
 use tidegate::rules::{ItemFacts, Rules};
 use tidegate::{Builder, Failure, NodeError, PoolSpec, accept_all};
 
-use super::app::{GUARD, NETWORK, NOTES};
+use super::application::{GUARD, NETWORK, NOTES};
 
 /// Rules that break at some items.
 struct Fragile;

@@ -6,7 +6,7 @@ use tidegate::id::PoolIndex;
 use tidegate::io::{Admission, Event, Fate, Invalid};
 use tidegate::{NodeError, PoolSpec};
 
-use super::app::{By, GUARD, NOTES, Running, accept_all, note_id, within};
+use super::application::{By, GUARD, NOTES, Running, accept_all, note_id, within};
 
 #[tokio::test]
 async fn an_item_gets_from_one_node_to_the_other() {

@@ -5,7 +5,7 @@ use tidegate::io::{Admission, Event, Fate, Subject};
 use tidegate::wire::{Grant, Refusal};
 use tidegate::{Answer, Builder, Identity, Limits, PoolSpec, Validator};
 
-use super::app::{By, Gate, NETWORK, NOTES, Notes, Running, accept_all, within};
+use super::application::{By, Gate, NETWORK, NOTES, Notes, Running, accept_all, within};
 
 const OTHERS: PoolIndex = PoolIndex(1);
 

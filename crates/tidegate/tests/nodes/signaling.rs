@@ -11,7 +11,7 @@ use tidegate::transport::{Dial, Happening, ListenError, Signal, new_signal_id};
 use tidegate::wire::Frame;
 use tidegate::{Builder, Identity, Multiaddr, PoolSpec, Transport};
 
-use super::app::{By, NETWORK, Notes, Running, accept_all};
+use super::application::{By, NETWORK, Notes, Running, accept_all};
 
 const ASKS: &[u8] = b"hidden: where are you?";
 const TELLS: &[u8] = b"hidden: at ";

@@ -7,7 +7,7 @@ use tidegate::io::Event;
 use tidegate::transport::split_peer;
 use tidegate::{Builder, Identity, Multiaddr, PoolSpec, StartError};
 
-use super::app::{By, NETWORK, Notes, Running, accept_all, within};
+use super::application::{By, NETWORK, Notes, Running, accept_all, within};
 
 fn notes() -> Builder {
     Builder::new(NETWORK, Notes, accept_all).pool(PoolSpec::new("notes"))

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::app::config;
+use super::application::config;
 use super::net::{Net, address};
 use super::script::{CONTROL, PEER, Script, hello, setup};
 use crate::config::StaticPeer;

@@ -1,6 +1,6 @@
 //! The worked values of the specification: what an implementation in any language must come to.
 
-use super::app::config;
+use super::application::config;
 use super::script::{CONTROL, PEER, Script, hello};
 use crate::id::{BlockId, ItemId, PeerId, Salt};
 use crate::merkle;

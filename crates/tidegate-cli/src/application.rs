@@ -24,13 +24,13 @@ const CANDIDATES: usize = 1024;
 /// A ledger that several tasks share. Whoever changes it tells the node while holding its lock,
 /// so that the node hears of the states in their order.
 #[derive(Clone)]
-pub(crate) struct App {
+pub(crate) struct Application {
     ledger: Arc<Mutex<Ledger>>,
     checker: Checker,
     genesis: Genesis,
 }
 
-impl App {
+impl Application {
     pub(crate) fn new(ledger: Ledger) -> Self {
         let (checker, genesis) = (ledger.checker(), ledger.genesis().clone());
         Self { ledger: Arc::new(Mutex::new(ledger)), checker, genesis }
@@ -245,7 +245,7 @@ fn candidates(items: Vec<PoolItem>) -> Vec<(ItemId, Bytes)> {
     executable.map(|item| (item.id, item.body)).collect()
 }
 
-impl Validator for App {
+impl Validator for Application {
     fn validate(&self, subject: Subject, answer: Answer) {
         let checked = self.checker.check(&subject);
         let mut ledger = self.ledger();
@@ -270,7 +270,7 @@ mod tests {
 
     const START: u64 = 1_000_000_000;
 
-    fn app() -> App {
+    fn app() -> Application {
         let genesis = Genesis {
             name: "clocks".to_owned(),
             start_ms: START,
@@ -279,7 +279,7 @@ mod tests {
             accounts: Default::default(),
             work: WorkRules::default(),
         };
-        App::new(Ledger::new(genesis).unwrap())
+        Application::new(Ledger::new(genesis).unwrap())
     }
 
     /// A machine without a clock of its own begins in 1970, and one that is wrong by an hour is put right: the
