@@ -52,10 +52,7 @@ fn compare<'a>(
             errors.push(format!("{label}: no test cites it"));
         }
     }
-    match errors.is_empty() {
-        true => Ok(labels.len()),
-        false => Err(errors),
-    }
+    if errors.is_empty() { Ok(labels.len()) } else { Err(errors) }
 }
 
 /// The label that a line of the specification begins with.

@@ -57,8 +57,9 @@ fn rustfmt(code: &str) -> Result<String> {
     let writer = std::thread::spawn(move || stdin.write_all(code.as_bytes()));
     let output = child.wait_with_output().map_err(failed)?;
     writer.join().expect("the writer does not panic").map_err(failed)?;
-    match output.status.success() {
-        true => String::from_utf8(output.stdout).map_err(|_| "rustfmt wrote no text".to_owned()),
-        false => Err("rustfmt refused the generated code".to_owned()),
+    if output.status.success() {
+        String::from_utf8(output.stdout).map_err(|_| "rustfmt wrote no text".to_owned())
+    } else {
+        Err("rustfmt refused the generated code".to_owned())
     }
 }

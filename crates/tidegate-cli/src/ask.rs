@@ -124,11 +124,13 @@ pub(crate) struct Submit {
 pub(crate) fn submit(arguments: &Submit) -> anyhow::Result<bool> {
     let at = &arguments.node.at;
     let path = arguments.key.clone().unwrap_or_else(|| at.folder.join("account.key"));
-    let key =
-        keys::load(&path).map_err(|error| match path.exists() || arguments.key.is_some() {
-            true => error,
-            false => anyhow!("{}: not there: say with --key who sends", path.display()),
-        })?;
+    let key = keys::load(&path).map_err(|error| {
+        if path.exists() || arguments.key.is_some() {
+            error
+        } else {
+            anyhow!("{}: not there: say with --key who sends", path.display())
+        }
+    })?;
     ensure!(arguments.amount > 0, "--amount: at least 1");
     let to = public_key(&arguments.to)?;
     let network = init::genesis(&at.folder)?.network();

@@ -84,10 +84,7 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
     };
     let (producer, prover) = (key(&settings.producer_key.value)?, key(&settings.prover_key.value)?);
     let control = settings.path(&settings.control.value);
-    let socket = match arguments.ephemeral_identity {
-        true => None,
-        false => Some(serve::socket(&control)?),
-    };
+    let socket = if arguments.ephemeral_identity { None } else { Some(serve::socket(&control)?) };
     let listener = match settings.api.value {
         ApiAddress::Off => None,
         ApiAddress::At(at) => {
@@ -109,9 +106,10 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
     }
     for any in node.addresses().iter().filter(|address| is_unspecified(address)) {
         // A script that reads the lines above has what it wants.
-        let (all, here) = match any.to_string().starts_with("/ip6/") {
-            true => ("::", "::1"),
-            false => ("0.0.0.0", "127.0.0.1"),
+        let (all, here) = if any.to_string().starts_with("/ip6/") {
+            ("::", "::1")
+        } else {
+            ("0.0.0.0", "127.0.0.1")
         };
         announce(format_args!(
             "{all} stands for all addresses of this machine: `tidegate status` lists them, and on this \
@@ -145,10 +143,10 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
         () = followed => {}
     }
     let left = flush(&node).await;
-    match arguments.ephemeral_identity {
-        _ if left == 0 => {}
-        true => tracing::warn!("{left} transfers or works are known to no peer, and are lost"),
-        false => tracing::info!("{left} transfers or works are known to no peer yet, and are kept"),
+    if left > 0 && arguments.ephemeral_identity {
+        tracing::warn!("{left} transfers or works are known to no peer, and are lost");
+    } else if left > 0 {
+        tracing::info!("{left} transfers or works are known to no peer yet, and are kept");
     }
     node.shutdown().await;
     match node.failure() {
@@ -178,15 +176,14 @@ fn start(
 ) -> anyhow::Result<(Node, Events, Application)> {
     let genesis = init::genesis(&settings.folder)?;
     let header = genesis.header().to_bytes();
-    let identity = match arguments.ephemeral_identity {
-        true => Identity::generate()?,
-        false => {
-            let path = settings.path(&settings.node_key.value);
-            if !path.exists() {
-                tracing::info!("{}: not there: the node gets a new key", path.display());
-            }
-            Identity::load_or_create(path)?
+    let identity = if arguments.ephemeral_identity {
+        Identity::generate()?
+    } else {
+        let path = settings.path(&settings.node_key.value);
+        if !path.exists() {
+            tracing::info!("{}: not there: the node gets a new key", path.display());
         }
+        Identity::load_or_create(path)?
     };
     let app = Application::new(Ledger::new(genesis.clone())?);
     let mut limits = Limits::default();

@@ -146,10 +146,7 @@ impl View {
                 pool.permits_spent.to_string(),
             ])
         });
-        let widths = match area.width < 72 {
-            true => [12, 6, 10, 13, 13],
-            false => [16, 8, 12, 14, 14],
-        };
+        let widths = if area.width < 72 { [12, 6, 10, 13, 13] } else { [16, 8, 12, 14, 14] };
         let widths = widths.map(Constraint::Length);
         let header = ["pool", "items", "bytes", "permits given", "permits spent"];
         table(frame, area, " pools ", Table::new(rows, widths), header);
@@ -179,10 +176,8 @@ impl View {
                 peer.client.clone(),
             ])
         });
-        let widths = match short {
-            true => [SHORT, 3, 6, 7, 6, 5, 5, 0],
-            false => [FULL, 4, 8, 10, 8, 6, 6, 20],
-        };
+        let widths =
+            if short { [SHORT, 3, 6, 7, 6, 5, 5, 0] } else { [FULL, 4, 8, 10, 8, 6, 6, 20] };
         let widths = widths.map(|width| match width {
             0 => Constraint::Fill(1),
             width => Constraint::Length(width),

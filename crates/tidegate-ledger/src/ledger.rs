@@ -229,9 +229,10 @@ impl Ledger {
         let sender = self.account(&transfer.from);
         let account = chain_of(&sender);
         let (nonce, cost) = (transfer.nonce, transfer.cost().unwrap_or(u64::MAX));
-        match account.admits(&ChainLink { account: transfer.from, nonce, cost }) {
-            true => Verdict::Accept(Admission { from: sender.changed_at, account: Some(account) }),
-            false => Verdict::Ignore,
+        if account.admits(&ChainLink { account: transfer.from, nonce, cost }) {
+            Verdict::Accept(Admission { from: sender.changed_at, account: Some(account) })
+        } else {
+            Verdict::Ignore
         }
     }
 
@@ -333,12 +334,13 @@ impl Ledger {
                 block.items.iter().map(|item| self.checker.item(item.pool, &item.body, true));
             items.collect::<Option<Vec<_>>>()
         };
-        let body = match body {
-            true => match read() {
+        let body = if body {
+            match read() {
                 Some(items) if items.len() == header.items as usize => Some((block, items)),
                 _ => return false,
-            },
-            false => None,
+            }
+        } else {
+            None
         };
         self.blocks.insert(id, Stored { header, bad: false, body, undo: Some(undo) });
         true

@@ -473,10 +473,7 @@ fn chain(config: &Config, rules: &dyn Rules) -> Result<Vec<(HeaderFacts, Bytes)>
     let child = |pair: &[(HeaderFacts, Bytes)]| {
         pair[1].0.parent == pair[0].0.block && pair[1].0.height == pair[0].0.height + 1
     };
-    match chain.windows(2).all(child) {
-        true => Ok(chain),
-        false => Err(ConfigError::Chain),
-    }
+    if chain.windows(2).all(child) { Ok(chain) } else { Err(ConfigError::Chain) }
 }
 
 fn book_buckets(config: &Config) -> [u32; 2] {

@@ -263,10 +263,8 @@ pub(crate) fn dial(cx: &mut Context, address: Address, peer: Option<PeerId>) -> 
 
 fn begin_dial(cx: &mut Context, address: Address, peer: Option<PeerId>, fresh: bool) -> DialId {
     let limits = &cx.config.limits;
-    let patience = match address::is_slow(&address) {
-        true => limits.dial_timeout_slow,
-        false => limits.dial_timeout,
-    };
+    let patience =
+        if address::is_slow(&address) { limits.dial_timeout_slow } else { limits.dial_timeout };
     let dial = cx.peers.dial_id(cx.now + patience);
     cx.outputs.push_back(Output::Dial { dial, address, peer, patience, fresh });
     dial
@@ -358,9 +356,10 @@ pub(crate) fn second(cx: &Context, link: ConnectionId, instance: u64) -> Option<
         Direction::Outbound(_) => cx.config.peer,
     };
     // R5.3.1
-    Some(match dialer == this.peer.min(cx.config.peer) {
-        true => Second::Replaces(older),
-        false => Second::Yields(older),
+    Some(if dialer == this.peer.min(cx.config.peer) {
+        Second::Replaces(older)
+    } else {
+        Second::Yields(older)
     })
 }
 

@@ -691,13 +691,14 @@ pub(crate) fn publish(
         pool.insert(item, admission, known_by, cx.now, &mut cx.links, &mut cx.outputs);
     }
     let content = &cx.pools[pool_index.0 as usize].content;
-    let fate = match content.contains(&id) {
-        true => Fate::Accepted,
-        false => match (content.rival(&facts.key, &id), content.floor()) {
+    let fate = if content.contains(&id) {
+        Fate::Accepted
+    } else {
+        match (content.rival(&facts.key, &id), content.floor()) {
             (Some(priority), _) => Fate::Outranked { priority },
             (None, Some(floor)) => Fate::Full { floor },
             (None, None) => Fate::NotAdmitted,
-        },
+        }
     };
     (fate, Some(id))
 }
@@ -771,8 +772,5 @@ pub(crate) fn expire(cx: &mut Context, index: usize) {
 
 /// The permit that an entry takes.
 fn spend_for(entry: &Entry, body: bool) -> Spent {
-    match body {
-        true => Spent::Body(entry.size as u32),
-        false => Spent::Announcement,
-    }
+    if body { Spent::Body(entry.size as u32) } else { Spent::Announcement }
 }

@@ -127,9 +127,10 @@ impl OfPool {
 
     /// What was pushed is new, and what was fetched may be a long backlog: they take turns.
     fn next(&mut self) -> Option<ItemId> {
-        let (first, second) = match self.fetched_next {
-            true => (&mut self.fetched, &mut self.pushed),
-            false => (&mut self.pushed, &mut self.fetched),
+        let (first, second) = if self.fetched_next {
+            (&mut self.fetched, &mut self.pushed)
+        } else {
+            (&mut self.pushed, &mut self.fetched)
         };
         self.fetched_next = !self.fetched_next;
         first.pop_front().or_else(|| second.pop_front())

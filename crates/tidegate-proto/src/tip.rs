@@ -249,9 +249,10 @@ impl ChannelTrait for Channel {
 }
 
 fn spend(incoming: &mut Incoming) -> Result<(), Violation> {
-    match std::mem::replace(&mut incoming.out, true) {
+    if std::mem::replace(&mut incoming.out, true) {
         // R8.2
-        true => Err(Violation::TipPermit),
-        false => Ok(()),
+        Err(Violation::TipPermit)
+    } else {
+        Ok(())
     }
 }

@@ -347,9 +347,10 @@ impl Reader<'_> {
     /// 64 others, however large the frame is.
     pub fn opaque(&mut self, bound: usize) -> Result<Bytes, DecodeError> {
         let length = self.length(bound, 1)?;
-        let bytes = match length + SHARED_REST >= self.len {
-            true => self.slice(length),
-            false => Bytes::copy_from_slice(&self.slice(length)),
+        let bytes = if length + SHARED_REST >= self.len {
+            self.slice(length)
+        } else {
+            Bytes::copy_from_slice(&self.slice(length))
         };
         self.at += length;
         self.pad(length)?;
@@ -375,10 +376,7 @@ impl Reader<'_> {
 
     /// Reads a value that may be absent.
     pub fn optional<T: Decode>(&mut self) -> Result<Option<T>, DecodeError> {
-        match self.bool()? {
-            true => T::decode(self).map(Some),
-            false => Ok(None),
-        }
+        if self.bool()? { T::decode(self).map(Some) } else { Ok(None) }
     }
 
     /// A length that its bound and what is left of the frame allow.
@@ -458,9 +456,10 @@ mod hex_array {
         array: &[u8; N],
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        match serializer.is_human_readable() {
-            true => serializer.serialize_str(&hex::encode(array)),
-            false => serializer.serialize_bytes(array),
+        if serializer.is_human_readable() {
+            serializer.serialize_str(&hex::encode(array))
+        } else {
+            serializer.serialize_bytes(array)
         }
     }
 
@@ -482,21 +481,21 @@ mod hex_bytes {
         bytes: &Bytes,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        match serializer.is_human_readable() {
-            true => serializer.serialize_str(&hex::encode(bytes)),
-            false => serializer.serialize_bytes(bytes),
+        if serializer.is_human_readable() {
+            serializer.serialize_str(&hex::encode(bytes))
+        } else {
+            serializer.serialize_bytes(bytes)
         }
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Bytes, D::Error> {
-        match deserializer.is_human_readable() {
-            true => {
-                let text = String::deserialize(deserializer)?;
-                hex::decode(text).map(Bytes::from).map_err(serde::de::Error::custom)
-            }
-            false => Bytes::deserialize(deserializer),
+        if deserializer.is_human_readable() {
+            let text = String::deserialize(deserializer)?;
+            hex::decode(text).map(Bytes::from).map_err(serde::de::Error::custom)
+        } else {
+            Bytes::deserialize(deserializer)
         }
     }
 }

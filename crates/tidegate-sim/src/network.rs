@@ -137,14 +137,11 @@ impl Connection {
     /// The next thing that was kept, if it passes now; or when it may.
     pub(crate) fn release(&mut self, end: usize, now: Time) -> Release {
         let way = &mut self.ways[end];
-        match way.held.is_empty() {
-            true => Release::Empty,
-            false if way.blocked_until > now => Release::Later(way.blocked_until),
-            false => way
-                .held
-                .pop_front()
-                .map_or(Release::Empty, |(node, input)| Release::Now(node, input)),
+        if !way.held.is_empty() && way.blocked_until > now {
+            return Release::Later(way.blocked_until);
         }
+        let next = way.held.pop_front();
+        next.map_or(Release::Empty, |(node, input)| Release::Now(node, input))
     }
 
     /// Everything passes again.

@@ -730,9 +730,8 @@ impl Plan {
         let faults = faults::plan(scenario, pairs, entropy);
         let (nodes, percent) = (scenario.nodes as u64, scenario.faults.partition_percent);
         let in_order = scenario.faults.partition_in_order;
-        let cut = (0..nodes).filter(|node| match in_order {
-            true => *node < nodes * percent / 100,
-            false => entropy.below(100) < percent,
+        let cut = (0..nodes).filter(|node| {
+            if in_order { *node < nodes * percent / 100 } else { entropy.below(100) < percent }
         });
         let cut_off = cut.map(|node| node as usize).collect();
         Self { faults, cut_off }

@@ -78,10 +78,13 @@ impl Log {
             Event::PeerDisconnected { peer, reason } => {
                 tracing::info!(%peer, %reason, "disconnected");
             }
-            Event::Refused { peer, by_us, refusal } => match by_us {
-                true => tracing::info!(%peer, %refusal, "refused"),
-                false => tracing::info!(%peer, %refusal, "refused by the peer"),
-            },
+            Event::Refused { peer, by_us, refusal } => {
+                if *by_us {
+                    tracing::info!(%peer, %refusal, "refused");
+                } else {
+                    tracing::info!(%peer, %refusal, "refused by the peer");
+                }
+            }
             Event::NotShared { peer, kind, name, reason } => {
                 tracing::warn!(%peer, what = not_shared(*kind, name), %reason, "not shared");
             }
@@ -89,9 +92,10 @@ impl Log {
                 let name =
                     from_core(address).map_or_else(|| address.to_string(), |a| a.to_string());
                 // Who is not there is dialed again and again: once is enough to read.
-                match self.is_news(address, error) {
-                    true => tracing::info!(address = name, %error, "dial failed"),
-                    false => tracing::debug!(address = name, %error, "dial failed"),
+                if self.is_news(address, error) {
+                    tracing::info!(address = name, %error, "dial failed");
+                } else {
+                    tracing::debug!(address = name, %error, "dial failed");
                 }
             }
             Event::TipChanged { block, height } => tracing::debug!(%block, height, "tip"),

@@ -290,9 +290,10 @@ async fn connect(
     let connecting = async {
         let stream = UnixStream::connect(path).await.map_err(DialError::because)?;
         let proven = handshake::dial(stream, identity).await.map_err(DialError::because)?;
-        match peer.is_none_or(|peer| peer == proven.peer) {
-            true => Ok(proven),
-            false => Err(DialError::WrongPeer),
+        if peer.is_none_or(|peer| peer == proven.peer) {
+            Ok(proven)
+        } else {
+            Err(DialError::WrongPeer)
         }
     };
     tokio::time::timeout(patience, connecting).await.unwrap_or(Err(DialError::TimedOut))

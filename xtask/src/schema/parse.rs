@@ -129,12 +129,11 @@ impl Parser {
             if cases.is_empty() {
                 return Err(self.error("an arm needs a case; 'default' is not in the profile"));
             }
-            let value = match self.take_keyword("void") {
-                true => {
-                    self.mark(';')?;
-                    None
-                }
-                false => Some(self.field()?),
+            let value = if self.take_keyword("void") {
+                self.mark(';')?;
+                None
+            } else {
+                Some(self.field()?)
             };
             arms.extend(cases.into_iter().map(|member| Arm {
                 member,
@@ -244,9 +243,10 @@ impl Parser {
     }
 
     fn keyword(&mut self, keyword: &str) -> Result<(), SchemaError> {
-        match self.take_keyword(keyword) {
-            true => Ok(()),
-            false => Err(self.error(format!("expected '{keyword}'"))),
+        if self.take_keyword(keyword) {
+            Ok(())
+        } else {
+            Err(self.error(format!("expected '{keyword}'")))
         }
     }
 
@@ -255,10 +255,7 @@ impl Parser {
     }
 
     fn mark(&mut self, mark: char) -> Result<(), SchemaError> {
-        match self.take_mark(mark) {
-            true => Ok(()),
-            false => Err(self.error(format!("expected '{mark}'"))),
-        }
+        if self.take_mark(mark) { Ok(()) } else { Err(self.error(format!("expected '{mark}'"))) }
     }
 
     fn take_mark(&mut self, mark: char) -> bool {

@@ -76,9 +76,10 @@ fn enumeration(item: &Item, members: &[Member]) -> String {
     let mut arms = String::new();
     for member in members {
         let (variant, value) = (camel(&member.name), member.value);
-        let doc = match member.docs.is_empty() {
-            true => format!("/// `{}`.\n", member.name),
-            false => docs(&member.docs),
+        let doc = if member.docs.is_empty() {
+            format!("/// `{}`.\n", member.name)
+        } else {
+            docs(&member.docs)
         };
         let _ = writeln!(variants, "{doc}{variant} = {value},");
         let _ = writeln!(arms, "{value} => Ok(Self::{variant}),");
@@ -188,9 +189,10 @@ fn attribute(ty: &Type) -> &'static str {
 
 /// `place` is an expression of the value, or (`by_ref`) of a reference to it.
 fn write(ty: &Type, place: &str, by_ref: bool) -> String {
-    let (copied, borrowed) = match by_ref {
-        true => (format!("*{place}"), place.to_owned()),
-        false => (place.to_owned(), format!("&{place}")),
+    let (copied, borrowed) = if by_ref {
+        (format!("*{place}"), place.to_owned())
+    } else {
+        (place.to_owned(), format!("&{place}"))
     };
     match ty {
         Type::Uint => format!("out.u32({copied})"),

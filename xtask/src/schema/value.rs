@@ -80,10 +80,7 @@ impl<R: Rng> Sampler<'_, R> {
                     Fill::Most => true,
                 };
                 out.extend(u32::from(there).to_be_bytes());
-                match there {
-                    true => self.sample(inner, None, out),
-                    false => Value::Null,
-                }
+                if there { self.sample(inner, None, out) } else { Value::Null }
             }
             Type::Named(name) => self.named(name, arm, out),
         }
@@ -197,10 +194,13 @@ impl Input<'_> {
                 let length = self.length(*bound)?;
                 (0..length).map(|_| self.value(inner)).collect::<Option<_>>()?
             }
-            Type::Optional(inner) => match self.flag()? {
-                true => self.value(inner)?,
-                false => Value::Null,
-            },
+            Type::Optional(inner) => {
+                if self.flag()? {
+                    self.value(inner)?
+                } else {
+                    Value::Null
+                }
+            }
             Type::Named(name) => self.named(name)?,
         })
     }

@@ -31,9 +31,10 @@ impl Guard {
     /// The rules for an address. One that others can reach must have a token; its file is made if
     /// it is not there.
     pub(crate) fn new(at: SocketAddr, file: &Path, wanted: bool) -> anyhow::Result<Arc<Self>> {
-        let token = match wanted || !at.ip().is_loopback() {
-            true => Some(blake3::hash(token(file)?.as_bytes())),
-            false => None,
+        let token = if wanted || !at.ip().is_loopback() {
+            Some(blake3::hash(token(file)?.as_bytes()))
+        } else {
+            None
         };
         Ok(Arc::new(Self { token }))
     }
@@ -60,22 +61,20 @@ impl Guard {
             return Ok(());
         }
         let Some(wanted) = &self.token else {
-            return match is_local(host) {
-                true => Ok(()),
-                false => {
-                    let detail = format!("{host:?} is no name of this machine: ask 127.0.0.1");
-                    Err(Problem::new(StatusCode::FORBIDDEN, detail))
-                }
+            return if is_local(host) {
+                Ok(())
+            } else {
+                let detail = format!("{host:?} is no name of this machine: ask 127.0.0.1");
+                Err(Problem::new(StatusCode::FORBIDDEN, detail))
             };
         };
         let given =
             text(header::AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer "));
-        match given.is_some_and(|given| blake3::hash(given.trim().as_bytes()) == *wanted) {
-            true => Ok(()),
-            false => {
-                let detail = "give the node's token: `Authorization: Bearer …`, from its api.token";
-                Err(Problem::new(StatusCode::UNAUTHORIZED, detail))
-            }
+        if given.is_some_and(|given| blake3::hash(given.trim().as_bytes()) == *wanted) {
+            Ok(())
+        } else {
+            let detail = "give the node's token: `Authorization: Bearer …`, from its api.token";
+            Err(Problem::new(StatusCode::UNAUTHORIZED, detail))
         }
     }
 }

@@ -69,9 +69,10 @@ pub(super) async fn metrics(
     let mut text = String::new();
     encode(&mut text, &scrape.0).map_err(|error| Problem::unavailable(error.to_string()))?;
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
-    Ok(match wants_plain(accept.flat_map(|accept| accept.split(','))) {
-        true => ([(header::CONTENT_TYPE, PLAIN)], plain(&text)),
-        false => ([(header::CONTENT_TYPE, OPEN)], text),
+    Ok(if wants_plain(accept.flat_map(|accept| accept.split(','))) {
+        ([(header::CONTENT_TYPE, PLAIN)], plain(&text))
+    } else {
+        ([(header::CONTENT_TYPE, OPEN)], text)
     })
 }
 

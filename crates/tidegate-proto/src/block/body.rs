@@ -87,10 +87,7 @@ pub(super) fn parse(
     if merkle::root(&leaves) != facts.item_root {
         return Parsed::Wrong;
     }
-    match items.len() == count {
-        true => Parsed::Items(items),
-        false => Parsed::Foreign,
-    }
+    if items.len() == count { Parsed::Items(items) } else { Parsed::Foreign }
 }
 
 /// The form in which the items of a block travel and are kept. `None` if they are more than it can

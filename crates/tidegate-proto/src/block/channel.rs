@@ -227,9 +227,10 @@ pub(super) fn late(cx: &mut Context, link: ConnectionId, late: Late) {
         let others = others.filter(|other| can_be_asked(&cx.blocks.links, *other, &block));
         let others = others.collect::<Vec<_>>();
         let dialed = |other| cx.links.was_dialed(other);
-        match others.is_empty() {
-            true => again = Some(cx.now + LOOK_AGAIN),
-            false => building.is_late(link, &part, others.into_iter().any(dialed)),
+        if others.is_empty() {
+            again = Some(cx.now + LOOK_AGAIN);
+        } else {
+            building.is_late(link, &part, others.into_iter().any(dialed));
         }
     }
     if let Some(link) = cx.blocks.links.get_mut(&link) {

@@ -62,9 +62,10 @@ pub(super) fn parse(cx: &Context, header: &[u8]) -> Result<HeaderFacts, Violatio
     // R8.6
     let facts = cx.rules.header(header).ok_or(Violation::MalformedHeader)?;
     // R9.1.1
-    match facts.items as usize <= MAX_BLOCK_ITEMS {
-        true => Ok(facts),
-        false => Err(Violation::MalformedHeader),
+    if facts.items as usize <= MAX_BLOCK_ITEMS {
+        Ok(facts)
+    } else {
+        Err(Violation::MalformedHeader)
     }
 }
 
@@ -77,9 +78,10 @@ pub(crate) fn header_announced(
     let facts = parse(cx, &header)?;
     take(cx, link, facts, header, false);
     let waits = cx.blocks.checking.get(&facts.block);
-    match waits.is_some_and(|checking| checking.sources.contains(&link) && !checking.overdue) {
-        true => tip::header_waits(cx, link, facts.block),
-        false => tip::header_done(cx, link, &facts.block),
+    if waits.is_some_and(|checking| checking.sources.contains(&link) && !checking.overdue) {
+        tip::header_waits(cx, link, facts.block);
+    } else {
+        tip::header_done(cx, link, &facts.block);
     }
     Ok(())
 }

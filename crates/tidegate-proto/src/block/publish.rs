@@ -42,8 +42,5 @@ fn publishable(cx: &Context, block: &Block) -> Result<HeaderFacts, Invalid> {
         return Err(Invalid::UnknownParent);
     }
     body::admissible(&block.items, &cx.pools, &cx.config.limits)?;
-    match body::is_of(&facts, &block.items, &cx.pools) {
-        true => Ok(facts),
-        false => Err(Invalid::OtherItems),
-    }
+    if body::is_of(&facts, &block.items, &cx.pools) { Ok(facts) } else { Err(Invalid::OtherItems) }
 }

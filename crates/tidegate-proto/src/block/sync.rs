@@ -612,10 +612,7 @@ pub(crate) fn failed(cx: &mut Context, link: ConnectionId, want: &RpcWant, late:
         RpcWant::Block(block) => {
             not_from(cx, link, Some(block));
             pass_over(cx, link, What::Body(*block));
-            match late {
-                true => pass_over(cx, link, What::Bodies),
-                false => cx.sync.peers.disappointed(link),
-            }
+            if late { pass_over(cx, link, What::Bodies) } else { cx.sync.peers.disappointed(link) }
         }
     }
     cx.sync.changed();

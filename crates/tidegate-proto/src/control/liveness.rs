@@ -20,10 +20,11 @@ pub(super) fn next_ping(cx: &Context, link: &ControlLink) -> Option<Time> {
     if let Some(silent) = silent_since(cx, link.at.link) {
         return Some(link.last_ping.max(silent) + limits.ping_busy);
     }
-    let idle = match connection.direction.is_inbound() {
+    let idle = if connection.direction.is_inbound() {
         // The dialer's pings keep the connection; this one is for when they stay away.
-        true => limits.ping_idle * 3 / 2,
-        false => limits.ping_idle,
+        limits.ping_idle * 3 / 2
+    } else {
+        limits.ping_idle
     };
     Some(connection.heard + idle)
 }

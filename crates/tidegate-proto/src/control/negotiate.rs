@@ -18,10 +18,7 @@ pub(super) fn check(offers: &[Offer]) -> Result<(), Violation> {
         let ascending = offer.versions.windows(2).all(|pair| pair[0].number < pair[1].number);
         ascending && !offer.versions.is_empty()
     });
-    match ascending && versions {
-        true => Ok(()),
-        false => Err(Violation::Offers),
-    }
+    if ascending && versions { Ok(()) } else { Err(Violation::Offers) }
 }
 
 /// Channels with fixed numbers besides control, which a node has if it has blocks.

@@ -298,10 +298,8 @@ pub(crate) fn site_bytes(address: &Address) -> Vec<u8> {
 /// The group of an address.
 pub(crate) fn group(address: &Address) -> Group {
     let local = is_local(address);
-    let ip4 = |ip: [u8; 4]| match local {
-        true => Group::Local(ip.to_vec()),
-        false => Group::Ip4([ip[0], ip[1]]),
-    };
+    let ip4 =
+        |ip: [u8; 4]| if local { Group::Local(ip.to_vec()) } else { Group::Ip4([ip[0], ip[1]]) };
     match host(address) {
         Host::Ip4(ip) => ip4(ip),
         Host::Ip6(ip) => match mapped(ip) {

@@ -217,9 +217,10 @@ impl Book {
         let entry =
             Entry::new((record, saved.local), met_at, &saved.source, addresses, saved.failures);
         self.entries.insert(saved.peer, entry);
-        match saved.tried {
-            true => self.promote(saved.peer),
-            false => self.place_new(saved.peer, &saved.source),
+        if saved.tried {
+            self.promote(saved.peer);
+        } else {
+            self.place_new(saved.peer, &saved.source);
         }
         self.drop_homeless(saved.peer);
     }
@@ -329,10 +330,7 @@ impl Book {
                 self.entries.insert(peer, entry);
                 self.place_new(peer, source);
                 self.drop_homeless(peer);
-                match self.entries.contains_key(&peer) {
-                    true => Learnt::New,
-                    false => Learnt::Nothing,
-                }
+                if self.entries.contains_key(&peer) { Learnt::New } else { Learnt::Nothing }
             }
         }
     }

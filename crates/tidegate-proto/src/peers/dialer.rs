@@ -279,10 +279,12 @@ fn refill(cx: &mut Context) {
     }
     // Nobody is left: something else has to happen first, and that sets the time again.
     let limits = &cx.config.limits;
-    let pause = match found {
-        _ if alone => limits.dial_interval / 2,
-        true => limits.dial_interval,
-        false => limits.dial_interval * 8,
+    let pause = if alone {
+        limits.dial_interval / 2
+    } else if found {
+        limits.dial_interval
+    } else {
+        limits.dial_interval * 8
     };
     if !found && is_wanting(cx) {
         exchange::hungry(cx);

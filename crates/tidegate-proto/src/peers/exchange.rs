@@ -306,9 +306,10 @@ fn learn(cx: &mut Context, record: &PeerRecord, source: &Address) -> Result<bool
         return Ok(false);
     }
     // R15.3
-    match super::record::verify(record, &cx.config.network) {
-        true => Ok(cx.book.learn(record, source) == Learnt::New),
-        false => Err(Violation::WrongRecord),
+    if super::record::verify(record, &cx.config.network) {
+        Ok(cx.book.learn(record, source) == Learnt::New)
+    } else {
+        Err(Violation::WrongRecord)
     }
 }
 

@@ -126,13 +126,12 @@ mod tests {
             let mut budget = Budget::default();
             let mut charges: [Charge; 8] = Default::default();
             for (at, bytes, free) in steps {
-                match free {
-                    true => budget.free(std::mem::take(&mut charges[at])),
-                    false => {
-                        let before = charges[at].bytes();
-                        budget.raise(&mut charges[at], bytes);
-                        prop_assert_eq!(charges[at].bytes(), before.max(bytes));
-                    }
+                if free {
+                    budget.free(std::mem::take(&mut charges[at]));
+                } else {
+                    let before = charges[at].bytes();
+                    budget.raise(&mut charges[at], bytes);
+                    prop_assert_eq!(charges[at].bytes(), before.max(bytes));
                 }
                 prop_assert_eq!(budget.bytes(), charges.iter().map(Charge::bytes).sum::<u32>());
             }

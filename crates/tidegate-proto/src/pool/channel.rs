@@ -135,9 +135,10 @@ impl ChannelTrait for Channel {
         let pool = &mut cx.pools[at.index];
         let link = pool.links.get_mut(&at.link)?;
         link.answer_next = !link.answer_next;
-        match link.answer_next {
-            true => poll_answer(cx, at).or_else(|| poll_entries(cx, at)),
-            false => poll_entries(cx, at).or_else(|| poll_answer(cx, at)),
+        if link.answer_next {
+            poll_answer(cx, at).or_else(|| poll_entries(cx, at))
+        } else {
+            poll_entries(cx, at).or_else(|| poll_answer(cx, at))
         }
     }
 
@@ -247,10 +248,11 @@ fn on_return(cx: &mut Context, at: Instance, returns: Vec<Return>) -> Result<(),
     let next = next.filter(|next| pool.links.contains_key(next)).unwrap_or(at.link);
     if let Some(link) = pool.links.get_mut(&next) {
         for (sent, from) in again {
-            match next == at.link {
-                true => link.ignored(&sent, from),
+            if next == at.link {
+                link.ignored(&sent, from);
+            } else {
                 // Its tip may have changed since: offered again once more.
-                false => link.hold_back(sent.position, from),
+                link.hold_back(sent.position, from);
             }
         }
     }
@@ -409,9 +411,10 @@ fn on_chunk(cx: &mut Context, at: Instance, chunk: &[u8]) -> Result<(), Violatio
         return Ok(());
     }
     let Some(Incoming { body, number, is_answer }) = link.incoming.take() else { return Ok(()) };
-    match is_answer {
-        false => arrived(cx, at, number, body.finish(), How::Pushed, None),
-        true => answered(cx, at, number, body.finish()),
+    if is_answer {
+        answered(cx, at, number, body.finish())
+    } else {
+        arrived(cx, at, number, body.finish(), How::Pushed, None)
     }
 }
 

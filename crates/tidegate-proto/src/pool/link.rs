@@ -197,9 +197,10 @@ impl PoolLink {
     /// The peer ignored an entry: it is offered again at another tip than the one it was sent to.
     /// That tip may be there already, since reports may wait for company. R7.4.3
     pub(super) fn ignored(&mut self, sent: &Sent, from: u64) {
-        match sent.tips == self.tips {
-            true => self.ignored.push((from, sent.position)),
-            false => self.hold_back(sent.position, from),
+        if sent.tips == self.tips {
+            self.ignored.push((from, sent.position));
+        } else {
+            self.hold_back(sent.position, from);
         }
     }
 
@@ -263,12 +264,11 @@ impl PoolLink {
             self.held_back.pop();
             return;
         }
-        match self.is_old(position) {
-            true => self.old = position + 1,
-            false => {
-                self.new = position + 1;
-                self.old_next = true;
-            }
+        if self.is_old(position) {
+            self.old = position + 1;
+        } else {
+            self.new = position + 1;
+            self.old_next = true;
         }
     }
 

@@ -14,10 +14,7 @@ impl Ordinal {
 
 /// Adds up the ones from the start until a word has a zero.
 fn next((sum, full): (u16, bool), ones: u32) -> (u16, bool) {
-    match full {
-        true => (sum + ones as u16, ones == u64::BITS),
-        false => (sum, false),
-    }
+    if full { (sum + ones as u16, ones == u64::BITS) } else { (sum, false) }
 }
 
 /// Links, a bit for each: 100 need 16 bytes.
@@ -79,15 +76,12 @@ mod tests {
             let (mut set, mut model) = (LinkSet::default(), BTreeSet::new());
             for (insert, link) in steps {
                 let link = Ordinal(link);
-                match insert {
-                    true => {
-                        set.extend([link]);
-                        model.insert(link);
-                    }
-                    false => {
-                        set.remove(link);
-                        model.remove(&link);
-                    }
+                if insert {
+                    set.extend([link]);
+                    model.insert(link);
+                } else {
+                    set.remove(link);
+                    model.remove(&link);
                 }
                 prop_assert!((0..200).all(|n| set.contains(Ordinal(n)) == model.contains(&Ordinal(n))));
                 let free = (0..).map(Ordinal).find(|link| !model.contains(link)).unwrap();

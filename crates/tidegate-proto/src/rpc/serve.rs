@@ -225,9 +225,10 @@ pub(super) fn poll_answer(cx: &mut Context, at: Instance) -> Option<RpcMessage> 
         Answer::Sending(mut rest, since) => {
             let chunk = rest.next();
             // The last one is the end of the request: the peer may send another when it is there.
-            match chunk.is_none() || rest.is_done() {
-                true => done(cx, at, true),
-                false => serving.answer = Answer::Sending(rest, since),
+            if chunk.is_none() || rest.is_done() {
+                done(cx, at, true);
+            } else {
+                serving.answer = Answer::Sending(rest, since);
             }
             return chunk.map(RpcMessage::Chunk);
         }
@@ -395,10 +396,8 @@ pub(crate) fn loaded(cx: &mut Context, request: u64, found: Found) {
     if let Some(waiting) = load.link.and_then(|link| cx.rpc.links.get_mut(&link))
         && let Some(Asked { id, cancelled, .. }) = waiting.serving.asked.front()
     {
-        let message = match cancelled {
-            true => failed(*id, RpcError::Cancelled),
-            false => message(*id, found, most),
-        };
+        let message =
+            if *cancelled { failed(*id, RpcError::Cancelled) } else { message(*id, found, most) };
         waiting.serving.answer = Answer::Ready(message, cx.now);
         cx.links.wake(waiting.at.link, waiting.at.slot);
     }

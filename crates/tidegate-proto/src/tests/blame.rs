@@ -64,10 +64,8 @@ fn wrong_groups_blame_only_their_sender() {
     for (shared_ids, known, silent) in
         (0..8).map(|n| (n & 1 != 0, if n & 2 != 0 { 2 } else { 0 }, n & 4 != 0))
     {
-        let rules: Box<dyn Rules> = match shared_ids {
-            true => Box::new(SharedIds),
-            false => Box::new(TestRules),
-        };
+        let rules: Box<dyn Rules> =
+            if shared_ids { Box::new(SharedIds) } else { Box::new(TestRules) };
         let bodies = [item(1, 100), item(2, 100), item(3, 100)];
         let items = bodies.clone().map(|body| (SMALL, body));
         let wanted = block_by(&*rules, &genesis(), 1, 1, &items);
@@ -466,9 +464,10 @@ fn an_item_of_a_block_that_stops_half_way_is_asked_of_others() {
         let other = script.another_peer();
         script.send(TIP, &TipMessage::Header(wanted.header.clone()));
         script.take();
-        match leaves {
-            true => script.close(liar),
-            false => wait_busy(&mut script, [liar, other], 900),
+        if leaves {
+            script.close(liar);
+        } else {
+            wait_busy(&mut script, [liar, other], 900);
         }
         let asked = script.fetched().into_iter().filter(|f| f.want != BlockWant::Compact);
         assert_eq!(asked.collect::<Vec<_>>(), std::slice::from_ref(&items), "leaves: {leaves}");

@@ -139,9 +139,10 @@ fn peers_that_do_not_read_are_not_waited_for() {
         script.another_peer();
         script.send(
             TIP,
-            &match by_header {
-                true => TipMessage::Header(wanted.header.clone()),
-                false => TipMessage::Held(Held { block: wanted.block, height: 1 }),
+            &if by_header {
+                TipMessage::Header(wanted.header.clone())
+            } else {
+                TipMessage::Held(Held { block: wanted.block, height: 1 })
             },
         );
         assert_eq!(script.fetched(), []);

@@ -455,9 +455,12 @@ impl Net {
                 let chain = host.disk.chain();
                 let ids = chain.iter().map(|header| facts(header).block).collect::<Vec<_>>();
                 let genesis = facts(&super::application::genesis()).block;
-                let after = locator.iter().find_map(|known| match *known == genesis {
-                    true => Some(0),
-                    false => ids.iter().position(|id| id == known).map(|at| at + 1),
+                let after = locator.iter().find_map(|known| {
+                    if *known == genesis {
+                        Some(0)
+                    } else {
+                        ids.iter().position(|id| id == known).map(|at| at + 1)
+                    }
                 });
                 let headers = |from| chain.into_iter().skip(from).take(*most as usize).collect();
                 after.map_or(Found::Nothing, |from| Found::Headers(headers(from)))

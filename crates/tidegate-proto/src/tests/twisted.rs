@@ -100,9 +100,8 @@ impl Play {
         let mut script = Script::by(config(1), rules);
         script.judge = withhold_blocks;
         for (pool, body) in items {
-            let both = [LARGE, SMALL].into_iter().filter(|other| match *other == pool {
-                true => !dice.one_in(3),
-                false => dice.one_in(4) && body.len() < 10_000,
+            let both = [LARGE, SMALL].into_iter().filter(|other| {
+                if *other == pool { !dice.one_in(3) } else { dice.one_in(4) && body.len() < 10_000 }
             });
             for pool in both.collect::<Vec<_>>() {
                 script.publish(pool, &body);
@@ -274,9 +273,10 @@ impl Play {
             match channel {
                 BLOCK => {
                     let Ok(BlockMessage::Fetch(fetch)) = frame.decode() else { continue };
-                    let answer = match lies {
-                        true => self.twisted(link, &fetch),
-                        false => self.answer(link, &fetch.want),
+                    let answer = if lies {
+                        self.twisted(link, &fetch)
+                    } else {
+                        self.answer(link, &fetch.want)
                     };
                     let ms = if lies { self.dice.below(400) } else { self.far };
                     answer.iter().for_each(|message| self.say_block(link, ms, message));

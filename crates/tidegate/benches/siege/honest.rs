@@ -33,9 +33,10 @@ struct Scale {
 
 impl Scale {
     fn of(quick: bool) -> Self {
-        match quick {
-            true => Self { phase: Duration::from_secs(3), datagrams: 2000, identities: 200 },
-            false => Self { phase: Duration::from_secs(10), datagrams: 10_000, identities: 1000 },
+        if quick {
+            Self { phase: Duration::from_secs(3), datagrams: 2000, identities: 200 }
+        } else {
+            Self { phase: Duration::from_secs(10), datagrams: 10_000, identities: 1000 }
         }
     }
 

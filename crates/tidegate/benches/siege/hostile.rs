@@ -249,10 +249,7 @@ impl Peer {
             }
             if let PoolMessage::Return(returns) = heard.recv().await?.decode().ok()? {
                 for back in returns {
-                    match out.remove(&back.number)? {
-                        true => pushed -= 1,
-                        false => announced -= 1,
-                    }
+                    if out.remove(&back.number)? { pushed -= 1 } else { announced -= 1 }
                 }
             }
         }
@@ -263,9 +260,10 @@ impl Peer {
         let mut stream = self.open(RPC).await?;
         for id in 0.. {
             let n = (number << 32) + u64::from(id);
-            let want = match n.is_multiple_of(2) {
-                true => RpcWant::Block(unknown(n)),
-                false => RpcWant::Headers(WantHeaders { locator: vec![unknown(n); 32], most: 256 }),
+            let want = if n.is_multiple_of(2) {
+                RpcWant::Block(unknown(n))
+            } else {
+                RpcWant::Headers(WantHeaders { locator: vec![unknown(n); 32], most: 256 })
             };
             say(&mut stream, &RpcMessage::Request(RpcRequest { id, want })).await?;
             say(&mut stream, &RpcMessage::Cancel(id)).await?;

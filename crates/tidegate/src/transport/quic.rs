@@ -233,9 +233,10 @@ impl Quic {
         if self.places.is_full() {
             // Those who are being sent away are still there, and would become ever more. Whoever comes
             // again finds a place if one of them can be hurried.
-            match self.hurry(|_| true) {
-                true => incoming.ignore(),
-                false => incoming.refuse(),
+            if self.hurry(|_| true) {
+                incoming.ignore();
+            } else {
+                incoming.refuse();
             }
             return;
         }

@@ -150,11 +150,10 @@ impl Verifier {
         let key = key_of(certificate)?;
         // R4.2.3
         let wanted = self.expected.is_none_or(|expected| expected == key);
-        match chain.is_empty() && wanted {
-            true => Ok(()),
-            false => {
-                Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
-            }
+        if chain.is_empty() && wanted {
+            Ok(())
+        } else {
+            Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
         }
     }
 

@@ -22,10 +22,7 @@ async fn cut(duration: Duration) -> Duration {
     let is_cut = Arc::new(AtomicBool::new(false));
     let way = Relay::start(socket_of(&split_peer(bob.node.addresses()[0].clone()).0), {
         let is_cut = is_cut.clone();
-        move |_, _| match is_cut.load(Ordering::Relaxed) {
-            true => Fate::IsLost,
-            false => Fate::Passes,
-        }
+        move |_, _| if is_cut.load(Ordering::Relaxed) { Fate::IsLost } else { Fate::Passes }
     });
     let alice = Running::start(by.builder(accept_all).peer(&address_of(way.address)));
     alice.publish("before").await;

@@ -94,12 +94,15 @@ async fn a_peer_is_found_by_its_name() {
         let address = format!("/{name}/udp/{port}/quic-v1").parse::<Multiaddr>().unwrap();
         let mut alice =
             Running::start(by.connect(notes().peer(&address), Identity::generate().unwrap()));
-        match found {
-            true => alice.until(met).await,
-            false => {
-                let unknown = tidegate::io::DialError::UnknownName;
-                alice.until(|event| matches!(event, Event::DialFailed { error, .. } if *error == unknown)).await
-            }
+        if found {
+            alice.until(met).await
+        } else {
+            let unknown = tidegate::io::DialError::UnknownName;
+            alice
+                .until(
+                    |event| matches!(event, Event::DialFailed { error, .. } if *error == unknown),
+                )
+                .await
         };
     }
     // Nobody can listen at a name.

@@ -338,10 +338,7 @@ async fn on_a_way_that_may_die() -> (QuicNet, End, End, Arc<AtomicBool>) {
     let to = socket_of(net.peers[0].address.as_ref().unwrap());
     let relay = Relay::start(to, {
         let dead = dead.clone();
-        move |_, _| match dead.load(Ordering::Relaxed) {
-            true => Fate::IsLost,
-            false => Fate::Passes,
-        }
+        move |_, _| if dead.load(Ordering::Relaxed) { Fate::IsLost } else { Fate::Passes }
     });
     let dial = net.peers[dialer].dial(&address_of(relay.address), None);
     net.until("a dial", |net| net.peers[dialer].dials.contains_key(&dial)).await;

@@ -164,10 +164,7 @@ fn source(to: SocketAddr) -> Option<IpAddr> {
 }
 
 fn any_of_family(to: SocketAddr) -> SocketAddr {
-    match to.is_ipv4() {
-        true => ([0; 4], 0).into(),
-        false => ([0; 16], 0).into(),
-    }
+    if to.is_ipv4() { ([0; 4], 0).into() } else { ([0; 16], 0).into() }
 }
 
 fn open(
@@ -224,10 +221,10 @@ pub(super) async fn first_of(
                 None => {}
             }
             let pause = async {
-                match waiting.is_empty() {
-                    true => std::future::pending().await,
-                    false => rt::sleep(STAGGER).await,
+                if waiting.is_empty() {
+                    std::future::pending::<()>().await;
                 }
+                rt::sleep(STAGGER).await;
             };
             match select(under_way.next(), std::pin::pin!(pause)).await {
                 Either::Left((Some(Ok(reached)), _)) => return Ok(reached),

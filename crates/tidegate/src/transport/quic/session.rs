@@ -124,9 +124,10 @@ impl Session for BoundedSession {
 
     fn write_handshake(&mut self, to: &mut Vec<u8>) -> Option<Keys> {
         let keys = self.inner.write_handshake(to)?;
-        match std::mem::replace(&mut self.has_handshake_keys, true) {
-            false => Some(of_handshake(keys)),
-            true => Some(bounded(keys, None)),
+        if std::mem::replace(&mut self.has_handshake_keys, true) {
+            Some(bounded(keys, None))
+        } else {
+            Some(of_handshake(keys))
         }
     }
 
@@ -195,9 +196,10 @@ impl PacketKey for Copying {
         payload: &mut BytesMut,
     ) -> Result<(), CryptoError> {
         self.inner.decrypt(packet, header, payload)?;
-        let padding = match payload.is_empty() || is_acknowledgment(payload) {
-            true => 0,
-            false => COUNTED.saturating_sub(payload.len()),
+        let padding = if payload.is_empty() || is_acknowledgment(payload) {
+            0
+        } else {
+            COUNTED.saturating_sub(payload.len())
         };
         if let Some(left) = &self.left {
             let take = |left: usize| left.checked_sub(payload.len() + padding);
