@@ -1,4 +1,4 @@
-//! Blocks: which headers are good, whose bodies are here, and what the application says of them
+//! Blocks: which headers are good, which bodies are here, and what the application says of them
 //! (specification section 9).
 //!
 //! A block passes through: [`header_announced`] → ticket → [`header_verdict`] → compact block →
@@ -51,27 +51,27 @@ use reconstruct::{Claim, LookedUp, Progress, Pushed, Reconstruction};
 pub(crate) use serve::{at_height, body_of, headers_after, kept};
 use wanted::rivals;
 
-/// All blocks this node knows of.
+/// All blocks that this node knows.
 #[derive(Debug)]
 pub(crate) struct Blocks {
     salt: Salt,
-    /// Blocks whose header's verdict was *accept*.
+    /// Blocks whose header was accepted.
     known: BTreeMap<BlockId, Known>,
-    /// Headers that wait for their verdict.
+    /// Headers waiting for their verdict.
     checking: BTreeMap<BlockId, Checking>,
-    /// Headers whose parents are not known.
+    /// Headers with unknown parents.
     orphans: Orphans,
-    /// Headers and compact blocks that are asked for.
+    /// Fetches headers and compact blocks.
     fetcher: Fetcher<(BlockId, BlockPart)>,
     building: BTreeMap<BlockId, Reconstruction>,
     links: BTreeMap<ConnectionId, BlockLink>,
-    /// What the headers of known blocks cost.
+    /// Memory charged for headers of known blocks.
     header_bytes: usize,
-    /// What the items of whole blocks cost.
+    /// Memory charged for items of whole blocks.
     bytes: usize,
-    /// When to look again for bodies that are wanted ([`wanted::retry`]).
+    /// When to retry wanted bodies ([`wanted::retry`]).
     retry_at: Option<Time>,
-    /// When it was last looked at what all peers hold, and when that is due again.
+    /// When the tips of all peers were last reconsidered, and when that is due again.
     reconsidered: Option<Time>,
     reconsider_at: Option<Time>,
 }
@@ -82,7 +82,7 @@ struct Known {
     facts: HeaderFacts,
     header: Bytes,
     body: Body,
-    /// Links whose peers say that they have it, or its header.
+    /// Connections whose peers announced the block or its header.
     announced_by: BTreeSet<ConnectionId>,
 }
 
@@ -91,13 +91,13 @@ enum Body {
     Missing,
     Whole {
         items: Vec<BlockItem>,
-        /// Indices of items that were not in this node's pools: others may lack them too.
+        /// Indices of items that this node's pools lacked: other nodes may lack them too.
         lacked: Vec<u32>,
         judged: Judged,
-        /// For proofs of items, made when the first is asked for.
+        /// For item proofs; built at the first request.
         tree: OnceCell<merkle::Tree>,
     },
-    /// The application says that it, or an ancestor, is no good.
+    /// The application rejected it or an ancestor.
     Bad,
 }
 
@@ -130,7 +130,7 @@ impl Known {
 }
 
 impl Blocks {
-    /// With blocks that have been executed: the first one, and those that the store has.
+    /// Starts with executed blocks: the first block, and those in the store.
     pub(crate) fn new(
         chain: impl Iterator<Item = (HeaderFacts, Bytes)>,
         salt: Salt,
@@ -157,7 +157,7 @@ impl Blocks {
         blocks
     }
 
-    /// When [`expire`] has something to do.
+    /// When [`expire`] is due.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let links = self.links.values().filter_map(BlockLink::deadline).min();
         let building = self.building.values().filter_map(Reconstruction::ask_by).min();
@@ -165,7 +165,7 @@ impl Blocks {
         own.into_iter().flatten().min()
     }
 
-    /// Blocks that are kept, and what their items cost.
+    /// How many blocks are kept, and the memory charged for their items.
     pub(crate) fn kept(&self) -> (usize, usize) {
         (self.known.len(), self.bytes)
     }
@@ -178,26 +178,26 @@ pub(crate) fn short_id(salt: &Salt, block: &BlockId, id: &crate::id::ItemId) -> 
     Bytes::copy_from_slice(&short.to_be_bytes()[2..])
 }
 
-/// Whether the peer of a link has a block, or its header.
+/// Whether the peer of a connection announced a block or its header.
 pub(crate) fn announced_by(blocks: &Blocks, block: &BlockId, link: ConnectionId) -> bool {
     blocks.known.get(block).is_some_and(|known| known.announced_by.contains(&link))
 }
 
-/// Whether a link has a channel for blocks: else the rules of its peer are others, and what it says of
-/// blocks means nothing here. R16.10
+/// Whether a connection has a block channel. Without one its peer has other block rules, and what
+/// it says of blocks is ignored. R16.10
 pub(crate) fn has_channel(cx: &Context, link: ConnectionId) -> bool {
     cx.blocks.links.contains_key(&link)
 }
 
-/// A link is gone on which headers may have come. If it had a channel for blocks, that looks after
-/// what it vouched for.
+/// A connection is gone that may have announced headers. With a block channel, that channel's own
+/// teardown handles them.
 pub(crate) fn announcer_down(cx: &mut Context, link: ConnectionId) {
     if !has_channel(cx, link) {
         headers::link_down(cx, link);
     }
 }
 
-/// What to ask the application about a block that has a ticket.
+/// The subject of a block's ticket.
 pub(crate) fn block_subject(cx: &Context, block: BlockId) -> Option<Subject> {
     let known = cx.blocks.known.get(&block)?;
     let Body::Whole { items, judged: Judged::Asked, .. } = &known.body else { return None };
@@ -205,7 +205,12 @@ pub(crate) fn block_subject(cx: &Context, block: BlockId) -> Option<Subject> {
     Some(Subject::Block(Block { block, header, items }))
 }
 
-/// A compact block came in, asked for or not. Its header has been dealt with.
+/// A compact block arrived, requested or not; its header has been processed.
+///
+/// If the block is already being reconstructed, the peer becomes a further source for it, and its
+/// compact block is tried as an alternative ([`another_compact`]): the first one may be false.
+/// Every path ends the push, or hands its permit to the reconstruction, which returns it at the
+/// end.
 fn compact_arrived(
     cx: &mut Context,
     link: ConnectionId,
@@ -252,7 +257,7 @@ fn compact_arrived(
     let others = others.into_iter().flatten().filter(|other| **other != link);
     let others = others.filter(|other| can_be_asked(&cx.blocks.links, **other, &block));
     started.reserve = others.copied().collect();
-    // Its own sender may be gone by now.
+    // The sender may be gone by now.
     if !can_be_asked(&cx.blocks.links, link, &block) {
         started.forget_source(link);
     }
@@ -262,7 +267,7 @@ fn compact_arrived(
     Ok(())
 }
 
-/// Looks for the items of a compact block in the pools.
+/// Looks up the items of a compact block in the pools.
 fn look_up(
     cx: &mut Context,
     link: ConnectionId,
@@ -271,14 +276,14 @@ fn look_up(
     pushed: Option<u32>,
 ) -> Result<Option<Reconstruction>, Violation> {
     let own = cx.blocks.salt;
-    // Each id of the pools is hashed, and looked for among those of the block.
+    // Each id in the pools is hashed and compared with those of the block.
     let looked_at = cx.pools.iter().map(Pool::len).sum::<usize>() + facts.items as usize;
     let work = looked_at as u64 / 16;
     cx.stats.worked(work);
     let mut begun = Reconstruction::new(facts, compact, &own, &cx.pools, &*cx.rules)?;
     if let Some(begun) = &mut begun {
         begun.pushed = pushed.map(|number| Pushed { link, number });
-        // At the end it shows whether what it says is true.
+        // Charged later: whether the sender told the truth shows only at the end.
         let work = if pushed.is_some() { work } else { 0 };
         cx.charged_later += work;
         begun.looked_up.push(LookedUp { link, claim: Claim::of(compact), work });
@@ -286,8 +291,9 @@ fn look_up(
     Ok(begun)
 }
 
-/// A compact block of one that is being put together already. The first may have lied, and does not hold
-/// the block up where this one has it all; where it has not, nothing shows which of them is right.
+/// A compact block for a block that is already being reconstructed. The first one may have been
+/// false: if this one is complete at once, it takes over. Otherwise nothing shows yet which of them
+/// is right.
 fn another_compact(
     cx: &mut Context,
     link: ConnectionId,
@@ -313,8 +319,8 @@ fn another_compact(
     Ok(())
 }
 
-/// Whether a link can be asked for what a block lacks: it has a channel for blocks, and no answer
-/// is outstanding.
+/// Whether a peer can be asked for what a block lacks: it has a block channel, and owes no answer
+/// about this block.
 fn can_be_asked(
     links: &BTreeMap<ConnectionId, BlockLink>,
     link: ConnectionId,
@@ -323,7 +329,8 @@ fn can_be_asked(
     links.get(&link).is_some_and(|link| !link.owes(block))
 }
 
-/// `link` may have a block. If that is being put together, it is in reserve for what it lacks.
+/// The peer of `link` may have a block: if the block is being reconstructed, the peer becomes a
+/// reserve source.
 fn may_have(cx: &mut Context, link: ConnectionId, block: &BlockId) {
     if can_be_asked(&cx.blocks.links, link, block)
         && let Some(building) = cx.blocks.building.get_mut(block)
@@ -335,7 +342,7 @@ fn may_have(cx: &mut Context, link: ConnectionId, block: &BlockId) {
     }
 }
 
-/// A block that is being put together may be whole now, or something can be asked for.
+/// Continues a reconstruction: the block may be complete, or more can be requested.
 fn advance(cx: &mut Context, block: BlockId) {
     let most = cx.config.limits.block_size;
     let Some(building) = cx.blocks.building.get_mut(&block) else { return };
@@ -356,7 +363,7 @@ fn advance(cx: &mut Context, block: BlockId) {
     }
 }
 
-/// Nobody has what is missing. Who announces the block again will be asked again.
+/// Gives a reconstruction up. The block is fetched again when a peer announces it again.
 fn abandon(cx: &mut Context, block: BlockId) {
     let Some(building) = cx.blocks.building.remove(&block) else { return };
     end_push(cx, building.pushed, Report::Ignored);
@@ -399,14 +406,14 @@ fn whole(
     wake_all(cx);
 }
 
-/// Counts what a block has brought that was not here.
+/// Counts the bytes that this node had to receive for a block.
 fn useful<'a>(cx: &mut Context, block: BlockId, items: impl Iterator<Item = &'a BlockItem>) {
     let header = cx.blocks.known.get(&block).map_or(0, |known| known.header.len());
     let items = items.map(|item| item.body.len()).sum::<usize>();
     cx.stats.add(Count::UsefulBytes, (header + items) as u64);
 }
 
-/// A block goes to the application when its parent has been accepted.
+/// Asks the application about a block once its parent has been accepted.
 fn ask_if_ready(cx: &mut Context, block: BlockId) {
     let blocks = &mut cx.blocks;
     let Some(known) = blocks.known.get(&block) else { return };
@@ -424,11 +431,11 @@ fn ask_if_ready(cx: &mut Context, block: BlockId) {
     }
 }
 
-/// The verdict about a block is there.
+/// The verdict on a block.
 pub(crate) fn block_verdict(cx: &mut Context, block: BlockId, verdict: Verdict) {
     let Some(known) = cx.blocks.known.get_mut(&block) else { return };
     let Body::Whole { judged, items, .. } = &mut known.body else { return };
-    // A block that was forgotten and came again may have two tickets out.
+    // A block that was dropped and fetched again may have two tickets out.
     if *judged != Judged::Asked {
         return;
     }
@@ -440,9 +447,9 @@ pub(crate) fn block_verdict(cx: &mut Context, block: BlockId, verdict: Verdict) 
             let children = children(&cx.blocks, &block);
             children.into_iter().for_each(|child| ask_if_ready(cx, child));
         }
-        // Whoever relayed it could not know: only its producer is to blame.
+        // Relays do not execute blocks first, so only the producer is to blame.
         Verdict::Reject => mark_bad(cx, block),
-        // It will be asked for again when somebody announces it again.
+        // It is fetched again when a peer announces it again.
         Verdict::Ignore => keep::drop_body(cx, block),
     }
     cx.sync.changed();
@@ -453,7 +460,7 @@ fn children(blocks: &Blocks, parent: &BlockId) -> Vec<BlockId> {
     children.map(|known| known.facts.block).collect()
 }
 
-/// A block is no good, nor is what builds on it: another header is best.
+/// Marks a block and its descendants as bad, and chooses the best of the other headers.
 fn mark_bad(cx: &mut Context, block: BlockId) {
     let mut bad = VecDeque::from([block]);
     while let Some(block) = bad.pop_front() {
@@ -491,7 +498,7 @@ pub(crate) fn set_tip(cx: &mut Context, block: BlockId, state: Vec<(Bytes, Optio
     cx.sync.changed();
 }
 
-/// Ends what has timed out.
+/// Handles everything that has timed out.
 pub(crate) fn expire(cx: &mut Context) {
     let expired = cx.blocks.fetcher.expire(cx.now);
     expired.wake.into_iter().for_each(|link| wake_block(cx, link));
@@ -522,15 +529,15 @@ fn give_back(cx: &mut Context, link: ConnectionId, number: u32, report: Report) 
     }
 }
 
-/// What began with a push has its end.
+/// Returns the permit of the push that started a reconstruction.
 fn end_push(cx: &mut Context, pushed: Option<Pushed>, report: Report) {
     if let Some(Pushed { link, number }) = pushed {
         give_back(cx, link, number, report);
     }
 }
 
-/// Looking up what goes unasked is free for those who said what a block is made of, whether this node had
-/// it all or not, and whoever was first; not for others, nor where it has not shown.
+/// Charges the senders of compact blocks for the look-ups they caused, except those whose claim
+/// turned out true.
 fn charge_look_ups(cx: &mut Context, looked_up: &[LookedUp], truth: Option<Claim>) {
     for LookedUp { link, work, .. } in looked_up.iter().filter(|own| Some(own.claim) != truth) {
         cx.caused(*link, steps(*work));

@@ -15,7 +15,7 @@ use crate::config::{Config, MAX_POOLS};
 use crate::id::{ConnectionId, Salt};
 use crate::io::{Disconnect, Event};
 use crate::link::Instance;
-use crate::peers::{self, Second};
+use crate::peers::{self, Duplicate};
 use crate::peers::{dialer, exchange};
 use crate::permit::Terms;
 use crate::rng::Rng;
@@ -328,13 +328,13 @@ fn enter(cx: &mut Context, at: Instance) {
         return cx.links.end(at.link, refusal);
     }
     let Some(instance) = cx.control.instance(at.link) else { return };
-    match peers::second(cx, at.link, instance) {
+    match peers::duplicate(cx, at.link, instance) {
         // It was to see whether the peer is there, which it is: what is there stays.
         Some(_) if cx.dialer.is_feeler(at.link) => {
             return cx.links.end(at.link, Goodbye::Requested);
         }
-        Some(Second::Asks(older)) => return ask(cx, at.link, older),
-        Some(Second::Yields(other)) => {
+        Some(Duplicate::Pings(older)) => return ask(cx, at.link, older),
+        Some(Duplicate::Yields(other)) => {
             // Its listener refuses; its dialer waits for that.
             let connection = cx.links.get(at.link);
             if connection.is_some_and(|connection| connection.direction.is_inbound()) {
@@ -346,7 +346,7 @@ fn enter(cx: &mut Context, at: Instance) {
             }
             yields(cx, at.link);
         }
-        Some(Second::Replaces(older)) => {
+        Some(Duplicate::Replaces(older)) => {
             if let Some(link) = cx.control.links.get_mut(&at.link) {
                 link.replaces = Some(older);
             }

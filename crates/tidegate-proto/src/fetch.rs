@@ -1,19 +1,19 @@
-//! Whom to ask for what was announced.
+//! Chooses which peer to ask for announced content.
 //!
 //! After Bitcoin Core's `txrequest.h`, with these rules, each with its reason:
 //!
-//! - *One request in flight for a key.* A second would be a copy that nobody wants.
-//! - *Every link that announced a key stays a candidate for it*, and takes its turn when the one
-//!   before it failed. So nobody can keep a key from this node by announcing it first.
-//! - *Best priority first, then the order of announcement*, for each link by itself: a slow link
-//!   does not hold up what others can deliver.
-//! - *When somebody was late, those that were dialed are asked before others.* Any number of links of others
-//!   can announce a key first and say nothing; whom this node dials they cannot choose.
-//! - *A candidate is asked once for each announcement.* Who did not answer in time may still answer.
-//! - *What nobody delivers is given up* [`GIVE_UP`] after the last request went out, so that
-//!   nobody can announce for ever what does not exist.
-//! - *A link is a candidate for a bounded number of keys.* Where no permit is out for a key, as for
-//!   blocks, that bound pays for it: a new key displaces the link's own oldest, and nobody else's.
+//! - *One request in flight per key.* A second would fetch a copy.
+//! - *Every peer that announced a key stays a candidate for it*, and is asked when the one before
+//!   has failed. So nobody can keep a key from this node by announcing it first.
+//! - *Best priority first, then the order of announcement*, for each connection by itself: a slow
+//!   one does not hold up what others can deliver.
+//! - *After a timeout, dialed peers are asked first.* An attacker can open any number of
+//!   connections that announce a key first and never answer, but cannot choose whom this node dials.
+//! - *A candidate is asked once per announcement.* After a timeout the answer may still arrive.
+//! - *A key that no candidate delivers is given up* [`GIVE_UP`] after the last request, so that
+//!   announcing what does not exist has a bounded cost.
+//! - *A connection is a candidate for a bounded number of keys.* Where no permit is out for a key,
+//!   as for blocks, this bound replaces it: a new key evicts the connection's own oldest one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,35 +21,34 @@ use std::time::Duration;
 use crate::id::ConnectionId;
 use crate::time::Time;
 
-/// How often it is looked whether somebody else can be asked for what one is late with.
+/// How often a late request is rechecked for other candidates.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// How long those that were dialed have to be asked before others are, when somebody was late: some cannot be
-/// asked now.
+/// How long dialed candidates are asked exclusively after a timeout: some cannot be asked now.
 const DIALED_FIRST: Duration = Duration::from_millis(50);
-/// How long after the last candidate's time-out a key is kept.
+/// How long a key is kept after the last candidate's timeout.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(5);
 
-/// Wanted keys and who could deliver them.
+/// Wanted keys and their candidates.
 #[derive(Debug)]
 pub(crate) struct Fetcher<K> {
     wants: BTreeMap<K, Want>,
-    /// What each link could be asked for now, best first.
+    /// What each connection could be asked for now, best first.
     queues: Queues<K>,
-    /// What each link is a candidate for, the oldest announcement first.
+    /// The keys each connection is a candidate for, oldest announcement first.
     candidacies: BTreeMap<ConnectionId, BTreeMap<u64, K>>,
-    /// How many keys one link may be a candidate for.
+    /// Keys per connection.
     most: usize,
     /// When a state of a key ends.
     timers: BTreeSet<(Time, K)>,
     announced: u64,
 }
 
-/// What a link announced.
+/// An announcement by a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Announced<K> {
     pub(crate) key: K,
     pub(crate) link: ConnectionId,
-    /// What the announcement was numbered.
+    /// The announcement's number.
     pub(crate) tag: u32,
     pub(crate) priority: u8,
     /// Upper bound of the answer's bytes.
@@ -58,29 +57,29 @@ pub(crate) struct Announced<K> {
     pub(crate) dialed: bool,
 }
 
-/// What each link could be asked for, best first.
+/// What each connection could be asked for, best first.
 type Queues<K> = BTreeMap<ConnectionId, BTreeSet<(Rank, K)>>;
 
-/// Best priority first (so the complement), then first come first served.
+/// Best priority first (so the complement), then in order of arrival.
 type Rank = (u8, u64);
 
 #[derive(Debug)]
 struct Want {
     candidates: Vec<Candidate>,
     state: State,
-    /// How many were asked and did not answer in time.
+    /// How many candidates timed out.
     late: u32,
-    /// Until when somebody who was asked is waited for: longer than others are not asked.
+    /// When the last request stops being awaited: later than others are asked.
     until: Time,
 }
 
-/// One who announced a key.
+/// A connection that announced a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) link: ConnectionId,
-    /// What the announcement was numbered.
+    /// The announcement's number.
     pub(crate) tag: u32,
-    /// What it said of the size and the priority: it binds this one only.
+    /// Size and priority as announced: they bind only this candidate.
     size: u32,
     rank: Rank,
     dialed: bool,
@@ -88,7 +87,7 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    /// Whether it is in its queue while the key is in this state.
+    /// Whether it is queued while the key is in this state.
     fn is_queued(&self, state: State) -> bool {
         !self.asked && (state == State::Idle || self.dialed && matches!(state, State::Dialed(_)))
     }
@@ -96,15 +95,15 @@ impl Candidate {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Not asked for before that time.
+    /// Not requested before that time.
     Patient(Time),
-    /// In the queues of those not yet asked that were dialed; from then on of all.
+    /// Queued with the untried dialed candidates; from then on, with all untried ones.
     Dialed(Time),
-    /// In the queues of those not yet asked.
+    /// Queued with all untried candidates.
     Idle,
-    /// Asked for; when others are asked, if there are any, and when it is not waited for any more.
+    /// Requested from a connection: when others may be asked, and when it is no longer awaited.
     InFlight(ConnectionId, Time, Time),
-    /// Everyone was asked. Given up at that time.
+    /// All candidates were asked; given up at that time.
     Exhausted(Time),
 }
 
@@ -118,7 +117,7 @@ impl State {
     }
 }
 
-/// What to ask a link for.
+/// What to request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Request<K> {
     pub(crate) key: K,
@@ -126,24 +125,25 @@ pub(crate) struct Request<K> {
     pub(crate) size: u32,
 }
 
-/// What [`Fetcher::expire`] found.
+/// The result of [`Fetcher::expire`].
 #[derive(Debug)]
 pub(crate) struct Expired<K> {
-    /// Links that have something to be asked for now.
+    /// Connections that can be asked for something now.
     pub(crate) wake: BTreeSet<ConnectionId>,
-    /// Requests whose answer is late: who was asked, by which announcement. One may be here again.
+    /// Requests that timed out: the connection and the announcement's number. One may be listed
+    /// twice.
     pub(crate) timed_out: Vec<(ConnectionId, u32)>,
-    /// Keys that nobody delivered, and those who announced them.
+    /// Keys that were given up, and their candidates.
     pub(crate) given_up: Vec<(K, Vec<Candidate>)>,
 }
 
 impl<K: Ord + Copy> Fetcher<K> {
-    /// Without a bound of its own: permits are.
+    /// Without a bound of its own: the permits are one.
     pub(crate) fn new() -> Self {
         Self::bounded(usize::MAX)
     }
 
-    /// Each link is a candidate for at most `most` keys.
+    /// Each connection is a candidate for at most `most` keys.
     pub(crate) fn bounded(most: usize) -> Self {
         Self {
             wants: BTreeMap::new(),
@@ -155,8 +155,8 @@ impl<K: Ord + Copy> Fetcher<K> {
         }
     }
 
-    /// `link` announced `key`. It is asked for after `patience`, if it is the first to. Who may be
-    /// asked instead of it for what this displaces, is returned.
+    /// `link` announced `key`. The first request waits for `patience`. Returns connections that may
+    /// be asked now for a key that this one evicted.
     #[must_use = "who may be asked has to be woken"]
     pub(crate) fn announced(
         &mut self,
@@ -201,7 +201,7 @@ impl<K: Ord + Copy> Fetcher<K> {
         }
     }
 
-    /// One is no candidate for a key any more: it is in no queue for it.
+    /// Removes a candidate from its queue and records.
     fn forget(&mut self, key: K, known: &Candidate) {
         unqueue(&mut self.queues, known, key);
         if let Some(own) = self.candidacies.get_mut(&known.link) {
@@ -212,7 +212,7 @@ impl<K: Ord + Copy> Fetcher<K> {
         }
     }
 
-    /// A link is no candidate for a key any more.
+    /// A connection is no longer a candidate for a key.
     fn leaves(&mut self, key: K, link: ConnectionId, now: Time) -> Vec<ConnectionId> {
         let candidates = self.wants.get(&key).map_or(&[][..], |want| &want.candidates);
         let own = candidates.iter().find(|candidate| candidate.link == link);
@@ -220,8 +220,8 @@ impl<K: Ord + Copy> Fetcher<K> {
         tag.map_or(Vec::new(), |tag| self.failed(key, link, tag, now))
     }
 
-    /// The best thing to ask `link` for, if it `fits`. `until` is given the bytes of the answer and how
-    /// many peers were late with it, and says when others are asked and when it is no longer waited for.
+    /// The best request to `link` that `fits`. `until` gets the answer's bytes and how many
+    /// candidates were late, and returns when others may be asked and when it is no longer awaited.
     pub(crate) fn next_for(
         &mut self,
         link: ConnectionId,
@@ -248,8 +248,8 @@ impl<K: Ord + Copy> Fetcher<K> {
         self.queues.get(&link).is_some_and(|queue| !queue.is_empty())
     }
 
-    /// `link` has not got what it announced as `tag`: it is no candidate any more, unless it has
-    /// announced it again. Who may be asked now, is returned.
+    /// `link` does not have what it announced as `tag`: it is no longer a candidate, unless it has
+    /// announced it again. Returns connections that may be asked now.
     #[must_use = "who may be asked has to be woken"]
     pub(crate) fn failed(
         &mut self,
@@ -270,19 +270,19 @@ impl<K: Ord + Copy> Fetcher<K> {
         }
         match state {
             State::InFlight(asked, ..) if asked == link => self.next_candidate(key, None),
-            // It was the last that could be asked: those that are left were, and may still answer.
+            // The last untried candidate is gone: the others were asked, and may still answer.
             State::Idle if !self.has_untried(key) => self.next_candidate(key, Some(now)),
             State::Dialed(_) if !self.has_dialed(key) => self.next_candidate(key, Some(now)),
             _ => Vec::new(),
         }
     }
 
-    /// `key` is wanted no more: all who had announced it.
+    /// `key` is no longer wanted: returns its candidates.
     pub(crate) fn resolved(&mut self, key: K) -> Vec<Candidate> {
         if !self.wants.contains_key(&key) {
             return Vec::new();
         }
-        // In flight or exhausted it is in no queue; so it leaves them all.
+        // In flight or exhausted it is in no queue, so this removes it from all.
         self.change(key, State::Exhausted(Time::ZERO));
         self.timers.remove(&(Time::ZERO, key));
         let candidates = self.wants.remove(&key).map(|want| want.candidates).unwrap_or_default();
@@ -298,13 +298,13 @@ impl<K: Ord + Copy> Fetcher<K> {
         self.wants.contains_key(&key)
     }
 
-    /// Whether `link` announced `key`, as one of those who did.
+    /// Whether `link` is a candidate for `key`.
     pub(crate) fn is_candidate(&self, key: K, link: ConnectionId) -> bool {
         let want = self.wants.get(&key);
         want.is_some_and(|want| want.candidates.iter().any(|candidate| candidate.link == link))
     }
 
-    /// `link` is gone. Who may be asked instead of it, is returned.
+    /// `link` is gone. Returns connections that may be asked instead.
     #[must_use = "who may be asked has to be woken"]
     pub(crate) fn link_down(&mut self, link: ConnectionId, now: Time) -> BTreeSet<ConnectionId> {
         let own = self.candidacies.get(&link).into_iter().flat_map(BTreeMap::values);
@@ -312,7 +312,7 @@ impl<K: Ord + Copy> Fetcher<K> {
         own.into_iter().flat_map(|key| self.leaves(key, link, now)).collect()
     }
 
-    /// How many keys a link is a candidate for, and how many keys there are.
+    /// Keys that a connection is a candidate for, and all keys.
     #[cfg(test)]
     pub(crate) fn counts(&self, link: ConnectionId) -> (usize, usize) {
         (self.candidacies.get(&link).map_or(0, BTreeMap::len), self.wants.len())
@@ -323,7 +323,7 @@ impl<K: Ord + Copy> Fetcher<K> {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// Ends what has timed out.
+    /// Handles everything that has timed out.
     #[must_use = "who may be asked has to be woken"]
     pub(crate) fn expire(&mut self, now: Time) -> Expired<K> {
         let mut expired =
@@ -357,12 +357,12 @@ impl<K: Ord + Copy> Fetcher<K> {
         expired
     }
 
-    /// Whether somebody could be asked for a key who has not been.
+    /// Whether a key has an untried candidate.
     fn has_untried(&self, key: K) -> bool {
         self.wants[&key].candidates.iter().any(|candidate| !candidate.asked)
     }
 
-    /// The same, of those that were dialed.
+    /// Whether a key has an untried dialed candidate.
     fn has_dialed(&self, key: K) -> bool {
         let dialed = |candidate: &Candidate| candidate.dialed && !candidate.asked;
         self.wants[&key].candidates.iter().any(dialed)
@@ -373,13 +373,13 @@ impl<K: Ord + Copy> Fetcher<K> {
         untried.map(|candidate| candidate.link).collect()
     }
 
-    /// Who has not been asked may be; the list is empty when everyone has been.
+    /// Moves on to the untried candidates: they are returned; none means exhausted.
     fn next_candidate(&mut self, key: K, now: Option<Time>) -> Vec<ConnectionId> {
         let want = &self.wants[&key];
         let state = match now {
             Some(now) if want.late > 0 && self.has_dialed(key) => State::Dialed(now + DIALED_FIRST),
             _ if self.has_untried(key) => State::Idle,
-            // Others were asked before: theirs may still come.
+            // Earlier candidates may still answer.
             _ => State::Exhausted(want.until.max(now.unwrap_or_default()) + GIVE_UP),
         };
         self.change(key, state);
@@ -404,7 +404,7 @@ impl<K: Ord + Copy> Fetcher<K> {
                 unqueue(&mut self.queues, candidate, key);
             }
         }
-        // The one who is asked right now was in the queue as well.
+        // The one that is being asked was queued as well.
         if let State::InFlight(link, ..) = state
             && let Some(asked) = want.candidates.iter().find(|candidate| candidate.link == link)
         {
@@ -413,7 +413,7 @@ impl<K: Ord + Copy> Fetcher<K> {
     }
 }
 
-/// One is not asked for a key now; an empty queue is removed.
+/// Removes a candidate from its queue, and the queue if it is empty.
 fn unqueue<K: Ord>(queues: &mut Queues<K>, candidate: &Candidate, key: K) {
     if let Some(queue) = queues.get_mut(&candidate.link) {
         queue.remove(&(candidate.rank, key));
@@ -449,7 +449,7 @@ mod tests {
         fetcher.next_for(link, |_, _| true, |_, _| (until, until)).map(|request| request.key)
     }
 
-    /// Not before somebody was late, and not if it cannot be asked.
+    /// Not before a timeout, and not if it cannot be asked.
     #[test]
     fn dialed_peers_are_asked_first_after_a_timeout() {
         let (key, tag, priority, size) = (7, 0, 0, 100);
@@ -465,18 +465,18 @@ mod tests {
         assert_eq!(fetcher.expire(at(1_000)).wake, [dialed].into());
         assert_eq!(ask(&mut fetcher, B, at(2_000)), None);
         assert_eq!(fetcher.deadline(), Some(at(1_050)));
-        // Whoever announces it now waits as well.
+        // A later announcement waits as well.
         announce(&mut fetcher, (7, ConnectionId(5), 0, 0, 100), None);
         assert!(!fetcher.has_work(ConnectionId(5)));
         assert_eq!(fetcher.expire(at(1_050)).wake.len(), 5);
         assert_eq!(ask(&mut fetcher, ConnectionId(5), at(1_300)), Some(7));
-        // It comes back to it, and when that one is gone, others are asked at once.
+        // The timer fires again, and when that candidate is gone, others are asked at once.
         assert_eq!(fetcher.expire(at(1_300)).wake, [dialed].into());
         assert_eq!(fetcher.failed(7, dialed, 0, at(1_310)).len(), 3);
         assert_eq!(ask(&mut fetcher, B, at(2_000)), Some(7));
     }
 
-    /// One who was asked second, and failed, took the first's time away.
+    /// The failure of the second candidate used to shorten the first one's time.
     #[test]
     fn the_timeout_of_the_first_does_not_depend_on_others() {
         let mut fetcher = Fetcher::new();
@@ -491,7 +491,7 @@ mod tests {
         assert_eq!(fetcher.expire(end).given_up.len(), 1);
     }
 
-    /// Who is late is waited for as long as nobody else could be asked.
+    /// A late candidate is awaited as long as there is no other.
     #[test]
     fn the_only_candidate_is_waited_for() {
         let mut fetcher = Fetcher::new();
@@ -500,13 +500,13 @@ mod tests {
         for ms in [1_000, 1_250, 1_500] {
             assert_eq!(fetcher.deadline(), Some(at(ms)));
             let expired = fetcher.expire(at(ms));
-            // It is late nevertheless: no room is kept for it.
+            // It counts as late nevertheless: no room is kept for it.
             assert_eq!((expired.wake.len(), expired.timed_out), (0, vec![(A, 0)]));
         }
         announce(&mut fetcher, (7, B, 1, 0, 100), None);
         let expired = fetcher.expire(at(1_750));
         assert_eq!((expired.wake.len(), expired.timed_out), (1, vec![(A, 0)]));
-        // The next is given less time, and nobody is left then.
+        // The next has less time, and then there is no candidate left.
         let mut late = 0;
         let until = |_, was| {
             late = was;
@@ -531,7 +531,7 @@ mod tests {
         announce(&mut fetcher, (11, B, 0, 9, 100), None);
         let request = fetcher.next_for(A, |_, size| size == 100, |_, _| (at(10), at(10))).unwrap();
         assert_eq!(request, Request { key: 11, tag: 1, size: 100 });
-        // In flight with A, so not asked of B.
+        // In flight with A, so not requested from B.
         assert_eq!(ask(&mut fetcher, B, at(10)), None);
         assert_eq!(ask(&mut fetcher, A, at(10)), Some(12));
         assert_eq!(fetcher.next_for(A, |_, _| false, |_, _| (at(10), at(10))), None);
@@ -595,7 +595,7 @@ mod tests {
         assert!(!fetcher.is_candidate(10, A));
     }
 
-    /// What no permit pays for must not grow with what a peer names: it displaces its own.
+    /// State without a permit must not grow with announcements: a connection evicts its own.
     #[test]
     fn wants_of_a_connection_are_bounded_and_displace_its_own() {
         let mut fetcher = Fetcher::bounded(3);
@@ -605,7 +605,7 @@ mod tests {
         }
         assert_eq!((fetcher.counts(A), fetcher.counts(B)), ((3, 3), (1, 3)));
         assert_eq!(ask(&mut fetcher, A, at(10)), Some(0));
-        // One past the bound: B may be asked for what A was asked for.
+        // One past the bound: B may be asked for A's oldest key.
         assert_eq!(announce(&mut fetcher, (3, A, 0, 0, 1), None), [B]);
         assert_eq!((fetcher.counts(A), fetcher.counts(B)), ((3, 4), (1, 4)));
         for key in 4..1000 {
@@ -647,7 +647,7 @@ mod tests {
         #[test]
         fn keys_are_neither_asked_for_twice_nor_forgotten(steps in prop::collection::vec(step(), 0..120)) {
             let mut fetcher = Fetcher::new();
-            // Per key: link → asked; and who is asked now, until when.
+            // Per key: link → asked; and who is being asked, until when.
             let mut model: BTreeMap<u8, BTreeMap<ConnectionId, bool>> = BTreeMap::new();
             let mut flights: BTreeMap<u8, (ConnectionId, Time)> = BTreeMap::new();
             let mut tags = BTreeMap::new();
@@ -676,7 +676,7 @@ mod tests {
                     }
                     Step::Fail(k, l) => {
                         let tag = tags.get(&(k, l)).copied().unwrap_or_default();
-                        // An older announcement says nothing of this one.
+                        // An older announcement does not affect a newer one.
                         prop_assert!(fetcher.failed(k, link(l), tag.wrapping_sub(1), now).is_empty());
                         let _ = fetcher.failed(k, link(l), tag, now);
                         drop_link(&mut model, &mut flights, k, link(l));

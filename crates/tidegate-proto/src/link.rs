@@ -14,7 +14,7 @@ use crate::wire::{Goodbye, Held, Refusal};
 const FIRST_ROUND_TRIP: Duration = Duration::from_millis(100);
 /// How long one peer may keep what others could give, beside the time that its bytes take. Round trip and
 /// rate are measured by its own answers, so who is slow on purpose could hold up whatever it was first with.
-pub(crate) const ALONE: Duration = Duration::from_secs(1);
+pub(crate) const EXCLUSIVE: Duration = Duration::from_secs(1);
 /// How often that is halved while one after the other is late.
 const HALVED_MOST: u32 = 2;
 /// Bytes a second before a rate was measured: a slow home line.
@@ -228,16 +228,16 @@ impl Link {
     /// been late with it already: a round trip at least, or answers would come while others are asked; but who
     /// is slow on purpose has half of the time when somebody was late. They share this node's line, so the
     /// time for its bytes is that of the `fastest`.
-    fn alone(&self, bytes: u32, late: u32, fastest: u64) -> Duration {
+    fn exclusive(&self, bytes: u32, late: u32, fastest: u64) -> Duration {
         let sending = Duration::from_micros(u64::from(bytes) * 1_000_000 / fastest.max(1));
-        let least = (self.likely_round_trip() * 5 / 4).min(ALONE / (1 << late.min(1)));
-        self.patience(bytes).min((ALONE / (1 << late.min(HALVED_MOST))).max(least) + sending)
+        let least = (self.likely_round_trip() * 5 / 4).min(EXCLUSIVE / (1 << late.min(1)));
+        self.patience(bytes).min((EXCLUSIVE / (1 << late.min(HALVED_MOST))).max(least) + sending)
     }
 
     /// When others are asked for an answer of `bytes` bytes, with which `late` peers were late, and when it is no
     /// longer waited for.
     pub(crate) fn waits(&self, bytes: u32, late: u32, fastest: u64, now: Time) -> (Time, Time) {
-        (now + self.alone(bytes, late, fastest), now + self.patience(bytes))
+        (now + self.exclusive(bytes, late, fastest), now + self.patience(bytes))
     }
 }
 
@@ -603,7 +603,7 @@ mod tests {
         links.worked(A, 1, 1000, Time::from_micros(2_000_000));
         assert_eq!(links.fastest(A), LEAST_RATE);
         // A frame adds half a second to the time in which nobody else is asked.
-        let alone = links.links[&A].alone(64 << 10, 0, LEAST_RATE);
-        assert_eq!(alone, ALONE + Duration::from_millis(500));
+        let exclusive = links.links[&A].exclusive(64 << 10, 0, LEAST_RATE);
+        assert_eq!(exclusive, EXCLUSIVE + Duration::from_millis(500));
     }
 }

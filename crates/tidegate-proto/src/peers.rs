@@ -317,19 +317,19 @@ pub(crate) fn has_room_for_hello(
 
 /// What to do about a second connection to one peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Second {
+pub(crate) enum Duplicate {
     /// It has the better path, or both dialed at once and this one stays: the other ends when this one is up
     /// and nothing is owed on the other.
     Replaces(ConnectionId),
     /// The other one has the better path, or both dialed at once and the other one stays.
     Yields(ConnectionId),
     /// The older one is pinged: it stays if it answers.
-    Asks(ConnectionId),
+    Pings(ConnectionId),
 }
 
 /// What another connection to the same peer means for `link`, whose peer's process has this
 /// `instance` number.
-pub(crate) fn second(cx: &Context, link: ConnectionId, instance: u64) -> Option<Second> {
+pub(crate) fn duplicate(cx: &Context, link: ConnectionId, instance: u64) -> Option<Duplicate> {
     let this = cx.links.get(link)?;
     let others = cx.links.iter().filter(|(id, other)| {
         let admitted = *id != link && other.peer == this.peer && control::is_admitted(cx, *id);
@@ -338,18 +338,18 @@ pub(crate) fn second(cx: &Context, link: ConnectionId, instance: u64) -> Option<
     });
     let (older, other) = others.max_by_key(|(id, other)| (other.path, Reverse(*id)))?;
     if cx.control.instance(older) != Some(instance) {
-        return Some(Second::Asks(older));
+        return Some(Duplicate::Pings(older));
     }
     // R5.3.8
     match this.path.cmp(&other.path) {
-        Ordering::Greater => return Some(Second::Replaces(older)),
+        Ordering::Greater => return Some(Duplicate::Replaces(older)),
         // The better one may be dead without this node's knowing, and the peer has noticed. R5.3.10
-        Ordering::Less if this.direction.is_inbound() => return Some(Second::Asks(older)),
-        Ordering::Less => return Some(Second::Yields(older)),
+        Ordering::Less if this.direction.is_inbound() => return Some(Duplicate::Pings(older)),
+        Ordering::Less => return Some(Duplicate::Yields(older)),
         Ordering::Equal => {}
     }
     if this.direction.is_inbound() == other.direction.is_inbound() {
-        return Some(Second::Asks(older));
+        return Some(Duplicate::Pings(older));
     }
     let dialer = match this.direction {
         Direction::Inbound => this.peer,
@@ -357,9 +357,9 @@ pub(crate) fn second(cx: &Context, link: ConnectionId, instance: u64) -> Option<
     };
     // R5.3.1
     Some(if dialer == this.peer.min(cx.config.peer) {
-        Second::Replaces(older)
+        Duplicate::Replaces(older)
     } else {
-        Second::Yields(older)
+        Duplicate::Yields(older)
     })
 }
 

@@ -33,61 +33,61 @@ use crate::wire::{
     RpcRequest, RpcWant, RpcWantKind,
 };
 
-/// Requests a peer may have without an answer, from its hello on. R16.1
+/// Open requests per peer, from its hello on. R16.1
 pub(crate) const REQUESTS: usize = 4;
 
-/// How long a request may wait behind others that do move.
+/// How long a request may wait behind others that make progress.
 const QUEUED: Duration = Duration::from_secs(60);
 
-/// All requests, by this node and by its peers.
+/// Requests of this node and of its peers.
 #[derive(Debug, Default)]
 pub(crate) struct Rpc {
     links: BTreeMap<ConnectionId, RpcLink>,
     loads: Loads,
-    /// Peers that wait for their turn to be given a block, in the order in which they came.
+    /// Peers waiting to be served a block, in order of arrival.
     queue: VecDeque<ConnectionId>,
 }
 
 #[derive(Debug)]
 struct RpcLink {
     at: Instance,
-    /// Number of the next request, and those that have no answer yet.
+    /// The number of the next request, and the open ones.
     next: u32,
     open: BTreeMap<u32, Open>,
     to_send: VecDeque<RpcRequest>,
     to_cancel: VecDeque<u32>,
-    /// A block that arrives in chunks.
+    /// A block arriving in chunks.
     incoming: Option<Incoming>,
-    /// What the peer asks.
+    /// The peer's requests.
     serving: Serving,
 }
 
-/// A block on its way.
+/// A block in transfer.
 #[derive(Debug)]
 struct Incoming {
     id: u32,
-    /// `None` if it is not wanted any more.
+    /// `None` if it is no longer wanted.
     body: Option<Receiving>,
-    /// Chunks that are still to come.
+    /// Chunks still to come.
     left: usize,
 }
 
-/// A request without an answer.
+/// An open request.
 #[derive(Debug)]
 struct Open {
     want: RpcWant,
     asked: Time,
     /// When it left.
     sent: Option<Time>,
-    /// Nothing may have come of it then.
+    /// When it times out.
     until: Time,
-    /// It is not wanted any more; its place is free when the peer says so.
+    /// No longer wanted; its place is free when the peer confirms.
     cancelled: bool,
 }
 
 impl RpcLink {
-    /// Something came: the timeout restarts for what is coming, and for a while for what waits
-    /// behind it, since a peer answers one request after the other.
+    /// Something arrived: restarts the timeout of what is arriving, and for a while of those
+    /// waiting behind it, since a peer answers requests in order.
     fn moves(&mut self, now: Time, patience: Duration) {
         let coming = self.incoming.as_ref().map(|incoming| incoming.id);
         for (id, open) in &mut self.open {
@@ -98,38 +98,38 @@ impl RpcLink {
 }
 
 impl Rpc {
-    /// Whether a peer can be asked for one thing more.
+    /// Whether a peer can be asked for something more.
     pub(crate) fn has_room(&self, link: ConnectionId) -> bool {
         self.links.get(&link).is_some_and(|link| link.open.len() < REQUESTS)
     }
 
-    /// How many requests to a peer have no answer.
+    /// Open requests to a peer.
     pub(crate) fn open(&self, link: ConnectionId) -> usize {
         self.links.get(&link).map_or(0, |link| link.open.len())
     }
 
-    /// Whether a peer owes headers.
+    /// Whether headers are requested from a peer.
     pub(crate) fn asks_headers(&self, link: ConnectionId) -> bool {
         let open = self.links.get(&link).into_iter().flat_map(|link| link.open.values());
         open.filter(|open| !open.cancelled).any(|open| open.want.kind() == RpcWantKind::Headers)
     }
 
-    /// Whether a peer has ended none of its requests, of which nothing is wanted any more.
-    pub(crate) fn is_mute(&self, link: ConnectionId) -> bool {
-        let mute = |link: &RpcLink| {
+    /// Whether all places are taken by cancelled requests that the peer has never ended.
+    pub(crate) fn is_unresponsive(&self, link: ConnectionId) -> bool {
+        let unresponsive = |link: &RpcLink| {
             link.open.len() >= REQUESTS && link.open.values().all(|open| open.cancelled)
         };
-        self.links.get(&link).is_some_and(mute)
+        self.links.get(&link).is_some_and(unresponsive)
     }
 
-    /// When [`expire`] has something to do.
+    /// When [`expire`] is due.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let open = self.links.values().flat_map(|link| link.open.values());
         open.filter(|open| !open.cancelled).map(|open| open.until).min()
     }
 }
 
-/// Asks a peer, if there is room for it.
+/// Sends a request, if the peer has room for it.
 pub(crate) fn ask(cx: &mut Context, link: ConnectionId, want: RpcWant) -> bool {
     if !cx.rpc.has_room(link) {
         return false;
@@ -147,7 +147,7 @@ pub(crate) fn ask(cx: &mut Context, link: ConnectionId, want: RpcWant) -> bool {
     true
 }
 
-/// Does not want any more what was asked of a peer.
+/// Cancels a request.
 pub(crate) fn cancel(cx: &mut Context, link: ConnectionId, want: &RpcWant) {
     let Some(asked) = cx.rpc.links.get_mut(&link) else { return };
     let mut open = asked.open.iter_mut().filter(|(_, open)| !open.cancelled);
@@ -157,7 +157,7 @@ pub(crate) fn cancel(cx: &mut Context, link: ConnectionId, want: &RpcWant) {
     let waiting = asked.to_send.len();
     asked.to_send.retain(|request| request.id != id);
     if asked.to_send.len() < waiting {
-        // The peer has not heard of it.
+        // It has not left yet.
         asked.open.remove(&id);
         return;
     }
@@ -168,7 +168,7 @@ pub(crate) fn cancel(cx: &mut Context, link: ConnectionId, want: &RpcWant) {
     cx.links.wake(link, asked.at.slot);
 }
 
-/// Gives up what takes too long.
+/// Times out requests.
 pub(crate) fn expire(cx: &mut Context) {
     let mut late = Vec::new();
     for (id, link) in &cx.rpc.links {
@@ -181,7 +181,7 @@ pub(crate) fn expire(cx: &mut Context) {
     }
 }
 
-/// The channel of requests.
+/// The rpc channel.
 pub(crate) struct Channel;
 
 impl ChannelTrait for Channel {
@@ -279,7 +279,7 @@ impl ChannelTrait for Channel {
     }
 }
 
-/// An answer of some kind begins: what was asked, if it is still wanted. R16.3
+/// An answer of some kind begins: its request, if still wanted. R16.3
 fn answered(
     cx: &mut Context,
     at: Instance,
@@ -294,7 +294,7 @@ fn answered(
     finished(cx, at, id)
 }
 
-/// A request has its end: what was asked, if it is still wanted.
+/// A request ends: what was requested, if still wanted.
 fn finished(cx: &mut Context, at: Instance, id: u32) -> Result<Option<RpcWant>, Violation> {
     let link = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     // R16.3

@@ -1,10 +1,10 @@
-//! Whose turn it is to have something checked (specification section 12).
+//! Schedules questions to the application (specification section 12).
 //!
-//! The number of tickets that are out is bounded, so no queue builds up in the validator; what waits
-//! here is bounded by the permits that paid for it. Peers take turns, and the pools of each peer, so
-//! validation time is shared out like bytes are. Each pool has a lane that no other takes, and so
-//! have headers and blocks: verdicts that take long delay their own kind. Which lane a question takes
-//! is decided here, and nowhere else.
+//! The number of outstanding tickets is bounded, so no queue builds up in the validator; the queue
+//! here is bounded by the permits that paid for it. Peers take turns, and so do the pools of each
+//! peer, so validation time is shared like bytes are. Each pool has a lane of its own, and so have
+//! headers and blocks: slow verdicts delay their own kind. The lane of a question is decided here
+//! and nowhere else.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -22,7 +22,7 @@ pub(crate) enum Question {
 }
 
 impl Question {
-    /// The lane that no other kind of question takes.
+    /// The lane reserved for this kind of question.
     fn own_lane(self) -> Lane {
         match self {
             Self::Item(pool, _) => Lane::Pool(pool),
@@ -30,7 +30,7 @@ impl Question {
         }
     }
 
-    /// What the application is asked about, if it has not been settled while it waited.
+    /// What to ask the application, unless it was settled while the question waited.
     pub(crate) fn subject(self, cx: &mut Context) -> Option<Subject> {
         match self {
             Self::Item(pool, id) => pool::subject(cx, pool, id),
@@ -39,7 +39,7 @@ impl Question {
         }
     }
 
-    /// The answer is there.
+    /// The verdict arrived.
     pub(crate) fn verdict(self, cx: &mut Context, verdict: Verdict) {
         match self {
             Self::Item(pool, id) => pool::verdict(cx, pool, id, verdict),
@@ -48,12 +48,12 @@ impl Question {
         }
     }
 
-    /// The answer is late: what peers are waiting for goes back.
+    /// The verdict is late: the permits that wait for it are returned.
     pub(crate) fn overdue(self, cx: &mut Context) {
         match self {
             Self::Item(pool, id) => pool::overdue(cx, pool, id),
             Self::Header(block) => block::header_overdue(cx, block),
-            // Its permits went back when it was whole.
+            // A block's permits were returned when it was complete.
             Self::Block(_) => {}
         }
     }
@@ -65,31 +65,31 @@ pub(crate) struct Tickets {
     /// Tickets that may be out in the shared lane.
     shared: usize,
     next: u64,
-    /// Headers and blocks that wait, by the order in which they came, and the place of each.
+    /// Waiting headers and blocks in order of arrival, and the place of each.
     chain: BTreeMap<u64, Question>,
     places: BTreeMap<Question, u64>,
     asked: u64,
     items: BTreeMap<ConnectionId, Waiting>,
     turns: VecDeque<ConnectionId>,
-    /// How many items of each pool wait, where any do.
+    /// Waiting items of each pool, where there are any.
     waiting: BTreeMap<PoolIndex, usize>,
     out: BTreeMap<Ticket, (Question, Lane)>,
-    /// How many are out in each lane, where any are.
+    /// Outstanding tickets in each lane, where there are any.
     lanes: BTreeMap<Lane, usize>,
 }
 
-/// Tickets that are out for each worker: none of them waits while the next is picked.
+/// Outstanding tickets per worker, so that none idles while the next is chosen.
 const FOR_EACH_WORKER: usize = 2;
 
-/// Items of one peer that wait.
+/// Waiting items of one peer.
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Those of which something waits, in turn: a pool whose verdicts take long has its permits'
-    /// worth waiting, and the others must not wait for all of that.
+    /// Pools with waiting items, in turn: a pool with slow verdicts has a full set of permits
+    /// waiting, and the others must not wait behind all of it.
     pools: VecDeque<(PoolIndex, OfPool)>,
 }
 
-/// Items of one peer and pool that wait.
+/// Waiting items of one peer and pool.
 #[derive(Debug, Default)]
 struct OfPool {
     pushed: VecDeque<ItemId>,
@@ -108,7 +108,7 @@ impl Waiting {
         queue.push_back(id);
     }
 
-    /// The next one of a pool that may have one.
+    /// The next item of a pool that `may` have one.
     fn next(&mut self, may: impl Fn(PoolIndex) -> bool) -> Option<(PoolIndex, ItemId)> {
         let at = self.pools.iter().position(|(pool, _)| may(*pool))?;
         let (pool, mut waiting) = self.pools.remove(at)?;
@@ -125,7 +125,7 @@ impl OfPool {
         self.pushed.is_empty() && self.fetched.is_empty()
     }
 
-    /// What was pushed is new, and what was fetched may be a long backlog: they take turns.
+    /// Pushed items are new and fetched ones may be a long backlog: they take turns.
     fn next(&mut self) -> Option<ItemId> {
         let (first, second) = if self.fetched_next {
             (&mut self.fetched, &mut self.pushed)
@@ -138,7 +138,7 @@ impl OfPool {
 }
 
 impl Tickets {
-    /// With as many workers for one kind of question: one in its own lane, and those that are shared.
+    /// With this many workers per kind of question: one in its own lane, the others shared.
     pub(crate) fn new(workers: u32) -> Self {
         Self {
             shared: (workers as usize - 1) * FOR_EACH_WORKER,
@@ -154,7 +154,7 @@ impl Tickets {
         }
     }
 
-    /// An item that `link` delivered is to be checked; whether it was pushed.
+    /// Queues an item from `link`; `pushed` or fetched.
     pub(crate) fn ask_item(
         &mut self,
         link: ConnectionId,
@@ -179,7 +179,7 @@ impl Tickets {
         }
     }
 
-    /// A header or a block is to be checked.
+    /// Queues a header or a block.
     pub(crate) fn ask(&mut self, question: Question) {
         if !self.places.contains_key(&question) {
             self.chain.insert(self.asked, question);
@@ -188,7 +188,7 @@ impl Tickets {
         }
     }
 
-    /// Items of a pool that wait for a link's turn: they are not asked about.
+    /// Withdraws the waiting items of a connection's pool.
     pub(crate) fn withdraw_items(&mut self, link: ConnectionId, pool: PoolIndex) -> Vec<ItemId> {
         let Some(waiting) = self.items.get_mut(&link) else { return Vec::new() };
         let mut withdrawn = Vec::new();
@@ -205,7 +205,7 @@ impl Tickets {
         withdrawn
     }
 
-    /// Does not ask about an item that waits for a link's turn.
+    /// Withdraws one waiting item.
     pub(crate) fn withdraw_item(&mut self, link: ConnectionId, pool: PoolIndex, id: ItemId) {
         let Some(waiting) = self.items.get_mut(&link) else { return };
         let Some(at) = waiting.pools.iter().position(|(of, _)| *of == pool) else { return };
@@ -224,7 +224,7 @@ impl Tickets {
         self.waits_no_more(pool, gone);
     }
 
-    /// Does not ask about a header or a block, if it still waits: whether it did.
+    /// Withdraws a header or a block; whether it was still waiting.
     pub(crate) fn withdraw(&mut self, question: Question) -> bool {
         let place = self.places.remove(&question);
         place.and_then(|place| self.chain.remove(&place)).is_some()
@@ -237,10 +237,10 @@ impl Tickets {
         Some(question)
     }
 
-    /// The next question, and the lane that it takes, if there is room in one. Headers and blocks go first;
-    /// without `blocks` they wait, as the store is behind.
+    /// The next question and its lane, if one has room. Headers and blocks go first; without
+    /// `blocks` they wait, as the store is behind.
     pub(crate) fn next(&mut self, blocks: bool) -> Option<(Ticket, Question, Lane)> {
-        // Without room in the shared lane: those kinds that have none in their own.
+        // Without room in the shared lane: kinds without room in their own.
         let mut full = BTreeSet::new();
         if self.out_in(Lane::Shared) >= self.shared {
             let lanes = self.lanes.iter().filter(|(_, out)| **out >= FOR_EACH_WORKER);
@@ -260,8 +260,8 @@ impl Tickets {
         Some((ticket, question, lane))
     }
 
-    /// The lane that is free first: a worker of its own that has nothing to do, one of those that are
-    /// shared, or behind what its own worker is at.
+    /// The lane that is free first: an idle worker of its own, a shared one, or the queue of its
+    /// own.
     fn lane_for(&self, own: Lane) -> Lane {
         let shared = self.out_in(Lane::Shared) < self.shared;
         if shared && self.out_in(own) > 0 { Lane::Shared } else { own }
@@ -271,9 +271,9 @@ impl Tickets {
         self.lanes.get(&lane).copied().unwrap_or(0)
     }
 
-    /// The next item of a pool that may have one.
+    /// The next item of a pool that `may` have one.
     fn next_item(&mut self, may: impl Fn(PoolIndex) -> bool) -> Option<Question> {
-        // Most often none may, and then nobody's turn is looked at.
+        // Usually none may, and then no turn has to be looked at.
         if !self.waiting.keys().any(|pool| may(*pool)) {
             return None;
         }
@@ -294,7 +294,7 @@ impl Tickets {
         None
     }
 
-    /// The answer is there: what the question was.
+    /// The question of an answered ticket.
     pub(crate) fn answered(&mut self, ticket: Ticket) -> Option<Question> {
         let (question, lane) = self.out.remove(&ticket)?;
         if let Some(out) = self.lanes.get_mut(&lane) {
@@ -304,12 +304,12 @@ impl Tickets {
         Some(question)
     }
 
-    /// What a ticket that is out is about.
+    /// The question of an outstanding ticket.
     pub(crate) fn question(&self, ticket: Ticket) -> Option<Question> {
         self.out.get(&ticket).map(|(question, _)| *question)
     }
 
-    /// Tickets that are out.
+    /// How many tickets are outstanding.
     pub(crate) fn out(&self) -> usize {
         self.out.len()
     }
@@ -400,13 +400,13 @@ mod tests {
             }
         }
         assert_eq!(drain(&mut tickets).len(), 4);
-        // Those whose turn it would be have nothing else.
+        // The connections whose turn it is have no items of other pools.
         for (n, pool) in [(100, second), (101, second), (102, third)] {
             tickets.ask_item(ConnectionId(2), pool, item(n), true);
         }
         let of = |pool, n| Question::Item(pool, item(n));
         assert_eq!(drain(&mut tickets), [of(second, 100), of(third, 102), of(second, 101)]);
-        // Room in the lane of one pool is for that pool, and room in the shared lane for whose turn it is.
+        // Room in a pool's lane is for that pool; room in the shared lane is for whose turn it is.
         tickets.ask_item(ConnectionId(2), second, item(103), true);
         tickets.answered(Ticket(5)).unwrap();
         assert_eq!(drain(&mut tickets), []);
@@ -416,7 +416,7 @@ mod tests {
         assert_eq!(drain(&mut tickets), [of(second, 103)]);
     }
 
-    /// A question goes where a worker is free: what is slow of one pool fills its own lane and the shared one.
+    /// Questions go where a worker is free: a slow pool fills its own lane and the shared one.
     #[test]
     fn a_question_takes_the_lane_that_is_free_first() {
         let mut tickets = Tickets::new(2);

@@ -1,4 +1,4 @@
-//! What the items of a block must be like, whichever way they came (specification section 9.4).
+//! What the items of a block must satisfy, however they arrived (specification section 9.4).
 
 use bytes::Bytes;
 
@@ -11,7 +11,7 @@ use crate::pool::{self, Pool};
 use crate::rules::{HeaderFacts, Rules};
 use crate::wire::{BlockBody, BodyGroup, Encode as _, ItemBody, MAX_BLOCK_ITEMS, MAX_GROUPS};
 
-/// What the header's root is over.
+/// The leaves of the header's item root.
 pub(super) fn leaves<'a>(
     items: &'a [BlockItem],
     pools: &'a [Pool],
@@ -19,15 +19,15 @@ pub(super) fn leaves<'a>(
     items.iter().map(|item| (pool::name(pools, item.pool), item.id))
 }
 
-/// Whether these are the items that a header is about.
+/// Whether items match a header.
 pub(super) fn is_of(facts: &HeaderFacts, items: &[BlockItem], pools: &[Pool]) -> bool {
     items.len() == facts.items as usize
         && merkle::Tree::new(leaves(items, pools)).root() == facts.item_root
 }
 
-/// Whether items that a header is about may be in a block. The one place that says so, for blocks
-/// that were put together, fetched as requests and published here: all nodes that share the channel
-/// must agree on it, so it depends on nothing that the channel's digest does not cover. R9.4.1
+/// Whether items that match a header may be in a block. The only check, for reconstructed,
+/// requested and published blocks alike: all nodes that share the channel must agree, so it depends
+/// only on what the channel's digest covers. R9.4.1
 pub(super) fn admissible(
     items: &[BlockItem],
     pools: &[Pool],
@@ -53,17 +53,17 @@ pub(super) fn admissible(
     }
 }
 
-/// What the bytes of a body turn out to be.
+/// The result of parsing a body.
 pub(super) enum Parsed {
-    /// The items that the header is about.
+    /// Items that match the header.
     Items(Vec<BlockItem>),
-    /// Those too, but some are of a pool that this node does not have.
+    /// They match, but some are of a pool that this node does not have.
     Foreign,
-    /// Others.
+    /// They do not match.
     Wrong,
 }
 
-/// The items of a body that came as the answer to a request.
+/// Parses the body of an rpc answer.
 pub(super) fn parse(
     body: &BlockBody,
     facts: &HeaderFacts,
@@ -90,8 +90,8 @@ pub(super) fn parse(
     if items.len() == count { Parsed::Items(items) } else { Parsed::Foreign }
 }
 
-/// The form in which the items of a block travel and are kept. `None` if they are more than it can
-/// carry, which those of a good block are not.
+/// Encodes the items of a block, as sent and stored. `None` if they exceed the format, which those
+/// of a good block do not.
 pub(crate) fn encode(items: &[BlockItem], pools: &[Pool]) -> Option<Bytes> {
     let runs = items.chunk_by(|a, b| a.pool == b.pool);
     let group = |run: &[BlockItem]| BodyGroup {
@@ -101,7 +101,7 @@ pub(crate) fn encode(items: &[BlockItem], pools: &[Pool]) -> Option<Bytes> {
     BlockBody { groups: runs.map(group).collect() }.to_bytes().ok()
 }
 
-/// Bytes of the largest block with what its encoding adds: names, and for each item its length.
+/// Bytes of the largest block as encoded: with pool names, and a length for each item.
 pub(crate) fn largest(config: &Config) -> usize {
     config.limits.block_size as usize + MAX_BLOCK_ITEMS * 8 + 1024
 }

@@ -68,7 +68,7 @@ impl ChannelTrait for Channel {
             wake_block(cx, link);
         }
         let Some(link) = cx.blocks.links.remove(&at.link) else { return };
-        // What nobody knows yet to be true is not free.
+        // Unproven claims are charged.
         let looked_up = cx.blocks.building.values().flat_map(|building| &building.looked_up);
         let work = looked_up.filter(|looked_up| looked_up.link == at.link).map(|own| own.work);
         let looked_up = work.map(steps).sum::<u64>();
@@ -127,7 +127,7 @@ impl ChannelTrait for Channel {
                 let request = link.find(&facts.block, BlockPart::Compact);
                 // R9.2.13
                 link.answered(request.ok_or(Violation::Unasked)?);
-                // Asked only once: if it does not lead to a block, others are asked.
+                // Requested once: if it does not lead to a block, other peers are asked.
                 let key = (facts.block, BlockPart::Compact);
                 let others = cx.blocks.fetcher.failed(key, at.link, 0, cx.now);
                 others.into_iter().for_each(|other| wake_block(cx, other));
@@ -197,13 +197,13 @@ impl ChannelTrait for Channel {
     }
 }
 
-/// Whether the peer of a link says that it has executed a block.
+/// Whether a peer says that it has executed a block.
 fn is_executed(cx: &Context, link: ConnectionId, block: &BlockId) -> bool {
     let known = cx.blocks.known.get(block);
     cx.links.get(link).zip(known).is_some_and(|(link, known)| link.height() >= known.facts.height)
 }
 
-/// What was asked of `link` will not come from there: others are asked, unless they have been.
+/// A request to `link` will not be answered: asks other peers, unless they have been asked.
 fn lost(cx: &mut Context, link: ConnectionId, request: Option<Late>) {
     let Some(Late { block, part, passed_on, .. }) = request else { return };
     let Some(building) = cx.blocks.building.get_mut(&block) else { return };
@@ -214,8 +214,8 @@ fn lost(cx: &mut Context, link: ConnectionId, request: Option<Late>) {
     advance(cx, block);
 }
 
-/// An answer takes too long. As long as it is waited for, others are asked as well, those that were
-/// dialed first: who is late on purpose cannot choose those.
+/// An answer is late. While it is still awaited, other peers are asked as well, dialed ones first:
+/// a peer that is late on purpose cannot choose those.
 pub(super) fn late(cx: &mut Context, link: ConnectionId, late: Late) {
     if late.ended {
         return lost(cx, link, Some(late));
@@ -282,8 +282,8 @@ fn on_item(cx: &mut Context, at: Instance, item: wire::BlockItem) -> Result<(), 
     if !link.asks_item(request, index) || link.incoming.is_some() {
         return Err(Violation::Unasked);
     }
-    // Whether or not the block is being put together now: it may be when the last chunk is there. If
-    // it is forgotten there is nothing to check by, and nothing comes of the item.
+    // Even if the block is not under reconstruction now: it may be when the last chunk arrives. If
+    // it is forgotten, the item cannot be checked and is dropped.
     let facts = cx.blocks.known.get(&block).map(|known| known.facts);
     let proven = facts.map(|facts| reconstruct::proves(&facts, index, (&name, id), &proof));
     if proven == Some(false) {
@@ -308,14 +308,14 @@ fn on_item(cx: &mut Context, at: Instance, item: wire::BlockItem) -> Result<(), 
     }
 }
 
-/// Bytes of the largest item of a pool; of any pool, if this node does not have it.
+/// The size of the largest item of a pool; of any pool, if this node does not have it.
 fn largest_item(pools: &[Pool], pool: Option<PoolIndex>) -> u32 {
     let all = pools.iter().map(|pool| pool.spec.max_item).max().unwrap_or(0);
     pool.and_then(|pool| pools.get(pool.0 as usize)).map_or(all, |pool| pool.spec.max_item)
 }
 
-/// An item that was asked for is there, all of it: it is not awaited from here any more. One that turns
-/// out to be another stays asked for, so that it is asked of others when this link ends. R9.2.15
+/// A requested item is complete. If it proves wrong it stays requested, so that other peers are
+/// asked when this connection ends. R9.2.15
 fn item_answered(cx: &mut Context, at: Instance, block: &BlockId, index: u32) {
     let Some(link) = cx.blocks.links.get_mut(&at.link) else { return };
     link.item_answered(block, index);
@@ -338,8 +338,9 @@ fn on_chunk(cx: &mut Context, at: Instance, chunk: &[u8]) -> Result<(), Violatio
     Ok(())
 }
 
-/// An item is here whose pool and id are proven. If the block is being put together it must have that
-/// id. It may still be more than blocks may have of it: then the block is to blame, and not who sent it.
+/// An item arrived whose pool and id are proven. If the block is being reconstructed, the item must
+/// have that id. If it is more than a block may have of it, the block is to blame and not its
+/// sender.
 fn deliver(
     cx: &mut Context,
     block: BlockId,
@@ -354,7 +355,7 @@ fn deliver(
         return Err(Violation::WrongItem);
     }
     let Some(pool) = pool::named(&cx.pools, name) else {
-        // Blocks draw from none that this node has not got, or there were no channel: R9.4.1
+        // A pool that this node does not have: peers with other pools have no block channel. R9.4.1
         let liar = building.origin.take();
         mark_bad(cx, block);
         liar.into_iter().for_each(|liar| cx.links.end(liar, Violation::MalformedCompact));
@@ -368,14 +369,14 @@ fn deliver(
     Ok(())
 }
 
-/// Asks for headers and compact blocks.
+/// Requests headers and compact blocks.
 fn poll_fetch(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
     let link = cx.blocks.links.get_mut(&at.link)?;
     let fastest = cx.links.fastest(at.link);
     let connection = cx.links.get_mut(at.link)?;
     let room = link.has_room(&cx.config.limits);
-    // One header at a time, and none while another of this link is being checked: headers that were
-    // asked for cost no permit, so they must not pile up.
+    // One header at a time, and none while another of this connection is being checked: requested
+    // headers cost no permit, so they must not pile up.
     let checking = &cx.blocks.checking;
     let may_ask_header = || {
         let open = link.find_any(BlockPart::Header).is_some();
@@ -399,12 +400,12 @@ fn poll_fetch(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
         BlockPart::Header => (Part::Header, BlockWant::Header),
         _ => (Part::Compact, BlockWant::Compact),
     };
-    // The fetcher watches the time.
+    // The fetcher tracks the deadline.
     link.request(block, part, request.size, None, cx.now);
     Some(BlockMessage::Fetch(BlockFetch { block, want }))
 }
 
-/// Asks for what blocks that are being put together lack.
+/// Requests what blocks under reconstruction lack.
 fn poll_build(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
     let limits = &cx.config.limits;
     let link = cx.blocks.links.get_mut(&at.link).filter(|link| link.has_room(limits))?;
@@ -418,7 +419,7 @@ fn poll_build(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
             let (alone, until) = connection.waits(bytes, late, fastest, cx.now);
             Wait { alone: Some(alone), until }
         };
-        // One list at a time: the first may have been restarted meanwhile.
+        // One list at a time: the reconstruction may have been restarted meanwhile.
         if link.find(block, BlockPart::Ids).is_none()
             && !link.is_late(block)
             && let Some(first) = building.ask_for_ids(at.link)
@@ -455,9 +456,9 @@ fn poll_build(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
     None
 }
 
-/// Those who are to be asked for what a block lacks may never be able to: they rest, do not read, or
-/// answer nothing that was asked before. After [`PASS_ON`] whoever else may have it is asked too, and
-/// after [`UNASKED`] it is given up, so that another peer can start it again.
+/// The sources of a reconstruction may never be askable: they rest, do not read, or owe earlier
+/// answers. After [`PASS_ON`] the reserve is asked too, and after [`UNASKED`] the reconstruction is
+/// given up so that another peer can start it again.
 pub(super) fn pass_on(cx: &mut Context) {
     let (mut wake, mut given_up) = (BTreeSet::new(), Vec::new());
     for (block, building) in &mut cx.blocks.building {
@@ -479,7 +480,7 @@ pub(super) fn pass_on(cx: &mut Context) {
     given_up.into_iter().for_each(|block| abandon(cx, block));
 }
 
-/// Pushes the best block, if it is whole and the peer has not heard of it.
+/// Pushes the best block, if it is complete and the peer has not heard of it.
 fn poll_push(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
     let salt = cx.links.get(at.link)?.salt;
     let best = cx.tip.best()?;
@@ -491,9 +492,10 @@ fn poll_push(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
         return None;
     }
     let has_it = known.announced_by.contains(&at.link);
-    // It takes time to make: only if it may leave.
+    // It is expensive to make: only if there is a permit for it.
     let least = Spent::Body((known.header.len() + items.len() * 6) as u32);
-    // However many the peer allows: what is out is remembered here.
+    // A bound of this node's own: it remembers every outstanding push, however many the peer
+    // permits.
     let few = link.ledger.holder.out() < cx.config.limits.block_grant.bodies as usize;
     if has_it || !few || !link.ledger.holder.allows(least) {
         return None;
@@ -501,7 +503,7 @@ fn poll_push(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
     let compact = reconstruct::compact(&known.facts, &known.header, items, lacked, &cx.pools, salt);
     let spent = Spent::Body(size(&compact));
     let body_permit = link.ledger.holder.allows(spent);
-    // The header that goes out on the tip channel is the announcement.
+    // The header on the tip channel is the announcement.
     match decide(Candidate { has_it, old: false, small: true, body_permit }) {
         Delivery::Body => {
             link.to_peer.note(best);
@@ -512,7 +514,7 @@ fn poll_push(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
     }
 }
 
-/// What a compact block takes of the permit for bytes. R9.2.4
+/// What a compact block is charged to the permit for bytes. R9.2.4
 fn size(compact: &wire::Compact) -> u32 {
     let prefilled: usize = compact.prefilled.iter().map(|item| item.body.len()).sum();
     (compact.header.len() + compact.short_ids.len() + prefilled) as u32

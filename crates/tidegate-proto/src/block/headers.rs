@@ -1,4 +1,4 @@
-//! Headers: which are worth a verdict, and how a chain of unknown ones is followed back to a
+//! Headers: which of them need a verdict, and how a chain of unknown headers is followed back to a
 //! known block (specification section 9.1).
 
 use std::collections::BTreeSet;
@@ -19,45 +19,45 @@ use crate::tip;
 use crate::violation::Violation;
 use crate::wire::{BlockPart, Compact, Held, MAX_BLOCK_ITEMS, Report};
 
-/// The shortest time between two looks at what all peers hold.
+/// The shortest time between two runs of [`reconsider`].
 const RECONSIDER: Duration = Duration::from_millis(500);
 
-/// A header that waits for its verdict.
+/// A header waiting for its verdict.
 #[derive(Debug)]
 pub(super) struct Checking {
     pub(super) facts: HeaderFacts,
     pub(super) header: Bytes,
-    /// Who sent it.
+    /// Its senders.
     sources: BTreeSet<ConnectionId>,
-    /// Compact blocks that came before the verdict, one of each link, and the numbers of their pushes: the
-    /// first may be false.
+    /// Compact blocks that arrived before the verdict, at most one per connection as any of them
+    /// may be false, with the numbers of their pushes.
     compacts: Vec<(ConnectionId, Option<u32>, Compact)>,
     overdue: bool,
-    /// It waited for its parent as an orphan, and still counts against who sent it then.
+    /// The sender whose share of orphans still pays for it.
     charged: Option<ConnectionId>,
 }
 
 impl Checking {
-    /// Whether a link sent it.
+    /// Whether a peer sent it.
     pub(super) fn is_from(&self, link: ConnectionId) -> bool {
         self.sources.contains(&link)
     }
 }
 
-/// What a header that came in means.
+/// How a received header relates to the known ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
-    /// Its verdict was *accept*, or is being waited for, or it waits for its parent.
+    /// Accepted, waiting for its verdict, or waiting for its parent.
     Known,
     /// Its parent is good: it needs a verdict.
     Ready,
-    /// Its parent is not known.
+    /// Its parent is unknown.
     Orphan,
     /// Fork choice would not take it, or its parent is bad.
     Useless,
 }
 
-/// The header's facts, if it is one.
+/// Parses a header.
 pub(super) fn parse(cx: &Context, header: &[u8]) -> Result<HeaderFacts, Violation> {
     // R8.6
     let facts = cx.rules.header(header).ok_or(Violation::MalformedHeader)?;
@@ -69,7 +69,7 @@ pub(super) fn parse(cx: &Context, header: &[u8]) -> Result<HeaderFacts, Violatio
     }
 }
 
-/// A peer announced a header on the tip channel. Its permit goes back at the verdict.
+/// A peer announced a header on the tip channel. Its permit is returned at the verdict.
 pub(crate) fn header_announced(
     cx: &mut Context,
     link: ConnectionId,
@@ -86,7 +86,7 @@ pub(crate) fn header_announced(
     Ok(())
 }
 
-/// A peer says what it has executed.
+/// A peer announced its executed tip.
 pub(crate) fn peer_holds(cx: &mut Context, link: ConnectionId, held: &Held) {
     // R16.10
     if !super::has_channel(cx, link) {
@@ -94,7 +94,7 @@ pub(crate) fn peer_holds(cx: &mut Context, link: ConnectionId, held: &Held) {
     }
     let Some(own) = cx.tip.held().copied() else { return };
     if sync::is_far(cx, held.height) {
-        return sync::look_soon(cx);
+        return sync::drive_soon(cx);
     }
     if let Some(known) = cx.blocks.known.get_mut(&held.block) {
         let news = known.announced_by.insert(link);
@@ -106,12 +106,12 @@ pub(crate) fn peer_holds(cx: &mut Context, link: ConnectionId, held: &Held) {
     } else if cx.blocks.orphans.get(&held.block).is_some() {
         follow_back(cx, link, held.block);
     } else if held.height >= own.height {
-        // Its header was superseded, or this node was not there.
+        // The peer did not send the header: it was superseded, or is older than the connection.
         wanted::offer_header(cx, held.block, link);
     }
 }
 
-/// A header that was asked for is there.
+/// A requested header arrived.
 pub(super) fn header_answered(
     cx: &mut Context,
     link: ConnectionId,
@@ -128,7 +128,7 @@ pub(super) fn header_answered(
     Ok(())
 }
 
-/// A compact block came in: its header, which has these facts, first.
+/// A compact block arrived: processes its header, with these facts, first.
 pub(super) fn compact_with_header(
     cx: &mut Context,
     link: ConnectionId,
@@ -149,8 +149,8 @@ pub(super) fn compact_with_header(
     compact_arrived(cx, link, facts, &compact, pushed)
 }
 
-/// Deals with a header. One that was asked for need not be better than the tip: it may be the
-/// ancestor of one that is.
+/// Processes a header. A requested one need not be better than the tip: it may be the ancestor of
+/// one that is.
 fn take(cx: &mut Context, link: ConnectionId, facts: HeaderFacts, header: Bytes, asked: bool) {
     match standing(cx, &facts, asked) {
         Standing::Known => {
@@ -191,7 +191,7 @@ fn standing(cx: &Context, facts: &HeaderFacts, asked: bool) -> Standing {
     match blocks.known.get(&facts.parent) {
         Some(Known { body: Body::Bad, .. }) => Standing::Useless,
         Some(parent) if parent.facts.height.checked_add(1) == Some(facts.height) => Standing::Ready,
-        // It contradicts its own parent.
+        // It contradicts its parent.
         Some(_) => Standing::Useless,
         // R9.1.2
         None => Standing::Orphan,
@@ -212,7 +212,7 @@ pub(super) fn check(
     cx.tickets.ask(Question::Header(facts.block));
 }
 
-/// A header waits for its verdict no longer.
+/// Ends a header's wait for its verdict.
 fn take_checking(cx: &mut Context, block: &BlockId) -> Option<Checking> {
     let checking = cx.blocks.checking.remove(block)?;
     if let Some(link) = checking.charged {
@@ -229,17 +229,17 @@ fn adopt(cx: &mut Context, orphan: Orphan) {
     if count <= limits.ancestors as usize && bytes <= limits.orphan_bytes as usize {
         return;
     }
-    // Too far to be followed header by header.
+    // Too many unknown ancestors to follow one by one.
     cx.blocks.orphans.forget(link);
     sync::not_followed(cx, link);
-    // Others may have sent some of them too, and may be asked.
+    // Other senders may have sent some of them, and can be asked.
     reconsider_soon(cx);
 }
 
-/// Asks `link`, which has `block`, for the first unknown ancestor of it.
+/// Requests the first unknown ancestor of `block` from `link`, whose peer has it.
 fn follow_back(cx: &mut Context, link: ConnectionId, block: BlockId) {
     let mut at = block;
-    // A longer chain is of several peers together: each step costs time, and sync is for that.
+    // Longer chains are left to catching up: each step costs a round trip.
     let mut steps = cx.config.limits.ancestors;
     while let Some(orphan) = cx.blocks.orphans.get(&at)
         && let Some(left) = steps.checked_sub(1)
@@ -256,13 +256,13 @@ fn follow_back(cx: &mut Context, link: ConnectionId, block: BlockId) {
     }
 }
 
-/// What to ask the application about a header that has a ticket.
+/// The subject of a header's ticket.
 pub(crate) fn header_subject(cx: &Context, block: BlockId) -> Option<Subject> {
     let header = cx.blocks.checking.get(&block)?.header.clone();
     Some(Subject::Header { block, header })
 }
 
-/// The verdict about a header is there.
+/// The verdict on a header.
 pub(crate) fn header_verdict(cx: &mut Context, block: BlockId, verdict: Verdict) {
     let Some(checking) = take_checking(cx, &block) else { return };
     settle(cx, block, checking, verdict);
@@ -273,13 +273,13 @@ fn settle(cx: &mut Context, block: BlockId, checking: Checking, verdict: Verdict
     for link in &checking.sources {
         // R8.4
         tip::header_done(cx, *link, &block);
-        // It may be asked for another.
+        // It may be asked for another header now.
         wake_block(cx, *link);
     }
     let parent = cx.blocks.known.get(&checking.facts.parent);
     let of_bad = parent.is_some_and(|parent| matches!(parent.body, Body::Bad));
     let verdict = match verdict {
-        // It turned out to be so meanwhile. R9.1.2
+        // Its parent turned out bad meanwhile. R9.1.2
         Verdict::Accept(_) if of_bad => Verdict::Ignore,
         Verdict::Accept(_) if !keep::room_for_header(cx, &checking.facts, &checking.header) => {
             Verdict::Ignore
@@ -296,7 +296,8 @@ fn settle(cx: &mut Context, block: BlockId, checking: Checking, verdict: Verdict
         }
         disown(cx, block);
         if verdict == Verdict::Reject {
-            // Headers are relayed at their verdict only, so all who sent it are to blame. R8.7
+            // Headers are relayed only after their verdict, so every sender of a bad one is to
+            // blame. R8.7
             for link in checking.sources {
                 cx.links.end(link, Violation::RejectedHeader);
             }
@@ -326,7 +327,7 @@ fn settle(cx: &mut Context, block: BlockId, checking: Checking, verdict: Verdict
     }
 }
 
-/// A header is good: it is relayed, its body is wanted, and its children can be checked. R8.1
+/// A header is good: relay it, fetch its body, check its children. R8.1
 pub(super) fn accepted(cx: &mut Context, facts: HeaderFacts, header: Bytes) {
     if cx.tip.best().is_none_or(|best| cx.rules.compare(&facts, best).is_gt()) {
         tip::set_best(cx, facts, header);
@@ -343,7 +344,7 @@ pub(super) fn accepted(cx: &mut Context, facts: HeaderFacts, header: Bytes) {
     }
 }
 
-/// A header is no good: nor are those that wait for it.
+/// Drops a bad header and the orphans that descend from it.
 fn disown(cx: &mut Context, block: BlockId) {
     let mut gone = vec![block];
     while let Some(parent) = gone.pop() {
@@ -355,7 +356,7 @@ fn disown(cx: &mut Context, block: BlockId) {
     }
 }
 
-/// The verdict about a header is late: the permits go back, the ticket stays out.
+/// The verdict on a header is late: permits are returned, the ticket stays out.
 pub(crate) fn header_overdue(cx: &mut Context, block: BlockId) {
     let Some(checking) = cx.blocks.checking.get_mut(&block) else { return };
     checking.overdue = true;
@@ -376,7 +377,7 @@ pub(super) fn prune(cx: &mut Context) {
     cx.blocks.orphans.prune(lowest);
 }
 
-/// A link can be asked now: tips may have come on it before.
+/// The connection is up: processes tips that arrived before.
 pub(super) fn link_up(cx: &mut Context, link: ConnectionId) {
     if let Some(held) = cx.links.get(link).and_then(|link| link.held.clone()) {
         peer_holds(cx, link, &held);
@@ -390,7 +391,7 @@ pub(super) fn link_up(cx: &mut Context, link: ConnectionId) {
     }
 }
 
-/// A link is gone, and what it alone vouched for.
+/// A connection is gone: forgets headers that only it sent.
 pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
     cx.blocks.orphans.forget(link);
     for known in cx.blocks.known.values_mut() {
@@ -404,8 +405,8 @@ pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
             unpaid.push(*block);
         }
     }
-    // What waits to be checked was paid for with permits that are gone: who comes back has new
-    // ones. R12.3
+    // Their permits are gone, and a reconnecting peer has new ones: keeping them would make the
+    // queue unbounded. R12.3
     for block in unpaid {
         if cx.tickets.withdraw(Question::Header(block)) {
             take_checking(cx, &block);
@@ -419,8 +420,8 @@ pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
     reconsider_soon(cx);
 }
 
-/// Looks at what all peers hold: at once, or if it did so lately, when it may again. Peers can give
-/// reason for it as often as they like.
+/// Runs [`reconsider`] now, or later if it ran recently: peers can trigger it as often as they
+/// like.
 fn reconsider_soon(cx: &mut Context) {
     match cx.blocks.reconsidered.map(|last| last + RECONSIDER).filter(|at| *at > cx.now) {
         Some(at) => drop(cx.blocks.reconsider_at.get_or_insert(at)),
@@ -428,7 +429,8 @@ fn reconsider_soon(cx: &mut Context) {
     }
 }
 
-/// What peers hold may be within reach now, or has to be asked of others.
+/// Reconsiders all peers' tips: they may be within reach now, or must be requested from other
+/// peers.
 pub(super) fn reconsider(cx: &mut Context) {
     (cx.blocks.reconsidered, cx.blocks.reconsider_at) = (Some(cx.now), None);
     let links = cx.links.iter().filter(|(_, link)| link.up);

@@ -1,4 +1,4 @@
-//! What is kept of blocks, and what makes room (specification section 9.3).
+//! Which blocks are kept, and which make room (specification section 9.3).
 
 use std::cell::OnceCell;
 use std::cmp::Reverse;
@@ -26,12 +26,12 @@ fn header_cost(header: &Bytes) -> usize {
     header.len() + HEADER as usize
 }
 
-/// What the items of a block cost.
+/// Memory charged for the items of a block.
 pub(super) fn cost(items: &[BlockItem]) -> usize {
     items.iter().map(|item| item.body.len() + BLOCK_ITEM as usize).sum()
 }
 
-/// Makes room for one more header. `false` if it is itself what is missed least.
+/// Makes room for one more header. `false` if the new one is the least useful.
 pub(super) fn room_for_header(cx: &mut Context, facts: &HeaderFacts, header: &Bytes) -> bool {
     let most = cx.config.limits.header_bytes as usize;
     while cx.blocks.header_bytes + header_cost(header) > most {
@@ -44,9 +44,9 @@ pub(super) fn room_for_header(cx: &mut Context, facts: &HeaderFacts, header: &By
     true
 }
 
-/// The header that is missed least, of those that are known and a new one: nothing builds on it,
-/// its producer made the most for its slot, and of those fork choice likes it least. So who makes
-/// many for one slot displaces its own, and no others.
+/// The least useful of the known headers and a new one: it has no children, its producer made the
+/// most for its slot, and of those fork choice ranks it lowest. So a producer of many headers for
+/// one slot displaces only its own.
 fn least_missed(cx: &Context, new: &HeaderFacts) -> Option<BlockId> {
     let known = || cx.blocks.known.values().map(|known| &known.facts).chain([new]);
     let orphans = cx.blocks.orphans.iter().map(|orphan| &orphan.facts);
@@ -63,11 +63,11 @@ fn least_missed(cx: &Context, new: &HeaderFacts) -> Option<BlockId> {
     least.map(|facts| facts.block)
 }
 
-/// Blocks below the tip that stay as long as it is the tip: a better chain may begin there.
+/// Blocks this close below the tip are kept while it is the tip: a better chain may fork there.
 const STAY: u64 = 2;
 
-/// The oldest block below the tip, for a header that is better than the tip and the only one of its producer
-/// and slot: a chain that goes on needs it less, unless something that was not executed builds on it.
+/// The oldest block below the tip, to make room for a header that is better than the tip and the
+/// only one of its producer and slot. Not one with descendants that were not executed.
 fn oldest_executed(cx: &Context, new: &HeaderFacts) -> Option<BlockId> {
     let held = cx.tip.held().filter(|held| cx.rules.compare(new, held).is_gt())?;
     let same = |known: &Known| (known.facts.producer, known.facts.slot) == (new.producer, new.slot);
@@ -103,7 +103,7 @@ pub(super) fn prune_below(cx: &mut Context, height: u64) {
     }
 }
 
-/// The items of a block are not kept any more, and it is as if they had never been here.
+/// Drops the items of a block, as if they had never arrived.
 pub(super) fn drop_body(cx: &mut Context, block: BlockId) {
     let Some(known) = cx.blocks.known.get_mut(&block) else { return };
     if let Body::Whole { items, .. } = std::mem::replace(&mut known.body, Body::Missing) {
@@ -111,8 +111,8 @@ pub(super) fn drop_body(cx: &mut Context, block: BlockId) {
     }
 }
 
-/// What the items of blocks cost that were not executed yet: it may be half of the room, or else
-/// executed blocks could not be served. What can be executed next never waits for what cannot.
+/// Memory charged for items of blocks that were not executed yet. It may be half of the total, or
+/// else executed blocks could not be served. The next block to execute never waits for later ones.
 #[derive(Clone, Copy)]
 pub(super) struct Unexecuted {
     asked: usize,
@@ -150,7 +150,7 @@ pub(super) fn is_next(cx: &Context, facts: &HeaderFacts) -> bool {
     cx.blocks.known.get(&facts.parent).is_some_and(Known::is_accepted)
 }
 
-/// Makes room to put a block together; `false` if there is no room.
+/// Makes room for one more reconstruction; `false` if there is none.
 pub(super) fn room_to_build(cx: &mut Context, facts: &HeaderFacts) -> bool {
     let (known, building) = (&cx.blocks.known, &cx.blocks.building);
     let most = cx.config.limits.reconstructions;
@@ -164,12 +164,12 @@ pub(super) fn room_to_build(cx: &mut Context, facts: &HeaderFacts) -> bool {
     }
 }
 
-/// There is no room, and nothing that is weaker.
+/// There is no room, and nothing weaker to evict.
 pub(super) struct Full;
 
-/// What has to make room before a block can be put together, if anything has to: a block that
-/// cannot be executed next if this one can, or one that fork choice likes less. So nobody can fill
-/// all places with blocks whose items it withholds.
+/// The reconstruction to evict for a new block, if there are too many: one that cannot be executed
+/// next if the new block can, or one that fork choice ranks lower. So peers cannot occupy all
+/// places with blocks whose items they withhold.
 pub(super) fn weakest(
     known: &BTreeMap<BlockId, Known>,
     building: &BTreeMap<BlockId, Reconstruction>,
@@ -190,7 +190,7 @@ pub(super) fn weakest(
     }
 }
 
-/// Bodies make room: the oldest that were executed, then the newest that cannot be yet.
+/// Evicts bodies: the oldest executed ones, then the newest that cannot be executed yet.
 pub(super) fn prune_bodies(cx: &mut Context) {
     while cx.blocks.bytes > cx.config.limits.block_bytes as usize {
         let tip = cx.tip.held().map(|held| held.block);
@@ -213,7 +213,7 @@ pub(super) fn prune_bodies(cx: &mut Context) {
     }
 }
 
-/// A block stays accepted, and cannot be served any more.
+/// Drops the items of an executed block: it stays accepted, and cannot be served any more.
 fn empty(cx: &mut Context, block: BlockId) {
     let Some(known) = cx.blocks.known.get_mut(&block) else { return };
     if let Body::Whole { items, lacked, tree, .. } = &mut known.body {

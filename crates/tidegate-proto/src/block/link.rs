@@ -1,4 +1,4 @@
-//! What is kept about blocks for each link: permits, and what each side has asked for.
+//! Per-connection state of the block channel: permits, and open requests of each side.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -16,22 +16,22 @@ use crate::wire::{BlockFetch, BlockPart};
 /// Bodies remembered by producer and slot: a minute of slots with one producer each.
 const SLOTS: usize = 64;
 
-/// One link.
+/// One connection.
 #[derive(Debug)]
 pub(super) struct BlockLink {
     pub(super) at: Instance,
     pub(super) ledger: Ledger<()>,
-    /// What this node has asked for and has no answer to.
+    /// This node's open requests.
     pub(super) requests: Vec<Request>,
-    /// What the peer has asked for.
+    /// The peer's open requests.
     pub(super) asked: VecDeque<Asked>,
-    /// An item that leaves in chunks, and one that arrives so.
+    /// An item being sent in chunks, and one being received.
     outgoing: Outgoing,
     pub(super) incoming: Option<Incoming>,
-    /// Bodies that came unasked, and that left unasked.
+    /// Pushed bodies, received and sent.
     pub(super) from_peer: Pushed,
     pub(super) to_peer: Pushed,
-    /// The best block when the link came up: its peer probably has it.
+    /// The best block when the connection came up: the peer probably has it.
     pub(super) old: Option<BlockId>,
 }
 
@@ -40,41 +40,42 @@ pub(super) struct BlockLink {
 pub(super) struct Request {
     pub(super) block: BlockId,
     pub(super) part: Part,
-    /// Upper bound of the answer's bytes.
+    /// Upper bound of the answer's size in bytes.
     pub(super) bound: u32,
-    /// How long it may take; `None` if nobody waits any more, or somebody else watches it.
+    /// The answer's deadlines; `None` if it is no longer awaited, or its deadline is tracked
+    /// elsewhere.
     wait: Option<Wait>,
 }
 
-/// How long an answer may take.
+/// Deadlines of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wait {
-    /// Until when nobody else is asked, if others could be; `None` if they have been.
+    /// When other peers may be asked as well; `None` if they have been.
     pub(super) alone: Option<Time>,
-    /// Until when it is waited for at all.
+    /// When it is no longer awaited.
     pub(super) until: Time,
 }
 
-/// An answer that is late, or does not come.
+/// An answer that is late, or will not come.
 #[derive(Debug)]
 pub(super) struct Late {
     pub(super) block: BlockId,
     pub(super) part: Part,
-    /// Others have been asked for it.
+    /// Other peers have been asked.
     pub(super) passed_on: bool,
-    /// It is not waited for any more; else others may be asked as well.
+    /// It is no longer awaited; otherwise other peers may be asked as well.
     pub(super) ended: bool,
 }
 
 impl Request {
-    /// The same as an answer that is late, if it is waited for.
+    /// This request as a late one, if it is awaited.
     pub(super) fn late(&self, ended: bool) -> Option<Late> {
         let passed_on = self.wait?.alone.is_none();
         Some(Late { block: self.block, part: self.part.clone(), passed_on, ended })
     }
 }
 
-/// What was asked for.
+/// What was requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     Header,
@@ -98,13 +99,13 @@ impl Part {
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) fetch: BlockFetch,
-    /// Until when the answer may wait for the block to come; then it is that it is not here.
+    /// How long the answer may wait for the block to arrive; after that it is `NotHere`.
     pub(super) until: Option<Time>,
-    /// Items of it that have been sent.
+    /// Items already sent.
     pub(super) sent: usize,
 }
 
-/// An item that arrives in chunks.
+/// An item being received in chunks.
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) block: BlockId,
@@ -112,27 +113,28 @@ pub(super) struct Incoming {
     /// Name of its pool.
     pub(super) pool: String,
     pub(super) id: ItemId,
-    /// Pool and id were shown to be the header's.
+    /// Its pool and id were proven against the header.
     pub(super) proven: bool,
     pub(super) body: Receiving,
 }
 
-/// Which body went unasked for each producer and slot.
+/// The body that was pushed for each producer and slot.
 #[derive(Debug, Default)]
 pub(super) struct Pushed(BTreeMap<(u64, [u8; 32]), BlockId>);
 
-/// What a body is that goes unasked.
+/// How a pushed body relates to earlier pushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Noted {
     First,
-    /// The same went before, or may have: looking its ids up takes time, and once was enough.
+    /// The same body was pushed before, or may have been: looking up its ids is expensive, and done
+    /// once.
     Again,
-    /// Another went for the same producer and slot.
+    /// Another body was pushed for the same producer and slot.
     Another,
 }
 
 impl Pushed {
-    /// Notes a body that goes for its producer and slot.
+    /// Records a body pushed for its producer and slot.
     pub(super) fn note(&mut self, facts: &HeaderFacts) -> Noted {
         let place = (facts.slot, facts.producer);
         match self.0.get(&place) {
@@ -154,7 +156,8 @@ impl Pushed {
         !self.0.contains_key(&place) && !self.is_forgotten(&place)
     }
 
-    /// Whether a place is below all that are remembered: what went for it is not known any more.
+    /// Whether a producer and slot is older than all that are remembered, so that earlier pushes
+    /// for it are unknown.
     fn is_forgotten(&self, place: &(u64, [u8; 32])) -> bool {
         self.0.len() >= SLOTS && self.0.first_key_value().is_some_and(|(first, _)| place < first)
     }
@@ -175,7 +178,7 @@ impl BlockLink {
         }
     }
 
-    /// Notes a request. Without `wait` somebody else watches the time.
+    /// Records a request. Without `wait` its deadline is tracked elsewhere.
     pub(super) fn request(
         &mut self,
         block: BlockId,
@@ -188,14 +191,14 @@ impl BlockLink {
         self.requests.push(Request { block, part, bound, wait });
     }
 
-    /// Whether the peer may be asked for more: it allows it, and what it has not answered is
-    /// little.
+    /// Whether the peer may be asked for more: it has permits for requests, and few answers are
+    /// outstanding.
     pub(super) fn has_room(&self, limits: &Limits) -> bool {
         self.requests.len() < limits.block_grant.requests as usize
             && self.ledger.holder.allows_request(0)
     }
 
-    /// Bytes of answers that may be on their way.
+    /// Upper bound of outstanding answers in bytes.
     pub(super) fn requested_bytes(&self) -> u32 {
         self.requests.iter().fold(0, |sum, request| request.bound.saturating_add(sum))
     }
@@ -205,15 +208,15 @@ impl BlockLink {
         self.requests.iter().position(|request| request.part.kind() == kind)
     }
 
-    /// Whether the peer has not answered what was asked of a block that is being put together:
-    /// there is no use in asking again.
+    /// Whether the peer owes an answer about a block under reconstruction: asking again is of no
+    /// use.
     pub(super) fn owes(&self, block: &BlockId) -> bool {
         let parts = [BlockPart::Ids, BlockPart::Items];
         parts.into_iter().any(|part| self.find(block, part).is_some())
     }
 
-    /// Whether others have been asked for what the peer was asked of a block, or nobody waits for it: so too
-    /// where it owes the compact block, and another's is put together.
+    /// Whether the peer is late with a part of a block, so that other peers have been asked or none
+    /// is awaited. It may owe the compact block while another peer's is being reconstructed.
     pub(super) fn is_late(&self, block: &BlockId) -> bool {
         let late = |request: &Request| request.wait.is_none_or(|wait| wait.alone.is_none());
         let parts = [BlockPart::Compact, BlockPart::Ids, BlockPart::Items].into_iter();
@@ -225,20 +228,20 @@ impl BlockLink {
         self.requests.iter().position(|r| r.block == *block && r.part.kind() == kind)
     }
 
-    /// The answer to a request came.
+    /// Takes a request whose answer arrived.
     pub(super) fn answered(&mut self, at: usize) -> Request {
         self.ledger.holder.answered(0);
         self.requests.remove(at)
     }
 
-    /// Whether a request is for the item at an index, which has not come.
+    /// Whether a request is for the item at an index, which has not arrived.
     pub(super) fn asks_item(&self, request: usize, index: u32) -> bool {
         let part = self.requests.get(request).map(|request| &request.part);
         matches!(part, Some(Part::Items(indices)) if indices.contains(&index))
     }
 
-    /// An item came, all of it: with the last one the request for it has its answer. Until then it stays
-    /// what the peer was asked for, so that its time runs out and others are asked.
+    /// An item is complete; with the last one the request is answered. Until then the request stays
+    /// open, so that it times out and others are asked.
     pub(super) fn item_answered(&mut self, block: &BlockId, index: u32) {
         let Some(request) = self.find(block, BlockPart::Items) else { return };
         let Part::Items(indices) = &mut self.requests[request].part else { return };
@@ -253,23 +256,23 @@ impl BlockLink {
         self.incoming.as_ref().is_some_and(|incoming| incoming.block == *block)
     }
 
-    /// An item leaves, the last of its answer or not, and what is left of it follows in chunks.
+    /// Sends an item, the last of its answer or not; the rest of it follows in chunks.
     pub(super) fn sends(&mut self, rest: Option<Sending>, last: bool) {
         self.outgoing.begin(rest, last.then_some(0), &mut self.ledger.issuer);
     }
 
-    /// The next chunk of what is leaving.
+    /// The next chunk to send.
     pub(super) fn next_chunk(&mut self) -> Option<Bytes> {
         self.outgoing.next(&mut self.ledger.issuer)
     }
 
-    /// A header came: whether it was asked for.
+    /// A header arrived: whether it was requested.
     pub(super) fn header_answered(&mut self, block: &BlockId) -> bool {
         let found = self.find(block, BlockPart::Header);
         found.map(|at| self.answered(at)).is_some()
     }
 
-    /// Requests that take too long. They stay open: the answer may come.
+    /// Takes the requests that are late. They stay open: the answer may still arrive.
     pub(super) fn time_out(&mut self, now: Time) -> Vec<Late> {
         let mut late = Vec::new();
         for request in &mut self.requests {
@@ -284,8 +287,7 @@ impl BlockLink {
         late
     }
 
-    /// It is looked at again whether others can be asked for what an open request is for; or never, if
-    /// they are.
+    /// Checks at that time whether other peers can be asked for the same; `None` if they have been.
     pub(super) fn look_again(&mut self, block: &BlockId, part: &Part, at: Option<Time>) {
         let open = self.find(block, part.kind()).map(|open| &mut self.requests[open]);
         if let Some(wait) = open.and_then(|request| request.wait.as_mut()) {
@@ -293,7 +295,7 @@ impl BlockLink {
         }
     }
 
-    /// Ends the wait of what the peer asked for: whether something has waited long enough.
+    /// Ends the wait of the peer's requests; whether any has waited long enough.
     pub(super) fn stop_waiting(&mut self, now: Time) -> bool {
         let mut stopped = false;
         for asked in self.asked.iter_mut().filter(|a| a.until.is_some_and(|until| until <= now)) {
@@ -333,7 +335,7 @@ mod tests {
         for slot in 6..=5 + SLOTS as u64 {
             assert_eq!(pushed.note(&facts(3, slot)), Noted::First);
         }
-        // The oldest is forgotten, and what goes for so old a slot is not looked at.
+        // The oldest is forgotten, and pushes for slots as old are ignored.
         assert!(!pushed.is_first(&facts(1, 5)) && !pushed.is_first(&facts(3, 6)));
         assert_eq!([1, 2].map(|block| pushed.note(&facts(block, 5))), [Noted::Again; 2]);
         assert_eq!(pushed.note(&facts(4, 6)), Noted::Another);

@@ -1,4 +1,4 @@
-//! Headers whose parents are not known.
+//! Headers with unknown parents.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,32 +7,32 @@ use bytes::Bytes;
 use crate::id::{BlockId, ConnectionId};
 use crate::rules::HeaderFacts;
 
-/// A header whose parent is not known.
+/// A header with an unknown parent.
 #[derive(Debug)]
 pub(super) struct Orphan {
     pub(super) facts: HeaderFacts,
     pub(super) header: Bytes,
-    /// The link that sent it: it counts against that link's share.
+    /// The sender, whose share pays for it.
     pub(super) link: ConnectionId,
 }
 
-/// All of them. What is looked for by parent or by sender is found without a search: there may be
-/// thousands, and each costs its sender next to nothing.
+/// All orphans, indexed by parent and by sender: there may be thousands, and each costs its sender
+/// next to nothing, so a search would be too slow.
 #[derive(Debug, Default)]
 pub(super) struct Orphans {
     all: BTreeMap<BlockId, Orphan>,
-    /// Each behind its parent.
+    /// (parent, orphan).
     by_parent: BTreeSet<(BlockId, BlockId)>,
     by_link: BTreeMap<ConnectionId, Share>,
 }
 
-/// What one link sent.
+/// The orphans of one sender.
 #[derive(Debug, Default)]
 struct Share {
     blocks: BTreeSet<BlockId>,
-    /// Those whose parent turned out to be good, until their own verdict.
+    /// Orphans whose parent turned out good, until their own verdict.
     checking: usize,
-    /// Of both.
+    /// Bytes of all of them.
     bytes: usize,
 }
 
@@ -51,7 +51,7 @@ impl Orphans {
         self.all.values()
     }
 
-    /// Keeps one more; how many its sender has now, and their bytes.
+    /// Adds an orphan; returns how many its sender has now, and their bytes.
     pub(super) fn insert(&mut self, orphan: Orphan) -> (usize, usize) {
         let block = orphan.facts.block;
         self.remove(&block);
@@ -77,14 +77,14 @@ impl Orphans {
         Some(orphan)
     }
 
-    /// One that was removed is being checked: it still counts against its sender.
+    /// A removed orphan is being checked: it still counts against its sender.
     pub(super) fn is_checked(&mut self, orphan: &Orphan) {
         let share = self.by_link.entry(orphan.link).or_default();
         share.checking += 1;
         share.bytes += orphan.header.len();
     }
 
-    /// One of `bytes` bytes has its verdict, or is no longer checked.
+    /// A header of `bytes` bytes has its verdict, or is no longer checked.
     pub(super) fn checked(&mut self, link: ConnectionId, bytes: usize) {
         let Some(share) = self.by_link.get_mut(&link) else { return };
         share.checking = share.checking.saturating_sub(1);
@@ -94,26 +94,26 @@ impl Orphans {
         }
     }
 
-    /// Those that wait for a block.
+    /// Orphans with a parent.
     pub(super) fn children(&self, parent: &BlockId) -> Vec<BlockId> {
         let range = (*parent, BlockId([0; 32]))..=(*parent, BlockId([0xff; 32]));
         self.by_parent.range(range).map(|(_, block)| *block).collect()
     }
 
-    /// Those that a link sent.
+    /// Orphans of a sender.
     pub(super) fn of(&self, link: ConnectionId) -> Vec<BlockId> {
         self.by_link.get(&link).into_iter().flat_map(|share| &share.blocks).copied().collect()
     }
 
-    /// Forgets those that a link sent; the height of the highest.
+    /// Drops a sender's orphans; returns the height of the highest.
     pub(super) fn forget(&mut self, link: ConnectionId) -> Option<u64> {
         let gone = self.of(link).into_iter().filter_map(|block| self.remove(&block));
-        // Not `max` alone: all of them have to be removed.
+        // Consumes the whole iterator: all of them must be removed.
         gone.map(|orphan| orphan.facts.height)
             .fold(None, |highest, height| highest.max(Some(height)))
     }
 
-    /// Forgets those that are not higher than this.
+    /// Drops orphans up to a height.
     pub(super) fn prune(&mut self, height: u64) {
         let low = self.all.values().filter(|orphan| orphan.facts.height <= height);
         for block in low.map(|orphan| orphan.facts.block).collect::<Vec<_>>() {
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(orphans.forget(ConnectionId(2)), Some(4));
         assert_eq!(orphans.children(&block(1)), [block(2)]);
         assert!(orphans.children(&block(3)).is_empty());
-        // What is being checked counts until it has been.
+        // An orphan that is being checked counts until its verdict.
         let child = orphans.remove(&block(2)).unwrap();
         orphans.is_checked(&child);
         assert_eq!(orphans.insert(orphan(6, 5, 1)), (2, 20));

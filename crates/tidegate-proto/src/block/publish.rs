@@ -1,4 +1,4 @@
-//! Blocks of this node's own.
+//! Blocks that this node publishes.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::rules::HeaderFacts;
 use crate::store;
 use crate::wire::MAX_HEADER;
 
-/// Sends a block of this node's own.
+/// Publishes a block.
 pub(crate) fn publish(cx: &mut Context, block: Block) -> Fate {
     let facts = match publishable(cx, &block) {
         Ok(facts) => facts,
@@ -20,7 +20,7 @@ pub(crate) fn publish(cx: &mut Context, block: Block) -> Fate {
     }
     let (body, announced_by) = (Body::Missing, BTreeSet::new());
     let known = Known { facts, header: block.header.clone(), body, announced_by };
-    // What this node makes is never too much.
+    // Own headers are never too many.
     let _ = keep::room_for_header(cx, &facts, &block.header);
     cx.blocks.insert(known);
     store::block(cx, &facts, &block);
@@ -29,7 +29,7 @@ pub(crate) fn publish(cx: &mut Context, block: Block) -> Fate {
     Fate::Accepted
 }
 
-/// Whether a block can be sent, and peers can take it.
+/// Whether a block can be published, and peers would take it.
 fn publishable(cx: &Context, block: &Block) -> Result<HeaderFacts, Invalid> {
     let facts = headers::parse(cx, &block.header).map_err(|_| Invalid::MalformedHeader)?;
     if facts.block != block.block {

@@ -1,4 +1,4 @@
-//! A block put together from what the pools hold (specification section 9.2).
+//! Reconstruction of a block from the pools (specification section 9.2).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher as _;
@@ -21,16 +21,17 @@ use crate::wire::{
 
 /// Bytes of a short id.
 pub(super) const SHORT: usize = 6;
-/// Bytes of items that a compact block carries with it at most, as in BIP 152: more would cost
-/// those who have them more than it saves those who do not.
+/// Bytes of prefilled items in a compact block, as in BIP 152: more would cost receivers that have
+/// them more than it saves the others.
 const PREFILL: usize = 10 << 10;
 
-/// How long those who have a block are waited for until they can be asked for what it lacks; then whoever
-/// else may have it is asked too. A link that works takes the next frame sooner.
+/// How long the sources of a block may be unaskable before the reserve is asked too. A working
+/// connection takes the next frame sooner.
 const PASS_ON: Duration = Duration::from_millis(50);
-/// If one item in this number is missing, the list of full ids (32 bytes each) is about as large as the items.
+/// If one item in this many is missing, the list of full ids (32 bytes each) is about as large as
+/// the items.
 const MANY_MISSING: usize = 4;
-/// How long a block is kept while nobody can be asked for what it lacks: longer than a link rests.
+/// How long a reconstruction is kept while no peer can be asked: longer than a connection rests.
 const UNASKED: Duration = Duration::from_secs(2);
 
 /// The key of a block's short ids: new for each block, so that nobody can prepare collisions.
@@ -54,8 +55,8 @@ impl Shortener {
     }
 }
 
-/// A block as references, for a receiver with this salt. `lacked` are the indices of items that
-/// this node did not have itself.
+/// A block as a compact block for a receiver with this salt. `lacked` are the indices of items that
+/// this node lacked itself.
 pub(crate) fn compact(
     facts: &HeaderFacts,
     header: &Bytes,
@@ -87,7 +88,7 @@ fn short_ids(items: &[BlockItem], block: &BlockId, salt: &Salt) -> Vec<u8> {
     short_ids
 }
 
-/// Which pools items are from, in the block's order.
+/// The pools of items, in the block's order.
 pub(super) fn groups(items: &[BlockItem], pools: &[Pool]) -> Vec<Group> {
     let runs = items.chunk_by(|a, b| a.pool == b.pool);
     let group = |run: &[BlockItem]| Group {
@@ -97,14 +98,14 @@ pub(super) fn groups(items: &[BlockItem], pools: &[Pool]) -> Vec<Group> {
     runs.map(group).collect()
 }
 
-/// The pool of each of `count` items, as groups say.
+/// The pool of each item, as groups claim.
 enum Grouped {
     Pools(Vec<PoolIndex>),
     /// One is of a pool that this node does not have.
     Foreign,
 }
 
-/// Reads groups; `None` if they are not about `count` items, or one says nothing.
+/// Reads groups; `None` if they do not cover `count` items, or if one is empty.
 fn grouped(groups: &[Group], count: usize, pools: &[Pool]) -> Option<Grouped> {
     let sum = groups.iter().map(|group| u64::from(group.count)).sum::<u64>();
     if sum != count as u64 || groups.iter().any(|group| group.count == 0) {
@@ -118,55 +119,55 @@ fn grouped(groups: &[Group], count: usize, pools: &[Pool]) -> Option<Grouped> {
     Some(Grouped::Pools(indices))
 }
 
-/// Whether `proof` shows that an item is the one at an index of a block.
+/// Whether `proof` proves an item to be at an index of a block.
 pub(super) fn proves(facts: &HeaderFacts, index: u32, item: Leaf<'_>, proof: &[Digest]) -> bool {
     let HeaderFacts { item_root, items, .. } = facts;
     merkle::verify(item_root, *items as usize, index as usize, item, proof)
 }
 
-/// A block that is being put together.
+/// A block under reconstruction.
 #[derive(Debug)]
 pub(crate) struct Reconstruction {
     pub(crate) facts: HeaderFacts,
-    /// Which pool each item belongs to, as the sender of the compact block says: held against that one
-    /// alone, by what is proven alone.
+    /// The pool of each item as the compact block claims. A false claim is held against its sender
+    /// alone, and only when proven.
     claimed: Vec<PoolIndex>,
-    /// The same, as those say who were asked since. It decides where to look.
+    /// The pool of each item as learnt since. Decides where to look an item up.
     pools: Vec<PoolIndex>,
     ids: Vec<Option<ItemId>>,
-    /// The bytes of each item that is here. They are those of its pool and its id above, and of
-    /// nothing else: where one of these changes, they go.
+    /// The items that are here. Each matches the pool and id at its index: when one of these
+    /// changes, the item is dropped.
     items: Vec<Option<Found>>,
     bytes: usize,
-    /// Indices of items that are not here, and not asked for.
+    /// Indices of items to request.
     missing: BTreeSet<u32>,
-    /// Indices of items that were not in the pools.
+    /// Indices of items that the pools lacked.
     lacked: Vec<u32>,
-    /// Pools and ids are those of the header: they were all sent in full.
+    /// Pools and ids are proven: all were sent in full.
     ids_proven: bool,
-    /// Pools and ids as they are now are not those of the header.
+    /// The current pools and ids do not match the header.
     disproved: bool,
-    /// The first id of the next part of the full list, while that is asked for.
+    /// The first id of the next part of the full list, while the list is wanted.
     pub(crate) ids_wanted: Option<u32>,
-    /// Who is asked for it: the whole list comes from one, so that one answers for it.
+    /// The peer asked for the list. The whole list comes from one peer, which answers for it.
     ids_source: Option<ConnectionId>,
-    /// That part has been asked for.
+    /// The next part has been requested.
     ids_asked: bool,
-    /// Links that have the block and have not failed to deliver.
+    /// Peers that have the block and have not failed to deliver.
     pub(crate) sources: Vec<ConnectionId>,
-    /// Who may have it: they are asked when no source is left, or none can be asked.
+    /// Peers that may have it: asked when there is no source left, or none can be asked.
     pub(crate) reserve: Vec<ConnectionId>,
-    /// How often somebody was late.
+    /// How many peers have been late.
     pub(crate) late: u32,
-    /// Those that were dialed are asked first.
+    /// Dialed peers are asked first.
     dialed_first: bool,
-    /// Since when there is something to ask for and nobody has been asked for it.
+    /// Since when there has been something to request without any peer asked for it.
     pub(crate) unasked_since: Option<Time>,
-    /// Whose compact block this began with, as long as it has not proven to be false.
+    /// The sender of the first compact block, until that proves false.
     pub(crate) origin: Option<ConnectionId>,
-    /// Which push this began with.
+    /// The push that started this.
     pub(crate) pushed: Option<Pushed>,
-    /// Whose compact blocks were looked up.
+    /// The compact blocks that were looked up.
     pub(crate) looked_up: Vec<LookedUp>,
 }
 
@@ -174,13 +175,13 @@ pub(crate) struct Reconstruction {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LookedUp {
     pub(crate) link: ConnectionId,
-    /// What it says that the block is made of.
+    /// What it claims the block to be made of.
     pub(crate) claim: Claim,
-    /// What looking it up took, if it came unasked: who said what is not so is charged with it.
+    /// The work of looking it up, if it was pushed: charged to its sender if the claim is false.
     pub(crate) work: u64,
 }
 
-/// What a compact block says that a block is made of: groups and short ids, hashed.
+/// What a compact block claims a block to be made of: a hash of groups and short ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claim(blake3::Hash);
 
@@ -189,7 +190,7 @@ impl Claim {
         Self::new(&compact.groups, &compact.short_ids)
     }
 
-    /// What a true one says, for a receiver with this salt.
+    /// The true claim, for a receiver with this salt.
     pub(crate) fn of_items(
         items: &[BlockItem],
         block: &BlockId,
@@ -211,45 +212,45 @@ impl Claim {
     }
 }
 
-/// A compact block that came unasked.
+/// A pushed compact block.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pushed {
     pub(crate) link: ConnectionId,
-    /// Its number.
+    /// Its permit.
     pub(crate) number: u32,
 }
 
-/// The bytes of an item, and whether a pool had it.
+/// An item, and whether a pool had it.
 #[derive(Clone, Debug)]
 struct Found {
     body: Bytes,
     known: bool,
 }
 
-/// What came of full ids.
+/// The outcome of a part of the full list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivered {
-    /// They were taken, or are not waited for any more.
+    /// It was taken, or is no longer wanted.
     Taken,
-    /// They were taken, and prove that who sent the compact block named other pools.
+    /// It was taken, and proves that the given peer sent a compact block with false pools.
     Disproved(ConnectionId),
-    /// They name a pool that this node does not have: others are asked.
+    /// It names a pool that this node does not have: other peers are asked.
     Foreign,
 }
 
-/// Where a reconstruction stands.
+/// The state of a reconstruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// Items or ids have to be asked for.
+    /// Items or ids have to be requested.
     Wanting,
-    /// All items are here, and they are the header's.
+    /// All items are here and match the header.
     Complete,
-    /// It is larger than any block may be, and that is proven.
+    /// It is proven to be larger than any block may be.
     TooLarge,
 }
 
 impl Reconstruction {
-    /// Begins with a compact block whose header's facts are given.
+    /// Starts from a compact block with the given header facts.
     pub(crate) fn new(
         facts: HeaderFacts,
         compact: &Compact,
@@ -263,7 +264,7 @@ impl Reconstruction {
             return Err(Violation::MalformedCompact);
         }
         let groups = grouped(&compact.groups, count, pools).ok_or(Violation::MalformedCompact)?;
-        // If it is a pool that this node does not have, it cannot take part in such a chain.
+        // A chain with a pool that this node does not have is of no use here.
         let Grouped::Pools(indices) = groups else { return Ok(None) };
         let mut block = Self {
             facts,
@@ -294,7 +295,7 @@ impl Reconstruction {
         Ok(Some(block))
     }
 
-    /// Finds the items of the short ids in the pools.
+    /// Looks up the items of the short ids in the pools.
     fn look_up(&mut self, compact: &Compact, pools: &[Pool]) {
         let shortener = Shortener::new(&compact.salt, &self.facts.block);
         let mut wanted = BTreeMap::new();
@@ -317,7 +318,7 @@ impl Reconstruction {
                 let Some(&index) = wanted.get(&key) else { continue };
                 match self.ids[index] {
                     None => self.take_known(index, *id, pools),
-                    // Two items of the pool fit: fetch the one that is meant.
+                    // Two items of the pool match: fetch the right one.
                     Some(_) => {
                         self.drop_item(index);
                         wanted.remove(&key);
@@ -371,7 +372,7 @@ impl Reconstruction {
         Ok(())
     }
 
-    /// The next indices to ask for, as long as each `fits`.
+    /// The next indices to request, as long as each `fits`.
     pub(crate) fn next_missing(
         &mut self,
         most: usize,
@@ -386,7 +387,7 @@ impl Reconstruction {
         batch
     }
 
-    /// `link` does not deliver. When nobody is left, those in reserve are asked.
+    /// Removes a failed source. The reserve takes over when no source is left.
     pub(crate) fn forget_source(&mut self, link: ConnectionId) {
         self.ids_failed(link);
         self.sources.retain(|source| *source != link);
@@ -396,12 +397,12 @@ impl Reconstruction {
         }
     }
 
-    /// Whether there are items to ask for.
+    /// Whether there are items to request.
     pub(crate) fn has_missing(&self) -> bool {
         !self.missing.is_empty()
     }
 
-    /// `link` is asked for the next ids, if there are any to ask for: the first of them.
+    /// Asks `link` for the next part of the list, if wanted: the index of its first id.
     pub(crate) fn ask_for_ids(&mut self, link: ConnectionId) -> Option<u32> {
         let first = self.ids_wanted.filter(|_| !self.ids_asked)?;
         if *self.ids_source.get_or_insert(link) != link {
@@ -411,7 +412,7 @@ impl Reconstruction {
         Some(first)
     }
 
-    /// Whether there is something that nobody has been asked for yet.
+    /// Whether something is to be requested.
     pub(crate) fn has_to_ask(&self) -> bool {
         match self.ids_wanted {
             Some(_) => !self.ids_asked,
@@ -419,29 +420,29 @@ impl Reconstruction {
         }
     }
 
-    /// Something was asked for: what is left waits from now on.
+    /// Something was requested: the wait for the rest restarts.
     pub(crate) fn has_asked(&mut self, now: Time) {
         self.unasked_since = self.has_to_ask().then_some(now);
     }
 
-    /// There may be something to ask for, or nothing any more.
+    /// Starts or stops the wait, depending on whether something is to be requested.
     pub(crate) fn may_ask(&mut self, now: Time) {
         let since = self.unasked_since.unwrap_or(now);
         self.unasked_since = self.has_to_ask().then_some(since);
     }
 
-    /// Whether somebody else could be asked for what nobody has been asked for.
+    /// Whether the reserve could be asked.
     pub(crate) fn has_others(&self) -> bool {
         !self.reserve.is_empty() || self.ids_source.is_some() || self.dialed_first
     }
 
-    /// When something has to be done about what nobody has been asked for.
+    /// When the wait ends.
     pub(crate) fn ask_by(&self) -> Option<Time> {
         let patience = if self.has_others() { PASS_ON } else { UNASKED };
         self.unasked_since.map(|since| since + patience)
     }
 
-    /// Nobody could be asked: whoever may have it is, and who gave a part of the ids comes last.
+    /// No source could be asked: the reserve takes over, and the source of the list comes last.
     pub(crate) fn pass_on(&mut self) {
         self.dialed_first = false;
         self.sources.append(&mut self.reserve);
@@ -452,7 +453,7 @@ impl Reconstruction {
         }
     }
 
-    /// Ids will not come from there: another is asked for the whole list.
+    /// A peer will not deliver the list: the whole list is requested from another.
     pub(crate) fn ids_failed(&mut self, link: ConnectionId) {
         if self.ids_source == Some(link) {
             self.want_all_ids();
@@ -465,7 +466,7 @@ impl Reconstruction {
         self.ids_asked = false;
     }
 
-    /// What `link` was asked for does not come from there, or not in time: others may be asked for it.
+    /// A peer will not deliver a part, or not in time: others may be asked for it.
     pub(super) fn not_delivered(&mut self, link: ConnectionId, part: &Part) {
         match part {
             Part::Header | Part::Compact => {}
@@ -477,33 +478,32 @@ impl Reconstruction {
         }
     }
 
-    /// Who else has the block, or may have it.
+    /// Other peers that have the block, or may have it.
     pub(crate) fn others(&self, link: ConnectionId) -> impl Iterator<Item = ConnectionId> {
         let all = self.sources.iter().chain(&self.reserve).copied();
         all.filter(move |other| *other != link)
     }
 
-    /// `link` is late with an answer: others are asked for the same, first those that were dialed.
+    /// A peer is late with an answer: others are asked for the same, dialed ones first if given.
     pub(super) fn is_late(&mut self, link: ConnectionId, part: &Part, dialed_first: bool) {
         self.not_delivered(link, part);
         self.sources.append(&mut self.reserve);
         self.late = self.late.saturating_add(1);
         self.dialed_first = dialed_first;
-        // Most likely the ids are wrong, and the pools have the items: ids are smaller.
+        // Most likely the ids are wrong and the pools have the items: ids are smaller than items.
         let many = self.missing.len() * MANY_MISSING > self.items.len();
         if many && !self.ids_proven && self.ids_wanted.is_none() {
             self.want_all_ids();
         }
     }
 
-    /// Whether a link is to be asked for what the block lacks.
+    /// Whether a peer is to be asked for what the block lacks.
     pub(crate) fn may_be_asked(&self, link: ConnectionId, inbound: bool) -> bool {
         self.sources.contains(&link) && !(self.dialed_first && inbound)
     }
 
-    /// An item that is proven to be the one at an index: it takes the place of what nobody has proven.
-    /// Who sent the compact block is returned if that named another pool: no honest peer sends one before it
-    /// has checked its root (R9.2.6).
+    /// A proven item replaces an unproven claim. Returns the sender of the compact block if that
+    /// claimed another pool: honest peers check the root before they send one (R9.2.6).
     pub(crate) fn deliver(
         &mut self,
         index: u32,
@@ -521,14 +521,14 @@ impl Reconstruction {
         if self.items[at].is_none() {
             self.put(at, id, Found { body, known: false });
         }
-        // The others are most likely wrong too, and may be in the pools that are meant.
+        // The other pools are most likely wrong too, and the right ones may have the items.
         if before != pool && !self.ids_proven && self.ids_wanted.is_none() {
             self.want_all_ids();
         }
         self.origin.take_if(|_| self.claimed[at] != pool)
     }
 
-    /// Full ids, which `link` was asked for. `Err` if the whole list is not the header's.
+    /// A part of the full list from `link`. `Err` if the complete list does not match the header.
     pub(crate) fn deliver_ids(
         &mut self,
         link: ConnectionId,
@@ -536,7 +536,8 @@ impl Reconstruction {
         pools: &[Pool],
     ) -> Result<Delivered, Violation> {
         let awaited = self.ids_wanted == Some(part.first) && self.ids_source == Some(link);
-        // It was slow, and another is asked: but it begins the list, and may go on with it.
+        // From a peer that was late, while another was asked: it may still start the list, and
+        // continue it.
         let begins = (self.ids_wanted, part.first) == (Some(0), 0)
             && part.ids.len() == self.ids.len().min(MAX_IDS);
         if !awaited && !begins {
@@ -548,7 +549,7 @@ impl Reconstruction {
         }
         let first = part.first as usize;
         let end = first + part.ids.len();
-        // One who gives few at a time could go on for as long as it likes. R9.2.11
+        // With short parts, a peer could go on for as long as it likes. R9.2.11
         if end != self.ids.len().min(first + MAX_IDS) {
             return Err(Violation::WrongIds);
         }
@@ -580,7 +581,7 @@ impl Reconstruction {
         Ok(Delivered::Taken)
     }
 
-    /// Whether pools and ids are all known and make the header's root.
+    /// Whether pools and ids are complete and match the header's root.
     fn is_proven(&self, pools: &[Pool]) -> bool {
         let named = self.pools.iter().map(|pool| pool::name(pools, *pool));
         let leaves = named.zip(&self.ids).map(|(pool, id)| Some((pool, (*id)?)));
@@ -588,10 +589,10 @@ impl Reconstruction {
         leaves.is_some_and(|leaves| merkle::root(&leaves) == self.facts.item_root)
     }
 
-    /// Where it stands; `most` is the bytes that a block may have.
+    /// The current state; `most` is the bytes that a block may have.
     pub(crate) fn progress(&mut self, most: u32, pools: &[Pool]) -> Progress {
-        // A short id may stand for another item than is meant, and one item may be large. No items
-        // are asked for until the ids are proven.
+        // A short id may have matched a wrong, large item. No items are requested until the ids are
+        // proven.
         if self.bytes > most as usize {
             if self.ids_proven || self.is_proven(pools) {
                 return Progress::TooLarge;
@@ -606,13 +607,12 @@ impl Reconstruction {
             return Progress::Complete;
         }
         self.disproved = true;
-        // Some short id met another item of the pool, or the groups are wrong: ask for all ids.
-        // R9.2.7
+        // A short id matched a wrong item, or the groups are false: request all ids. R9.2.7
         self.ids_wanted.get_or_insert(0);
         Progress::Wanting
     }
 
-    /// The items of a complete block, and the indices of those that were not in the pools.
+    /// The items of a complete block, and the indices of those that the pools lacked.
     pub(crate) fn finish(self) -> (Vec<BlockItem>, Vec<u32>) {
         let named = self.pools.into_iter().zip(self.ids);
         let items = named.zip(self.items).filter_map(|((pool, id), found)| {

@@ -1,4 +1,4 @@
-//! What peers and the application are given of blocks (specification sections 9.2 and 16).
+//! Serves blocks to peers and the application (specification sections 9.2 and 16).
 
 use super::{Body, Known, body, reconstruct};
 use crate::channel::Context;
@@ -12,13 +12,13 @@ use crate::wire::{
     self, BlockIds, BlockMessage, BlockPart, BlockWant, MAX_HEADERS, MAX_IDS, NotHere,
 };
 
-/// The headers behind the first of some blocks that is on the best chain; `None` if that is not
-/// known from memory.
+/// Headers after the first block of the locator that is on the best chain; `None` if memory does
+/// not have it.
 pub(crate) fn headers_after(cx: &Context, locator: &[BlockId], most: u32) -> Option<Found> {
     let mut chain = Vec::new();
     let mut at = cx.tip.held().map(|held| held.block);
     while let Some(known) = at.and_then(|block| cx.blocks.known.get(&block)) {
-        // The best of theirs is looked for from the best of ours: the first match is the highest.
+        // From the best block down: the first match is the highest.
         if locator.contains(&known.facts.block) {
             let headers = chain.into_iter().rev().take(most.min(MAX_HEADERS as u32) as usize);
             return Some(Found::Headers(headers.collect()));
@@ -29,21 +29,21 @@ pub(crate) fn headers_after(cx: &Context, locator: &[BlockId], most: u32) -> Opt
     None
 }
 
-/// The items of a block, if they are in memory.
+/// The items of a block, if in memory.
 pub(crate) fn body_of(cx: &Context, block: &BlockId) -> Option<Found> {
     let known = cx.blocks.known.get(block).filter(|known| known.is_accepted())?;
     let (items, _) = served(known)?;
     body::encode(items, &cx.pools).map(Found::Block)
 }
 
-/// An executed block that is in memory, with its items.
+/// An executed block with its items, if in memory.
 pub(crate) fn kept(cx: &Context, block: &BlockId) -> Option<Block> {
     let known = cx.blocks.known.get(block).filter(|known| known.is_accepted())?;
     let (items, _) = served(known)?;
     Some(Block { block: *block, header: known.header.clone(), items: items.to_vec() })
 }
 
-/// The block at a height of the best chain, if it is in memory.
+/// The block at a height of the best chain, if in memory.
 pub(crate) fn at_height(cx: &Context, height: u64) -> Option<BlockId> {
     let mut at = cx.tip.held()?.block;
     while let Some(known) = cx.blocks.known.get(&at) {
@@ -65,12 +65,16 @@ pub(super) fn served(known: &Known) -> Option<(&[BlockItem], &[u32])> {
     }
 }
 
-/// Short ids, and items with their proofs, that take as long as a message that comes in.
+/// Short ids, and items with proofs, that take as long as one received message.
 const IDS_A_STEP: usize = 256;
 const ITEMS_A_STEP: usize = 4;
 
-/// Answers one thing that the peer asked for. One request may be for many messages: it is charged with
-/// each.
+/// Answers one request of the peer.
+///
+/// A request for a block that is still on its way here is put back until its time is up, so the
+/// queue is walked once at most. A request for items stays at the front until the last has left.
+/// One request may take many messages to answer: the peer is charged for each
+/// ([`Context::caused`]), or requests would be a cheap way to cause work.
 pub(super) fn poll_answer(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
     let salt = cx.links.get(at.link)?.salt;
     let count = cx.blocks.links.get(&at.link)?.asked.len();
@@ -134,7 +138,7 @@ pub(super) fn poll_answer(cx: &mut Context, at: Instance) -> Option<BlockMessage
         };
         link.ledger.issuer.answered(0);
         let part = part(&asked.fetch.want);
-        // Short ids of a whole block are made for each who asks.
+        // A whole block's short ids are made for each request.
         let ids = match &answer {
             Some(BlockMessage::Compact(compact)) => compact.short_ids.len() / reconstruct::SHORT,
             _ => 0,

@@ -1,10 +1,11 @@
 //! Catching up with peers that are far ahead (specification section 16.2): headers first, then
 //! bodies from several peers, while everything else goes on.
 //!
-//! Headers are asked of one peer, a few hundred ahead of the executed tip; each has its verdict
-//! before the next is looked at. The bodies between the tip and the best header are asked of all
-//! who claim to hold them, in the order of their heights. Whoever does not deliver is passed over for a
-//! while, and who delivers what is not asked for is not asked again.
+//! Headers are requested from one peer at a time, up to a few hundred ahead of the executed tip;
+//! each gets its verdict before the next is looked at. The bodies between the tip and the best
+//! header are requested from all peers that claim to hold them, lowest height first. A peer that
+//! fails to deliver is backed off ([`peers::BACKOFF`]); one that sends what was not requested has
+//! broken the protocol.
 
 mod peers;
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use self::peers::{PASSED_OVER, Peers, What};
+use self::peers::{BACKOFF, Peers, What};
 use super::body::{self, Parsed};
 use super::keep::Unexecuted;
 use super::{Body, Judged, ask_if_ready, headers, keep, mark_bad, wanted, whole};
@@ -21,7 +22,7 @@ use crate::channel::Context;
 use crate::config::HEADER;
 use crate::id::{BlockId, ConnectionId};
 use crate::io::Event;
-use crate::link::ALONE;
+use crate::link::EXCLUSIVE;
 use crate::rpc;
 use crate::rules::HeaderFacts;
 use crate::stats::Count;
@@ -29,152 +30,159 @@ use crate::time::{Pace, Time};
 use crate::violation::Violation;
 use crate::wire::{BlockBody, BlockHeader, MAX_LOCATOR, RpcWant, WantHeaders};
 
-/// How long the next block may be missing before it is asked for in this way.
+/// How long the next body may be missing before it is requested whole, instead of as a compact
+/// block.
 const STUCK: Duration = Duration::from_secs(3);
-/// Bytes a second at which the next body must come if somebody else could give it.
+/// The least rate for the next body, in bytes per second, when another peer could deliver it.
 const SLOW: u64 = 1 << 20;
-/// How many looks peers may give reason for at once, by what they say they hold; and the time after
-/// which they may for one more.
-const LOOKS: u32 = 32;
-const LOOK: Duration = Duration::from_millis(50);
-/// Bodies asked of one peer at a time: the next is asked for before the last is here. Of one who has
-/// delivered none, as others have, it is one: who leaves them unanswered and comes again holds up few.
+/// Peers' claims trigger [`drive`] at most `DRIVES` times in a burst, and then once per
+/// `DRIVE_EVERY`.
+const DRIVES: u32 = 32;
+const DRIVE_EVERY: Duration = Duration::from_millis(50);
+/// Bodies requested from one peer at a time, so that the next is requested before the last has
+/// arrived. A peer that has delivered none yet gets one as long as others have delivered:
+/// reconnecting peers that never answer hold up little.
 const OF_ONE: usize = 3;
-/// Bodies asked for at a time, of all peers.
+/// Bodies requested at a time, from all peers.
 const BODIES: usize = 16;
 
-/// What is asked for to catch up.
+/// The state of catching up.
 #[derive(Debug, Default)]
 pub(crate) struct Sync {
-    /// The height at which it began, while it goes on.
+    /// The height at which catching up began; `None` when this node is not catching up.
     active: Option<u64>,
-    /// The height that it goes on to: peers say that they hold it, and headers up to it were shown to be good.
+    /// The height to catch up to: the highest claimed by peers, but not above the best known
+    /// header.
     target: u64,
     headers: Headers,
     bodies: Bodies,
     peers: Peers,
-    /// Something has changed that [`settle`] has to look at.
+    /// [`settle`] has something to look at.
     changed: bool,
-    /// When to look again, though nothing happens.
+    /// When to run [`drive`] again even if nothing happens.
     again: Option<Time>,
-    /// How often peers may give reason for a look.
-    looks: Pace,
+    /// Limits how often peers' claims trigger [`drive`].
+    drives: Pace,
 }
 
-/// Headers on their way.
+/// Headers in flight.
 #[derive(Debug, Default)]
 struct Headers {
-    /// Who was asked for headers last, and when.
+    /// The peer that was last asked for headers, and when.
     asked: Option<(ConnectionId, Time)>,
-    /// Who gave the last answer, if it had as many as were asked for: there are more, if that one says so.
+    /// The sender of the last full answer: it probably has more headers.
     more: Option<ConnectionId>,
     batch: Batch,
 }
 
-/// Headers that came together, each the child of the one before.
+/// Headers of one answer, each the child of the one before.
 #[derive(Debug, Default)]
 struct Batch {
-    /// Those that wait until the one before has its verdict. The first may be waiting for its own.
+    /// Headers waiting for the verdict on the one before. The first may be waiting for its own
+    /// verdict.
     waiting: VecDeque<(HeaderFacts, Bytes)>,
-    /// Who sent them.
+    /// The sender.
     from: Option<ConnectionId>,
-    /// The one that was given to be checked.
+    /// The header that has been given to the application.
     checking: Option<BlockId>,
 }
 
-/// Bodies on their way.
+/// Bodies in flight.
 #[derive(Debug, Default)]
 struct Bodies {
-    coming: BTreeMap<BlockId, Coming>,
-    /// The first that is missing, and since when it has been the first.
+    in_flight: BTreeMap<BlockId, InFlight>,
+    /// The lowest missing body, and since when it has been the lowest.
     next: Option<(BlockId, Time)>,
-    /// Missing bodies cannot be had in parts, as those of new blocks are.
+    /// Missing bodies are not available as compact blocks: request them whole.
     stuck: bool,
 }
 
-/// A body that is on its way.
+/// A requested body.
 #[derive(Clone, Copy, Debug)]
-struct Coming {
+struct InFlight {
     link: ConnectionId,
     asked: Time,
-    /// 0 if it is not known yet.
+    /// 0 as long as it is unknown.
     size: usize,
-    /// Who is asked as well, since it is late, and until when nobody else is.
-    second: Option<(ConnectionId, Time)>,
-    /// How often somebody was.
-    seconds: u32,
+    /// A second peer that was asked because the first is late, and the time before which no third
+    /// is asked.
+    backup: Option<(ConnectionId, Time)>,
+    /// How many backups have been asked.
+    backups: u32,
 }
 
-impl Coming {
+impl InFlight {
     fn new(link: ConnectionId, asked: Time) -> Self {
-        Self { link, asked, size: 0, second: None, seconds: 0 }
+        Self { link, asked, size: 0, backup: None, backups: 0 }
     }
 
-    fn is_second(&self, link: ConnectionId) -> bool {
-        self.second.is_some_and(|(second, _)| second == link)
+    fn is_backup(&self, link: ConnectionId) -> bool {
+        self.backup.is_some_and(|(backup, _)| backup == link)
     }
 
     fn is_from(&self, link: ConnectionId) -> bool {
-        self.link == link || self.is_second(link)
+        self.link == link || self.is_backup(link)
     }
 }
 
 impl Sync {
-    /// When [`expire`] has something to do.
+    /// When [`expire`] is due.
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.again
     }
 
-    /// Something has changed that decides what is asked for: looked at when the current step is done.
+    /// Something has changed that decides what is requested: [`settle`] looks at it at the end of
+    /// the step.
     pub(crate) fn changed(&mut self) {
         self.changed = true;
     }
 }
 
-/// A peer says that it is far ahead: this is looked at, at once or when it may be again.
-pub(super) fn look_soon(cx: &mut Context) {
-    let at = cx.sync.looks.next(LOOKS, LOOK);
+/// A peer claims to be far ahead: [`drive`] runs at the end of the step, or later if peers have
+/// triggered it too often.
+pub(super) fn drive_soon(cx: &mut Context) {
+    let at = cx.sync.drives.next(DRIVES, DRIVE_EVERY);
     if at > cx.now {
         cx.sync.again = Some(cx.sync.again.map_or(at, |again| again.min(at)));
         return;
     }
-    cx.sync.looks.take(LOOK, cx.now);
+    cx.sync.drives.take(DRIVE_EVERY, cx.now);
     cx.sync.changed();
 }
 
-/// There is no place for all headers between the tip and what a peer announced.
+/// A chain announced by a peer has too many unknown ancestors to be followed header by header.
 pub(super) fn not_followed(cx: &mut Context, link: ConnectionId) {
     cx.sync.peers.set_unfollowed(link, true);
-    look_soon(cx);
+    drive_soon(cx);
 }
 
-/// Whether a height is too far ahead for what peers announce of it to be of use.
+/// Whether a height is so far above the tip that blocks there are left to catching up.
 pub(super) fn is_far(cx: &Context, height: u64) -> bool {
     let gap = u64::from(cx.config.limits.sync_gap);
     cx.tip.held().is_some_and(|held| height > held.height.saturating_add(gap))
 }
 
-/// Whether a body is fetched to catch up, and not as those of new blocks are.
+/// Whether a body is fetched by catching up, rather than as a new compact block.
 pub(super) fn is_asked(cx: &Context, facts: &HeaderFacts) -> bool {
     let gap = u64::from(cx.config.limits.sync_gap);
     let old = facts.height.saturating_add(gap) < cx.sync.target;
-    cx.sync.active.is_some() && old || cx.sync.bodies.coming.contains_key(&facts.block)
+    cx.sync.active.is_some() && old || cx.sync.bodies.in_flight.contains_key(&facts.block)
 }
 
-/// A peer that has executed a block cannot give it in parts, as after a restart.
+/// A peer that has executed a block cannot serve it as a compact block, such as after a restart.
 pub(super) fn not_in_parts(cx: &mut Context) {
     cx.sync.bodies.stuck = true;
     cx.sync.changed();
 }
 
-/// A body may be missing for too long, or somebody may have been passed over for long enough.
+/// Runs [`drive`] again when a body is overdue or a peer's backoff has ended.
 pub(crate) fn expire(cx: &mut Context) {
     if cx.sync.again.take_if(|at| *at <= cx.now).is_some() {
         cx.sync.changed();
     }
 }
 
-/// The current step is done: asks for what can be asked for after all that has changed in it.
+/// Runs at the end of each step: requests whatever the step has made possible.
 pub(crate) fn settle(cx: &mut Context) {
     while std::mem::take(&mut cx.sync.changed) {
         next_header(cx);
@@ -182,23 +190,28 @@ pub(crate) fn settle(cx: &mut Context) {
     }
 }
 
-/// Begins or ends catching up, and asks for what can be asked for.
+/// Starts or ends catching up, and makes requests.
+///
+/// Everything is derived again from the tip, the headers and the peers' claims, so callers only
+/// report a change ([`Sync::changed`]). A claim is cheap to make, so it counts in proportion to
+/// what the peer has shown: an unresponsive peer's claim is ignored, that of a peer which failed to
+/// show its headers does not raise the announced target, and the target never exceeds the best
+/// header that is known to be good.
 fn drive(cx: &mut Context) {
     let Some(held) = cx.tip.held().copied() else { return };
     let missing = missing(cx);
     cx.sync.peers.prune(&missing, cx.now);
     cx.stats.worked(missing.len() as u64);
-    look_at_next(cx, missing.first());
-    // One who has left everything without an answer holds nothing that can be had.
-    let believed = cx
-        .links
-        .iter()
-        .filter(|(id, link)| super::has_channel(cx, *id) && link.up && !cx.rpc.is_mute(*id));
+    watch_next(cx, missing.first());
+    // A peer that answers no request at all has nothing to offer.
+    let believed = cx.links.iter().filter(|(id, link)| {
+        super::has_channel(cx, *id) && link.up && !cx.rpc.is_unresponsive(*id)
+    });
     let highest = believed.clone().map(|(_, link)| link.height()).max().unwrap_or(0);
-    // A peer that claimed more than it could show does not count for heights that nobody has shown yet.
+    // A peer that failed to show headers for its claim does not raise the announced target.
     let honest = believed.filter(|(id, _)| cx.sync.peers.failures(*id, What::Headers) == 0);
     let claimed = honest.map(|(_, link)| link.height()).max().unwrap_or(0);
-    // Anybody may say anything. R16.11
+    // A claim alone does not start catching up: the headers must have been shown. R16.11
     let shown = cx.tip.best().map_or(held.height, |best| best.height);
     cx.sync.target = highest.min(shown);
     if cx.sync.active.is_none() && is_far(cx, cx.sync.target) {
@@ -210,8 +223,8 @@ fn drive(cx: &mut Context) {
         cx.sync.headers.more.filter(|link| cx.sync.peers.failures(*link, What::Headers) == 0);
     let more = more.is_some_and(|link| height(link) > shown);
     let waiting = !cx.sync.headers.batch.waiting.is_empty();
-    let open = !cx.sync.bodies.coming.is_empty() || waiting || more;
-    // The rest comes as blocks come every day.
+    let open = !cx.sync.bodies.in_flight.is_empty() || waiting || more;
+    // The last block arrives like any new block.
     if cx.sync.target <= held.height.saturating_add(1) && !open {
         finish(cx, &held);
     }
@@ -222,24 +235,25 @@ fn drive(cx: &mut Context) {
     cx.sync.again = again(cx);
 }
 
-/// When to look again, though nothing happens.
+/// When to run [`drive`] again even if nothing happens.
 fn again(cx: &Context) -> Option<Time> {
     let working = cx.sync.active.is_some() || cx.sync.bodies.stuck;
-    let passed = cx.sync.peers.first_again(cx.now);
-    let next = cx.sync.bodies.next.map(|(block, since)| match cx.sync.bodies.coming.get(&block) {
-        Some(Coming { second: Some((_, until)), .. }) => *until,
-        Some(coming) => overdue(cx, coming, since),
-        None => since + STUCK,
-    });
-    let soon = working.then(|| cx.now + PASSED_OVER);
-    let headers = cx.sync.headers.asked.map(|(_, asked)| asked + ALONE);
-    let times = [passed, next, soon, headers].into_iter().flatten();
+    let retry = cx.sync.peers.next_retry(cx.now);
+    let next =
+        cx.sync.bodies.next.map(|(block, since)| match cx.sync.bodies.in_flight.get(&block) {
+            Some(InFlight { backup: Some((_, until)), .. }) => *until,
+            Some(in_flight) => overdue(cx, in_flight, since),
+            None => since + STUCK,
+        });
+    let soon = working.then(|| cx.now + BACKOFF);
+    let headers = cx.sync.headers.asked.map(|(_, asked)| asked + EXCLUSIVE);
+    let times = [retry, next, soon, headers].into_iter().flatten();
     times.filter(|at| *at > cx.now).min()
 }
 
-/// Notes for how long the next body has been missing although its header is good, and asks a
-/// second peer for it if the first is slow.
-fn look_at_next(cx: &mut Context, next: Option<&HeaderFacts>) {
+/// Tracks since when the next body has been missing, and asks a backup peer for it if the first is
+/// slow.
+fn watch_next(cx: &mut Context, next: Option<&HeaderFacts>) {
     let Some(HeaderFacts { block, height, .. }) = next.copied() else {
         (cx.sync.bodies.next, cx.sync.bodies.stuck) = (None, false);
         return;
@@ -250,41 +264,43 @@ fn look_at_next(cx: &mut Context, next: Option<&HeaderFacts>) {
     };
     cx.sync.bodies.next = Some((block, since));
     cx.sync.bodies.stuck |= cx.now >= since + STUCK;
-    let Some(coming) = cx.sync.bodies.coming.get(&block).copied() else { return };
-    // A second that is silent as well is not waited for either; but who is busy begins late.
-    let waits = coming.second.is_some_and(|(_, until)| cx.now < until);
-    if waits || cx.now < overdue(cx, &coming, since) {
+    let Some(in_flight) = cx.sync.bodies.in_flight.get(&block).copied() else { return };
+    // A silent backup is replaced as well; but a busy peer may begin late, so each gets time.
+    let waits = in_flight.backup.is_some_and(|(_, until)| cx.now < until);
+    if waits || cx.now < overdue(cx, &in_flight, since) {
         return;
     }
-    // The slow peer goes on until another begins: it may be the only one that has the body.
-    let mut others = able(cx, height, What::Body(block)).into_iter();
-    let passed = |other| cx.sync.peers.is_passed(other, What::Bodies, cx.now);
-    let other = others.find(|other| !coming.is_from(*other) && !passed(*other));
+    // The slow peer is not cancelled until the backup begins: it may be the only one that has the
+    // body.
+    let mut others = candidates(cx, height, What::Body(block)).into_iter();
+    let backs_off = |other| cx.sync.peers.backs_off(other, What::Bodies, cx.now);
+    let other = others.find(|other| !in_flight.is_from(*other) && !backs_off(*other));
     if let Some(other) = other
         && rpc::ask(cx, other, RpcWant::Block(block))
-        && let Some(coming) = cx.sync.bodies.coming.get_mut(&block)
+        && let Some(in_flight) = cx.sync.bodies.in_flight.get_mut(&block)
     {
-        let wait = (ALONE * (1 << coming.seconds.min(3))).min(cx.config.limits.rpc_patience);
-        coming.seconds += 1;
-        if let Some((silent, _)) = coming.second.replace((other, cx.now + wait)) {
+        let wait = (EXCLUSIVE * (1 << in_flight.backups.min(3))).min(cx.config.limits.rpc_patience);
+        in_flight.backups += 1;
+        if let Some((silent, _)) = in_flight.backup.replace((other, cx.now + wait)) {
             rpc::cancel(cx, silent, &RpcWant::Block(block));
-            cx.sync.peers.disappointed(silent);
+            cx.sync.peers.failed(silent);
         }
     }
 }
 
-/// When the next body, which has been it for so long, is to be had from somebody else.
-fn overdue(cx: &Context, coming: &Coming, since: Time) -> Time {
-    let patience = match coming.size {
-        // It was asked early enough, and has delivered nothing yet.
-        0 if !cx.sync.peers.is_proven(coming.link) => return coming.asked + ALONE,
-        0 => ALONE,
+/// When to ask a backup peer for the next body: `rpc_patience` after it became the next, plus the
+/// time its size takes at [`SLOW`].
+fn overdue(cx: &Context, in_flight: &InFlight, since: Time) -> Time {
+    let patience = match in_flight.size {
+        // Requested in advance, but from a peer that has delivered nothing yet.
+        0 if !cx.sync.peers.is_proven(in_flight.link) => return in_flight.asked + EXCLUSIVE,
+        0 => EXCLUSIVE,
         size => {
             let sending = Duration::from_micros(size as u64 * 1_000_000 / SLOW);
             cx.config.limits.rpc_patience + sending
         }
     };
-    since.max(coming.asked) + patience
+    since.max(in_flight.asked) + patience
 }
 
 fn finish(cx: &mut Context, held: &HeaderFacts) {
@@ -295,8 +311,7 @@ fn finish(cx: &mut Context, held: &HeaderFacts) {
     wanted::reconsider_best(cx);
 }
 
-/// The blocks between the executed tip and the best header whose bodies are not here, the lowest
-/// first.
+/// Blocks between the executed tip and the best header whose bodies are missing, lowest first.
 fn missing(cx: &Context) -> Vec<HeaderFacts> {
     let mut missing = Vec::new();
     let mut at = cx.tip.best().filter(|best| wanted::is_better(cx, best)).map(|best| best.block);
@@ -313,36 +328,36 @@ fn missing(cx: &Context) -> Vec<HeaderFacts> {
     missing
 }
 
-/// Peers that can be asked for something at a height, the best first: who disappointed least, and
-/// then who has the least to do.
-fn able(cx: &Context, height: u64, what: What) -> Vec<ConnectionId> {
+/// Peers that can be asked for something at a height, best first: fewest failures, then proven
+/// ones, then those with the fewest open requests.
+fn candidates(cx: &Context, height: u64, what: What) -> Vec<ConnectionId> {
     let kind = what.kind();
     let (peers, now) = (&cx.sync.peers, cx.now);
-    // Without a channel of blocks the peer has other rules for blocks: what it has is of no use here, and is
-    // not held against it. R16.10
+    // Without a block channel the peer has other block rules: its blocks are of no use here, and it
+    // is not blamed for them. R16.10
     let holders = cx.links.iter().filter(|(id, link)| {
         super::has_channel(cx, *id)
             && link.up
             && link.height() >= height
-            && !peers.is_passed(*id, what, now)
+            && !peers.backs_off(*id, what, now)
     });
-    let mut able = holders.map(|(id, _)| id).collect::<Vec<_>>();
-    // Who is slow is better than nobody.
-    if able.iter().any(|link| !peers.is_passed(*link, kind, now)) {
-        able.retain(|link| !peers.is_passed(*link, kind, now));
+    let mut candidates = holders.map(|(id, _)| id).collect::<Vec<_>>();
+    // A slow peer is better than none.
+    if candidates.iter().any(|link| !peers.backs_off(*link, kind, now)) {
+        candidates.retain(|link| !peers.backs_off(*link, kind, now));
     }
-    able.retain(|link| cx.rpc.has_room(*link));
-    able.sort_by_key(|link| {
+    candidates.retain(|link| cx.rpc.has_room(*link));
+    candidates.sort_by_key(|link| {
         (peers.failures(*link, kind), !peers.is_proven(*link), cx.rpc.open(*link), *link)
     });
-    able
+    candidates
 }
 
-/// Asks for more headers while this node catches up; and now and then one who boasted before.
+/// Requests headers while catching up, and retries peers whose backoff has ended.
 fn ask_headers(cx: &mut Context, held: &HeaderFacts) {
     let Some(best) = cx.tip.best().map(|best| best.height) else { return };
     let ahead = best.saturating_sub(held.height);
-    let asked = cx.sync.headers.asked.is_some_and(|(_, asked)| cx.now < asked + ALONE);
+    let asked = cx.sync.headers.asked.is_some_and(|(_, asked)| cx.now < asked + EXCLUSIVE);
     let waiting = !cx.sync.headers.batch.waiting.is_empty() || asked;
     let most = headers_at_once(cx, held);
     if waiting || ahead > u64::from(most) / 2 {
@@ -354,10 +369,13 @@ fn ask_headers(cx: &mut Context, held: &HeaderFacts) {
         let far = is_far(cx, height) || has_more;
         (cx.sync.active.is_some() || far) && !cx.rpc.asks_headers(*link)
     };
-    let able = able(cx, best.saturating_add(1), What::Headers).into_iter().filter(useful);
-    // A peer that shows few at a time, and late, has no more turns than others.
+    let candidates =
+        candidates(cx, best.saturating_add(1), What::Headers).into_iter().filter(useful);
+    // In turns, so that a peer that answers late and with few headers gets no more requests than
+    // others.
     let peers = &cx.sync.peers;
-    let first = able.min_by_key(|link| (peers.failures(*link, What::Headers), peers.turn(*link)));
+    let first =
+        candidates.min_by_key(|link| (peers.failures(*link, What::Headers), peers.turn(*link)));
     let Some(link) = first else { return };
     let want = WantHeaders { locator: locator(cx), most };
     if rpc::ask(cx, link, RpcWant::Headers(want)) {
@@ -366,7 +384,7 @@ fn ask_headers(cx: &mut Context, held: &HeaderFacts) {
     }
 }
 
-/// As many headers as half of the room for them holds, if they are as large as the tip's.
+/// How many headers to request: half of the free room, assuming they are as large as the tip's.
 fn headers_at_once(cx: &Context, held: &HeaderFacts) -> u32 {
     let limits = &cx.config.limits;
     let tip = cx.blocks.known.get(&held.block).map_or(0, |known| known.header.len());
@@ -374,7 +392,7 @@ fn headers_at_once(cx: &Context, held: &HeaderFacts) -> u32 {
     limits.sync_headers.min(room.max(1))
 }
 
-/// Blocks of this node's best chain, the best first, ever further apart.
+/// Ids of blocks on this node's best chain, best first, at growing distances.
 fn locator(cx: &Context) -> Vec<BlockId> {
     let mut locator = Vec::new();
     let mut at = cx.tip.best().map(|best| best.block);
@@ -392,7 +410,7 @@ fn locator(cx: &Context) -> Vec<BlockId> {
     locator
 }
 
-/// Headers are there.
+/// An answer with headers arrived.
 pub(crate) fn headers(
     cx: &mut Context,
     link: ConnectionId,
@@ -416,18 +434,19 @@ pub(crate) fn headers(
         parent = Some(facts.block);
         parsed.push_back((facts, header));
     }
-    // It was late, and another was asked: one after the other.
+    // A late answer, after another peer was asked: batches are processed one at a time.
     if !cx.sync.headers.batch.waiting.is_empty() {
         return Ok(());
     }
-    // What follows the best block of that time was news then, whoever has shown it meanwhile.
+    // Judged against the best block at the time of the request: another peer may have shown the
+    // same headers meanwhile.
     let first = parsed.front().map(|(facts, _)| facts.parent);
     let follows = first.is_some() && first == want.locator.first().copied();
     let is_known = |(facts, _): &(HeaderFacts, Bytes)| cx.blocks.known.contains_key(&facts.block);
     let news = !parsed.iter().all(is_known);
     if !follows && !news {
-        // It says that it holds more, and has nothing to show for it.
-        pass_over(cx, link, What::Headers);
+        // The peer claims more than it can show.
+        back_off(cx, link, What::Headers);
     } else {
         let full = parsed.len() >= want.most as usize;
         if news || full {
@@ -440,7 +459,7 @@ pub(crate) fn headers(
     Ok(())
 }
 
-/// Looks at the next header, if the one before has its verdict.
+/// Gives the next header to the application, if the one before has its verdict.
 fn next_header(cx: &mut Context) {
     while let Some((facts, header)) = cx.sync.headers.batch.waiting.front() {
         let (facts, header) = (*facts, header.clone());
@@ -463,11 +482,11 @@ fn next_header(cx: &mut Context) {
         });
         let judged = cx.sync.headers.batch.checking == Some(facts.block);
         let (Some(link), true, false) = (from, good, judged) else {
-            // The rest of the batch is unusable: a header was rejected, or the sender is gone. Another peer is
-            // asked, perhaps for the same.
+            // The rest of the batch is unusable: a header was rejected, or its sender is gone. Drop
+            // it and ask another peer.
             cx.sync.headers.batch = Batch { from, ..Batch::default() };
             if let Some(link) = from {
-                pass_over(cx, link, What::Headers);
+                back_off(cx, link, What::Headers);
             }
             return;
         };
@@ -482,43 +501,45 @@ fn ask_bodies(cx: &mut Context, missing: &[HeaderFacts]) {
     let mut misses = 0;
     for facts in missing {
         let block = facts.block;
-        if cx.sync.bodies.coming.contains_key(&block) {
+        if cx.sync.bodies.in_flight.contains_key(&block) {
             continue;
         }
-        // What is further ahead cannot be had either.
-        if cx.sync.bodies.coming.len() >= BODIES
+        // If none of this many bodies can be requested, later ones cannot either.
+        if cx.sync.bodies.in_flight.len() >= BODIES
             || misses > BODIES
             || !unexecuted.may_start(cx, facts)
         {
             return;
         }
         misses += 1;
-        let able = able(cx, facts.height, What::Body(block));
+        let candidates = candidates(cx, facts.height, What::Body(block));
         let asked = |link: &&ConnectionId| {
             let peers = &cx.sync.peers;
             let size = peers.large(**link, &block);
             let fits = size.is_none_or(|size| fits(cx, unexecuted, facts, size));
-            let coming = cx.sync.bodies.coming.values().filter(|coming| coming.is_from(**link));
+            let in_flight =
+                cx.sync.bodies.in_flight.values().filter(|in_flight| in_flight.is_from(**link));
             let proven = !peers.is_any_proven() || peers.is_proven(**link);
             let most = if proven { OF_ONE } else { 1 };
-            fits && coming.count() < most
+            fits && in_flight.count() < most
         };
-        let Some(link) = able.iter().find(asked).copied() else { continue };
+        let Some(link) = candidates.iter().find(asked).copied() else { continue };
         if rpc::ask(cx, link, RpcWant::Block(block)) {
             misses = 0;
-            cx.sync.bodies.coming.insert(block, Coming::new(link, cx.now));
+            cx.sync.bodies.in_flight.insert(block, InFlight::new(link, cx.now));
         }
     }
 }
 
-/// Whether a body of this size can be taken now; the next block always can.
+/// Whether a body of this size fits now; the next block to execute always does.
 fn fits(cx: &Context, unexecuted: Unexecuted, facts: &HeaderFacts, size: usize) -> bool {
-    let coming = cx.sync.bodies.coming.values().map(|coming| coming.size).sum::<usize>();
-    keep::is_next(cx, facts) || unexecuted.fits(coming + size)
+    let in_flight =
+        cx.sync.bodies.in_flight.values().map(|in_flight| in_flight.size).sum::<usize>();
+    keep::is_next(cx, facts) || unexecuted.fits(in_flight + size)
 }
 
-/// A body of this size begins to come: `false` if there is no room for it yet, or if it is not
-/// wanted any more.
+/// The first part of a body arrived. Returns `false` if there is no room for it yet, or if it is no
+/// longer wanted.
 pub(crate) fn body_begins(
     cx: &mut Context,
     link: ConnectionId,
@@ -526,50 +547,53 @@ pub(crate) fn body_begins(
     size: usize,
 ) -> bool {
     let Some(facts) = cx.blocks.known.get(block).map(|known| known.facts) else {
-        cx.sync.bodies.coming.remove(block);
+        cx.sync.bodies.in_flight.remove(block);
         return false;
     };
     let unexecuted = Unexecuted::of(cx);
     if !fits(cx, unexecuted, &facts, size) {
-        cx.sync.bodies.coming.remove(block);
+        cx.sync.bodies.in_flight.remove(block);
         cx.sync.peers.set_large(link, *block, size);
         return false;
     }
-    outdo(cx, link, block);
-    let Some(coming) = cx.sync.bodies.coming.get_mut(block).filter(|coming| coming.link == link)
+    promote_backup(cx, link, block);
+    let Some(in_flight) =
+        cx.sync.bodies.in_flight.get_mut(block).filter(|in_flight| in_flight.link == link)
     else {
         return false;
     };
-    coming.size = size;
-    // Whoever begins first goes on, as long as it is in time.
-    if let Some((second, _)) = coming.second.take() {
-        rpc::cancel(cx, second, &RpcWant::Block(*block));
+    in_flight.size = size;
+    // The first peer to begin continues; the backup is cancelled.
+    if let Some((backup, _)) = in_flight.backup.take() {
+        rpc::cancel(cx, backup, &RpcWant::Block(*block));
     }
     true
 }
 
-/// Who was asked because another was late is there first: that one need not go on.
-fn outdo(cx: &mut Context, link: ConnectionId, block: &BlockId) {
-    let Some(coming) = cx.sync.bodies.coming.get_mut(block).filter(|c| c.is_second(link)) else {
+/// The backup delivered first: it takes over, and the slow peer is cancelled.
+fn promote_backup(cx: &mut Context, link: ConnectionId, block: &BlockId) {
+    let Some(in_flight) = cx.sync.bodies.in_flight.get_mut(block).filter(|c| c.is_backup(link))
+    else {
         return;
     };
-    let slow = std::mem::replace(&mut coming.link, link);
-    (coming.second, coming.asked, coming.size) = (None, cx.now, 0);
+    let slow = std::mem::replace(&mut in_flight.link, link);
+    (in_flight.backup, in_flight.asked, in_flight.size) = (None, cx.now, 0);
     rpc::cancel(cx, slow, &RpcWant::Block(*block));
-    pass_over(cx, slow, What::Bodies);
+    back_off(cx, slow, What::Bodies);
 }
 
-/// The items of a block are there.
+/// All items of a block arrived.
 pub(crate) fn body(
     cx: &mut Context,
     link: ConnectionId,
     block: BlockId,
     body: BlockBody,
 ) -> Result<(), Violation> {
-    outdo(cx, link, &block);
-    if let Some((second, _)) = cx.sync.bodies.coming.remove(&block).and_then(|coming| coming.second)
+    promote_backup(cx, link, &block);
+    if let Some((backup, _)) =
+        cx.sync.bodies.in_flight.remove(&block).and_then(|in_flight| in_flight.backup)
     {
-        rpc::cancel(cx, second, &RpcWant::Block(block));
+        rpc::cancel(cx, backup, &RpcWant::Block(block));
     }
     let Some(known) = cx.blocks.known.get(&block) else { return Ok(()) };
     let facts = known.facts;
@@ -602,47 +626,47 @@ pub(crate) fn body(
     Ok(())
 }
 
-/// Nothing came of a request: it was refused, or took too long.
+/// A request failed: it was refused or timed out.
 pub(crate) fn failed(cx: &mut Context, link: ConnectionId, want: &RpcWant, late: bool) {
     match want {
         RpcWant::Headers(_) => {
             cx.sync.headers.asked.take_if(|(asked, _)| *asked == link);
-            pass_over(cx, link, What::Headers);
+            back_off(cx, link, What::Headers);
         }
         RpcWant::Block(block) => {
             not_from(cx, link, Some(block));
-            pass_over(cx, link, What::Body(*block));
-            if late { pass_over(cx, link, What::Bodies) } else { cx.sync.peers.disappointed(link) }
+            back_off(cx, link, What::Body(*block));
+            if late { back_off(cx, link, What::Bodies) } else { cx.sync.peers.failed(link) }
         }
     }
     cx.sync.changed();
 }
 
-/// A body, or none, comes from a link any more.
+/// A peer will not deliver a body, or any body: its backup takes over, if there is one.
 fn not_from(cx: &mut Context, link: ConnectionId, block: Option<&BlockId>) {
     let now = cx.now;
-    cx.sync.bodies.coming.retain(|at, coming| {
-        if block.is_some_and(|block| block != at) || !coming.is_from(link) {
+    cx.sync.bodies.in_flight.retain(|at, in_flight| {
+        if block.is_some_and(|block| block != at) || !in_flight.is_from(link) {
             return true;
         }
-        match coming.second.take() {
-            Some((second, _)) if second != link => {
-                *coming = Coming::new(second, now);
+        match in_flight.backup.take() {
+            Some((backup, _)) if backup != link => {
+                *in_flight = InFlight::new(backup, now);
                 true
             }
-            second => second.is_some(),
+            backup => backup.is_some(),
         }
     });
 }
 
-/// A peer is not asked for something again for a while.
-fn pass_over(cx: &mut Context, link: ConnectionId, what: What) {
-    cx.sync.peers.pass_over(link, what, cx.now);
-    // A look may be due before.
+/// Does not ask a peer for something again for a while.
+fn back_off(cx: &mut Context, link: ConnectionId, what: What) {
+    cx.sync.peers.back_off(link, what, cx.now);
+    // The backoff may end before the next run.
     cx.sync.again = cx.sync.again.into_iter().chain(again(cx)).min();
 }
 
-/// A link is gone, and what was asked for on it.
+/// A connection is gone, with its open requests.
 pub(crate) fn link_down(cx: &mut Context, link: ConnectionId) {
     cx.sync.headers.asked.take_if(|(asked, _)| *asked == link);
     not_from(cx, link, None);

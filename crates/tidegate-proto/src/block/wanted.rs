@@ -1,8 +1,8 @@
-//! Which bodies are wanted, and how each is to be had: in parts, as those of new blocks are, or whole, to catch
-//! up (specification sections 9.3 and 16.2).
+//! Decides which bodies are wanted, and how to get each: by compact block, as for new blocks, or
+//! whole, to catch up (specification sections 9.3 and 16.2).
 //!
-//! Whoever learns something about a block says what ([`Change`]), and what follows from it is decided here. A
-//! body is wanted when fork choice puts its header above the executed tip, and so are those of its ancestors.
+//! Other modules only report what changed about a block ([`Change`]). A body is wanted if fork
+//! choice ranks its header above the executed tip, and so are the bodies of its ancestors.
 
 use std::time::Duration;
 
@@ -15,40 +15,41 @@ use crate::rules::HeaderFacts;
 use crate::time::Time;
 use crate::wire::{BlockPart, MAX_FRAME, MAX_HEADER};
 
-/// How often a body that is wanted and not here is looked for again: everyone may have failed to deliver it, and
-/// nobody announces it twice.
+/// How often to retry a body that is wanted and missing: all peers may have failed to deliver it,
+/// and none announces it twice.
 const RETRY: Duration = Duration::from_secs(1);
-/// Bodies fetched of one producer and slot; a third is fetched as an ancestor only. R9.3.1
+/// Bodies fetched per producer and slot; a third is fetched as an ancestor only. R9.3.1
 const RIVALS: usize = 2;
 
-/// What was learnt about a block.
+/// What changed about a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Its header's verdict is *accept*: the body may still come unasked.
+    /// Its header was accepted: the body may still be pushed.
     Accepted,
-    /// A peer says for the first time that it has it, or its header.
+    /// A peer announced it or its header for the first time.
     Announced,
     /// A peer that had announced the header has executed the block.
     Executed(ConnectionId),
-    /// What was looked for may be had elsewhere: a peer can be asked now, or a better block turned out bad.
+    /// Another peer can be asked now, or a better block turned out bad.
     Retry,
 }
 
-/// How a body is to be had.
+/// How to get a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     /// It is not wanted, or it is here.
     NotWanted,
-    /// As those of new blocks: a compact block, and what the pools lack of it. Not asked for before that time.
+    /// By compact block and the items that the pools lack; requested no earlier than the given
+    /// time.
     InParts(Option<Time>),
-    /// In parts, from one peer more.
+    /// By compact block, from this peer too.
     From(ConnectionId),
-    /// By request, as it is far ahead.
+    /// By an rpc request, since it is far ahead.
     Whole,
 }
 
-/// Something was learnt about a block whose header is good: asks for its body, and for those of its
-/// ancestors, as far as they are wanted.
+/// Something changed about a block with a good header: requests its body and those of its
+/// ancestors, where wanted.
 pub(super) fn reconsider(cx: &mut Context, block: BlockId, change: Change) {
     match way(cx, &block, change) {
         Way::NotWanted => {}
@@ -58,21 +59,21 @@ pub(super) fn reconsider(cx: &mut Context, block: BlockId, change: Change) {
     }
 }
 
-/// The same for the best header: what is wanted may be had in another way now.
+/// Reconsiders the best header: its body may be available in another way now.
 pub(super) fn reconsider_best(cx: &mut Context) {
     if let Some(best) = cx.tip.best().map(|best| best.block) {
         reconsider(cx, best, Change::Retry);
     }
 }
 
-/// Looks again for what nobody delivered, if it is time.
+/// Retries wanted bodies that no peer delivered, when due.
 pub(super) fn retry(cx: &mut Context) {
     if cx.blocks.retry_at.take_if(|at| *at <= cx.now).is_some() {
         reconsider_best(cx);
     }
 }
 
-/// A body that was here is not any more.
+/// A body was dropped.
 pub(super) fn dropped(cx: &mut Context) {
     cx.blocks.retry_at.get_or_insert(cx.now + RETRY);
 }
@@ -86,7 +87,7 @@ fn way(cx: &Context, block: &BlockId, change: Change) -> Way {
     match change {
         Change::Announced | Change::Executed(_) if !missing => return Way::NotWanted,
         Change::Executed(link) => return Way::From(link),
-        // A second body for one producer and slot is worth fetching only if it would be preferred.
+        // A second body for a producer and slot is worth fetching only if fork choice prefers it.
         Change::Accepted
             if rivals(cx, facts).any(|rival| cx.rules.compare(facts, rival).is_lt()) =>
         {
@@ -104,11 +105,11 @@ fn way(cx: &Context, block: &BlockId, change: Change) -> Way {
     Way::InParts((change == Change::Accepted).then_some(patience))
 }
 
-/// Asks for the bodies of a block and its ancestors, as far as they are not here.
+/// Requests the missing bodies of a block and its ancestors as compact blocks.
 fn ask_in_parts(cx: &mut Context, block: BlockId, patience: Option<Time>) {
     let Some(tip) = cx.blocks.known.get(&block) else { return };
     let height = tip.facts.height;
-    // A peer that holds a tip as high probably has it too; if not, it says so.
+    // A peer with a tip as high probably has it; if not, it answers so.
     let holders = cx.links.iter().filter(|(_, link)| link.height() >= height);
     let mut candidates = tip.announced_by.clone();
     candidates.extend(holders.map(|(id, _)| id));
@@ -123,7 +124,7 @@ fn ask_in_parts(cx: &mut Context, block: BlockId, patience: Option<Time>) {
         at = known.facts.parent;
     }
     for missing in path.into_iter().rev() {
-        // Only the newest may still come unasked.
+        // Only the newest may still be pushed.
         let patience = patience.filter(|_| missing == block);
         for link in &candidates {
             offer(cx, missing, BlockPart::Compact, *link, patience);
@@ -132,12 +133,12 @@ fn ask_in_parts(cx: &mut Context, block: BlockId, patience: Option<Time>) {
     cx.blocks.retry_at = Some(cx.now + RETRY);
 }
 
-/// `link` could be asked for the header of a block.
+/// Adds `link` to the candidates for a block's header.
 pub(super) fn offer_header(cx: &mut Context, block: BlockId, link: ConnectionId) {
     offer(cx, block, BlockPart::Header, link, None);
 }
 
-/// `link` could be asked for a part of a block.
+/// Adds `link` to the candidates for a part of a block.
 fn offer(
     cx: &mut Context,
     block: BlockId,
@@ -150,7 +151,7 @@ fn offer(
         return;
     }
     let Some(at) = cx.blocks.links.get(&link).map(|link| link.at) else { return };
-    // An upper bound of the answer. Headers first: what is wanted depends on them.
+    // An upper bound of the answer's size. Headers go first: they decide what is wanted.
     let (priority, bound) = match part {
         BlockPart::Header => (1, MAX_HEADER),
         _ => (0, MAX_FRAME),
@@ -162,7 +163,7 @@ fn offer(
     cx.links.wake(link, at.slot);
 }
 
-/// Other blocks of the same producer and slot whose bodies were fetched, or are on their way.
+/// Other blocks of the same producer and slot whose bodies are here or in flight.
 pub(super) fn rivals<'a>(
     cx: &'a Context,
     facts: &HeaderFacts,
@@ -177,7 +178,7 @@ pub(super) fn rivals<'a>(
     fetched.map(|known| &known.facts)
 }
 
-/// Whether fork choice puts a header above the executed tip.
+/// Whether fork choice ranks a header above the executed tip.
 pub(super) fn is_better(cx: &Context, facts: &HeaderFacts) -> bool {
     cx.tip.held().is_some_and(|held| cx.rules.compare(facts, held).is_gt())
 }

@@ -185,7 +185,7 @@ pub(super) fn said(cx: &mut Context, link: ConnectionId, setup: &Setup) {
     if let Some(record) = &setup.record
         && cx.book.learn(record, &address) == Learnt::New
     {
-        dialer::look_soon(cx);
+        dialer::refill_soon(cx);
     }
     // A peer that dials may say anything: only those that this node chose are believed. And where it is seen says
     // something about a listener only if it dialed from that one's socket.

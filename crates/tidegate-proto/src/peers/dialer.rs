@@ -240,7 +240,7 @@ pub(crate) fn expire(cx: &mut Context) {
 }
 
 /// Somebody is missing, or somebody new is in the book: not long until it is seen who can be dialed.
-pub(crate) fn look_soon(cx: &mut Context) {
+pub(crate) fn refill_soon(cx: &mut Context) {
     let interval = cx.config.limits.dial_interval;
     let next = cx.dialer.refilled.map_or(cx.now, |last| cx.now.max(last + interval));
     cx.dialer.refill = cx.dialer.refill.min(next);
@@ -287,7 +287,7 @@ fn refill(cx: &mut Context) {
         limits.dial_interval * 8
     };
     if !found && is_wanting(cx) {
-        exchange::hungry(cx);
+        exchange::ask_early(cx);
     }
     cx.dialer.refill = cx.now + cx.dialer.about(pause);
 }
@@ -550,7 +550,7 @@ pub(crate) fn closed(
             left_alone.insert(link.peer, cx.now + wait);
         }
     }
-    look_soon(cx);
+    refill_soon(cx);
     // Nobody wanted that.
     let unwanted = matches!(
         reason,

@@ -99,7 +99,7 @@ impl Exchange {
 }
 
 /// Peers are missing, and the book has nobody: those who were not asked lately are asked.
-pub(crate) fn hungry(cx: &mut Context) {
+pub(crate) fn ask_early(cx: &mut Context) {
     for link in cx.exchange.links.values_mut() {
         let due = link.last.map_or(cx.now, |last| last + link.pause);
         if link.next.is_some_and(|next| due < next) {
@@ -293,7 +293,7 @@ pub(crate) fn told_of(cx: &mut Context, link: ConnectionId, records: &[PeerRecor
     }
     let is_news = |record: &&PeerRecord| learn(cx, record, &source) == Ok(true);
     if records.iter().filter(is_news).count() > 0 {
-        dialer::look_soon(cx);
+        dialer::refill_soon(cx);
     }
 }
 
@@ -338,7 +338,7 @@ fn on_moved(cx: &mut Context, at: Instance, record: &PeerRecord) -> Result<(), V
         return Err(Violation::WrongRecord);
     }
     if cx.config.outbound > 0 && cx.book.learn(record, &source) == Learnt::New {
-        dialer::look_soon(cx);
+        dialer::refill_soon(cx);
     }
     Ok(())
 }
@@ -357,7 +357,7 @@ fn on_records(cx: &mut Context, at: Instance, records: &[PeerRecord]) -> Result<
         news |= learn(cx, record, &source)?;
     }
     if news {
-        dialer::look_soon(cx);
+        dialer::refill_soon(cx);
     }
     let wait = cx.exchange.about(CONTENT);
     let link = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;

@@ -1,9 +1,9 @@
-//! Answers to what peers ask.
+//! Answers peers' requests.
 //!
-//! A peer's requests are answered one after the other. What is not in memory is asked of the
-//! driver: once at a time for a peer, whatever it cancels, and a few blocks at a time over all
-//! peers, so serving costs a known amount of work and of memory. For blocks peers take turns; who
-//! does not read what it gets, or cancels it, waits for those that do.
+//! Requests of a peer are answered in order. What is not in memory is loaded by the driver: one
+//! load at a time per peer, even if it is cancelled, and a few blocks at a time over all peers, so
+//! that serving has bounded work and memory. Peers take turns for blocks; a peer that does not read
+//! its answers, or cancels them, comes after those that do.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -24,29 +24,29 @@ use crate::wire::{
     RpcMessage, RpcRequest, RpcWant,
 };
 
-/// How long a peer may keep a place while others wait, with the time that it takes at `RATE` to
-/// send what it has taken.
+/// How long a peer may hold a serving place while others wait, besides the time to send what it has
+/// read at `RATE`.
 const STALLED: Duration = Duration::from_secs(4);
-/// Bytes a second at which blocks should be read while others wait.
+/// The least rate in bytes per second at which blocks should be read while others wait.
 const RATE: u64 = 1 << 20;
-/// Pause after an answer that was made for nothing; doubled by each in a row.
+/// Pause after a wasted answer; doubled with each in a row.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause.
 const PAUSE_MOST: Duration = Duration::from_secs(5);
-/// Searches of the driver for peers that have gone: with more no other begins.
+/// Loads under way for closed connections; with more, no other starts.
 const FORGOTTEN: usize = 8;
 
-/// What one peer asks.
+/// Requests of one peer.
 #[derive(Debug, Default)]
 pub(super) struct Serving {
     /// The first is being answered.
     asked: VecDeque<Asked>,
-    /// The number that the peer's next request must at least have.
+    /// The least number that the peer's next request may have.
     expected: u64,
-    /// How many of its requests it has not cancelled.
+    /// Requests that it has not cancelled.
     cancels: u64,
     answer: Answer,
-    /// Answers in a row that were made for nothing, and when the next may begin.
+    /// Wasted answers in a row, and when the next may begin.
     wasted: u32,
     not_before: Option<Time>,
 }
@@ -58,21 +58,21 @@ struct Asked {
     cancelled: bool,
 }
 
-/// How far the answer to the peer's first request is.
+/// The state of the answer to the first request.
 #[derive(Debug, Default)]
 enum Answer {
-    /// It has not begun.
+    /// Not started.
     #[default]
     None,
-    /// The driver is looking for it.
+    /// The driver is loading it.
     Loading,
-    /// It is there, since when.
+    /// Ready to leave, since when.
     Ready(RpcMessage, Time),
-    /// The rest of a block, since when.
+    /// A block being sent, since when.
     Sending(Box<Sending>, Time),
 }
 
-/// What is asked of the driver.
+/// Loads by the driver.
 #[derive(Debug, Default)]
 pub(super) struct Loads {
     out: BTreeMap<u64, Loading>,
@@ -81,7 +81,7 @@ pub(super) struct Loads {
 
 #[derive(Debug)]
 struct Loading {
-    /// For whom; `None` if nobody waits for it any more.
+    /// The requester; `None` if it is gone.
     link: Option<ConnectionId>,
     is_block: bool,
 }
@@ -93,7 +93,7 @@ impl Loads {
 }
 
 impl Serving {
-    /// Whether it takes the memory of a block.
+    /// Whether it holds a block in memory.
     fn holds_block(&self) -> bool {
         let wants_block =
             || matches!(self.asked.front(), Some(Asked { want, .. }) if is_block(want));
@@ -105,12 +105,12 @@ impl Serving {
         }
     }
 
-    /// Whether a request has no answer, or not all of it.
+    /// Whether an answer is outstanding, or part of it.
     pub(super) fn owes(&self) -> bool {
         !self.asked.is_empty()
     }
 
-    /// When it has kept a place for too long, if nothing leaves until then.
+    /// When it has held its place for too long, if nothing leaves until then.
     fn stalled_at(&self) -> Option<Time> {
         match &self.answer {
             Answer::Ready(RpcMessage::Block(_), since) => Some(*since + STALLED),
@@ -122,12 +122,12 @@ impl Serving {
         }
     }
 
-    /// Whether nothing is made for this peer for a while.
+    /// Whether the peer is in a pause.
     fn pauses(&self, now: Time) -> bool {
         self.not_before.is_some_and(|until| until > now)
     }
 
-    /// What was looked for, or copied and hashed, was of no use.
+    /// A load, or a copied and hashed block, was wasted.
     fn wasted(&mut self, now: Time) {
         self.not_before = Some(now + (PAUSE * (1 << self.wasted.min(7))).min(PAUSE_MOST));
         self.wasted = self.wasted.saturating_add(1);
@@ -173,15 +173,15 @@ pub(super) fn on_cancel(cx: &mut Context, at: Instance, id: u32) -> Result<(), V
     let now = cx.now;
     let link = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     let serving = &mut link.serving;
-    // It may cross the answer, but there is one for a request. R16.5
+    // It may cross the answer, but each request has one cancel at most. R16.5
     serving.cancels = serving.cancels.checked_sub(1).ok_or(Violation::Empty)?;
     let Some(place) = serving.asked.iter().position(|asked| asked.id == id) else { return Ok(()) };
     serving.asked[place].cancelled = true;
     if place == 0 && !matches!(serving.answer, Answer::None) {
         serving.wasted(now);
     }
-    // What the driver is looking for cannot be stopped: its answer is awaited, or who asks and
-    // cancels in turn would have it look for any number of things.
+    // A load cannot be stopped. It is awaited, or a peer that requests and cancels in turn could
+    // cause any number of them.
     if place == 0 && !matches!(serving.answer, Answer::None | Answer::Loading) {
         serving.answer = Answer::Ready(failed(id, RpcError::Cancelled), now);
     }
@@ -198,7 +198,7 @@ pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
     next_turn(cx);
 }
 
-/// When this peer may be answered again, or when another has kept its place for long enough.
+/// When the peer may be answered again, or when another has held its place for too long.
 pub(super) fn deadline(cx: &Context, at: Instance) -> Option<Time> {
     let serving = &cx.rpc.links.get(&at.link)?.serving;
     let waits = matches!(serving.answer, Answer::None) && !serving.asked.is_empty();
@@ -212,6 +212,10 @@ pub(super) fn deadline(cx: &Context, at: Instance) -> Option<Time> {
     cx.rpc.links.values().filter_map(|link| link.serving.stalled_at()).min()
 }
 
+/// Answers the peer's first request, or continues to.
+///
+/// A cancelled request still gets its one `Failed`, and a block waits for the peer's turn before anything
+/// is copied or loaded for it, so that requests which are cancelled or never read cost little.
 pub(super) fn poll_answer(cx: &mut Context, at: Instance) -> Option<RpcMessage> {
     let now = cx.now;
     let serving = &mut cx.rpc.links.get_mut(&at.link)?.serving;
@@ -224,7 +228,7 @@ pub(super) fn poll_answer(cx: &mut Context, at: Instance) -> Option<RpcMessage> 
         Answer::Ready(message, _) => return Some(send(cx, at, message)),
         Answer::Sending(mut rest, since) => {
             let chunk = rest.next();
-            // The last one is the end of the request: the peer may send another when it is there.
+            // With the last chunk the request ends, and the peer may send another.
             if chunk.is_none() || rest.is_done() {
                 done(cx, at, true);
             } else {
@@ -262,8 +266,8 @@ pub(super) fn poll_answer(cx: &mut Context, at: Instance) -> Option<RpcMessage> 
     }
 }
 
-/// Whether it is this peer's turn to be given a block. One who keeps a place for too long makes
-/// room.
+/// Whether it is this peer's turn to be served a block. A peer that has held a place for too long
+/// loses it.
 fn has_turn(cx: &mut Context, at: Instance) -> bool {
     if !cx.rpc.queue.contains(&at.link) {
         cx.rpc.queue.push_back(at.link);
@@ -276,7 +280,7 @@ fn has_turn(cx: &mut Context, at: Instance) -> bool {
         return false;
     }
     cx.rpc.queue.retain(|waiting| *waiting != at.link);
-    // Another place may be free, or to be had.
+    // Another place may be free, or can be taken.
     next_turn(cx);
     true
 }
@@ -303,7 +307,7 @@ fn has_place(cx: &mut Context) -> bool {
     true
 }
 
-/// Of those that wait and can be sent something, the first of those who wasted least.
+/// Of the waiting peers that can be sent something, the first of those that wasted least.
 fn next_in_turn(cx: &Context) -> Option<Instance> {
     let waiting = cx.rpc.queue.iter().filter_map(|link| cx.rpc.links.get(link));
     let ready = waiting.filter(|link| {
@@ -313,14 +317,14 @@ fn next_in_turn(cx: &Context) -> Option<Instance> {
     ready.min_by_key(|link| link.serving.wasted).map(|link| link.at)
 }
 
-/// A place may be free, or somebody else's turn may have come.
+/// Wakes the peer whose turn it is, if a place may be free.
 pub(crate) fn next_turn(cx: &mut Context) {
     if let Some(at) = next_in_turn(cx) {
         cx.links.wake(at.link, at.slot);
     }
 }
 
-/// What is found becomes a message.
+/// The message for what was found.
 fn message(id: u32, found: Found, most: usize) -> RpcMessage {
     match found {
         Found::Headers(headers) => {
@@ -342,7 +346,7 @@ fn message(id: u32, found: Found, most: usize) -> RpcMessage {
     }
 }
 
-/// An answer leaves, or its first part does.
+/// Sends an answer, or its first part.
 fn send(cx: &mut Context, at: Instance, message: RpcMessage) -> RpcMessage {
     if let RpcMessage::Block(RpcBlock { id, body: Body::Whole(body) }) = &message {
         let (body, rest) = chunk::start(body);
@@ -359,7 +363,7 @@ fn send(cx: &mut Context, at: Instance, message: RpcMessage) -> RpcMessage {
     message
 }
 
-/// The peer's first request is answered; whether it got what it wanted.
+/// The first request is answered; `useful` if the peer got what it wanted.
 fn done(cx: &mut Context, at: Instance, useful: bool) {
     if let Some(link) = cx.rpc.links.get_mut(&at.link) {
         link.serving.asked.pop_front();
@@ -389,7 +393,7 @@ fn load(cx: &mut Context, at: Instance, want: RpcWant) {
     cx.outputs.push_back(Output::Load { request, what });
 }
 
-/// The driver has looked for what a peer asked.
+/// The driver has finished a load.
 pub(crate) fn loaded(cx: &mut Context, request: u64, found: Found) {
     let Some(load) = cx.rpc.loads.out.remove(&request) else { return };
     let most = body::largest(&cx.config);
@@ -402,7 +406,7 @@ pub(crate) fn loaded(cx: &mut Context, request: u64, found: Found) {
         cx.links.wake(waiting.at.link, waiting.at.slot);
     }
     if load.link.is_none() {
-        // Searches may have waited for that.
+        // Other loads may have been waiting.
         for link in cx.rpc.links.values().filter(|link| !link.serving.asked.is_empty()) {
             cx.links.wake(link.at.link, link.at.slot);
         }

@@ -26,7 +26,7 @@ use crate::wire::{
 const PATIENCE: Duration = Duration::from_millis(2_900);
 /// With two that answer nothing, of whom the first has a second and the next most of one: then the honest one
 /// has three round trips left for items, ids and items.
-const WITH_MUTE: Duration = Duration::from_millis(3_200);
+const WITH_UNRESPONSIVE: Duration = Duration::from_millis(3_200);
 const PLAYS: u64 = 3_000;
 
 struct Dice(Rng);
@@ -56,7 +56,7 @@ struct Play {
     honest: ConnectionId,
     liars: Vec<ConnectionId>,
     /// Those of them that answer nothing.
-    mute: Vec<ConnectionId>,
+    unresponsive: Vec<ConnectionId>,
     /// How long the honest one takes to answer, in milliseconds.
     far: u64,
     to_say: VecDeque<Said>,
@@ -115,10 +115,10 @@ impl Play {
             connect(&mut script, PeerId([20 + n as u8; 32]), far)
         });
         let liars = liars.collect::<Vec<_>>();
-        let mute = liars.iter().copied().filter(|_| dice.one_in(4)).collect();
+        let unresponsive = liars.iter().copied().filter(|_| dice.one_in(4)).collect();
         script.connection = ConnectionId(u64::MAX);
         script.elsewhere.clear();
-        Self { script, dice, block, honest, liars, mute, far, to_say: VecDeque::new() }
+        Self { script, dice, block, honest, liars, unresponsive, far, to_say: VecDeque::new() }
     }
 
     fn say(&mut self, link: ConnectionId, ms: u64, channel: u32, frame: Frame) {
@@ -235,7 +235,7 @@ impl Play {
             BlockWant::Items(_) => BlockPart::Items,
         };
         let mut answer = self.answer(link, &fetch.want);
-        if self.mute.contains(&link) {
+        if self.unresponsive.contains(&link) {
             return Vec::new();
         }
         match self.dice.below(6) {
@@ -345,7 +345,7 @@ impl Play {
         let began = self.script.now;
         while self.script.judged().is_empty() {
             let took = self.script.now.since(began);
-            let patience = if self.mute.is_empty() { PATIENCE } else { WITH_MUTE };
+            let patience = if self.unresponsive.is_empty() { PATIENCE } else { WITH_UNRESPONSIVE };
             assert!(took < patience, "the block is held up");
             while self.to_say.front().is_some_and(|said| said.at <= self.script.now) {
                 let Some(Said { link, channel, frame, .. }) = self.to_say.pop_front() else {

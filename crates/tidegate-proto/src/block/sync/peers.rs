@@ -1,4 +1,4 @@
-//! What is known of each peer that is asked while this node catches up: what it failed to deliver, and whether it
+//! What is known of each peer while this node catches up: which requests it failed, and whether it
 //! has delivered anything.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,68 +8,71 @@ use crate::id::{BlockId, ConnectionId};
 use crate::rules::HeaderFacts;
 use crate::time::Time;
 
-/// How long a peer that did not deliver is not asked for the same again; doubled each time.
-pub(super) const PASSED_OVER: Duration = Duration::from_secs(2);
-/// The same at most.
-const PASSED_OVER_MOST: Duration = Duration::from_secs(300);
+/// How long a peer that failed a request is not asked for the same again; doubled with each
+/// failure.
+pub(super) const BACKOFF: Duration = Duration::from_secs(2);
+/// The longest backoff.
+const MAX_BACKOFF: Duration = Duration::from_secs(300);
 
-/// What a peer is asked for.
+/// What is requested from a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
     Headers,
-    /// This one.
+    /// One body.
     Body(BlockId),
-    /// Some, in time.
+    /// Bodies in general, in time.
     Bodies,
 }
 
 impl What {
-    /// What the peer's failures with this say about: headers, or bodies of whatever block.
+    /// The kind of request that a failure counts against: headers, or bodies of any block.
     pub(super) fn kind(self) -> Self {
         if self == Self::Headers { self } else { Self::Bodies }
     }
 }
 
-/// What a peer did not deliver.
+/// Failed requests of one kind.
 #[derive(Clone, Copy, Debug, Default)]
 struct Failures {
-    /// How often in a row.
+    /// Failures in a row.
     count: u32,
-    /// Until when it is not asked again.
+    /// End of the backoff.
     until: Option<Time>,
 }
 
 impl Failures {
-    fn is_passed(self, now: Time) -> bool {
+    fn backs_off(self, now: Time) -> bool {
         self.until.is_some_and(|until| until > now)
     }
 
     fn is_none(self, now: Time) -> bool {
-        self.count == 0 && !self.is_passed(now)
+        self.count == 0 && !self.backs_off(now)
     }
 }
 
-/// What is known of one peer.
+/// One peer.
 #[derive(Debug, Default)]
 struct Peer {
     headers: Failures,
     bodies: Failures,
     of_block: BTreeMap<BlockId, Failures>,
-    /// Bytes of bodies for which there was no room, as it says: others are asked.
+    /// Sizes of bodies for which there was no room: they are requested from others.
     large: BTreeMap<BlockId, usize>,
-    /// It has delivered a body on this connection: others may be here only to be asked.
+    /// It has delivered a body on this connection: others may have connected only to occupy a
+    /// place.
     proven: bool,
-    /// It announced a header that is not far ahead, and to which there is no way header by header.
+    /// It announced a header that is near, but has too many unknown ancestors to be followed one by
+    /// one.
     unfollowed: bool,
-    /// When it was last asked for headers, counted in requests.
+    /// The number of the last request for headers to it.
     turn: Option<u64>,
 }
 
-/// All peers of which anything is known.
+/// All peers with any record.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     peers: BTreeMap<ConnectionId, Peer>,
-    /// How often any peer was asked for headers: they take turns.
+    /// The number of requests for headers to any peer: peers take turns.
     turn: u64,
 }
 
@@ -92,39 +95,40 @@ impl Peers {
         }
     }
 
-    /// Whether a peer is not asked for something now.
-    pub(super) fn is_passed(&self, link: ConnectionId, what: What, now: Time) -> bool {
-        self.failures_of(link, what).is_passed(now)
+    /// Whether a peer is in backoff for a kind of request.
+    pub(super) fn backs_off(&self, link: ConnectionId, what: What, now: Time) -> bool {
+        self.failures_of(link, what).backs_off(now)
     }
 
-    /// How often in a row a peer did not deliver something.
+    /// How many requests of a kind a peer failed in a row.
     pub(super) fn failures(&self, link: ConnectionId, what: What) -> u32 {
         self.failures_of(link, what).count
     }
 
-    /// A peer is not asked for something again for a while, ever longer.
-    pub(super) fn pass_over(&mut self, link: ConnectionId, what: What, now: Time) {
+    /// Starts a peer's backoff, doubled with each failure.
+    pub(super) fn back_off(&mut self, link: ConnectionId, what: What, now: Time) {
         let failures = self.failures_mut(link, what);
-        let wait = PASSED_OVER.saturating_mul(1 << failures.count.min(16)).min(PASSED_OVER_MOST);
+        let wait = BACKOFF.saturating_mul(1 << failures.count.min(16)).min(MAX_BACKOFF);
         failures.count = failures.count.saturating_add(1);
         failures.until = Some(now + wait);
     }
 
-    /// A peer did not deliver bodies, perhaps for good reasons: others are asked before it.
-    pub(super) fn disappointed(&mut self, link: ConnectionId) {
+    /// A peer failed to deliver a body, perhaps for a good reason: others come first, but it has no
+    /// backoff.
+    pub(super) fn failed(&mut self, link: ConnectionId) {
         let failures = self.failures_mut(link, What::Bodies);
         failures.count = failures.count.saturating_add(1);
     }
 
-    /// A peer has shown that it delivers.
+    /// A peer has delivered: its failures are forgotten.
     pub(super) fn forgive(&mut self, link: ConnectionId, what: What) {
         if self.peers.contains_key(&link) {
             *self.failures_mut(link, what) = Failures::default();
         }
     }
 
-    /// When the first of those that are passed over may be asked again.
-    pub(super) fn first_again(&self, now: Time) -> Option<Time> {
+    /// When the first backoff ends.
+    pub(super) fn next_retry(&self, now: Time) -> Option<Time> {
         let of = |peer: &Peer| {
             let of_block = peer.of_block.values().filter_map(|failures| failures.until);
             [peer.headers.until, peer.bodies.until].into_iter().flatten().chain(of_block).min()
@@ -132,7 +136,8 @@ impl Peers {
         self.peers.values().filter_map(of).filter(|at| *at > now).min()
     }
 
-    /// A peer has delivered a body: whoever failed with that block before is not to blame for it any more.
+    /// A peer has delivered a body: it is proven, and other peers' failures with that block are
+    /// forgiven.
     pub(super) fn delivered(&mut self, link: ConnectionId, block: BlockId) {
         self.forgive(link, What::Bodies);
         self.peers.entry(link).or_default().proven = true;
@@ -152,7 +157,7 @@ impl Peers {
         self.peers.values().any(|peer| peer.proven)
     }
 
-    /// Bytes of a body for which there was no room, as a peer says.
+    /// The size of a body for which there was no room, as told by the peer.
     pub(super) fn large(&self, link: ConnectionId, block: &BlockId) -> Option<usize> {
         self.peers.get(&link)?.large.get(block).copied()
     }
@@ -169,8 +174,8 @@ impl Peers {
         self.peers.entry(link).or_default().unfollowed = unfollowed;
     }
 
-    /// Whose turn it is to be asked for headers: the least first. A peer that has not been asked comes after
-    /// all that have, as if it had just been asked: leaving and coming back gives nobody a turn.
+    /// The order in which peers are asked for headers, lowest first. A peer that has not been asked
+    /// ranks as if it had just been asked, so that reconnecting gains nothing.
     pub(super) fn turn(&self, link: ConnectionId) -> (u64, bool) {
         match self.peers.get(&link).and_then(|peer| peer.turn) {
             Some(turn) => (turn, true),
@@ -183,7 +188,7 @@ impl Peers {
         self.peers.entry(link).or_default().turn = Some(self.turn);
     }
 
-    /// Forgets what peers did about blocks that are not missing, and what counts no more.
+    /// Forgets records about blocks that are no longer missing.
     pub(super) fn prune(&mut self, missing: &[HeaderFacts], now: Time) {
         let is_empty = |peer: &Peer| peer.large.is_empty() && peer.of_block.is_empty();
         if self.peers.values().all(is_empty) {
@@ -199,7 +204,7 @@ impl Peers {
         }
     }
 
-    /// A link is gone.
+    /// A connection is gone.
     pub(super) fn link_down(&mut self, link: ConnectionId) {
         self.peers.remove(&link);
     }
