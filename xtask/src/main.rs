@@ -12,6 +12,7 @@ mod suites;
 mod system;
 mod tidy;
 mod vectors;
+mod web;
 
 const USAGE: &str = "\
 usage: cargo xtask <command>
@@ -29,6 +30,7 @@ usage: cargo xtask <command>
   bench transport [--quick]
                       measure the transport and nodes beside other stacks; bench/README.md
   transports          run the conformance suite on the transports outside of the workspace
+  web                 run the tests of web/, compiled to WebAssembly, under Node
   tidy                check the length of files and functions, and that each
                       requirement of the specification has its code and a test
 ";
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         ["fuzz", seconds] => number(seconds).and_then(suites::fuzz),
         ["bench", "transport", flags @ ..] => suites::bench(flags),
         ["transports"] => suites::transports(),
+        ["web"] => web::test(),
         ["tidy"] => tidy::check(),
         _ => Err(USAGE.to_owned()),
     };

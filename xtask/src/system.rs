@@ -1,8 +1,9 @@
 //! What the tests need of the operating system, installed where that is possible.
 
+use std::path::PathBuf;
 use std::process::Command;
 
-use crate::{Result, run};
+use crate::{Result, run, target};
 
 /// Whether a program is there.
 pub(crate) fn has(program: &str) -> bool {
@@ -26,6 +27,29 @@ pub(crate) fn install(what: &str, packages: &[&str]) -> Result {
     // The lists may be older than the packages, or not there at all.
     let installed = apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install)));
     installed.map_err(|error| format!("{missing}\n({error})"))
+}
+
+/// A program out of a Python package, in one version. Such packages have it built for each platform,
+/// where building it here would take minutes.
+pub(crate) fn wheel(package: &str, version: &str, program: &str) -> Result<PathBuf> {
+    let folder = target().join("tools").join(format!("{package}-{version}"));
+    let path = folder.join(program);
+    let runs = || Command::new(&path).arg("--version").output().is_ok_and(|o| o.status.success());
+    if runs() {
+        return Ok(path);
+    }
+    let pip = || {
+        let mut python = Command::new("python3");
+        python.args(["-m", "pip"]).env("PIP_ROOT_USER_ACTION", "ignore");
+        python
+    };
+    if !pip().arg("--version").output().is_ok_and(|output| output.status.success()) {
+        install("pip", &["python3-pip"])?;
+    }
+    eprintln!("installing {package} {version} into {}", folder.display());
+    let install = ["install", "--quiet", "--no-deps", "--only-binary", ":all:", "--target"];
+    run(pip().args(install).arg(&folder).arg(format!("{package}=={version}")))?;
+    if runs() { Ok(path) } else { Err(format!("{} does not run here", path.display())) }
 }
 
 /// Why there are no network namespaces here, if so: in some containers they are forbidden.

@@ -135,7 +135,7 @@ fn phrase(line: &str) -> Option<String> {
 /// All Rust files of the project.
 pub(crate) fn sources() -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for folder in ["crates", "xtask", "fuzz", "bench", "transports"] {
+    for folder in ["crates", "xtask", "fuzz", "bench", "transports", "web"] {
         collect(&root().join(folder), &mut files)?;
     }
     files.sort();

@@ -99,7 +99,7 @@ pub struct Report {
     pub trace: Option<[u8; 32]>,
     /// How far virtual time came.
     pub virtual_time: Duration,
-    /// How long it took.
+    /// How long it took; zero where the platform has no clock, as on `wasm32-unknown-unknown`.
     pub wall: Duration,
     /// Things that happened.
     pub events: u64,
