@@ -18,6 +18,7 @@ use bytes::Bytes;
 
 use crate::channel::{Channel as ChannelTrait, Context, Kind};
 use crate::config::Config;
+use crate::control;
 use crate::id::{ConnectionId, Digest, PeerId};
 use crate::io::Output;
 use crate::link::Instance;
@@ -128,7 +129,7 @@ fn link_to(cx: &mut Context, peer: &PeerId) -> Option<Instance> {
 /// Whether there may soon be signals on a connection to a peer: of two connections the one that stays may be up
 /// after the other's end.
 fn is_coming(cx: &Context, peer: &PeerId) -> bool {
-    cx.links.iter().any(|(_, link)| link.peer == *peer && !link.up && link.ending().is_none())
+    cx.links.iter().any(|(id, link)| link.peer == *peer && !link.up && !control::is_over(cx, id))
 }
 
 fn peer_of(cx: &Context, connection: ConnectionId) -> Option<PeerId> {

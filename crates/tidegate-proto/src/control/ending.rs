@@ -158,10 +158,13 @@ pub(crate) fn moved(cx: &mut Context, link: ConnectionId, address: Address) {
 
 /// The transport says that a connection is gone: why it ended.
 pub(crate) fn closed(cx: &mut Context, link: ConnectionId) -> Disconnect {
+    // Before its channels go down: they ask which connection is left, and this one replaces none any more.
+    let stage = cx.control.links.get_mut(&link);
+    let stage = stage.map(|l| std::mem::replace(&mut l.stage, Stage::Closed(Disconnect::Lost)));
     bring_down(cx, link);
     // R5.3.4
     let waiting = waiting_for(cx, link);
-    let stage = cx.control.links.remove(&link).map(|link| link.stage);
+    cx.control.links.remove(&link);
     for newer in waiting {
         cx.control.waiting -= 1;
         enter(cx, newer);

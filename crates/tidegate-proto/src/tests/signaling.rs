@@ -153,6 +153,64 @@ fn signals_arrive_once_while_a_connection_is_replaced() {
     }
 }
 
+/// R18.4: a connection that is lost or ended by its peer is no longer waited for.
+#[test]
+fn a_signal_on_a_connection_that_ends_fails_at_once() {
+    for (n, ms, goodbye, why) in [
+        (RECEIVER, 10, false, SignalError::NotConnected),
+        (RECEIVER, 10, true, SignalError::NotConnected),
+        (ASKER, 3, false, SignalError::NoRelay),
+    ] {
+        let mut net = chain();
+        net.stalled.insert((RECEIVER, SIGNAL));
+        signal(&mut net, 1, [ASKER, RELAY, RECEIVER], &payload(1));
+        net.run_ms(ms);
+        let peer = net.peer(RELAY);
+        if goodbye {
+            net.run_ms(10);
+            net.command(n, crate::io::Command::Disconnect { peer });
+        } else {
+            net.reset(n, RELAY);
+        }
+        net.run(Duration::from_secs(1));
+        let told = net.hosts[ASKER].signaled.get(&SignalId(1)).copied();
+        assert_eq!(told, Some(Err(why)), "{n}, goodbye: {goodbye}");
+    }
+}
+
+/// R18.10 where the better connection is lost and the other is there still (R5.3.11).
+#[test]
+fn a_signal_goes_on_by_the_older_connection_when_the_better_one_is_lost() {
+    use crate::io::{Connected, Direction, Path};
+    let mut script = Script::alone();
+    let asker = script.another_peer();
+    let connect_by = |script: &mut Script, id, path| {
+        let id = ConnectionId(id);
+        script.connection = id;
+        script.take();
+        let address = crate::id::Address(Bytes::from_static(b"here"));
+        let binding = super::script::binding(id);
+        let connected = Connected::new(id, PEER, Direction::Inbound, address, binding);
+        script.input(Input::Connected(connected.by(path)));
+        script.shake_hands();
+        id
+    };
+    let older = connect_by(&mut script, 50, Path::Relayed);
+    // One is under way on it, so that it stays.
+    script.send_on(asker, SIGNAL, &carry(PEER));
+    let newer = connect_by(&mut script, 51, Path::Direct);
+    script.send_on(asker, SIGNAL, &carry(PEER));
+    assert_eq!(script.received::<SignalMessage>(SIGNAL).len(), 1, "by the better one");
+    script.close(newer);
+    script.wait(100);
+    let sent = |to| {
+        let to = script.elsewhere.iter().filter(move |(at, c, _)| (*at, *c) == (to, SIGNAL));
+        to.count()
+    };
+    // The asker is not told that it is lost either.
+    assert_eq!((sent(older), sent(asker)), (1, 0));
+}
+
 /// A receiver that has just come back is as good as there, and so is a relay.
 #[test]
 fn a_signal_waits_for_a_connection_that_is_coming_up() {
