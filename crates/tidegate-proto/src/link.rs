@@ -292,6 +292,10 @@ impl Links {
         self.links.get_mut(&id)
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.links.len()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Link)> + Clone {
         self.links.iter().map(|(id, link)| (*id, link))
     }

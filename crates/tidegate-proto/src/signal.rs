@@ -12,14 +12,14 @@
 //! over, and never more than it has given permits for. What a payload says is the transports' own business:
 //! nothing in here proves who made it, only who gave it to the relay, and that in the relay's words.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
 use crate::channel::{Channel as ChannelTrait, Context, Kind};
 use crate::config::Config;
 use crate::control;
-use crate::id::{ConnectionId, Digest, PeerId};
+use crate::id::{ConnectionId, Digest, PeerId, SignalId};
 use crate::io::Output;
 use crate::link::Instance;
 use crate::permit::Terms;
@@ -32,19 +32,19 @@ use crate::wire::{
 
 mod numbered;
 mod own;
-mod waiting;
+mod turns;
 
 use numbered::Numbered;
 use own::Own;
-pub(crate) use own::ask;
-use waiting::{Of, Waiting};
+pub(crate) use own::{OUT, WAITING, ask};
+use turns::Turns;
 
 /// Permits that go back at once; after them one each [`Limits::signal_interval`](crate::Limits::signal_interval). An
 /// offer, its answer and a few candidates of each of two connections.
 const BURST: u32 = 16;
 
-/// The most that this node has out at one peer of each kind, however many permits the peer gives: with a signal
-/// answered each 100 ms, more would only wait there.
+/// The most that this node delivers to one peer at a time, however many permits the peer gives: with a signal answered
+/// each 100 ms, more would only wait there.
 pub(crate) const MOST_OUT: u32 = 16;
 
 /// What is carried, for whom, and what this node has others carry.
@@ -52,10 +52,15 @@ pub(crate) const MOST_OUT: u32 = 16;
 pub(crate) struct Signals {
     links: BTreeMap<ConnectionId, SignalLink>,
     /// What waits for a permit, by receiver: of whichever connection to it comes first to have one.
-    waiting: BTreeMap<PeerId, Waiting>,
+    waiting: BTreeMap<PeerId, Turns<ConnectionId, u32>>,
     /// What this node wants to have carried, by relay.
-    own: BTreeMap<PeerId, VecDeque<Own>>,
+    own: BTreeMap<PeerId, own::Queue>,
+    /// When its transports are told that it took too long.
+    deadlines: BTreeSet<(Time, SignalId)>,
 }
+
+/// A signal of a peer: the connection it came on, and its number there.
+type Of = (ConnectionId, u32);
 
 /// What a peer asks of this node, and this node of the peer.
 #[derive(Debug)]
@@ -67,16 +72,14 @@ struct SignalLink {
     carries: BTreeMap<u32, Carrying>,
     next_carry: u32,
     answers: Pace,
-    /// For whom something was delivered to the peer last.
-    turn: Option<ConnectionId>,
     /// What was delivered to the peer, unless its asker is gone or was answered.
     deliveries: Numbered<Option<Of>>,
-    /// What the peer delivered, in the order in which its permits go back.
-    taken: VecDeque<u32>,
+    /// What the peer delivered, in the order in which its permits go back, and what became of it.
+    taken: VecDeque<(u32, SignalFate)>,
     next_delivery: u32,
     takes: Pace,
-    /// What this node has asked the peer to carry.
-    asked: Numbered<Own>,
+    /// What this node has asked the peer to carry, unless its transport was told that it took too long.
+    asked: Numbered<Option<Own>>,
 }
 
 /// A signal of a peer on its way through this node.
@@ -108,7 +111,6 @@ impl SignalLink {
             carries: BTreeMap::new(),
             next_carry: 0,
             answers: Pace::default(),
-            turn: None,
             deliveries: Numbered::default(),
             taken: VecDeque::new(),
             next_delivery: 0,
@@ -120,7 +122,7 @@ impl SignalLink {
 
 /// The newest connection to a peer on which there are signals, and which no other replaces.
 fn link_to(cx: &mut Context, peer: &PeerId) -> Option<Instance> {
-    cx.stats.worked(cx.signals.links.len() as u64);
+    cx.stats.worked((cx.signals.links.len() + cx.links.len()) as u64);
     let is = |link: &&SignalLink| cx.links.get(link.at.link).is_some_and(|l| l.peer == *peer);
     let mut links = cx.signals.links.values().rev().filter(is).map(|link| link.at);
     links.find(|at| !cx.control.is_replaced(at.link))
@@ -128,8 +130,34 @@ fn link_to(cx: &mut Context, peer: &PeerId) -> Option<Instance> {
 
 /// Whether there may soon be signals on a connection to a peer: of two connections the one that stays may be up
 /// after the other's end.
-fn is_coming(cx: &Context, peer: &PeerId) -> bool {
+fn is_coming(cx: &mut Context, peer: &PeerId) -> bool {
+    cx.stats.worked(cx.links.len() as u64);
     cx.links.iter().any(|(id, link)| link.peer == *peer && !link.up && !control::is_over(cx, id))
+}
+
+/// The channels of a connection have come up or gone down: what waits for the peer goes by the connection that is
+/// left, or fails if none is or if the peer takes no signals. R18.4, R18.10
+pub(crate) fn review(cx: &mut Context, connection: ConnectionId) {
+    let Some(peer) = peer_of(cx, connection) else { return };
+    if !cx.signals.waiting.contains_key(&peer) && !cx.signals.own.contains_key(&peer) {
+        return;
+    }
+    let link = link_to(cx, &peer);
+    if link.is_none() && is_coming(cx, &peer) {
+        return;
+    }
+    let theirs = link.and_then(|at| Some(cx.signals.links.get(&at.link)?.terms.theirs.clone()));
+    if let Some(at) = link {
+        cx.links.wake(at.link, at.slot);
+    }
+    if theirs.as_ref().is_none_or(|theirs| theirs.bodies == 0) {
+        let fate = theirs.as_ref().map_or(SignalFate::NotConnected, |_| SignalFate::Unwanted);
+        let waiting = cx.signals.waiting.remove(&peer).into_iter().flat_map(Turns::into_all);
+        waiting.for_each(|of| settle(cx, of, fate));
+    }
+    if theirs.is_none_or(|theirs| theirs.requests == 0) {
+        own::lost(cx, &peer);
+    }
 }
 
 fn peer_of(cx: &Context, connection: ConnectionId) -> Option<PeerId> {
@@ -170,8 +198,6 @@ impl ChannelTrait for Channel {
 
     fn on_up(cx: &mut Context, at: Instance, terms: &Terms) {
         cx.signals.links.insert(at.link, SignalLink::new(at, terms.clone()));
-        // For what could not leave on another connection to the peer.
-        cx.links.wake(at.link, at.slot);
     }
 
     fn on_down(cx: &mut Context, at: Instance) {
@@ -179,22 +205,11 @@ impl ChannelTrait for Channel {
         for (number, carrying) in &gone.carries {
             abandon(cx, (at.link, *number), &carrying.to, carrying.stage);
         }
-        let Some(peer) = peer_of(cx, at.link) else { return };
-        let again = gone.deliveries.into_values().flatten();
-        let successor = link_to(cx, &peer);
-        if successor.is_some() || is_coming(cx, &peer) {
-            // What has not left, or was not answered, goes by that one.
-            again.for_each(|of| wait_again(cx, of));
-            own::ask_again(cx, peer, gone.asked.into_values());
-            if let Some(at) = successor {
-                cx.links.wake(at.link, at.slot);
-            }
-            return;
+        // What was not answered goes by another connection, or fails if there is none: see `review`.
+        gone.deliveries.into_values().flatten().for_each(|of| wait_again(cx, of));
+        if let Some(peer) = peer_of(cx, at.link) {
+            own::ask_again(cx, peer, gone.asked.into_values().flatten());
         }
-        let waiting = cx.signals.waiting.remove(&peer).into_iter().flat_map(Waiting::into_all);
-        again.chain(waiting).for_each(|of| settle(cx, of, SignalFate::NotConnected));
-        let own = cx.signals.own.remove(&peer).into_iter().flatten();
-        own::lost(cx, gone.asked.into_values().chain(own));
     }
 
     fn was_asked(message: &SignalMessage) -> bool {
@@ -287,7 +302,7 @@ fn receive(cx: &mut Context, of: Of, to: PeerId, payload: &Bytes) -> Stage {
         }
         _ => {}
     }
-    cx.signals.waiting.entry(to).or_default().push(of);
+    cx.signals.waiting.entry(to).or_default().push(of.0, of.1);
     if let Some(at) = receiver {
         cx.links.wake(at.link, at.slot);
     }
@@ -300,7 +315,7 @@ fn wait_again(cx: &mut Context, of: Of) {
     if let Some(carrying) = asker.and_then(|link| link.carries.get_mut(&of.1)) {
         carrying.stage = Stage::Waits;
         let to = carrying.to;
-        cx.signals.waiting.entry(to).or_default().push(of);
+        cx.signals.waiting.entry(to).or_default().push(of.0, of.1);
     }
 }
 
@@ -312,10 +327,16 @@ fn on_deliver(cx: &mut Context, at: Instance, delivery: Delivery) -> Result<(), 
     if link.taken.len() >= link.terms.ours.bodies as usize {
         return Err(Violation::BodyPermit);
     }
-    link.taken.push_back(link.next_delivery);
-    link.next_delivery = link.next_delivery.wrapping_add(1);
     let Delivery { from, payload } = delivery;
-    cx.outputs.push_back(Output::Signal { via, from, payload });
+    // Whom this node would refuse is refused here, before its transports begin anything; and so is the name of this
+    // node itself, which no relay gives to what another says.
+    let may = from != cx.config.peer && cx.peers.may_meet(&cx.config, &from, cx.now);
+    let fate = if may { SignalFate::Taken } else { SignalFate::Unwanted };
+    link.taken.push_back((link.next_delivery, fate));
+    link.next_delivery = link.next_delivery.wrapping_add(1);
+    if may {
+        cx.outputs.push_back(Output::Signal { via, from, payload });
+    }
     cx.links.wake(at.link, at.slot);
     Ok(())
 }
@@ -347,7 +368,7 @@ fn abandon(cx: &mut Context, of: Of, to: &PeerId, stage: Stage) {
     match stage {
         Stage::Waits => {
             if let Some(waiting) = cx.signals.waiting.get_mut(to) {
-                waiting.remove(of);
+                waiting.retain(|asker, number| (*asker, *number) != of);
                 forget_if_empty(cx, to);
             }
         }
@@ -363,7 +384,7 @@ fn abandon(cx: &mut Context, of: Of, to: &PeerId, stage: Stage) {
 }
 
 fn forget_if_empty(cx: &mut Context, receiver: &PeerId) {
-    if cx.signals.waiting.get(receiver).is_some_and(Waiting::is_empty) {
+    if cx.signals.waiting.get(receiver).is_some_and(Turns::is_empty) {
         cx.signals.waiting.remove(receiver);
     }
 }
@@ -398,10 +419,10 @@ fn poll_answer(cx: &mut Context, at: Instance) -> Option<SignalMessage> {
         return Some(SignalMessage::Carried(settled));
     }
     if link.takes.next(BURST, interval) <= now
-        && let Some(number) = link.taken.pop_front()
+        && let Some((number, fate)) = link.taken.pop_front()
     {
         link.takes.take(interval, now);
-        return Some(SignalMessage::Delivered(Settled { number, fate: SignalFate::Taken }));
+        return Some(SignalMessage::Delivered(Settled { number, fate }));
     }
     None
 }
@@ -411,19 +432,32 @@ fn poll_delivery(cx: &mut Context, at: Instance) -> Option<Delivery> {
     let receiver = peer_of(cx, at.link)?;
     let link = cx.signals.links.get(&at.link)?;
     let is_full = link.deliveries.len() >= link.terms.theirs.bodies.min(MOST_OUT) as usize;
-    if is_full || !cx.signals.waiting.contains_key(&receiver) || cx.control.is_replaced(at.link) {
+    if is_full || !cx.signals.waiting.contains_key(&receiver) {
         return None;
     }
-    let of = cx.signals.waiting.get_mut(&receiver)?.pop(link.turn)?;
-    forget_if_empty(cx, &receiver);
+    cx.stats.worked(cx.links.len() as u64);
+    if cx.control.is_replaced(at.link) {
+        return None;
+    }
+    let of = next_for(cx, &receiver)?;
     let from = peer_of(cx, of.0)?;
     let link = cx.signals.links.get_mut(&at.link)?;
-    link.turn = Some(of.0);
     let number = link.deliveries.push(Some(of), cx.now);
     let carrying = cx.signals.links.get_mut(&of.0)?.carries.get_mut(&of.1)?;
     carrying.stage = Stage::Delivered((at.link, number));
     // R18.5
     Some(Delivery { from, payload: carrying.payload.clone() })
+}
+
+/// What is delivered next to a receiver: nothing that is late, though its asker was not told yet.
+fn next_for(cx: &mut Context, receiver: &PeerId) -> Option<Of> {
+    let (signals, now) = (&mut cx.signals, cx.now);
+    let next = std::iter::from_fn(|| signals.waiting.get_mut(receiver)?.pop(|_| true)).find(|of| {
+        let asker = signals.links.get(&of.0);
+        asker.and_then(|link| link.carries.get(&of.1)).is_some_and(|it| it.until > now)
+    });
+    forget_if_empty(cx, receiver);
+    next
 }
 
 #[cfg(test)]
@@ -434,6 +468,6 @@ impl Signals {
             link.carries.len() + link.taken.len() + link.deliveries.len() + link.asked.len()
         };
         let links: usize = self.links.values().map(of).sum();
-        links + self.waiting.len() + self.own.len()
+        links + self.waiting.len() + self.own.len() + self.deadlines.len()
     }
 }

@@ -581,7 +581,7 @@ impl World {
                 }
                 Output::Store { request, write } => self.keep(node, request, write),
                 Output::Signal { via, from, payload } => self.signal(node, [via, from], &payload),
-                Output::Signaled { id, .. } => self.signaled(node, id),
+                Output::Signaled { id, result } => self.signaled(node, id, result),
                 // In a network that is wired records mean nothing; answers to `publish` nowhere.
                 Output::Sign { .. } | Output::Published { .. } => {}
                 output => panic!("the world does not know {output:?}"),

@@ -64,7 +64,7 @@ pub struct Limits {
     /// Signals that a peer may carry to this node and that it has not said it has taken.
     pub signals_taken: u32,
     /// How long a signal may wait at this node for its receiver. Of a dial's time it leaves the receiver enough for
-    /// an answer.
+    /// an answer. This node's own signals wait twice as long, so that the relay's answer comes first.
     pub signal_patience: Duration,
     /// How long a permit for a signal is held back when one peer has many of them.
     pub signal_interval: Duration,
@@ -210,8 +210,8 @@ impl Default for Limits {
 pub(super) const MOST: u32 = 1 << 30;
 /// The most connections of a kind: more than one machine serves.
 pub(super) const CONNECTIONS: u32 = 1 << 16;
-/// Signals of one peer: each is kept for seconds.
-const SIGNALS: u32 = 1 << 16;
+/// Signals of one peer: each is kept for seconds, and a few dozen are more than any transport has to say at once.
+const SIGNALS: u32 = 64;
 /// The most buckets of the address book: their numbers have 16 bits.
 const BUCKETS: u32 = 1 << 15;
 /// The longest time: nothing is waited for beyond a year.

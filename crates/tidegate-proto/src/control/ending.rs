@@ -7,6 +7,7 @@ use crate::id::{Address, ConnectionId};
 use crate::io::{Disconnect, Event, Output};
 use crate::link::{Ending, Instance};
 use crate::peers::{self, dialer};
+use crate::signal;
 use crate::timers::Timer;
 use crate::violation::Violation;
 use crate::wire::{Goodbye, Refusal};
@@ -120,6 +121,7 @@ pub(super) fn bring_down(cx: &mut Context, link: ConnectionId) {
     peers::leaves(cx, link);
     record::gone(cx, link);
     unreplace(cx, link);
+    signal::review(cx, link);
 }
 
 /// A connection is at its end that has taken the place of another, or was about to: unless one more has taken its

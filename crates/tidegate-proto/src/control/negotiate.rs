@@ -6,6 +6,7 @@ use crate::id::ConnectionId;
 use crate::io::{NotShared, Output};
 use crate::link::{Instance, Slot};
 use crate::permit::Terms;
+use crate::signal;
 use crate::violation::Violation;
 use crate::wire::{Grant, Offer, Raise, Setup};
 
@@ -85,6 +86,7 @@ pub(super) fn open_agreed(cx: &mut Context, link: ConnectionId, setup: &Setup) -
         cx.links.wake(at.link, at.slot);
         cx.outputs.push_back(Output::Open { connection: link, channel });
     }
+    signal::review(cx, link);
     unshared
 }
 

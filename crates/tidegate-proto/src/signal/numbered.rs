@@ -35,6 +35,14 @@ impl<T> Numbered<T> {
         self.out.get_mut(&number).map(|(value, _)| value)
     }
 
+    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+        self.out.values().map(|(value, _)| value)
+    }
+
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.out.values_mut().map(|(value, _)| value)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.out.len()
     }

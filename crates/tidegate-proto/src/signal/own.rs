@@ -1,10 +1,9 @@
 //! What this node's transports have to say, on its way to the peer that is to carry it.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 
-use super::{MOST_OUT, is_coming, link_to};
+use super::turns::Turns;
+use super::{is_coming, link_to, peer_of};
 use crate::channel::Context;
 use crate::id::{PeerId, SignalId};
 use crate::io::{Output, SignalError};
@@ -13,23 +12,46 @@ use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::{Carry, MAX_SIGNAL, Settled, SignalFate};
 
-/// Signals that wait for one relay's permits: four times as many as it gives by default.
-const WAITING: usize = 16;
+/// The most that one relay is to carry at a time, however many permits it gives: an offer and three candidates.
+pub(crate) const OUT: u32 = 4;
+
+/// Signals that wait for one relay's permits: as much again for two receivers.
+pub(crate) const WAITING: usize = 2 * WAITING_FOR_ONE;
+
+/// Of these, signals for one receiver: the rest is for others.
+const WAITING_FOR_ONE: usize = OUT as usize;
 
 #[derive(Debug)]
 pub(super) struct Own {
     id: SignalId,
     to: PeerId,
     payload: Bytes,
+    /// When its transport is told that it came to nothing.
     until: Time,
 }
+
+/// Signals that wait for one relay's permits, by receiver.
+pub(super) type Queue = Turns<PeerId, Own>;
 
 /// A transport of this node has something to say to one of its kind, by way of a peer that both are connected
 /// to, or to that peer itself.
 pub(crate) fn ask(cx: &mut Context, id: SignalId, (via, to): (PeerId, PeerId), payload: Bytes) {
-    let until = cx.now + cx.config.limits.signal_patience;
-    if let Err(error) = queue(cx, via, Own { id, to, payload, until }) {
-        cx.outputs.push_back(Output::Signaled { id, result: Err(error) });
+    // A relay answers after `signal_patience` at the latest: its answer says more than this node's own.
+    let until = cx.now + 2 * cx.config.limits.signal_patience;
+    match queue(cx, via, Own { id, to, payload, until }) {
+        Ok(()) => _ = cx.signals.deadlines.insert((until, id)),
+        Err(error) => tell(cx, (until, id), Err(error)),
+    }
+}
+
+fn tell(cx: &mut Context, (until, id): (Time, SignalId), result: Result<(), SignalError>) {
+    cx.signals.deadlines.remove(&(until, id));
+    cx.outputs.push_back(Output::Signaled { id, result });
+}
+
+impl Own {
+    fn key(&self) -> (Time, SignalId) {
+        (self.until, self.id)
     }
 }
 
@@ -43,10 +65,10 @@ fn queue(cx: &mut Context, via: PeerId, own: Own) -> Result<(), SignalError> {
         return Err(SignalError::NoRelay);
     }
     let queue = cx.signals.own.entry(via).or_default();
-    if queue.len() >= WAITING {
+    if queue.values().count() >= WAITING || queue.of(&own.to) >= WAITING_FOR_ONE {
         return Err(SignalError::Busy);
     }
-    queue.push_back(own);
+    queue.push(own.to, own);
     if let Some(at) = relay {
         cx.links.wake(at.link, at.slot);
     }
@@ -55,21 +77,30 @@ fn queue(cx: &mut Context, via: PeerId, own: Own) -> Result<(), SignalError> {
 
 /// The next for the peer, if it has a permit left for it. R18.1
 pub(super) fn poll(cx: &mut Context, at: Instance) -> Option<Carry> {
-    let relay = super::peer_of(cx, at.link)?;
+    let relay = peer_of(cx, at.link)?;
     let link = cx.signals.links.get(&at.link)?;
-    let is_full = link.asked.len() >= link.terms.theirs.requests.min(MOST_OUT) as usize;
-    if is_full || !cx.signals.own.contains_key(&relay) || cx.control.is_replaced(at.link) {
+    let permits = link.terms.theirs.requests.min(OUT) as usize;
+    if link.asked.len() >= permits || !cx.signals.own.contains_key(&relay) {
         return None;
     }
-    let queue = cx.signals.own.get_mut(&relay)?;
-    let own = queue.pop_front();
-    if queue.is_empty() {
-        cx.signals.own.remove(&relay);
+    cx.stats.worked(cx.links.len() as u64);
+    if cx.control.is_replaced(at.link) {
+        return None;
     }
-    let own = own?;
-    let carry = Carry { to: own.to, payload: own.payload.clone() };
-    cx.signals.links.get_mut(&at.link)?.asked.push(own, cx.now);
+    // One permit is left for others than a receiver that does not answer.
+    let share = permits.saturating_sub(1).max(1);
+    let asked = |to: &PeerId| link.asked.values().flatten().filter(|own| own.to == *to).count();
+    let (to, own) = cx.signals.own.get_mut(&relay)?.pop(|to| asked(to) < share)?;
+    forget_if_empty(cx, &relay);
+    let carry = Carry { to, payload: own.payload.clone() };
+    cx.signals.links.get_mut(&at.link)?.asked.push(Some(own), cx.now);
     Some(carry)
+}
+
+fn forget_if_empty(cx: &mut Context, relay: &PeerId) {
+    if cx.signals.own.get(relay).is_some_and(Turns::is_empty) {
+        cx.signals.own.remove(relay);
+    }
 }
 
 /// The peer says what became of one.
@@ -80,19 +111,22 @@ pub(super) fn on_carried(
 ) -> Result<(), Violation> {
     let link = cx.signals.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     // R18.3
-    let id = link.asked.remove(settled.number).ok_or(Violation::Unasked)?.id;
+    let own = link.asked.remove(settled.number).ok_or(Violation::Unasked)?;
+    cx.links.wake(at.link, at.slot);
     let result = match settled.fate {
         SignalFate::Taken => Ok(()),
         SignalFate::NotConnected => Err(SignalError::NotConnected),
         SignalFate::Unwanted => Err(SignalError::Unwanted),
         SignalFate::Busy => Err(SignalError::Busy),
     };
-    cx.outputs.push_back(Output::Signaled { id, result });
-    cx.links.wake(at.link, at.slot);
+    if let Some(own) = own {
+        tell(cx, own.key(), result);
+    }
     Ok(())
 }
 
-/// The connection to a relay is gone, and another takes its place: it may not have seen the last ones. R18.10
+/// The connection to a relay is gone: what it has not answered may not have arrived, and goes by another if there is
+/// one. R18.10
 pub(super) fn ask_again(
     cx: &mut Context,
     relay: PeerId,
@@ -100,30 +134,37 @@ pub(super) fn ask_again(
 ) {
     // They have waited for longer than those that have not left.
     for own in asked.rev() {
-        cx.signals.own.entry(relay).or_default().push_front(own);
+        cx.signals.own.entry(relay).or_default().push_front(own.to, own);
     }
 }
 
-/// The connection to the last relay is gone that these were to go by, or have gone by.
-pub(super) fn lost(cx: &mut Context, lost: impl Iterator<Item = Own>) {
-    let result = Err(SignalError::NoRelay);
-    cx.outputs.extend(lost.map(|own| Output::Signaled { id: own.id, result }));
+/// There is no way to a relay any more.
+pub(super) fn lost(cx: &mut Context, relay: &PeerId) {
+    for (_, own) in cx.signals.own.remove(relay).into_iter().flat_map(Turns::into_all) {
+        tell(cx, own.key(), Err(SignalError::NoRelay));
+    }
 }
 
-/// When the first of those that wait has waited for too long: they all wait for as long.
+/// When the first of those that are not answered has waited for too long.
 pub(super) fn due(cx: &Context) -> Option<Time> {
-    cx.signals.own.values().filter_map(|queue| Some(queue.front()?.until)).min()
+    cx.signals.deadlines.first().map(|(until, _)| *until)
 }
 
+/// What a relay has not answered in time counts as out until it does (R18.3), but no one waits for it.
 pub(super) fn expire(cx: &mut Context) {
-    let now = cx.now;
-    let mut late = VecDeque::new();
+    let is_late = |own: &mut Own| own.until <= cx.now;
+    let asked = cx.signals.links.values_mut().flat_map(|link| link.asked.values_mut());
+    let asked = asked.filter_map(|own| own.take_if(is_late).map(|own| own.key()));
+    let mut late = asked.collect::<Vec<_>>();
     cx.signals.own.retain(|_, queue| {
-        while queue.front().is_some_and(|own| own.until <= now) {
-            late.extend(queue.pop_front().map(|own| own.id));
-        }
+        queue.retain(|_, own| {
+            let is_late = own.until <= cx.now;
+            late.extend(is_late.then_some(own.key()));
+            !is_late
+        });
         !queue.is_empty()
     });
-    let result = Err(SignalError::Busy);
-    cx.outputs.extend(late.into_iter().map(|id| Output::Signaled { id, result }));
+    for own in late {
+        tell(cx, own, Err(SignalError::Busy));
+    }
 }

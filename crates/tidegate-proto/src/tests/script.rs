@@ -259,8 +259,14 @@ impl Script {
     }
 
     pub(super) fn shake_hands(&mut self) {
+        self.shake_hands_with(|_| {});
+    }
+
+    /// The peer offers something else than usual.
+    pub(super) fn shake_hands_with(&mut self, change: impl FnMut(&mut Offer)) {
         self.send(CONTROL, &ControlMessage::Hello(hello(self.connection)));
-        let setup = setup_by(self.node.config(), &self.rules_id);
+        let mut setup = setup_by(self.node.config(), &self.rules_id);
+        setup.offers.iter_mut().for_each(change);
         self.send(CONTROL, &ControlMessage::Setup(setup));
         self.now = self.now + Duration::from_millis(1);
         self.take();

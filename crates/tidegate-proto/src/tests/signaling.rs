@@ -9,7 +9,7 @@ use super::net::Net;
 use super::script::{PEER, SIGNAL, SIGNAL_GRANT, Script};
 use crate::Violation;
 use crate::id::{ConnectionId, PeerId, SignalId};
-use crate::io::{Input, SignalError};
+use crate::io::{Connected, Direction, Input, Path, SignalError};
 use crate::wire::{Carry, Delivery, MAX_SIGNAL, Settled, SignalFate, SignalMessage};
 
 /// The asker, the relay, and the receiver.
@@ -132,11 +132,11 @@ fn signals_arrive_once_while_a_connection_is_replaced() {
         for ms in 0..60 {
             let mut net = Net::new(3);
             net.delay = Duration::from_millis(7);
-            net.path = crate::io::Path::Relayed;
+            net.path = Path::Relayed;
             net.connect(ASKER, RELAY);
             net.connect(RELAY, RECEIVER);
             net.run(Duration::from_secs(1));
-            net.path = crate::io::Path::Direct;
+            net.path = Path::Direct;
             net.connect(dialer, listener);
             net.run_ms(ms);
             for id in 0..4 {
@@ -146,7 +146,10 @@ fn signals_arrive_once_while_a_connection_is_replaced() {
             let what = format!("{dialer} to {listener}, after {ms} ms");
             let told = &net.hosts[ASKER].signaled;
             let arrived = net.hosts[RECEIVER].signals.iter().map(|(.., payload)| payload[0]);
-            assert_eq!(arrived.collect::<Vec<_>>(), [0, 1, 2, 3], "{what}: {told:?}");
+            // What was not answered on the other connection may come after what has not left.
+            let mut arrived = arrived.collect::<Vec<_>>();
+            arrived.sort_unstable();
+            assert_eq!(arrived, [0, 1, 2, 3], "{what}: {told:?}");
             assert!(told.values().all(Result::is_ok), "{what}: {told:?}");
             assert!((0..3).all(|n| open(&net, n) == 0), "{what}");
         }
@@ -178,37 +181,156 @@ fn a_signal_on_a_connection_that_ends_fails_at_once() {
     }
 }
 
+/// A connection of [`PEER`], up, by some path.
+fn connect_by(script: &mut Script, id: u64, path: Path) -> ConnectionId {
+    let id = ConnectionId(id);
+    script.connection = id;
+    script.take();
+    let address = crate::id::Address(Bytes::from_static(b"here"));
+    let binding = super::script::binding(id);
+    let connected = Connected::new(id, PEER, Direction::Inbound, address, binding);
+    script.input(Input::Connected(connected.by(path)));
+    script.shake_hands();
+    id
+}
+
+/// Frames of signals that left on another connection than the present one.
+fn sent(script: &Script, to: ConnectionId) -> usize {
+    script.elsewhere.iter().filter(|(at, c, _)| (*at, *c) == (to, SIGNAL)).count()
+}
+
 /// R18.10 where the better connection is lost and the other is there still (R5.3.11).
 #[test]
 fn a_signal_goes_on_by_the_older_connection_when_the_better_one_is_lost() {
-    use crate::io::{Connected, Direction, Path};
+    for [older, newer] in [[50, 51], [51, 50]] {
+        let mut script = Script::alone();
+        let asker = script.another_peer();
+        let older = connect_by(&mut script, older, Path::Relayed);
+        // One is under way on it, so that it stays.
+        script.send_on(asker, SIGNAL, &carry(PEER));
+        let newer = connect_by(&mut script, newer, Path::Direct);
+        script.send_on(asker, SIGNAL, &carry(PEER));
+        assert_eq!(script.received::<SignalMessage>(SIGNAL).len(), 1, "by the better one");
+        script.close(newer);
+        script.wait(100);
+        // The asker is not told that it is lost either.
+        assert_eq!((sent(&script, older), sent(&script, asker)), (1, 0));
+    }
+}
+
+/// R5.3.9: what waits does not go by a connection that is on its way out, though it has permits again.
+#[test]
+fn signals_go_by_the_better_connection_alone() {
     let mut script = Script::alone();
     let asker = script.another_peer();
-    let connect_by = |script: &mut Script, id, path| {
-        let id = ConnectionId(id);
-        script.connection = id;
-        script.take();
-        let address = crate::id::Address(Bytes::from_static(b"here"));
-        let binding = super::script::binding(id);
-        let connected = Connected::new(id, PEER, Direction::Inbound, address, binding);
-        script.input(Input::Connected(connected.by(path)));
-        script.shake_hands();
-        id
-    };
+    script.connect(PeerId([7; 32]));
+    script.shake_hands();
+    let another = script.connection;
     let older = connect_by(&mut script, 50, Path::Relayed);
-    // One is under way on it, so that it stays.
-    script.send_on(asker, SIGNAL, &carry(PEER));
-    let newer = connect_by(&mut script, 51, Path::Direct);
-    script.send_on(asker, SIGNAL, &carry(PEER));
-    assert_eq!(script.received::<SignalMessage>(SIGNAL).len(), 1, "by the better one");
-    script.close(newer);
-    script.wait(100);
-    let sent = |to| {
-        let to = script.elsewhere.iter().filter(move |(at, c, _)| (*at, *c) == (to, SIGNAL));
-        to.count()
+    let say = |script: &mut Script, id| {
+        script.send_on(if id < 3 { asker } else { another }, SIGNAL, &carry(PEER));
+        let (via, to) = (PEER, PeerId([id as u8; 32]));
+        script.input(Input::Signal { id: SignalId(id), via, to, payload: payload(0) });
     };
-    // The asker is not told that it is lost either.
-    assert_eq!((sent(older), sent(asker)), (1, 0));
+    // The permits are spent on both, and some wait.
+    (0..2).for_each(|id| say(&mut script, id));
+    let newer = connect_by(&mut script, 51, Path::Direct);
+    (2..5).for_each(|id| say(&mut script, id));
+    assert_eq!(script.received::<SignalMessage>(SIGNAL).len(), 4);
+    for answer in [SignalMessage::Delivered(settled(0)), SignalMessage::Carried(settled(0))] {
+        script.send_on(older, SIGNAL, &answer);
+        assert_eq!(script.received::<SignalMessage>(SIGNAL), []);
+        script.send_on(newer, SIGNAL, &answer);
+        assert_eq!(script.received::<SignalMessage>(SIGNAL).len(), 1);
+    }
+    assert_eq!(sent(&script, older), 0, "what left on it was before the newer one");
+    assert!(script.closed.is_empty());
+}
+
+/// R18.4: what waits for a connection that never comes up fails when that is known.
+#[test]
+fn a_signal_for_a_connection_that_never_comes_up_fails_at_once() {
+    let mut waited = 0;
+    for ms in 0..40 {
+        let mut net = chain();
+        net.reset(RELAY, RECEIVER);
+        net.run(Duration::from_secs(1));
+        net.connect(RELAY, RECEIVER);
+        net.run_ms(ms);
+        signal(&mut net, 1, [ASKER, RELAY, RECEIVER], &payload(1));
+        net.run_ms(7);
+        signal(&mut net, 2, [RELAY, RECEIVER, RECEIVER], &payload(2));
+        waited += usize::from(open(&net, RELAY) > 1);
+        net.reset(RELAY, RECEIVER);
+        net.run(Duration::from_secs(1));
+        let fates = [(ASKER, 1), (RELAY, 2)];
+        let fates = fates.map(|(n, id)| net.hosts[n].signaled.get(&SignalId(id)).copied());
+        let [asked, own] = fates.map(|fate| fate.unwrap_or_else(|| panic!("{ms} ms: no answer")));
+        assert_eq!(asked, Err(SignalError::NotConnected), "{ms} ms");
+        assert_eq!(own, Err(SignalError::NoRelay), "{ms} ms");
+    }
+    assert!(waited > 5, "{waited}");
+}
+
+/// R18.4: nothing waits any longer for a peer that comes up and takes no signals.
+#[test]
+fn a_signal_fails_when_its_receiver_turns_out_to_take_none() {
+    for carries in [0, 4] {
+        let mut fates = Vec::new();
+        for ms in 0..60 {
+            let mut configs = vec![config(1), config(2), config(3)];
+            configs[RECEIVER].takes_signals = false;
+            configs[RECEIVER].limits.signals_carried = carries;
+            let mut net = Net::with(configs);
+            net.delay = Duration::from_millis(7);
+            net.connect(ASKER, RELAY);
+            net.run(Duration::from_secs(1));
+            net.connect(RECEIVER, RELAY);
+            net.run_ms(ms);
+            signal(&mut net, 1, [ASKER, RELAY, RECEIVER], &payload(1));
+            signal(&mut net, 2, [RELAY, RECEIVER, ASKER], &payload(1));
+            net.run(Duration::from_secs(1));
+            let fate = |n: usize, id| net.hosts[n].signaled.get(&SignalId(id)).copied();
+            fates.push(fate(ASKER, 1).expect("an answer"));
+            let own = fate(RELAY, 2).expect("an answer");
+            assert!(carries > 0 || own == Err(SignalError::NoRelay), "{ms} ms: {own:?}");
+        }
+        let error = if carries == 0 { SignalError::NotConnected } else { SignalError::Unwanted };
+        assert!(fates.iter().all(|fate| *fate == Err(error)), "{fates:?}");
+    }
+}
+
+/// R18.4: the time of a signal does not begin anew when its receiver comes back.
+#[test]
+fn a_receiver_that_comes_and_goes_keeps_nobody_waiting() {
+    let mut script = Script::alone();
+    let asker = script.another_peer();
+    let answers = |script: &Script| sent(script, asker);
+    let mut older = connect_by(&mut script, 50, Path::Relayed);
+    script.send_on(asker, SIGNAL, &carry(PEER));
+    for (id, path) in [(51, Path::Adapted), (52, Path::Direct)] {
+        script.wait(2_490);
+        let newer = connect_by(&mut script, id, path);
+        script.close(older);
+        assert_eq!(script.received::<SignalMessage>(SIGNAL).len(), 1, "it is there again");
+        older = newer;
+    }
+    assert_eq!(answers(&script), 0);
+    script.wait(30);
+    assert_eq!(answers(&script), 1);
+}
+
+/// R5.5.4: a relay that is not there is noticed by the answer that does not come.
+#[test]
+fn a_relay_that_is_silent_while_it_owes_an_answer_is_given_up() {
+    for [waits, silent] in [[ASKER, RELAY], [RELAY, RECEIVER]] {
+        let mut net = chain();
+        net.cut.extend([(silent, waits), (waits, silent)]);
+        signal(&mut net, 1, [ASKER, RELAY, RECEIVER], &payload(1));
+        net.run(Duration::from_secs(15));
+        let peers = net.hosts[waits].node.status().peers.len();
+        assert_eq!(peers, waits, "one less than before");
+    }
 }
 
 /// A receiver that has just come back is as good as there, and so is a relay.
@@ -326,6 +448,16 @@ fn a_receiver_that_does_not_answer_keeps_nobody_waiting_and_gets_no_more() {
     assert!(!script.closed.contains(&receiver) && !script.closed.contains(&asker));
 }
 
+/// Whose signals were delivered to a peer. R18.5
+fn from(script: &Script, receiver: ConnectionId) -> Vec<u8> {
+    let to = script.elsewhere.iter().filter(|(at, c, _)| (*at, *c) == (receiver, SIGNAL));
+    let deliveries = to.filter_map(|(_, _, frame)| match frame.decode().unwrap() {
+        SignalMessage::Deliver(delivery) => Some(delivery.from.0[0]),
+        _ => None,
+    });
+    deliveries.collect()
+}
+
 /// R18.6
 #[test]
 fn askers_are_served_in_turn() {
@@ -338,21 +470,81 @@ fn askers_are_served_in_turn() {
     });
     (0..4).for_each(|_| script.send_on(greedy, SIGNAL, &carry(PEER)));
     script.send_on(other, SIGNAL, &carry(PEER));
-    let from = |script: &Script| {
-        let to = script
-            .elsewhere
-            .iter()
-            .filter(|(at, channel, _)| (*at, *channel) == (receiver, SIGNAL));
-        let deliveries = to.filter_map(|(_, _, frame)| match frame.decode().unwrap() {
-            // R18.5
-            SignalMessage::Deliver(delivery) => Some(delivery.from.0[0]),
-            _ => None,
-        });
-        deliveries.collect::<Vec<_>>()
+    assert_eq!(from(&script, receiver), [20, 20]);
+    (0..3).for_each(|number| {
+        script.send_on(receiver, SIGNAL, &SignalMessage::Delivered(settled(number)));
+    });
+    assert_eq!(from(&script, receiver), [20, 20, 20, 21, 20]);
+}
+
+/// R18.6: of those that wait, newcomers are not served before the others.
+#[test]
+fn newcomers_are_served_after_those_that_wait() {
+    let mut script = Script::up();
+    let receiver = script.connection;
+    let connect = |script: &mut Script, peer| {
+        script.connect(PeerId([peer; 32]));
+        script.shake_hands();
+        script.connection
     };
-    assert_eq!(from(&script), [20, 20]);
-    script.send_on(receiver, SIGNAL, &SignalMessage::Delivered(settled(0)));
-    assert_eq!(from(&script), [20, 20, 21]);
+    let [patient, greedy] = [20, 21].map(|peer| connect(&mut script, peer));
+    (0..3).for_each(|_| script.send_on(greedy, SIGNAL, &carry(PEER)));
+    script.send_on(patient, SIGNAL, &carry(PEER));
+    for (number, peer) in (0..).zip(30..34) {
+        let newcomer = connect(&mut script, peer);
+        script.send_on(newcomer, SIGNAL, &carry(PEER));
+        script.send_on(receiver, SIGNAL, &SignalMessage::Delivered(settled(number)));
+    }
+    assert_eq!(from(&script, receiver), [21, 21, 21, 20, 30, 31]);
+}
+
+/// R18.8, R18.1: whatever a peer grants, no more is out at it than a transport has to say at once.
+#[test]
+fn no_more_is_out_at_a_peer_than_is_answered_soon() {
+    let mut script = Script::alone();
+    let askers = [20, 21, 22, 23, 24].map(|peer| {
+        script.connect(PeerId([peer; 32]));
+        script.shake_hands();
+        script.connection
+    });
+    script.connect(PEER);
+    script.shake_hands_with(|offer| {
+        if offer.kind == crate::Kind::Signal.number() {
+            (offer.grant.requests, offer.grant.bodies) = (1_000, 1_000);
+        }
+    });
+    for asker in askers {
+        (0..4).for_each(|_| script.send_on(asker, SIGNAL, &carry(PEER)));
+    }
+    let delivered = script.received::<SignalMessage>(SIGNAL);
+    assert!(delivered.iter().all(|message| matches!(message, SignalMessage::Deliver(_))));
+    assert_eq!(delivered.len() as u32, crate::signal::MOST_OUT);
+    for id in 0..20 {
+        let (via, to) = (PEER, PeerId([100 + id as u8; 32]));
+        script.input(Input::Signal { id: SignalId(id), via, to, payload: payload(0) });
+    }
+    assert_eq!(script.received::<SignalMessage>(SIGNAL).len() as u32, crate::signal::OUT);
+}
+
+/// Whom this node would refuse cannot begin anything with its transports either.
+#[test]
+fn signals_of_peers_that_are_not_allowed_are_unwanted() {
+    let [friend, stranger] = [30, 31].map(|peer| PeerId([peer; 32]));
+    let mut config = config(1);
+    config.allow = Some([PEER, friend].into());
+    let own = config.peer;
+    let mut script = Script::up_with(config);
+    for (number, (from, fate)) in (0..).zip([
+        (friend, SignalFate::Taken),
+        (stranger, SignalFate::Unwanted),
+        (own, SignalFate::Unwanted),
+    ]) {
+        let deliver = SignalMessage::Deliver(Delivery { from, payload: payload(3) });
+        script.send(SIGNAL, &deliver);
+        let answer = SignalMessage::Delivered(Settled { number, fate });
+        assert_eq!(script.received::<SignalMessage>(SIGNAL), [answer]);
+    }
+    assert_eq!(script.signals, [(PEER, friend, payload(3))]);
 }
 
 /// R18.9
@@ -376,27 +568,63 @@ fn permits_of_many_signals_go_back_slowly() {
     assert_eq!(script.received::<SignalMessage>(SIGNAL).len(), 1);
 }
 
-/// What this node wants to say waits for the relay's permits, in a queue that has an end.
+/// What this node wants to say waits for the relay's permits, in a queue that has an end, and for a time that has.
 #[test]
 fn own_signals_wait_for_permits_and_not_for_ever() {
     let mut script = Script::up();
-    let say = |script: &mut Script, id| {
-        let (via, to) = (PEER, PeerId([99; 32]));
+    let say = |script: &mut Script, id, to| {
+        let (via, to) = (PEER, PeerId([to; 32]));
         script.input(Input::Signal { id: SignalId(id), via, to, payload: payload(0) });
     };
-    // Two leave, sixteen wait.
-    (0..18).for_each(|id| say(&mut script, id));
-    assert_eq!(script.signaled, []);
-    assert_eq!(script.received::<SignalMessage>(SIGNAL).len(), 2);
-    say(&mut script, 18);
-    assert_eq!(script.signaled, [(SignalId(18), Err(SignalError::Busy))]);
-    script.send(SIGNAL, &SignalMessage::Carried(settled(1)));
-    assert_eq!(script.signaled[1], (SignalId(1), Ok(())));
-    assert_eq!(script.received::<SignalMessage>(SIGNAL).len(), 1);
-    script.wait(5_010);
-    // All that waited, and none of those whose answer is awaited.
-    assert_eq!(script.signaled.len(), 2 + 15);
-    assert!(script.signaled[2..].iter().all(|(_, result)| *result == Err(SignalError::Busy)));
+    let carried = |script: &mut Script| {
+        let carried = script.received::<SignalMessage>(SIGNAL).into_iter();
+        let to = carried.map(|message| match message {
+            SignalMessage::Carry(carry) => carry.to.0[0],
+            other => panic!("{other:?}"),
+        });
+        to.collect::<Vec<_>>()
+    };
+    // One leaves and four wait for a receiver, so that there is room for others.
+    (0..5).for_each(|id| say(&mut script, id, 90));
+    assert_eq!((script.signaled.len(), carried(&mut script)), (0, vec![90]));
+    say(&mut script, 5, 90);
+    assert_eq!(script.signaled, [(SignalId(5), Err(SignalError::Busy))]);
+    (6..9).for_each(|id| say(&mut script, id, 91));
+    assert_eq!((script.signaled.len(), carried(&mut script)), (1, vec![91]));
+    (9..11).for_each(|id| say(&mut script, id, 92));
+    assert_eq!(script.signaled.len(), 1);
+    say(&mut script, 11, 93);
+    assert_eq!(script.signaled[1], (SignalId(11), Err(SignalError::Busy)));
+    let answer = |script: &mut Script, number| {
+        script.send(SIGNAL, &SignalMessage::Carried(settled(number)));
+        (script.signaled.last().copied().unwrap(), carried(script))
+    };
+    // A receiver of which one is out has no turn before that one is answered.
+    assert_eq!(answer(&mut script, 1), ((SignalId(6), Ok(())), vec![91]));
+    assert_eq!(answer(&mut script, 0), ((SignalId(0), Ok(())), vec![90]));
+    assert_eq!(answer(&mut script, 2), ((SignalId(7), Ok(())), vec![92]));
+    // The relay is there all the time, but does not answer, and reads nothing more.
+    script.stalled = true;
+    script.wait(5_000);
+    script.send(SIGNAL, &carry(PeerId([99; 32])));
+    script.take();
+    script.wait(4_990);
+    assert_eq!(script.signaled.len(), 5);
+    script.wait(20);
+    // All others, whether they have left or not.
+    assert_eq!(script.signaled.len(), 12);
+    assert!(script.signaled[5..].iter().all(|(_, result)| *result == Err(SignalError::Busy)));
+    // The relay answers late: that breaks no rule, its permit is back, and nobody is told again.
+    script.stalled = false;
+    for channel in [super::script::CONTROL, SIGNAL] {
+        script.input(Input::Writable { connection: script.connection, channel });
+    }
+    say(&mut script, 12, 94);
+    assert_eq!(script.received::<SignalMessage>(SIGNAL), []);
+    let (last, carried) = answer(&mut script, 3);
+    assert_eq!((script.signaled.len(), last.1, carried), (12, Err(SignalError::Busy), vec![94]));
+    script.send(SIGNAL, &SignalMessage::Carried(settled(3)));
+    assert_eq!(script.accusation(), Some(Violation::Unasked));
 }
 
 /// A node that carries nothing and takes nothing does not offer the channel.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tidegate_proto::Time;
 use tidegate_proto::id::{PeerId, SignalId};
-use tidegate_proto::io::Input;
+use tidegate_proto::io::{Input, SignalError};
 
 use super::{Happening, SLOT, World};
 use crate::checkers::Broken;
@@ -16,10 +16,19 @@ use crate::entropy::Entropy;
 pub(super) struct Signals {
     /// Of its own, so that nothing else of a world depends on it.
     entropy: Entropy,
-    /// By number: who said it to whom.
-    said: Vec<[PeerId; 2]>,
+    /// By number.
+    said: Vec<Said>,
     /// Those of which it is not known what became of them: which start of which node waits.
     open: BTreeMap<SignalId, (usize, u32)>,
+}
+
+/// What a node has said.
+struct Said {
+    from: PeerId,
+    via: PeerId,
+    to: PeerId,
+    at: Time,
+    arrived: bool,
 }
 
 impl Signals {
@@ -69,7 +78,8 @@ impl World {
         let Some(to) = to else { return };
         let (id, payload) =
             (SignalId(self.signals.said.len() as u64), payload(self.signals.said.len()));
-        self.signals.said.push([self.hosts[from].peer(), to]);
+        let said = Said { from: self.hosts[from].peer(), via, to, at: self.now, arrived: false };
+        self.signals.said.push(said);
         self.signals.open.insert(id, (from, self.hosts[from].life));
         self.hosts[from].input(self.now, Input::Signal { id, via, to, payload });
         self.drain(from);
@@ -81,29 +91,48 @@ impl World {
         peers.get(at)?.peer.parse().ok()
     }
 
+    fn is_honest(&self, peer: PeerId) -> bool {
+        let mut hosts = self.hosts.iter().enumerate();
+        hosts.any(|(n, host)| host.peer() == peer && !self.is_hostile(n))
+    }
+
     /// Something has been carried to a node: an honest relay and an honest asker say the truth.
     pub(super) fn signal(&mut self, node: usize, [via, from]: [PeerId; 2], payload: &[u8]) {
         self.measured.signals += 1;
-        let is_honest = |peer: PeerId| {
-            let mut hosts = self.hosts.iter().enumerate();
-            hosts.any(|(n, host)| host.peer() == peer && !self.is_hostile(n))
-        };
-        if self.is_hostile(node) || !is_honest(via) || !is_honest(from) {
+        if self.is_hostile(node) || !self.is_honest(via) || !self.is_honest(from) {
             return;
         }
-        let said = number(payload).and_then(|number| self.signals.said.get(number));
-        if said != Some(&[from, self.hosts[node].peer()]) {
-            let what = format!("node {node} was carried what {from} has not said to it: {said:?}");
-            self.broken.get_or_insert_with(|| Broken::new(what));
+        let to = self.hosts[node].peer();
+        let said = number(payload).and_then(|number| self.signals.said.get_mut(number));
+        // What ends at the relay came by way of nobody else.
+        let by = |said: &Said| if said.via == said.to { said.from } else { said.via };
+        match said.filter(|said| (said.from, by(said), said.to) == (from, via, to)) {
+            Some(said) => said.arrived = true,
+            None => self.break_with(format!("node {node} was carried what {from} has not said")),
         }
     }
 
-    /// A node is told what became of what it said.
-    pub(super) fn signaled(&mut self, node: usize, id: SignalId) {
+    fn break_with(&mut self, what: String) {
+        self.broken.get_or_insert_with(|| Broken::new(what));
+    }
+
+    /// A node is told what became of what it said: in time, and the truth if the others are honest.
+    pub(super) fn signaled(&mut self, node: usize, id: SignalId, result: Result<(), SignalError>) {
         let open = self.signals.open.remove(&id);
         if open != Some((node, self.hosts[node].life)) {
-            let what = format!("node {node} was told what became of {id:?}: {open:?}");
-            self.broken.get_or_insert_with(|| Broken::new(what));
+            self.break_with(format!("node {node} was told what became of {id:?}: {open:?}"));
+            return;
+        }
+        let said = &self.signals.said[id.0 as usize];
+        let took = self.now.since(said.at);
+        if took > 2 * self.hosts[node].node.config().limits.signal_patience {
+            self.break_with(format!("node {node} was told after {took:?} what became of {id:?}"));
+        } else if result.is_ok()
+            && !said.arrived
+            && self.is_honest(said.via)
+            && self.is_honest(said.to)
+        {
+            self.break_with(format!("node {node} was told that {id:?} arrived, and it did not"));
         }
     }
 
