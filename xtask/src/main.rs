@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 mod api;
+mod checks;
 mod cite;
 mod codegen;
 mod foreign;
@@ -31,6 +32,9 @@ usage: cargo xtask <command>
                       measure the transport and nodes beside other stacks; bench/README.md
   transports          run the conformance suite on the transports outside of the workspace
   web                 run the tests of web/, compiled to WebAssembly, under Node
+  features            check each feature alone, and each two of them
+  resolves            check that the lockfile leaves room for libp2p
+  typos               check the spelling
   tidy                check the length of files and functions, and that each
                       requirement of the specification has its code and a test
 ";
@@ -57,6 +61,9 @@ fn main() -> ExitCode {
         ["bench", "transport", flags @ ..] => suites::bench(flags),
         ["transports"] => suites::transports(),
         ["web"] => web::test(),
+        ["features"] => checks::features(),
+        ["resolves"] => checks::resolves(),
+        ["typos"] => checks::typos(),
         ["tidy"] => tidy::check(),
         _ => Err(USAGE.to_owned()),
     };

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Result, cite, read, root};
+use crate::{Result, checks, cite, read, root};
 
 /// Lines of a file before its tests: beyond, it has more than one subject.
 const FILE: usize = 800;
@@ -42,6 +42,10 @@ pub(crate) fn check() -> Result {
     }
     let silent = files.iter().filter(|(name, text)| is_public(name, &files) && !text.contains(NOT));
     found.extend(silent.map(|(name, _)| format!("{name}: a public module without `{NOT}`")));
+    for (name, manifest) in checks::outside_of_web()? {
+        let wrong = checks::names_wasm_bindgen(&manifest);
+        found.extend(wrong.map(|line| format!("{name}: `{line}` belongs in web/")));
+    }
     match cite::check(&read(&root().join("spec/README.md"))?, &files) {
         Ok(labels) => println!("{labels} requirements have their code and a test"),
         Err(wrong) => found.extend(wrong),

@@ -10,7 +10,7 @@ use crate::{Result, root, run, system, target};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 /// The oldest Node that this is known to run under, and the one that is installed where there is none.
-const OLDEST_NODE: u32 = 18;
+const OLDEST_NODE: u32 = 20;
 const NODE: &str = "22.20.0";
 
 /// Builds the tests and their runner, and runs them.

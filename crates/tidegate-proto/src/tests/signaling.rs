@@ -300,7 +300,7 @@ fn a_signal_fails_when_its_receiver_turns_out_to_take_none() {
     }
 }
 
-/// R18.4: the time of a signal does not begin anew when its receiver comes back.
+/// R18.4: the time of a signal does not begin again when its receiver comes back.
 #[test]
 fn a_receiver_that_comes_and_goes_keeps_nobody_waiting() {
     let mut script = Script::alone();
