@@ -49,7 +49,7 @@ fn code(maps: &str) -> Vec<(usize, usize)> {
         };
         match name {
             "Anonymous" | "Swap" if size.trim() != "0 kB" => mapping = None,
-            // It comes behind the other.
+            // The mapping follows directly on the last one: extend that.
             "Swap" => found.extend(mapping.take()),
             _ => {}
         }

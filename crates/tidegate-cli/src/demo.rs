@@ -89,7 +89,8 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<Summary> {
     let mut network = Network::start(arguments.nodes, arguments.record.as_deref(), &measures)?;
     let stopped = Arc::new(AtomicBool::new(false));
     let mut interrupted = Box::pin(tokio::signal::ctrl_c());
-    // It is heeded from the first poll on, which must be before anything is shown.
+    // The handler is installed at the first poll, which must come before anything is printed: otherwise an
+    // early Ctrl-C kills the process.
     let first = poll_fn(|cx| Poll::Ready(interrupted.as_mut().poll(cx))).await;
     if first.is_pending() {
         let stopped = stopped.clone();

@@ -85,7 +85,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// An error and what it comes from, of which some say themselves what that is.
+/// An error with its causes, without those that the text of the one above contains already.
 fn causes(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -104,7 +104,8 @@ fn log(usual: &str) -> anyhow::Result<()> {
         anyhow::anyhow!("TIDEGATE_LOG={wanted}: {what}; give a level, or target=level,…")
     };
     let targets = wanted.parse::<Targets>().map_err(|error| wrong(&error))?;
-    // A word that is no level would be a part of the program, of which all is logged, and of the rest nothing.
+    // The filter takes an unknown word for a module name, and would log everything of that module and nothing
+    // else: refuse it.
     let is_level = |word: &&str| word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
     let mut words = wanted.split(',').filter(|word| !word.is_empty() && !word.contains('='));
     if let Some(word) = words.find(|word| !is_level(word)) {
@@ -112,7 +113,7 @@ fn log(usual: &str) -> anyhow::Result<()> {
     }
     let colours = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr);
-    // A line that could not be written would be told of on stderr, and that not working is a panic.
+    // By default a failed write is reported on stderr, and panics if that fails too.
     let lines = lines.log_internal_errors(false);
     tracing_subscriber::registry().with(lines).with(targets).init();
     Ok(())

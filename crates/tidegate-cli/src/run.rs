@@ -19,8 +19,8 @@ use crate::application::{self, Application};
 use crate::settings::{self, ApiAddress, Origin, Settings};
 use crate::{code, init, keys};
 
-/// How long a node that is to stop waits for its peers to take what was published here: it is asked to stop by
-/// those who kill it if it does not, and a store keeps the rest.
+/// How long a node waits, when it is told to stop, for its peers to take what was published here. Not longer:
+/// service managers kill a process that does not stop, and the store keeps the rest.
 const LAST_ITEMS: Duration = Duration::from_secs(1);
 
 /// Fee that a prover asks for.
@@ -66,7 +66,7 @@ impl Signals {
         })
     }
 
-    /// The name of the next.
+    /// Waits for the next signal; returns its name.
     pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -163,7 +163,7 @@ async fn flush(node: &Node) -> usize {
     node.flush(1, patience).await.unwrap_or(0)
 }
 
-/// Tells whoever has started the node. That nobody reads it is no reason to stop.
+/// Prints a line for whoever has started the node. The node goes on if it cannot be written.
 fn announce(what: std::fmt::Arguments<'_>) {
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{what}").and_then(|()| out.flush());

@@ -335,7 +335,7 @@ fn parse(text: &str) -> anyhow::Result<Source> {
         let before = &text[..error.span().map_or(0, |span| span.start).min(text.len())];
         let line = before.matches('\n').count();
         let message = error.message().replace('\n', " ");
-        // Which setting it is about, as far as the line says.
+        // The name of the setting that an error is about, if its text has it.
         let key = text.lines().nth(line).and_then(|line| line.split_once('='));
         match key.map(|(key, _)| key.trim()).filter(|key| !message.contains(*key)) {
             Some(key) if !key.is_empty() => anyhow!("line {}: {key}: {message}", line + 1),

@@ -228,7 +228,7 @@ fn time(seconds: f64) -> String {
     }
 }
 
-/// Shows the node until somebody wants no more.
+/// Shows the node until a quit key is pressed or a signal arrives.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
     ensure!(terminal, "top needs a terminal: `tidegate status --json` tells the same once");
@@ -276,7 +276,7 @@ fn told_to_stop() -> anyhow::Result<Arc<AtomicBool>> {
     }
 }
 
-/// Whether somebody wants no more, asked until a key is pressed or a time has come.
+/// Waits for a key or a timeout; `true` if the key means quit.
 fn quits(until: Instant) -> anyhow::Result<bool> {
     if !event::poll(until.saturating_duration_since(Instant::now()))? {
         return Ok(false);

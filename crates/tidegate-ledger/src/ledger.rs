@@ -281,7 +281,7 @@ impl Ledger {
             LedgerRules.compare(&facts, &tip).is_gt()
         };
         if !better {
-            // Its content is looked at when it, or a block on top of it, becomes the best.
+            // The items of a fork are executed only when it becomes the best chain.
             return Judgement::of(GOOD);
         }
         match self.move_to(id) {
@@ -304,8 +304,8 @@ impl Ledger {
             path.push(at);
             at = stored.header.parent;
         };
-        // What is further down cannot be undone, nor done again: nobody is to blame for a fork that
-        // has become the best too late.
+        // Older blocks cannot be undone. A fork that becomes the best so late is ignored, not rejected: its
+        // senders have done nothing wrong.
         if self.tip().1.height.saturating_sub(fork) > UNDO_DEPTH {
             return Err(NotMoved::OutOfReach);
         }
@@ -497,7 +497,7 @@ impl Ledger {
         let deep = |stored: &&mut Stored| stored.header.height + UNDO_DEPTH < height;
         for stored in self.blocks.values_mut().filter(deep) {
             stored.body = None;
-            // It stays on the best chain, but nothing will ask to undo it.
+            // The block stays on the best chain, but no re-org can undo it any more.
             if let Some(undo) = &mut stored.undo {
                 *undo = Undo::default();
             }
@@ -563,7 +563,8 @@ impl Ledger {
             state_root: self.state.root(),
             signature: [0; 64],
         };
-        // Moving the tip is done in one place: the block is taken back and comes in like others.
+        // The state was only changed to compute the root: the block is undone, and then executed like any
+        // other.
         self.state.revert(&undo);
         let header = header.sign(&self.checker.0.network, key);
         let block = Block { block: header.id(), header: header.to_bytes(), items };

@@ -9,7 +9,7 @@ use tidegate_ledger::{LedgerRules, pools};
 use tidegate_proto::id::{NetworkId, PeerId};
 use tidegate_proto::{Config, Kind, agreed};
 
-/// What there is, by number: of which kind, and the name of the instance.
+/// Kind and name of each instance, by its number.
 static CHANNELS: LazyLock<BTreeMap<u32, (Kind, String)>> = LazyLock::new(|| {
     let mut config = Config::new(PeerId([0; 32]), NetworkId([0; 32]));
     config.genesis = Some(Bytes::new());

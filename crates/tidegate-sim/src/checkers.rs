@@ -25,11 +25,11 @@ impl fmt::Display for Broken {
     }
 }
 
-/// What a node may have on its way to its store: what it may check at a time, beside the limit.
+/// Writes to the store that may be pending beyond the limit: those of all checks that may run at a time.
 const MOST_BACKLOG: usize = 16 << 20;
 
-/// Steps over what peers can pile up that one message may cost: a look-up of a block in full pools takes a
-/// sixteenth of what they hold, and is the most.
+/// The most steps over state that peers can make grow that one message may cost. The largest is looking up a
+/// block in full pools: a sixteenth of what they hold.
 const MOST_STEPS: u64 = 2048;
 
 /// One message has cost a node `steps` steps.
@@ -41,7 +41,7 @@ fn check(ok: bool, what: impl FnOnce() -> String) -> Result<(), Broken> {
     if ok { Ok(()) } else { Err(Broken(what())) }
 }
 
-/// The nodes of which something is demanded, with their numbers.
+/// The honest nodes that run, with their numbers: the checks are about them.
 fn honest<'a>(scenario: &Scenario, hosts: &'a [Host]) -> Vec<(usize, &'a Host)> {
     let hostile = &scenario.faults.hostile_nodes;
     let up = hosts.iter().enumerate().filter(|(_, host)| host.up);
@@ -103,7 +103,7 @@ pub(crate) fn at_any_time(scenario: &Scenario, hosts: &[Host], names: u64) -> Re
     Ok(())
 }
 
-/// What must be true when all has been healed for a while.
+/// What must be true some time after all faults have ended.
 pub(crate) fn at_the_end(scenario: &Scenario, hosts: &[Host], names: u64) -> Result<(), Broken> {
     at_any_time(scenario, hosts, names)?;
     let honest = honest(scenario, hosts);
@@ -146,7 +146,7 @@ pub(crate) fn at_the_end(scenario: &Scenario, hosts: &[Host], names: u64) -> Res
     honest.iter().try_for_each(|(n, host)| quiet(*n, host))
 }
 
-/// Nothing is under way any more.
+/// No permit is outstanding and nothing is queued.
 fn quiet(n: usize, host: &Host) -> Result<(), Broken> {
     let status = host.node.status();
     for (name, pool) in status.pools {

@@ -32,13 +32,13 @@ struct Kept {
 }
 
 impl Disk {
-    /// Something is on its way; `true` if nothing else was.
+    /// Adds a pending write; `true` if there was none before.
     pub(crate) fn keep(&mut self, request: u64, write: Write) -> bool {
         self.pending.push_back((request, write));
         self.pending.len() == 1
     }
 
-    /// All that was on its way is there: the number of the last.
+    /// All pending writes become durable: the number of the last one.
     pub(crate) fn sync(&mut self) -> Option<u64> {
         let last = self.pending.back().map(|(request, _)| *request);
         for (_, write) in std::mem::take(&mut self.pending) {

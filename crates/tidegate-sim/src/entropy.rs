@@ -101,8 +101,8 @@ impl Entropy {
         ((u128::from(number) * u128::from(n)) >> 64) as u64
     }
 
-    /// Whether something with this probability, in parts of a million, happens. What bytes do not
-    /// decide does not happen; one byte decides it, to 1 in 256.
+    /// `true` with this probability, in parts per million. A byte string decides it by one byte, to 1 in 256;
+    /// when the bytes are used up it is `false`.
     pub fn happens(&mut self, millionths: u64) -> bool {
         match &self.0 {
             Source::Seed(_) => self.below(1_000_000) < millionths,

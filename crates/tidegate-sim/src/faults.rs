@@ -95,7 +95,7 @@ fn restarts(scenario: &Scenario, node: usize, entropy: &mut Entropy) -> Vec<(Tim
     plan
 }
 
-/// Moments of the troubled time, at this rate: thousandths a minute on average.
+/// Random moments during the trouble, at this average rate in thousandths per minute.
 fn moments(scenario: &Scenario, thousandths: u64, entropy: &mut Entropy) -> Vec<Time> {
     let mut moments = Vec::new();
     let troubled = scenario.healed_at();

@@ -10,7 +10,7 @@ use crate::scenario::Scenario;
 /// A slot of the simulated ledger.
 pub(crate) const SLOT: Duration = Duration::from_secs(1);
 
-/// Whether `index` is one of `some`, spread evenly over `all`.
+/// Whether `index` is chosen, when `some` of `all` are chosen at even distances.
 pub(crate) fn spread(index: usize, some: usize, all: usize) -> bool {
     (index + 1) * some / all > index * some / all
 }

@@ -43,13 +43,13 @@ pub(crate) struct Host {
     pub(crate) proves: bool,
     accounts: Vec<Account>,
     next_account: usize,
-    /// When each worker is free: those that are shared, and those of one lane.
+    /// When each worker is free: the shared ones, and those of one lane.
     workers: Vec<Time>,
     own_workers: BTreeMap<Lane, Time>,
     slow: bool,
-    /// For when the node has a timer set.
+    /// When the node's timer is due.
     pub(crate) timer: Option<Time>,
-    /// Its process runs, the how manieth it is, and what it keeps.
+    /// Whether its process runs, how many times it was started, and what it keeps.
     pub(crate) up: bool,
     pub(crate) life: u32,
     pub(crate) disk: Disk,
@@ -131,7 +131,7 @@ impl Host {
     /// What goes into the core.
     pub(crate) fn input(&mut self, now: Time, mut input: Input) {
         inside::within(self.index, || {
-            // As from a transport: what it keeps of a frame keeps memory of its own.
+            // Copied, as by a transport: so memory that the core keeps is counted as the core's.
             if let Input::Frame { frame, .. } = &mut input
                 && self.copies_frames
             {

@@ -31,9 +31,9 @@ pub(crate) struct Hostile {
     headers: VecDeque<Bytes>,
     blocks: VecDeque<BlockId>,
     items: VecDeque<Bytes>,
-    /// Whom others have something to say to.
+    /// Receivers of signals that it has seen.
     peers: VecDeque<PeerId>,
-    /// What ids are announced to a peer with: the last one that was given.
+    /// The salt that announcements to a peer are keyed with: the last one given.
     salt: Option<Salt>,
     names: u64,
 }
@@ -53,7 +53,7 @@ impl Hostile {
         PeerId(blake3::derive_key("tidegate simulator name 1", text.as_bytes()))
     }
 
-    /// How many there have been.
+    /// How many identities it has used.
     pub(crate) fn names(&self) -> u64 {
         self.names
     }
@@ -144,7 +144,7 @@ impl Hostile {
     }
 }
 
-/// One of some things; the newest is the first.
+/// One of several remembered things; the newest is the most likely.
 fn pick<T: Clone>(memory: &VecDeque<T>, entropy: &mut Entropy) -> Option<T> {
     match memory.len() {
         0 => None,
@@ -188,7 +188,7 @@ fn changed(frame: &Frame, entropy: &mut Entropy) -> Frame {
             let at = entropy.below(words) as usize * 4;
             bytes.splice(at..at, number(entropy).to_be_bytes());
         }
-        // Beyond what the protocol allows, and what a transport would take.
+        // More than the protocol allows, and than a transport would deliver.
         _ => bytes.resize(MAX_FRAME + 1 - entropy.below(2) as usize, 0),
     }
     Bytes::from(bytes).into()

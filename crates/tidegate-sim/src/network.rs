@@ -38,14 +38,14 @@ struct Way {
     free_at: Time,
     /// Nothing passes before then.
     blocked_until: Time,
-    /// What would have passed, in its order, and the node it is for.
+    /// What is held back while the direction is blocked, in order, and the node it is for.
     held: VecDeque<(usize, Input)>,
     /// Channels that the receiver reads.
     open: BTreeSet<u32>,
     unread: BTreeMap<u32, VecDeque<Frame>>,
 }
 
-/// What becomes of what was kept.
+/// What happens to the first of the inputs that are held back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Release {
     Now(usize, Input),

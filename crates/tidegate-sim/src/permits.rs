@@ -33,7 +33,7 @@ struct Link {
     channels: BTreeMap<u32, Outstanding>,
     /// Headers and held tips.
     tips: [bool; 2],
-    /// The peer has asked for others, and this node has.
+    /// Whether the peer, and this node, has an unanswered request for peers.
     asked: [bool; 2],
     /// The same for where one can be dialed.
     reach: [bool; 2],
@@ -177,7 +177,7 @@ impl Permits {
         self.links.remove(&at);
     }
 
-    /// Whether everyone who had to go is gone.
+    /// Whether every connection that had to end has ended.
     pub(crate) fn check(&self, now: Time) -> Result<(), Broken> {
         for ((_, node), link) in &self.links {
             if let Some((since, what)) = link.guilty
@@ -216,7 +216,7 @@ impl Link {
             Ok(PeersMessage::Records(_)) => std::mem::take(&mut self.asked[1]),
             Ok(PeersMessage::Reach(_)) => !std::mem::replace(&mut self.reach[0], true),
             Ok(PeersMessage::Reached(_)) => std::mem::take(&mut self.reach[1]),
-            // How fast they may come is seen by nobody else.
+            // How often it may come is not checked here.
             Ok(PeersMessage::Moved(_)) => true,
             Err(_) => return Some("no message"),
         };

@@ -386,7 +386,7 @@ impl World {
                 host.timeout(self.now);
                 self.drain(node);
             }
-            // What this was set for is not due any more; something later may be.
+            // The timer was set for something that has been cancelled; something later may be due.
             _ => self.set_timer(node),
         }
     }
@@ -559,7 +559,7 @@ impl World {
                 Output::Dial { dial, address, patience, .. } => {
                     self.dial(node, dial, &address, patience);
                 }
-                // Whoever cannot be reached has said so, and who can has answered.
+                // The dial was answered already, by a connection or by a failure.
                 Output::Cancel { .. } => {}
                 Output::Open { connection, channel } => self.open(node, connection, channel),
                 Output::Close { connection } => self.close(node, connection),

@@ -36,22 +36,22 @@ use crate::transport::{
 };
 use crate::validator::{Validator, Workers};
 
-/// Sets a node up. Begin with [`Builder::new`].
+/// Sets up a node. Begin with [`Builder::new`].
 pub struct Builder {
     config: Config,
     rules: Box<dyn Rules>,
     validator: Arc<dyn Validator>,
     identity: Option<Identity>,
-    /// How the transports are made, and those that have been.
+    /// Makes the transports when the node is bound; then the transports.
     factories: Vec<Box<dyn Factory>>,
     transports: Vec<Box<dyn Transport>>,
     listen: Vec<Multiaddr>,
-    /// A port of all interfaces.
+    /// The UDP port to listen at on all interfaces.
     #[cfg(feature = "quic")]
     port: Option<u16>,
     external: Vec<Multiaddr>,
     recording: Option<PathBuf>,
-    /// Who the node is, if it listens already.
+    /// The identity that the transports were made with, once the node is bound.
     bound: Option<Identity>,
     #[cfg(feature = "store")]
     store: Option<Store>,
@@ -76,16 +76,16 @@ where
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The configuration does not hold together.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// There is no identity.
+    /// The identity could not be created or read.
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// Connections cannot be accepted.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// Others are to be told an address at which they could not dial this node.
+    /// The operator names an external address at which no peer could dial this node.
     #[error(
         "external {address}: {why}: give an IP address of this node that others reach, like \
          /ip4/192.0.2.1/udp/4001/quic-v1"
@@ -93,7 +93,7 @@ pub enum StartError {
     NotReachable {
         /// The address.
         address: Multiaddr,
-        /// Why nobody could.
+        /// Why no peer could.
         why: &'static str,
     },
     /// A peer is named by an address that no transport of the node can dial.
@@ -101,7 +101,7 @@ pub enum StartError {
         "{0}: cannot be dialed: give an address of the peer, like /ip4/192.0.2.1/udp/4001/quic-v1"
     )]
     NotDialable(Multiaddr),
-    /// QUIC cannot be had.
+    /// QUIC could not be set up.
     #[cfg(feature = "quic")]
     #[error(transparent)]
     Tls(#[from] crate::transport::quic::TlsError),
@@ -309,7 +309,7 @@ impl Builder {
         #[cfg(feature = "quic")]
         self.listen_at_port()?;
         for given in &self.listen {
-            // As it is printed, to be given to others.
+            // `addresses()` prints them with `/p2p/…`: accept what was copied from there.
             let (address, named) = split_peer(given.clone());
             let own = named.is_none_or(|named| named == peer);
             let transport = self.transports.iter_mut().find(|t| own && t.handles(&address));
@@ -342,7 +342,7 @@ impl Builder {
             let transport = self.transports.iter_mut().find(|t| t.handles(&address));
             let transport = transport.ok_or_else(|| ListenError::Unsupported(address.clone()))?;
             let mut bound = transport.listen(&address);
-            // A port that the system chose for one family may be taken in the other.
+            // A port that the system chose for one address family may be taken in the other: try another one.
             if self.port == Some(0) && port != 0 && bound.is_err() {
                 bound = transport.listen(&at(0));
             }
@@ -375,7 +375,7 @@ impl Builder {
         addresses.set(accepted.clone(), self.config.peer);
         #[cfg(feature = "store")]
         let store = self.store.take().map(Arc::new);
-        // Above what was signed before, also by one who has lost its store, or has none.
+        // Record numbers must rise over restarts, also for a node without a store: the clock does.
         self.config.record_sequence = rt::unix_ms();
         #[cfg(feature = "store")]
         if let Some(store) = &store {
@@ -407,7 +407,8 @@ impl Builder {
             None => None,
             Some(store) => {
                 let items = store.published()?.into_iter();
-                // Far from the tickets of the core, which begin at 0.
+                // Counted down from the highest, so that they never meet the tickets of the core, which begin
+                // at 0.
                 let tickets = (0..).map(|n| Ticket(u64::MAX - n));
                 let keeper = Keeper::start(store, sender.downgrade())
                     .map_err(|error| StartError::System(error.to_string()))?;

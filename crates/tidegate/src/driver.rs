@@ -68,7 +68,7 @@ pub(crate) enum Message {
     Shutdown(oneshot::Sender<()>),
 }
 
-/// A look at the core.
+/// A question to the core, asked in the driver's task.
 pub(crate) trait Query: MaybeSend {
     fn look(self: Box<Self>, core: &Core, traffic: Traffic);
 }
@@ -145,7 +145,7 @@ pub(crate) struct Driver {
     pub(crate) leaving: Option<Leaving>,
     /// Why the node has stopped, if nobody wanted that.
     pub(crate) failure: Arc<OnceLock<Failure>>,
-    /// Whom the next round asks first.
+    /// Which source the next poll asks first: see `poll_step`.
     pub(crate) turn: usize,
 }
 
@@ -155,7 +155,7 @@ pub(crate) struct Kept {
     pub(crate) keeper: Keeper,
     /// Items that were published before the restart, until they have their verdicts.
     pub(crate) restoring: BTreeMap<Ticket, (PoolIndex, Bytes)>,
-    /// The book as it was given to be kept last, and when the next one may be.
+    /// The version of the address book that was stored last, and when the next one may be stored.
     pub(crate) book: u64,
     pub(crate) book_at: Time,
 }
@@ -181,8 +181,8 @@ enum Step {
     Timeout,
 }
 
-/// Tells that the node is over, when all else of the driver is gone: also if the core has panicked,
-/// or whoever waits for an event would wait for ever.
+/// Signals the end of the node when everything else of the driver has been dropped, also after a panic in the
+/// core: otherwise those who wait for an event would wait for ever.
 struct End {
     mailbox: Arc<Mailbox>,
     failure: Arc<OnceLock<Failure>>,
@@ -200,7 +200,7 @@ impl Drop for End {
 }
 
 impl Driver {
-    /// Runs until the node is over; what waits for it is told, even if the core panics.
+    /// Runs until the node shuts down. Those who wait for it are told, even if the core panics.
     pub(crate) async fn run(self) {
         let _end = End { mailbox: self.mailbox.clone(), failure: self.failure.clone() };
         self.drive().await;
@@ -248,7 +248,7 @@ impl Driver {
         self.finish();
     }
 
-    /// Offers what was published before the restart again: it is checked again.
+    /// Submits the items that were published before the restart, which are checked again.
     #[cfg(feature = "store")]
     fn restore(&self) {
         let Some(kept) = &self.keeper else { return };
@@ -257,7 +257,7 @@ impl Driver {
             let (ticket, pool, body) = (*ticket, *pool, body.clone());
             let id = self.core.item_id(pool, &body);
             let subject = Subject::Item { pool, id, body };
-            // They may be many: what comes meanwhile does not wait for all of them.
+            // There may be many: on the shared lane, what arrives meanwhile does not wait for all of them.
             let lane = if self.core.config().workers > 1 { Lane::Shared } else { Lane::Pool(pool) };
             self.workers.ask(subject, Answer::new(ticket, sender), lane);
         }
@@ -274,13 +274,12 @@ impl Driver {
         if let Verdict::Accept(admission) = *verdict {
             self.command(Command::Publish { request: 0, pool, body, admission });
         }
-        // Its pool may have no room for it now: then it is kept for as long as one that is in a
-        // block.
+        // If its pool has no room now, the store keeps it as long as an item that is in a block.
         self.command(Command::Retain { pool, id });
         true
     }
 
-    /// Gives the book to be kept, if there is news.
+    /// Stores the address book, if it has changed.
     #[cfg(feature = "store")]
     fn keep_book(&mut self, now: bool) {
         let Some(kept) = &mut self.keeper else { return };
@@ -295,7 +294,7 @@ impl Driver {
         kept.keeper.book(book);
     }
 
-    /// When the book is to be kept.
+    /// When the address book is stored next.
     fn book_due(&self) -> Option<Time> {
         #[cfg(feature = "store")]
         if let Some(kept) = &self.keeper
@@ -436,7 +435,7 @@ impl Driver {
         let _ = answer.send(block);
     }
 
-    /// A number for what somebody waits to hear the fate of.
+    /// A request number, under which the core reports the fate.
     fn request(&mut self, fate: oneshot::Sender<Fate>) -> u64 {
         self.requests += 1;
         self.fates.insert(self.requests, fate);
@@ -543,7 +542,7 @@ impl Driver {
                 self.log.event(&event, self.clock.now());
                 self.mailbox.push(event);
             }
-            // The two are of one version.
+            // The core and this driver have the same version, so there are no other outputs.
             output => debug_assert!(false, "nobody does {output:?}"),
         }
     }

@@ -5,14 +5,14 @@ use std::time::Duration;
 use tidegate_proto::{Node as Core, Time};
 use tokio::sync::oneshot;
 
-/// How often it is looked whether they do: far shorter than a round trip to most.
+/// How often it checks whether they have it: far shorter than a round trip to most peers.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Those who wait.
+/// Calls of [`Node::flush`](crate::Node::flush) that wait.
 #[derive(Debug, Default)]
 pub(crate) struct Flushes {
     waiting: Vec<Flush>,
-    /// When it is looked next, if anybody waits.
+    /// When to check next, if a call waits.
     pub(crate) next: Option<Time>,
 }
 
@@ -25,7 +25,7 @@ struct Flush {
 }
 
 impl Flushes {
-    /// Somebody waits from now on.
+    /// Adds a call that waits.
     pub(crate) fn add(
         &mut self,
         (peers, patience): (usize, Duration),
@@ -36,7 +36,7 @@ impl Flushes {
         self.next = Some(now);
     }
 
-    /// Answers those who need not wait any more, if it is time to look.
+    /// Answers the calls that are done or have timed out, if it is time to check.
     pub(crate) fn look(&mut self, core: &Core, now: Time) {
         if self.next.is_none_or(|next| next > now) {
             return;

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 #[derive(Clone)]
 pub struct Identity(SigningKey);
 
-/// Why an identity cannot be had.
+/// Why an identity could not be created or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {

@@ -45,7 +45,7 @@ impl Log {
         Some(std::mem::take(&mut cause.left_out))
     }
 
-    /// Whether dials of this address have not failed in this way just before.
+    /// Whether the last failure of a dial of this address was not the same.
     fn is_news(&mut self, address: &Address, error: &DialError) -> bool {
         if self.failures.len() >= FAILURES && !self.failures.contains_key(address) {
             self.failures.clear();
@@ -64,7 +64,8 @@ impl Log {
             Event::TipChanged { .. } => "tip",
             Event::UnknownTip { .. } => "unknown tip",
             Event::SyncStarted { .. } | Event::SyncEnded { .. } => "sync",
-            // Of items there are too many; what is new in the core is silent until it has a line.
+            // Events of items are too many to log. Events that a newer core adds are not logged until they have
+            // a line here.
             _ => return,
         };
         let Some(left_out) = self.may(cause, now) else { return };
@@ -91,7 +92,7 @@ impl Log {
             Event::DialFailed { address, error } => {
                 let name =
                     from_core(address).map_or_else(|| address.to_string(), |a| a.to_string());
-                // Who is not there is dialed again and again: once is enough to read.
+                // A peer that is down is dialed again and again: one line is enough.
                 if self.is_news(address, error) {
                     tracing::info!(address = name, %error, "dial failed");
                 } else {

@@ -301,7 +301,7 @@ impl Future for Publishing {
     }
 }
 
-/// One of the places for items that are being published.
+/// One of the [`PUBLISHING`] slots, until it is dropped.
 #[derive(Debug)]
 struct Slot(Arc<AtomicUsize>);
 
@@ -310,7 +310,7 @@ impl Slot {
         let slot = Self(places.clone());
         match places.fetch_add(1, Ordering::Relaxed) {
             taken if taken < PUBLISHING => Ok(slot),
-            // The slot that was made gives its place back.
+            // Dropping the slot that was just made gives it back.
             _ => Err(NodeError::Busy),
         }
     }

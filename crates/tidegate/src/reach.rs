@@ -16,7 +16,7 @@ use crate::transport::{Transport, to_core};
 /// network loses its connections after 8 s.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// The addresses of the interfaces, if they can be had.
+/// Lists the addresses of the interfaces; `None` if the system cannot tell now.
 type LookUp = fn() -> Option<Vec<IpAddr>>;
 
 /// What is bound, what the operator names, and the interfaces as they were last seen.
@@ -40,7 +40,7 @@ pub(crate) fn accepted_at(transports: &[Box<dyn Transport>]) -> Vec<Multiaddr> {
 }
 
 impl Reach {
-    /// Of a node with these listeners and transports.
+    /// For a node with these listeners and transports.
     pub(crate) fn new(
         listeners: &[Multiaddr],
         external: &[Multiaddr],
@@ -65,7 +65,7 @@ impl Reach {
         reach
     }
 
-    /// Connections are accepted at these addresses now: whether that is news.
+    /// The addresses at which connections are accepted now; `true` if they have changed.
     pub(crate) fn listens_at(&mut self, addresses: &[Multiaddr]) -> bool {
         let listeners = addresses.iter().map(to_core).collect::<Vec<_>>();
         let before = std::mem::replace(&mut self.listeners, listeners);
@@ -84,8 +84,8 @@ impl Reach {
         }
     }
 
-    /// Looks at the interfaces, if it is time: whether they are others. When they cannot be had they are what
-    /// they were.
+    /// Reads the interfaces, if it is time; `true` if they have changed. If the system cannot tell, they count
+    /// as unchanged.
     pub(crate) fn look(&mut self, now: Time) -> bool {
         if self.next.is_none_or(|next| next > now) {
             return false;

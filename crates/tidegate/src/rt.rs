@@ -33,7 +33,7 @@ pub(crate) fn thread(name: String, work: impl FnOnce() + Send + 'static) -> std:
     std::thread::Builder::new().name(name).spawn(work).map(drop)
 }
 
-/// What a future comes to, or `None` if it takes longer.
+/// The result of a future, or `None` after a timeout.
 #[cfg(any(feature = "quic", feature = "store"))]
 pub(crate) async fn within<T>(time: Duration, future: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(time, future).await.ok()

@@ -130,7 +130,7 @@ impl Signal {
 pub enum Happening {
     /// The network did something.
     Input(Input),
-    /// [`Transport::addresses`] are others now.
+    /// [`Transport::addresses`] have changed.
     Addresses,
 }
 
@@ -186,8 +186,8 @@ pub trait Transport: MaybeSend + 'static {
     /// Ends a connection.
     fn close(&mut self, connection: ConnectionId);
 
-    /// The machine's interfaces, or their addresses, are others: what was bound to them may have to be bound
-    /// again.
+    /// The machine's interfaces or their addresses have changed: sockets that were bound to them may have to be
+    /// bound again.
     fn network_changed(&mut self) {}
 
     /// The next thing that happened.
@@ -199,8 +199,9 @@ pub trait Transport: MaybeSend + 'static {
         false
     }
 
-    /// Another node's transport says something. Whether that was meant for this transport: if not, the next one is
-    /// asked. It is sent by anybody who has a peer in common with this node, so what is kept for it must be bounded.
+    /// A signal of another node's transport has arrived; `true` if it was meant for this transport, otherwise
+    /// the next one is asked. Any node that has a peer in common with this one can send it, so what is kept for
+    /// it must be bounded.
     ///
     /// To say something itself a transport gives [`Input::Signal`], with a number from [`new_signal_id`].
     fn signal(&mut self, signal: &Signal) -> bool {
@@ -208,13 +209,14 @@ pub trait Transport: MaybeSend + 'static {
         false
     }
 
-    /// What became of a signal of this transport. That another node has it is no answer yet.
+    /// What became of a signal of this transport. `Ok` says that the other node has it, not that it will
+    /// answer.
     fn signaled(&mut self, id: SignalId, result: Result<(), SignalError>) {
         let _ = (id, result);
     }
 
-    /// Ends everything at once. When the future is done the system has back what the transport had of it:
-    /// whoever comes next may listen at the same address. Nothing is called after this.
+    /// Ends everything at once. When the future is ready, all sockets are closed, and the next transport may
+    /// listen at the same address. Nothing is called after this.
     fn shut_down(&mut self) -> BoxFuture<()> {
         Box::pin(std::future::ready(()))
     }

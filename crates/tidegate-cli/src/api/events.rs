@@ -193,7 +193,7 @@ impl Listener {
     }
 
     fn take(&mut self) -> Option<sse::Event> {
-        // Before the look, so that no news is missed behind it.
+        // Register before looking, so that an event in between is not missed.
         self.news.borrow_and_update();
         let log = self.log.clone();
         let kept = log.kept.lock().unwrap_or_else(PoisonError::into_inner);

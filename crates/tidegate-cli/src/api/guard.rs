@@ -86,7 +86,8 @@ pub(crate) async fn guard(
     next: Next,
 ) -> Response {
     let checked = guard.check(request.uri().path(), request.headers());
-    // Who is refused keeps no place: pages of other sites could hold all of them. Nor does who needs no token.
+    // A refused request closes its connection, and so does one that needs no token: otherwise pages of other
+    // sites could occupy all of them.
     let closes = checked.is_err() || request.uri().path() == HEALTH && guard.token.is_some();
     let mut response = match checked {
         Ok(()) => next.run(request).await,

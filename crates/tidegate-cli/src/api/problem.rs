@@ -50,7 +50,8 @@ impl IntoResponse for Problem {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            // Who has to come again keeps no place meanwhile: the 17th who wants events, and 47 more, had them all.
+            // A client that is told to retry must not occupy a connection meanwhile: 48 refused clients held
+            // all of them.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// How long a client may take nothing, over all that it takes; what it takes gives it time again.
+/// How long writes to a client may be blocked in total; each byte that it takes gives back some time.
 const BLOCKED: Duration = Duration::from_secs(10);
-/// Bytes that give a client a second: slower than that reads nobody who means it.
+/// Bytes that give back one second: no working client reads more slowly.
 const RATE: u32 = 4 << 10;
 
 /// A connection that ends when its client does not read.

@@ -98,7 +98,7 @@ pub(crate) async fn at_address(listener: TcpListener, router: Router, rules: Arc
     let router = router.layer(from_fn_with_state(rules, guard));
     let accept = async || {
         let (stream, _) = listener.accept().await?;
-        // Events are small and wanted at once; without it they come all the same.
+        // Events are small and should leave at once. A failure only makes them later.
         let _ = stream.set_nodelay(true);
         give_up_lost(&stream);
         Ok(stream)

@@ -27,7 +27,7 @@ const WORKERS: u32 = 1;
 /// The nodes of the demo.
 pub(crate) struct Network {
     nodes: Vec<Member>,
-    /// Where the first node runs: it is gone with it, and says goodbye to nobody.
+    /// The runtime of the first node: dropping it kills the node without a goodbye.
     first: Option<Runtime>,
     producing: Arc<AtomicBool>,
     loading: Arc<AtomicBool>,

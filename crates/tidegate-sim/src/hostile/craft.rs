@@ -50,7 +50,7 @@ fn some<T>(entropy: &mut Entropy, mut one: impl FnMut(&mut Entropy) -> T) -> Vec
     (0..count).map(|_| one(entropy)).collect()
 }
 
-/// A number of something that was sent not long ago: they begin at 0.
+/// A number that was probably used lately: numbers begin at 0.
 fn recent(entropy: &mut Entropy) -> u32 {
     match entropy.below(8) {
         7 => number(entropy),

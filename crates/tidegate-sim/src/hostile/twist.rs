@@ -81,7 +81,7 @@ fn compact(mut compact: Compact, entropy: &mut Entropy) -> Compact {
     compact
 }
 
-/// As many items, and of other pools.
+/// The same number of items, in other pools.
 fn regroup(groups: &mut Vec<Group>, entropy: &mut Entropy) {
     let count = groups.iter().map(|group| group.count).sum::<u32>();
     match entropy.below(4) {

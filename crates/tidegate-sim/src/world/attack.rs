@@ -78,7 +78,7 @@ impl World {
         }
     }
 
-    /// A frame comes to a node.
+    /// A frame arrives at a node.
     pub(super) fn arriving(&mut self, node: usize, id: ConnectionId, channel: u32, frame: &Frame) {
         if self.hostile.is_empty() {
             return;
@@ -141,7 +141,7 @@ impl World {
         }
     }
 
-    /// An honest node says its last words to another: they must not be those to a liar.
+    /// The goodbye of an honest node to another honest one must not name a violation.
     pub(super) fn look_for_accusations(&mut self, id: ConnectionId, channel: u32, frame: &Frame) {
         let Some(connection) = self.network.get(id) else { return };
         let [a, b] = connection.ends;

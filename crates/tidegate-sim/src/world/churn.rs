@@ -114,7 +114,7 @@ impl World {
             || !self.hosts.get(to).is_some_and(|host| host.up)
     }
 
-    /// Whether something that is to happen to a node is for the process that runs now.
+    /// Whether an event is for the process that runs now, not for one that has died.
     pub(super) fn is_for(&self, happening: &Happening, life: u32) -> bool {
         match happening.node() {
             Some(node) => {

@@ -15,7 +15,7 @@ use crate::driver::Message;
 use crate::node::BlockAt;
 use crate::rt;
 
-/// What is written at once at most: a sync costs the same for one as for many.
+/// Writes in one transaction at most: a sync costs the same for one as for many.
 const BATCH: usize = 1024;
 
 /// A block as it is kept, for somebody who waits for it.
@@ -40,20 +40,20 @@ enum Job {
 pub(crate) struct Keeper {
     writer: Sender<Job>,
     reader: Sender<Question>,
-    /// Ends when both threads have let go of the store.
+    /// Closed when both threads have dropped the store.
     held: tokio::sync::mpsc::Receiver<Infallible>,
 }
 
-/// A thread's share of the store, which says that it is gone when it is.
+/// A thread's handle of the store. Dropping it reports to the driver that the thread has ended.
 struct Share {
-    // In this order they are dropped.
+    // The order of the fields matters: they are dropped in it.
     store: Arc<Store>,
     driver: Driver,
     _held: tokio::sync::mpsc::Sender<Infallible>,
 }
 
 impl Drop for Share {
-    /// Whoever waits for the store waits for ever, if nobody says that its thread is gone.
+    /// Without this report, those who wait for the store would wait for ever after a panic.
     fn drop(&mut self) {
         if std::thread::panicking() {
             failed(&self.driver, StoreError::Panicked { path: self.store.path.clone() });

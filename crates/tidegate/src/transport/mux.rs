@@ -32,7 +32,7 @@ const CREDIT: u32 = u32::MAX;
 /// Channels that one connection has at most.
 const CHANNELS: usize = Kind::most_instances() as usize;
 
-/// What a peer does that no [`Mux`] does. The connection is to be ended.
+/// How a peer breaks the framing of [`Mux`]. The connection is to be ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MuxError {
@@ -129,7 +129,7 @@ impl Mux {
             }
             *granted -= 1;
             self.arrived.advance(HEAD);
-            // Its own bytes only: it may be kept for longer than what arrived with it.
+            // A copy: the frame may be kept for longer than the buffer that it arrived in.
             let frame = Bytes::copy_from_slice(&self.arrived[..length]);
             self.arrived.advance(length);
             self.received.push_back((channel, frame.into()));

@@ -89,25 +89,25 @@ pub struct Quic {
     inputs: VecDeque<Happening>,
     /// Connections of others that have not come to anything yet, or have ended.
     incoming: Incoming,
-    /// Whether connections are looked at: as long as there are any.
+    /// Whether the timer of `look_at_all` runs: as long as there are connections.
     looks: bool,
-    /// Traffic of connections that are gone.
+    /// Traffic of connections that have ended.
     past: Traffic,
 }
 
 /// A dial that is under way.
 struct Dialing {
     peer: Option<PeerId>,
-    /// Until when somebody may answer.
+    /// When the dial times out.
     until: Instant,
-    /// Dropped, it ends what is under way.
+    /// Dropping it cancels the attempts.
     _going: Option<oneshot::Sender<()>>,
 }
 
 struct Connection {
     quic: quinn::Connection,
     _place: Place,
-    /// The network group of one who has connected.
+    /// The network group of a peer that dialed this node.
     group: Option<NetworkGroup>,
     watch: Watch,
     /// Channels the core reads.
@@ -124,7 +124,7 @@ struct Connection {
     reading: usize,
     /// Places for frames that are half read.
     half_read: Arc<Semaphore>,
-    /// Who writes a frame: one at a time, channel 0 excepted. R4.1.6
+    /// Held while a frame is written: one at a time, channel 0 excepted. R4.1.6
     writing: Arc<Mutex<()>>,
     /// The core has closed it, since then.
     closing: Option<Instant>,
@@ -132,7 +132,7 @@ struct Connection {
     over: bool,
 }
 
-/// A piece of work that is done.
+/// What a future of `Quic::work` has come to.
 enum Done {
     Incoming(quinn::Endpoint, Option<Box<quinn::Incoming>>),
     Accepted(
@@ -169,12 +169,12 @@ impl Quic {
     /// A transport for a node.
     pub fn new(setup: &Setup) -> Result<Self, TlsError> {
         let Setup { identity, limits, places } = setup;
-        // A channel that is not read must leave some of the window to the others.
+        // A channel that is not read must leave part of the connection's window to the others.
         let stream_window = VarInt::from_u32(limits.receive_window / 3 * 2);
         let idle = IDLE_TIMEOUT.try_into().expect("two minutes fit");
         let mut transport = quinn::TransportConfig::default();
         transport
-            // For a stranger; more when the core opens more.
+            // For a connection whose hello is not checked yet; raised when the core opens channels.
             .max_concurrent_uni_streams(streams_for(1).into())
             .receive_window(limits.receive_window.min(STRANGER_WINDOW).into())
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
@@ -182,7 +182,7 @@ impl Quic {
             .crypto_buffer_size(TLS_WAITING)
             .stream_receive_window(stream_window)
             .send_window(limits.send_window.into())
-            // A frame that is complete is of use, two halves are not.
+            // Send one frame after the other: a complete frame is of use, two halves are not.
             .send_fairness(false)
             .congestion_controller_factory(Arc::new(watch::Watching::default()))
             .max_idle_timeout(Some(idle));
@@ -231,8 +231,8 @@ impl Quic {
 
     fn on_incoming(&mut self, incoming: quinn::Incoming) {
         if self.places.is_full() {
-            // Those who are being sent away are still there, and would become ever more. Whoever comes
-            // again finds a place if one of them can be hurried.
+            // Connections that are being refused still hold places, and could pile up. End the oldest of them
+            // at once; the dialer finds a place when it tries again.
             if self.hurry(|_| true) {
                 incoming.ignore();
             } else {
@@ -281,7 +281,7 @@ impl Quic {
         }));
     }
 
-    /// Ends the one at once that is being sent away for longest, of some.
+    /// Of the connections that are being closed and for which it is true, ends the oldest at once.
     fn hurry(&self, which: impl Fn(&Connection) -> bool) -> bool {
         let open = |one: &&Connection| one.quic.close_reason().is_none() && which(one);
         let sent_away = self.connections.values().filter(open);
@@ -293,8 +293,8 @@ impl Quic {
         oldest.is_some()
     }
 
-    /// A connection is no longer a stranger's. Of those that had come so far and are being sent away a few
-    /// may still be there: each holds as much as a peer's.
+    /// A hello was accepted. Only a few connections that had come this far and are being closed may remain:
+    /// each holds as much as a peer's.
     fn hurry_beyond(&self) {
         let limits = &self.limits;
         let most = (limits.max_inbound + limits.max_outbound + ENDING) as usize;
@@ -325,7 +325,7 @@ impl Quic {
         }));
     }
 
-    /// Connections that are closed, and that quinn has not forgotten.
+    /// Closed connections that quinn still keeps (draining, RFC 9000 section 10.2).
     fn kept(&self) -> usize {
         let open = self.endpoints.open_connections();
         open.saturating_sub(self.connections.len() + self.incoming.under_way())
@@ -349,7 +349,7 @@ impl Quic {
             }
             return;
         }
-        // Before all others, for the peer may allow few.
+        // The stream of channel 0 is opened first: the peer may allow few.
         let control = stream::open(&quic, 0).now_or_never().flatten();
         let connection = new_connection_id();
         let closed = quic.clone();
@@ -401,7 +401,7 @@ impl Quic {
                 let (from, listener) = (endpoint.quinn.clone(), endpoint.listener.clone());
                 let config = self.client.config(peer, self.transport.clone());
                 let attempt = Attempt { from, listener, config, to: *to };
-                // Each address has its turn before any has a second.
+                // Try each address once before any is tried from a second socket.
                 if n == 0 { attempts.push(attempt) } else { others.push(attempt) }
             }
         }
@@ -429,7 +429,7 @@ impl Quic {
         }));
     }
 
-    /// Connects from a socket of its own, if there is one to be had.
+    /// Connects from a new socket, if one may be opened.
     fn dial_fresh(&mut self, dial: DialId, to: Option<SocketAddr>) {
         // Their connections are among those that are kept for a while.
         let to = to.filter(|_| self.kept() < KEPT);
@@ -487,7 +487,8 @@ impl Quic {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.busy.remove(&channel);
         let Some(stream) = stream else {
-            // The connection is over, or the peer takes no more: the core would wait for ever.
+            // The connection has ended, or the peer has stopped the stream: end it, or the core would wait for
+            // ever.
             return connection.break_off(b"a channel that was stopped");
         };
         connection.writers.insert(channel, stream);
@@ -497,15 +498,15 @@ impl Quic {
             }
             return;
         }
-        // What is written beyond the path's needs would only grow old.
+        // More than the congestion window would only wait in front of newer frames.
         let path = connection.quic.stats().path;
         let window = (path.cwnd + AHEAD).min(self.limits.send_window.into());
         connection.quic.set_send_window(window);
         self.say(Input::Writable { connection: id, channel });
     }
 
-    /// The peer has said its last words. It closes the connection when it knows that they are here; the
-    /// datagram that says so may get lost, and comes but once.
+    /// The peer has finished channel 0. It closes the connection when its frames are acknowledged, but the
+    /// close may get lost and is sent once: so this end closes too.
     fn ended(&self, id: ConnectionId) {
         self.work.push(Box::pin(async move {
             rt::sleep(LAST_FRAMES).await;
@@ -533,7 +534,7 @@ impl Quic {
         }
     }
 
-    /// A piece of reading is done, and what follows from it has begun.
+    /// A stream has been read or accepted, and its next read has begun.
     fn read_one(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.reading -= 1;
@@ -541,7 +542,7 @@ impl Quic {
         self.end_if_read(id);
     }
 
-    /// The end of a connection comes behind the frames that arrived before it.
+    /// Reports the end of a connection when all frames that arrived before it have been read.
     fn end_if_read(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get(&id) else { return };
         if connection.over && connection.reading == 0 {
@@ -601,7 +602,7 @@ impl Quic {
             }
             Done::Accepted(number, group, from, result) => {
                 let began = self.incoming.end(number);
-                // Others may have taken the last places meanwhile.
+                // Other connections may have taken the last places meanwhile.
                 if let Ok(quic) = result
                     && let Some(peer) = tls::peer(&quic)
                     && let Some(place) = self.places.take()

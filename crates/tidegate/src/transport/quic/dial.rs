@@ -24,7 +24,7 @@ const STAGGER: Duration = Duration::from_millis(150);
 /// Looks a name up: the addresses that it has now, with the port that was given.
 pub type Resolver = Arc<dyn Fn(String, u16) -> BoxFuture<'static, Vec<SocketAddr>> + Send + Sync>;
 
-/// As the system does.
+/// The resolver of the operating system.
 pub(super) fn system_resolver() -> Resolver {
     Arc::new(|host, port| {
         Box::pin(async move {
@@ -41,8 +41,8 @@ pub(super) struct Endpoint {
     pub(super) socket: Arc<Socket>,
 }
 
-/// Sockets for one dial each that are there at a time: those of the four dials that the core has, and of
-/// connections that quinn has not forgotten.
+/// Sockets at a time that serve one dial each: for the four dials that the core allows, and for closed
+/// connections that quinn still keeps.
 const FRESH: usize = 8;
 
 /// Where connections may be dialed from.
@@ -51,7 +51,7 @@ pub(super) struct Endpoints {
     all: Vec<Endpoint>,
     /// For one dial each.
     fresh: Vec<(DialId, Endpoint)>,
-    /// The same, the dial being over.
+    /// Those whose dial has ended; they are dropped when quinn has no connection on them.
     used: Vec<Endpoint>,
 }
 
@@ -85,7 +85,7 @@ impl Endpoints {
                 && (own.ip().is_unspecified() || own.ip().is_loopback() == to.ip().is_loopback())
         };
         let own = |endpoint: &Endpoint| endpoint.quinn.local_addr().ok().filter(reaches);
-        // Which one it is makes no difference where there is no choice.
+        // Whether the listener's own address matters: not if only one could be used.
         let has_place = |own: SocketAddr| !own.ip().is_unspecified();
         let chooses = self.all.iter().filter_map(own).any(has_place);
         let sends_from = chooses.then(|| source(to)).flatten();
@@ -228,7 +228,7 @@ pub(super) async fn first_of(
             };
             match select(under_way.next(), std::pin::pin!(pause)).await {
                 Either::Left((Some(Ok(reached)), _)) => return Ok(reached),
-                // Somebody else is there: that says more than nobody.
+                // "Another peer answered" says more than "no answer".
                 Either::Left((Some(Err(error)), _)) if last != DialError::WrongPeer => last = error,
                 Either::Left(_) | Either::Right(_) => {}
             }
@@ -273,7 +273,7 @@ impl Name {
         found.retain(|socket| seen.insert(*socket));
         if found.len() > ADDRESSES {
             let mut drawn = [0; 8];
-            // Without randomness it begins where it did before.
+            // Without randomness it begins with the same address each time.
             let _ = getrandom::fill(&mut drawn);
             let from = u64::from_ne_bytes(drawn) % found.len() as u64;
             found.rotate_left(from as usize);

@@ -17,10 +17,9 @@ const RETRY_FROM: usize = HANDSHAKES / 2;
 /// Connections that are closed, and that quinn keeps until no more of their packets can come (RFC 9000
 /// section 10.2): three times as long as it waits for an acknowledgment. Beyond them nobody new comes.
 pub(super) const KEPT: usize = FORGOTTEN as usize;
-/// As long as that is at least where nothing is known of the way; where a peer was slow to answer in its
-/// handshake, it is in proportion.
+/// How long at least, if the round trip is not known; otherwise in proportion to the handshake's.
 const KEPT_FOR: Duration = Duration::from_secs(4);
-/// Those that have ended and that are remembered with their groups: they may be gone before it is certain.
+/// Ended connections that are remembered with their groups. quinn may forget one sooner, but does not say when.
 const ENDED: usize = 4 * KEPT;
 /// Between the beginnings of two: one takes half a millisecond of a processor, and those who are
 /// connected must not wait for all that come at once. 200 a second are a tenth of a processor.
@@ -74,7 +73,7 @@ struct Handshake {
     /// not count against who is there.
     group: Option<NetworkGroup>,
     begun: Instant,
-    /// Dropped, it ends the handshake.
+    /// Dropping it ends the handshake.
     _going: oneshot::Sender<()>,
 }
 
@@ -90,7 +89,7 @@ pub(super) struct Incoming {
     /// way.
     ended: Vec<(Instant, Option<NetworkGroup>)>,
     last_number: u64,
-    /// Not before then the next one begins.
+    /// When the next handshake may begin.
     next_handshake: Instant,
     /// When the next first packet is looked at.
     next_first: Instant,
@@ -119,9 +118,9 @@ impl Incoming {
         self.handshakes.len()
     }
 
-    /// What becomes of a first packet while `kept` closed connections are kept, and strangers of these groups
-    /// are so far away that they will be for long; and whether its sender can be asked to show that it
-    /// receives there.
+    /// Decides about a first packet. `kept` closed connections are kept; `far` are the groups of unfinished
+    /// connections whose round trip is so long that they will be kept for long; `may_retry` says whether the
+    /// sender can be asked to validate its address.
     pub(super) fn verdict(
         &mut self,
         now: Instant,
@@ -158,12 +157,12 @@ impl Incoming {
         self.handshakes.iter().filter(|other| other.group == group).count()
     }
 
-    /// Whether one that is slow may be given up: each that is given up is kept for a while by quinn.
+    /// Whether a slow handshake may be given up: quinn keeps each for a while.
     fn may_make_room(&self, now: Instant, kept: usize) -> bool {
         kept < KEPT / 2 && self.handshakes.iter().any(|one| one.is_slow(now))
     }
 
-    /// Gives up the oldest handshake of the group that has most, for one of a group with fewer.
+    /// Gives up the oldest handshake of the group that has the most, to make room for a group with fewer.
     fn make_room(&mut self, now: Instant, has: usize) -> bool {
         let crowded = |one: &&Handshake| (self.of_group(one.group), std::cmp::Reverse(one.begun));
         let worst = self.handshakes.iter().filter(|one| one.is_slow(now)).max_by_key(crowded);
@@ -176,7 +175,8 @@ impl Incoming {
         true
     }
 
-    /// One begins: its number, how long it waits for its turn, and what ends when it is given up.
+    /// A handshake begins: its number, how long it waits for its turn, and a receiver that ends when it is
+    /// given up.
     pub(super) fn begin(
         &mut self,
         now: Instant,
@@ -190,7 +190,7 @@ impl Incoming {
         (number, turn.saturating_duration_since(now), given_up)
     }
 
-    /// One is over, however it went: when it had begun.
+    /// A handshake has ended, in whatever way: when it had begun.
     pub(super) fn end(&mut self, number: u64) -> Option<Instant> {
         let at = self.handshakes.iter().position(|other| other.number == number)?;
         Some(self.handshakes.swap_remove(at).begun)

@@ -30,7 +30,7 @@ const HANDSHAKE_BYTES: usize = 16 << 10;
 /// which may have one.
 const COUNTED: usize = 256;
 
-/// A configuration of TLS whose sessions have those bounds.
+/// A TLS configuration whose sessions are bounded as this module says.
 pub(super) struct Bounded<C>(Arc<C>);
 
 impl<C> Bounded<C> {
@@ -205,7 +205,7 @@ impl PacketKey for Copying {
             let take = |left: usize| left.checked_sub(payload.len() + padding);
             left.fetch_update(Relaxed, Relaxed, take).map_err(|_| CryptoError)?;
         }
-        // In front: a frame may go on to the end.
+        // The padding goes in front: the last frame may extend to the end of the packet.
         let mut copy = BytesMut::with_capacity(padding + payload.len());
         copy.put_bytes(0, padding);
         copy.extend_from_slice(payload);

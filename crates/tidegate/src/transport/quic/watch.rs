@@ -30,10 +30,10 @@ const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(8);
 /// The longest round trip: nothing is that far, not even on a full line.
 const ROUND_TRIP: Duration = Duration::from_secs(4);
-/// From then on a round trip is a long one: at most distances it is shorter.
+/// A round trip from which on a peer counts as far away: most are shorter.
 const FAR: Duration = Duration::from_secs(1);
 
-/// Looks at one connection now and then.
+/// The state of one connection as of the last look.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Watch {
     began: Instant,
@@ -46,15 +46,16 @@ pub(super) struct Watch {
     frames: u64,
     /// The round trip, as of the last look.
     round_trip: Duration,
-    /// Such a frame was sent behind this packet, at about that time, and is not acknowledged.
+    /// A frame that must be acknowledged was sent after this packet, at about this time, and is not
+    /// acknowledged yet.
     awaits: Option<(Option<u64>, Instant)>,
     /// Where the peer was when it connected.
     at: SocketAddr,
-    /// It was somewhere else at the last look.
+    /// The peer's address had changed at the last look.
     is_elsewhere: bool,
 }
 
-/// What is seen of a connection.
+/// What quinn reports of a connection.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     /// Where the peer is.
@@ -89,13 +90,13 @@ impl Watch {
         self.round_trip > FAR
     }
 
-    /// What is too much, if anything is.
+    /// The bound that the peer exceeds, if any.
     pub(super) fn excess(
         &mut self,
         quic: &quinn::Connection,
         now: Instant,
     ) -> Option<&'static [u8]> {
-        // In this order: frames that are counted at the next look only are behind this packet.
+        // The order matters: frames that are first counted at the next look were sent after this packet.
         let watched = quic.congestion_state().into_any().downcast::<Watched>().ok()?;
         let stats = quic.stats();
         let seen = Seen {
@@ -110,8 +111,9 @@ impl Watch {
     }
 
     fn look(&mut self, seen: Seen, now: Instant) -> Option<&'static [u8]> {
-        // What is counted by networks, sites and addresses, and what is told on, would be of the place that
-        // it came from. One packet from elsewhere says nothing: somebody may have copied it.
+        // Limits by network group and the addresses told to others would be those of the old address, so a peer
+        // that moves is disconnected. One packet from elsewhere proves nothing: anyone may have copied it, so
+        // the address must differ in two looks.
         let was_elsewhere = std::mem::replace(&mut self.is_elsewhere, seen.at != self.at);
         if was_elsewhere && self.is_elsewhere {
             return Some(b"another address");
@@ -119,8 +121,8 @@ impl Watch {
         let before = self.sent;
         self.sent = before.max(seen.sent);
         self.acknowledged = self.acknowledged.max(seen.acknowledged);
-        // That one packet is acknowledged, or another, says nothing of what is awaited: only what lies
-        // behind it makes quinn forget the rest.
+        // Only the acknowledgment of a packet after the awaited frame counts: any other leaves everything in
+        // between open in quinn.
         self.awaits.take_if(|(behind, _)| self.acknowledged > *behind);
         if seen.frames > self.frames {
             self.awaits.get_or_insert((before, now));
@@ -149,7 +151,7 @@ fn acknowledged_frames(sent: &FrameStats) -> u64 {
     let credit = sent.max_data + sent.max_stream_data + sent.max_streams_uni;
     let streams = sent.stream + sent.reset_stream + sent.stop_sending;
     let handshake = sent.crypto + u64::from(sent.handshake_done);
-    // What quinn sends when it waits for too long.
+    // Probes, which quinn sends by itself after a timeout.
     let probes = sent.ping + sent.immediate_ack + sent.ack_frequency;
     ids + paths + credit + streams + handshake + probes
 }
@@ -161,7 +163,7 @@ pub(super) fn kept_for(round_trip: Duration) -> Duration {
     (round_trip * 9 + MAX_ACK_DELAY) * 3
 }
 
-/// Makes quinn's Cubic, watched.
+/// Makes quinn's Cubic, wrapped in [`Watched`].
 #[derive(Debug, Default)]
 pub(super) struct Watching(Arc<CubicConfig>);
 
