@@ -6,8 +6,8 @@ use crate::api::Effort;
 use crate::{Result, api, foreign, root, run, system, target};
 
 /// The scenarios that `soak` runs.
-const LARGE: [&str; 7] =
-    ["churn", "partition", "strangers", "forks", "minority", "crowded", "small"];
+const LARGE: [&str; 8] =
+    ["churn", "partition", "strangers", "forks", "minority", "crowded", "small", "paths"];
 /// Tests that need network namespaces have this in their names.
 const NAMESPACES: &str = "in_namespaces";
 /// The targets in `fuzz/`, with the largest input that is tried.

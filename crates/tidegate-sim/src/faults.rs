@@ -15,6 +15,8 @@ const STALL_FROM: Duration = Duration::from_secs(3);
 pub(crate) enum Fault {
     /// The connections of a pair of nodes are lost.
     Reset(usize),
+    /// These ends of a pair dial the other although they may be connected.
+    SecondDial { pair: usize, by: [bool; 2] },
     /// Nothing passes between a pair for a while; from one to the other only if `one_way`.
     Stall { pair: usize, until: Time, one_way: Option<bool> },
     /// Nothing passes between the two sides.
@@ -38,6 +40,12 @@ pub(crate) fn plan(scenario: &Scenario, pairs: usize, entropy: &mut Entropy) -> 
     for pair in 0..pairs {
         for at in moments(scenario, faults.resets, entropy) {
             plan.push((at, Fault::Reset(pair)));
+        }
+        if faults.second_dials > 0 {
+            for at in moments(scenario, faults.second_dials, entropy) {
+                let by = [[true, false], [false, true], [true, true]][entropy.below(3) as usize];
+                plan.push((at, Fault::SecondDial { pair, by }));
+            }
         }
         for at in moments(scenario, faults.stalls, entropy) {
             let until = at + entropy.between(stall / 10, stall);

@@ -67,6 +67,7 @@ pub const SCENARIOS: &[(&str, &str)] = &[
     ("large", include_str!("../scenarios/large.toml")),
     ("long", include_str!("../scenarios/long.toml")),
     ("partition", include_str!("../scenarios/partition.toml")),
+    ("paths", include_str!("../scenarios/paths.toml")),
     ("small", include_str!("../scenarios/small.toml")),
     ("strangers", include_str!("../scenarios/strangers.toml")),
 ];

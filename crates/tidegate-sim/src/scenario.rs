@@ -87,6 +87,9 @@ pub struct Load {
 pub struct Faults {
     /// Connections that are lost, each minute and on each link, in thousandths.
     pub resets: u64,
+    /// Second connections between two that are connected, each minute and on each link, in thousandths: by a path
+    /// drawn at random, dialed by either end or by both at once. Not together with discovery.
+    pub second_dials: u64,
     /// Times that a link carries nothing for a while, each minute and on each link, in
     /// thousandths.
     pub stalls: u64,
@@ -211,6 +214,10 @@ impl Scenario {
         range(
             !self.discovery || faults.hostile_nodes.is_empty(),
             "faults.hostile_nodes: not together with discovery",
+        )?;
+        range(
+            !self.discovery && faults.hostile_nodes.is_empty() || faults.second_dials == 0,
+            "faults.second_dials: not together with discovery or hostile nodes",
         )?;
         range(
             faults.restart_percent <= 100 && faults.forget_percent <= 100,

@@ -13,7 +13,9 @@ use tidegate_proto::Time;
 use tidegate_proto::id::{
     Address, BlockId, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Ticket,
 };
-use tidegate_proto::io::{Command, Connected, DialError, Direction, Event, Input, Output, Subject};
+use tidegate_proto::io::{
+    Command, Connected, DialError, Direction, Event, Input, Output, Path, Subject,
+};
 use tidegate_proto::recording::TraceHash;
 use tidegate_proto::rules::Rules as _;
 use tidegate_proto::stats::Count;
@@ -69,6 +71,8 @@ pub struct World {
     /// Who published each item, when, and how large it is; who made each block, and when.
     published: BTreeMap<ItemId, (usize, Time, u64)>,
     produced: BTreeMap<BlockId, (usize, Time)>,
+    /// Draws the paths of connections, where pairs have several.
+    paths: Option<Entropy>,
     /// Nodes that read nothing before then.
     deaf: BTreeMap<usize, Time>,
     signals: Signals,
@@ -136,6 +140,7 @@ impl World {
         let plan = entropy.part("faults", |entropy| Plan::draw(&scenario, links, entropy));
         let pair_index = pairs.iter().enumerate().map(|(n, pair)| (pair.ends, n)).collect();
         let signals = Signals::new(entropy.clone().rest("signals"));
+        let paths = (scenario.faults.second_dials > 0).then(|| entropy.fork("paths"));
         let hostile = scenario.faults.hostile_nodes.iter();
         let hostile = hostile.map(|node| (*node, Hostile::default())).collect();
         let mut world = Self {
@@ -157,6 +162,7 @@ impl World {
             measured: Measured::default(),
             published: BTreeMap::new(),
             produced: BTreeMap::new(),
+            paths,
             deaf: BTreeMap::new(),
             signals,
             hostile,
@@ -353,9 +359,29 @@ impl World {
         }
         let found = self.pairs.iter().position(|pair| pair.connection == Some(id));
         if let Some(pair) = found {
-            self.pairs[pair].connection = None;
-            self.dial_later(pair);
+            self.pairs[pair].connection = self.between(pair).into_iter().next_back();
+            if self.pairs[pair].connection.is_none() {
+                self.dial_later(pair);
+            }
         }
+    }
+
+    /// The connections of a pair that neither end has closed, if there may be several.
+    fn between(&self, pair: usize) -> Vec<ConnectionId> {
+        if self.paths.is_none() {
+            return Vec::new();
+        }
+        let [a, b] = self.pairs[pair].ends;
+        let ids = self.network.ids().into_iter();
+        let is = |id: &ConnectionId| {
+            let connection = self.network.get(*id);
+            connection.is_some_and(|connection| {
+                let [dialer, listener] = connection.ends;
+                let same = [dialer, listener] == [a, b] || [listener, dialer] == [a, b];
+                same && connection.closed == [false; 2]
+            })
+        };
+        ids.filter(is).collect()
     }
 
     fn dial_later(&mut self, pair: usize) {
@@ -481,8 +507,20 @@ impl World {
 
     fn fault(&mut self, fault: Fault) {
         match fault {
+            Fault::SecondDial { pair, by } => {
+                let [a, b] = self.pairs[pair].ends;
+                for (from, to) in
+                    [(a, b), (b, a)].into_iter().zip(by).filter_map(|(ends, by)| by.then_some(ends))
+                {
+                    let peer = Some(self.hosts[to].peer());
+                    self.command(from, Command::Dial { address: address(to), peer });
+                }
+            }
             Fault::Reset(pair) => {
-                if let Some(id) = self.connection(pair) {
+                let several = self.between(pair.min(self.pairs.len().saturating_sub(1)));
+                let drawn = self.paths.as_mut().filter(|_| !several.is_empty());
+                let drawn = drawn.map(|paths| several[paths.below(several.len() as u64) as usize]);
+                if let Some(id) = drawn.or_else(|| self.connection(pair)) {
                     let ends = self.network.get(id).map(|connection| connection.ends);
                     for node in ends.into_iter().flatten() {
                         self.at(self.now, Happening::Input(node, Input::Closed { connection: id }));
@@ -633,6 +671,9 @@ impl World {
             self.at(at, Happening::Input(node, failed));
             return;
         }
+        let path = self.paths.as_mut().map_or(Path::Direct, |paths| {
+            [Path::Relayed, Path::Adapted, Path::Direct][paths.below(3) as usize]
+        });
         let delay = self.pairs[pair].delay;
         let id = self.network.connect([node, to], delay, self.scenario.links.kbit);
         self.pairs[pair].connection = Some(id);
@@ -652,7 +693,8 @@ impl World {
                     self::address(other),
                     Binding::Exporter(exporter),
                 )
-                .from_listener((!direction.is_inbound()).then(listener)),
+                .from_listener((!direction.is_inbound()).then(listener))
+                .by(path),
             )
         };
         let outbound = connected(to, names[1], Direction::Outbound(dial));

@@ -24,6 +24,7 @@ macro_rules! seeds {
 
 seeds! {
     small_networks_converge: "small", 1..=20;
+    connections_that_take_the_place_of_others_lose_nothing: "paths", 1..=10;
     forks_converge: "forks", 1..=10;
     a_minority_of_producers_that_is_cut_off_and_healed_converges: "minority", 1..=10;
     bounded_pools_stay_within_their_bounds: "crowded", 1..=3;
@@ -38,4 +39,35 @@ seeds! {
     two_hundred_nodes_converge_3: "partition", [3];
     two_hundred_nodes_converge_4: "partition", [4];
     two_hundred_nodes_converge_5: "partition", [5];
+}
+
+fn paths() -> Scenario {
+    let text = SCENARIOS.iter().find(|(known, _)| *known == "paths").expect("a scenario").1;
+    Scenario::from_toml(text).expect("it was checked")
+}
+
+/// R18.10, R5.3: where no connection is lost but all are replaced again and again, nothing is carried twice either.
+#[test]
+fn what_is_under_way_when_a_connection_is_replaced_arrives_once() {
+    let mut scenario = paths();
+    (scenario.faults.resets, scenario.faults.stalls) = (0, 0);
+    for seed in 1..=3 {
+        let report = World::new(scenario.clone(), Entropy::seed(seed)).run();
+        assert_eq!(report.broken, None, "without resets and stalls, seed {seed}");
+        assert!(report.signals > 500, "{}", report.signals);
+    }
+}
+
+/// R5.3.11: between two nodes there is no way around what is lost with one of several connections. Only one of them
+/// makes blocks, so an item of the other that does not come is missing for good.
+#[test]
+fn the_connection_that_is_left_carries_what_another_had_begun() {
+    let mut scenario = paths();
+    (scenario.nodes, scenario.dials, scenario.producers, scenario.provers) = (2, 1, 1, 1);
+    scenario.least_transfers = 1;
+    (scenario.faults.second_dials, scenario.faults.resets) = (60_000, 20_000);
+    for seed in 1..=20 {
+        let report = World::new(scenario.clone(), Entropy::seed(seed)).run();
+        assert_eq!(report.broken, None, "two nodes, seed {seed}");
+    }
 }

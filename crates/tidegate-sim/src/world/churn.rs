@@ -27,6 +27,11 @@ impl World {
         if let Some(pair) = self.pair_index.get(&[from, to]) {
             return *pair;
         }
+        // Where pairs have several connections, either end's dials are the pair's.
+        let reverse = self.pair_index.get(&[to, from]).filter(|_| self.paths.is_some());
+        if let Some(pair) = reverse {
+            return *pair;
+        }
         // Both ways take the same time, and in every run of the seed.
         let delay = match self.pair_index.get(&[to, from]) {
             Some(other) => self.pairs[*other].delay,

@@ -107,9 +107,21 @@ impl World {
         // What ends at the relay came by way of nobody else.
         let by = |said: &Said| if said.via == said.to { said.from } else { said.via };
         match said.filter(|said| (said.from, by(said), said.to) == (from, via, to)) {
-            Some(said) => said.arrived = true,
+            Some(said) => {
+                let again = std::mem::replace(&mut said.arrived, true);
+                if again && self.loses_no_connection() {
+                    self.break_with(format!("node {node} was carried twice what {from} said once"));
+                }
+            }
             None => self.break_with(format!("node {node} was carried what {from} has not said")),
         }
+    }
+
+    /// Only what was under way on a connection that is lost may arrive twice (specification, R18.10).
+    fn loses_no_connection(&self) -> bool {
+        let faults = &self.scenario.faults;
+        let lost = [faults.resets, faults.stalls, faults.one_way, faults.partition_ms];
+        !self.scenario.discovery && lost == [0; 4] && faults.stalled_nodes.is_empty()
     }
 
     fn break_with(&mut self, what: String) {
