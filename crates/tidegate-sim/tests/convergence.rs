@@ -66,7 +66,7 @@ fn the_connection_that_is_left_carries_what_another_had_begun() {
     (scenario.nodes, scenario.dials, scenario.producers, scenario.provers) = (2, 1, 1, 1);
     scenario.least_transfers = 1;
     (scenario.faults.second_dials, scenario.faults.resets) = (60_000, 20_000);
-    for seed in 1..=20 {
+    for seed in 1..=40 {
         let report = World::new(scenario.clone(), Entropy::seed(seed)).run();
         assert_eq!(report.broken, None, "two nodes, seed {seed}");
     }
