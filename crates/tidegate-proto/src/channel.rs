@@ -1,8 +1,8 @@
 //! What a channel is, and the table of all of them.
 //!
-//! To add a channel, write its module and its messages, and add its line to the table at the end of this file:
-//! all else (numbers, dispatch, decoding, timers, raised grants, what is told when a peer does not share it)
-//! follows from the table and the trait.
+//! To add a channel, write its module and its messages, and add its line to the table at the end of
+//! this file. Everything else (numbers, dispatch, decoding, timers, raised grants, the report that
+//! a peer does not share it) follows from the table and the trait.
 
 use std::collections::VecDeque;
 
@@ -36,77 +36,78 @@ use crate::wire::{
     self, Decode, DecodeError, Encode, EncodeError, Frame, Grant, MAX_OFFERS, Offer,
 };
 
-/// A kind of channel. It has one instance for each connection, or several, each with a name and an index, as
-/// one for each pool.
+/// A kind of channel. A connection has one instance of it, or several, each with a name and an
+/// index, such as one for each pool.
 ///
-/// A channel has no state of its own: it works on the parts that the [`Context`] holds, where
-/// what belongs to one link is kept by link.
+/// A channel has no state of its own: it works on the parts in the [`Context`], which keep a
+/// channel's state by connection.
 pub(crate) trait Channel {
     /// Its name in logs and metrics.
     const NAME: &'static str;
-    /// The number of its instance, where that is the same on every connection: it is not negotiated then.
+    /// The number of its instance, if it is the same on every connection: then it is not
+    /// negotiated.
     const FIXED: Option<u32>;
     /// Bytes of its largest frame.
     const MAX_FRAME: usize;
     /// Its messages.
     type Message: Encode + Decode;
 
-    /// What this node offers of it, in the order of the instances' indices; one with a fixed number offers
-    /// nothing.
+    /// What this node offers of it, in the order of the instances' indices. A channel with a fixed
+    /// number offers nothing.
     fn offers(config: &Config, rules: &dyn Rules) -> Vec<Offer>;
 
-    /// Both ends have agreed on it.
+    /// Both ends have agreed on an instance.
     fn on_up(cx: &mut Context, at: Instance, terms: &Terms);
 
     /// The connection is gone.
     fn on_down(cx: &mut Context, at: Instance);
 
-    /// Whether this node has asked for `message`, or has waited for it: what it costs is then not the
-    /// peer's doing, nor held against it ([`crate::link::Links::worked`]). A body of a pool is charged
-    /// when its permit goes back, unless it was of use.
+    /// Whether this node requested or awaited `message`: then its cost is not charged to the peer
+    /// ([`crate::link::Links::worked`]). The body of a pool item is charged when its permit goes
+    /// back, unless it was useful.
     fn was_asked(message: &Self::Message) -> bool;
 
-    /// The peer sent `message`. A violation ends the connection.
+    /// Handles a message of the peer. A violation ends the connection.
     fn on_message(cx: &mut Context, at: Instance, message: Self::Message) -> Result<(), Violation>;
 
-    /// The next message for the peer, if one may be sent now.
+    /// The next message to the peer, if one may leave now.
     fn poll_message(cx: &mut Context, at: Instance) -> Option<Self::Message>;
 
-    /// When to ask for a message even if nothing happens before.
+    /// When to poll for a message even if nothing happens before.
     fn deadline(cx: &Context, at: Instance) -> Option<Time>;
 
-    /// Since when the peer has owed something on it, an answer or the return of a permit: a peer that owes
-    /// and is silent is taken for dead. R5.5.4
+    /// Since when the peer has owed something on it: an answer, or the return of a permit. A peer
+    /// that owes something and is silent times out. R5.5.4
     fn awaited_since(cx: &Context, at: Instance) -> Option<Time>;
 
-    /// Whether the peer is owed something on it, an answer or the return of a permit: a connection that is replaced
-    /// by a better one does not end before.
+    /// Whether this node owes the peer something on it: an answer, or the return of a permit. A
+    /// connection that a better one replaces stays open until then.
     fn is_owed(cx: &Context, at: Instance) -> bool;
 
-    /// How many instances it has at most on one connection.
+    /// The largest number of instances on one connection.
     fn instances(_: &Config) -> usize {
         1
     }
 
-    /// When [`Channel::expire`] has something to do, whatever the connection.
+    /// When [`Channel::expire`] is due, for all connections together.
     fn due(cx: &Context, index: usize) -> Option<Time>;
 
-    /// That time has come.
+    /// Handles what has timed out.
     fn expire(cx: &mut Context, index: usize);
 
-    /// Raises what the peer may have outstanding: to what, if that is more than before.
+    /// Raises the peer's grant; returns the new one if it is larger than before.
     fn raise(_: &mut Context, _: Instance, _: &Grant) -> Option<Grant> {
         None
     }
 
-    /// The peer raised what this node may have outstanding.
+    /// The peer raised this node's grant.
     fn raised(_: &mut Context, _: Instance, _: &Grant) -> Result<(), Violation> {
         // R6.1.5
         Err(Violation::UnknownChannel)
     }
 }
 
-/// All parts of a node: whom a channel works with.
+/// All parts of a node: what the channels work on.
 pub(crate) struct Context {
     pub(crate) now: Time,
     pub(crate) config: Config,
@@ -129,9 +130,9 @@ pub(crate) struct Context {
     /// What the driver must do, besides sending frames and asking for verdicts.
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) stats: Stats,
-    /// Bytes that were asked for and have no verdict yet, on all links and pools.
+    /// Bytes requested that have no verdict yet, on all links and in all pools.
     pub(crate) fetches: Budget,
-    /// Work of what is being dealt with that is charged when it shows whether it was of use.
+    /// Work of the current message that is charged later, once it is known whether it was useful.
     pub(crate) charged_later: u64,
 }
 
@@ -140,32 +141,32 @@ impl Context {
         self.outputs.push_back(Output::Event(event));
     }
 
-    /// The steps that a link may be charged with now.
+    /// The steps that a link can be charged with before it rests.
     pub(crate) fn room(&self, link: ConnectionId) -> u64 {
         self.links.room(link, self.config.limits.work_per_second, self.now)
     }
 
-    /// A link has caused `steps` steps: by what it sent, asked for or gave back, or by permits that go
-    /// back to it.
+    /// Charges a link with `steps` steps: for what it sent, requested or returned, or for permits
+    /// that go back to it.
     pub(crate) fn caused(&mut self, link: ConnectionId, steps: u64) {
         if steps > 0 {
             self.links.worked(link, steps, self.config.limits.work_per_second, self.now);
         }
     }
 
-    /// The work counted since it stood at `before` was caused by a link, unasked.
+    /// Charges a link with the work counted since `before`, for an unrequested message.
     pub(crate) fn charge(&mut self, link: ConnectionId, before: u64) {
         let later = std::mem::take(&mut self.charged_later);
         self.caused(link, 1 + steps((self.stats.of(Count::Work) - before).saturating_sub(later)));
     }
 }
 
-/// Steps that a link is charged with for an amount of work: looks at what peers pile up are short.
+/// The steps charged for an amount of work: 16 look-ups make a step, since they are cheap.
 pub(crate) fn steps(work: u64) -> u64 {
     work / 16
 }
 
-/// Writes the dispatch over all channels.
+/// Generates the dispatch over all channels.
 macro_rules! channels {
     ($($(#[$doc:meta])* $number:literal => $variant:ident($channel:ty, $message:ident)),+ $(,)?) => {
         /// A kind of channel (specification section 5.7).
@@ -183,7 +184,7 @@ macro_rules! channels {
         pub enum Message { $($(#[$doc])* $variant(wire::$message)),+ }
 
         impl Kind {
-            /// All of them.
+            /// All kinds.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
             /// Its number in offers.
@@ -201,8 +202,8 @@ macro_rules! channels {
                 match self { $(Self::$variant => stringify!($message)),+ }
             }
 
-            /// The number of its instance, where that is the same on every connection; the others are agreed
-            /// on and counted from [`FIRST_AGREED`].
+            /// The number of its instance, if it is the same on every connection; the others are
+            /// negotiated and counted from [`FIRST_AGREED`].
             pub const fn fixed(self) -> Option<u32> {
                 match self { $(Self::$variant => <$channel>::FIXED),+ }
             }
@@ -224,7 +225,7 @@ macro_rules! channels {
                 match self { $(Self::$variant => <$channel>::on_down(cx, at)),+ }
             }
 
-            /// A frame came: decodes it and hands it to the channel. Whether it had been asked for.
+            /// Decodes a frame and passes it to the channel. Returns whether it was requested.
             pub(crate) fn on_frame(
                 self,
                 cx: &mut Context,
@@ -244,7 +245,7 @@ macro_rules! channels {
                 }),+ }
             }
 
-            /// The next frame for the peer.
+            /// Polls the channel for the next frame to the peer.
             pub(crate) fn poll_frame(
                 self,
                 cx: &mut Context,
@@ -299,20 +300,20 @@ macro_rules! channels {
         }
 
         impl Message {
-            /// Reads a frame of a channel of this kind.
+            /// Decodes a frame of a channel of this kind.
             ///
             /// # Errors
             ///
-            /// When the frame is no message of such a channel.
+            /// If the frame is not a message of such a channel.
             pub fn decode(kind: Kind, frame: &Frame) -> Result<Self, DecodeError> {
                 match kind { $(Kind::$variant => frame.decode().map(Self::$variant)),+ }
             }
 
-            /// The frame that carries it.
+            /// Encodes it as a frame.
             ///
             /// # Errors
             ///
-            /// When a part of it is larger than the schema allows.
+            /// If a part of it is larger than the schema allows.
             pub fn to_frame(&self) -> Result<Frame, EncodeError> {
                 match self { $(Self::$variant(message) => message.to_frame()),+ }
             }
@@ -331,27 +332,27 @@ channels! {
     3 => Block(crate::block::Channel, BlockMessage),
     /// The items of one pool (section 7).
     4 => Pool(crate::pool::Channel, PoolMessage),
-    /// Who else is there (section 15).
+    /// Addresses of other nodes (section 15).
     5 => Peers(crate::peers::exchange::Channel, PeersMessage),
-    /// What transports say to each other by way of a peer of both (section 18).
+    /// Signals between transports, by way of a peer of both (section 18).
     6 => Signal(crate::signal::Channel, SignalMessage),
 }
 
-/// Number of the first instance that is agreed on; below it numbers are fixed.
+/// Number of the first negotiated instance; lower numbers are fixed.
 pub const FIRST_AGREED: u32 = 16;
 
 impl Kind {
-    /// The kind of this number in offers.
+    /// The kind with this number in offers.
     pub fn of(number: u32) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.number() == number)
     }
 
-    /// Kinds whose instance has a fixed number, with that number.
+    /// Kinds with a fixed number, with that number.
     pub fn all_fixed() -> impl Iterator<Item = (u32, Self)> {
         Self::ALL.iter().filter_map(|kind| Some((kind.fixed()?, *kind)))
     }
 
-    /// How many instances one connection has at most.
+    /// The largest number of instances on one connection.
     pub const fn most_instances() -> u32 {
         let (mut count, mut at) = (MAX_OFFERS as u32, 0);
         while at < Self::ALL.len() {
@@ -362,7 +363,7 @@ impl Kind {
     }
 }
 
-/// An instance that two nodes number alike since both offer it (specification section 5.7).
+/// An instance that both ends offer, and therefore number alike (specification section 5.7).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Agreed {
@@ -370,13 +371,13 @@ pub struct Agreed {
     pub number: u32,
     /// Its kind.
     pub kind: Kind,
-    /// Its name, that of a pool for instance.
+    /// Its name, for instance that of the pool.
     pub name: String,
-    /// The version that both speak, or why there is none: then the number is taken, and not used.
+    /// The version that both speak, or why there is none: then the number stays unused.
     pub version: Result<u32, NotShared>,
 }
 
-/// The instances that two nodes which make these offers agree on, in the order of their numbers.
+/// The instances that result from two nodes' offers, in the order of their numbers.
 pub fn agreed(own: &[Offer], other: &[Offer]) -> Vec<Agreed> {
     let mut number = FIRST_AGREED;
     let mut agreed = Vec::new();
@@ -390,13 +391,13 @@ pub fn agreed(own: &[Offer], other: &[Offer]) -> Vec<Agreed> {
         // R5.7.6
         let version = common_version(offer, theirs);
         agreed.push(Agreed { number, kind, name: offer.name.clone(), version });
-        // A number is taken even if the two do not agree on more than the name. R5.7.4
+        // A number is taken even if the two only agree on the name. R5.7.4
         number += 1;
     }
     agreed
 }
 
-/// The highest version that both know, if they agree on its rules. R5.7.5
+/// The highest common version, if both have the same rules for it. R5.7.5
 pub(crate) fn common_version(ours: &Offer, theirs: &Offer) -> Result<u32, NotShared> {
     let common = ours.versions.iter().rev().find_map(|version| {
         let same = theirs.versions.iter().find(|other| other.number == version.number)?;
@@ -410,7 +411,7 @@ pub(crate) fn common_version(ours: &Offer, theirs: &Offer) -> Result<u32, NotSha
 }
 
 impl Config {
-    /// What a node with this configuration offers, ascending by kind and name.
+    /// The offers of a node with this configuration, ascending by kind and name.
     pub fn offers(&self, rules: &dyn Rules) -> Vec<Offer> {
         offers(self, rules).into_iter().map(|(_, offer)| offer).collect()
     }

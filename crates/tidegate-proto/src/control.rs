@@ -3,7 +3,7 @@
 //! ```text
 //! D → L   Hello       versions, network, instance, binding; the dialer first
 //! L → D   Hello, Setup        or one Refuse, and nothing else
-//! D → L   Setup       offers, record, salt; both are up when they have the other's
+//! D → L   Setup       offers, record, salt; a side is up once it has the other's
 //!         Ping, Pong, Raise, Goodbye
 //! ```
 
@@ -43,29 +43,29 @@ use reachable::Reachable;
 /// The version of the protocol that this crate speaks.
 pub const VERSION: u32 = 4;
 
-/// Raises that leave at once, as many as pools; then one each second. A peer may have twice as many
-/// on the way.
+/// Raises that may leave in a burst, as many as there can be pools; then one a second. Twice as
+/// many may arrive, for those that were on their way.
 const RAISES: u32 = MAX_POOLS as u32;
 const RAISE_INTERVAL: Duration = Duration::from_secs(1);
-/// Pongs that leave at once, and the time after which one more may: a peer that pings again at each
-/// pong would have this node do nothing else, and the control channel does not rest.
+/// Pongs that may leave in a burst, and the interval after that. Without a limit a peer that pings
+/// again at each pong would keep this node busy, since the control channel does not rest.
 const PONGS: u32 = 8;
 const PONG_INTERVAL: Duration = Duration::from_millis(100);
-/// How long the last message of a connection may take to leave.
+/// Timeout for the last message of a connection.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Connections on their way up and down, and what this node says of itself.
+/// The state of each connection's control channel, and what this node says about itself.
 #[derive(Debug)]
 pub(crate) struct Control {
-    /// Random number of this start of the node.
+    /// A random number for this start of the process.
     instance: u64,
-    /// What ids announced to this node are keyed with.
+    /// This node's salt: the key of ids announced to it.
     salt: Salt,
     own: record::Own,
     reachable: Reachable,
     links: BTreeMap<ConnectionId, ControlLink>,
     rng: Rng,
-    /// Connections that wait for an older one to answer.
+    /// How many connections wait for an older one to answer a ping.
     waiting: usize,
 }
 
@@ -73,56 +73,57 @@ pub(crate) struct Control {
 struct ControlLink {
     at: Instance,
     binding: Binding,
-    /// The listener from whose socket this node dialed.
+    /// The listener whose socket this node dialed from.
     listener: Option<Address>,
     stage: Stage,
-    /// The peer's hello, when it was good.
+    /// The peer's hello, once it was checked.
     hello: Option<Hello>,
-    /// The peer's setup, if it came while an older connection was being asked.
+    /// The peer's setup, if it came while an older connection was being pinged.
     early_setup: Option<Setup>,
     send_hello: bool,
     send_setup: bool,
     raises: VecDeque<Raise>,
-    /// How fast raises leave, and how fast they may come.
+    /// The limits on outgoing and incoming raises.
     raises_out: Pace,
     raises_in: Pace,
     pong: Option<u64>,
     pongs: Pace,
-    /// The ping that has no pong yet, and when it left.
+    /// The outstanding ping: its number, and when it left.
     ping: Option<(u64, Time)>,
-    /// A ping is wanted now, whatever the time.
+    /// A ping should leave at once.
     ping_now: bool,
     last_ping: Time,
     hello_sent: Option<Time>,
-    /// What the peer does not exchange with this node.
+    /// What the peer does not share with this node.
     unshared: Vec<Unshared>,
-    /// The number of the record of this node that the peer has.
+    /// The sequence number of this node's record that the peer has.
     said: Option<u64>,
-    /// Another connection to the same peer stays: when this one is ended at the latest.
+    /// Another connection to the same peer stays; this one ends then at the latest.
     yields: Option<Time>,
-    /// The other is up, and this end is to end this one: when nothing is owed on it. R5.3.9
+    /// The other one is up, and this node is the side that ends this one: once nothing is owed on
+    /// it. R5.3.9
     drains: bool,
-    /// The connection that this one replaces when it is up.
+    /// The connection that this one replaces once it is up.
     replaces: Option<ConnectionId>,
-    /// Both setups were exchanged, even if it is at its end now.
+    /// Both setups were exchanged, even if the connection is ending now.
     was_up: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Stage {
-    /// The peer's hello is awaited until then.
+    /// Waits for the peer's hello until then.
     Hello(Time),
-    /// An older connection to the same peer has until then to answer.
+    /// Waits until then for an older connection to the same peer to answer a ping.
     Asking {
         older: ConnectionId,
         until: Time,
     },
-    /// The peer's setup is awaited until then.
+    /// Waits for the peer's setup until then.
     Setup(Time),
     Up,
-    /// The last message leaves; the connection is closed then at the latest.
+    /// Sends its last message; the connection is closed then at the latest.
     Ending(Last, Time),
-    /// The transport closes it.
+    /// Waits for the transport to close it.
     Closed(Disconnect),
 }
 
@@ -151,12 +152,12 @@ impl Control {
         self.salt
     }
 
-    /// What this node says of itself to a peer that is seen at an address. R15.6
+    /// This node's record for a peer seen at an address. R15.6
     pub(crate) fn record_for(&self, seen_at: &Address) -> Option<PeerRecord> {
         self.own.record_for(seen_at).cloned()
     }
 
-    /// The same, if the peer of a connection does not have it: from now on it has.
+    /// The record, if the peer of a connection does not have it yet; from now on it counts as sent.
     pub(crate) fn news_for(&mut self, link: ConnectionId, seen_at: &Address) -> Option<PeerRecord> {
         if !self.has_news_for(link, seen_at) {
             return None;
@@ -166,15 +167,15 @@ impl Control {
         Some(record.clone())
     }
 
-    /// Whether the peer of a connection does not have the newest record of this node.
+    /// Whether the peer of a connection lacks this node's newest record.
     pub(crate) fn has_news_for(&self, link: ConnectionId, seen_at: &Address) -> bool {
         let Some(record) = self.own.record_for(seen_at) else { return false };
-        // What comes first is in the setup.
+        // The first record travels in the setup.
         let link = self.links.get(&link).filter(|link| !link.send_setup);
         link.is_some_and(|link| link.said.is_none_or(|said| said < record.sequence))
     }
 
-    /// Where this node can be reached.
+    /// This node's addresses.
     pub(crate) fn reachable(&self) -> &Reachable {
         &self.reachable
     }
@@ -183,33 +184,34 @@ impl Control {
         &mut self.reachable
     }
 
-    /// The instance number of the process at the other end.
+    /// The instance number of the peer's process.
     pub(crate) fn instance(&self, link: ConnectionId) -> Option<u64> {
         self.links.get(&link)?.hello.as_ref().map(|hello| hello.instance)
     }
 
-    /// The connection that one replaces: of the same two processes, and not at its end.
+    /// The connection that this one replaces: to the same process, and not ending yet.
     pub(crate) fn replaces(&self, link: ConnectionId) -> Option<ConnectionId> {
         self.links.get(&link)?.replaces
     }
 
-    /// The connection that replaces one.
+    /// The connection that replaces this one.
     pub(crate) fn replaced_by(&self, link: ConnectionId) -> Option<ConnectionId> {
         self.links.iter().find(|(_, newer)| newer.replaces == Some(link)).map(|(id, _)| *id)
     }
 
-    /// Whether another connection has taken the place of one: it is up, and this one is on its way out.
+    /// Whether a connection has been replaced: another one is up in its place, and this one is
+    /// being ended.
     pub(crate) fn is_replaced(&self, link: ConnectionId) -> bool {
         let newer = self.replaced_by(link).and_then(|newer| self.links.get(&newer));
         newer.is_some_and(|newer| newer.stage == Stage::Up)
     }
 
-    /// What the peer of a connection does not exchange with this node.
+    /// What the peer of a connection does not share with this node.
     pub(crate) fn unshared(&self, link: ConnectionId) -> &[Unshared] {
         self.links.get(&link).map_or(&[], |link| &link.unshared)
     }
 
-    /// What the peer calls itself.
+    /// The peer's client name.
     pub(crate) fn client(&self, link: ConnectionId) -> Option<&str> {
         self.links.get(&link)?.hello.as_ref().map(|hello| &*hello.client)
     }
@@ -220,9 +222,7 @@ pub(crate) fn was_up(cx: &Context, link: ConnectionId) -> bool {
     cx.control.links.get(&link).is_some_and(|link| link.was_up)
 }
 
-/// A connection is there, and proven to be the peer's.
-///
-/// `known` if the dialer knew whom it would meet.
+/// A new connection, whose peer has proven its identity. `known` if this node dialed that identity.
 pub(crate) fn connected(
     cx: &mut Context,
     at: Instance,
@@ -261,7 +261,7 @@ pub(crate) fn connected(
     };
     cx.control.links.insert(at.link, link);
     if outbound && known {
-        // To one whose identity is known, a tip may go with the hello. R5.1.8
+        // If the peer's identity was known before, a tip may go along with the hello. R5.1.8
         negotiate::add_fixed(cx, at.link);
     }
     match peers::has_room_for_hello(cx, at.link) {
@@ -278,7 +278,7 @@ fn on_hello(cx: &mut Context, at: Instance, hello: Hello) -> Result<(), Violatio
     if !matches!(link.stage, Stage::Hello(_)) {
         return Err(Violation::OutOfTurn);
     }
-    // Version and network first: a stranger learns nothing more. R5.1.3
+    // Version and network first, so that a stranger learns nothing more. R5.1.3
     let strange = if !hello.versions.contains(&VERSION) {
         Some(Refusal::NoCommonVersion)
     } else if hello.network != cx.config.network {
@@ -289,7 +289,7 @@ fn on_hello(cx: &mut Context, at: Instance, hello: Hello) -> Result<(), Violatio
     } else {
         None
     };
-    // It is shown to people, in terminals too.
+    // Shown to people, also in terminals: filter control characters.
     let client =
         hello.client.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' });
     link.hello = Some(Hello { client: client.collect(), ..hello });
@@ -301,11 +301,11 @@ fn on_hello(cx: &mut Context, at: Instance, hello: Hello) -> Result<(), Violatio
     Ok(())
 }
 
-/// What answers this end's hello, if it was sent, has come: that was a round trip.
+/// The answer to this end's hello, if it sent one, has arrived: that measures a round trip.
 fn hello_answered(cx: &mut Context, at: Instance) {
     let Some(link) = cx.control.links.get_mut(&at.link) else { return };
     let Some(took) = link.hello_sent.map(|sent| cx.now.since(sent)) else { return };
-    // The other may have waited for an older connection (R5.3.3): a ping tells.
+    // The peer may have waited for an older connection first (R5.3.3): measure with a ping instead.
     if took >= cx.config.limits.duplicate_timeout / 2 {
         link.ping_now = true;
     } else if let Some(connection) = cx.links.get_mut(at.link) {
@@ -313,11 +313,11 @@ fn hello_answered(cx: &mut Context, at: Instance) {
     }
 }
 
-/// The peer's hello is in order: there may be room for it, and it may be connected already. Asked
-/// again when another connection that this one waited for is gone: others may have waited too.
+/// The peer's hello is valid: checks for room and for a duplicate connection. Runs again when a
+/// connection that this one waited for has ended, since others may have waited for it too.
 fn enter(cx: &mut Context, at: Instance) {
     let Some(link) = cx.control.links.get_mut(&at.link) else { return };
-    // If it waited for another, that is settled.
+    // If it waited for another connection, that is decided now.
     link.stage = Stage::Hello(cx.now);
     if let Err(refusal) = peers::admit(cx, at.link) {
         let refusal = match refusal {
@@ -329,13 +329,13 @@ fn enter(cx: &mut Context, at: Instance) {
     }
     let Some(instance) = cx.control.instance(at.link) else { return };
     match peers::duplicate(cx, at.link, instance) {
-        // It was to see whether the peer is there, which it is: what is there stays.
+        // A feeler only tests whether the peer is there, and it is: keep the existing connection.
         Some(_) if cx.dialer.is_feeler(at.link) => {
             return cx.links.end(at.link, Goodbye::Requested);
         }
         Some(Duplicate::Pings(older)) => return ask(cx, at.link, older),
         Some(Duplicate::Yields(other)) => {
-            // Its listener refuses; its dialer waits for that.
+            // The listener refuses; the dialer waits for the refusal.
             let connection = cx.links.get(at.link);
             if connection.is_some_and(|connection| connection.direction.is_inbound()) {
                 // R5.3.2
@@ -350,8 +350,8 @@ fn enter(cx: &mut Context, at: Instance) {
             if let Some(link) = cx.control.links.get_mut(&at.link) {
                 link.replaces = Some(older);
             }
-            // If both have just been dialed, the older one may be as dead as the newer one turns out to be: it is not
-            // waited for longer. One that has been there for long stays until the newer one is up.
+            // If both are new, the older one may turn out as dead as the newer one, so it gets no
+            // more time than that. An established connection stays until the newer one is up.
             let patience = cx.config.limits.handshake_timeout;
             if cx.links.get(older).is_some_and(|older| cx.now.since(older.since) < patience) {
                 yields(cx, older);
@@ -362,7 +362,7 @@ fn enter(cx: &mut Context, at: Instance) {
     admit(cx, at);
 }
 
-/// The peer's hello is good.
+/// Accepts the connection after its hello.
 fn admit(cx: &mut Context, at: Instance) {
     let Some(link) = cx.control.links.get_mut(&at.link) else { return };
     let Some(connection) = cx.links.get(at.link) else { return };
@@ -380,7 +380,7 @@ fn admit(cx: &mut Context, at: Instance) {
     }
 }
 
-/// An older connection is asked whether it lives.
+/// Pings an older connection to see whether it is alive.
 fn ask(cx: &mut Context, link: ConnectionId, older: ConnectionId) {
     let until = cx.now + cx.config.limits.duplicate_timeout;
     if let Some(newer) = cx.control.links.get_mut(&link) {
@@ -394,8 +394,8 @@ fn ask(cx: &mut Context, link: ConnectionId, older: ConnectionId) {
     }
 }
 
-/// Another connection to the same peer stays. The listener of this one ends it when the other is
-/// up; its dialer waits for that, but not for ever.
+/// Another connection to the same peer stays. The listener of this one ends it once the other is
+/// up; the dialer waits for that until a timeout.
 fn yields(cx: &mut Context, link: ConnectionId) {
     let until = cx.now + cx.config.limits.handshake_timeout;
     if let Some(link) = cx.control.links.get_mut(&link) {
@@ -408,7 +408,7 @@ fn on_setup(cx: &mut Context, at: Instance, setup: Setup) -> Result<(), Violatio
     let link = cx.control.links.get_mut(&at.link).ok_or(Violation::OutOfTurn)?;
     match link.stage {
         Stage::Setup(_) => {}
-        // A listener says both steps at once.
+        // A listener sends both steps at once.
         Stage::Asking { .. } if link.early_setup.is_none() => {
             // R5.3.5
             link.early_setup = Some(setup);
@@ -437,7 +437,7 @@ fn on_setup(cx: &mut Context, at: Instance, setup: Setup) -> Result<(), Violatio
     if inbound {
         hello_answered(cx, at);
     }
-    // A ping may have been wanted before there could be one.
+    // A ping may have been requested before the connection was up.
     cx.links.wake(at.link, at.slot);
     let unshared = negotiate::open_agreed(cx, at.link, &setup);
     cx.stats.count(Count::Connections);
@@ -445,7 +445,7 @@ fn on_setup(cx: &mut Context, at: Instance, setup: Setup) -> Result<(), Violatio
     dialer::up(cx, at.link);
     if !already {
         if cx.peers.told.contains(&peer) {
-            // Its process died and is back before its old connection is gone.
+            // The peer restarted before its old connection was noticed to be dead.
             let old = cx.links.iter().find(|(id, other)| *id != at.link && other.peer == peer);
             let reason = old.and_then(|(id, _)| ends_for(cx, id)).unwrap_or(Disconnect::Lost);
             cx.event(Event::PeerDisconnected { peer, reason });
@@ -474,7 +474,7 @@ fn on_setup(cx: &mut Context, at: Instance, setup: Setup) -> Result<(), Violatio
     Ok(())
 }
 
-/// The channel that is there from the start.
+/// The control channel, which is open from the start.
 pub(crate) struct Channel;
 
 impl ChannelTrait for Channel {
@@ -503,8 +503,8 @@ impl ChannelTrait for Channel {
     ) -> Result<(), Violation> {
         let Some(link) = cx.control.links.get_mut(&at.link) else { return Ok(()) };
         match message {
-            // The last words are said: what else was under way does not matter, but a peer that says its own too
-            // need not be waited for. R5.6.2
+            // This end has said goodbye or refused: all else is ignored, but a peer that says
+            // goodbye too has read enough, and the connection can close without waiting. R5.6.2
             ControlMessage::Refuse(_) | ControlMessage::Goodbye(_)
                 if matches!(link.stage, Stage::Ending(..)) =>
             {
@@ -516,7 +516,8 @@ impl ChannelTrait for Channel {
                 if let Some(peer) = cx.links.get(at.link).map(|link| link.peer) {
                     cx.stats.refusal(false, refusal.kind());
                     let refusal = without_records(&refusal);
-                    // Who is connected already by another address is no news, but to who asked for it.
+                    // A refused duplicate is no news, except to an application that asked for that
+                    // dial.
                     let is_there = refusal == Refusal::Duplicate
                         && cx.dialer.has_chosen(at.link)
                         && dialer::has_another(cx, at.link).is_some();
@@ -559,7 +560,7 @@ impl ChannelTrait for Channel {
                 _ => Err(Violation::Ping),
             },
             ControlMessage::Raise(raise) => {
-                // They cost no permit: who sends one after the other has nothing to say. R6.1.6
+                // Raises cost no permits, so their rate is limited. R6.1.6
                 if link.raises_in.next(RAISES * 2, RAISE_INTERVAL) > cx.now {
                     return Err(Violation::OutOfTurn);
                 }
@@ -626,7 +627,7 @@ impl ChannelTrait for Channel {
         let stage = match &link.stage {
             Stage::Hello(until) | Stage::Setup(until) | Stage::Ending(_, until) => Some(*until),
             Stage::Asking { until, .. } => Some(*until),
-            // A ping that is due waits for the channel, not for the time.
+            // A ping that is overdue waits for the channel, not for a timer.
             Stage::Up => {
                 let ping = next_ping(cx, link).filter(|due| *due > cx.now);
                 let raise = link.raises_out.next(RAISES, RAISE_INTERVAL);
@@ -637,7 +638,7 @@ impl ChannelTrait for Channel {
             }
             Stage::Closed(_) => None,
         };
-        // Only what [`expire`] acts on: else it would be due for ever.
+        // Only where [`expire`] acts on it: otherwise it would stay due for ever.
         let yields = link.yields.filter(|_| matches!(link.stage, Stage::Setup(_) | Stage::Up));
         stage.into_iter().chain(yields).min()
     }
@@ -657,7 +658,7 @@ impl ChannelTrait for Channel {
     fn expire(_: &mut Context, _: usize) {}
 }
 
-/// A deadline has passed, perhaps.
+/// Handles a deadline, if one has passed.
 pub(crate) fn expire(cx: &mut Context, at: Instance) {
     let Some(link) = cx.control.links.get(&at.link) else { return };
     let now = cx.now;
@@ -666,7 +667,7 @@ pub(crate) fn expire(cx: &mut Context, at: Instance) {
             cx.links.end(at.link, Goodbye::Silent);
         }
         Stage::Asking { older, until, .. } if until <= now => {
-            // It did not answer: this one takes its place. R5.3.4
+            // The older connection did not answer: this one replaces it. R5.3.4
             cx.control.waiting -= 1;
             cx.links.end(older, Goodbye::Silent);
             enter(cx, at);
@@ -683,7 +684,7 @@ pub(crate) fn expire(cx: &mut Context, at: Instance) {
     }
 }
 
-/// Raises what a peer may have outstanding on an instance.
+/// Raises the grant of an instance.
 pub(crate) fn raise(
     cx: &mut Context,
     link: ConnectionId,

@@ -1,4 +1,5 @@
-//! Connections as the channels see them: who is there, what may be written, whose turn it is.
+//! Connections as the channels see them: who is connected, which channels can send, and whose turn
+//! it is.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -10,25 +11,26 @@ use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::{Goodbye, Held, Refusal};
 
-/// A round trip before one was measured: a guess at a distance between continents.
+/// The round trip assumed before one is measured: that between continents.
 const FIRST_ROUND_TRIP: Duration = Duration::from_millis(100);
-/// How long one peer may keep what others could give, beside the time that its bytes take. Round trip and
-/// rate are measured by its own answers, so who is slow on purpose could hold up whatever it was first with.
+/// How long one peer may keep a request to itself that others could answer, beside the time that
+/// its bytes take. Round trip and rate are measured on the peer's own answers, so without this cap
+/// a peer that is slow on purpose could delay whatever it is asked first.
 pub(crate) const EXCLUSIVE: Duration = Duration::from_secs(1);
-/// How often that is halved while one after the other is late.
+/// How often that time is halved while one peer after the other times out.
 const HALVED_MOST: u32 = 2;
-/// Bytes a second before a rate was measured: a slow home line.
+/// Bytes a second assumed before a rate is measured: a slow home line.
 const FIRST_RATE: u64 = 1 << 20;
-/// What a line is taken to be at least where it decides when others are asked: those whose rates are known
-/// may all be slow on purpose. On a slower line more is asked for twice.
+/// The least rate assumed for this node's line when deciding whether to ask a second peer: all
+/// peers with measured rates may be slow on purpose. On a slower line more is requested twice.
 const LEAST_RATE: u64 = 128 << 10;
-/// How far a link may be ahead of its share of the work: what comes in a burst is worked on at once.
+/// How far a link may be ahead of its share of the work, so that bursts are handled at once.
 const AHEAD: Duration = Duration::from_millis(100);
-/// The longest rest: what a link may be charged with at once has a bound, whatever it costs.
+/// The longest rest: what a link can be charged at once is bounded, whatever the work costs.
 const REST_MOST: Duration = Duration::from_secs(1);
-/// How often it is counted how many links cause work.
+/// How often the links that cause work are counted.
 const COUNT_AGAIN: Duration = Duration::from_millis(50);
-/// Answers smaller than this say more about the round trip than about the rate.
+/// Smaller answers measure the round trip rather than the rate.
 const RATE_SAMPLE: u64 = 4 << 10;
 
 /// One connection.
@@ -39,39 +41,39 @@ pub(crate) struct Link {
     pub(crate) address: Address,
     pub(crate) path: Path,
     pub(crate) since: Time,
-    /// Ascending by number. Control is the first.
+    /// Channel instances, ascending by number; control is the first.
     pub(crate) slots: Vec<Slot>,
-    /// Where the search for the next frame begins, behind control.
+    /// The slot after control at which the search for the next frame starts.
     turn: usize,
     queued: bool,
-    /// Both steps of the hello are done.
+    /// The hello is complete.
     pub(crate) up: bool,
-    /// It is to be ended when the current step is done, or has been.
+    /// Set when the connection is to be ended at the end of the current step, or has been.
     ending: Option<Ending>,
-    /// The peer's executed tip, as it says.
+    /// The peer's executed tip, as it claims.
     pub(crate) held: Option<Held>,
-    /// What ids announced to the peer are keyed with.
+    /// The peer's salt: the key of ids announced to it.
     pub(crate) salt: Salt,
-    /// When the last frame came.
+    /// When the last frame arrived.
     pub(crate) heard: Time,
     round_trip: Option<Duration>,
     rate: u64,
-    /// It was measured.
+    /// `rate` was measured.
     has_rate: bool,
-    /// When the work that it has caused would be done, if links shared the processor alike.
+    /// When the work it caused would be finished if each link had an equal share of the processor.
     worked_until: Time,
-    /// Until when nothing is done for it: what it has caused beyond its share is done then.
+    /// Nothing is done for it until then, since it caused more than its share.
     rest_until: Time,
-    /// The same, if it waits for that.
+    /// Its entry in [`Links::resting`], if it has work waiting.
     rests: Option<Time>,
 }
 
-/// Why this node ends a connection: what the peer hears of it last.
+/// Why this node ends a connection; sent to the peer as the last message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// The peer is not admitted.
     Refusal(Refusal),
-    /// The connection was in order and is not wanted any more.
+    /// The connection was in order and is no longer wanted.
     Goodbye(Goodbye),
     /// The peer broke the protocol.
     Violation(Violation),
@@ -100,12 +102,12 @@ impl From<Violation> for Ending {
 pub(crate) struct Slot {
     pub(crate) number: u32,
     pub(crate) kind: Kind,
-    /// Which pool, for pools.
+    /// The index of the pool, for pool channels.
     pub(crate) index: usize,
     pub(crate) version: u32,
     /// The transport can take a frame.
     writable: bool,
-    /// There may be a frame.
+    /// The channel may have a frame to send.
     dirty: bool,
 }
 
@@ -115,12 +117,12 @@ impl Slot {
     }
 }
 
-/// One channel of one connection, as the channels are called with it.
+/// One channel of one connection: what the functions of a channel are called with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Instance {
     pub(crate) link: ConnectionId,
     pub(crate) slot: usize,
-    /// Which pool, for pools.
+    /// The index of the pool, for pool channels.
     pub(crate) index: usize,
 }
 
@@ -155,12 +157,12 @@ impl Link {
         }
     }
 
-    /// Why the connection is to be ended, if that has been noted ([`Links::end`]).
+    /// Why the connection is being ended, if it is ([`Links::end`]).
     pub(crate) fn ending(&self) -> Option<&Ending> {
         self.ending.as_ref()
     }
 
-    /// The peer is asked for nothing more.
+    /// Stops requests to the peer.
     pub(crate) fn retire(&mut self) {
         self.held = None;
         self.up = false;
@@ -175,12 +177,12 @@ impl Link {
         self.slots.iter().position(|slot| slot.number == number)
     }
 
-    /// The round trip, if one was measured.
+    /// The measured round trip, if any.
     pub(crate) fn round_trip(&self) -> Option<Duration> {
         self.round_trip
     }
 
-    /// A round trip was measured: an eighth of it counts, as in TCP.
+    /// Adds a sample of the round trip with weight 1/8, as TCP does.
     pub(crate) fn measured(&mut self, sample: Duration) {
         self.round_trip = Some(self.round_trip.map_or(sample, |known| (known * 7 + sample) / 8));
     }
@@ -189,7 +191,7 @@ impl Link {
         self.round_trip.unwrap_or(FIRST_ROUND_TRIP)
     }
 
-    /// An answer of `bytes` bytes took this time.
+    /// Adds a sample of the rate: an answer of `bytes` bytes took this long.
     pub(crate) fn measured_rate(&mut self, bytes: u64, took: Duration) {
         let sending = took.saturating_sub(self.likely_round_trip()).as_micros().max(1) as u64;
         if bytes >= RATE_SAMPLE {
@@ -199,75 +201,78 @@ impl Link {
         }
     }
 
-    /// Until when the work that it has caused would be done, if it is not.
+    /// When the work it caused would be finished, if that is in the future.
     pub(crate) fn works_until(&self, now: Time) -> Option<Time> {
         Some(self.worked_until).filter(|until| *until > now)
     }
 
-    /// It goes on from what others have left.
+    /// Carries over the work that earlier connections of the same peer have caused.
     pub(crate) fn owes(mut self, until: Option<Time>) -> Self {
         self.worked_until = self.worked_until.max(until.unwrap_or_default());
         self
     }
 
-    /// Until when it rests, if it was too far ahead of its share of the work: then some of what it waits
-    /// for is done at once, which costs less than one thing after the other.
+    /// Until when it rests, if it was too far ahead of its share of the work. What waits meanwhile
+    /// is then done in one batch, which costs less than one thing after the other.
     fn must_rest_until(&self, now: Time) -> Option<Time> {
         Some(self.rest_until).filter(|until| *until > now)
     }
 
-    /// How long an answer of `bytes` bytes may take: two round trips and two sending times, and
-    /// a quarter of a second for a busy peer.
+    /// The timeout of an answer of `bytes` bytes: two round trips and two sending times, and a
+    /// quarter of a second for a busy peer.
     fn patience(&self, bytes: u32) -> Duration {
         let sending = Duration::from_micros(u64::from(bytes) * 2_000_000 / self.rate);
         let patience = self.likely_round_trip() * 2 + sending + Duration::from_millis(250);
         patience.min(Duration::from_secs(8))
     }
 
-    /// How long no other peer is asked for an answer of `bytes` bytes, if others could be and `late` peers have
-    /// been late with it already: a round trip at least, or answers would come while others are asked; but who
-    /// is slow on purpose has half of the time when somebody was late. They share this node's line, so the
-    /// time for its bytes is that of the `fastest`.
+    /// How long no other peer is asked for an answer of `bytes` bytes, although others could be,
+    /// when `late` peers have timed out on it already. It is a round trip at least, or others would
+    /// be asked while the answer is on its way; but it is halved once a peer was late, since this
+    /// one may be slow on purpose too. All peers share this node's line, so the time for the bytes
+    /// is that of the `fastest`.
     fn exclusive(&self, bytes: u32, late: u32, fastest: u64) -> Duration {
         let sending = Duration::from_micros(u64::from(bytes) * 1_000_000 / fastest.max(1));
         let least = (self.likely_round_trip() * 5 / 4).min(EXCLUSIVE / (1 << late.min(1)));
         self.patience(bytes).min((EXCLUSIVE / (1 << late.min(HALVED_MOST))).max(least) + sending)
     }
 
-    /// When others are asked for an answer of `bytes` bytes, with which `late` peers were late, and when it is no
-    /// longer waited for.
+    /// When another peer is asked for an answer of `bytes` bytes on which `late` peers have timed
+    /// out, and when the answer times out.
     pub(crate) fn waits(&self, bytes: u32, late: u32, fastest: u64, now: Time) -> (Time, Time) {
         (now + self.exclusive(bytes, late, fastest), now + self.patience(bytes))
     }
 }
 
-/// Whether one whose work would be done then is ahead of its share by more than a link may be.
+/// Whether work that would be finished then is more than a link may be ahead of its share.
 pub(crate) fn is_much(worked_until: Time, now: Time) -> bool {
     worked_until > now + AHEAD
 }
 
-/// Up to [`AHEAD`]: links that begin to rest at the same time go on one after the other, or all that they
-/// wait for would be done in one piece, and whoever is in time would wait for that.
+/// A delay of up to [`AHEAD`], to spread the ends of rests. Links that begin to rest together would
+/// otherwise end together, and all their waiting work would delay the links within their shares.
 fn spread(id: ConnectionId, now: Time) -> Duration {
     let mixed = (id.0 ^ now.as_micros()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     Duration::from_micros((AHEAD.as_micros() as u64 * mixed) >> 32)
 }
 
-/// All connections, and those that may have a frame to send, in turn.
+/// All connections, and the queue of those that may have a frame to send.
 #[derive(Debug, Default)]
 pub(crate) struct Links {
     links: BTreeMap<ConnectionId, Link>,
     ready: VecDeque<ConnectionId>,
-    /// Connections to be ended when the current step is done, in the order in which that was noted.
+    /// Connections to end at the end of the current step, in the order of the calls to
+    /// [`Links::end`].
     endings: VecDeque<ConnectionId>,
-    /// Those that have caused more work than their share, and until when nothing is done for them.
+    /// Connections with waiting work that have caused more than their share, and until when they
+    /// rest.
     resting: BTreeSet<(Time, ConnectionId)>,
-    /// One has begun to since somebody asked.
+    /// A connection has begun to rest since [`Links::has_begun_to_rest`] was called.
     begun_to_rest: bool,
-    /// How many links cause work, as it was counted then.
+    /// How many links cause work, at the last count.
     working: u32,
     counted: Time,
-    /// Bytes a second of the two that are fastest, as it was measured then.
+    /// The two highest measured rates in bytes a second, at the last count.
     fastest: [Option<(u64, ConnectionId)>; 2],
 }
 
@@ -300,8 +305,8 @@ impl Links {
         self.links.iter().map(|(id, link)| (*id, link))
     }
 
-    /// Notes that a connection is to be ended. `node` ends it when the current step is done: ending brings
-    /// the connection's channels down, which changes what the caller is working on. The first reason counts.
+    /// Marks a connection to be ended. `node` ends it at the end of the current step: ending closes
+    /// its channels, which would change what the caller is working on. The first reason is kept.
     pub(crate) fn end(&mut self, id: ConnectionId, ending: impl Into<Ending>) {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.ending.is_none()) else {
             return;
@@ -311,15 +316,14 @@ impl Links {
         self.endings.push_back(id);
     }
 
-    /// The next connection to be ended, and why.
+    /// The next connection to end, and why.
     pub(crate) fn next_ending(&mut self) -> Option<(ConnectionId, Ending)> {
         std::iter::from_fn(|| self.endings.pop_front())
             .find_map(|id| Some((id, self.links.get(&id)?.ending.clone()?)))
     }
 
-    /// A message of a link that was not asked for has cost `steps` steps. A link may be ahead of its
-    /// share by [`AHEAD`]; one that is further ahead rests: what it is owed waits, so its permits come
-    /// back later and it sends less.
+    /// Charges a link with `steps` steps for an unrequested message. A link may be ahead of its
+    /// share by [`AHEAD`]. Beyond that it rests: its permits return later, so it sends less.
     pub(crate) fn worked(&mut self, id: ConnectionId, steps: u64, a_second: u32, now: Time) {
         if now.since(self.counted) >= COUNT_AGAIN {
             let working = self.links.values().filter(|link| link.worked_until > now).count();
@@ -340,43 +344,42 @@ impl Links {
         }
     }
 
-    /// Bytes a second that this node's line takes at least, as far as a peer other than this one has shown;
-    /// it is not taken to be better than a slow home line.
+    /// The bytes a second that this node's line can take, as measured with peers other than this
+    /// one, within [`LEAST_RATE`] and [`FIRST_RATE`].
     pub(crate) fn fastest(&self, but: ConnectionId) -> u64 {
         let others = self.fastest.iter().flatten().filter(|(_, id)| *id != but);
         let fastest = others.map(|(rate, _)| *rate).max();
         fastest.map_or(FIRST_RATE, |fastest| fastest.clamp(LEAST_RATE, FIRST_RATE))
     }
 
-    /// Whether this node dialed a link: whom it dials no stranger can choose.
+    /// Whether this node dialed the connection: then no stranger could choose who the peer is.
     pub(crate) fn was_dialed(&self, id: ConnectionId) -> bool {
         self.links.get(&id).is_some_and(|link| !link.direction.is_inbound())
     }
 
-    /// Whether the peer dialed a link.
+    /// Whether the peer dialed the connection.
     pub(crate) fn was_accepted(&self, id: ConnectionId) -> bool {
         self.links.get(&id).is_some_and(|link| link.direction.is_inbound())
     }
 
-    /// How many steps a link may be charged with before it rests.
+    /// How many steps a link can be charged with before it rests.
     pub(crate) fn room(&self, id: ConnectionId, a_second: u32, now: Time) -> u64 {
         let ahead = self.links.get(&id).map_or(now, |link| link.worked_until);
         let left = (now + AHEAD).since(ahead).as_micros() as u64;
         left * u64::from(a_second) / (u64::from(self.working.max(1)) * 1_000_000)
     }
 
-    /// Whether a link has begun to rest since this was asked: what it waits for in turn is the turn of
-    /// others.
+    /// Whether a link has begun to rest since the last call: then the queues skip it.
     pub(crate) fn has_begun_to_rest(&mut self) -> bool {
         std::mem::take(&mut self.begun_to_rest)
     }
 
-    /// When the first of those that rest goes on.
+    /// When the first rest ends.
     pub(crate) fn rests_until(&self) -> Option<Time> {
         self.resting.first().map(|(until, _)| *until)
     }
 
-    /// Some have rested for long enough.
+    /// Ends the rests that are over.
     pub(crate) fn rested(&mut self, now: Time) {
         while let Some(&(until, id)) = self.resting.first()
             && until <= now
@@ -399,7 +402,7 @@ impl Links {
         slots.iter().enumerate().map(at).collect()
     }
 
-    /// A channel may have something to send.
+    /// Notes that a channel may have something to send.
     pub(crate) fn wake(&mut self, id: ConnectionId, slot: usize) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let Some(slot) = link.slots.get_mut(slot) else { return };
@@ -410,14 +413,15 @@ impl Links {
         }
     }
 
-    /// Whether a frame of a channel could leave: the transport can take it, and the link does not rest.
+    /// Whether a channel could send a frame: the transport can take one, and the link does not
+    /// rest.
     pub(crate) fn may_send(&self, at: Instance, now: Time) -> bool {
         let Some(link) = self.links.get(&at.link) else { return false };
         link.slots.get(at.slot).is_some_and(|slot| slot.writable)
             && link.must_rest_until(now).is_none()
     }
 
-    /// The transport can take the next frame of a channel.
+    /// Notes that the transport can take the next frame of a channel.
     pub(crate) fn writable(&mut self, id: ConnectionId, number: u32) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let Some(at) = link.slot_of(number) else { return };
@@ -427,8 +431,8 @@ impl Links {
         }
     }
 
-    /// The channel that is asked for a frame next: connections in turn, control first, then each
-    /// channel in turn. It is taken to have one until [`Links::clean`].
+    /// The channel to poll for the next frame: connections in turn; of one connection control
+    /// first, then the others in turn. The channel counts as having more until [`Links::clean`].
     pub(crate) fn next(&mut self, now: Time) -> Option<(Kind, Instance)> {
         while let Some(&id) = self.ready.front() {
             let rests = self.links.get(&id).and_then(|link| link.must_rest_until(now));
@@ -457,14 +461,15 @@ impl Links {
         None
     }
 
-    /// The channel has nothing to send.
+    /// Notes that the channel has nothing to send.
     pub(crate) fn clean(&mut self, at: Instance) {
         if let Some(link) = self.links.get_mut(&at.link) {
             link.slots[at.slot].dirty = false;
         }
     }
 
-    /// A frame of the channel leaves; it is the next connection's turn. Returns its number.
+    /// Notes that a frame of the channel leaves, and passes the turn to the next connection.
+    /// Returns the channel's number.
     pub(crate) fn sent(&mut self, at: Instance) -> u32 {
         let link = self.links.get_mut(&at.link).expect("it has just been asked");
         link.slots[at.slot].writable = false;
@@ -514,7 +519,7 @@ mod tests {
         let mut order = Vec::new();
         while let Some((id, slot)) = next(&mut links) {
             order.push((id, slot));
-            // The transport is fast, and the channels always have more.
+            // The transport is fast, and both channels always have more to send.
             if order.len() < 12 {
                 links.writable(id, 15 + slot as u32);
             }
@@ -551,7 +556,7 @@ mod tests {
         assert!(links.next(at(1000)).is_some());
         links.worked(A, 1, 1000, at(1000));
         links.wake(B, 1);
-        // Control goes on, and so do others.
+        // Control is still polled, and so are other links.
         links.wake(A, 0);
         let next = |links: &mut Links, ms| {
             let (_, at) = links.next(at(ms))?;
@@ -561,7 +566,7 @@ mod tests {
         assert_eq!(next(&mut links, 1000), Some((A, 0)));
         assert_eq!(next(&mut links, 1000), Some((B, 1)));
         assert_eq!(next(&mut links, 1000), None);
-        // All that it has caused is to be done by then.
+        // All of its work would be finished by then.
         assert_eq!(links.rests_until(), Some(at(1101) + spread(A, at(1000))));
         links.rested(at(1101));
         assert_eq!(next(&mut links, 1101), None);
@@ -570,7 +575,7 @@ mod tests {
         assert_eq!(links.rests_until(), None);
         let spreads = (0..50).map(|n| spread(ConnectionId(n), at(7))).collect::<BTreeSet<_>>();
         assert!(spreads.len() == 50 && spreads.iter().all(|spread| *spread < AHEAD));
-        // With two that cause work each has half: 51 steps take as long as 102.
+        // Two that cause work share the processor: 51 steps take as long as 102.
         links.worked(A, 80, 1000, at(1201));
         (0..2).for_each(|_| links.worked(B, 40, 1000, at(1201)));
         assert_eq!((links.room(A, 1000, at(1201)), links.room(B, 1000, at(1241))), (20, 60));
@@ -596,7 +601,7 @@ mod tests {
         assert!(!links.may_send(slot, now + REST_MOST) && links.may_send(slot, until));
     }
 
-    /// Two who answered slowly on purpose were all that was known of this node's line.
+    /// Regression: the only known rates were those of two peers that answered slowly on purpose.
     #[test]
     fn a_line_is_not_taken_to_be_slower_than_most() {
         let mut links = links();
@@ -606,7 +611,7 @@ mod tests {
         }
         links.worked(A, 1, 1000, Time::from_micros(2_000_000));
         assert_eq!(links.fastest(A), LEAST_RATE);
-        // A frame adds half a second to the time in which nobody else is asked.
+        // A frame adds half a second to the time before another peer is asked.
         let exclusive = links.links[&A].exclusive(64 << 10, 0, LEAST_RATE);
         assert_eq!(exclusive, EXCLUSIVE + Duration::from_millis(500));
     }

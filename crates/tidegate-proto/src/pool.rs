@@ -1,9 +1,9 @@
-//! A pool of items: what it holds, the log that links read, and what waits for a verdict
+//! A pool of items: its content, the log that links read, and the items that wait for a verdict
 //! (specification section 7).
 //!
-//! An item that passes through: [`Pool::arrived`] → ticket → [`verdict`] → the log, which each
-//! link reads with a cursor of its own. Everything about items is in this module, and an entry is
-//! in the log once, whatever the number of peers.
+//! The way of an item: [`arrived`] → ticket → [`verdict`] → the log, which each link reads with a
+//! cursor of its own. Everything about items is in this module, and an entry is in the log once,
+//! whatever the number of peers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher as _;
@@ -44,29 +44,29 @@ use link_set::{LinkSet, Ordinal};
 use shelf::Shelf;
 pub(crate) use tip::{peer_tip_changed, tip_changed};
 
-/// A pool and all that belongs to it.
+/// A pool with everything that belongs to it.
 #[derive(Debug)]
 pub(crate) struct Pool {
     pub(crate) spec: PoolSpec,
     index: PoolIndex,
     salt: Salt,
     content: Content,
-    /// What a re-org took out.
+    /// Items that a re-org removed.
     shelf: Shelf,
-    /// The append-only log. Positions of entries that are gone stay empty.
+    /// The append-only log. Positions of removed entries stay empty.
     log: BTreeMap<u64, Entry>,
     positions: BTreeMap<ItemId, u64>,
-    /// Items that are here or pending, by the ids that peers announce them with.
+    /// Items in the pool or pending, by the alias that peers announce them with.
     aliases: BTreeMap<u64, ItemId>,
     next: u64,
-    /// Items that are being checked.
+    /// Items without a verdict.
     pending: BTreeMap<ItemId, Pending>,
-    /// Those that wait for their ticket, and until when.
+    /// Pending items without a ticket, by their timeout.
     waiting: BTreeSet<(Time, ItemId)>,
-    /// Announced ids, as far as the items are neither here nor pending.
+    /// Announced aliases whose items are neither in the pool nor pending.
     fetcher: Fetcher<u64>,
     links: BTreeMap<ConnectionId, PoolLink>,
-    /// Items that came or left during the current step; whether it left.
+    /// Items added or removed during the current step; `true` if removed.
     moved: Vec<(ItemId, bool)>,
 }
 
@@ -78,13 +78,13 @@ struct Entry {
     facts: Facts,
     from: u64,
     added: Time,
-    /// Links that have it.
+    /// Links whose peers have the item.
     known_by: LinkSet,
-    /// It was published here.
+    /// Published by this node.
     own: bool,
 }
 
-/// An item that is being checked.
+/// An item without a verdict.
 #[derive(Debug)]
 struct Pending {
     body: Bytes,
@@ -92,19 +92,19 @@ struct Pending {
     sources: Vec<Source>,
     /// What the request for it is charged with, if it was fetched.
     reserved: Option<Reserved>,
-    /// The verdict is late: the permits went back as *ignored*.
+    /// The verdict timed out: the permits went back as *ignored*.
     overdue: bool,
-    /// Whose turn it waits for, and until when, as long as it has no ticket.
+    /// While it has no ticket: the connection in whose queue it waits, and its timeout.
     turn: Option<(ConnectionId, Time)>,
 }
 
 impl Pending {
-    /// Another source of the item: its report, if it is due at once. Each link is a source once,
-    /// so that what is kept does not grow with what it repeats.
+    /// Adds a source of the item; returns its report if that is due at once. Each link is a source
+    /// only once, so that repeating an item does not make the list grow.
     fn another(&mut self, source: Source) -> Option<Report> {
         let same = |known: &&mut Source| known.link == source.link;
         if let Some(known) = self.sources.iter_mut().find(same) {
-            // Announced before, and asked for before another was faster.
+            // The same announcement, which this node requested before another peer was faster.
             if source.how != How::Announced {
                 known.how = source.how;
             }
@@ -119,7 +119,7 @@ impl Pending {
     }
 }
 
-/// Who is owed a report about an item.
+/// A permit that needs a report about an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Source {
     link: ConnectionId,
@@ -127,7 +127,7 @@ struct Source {
     how: How,
 }
 
-/// How an item, or the news of it, came.
+/// How an item, or its announcement, arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
     Announced,
@@ -136,7 +136,7 @@ enum How {
 }
 
 impl Pool {
-    /// What it holds.
+    /// The items in the pool.
     pub(crate) fn content(&self) -> &Content {
         &self.content
     }
@@ -160,12 +160,12 @@ impl Pool {
         }
     }
 
-    /// How many items it holds.
+    /// The number of items in the pool.
     pub(crate) fn len(&self) -> usize {
         self.content.len()
     }
 
-    /// Bytes of the items it holds.
+    /// The bytes of the items in the pool.
     pub(crate) fn bytes(&self) -> usize {
         self.content.bytes()
     }
@@ -180,41 +180,41 @@ impl Pool {
         self.content.ids()
     }
 
-    /// An item it holds.
+    /// The body of an item in the pool.
     pub(crate) fn body(&self, id: &ItemId) -> Option<&Bytes> {
         self.content.item(id).map(|item| &item.body)
     }
 
-    /// Permits out to peers, and permits of peers that are spent.
+    /// Permits that peers have spent here, and that this node has spent at peers.
     pub(crate) fn permits(&self) -> (usize, usize) {
         let each = self.links.values().map(PoolLink::permits);
         each.fold((0, 0), |(given, spent), (g, s)| (given + g, spent + s))
     }
 
-    /// The same of one link; `None` if its peer does not take part in this pool.
+    /// The same for one connection; `None` if the pool is not open on it.
     pub(crate) fn permits_of(&self, link: ConnectionId) -> Option<(usize, usize)> {
         self.links.get(&link).map(PoolLink::permits)
     }
 
-    /// When [`expire`] has something to do.
+    /// When [`expire`] is due.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let waiting = self.waiting.first().map(|(until, _)| *until);
         self.fetcher.deadline().into_iter().chain(waiting).min()
     }
 
-    /// Those who may be asked for items are looked at.
+    /// Wakes connections: they may have items to request.
     fn wake(&self, who: impl IntoIterator<Item = ConnectionId>, links: &mut Links) {
         for link in who.into_iter().filter_map(|link| self.links.get(&link)) {
             links.wake(link.at.link, link.at.slot);
         }
     }
 
-    /// What peers announce an item of this node's pool with.
+    /// The alias that peers announce an item to this node with.
     fn alias(&self, id: &ItemId) -> u64 {
         alias(&self.salt, id)
     }
 
-    /// Puts a checked item into the pool. `false` if better ones leave no room for it.
+    /// Puts an accepted item into the pool. `false` if better items leave no room for it.
     fn insert(
         &mut self,
         item: Item,
@@ -250,7 +250,7 @@ impl Pool {
         true
     }
 
-    /// What the log has of an item.
+    /// The log entry of an item.
     fn entry(&self, id: &ItemId) -> Option<&Entry> {
         self.log.get(self.positions.get(id)?)
     }
@@ -259,12 +259,13 @@ impl Pool {
         self.log.get_mut(self.positions.get(id)?)
     }
 
-    /// The height from which an item holds.
+    /// The height from which an item is executable.
     fn from(&self, id: &ItemId) -> u64 {
         self.entry(id).map_or(0, |entry| entry.from)
     }
 
-    /// Takes out the item with a key, if there is one; the height from which it held.
+    /// Removes the item with a key, if there is one; returns it with the height from which it was
+    /// executable.
     fn take_out(&mut self, key: &ItemKey) -> Option<(Item, u64, Output)> {
         let id = self.content.by_key(key)?;
         let from = self.from(&id);
@@ -272,7 +273,7 @@ impl Pool {
         Some((item, from, self.forget(id)))
     }
 
-    /// An item has left the content: it leaves the log as well, and cursors will pass its place.
+    /// Removes an item's log entry once it has left the content; cursors skip the empty position.
     fn forget(&mut self, id: ItemId) -> Output {
         if let Some(position) = self.positions.remove(&id) {
             self.log.remove(&position);
@@ -284,16 +285,16 @@ impl Pool {
 
     fn forget_alias(&mut self, id: &ItemId) {
         let alias = self.alias(id);
-        // Two items may share one: SPEC 7.3 says what that costs.
+        // Two items may share an alias: SPEC 7.3 says what that costs.
         if self.aliases.get(&alias) == Some(id) {
             self.aliases.remove(&alias);
         }
     }
 
-    /// An item that is neither here nor pending was announced.
+    /// Registers an announcement of an item that is neither in the pool nor pending.
     fn wanted(&mut self, alias: u64, link: ConnectionId, number: u32, facts: Facts, now: Time) {
         let Some(announcer) = self.links.get_mut(&link) else { return };
-        // It has been asked for, and the answer is on its way.
+        // Already requested from this peer, which has not answered yet.
         if announcer.requested.contains_key(&number) {
             return;
         }
@@ -302,11 +303,11 @@ impl Pool {
         let priority = facts.priority_class();
         let dialed = announcer.dialed;
         let announced = Announced { key: alias, link, tag: number, priority, size: bound, dialed };
-        // Permits are the bound here, so nothing is displaced.
+        // Permits bound the number of announcements, so no other candidate has to be evicted.
         let _ = self.fetcher.announced(announced, None, now);
     }
 
-    /// Whether an item is here, which a link turns out to have too.
+    /// If an item is in the pool, notes that the peer has it too. Returns whether it is.
     fn is_known_by(&mut self, id: &ItemId, link: ConnectionId) -> bool {
         let ordinals = self.ordinals(link);
         let Some(entry) = self.entry_mut(id) else { return false };
@@ -314,20 +315,20 @@ impl Pool {
         true
     }
 
-    /// An item was published here.
+    /// Marks an item as published by this node.
     pub(crate) fn mark_own(&mut self, id: &ItemId) {
         if let Some(entry) = self.entry_mut(id) {
             entry.own = true;
         }
     }
 
-    /// Links whose place no other has taken: one of each peer.
+    /// Links without a successor: one for each peer.
     fn last_links(&self) -> impl Iterator<Item = (ConnectionId, &PoolLink)> {
         let stays = |link: &PoolLink| link.successor.is_none_or(|id| !self.links.contains_key(&id));
         self.links.iter().filter(move |(_, link)| stays(link)).map(|(id, link)| (*id, link))
     }
 
-    /// Links whose peers have said that they have an item, if it is here.
+    /// Connections whose peers have shown that they have an item; `None` if it is not in the pool.
     pub(crate) fn holders(&self, id: &ItemId) -> Option<impl Iterator<Item = ConnectionId>> {
         let entry = self.entry(id)?;
         Some(
@@ -337,8 +338,8 @@ impl Pool {
         )
     }
 
-    /// Items that were published here, and that fewer peers have than there should be: than all of this pool
-    /// if those are fewer, but one.
+    /// Items published here that fewer than `peers` peers have. If the pool has fewer peers than
+    /// that, all of them should have the item; one is the least.
     pub(crate) fn unspread(&self, peers: usize) -> impl Iterator<Item = ItemId> {
         let enough = peers.min(self.last_links().count()).max(1);
         let own = self.log.values().filter(|entry| entry.own);
@@ -348,19 +349,19 @@ impl Pool {
         own.filter(move |entry| known(entry) < enough).map(|entry| entry.id)
     }
 
-    /// These links, as far as they are there.
+    /// The set of those links that still exist.
     fn link_set(&self, links: impl Iterator<Item = ConnectionId>) -> LinkSet {
         links.flat_map(|link| self.ordinals(link)).flatten().collect()
     }
 
-    /// The place of a link in the sets of those who have an item, and that of the link that has taken its place.
+    /// The ordinals of a link and of its successor: what a peer has on one, it has on the other.
     fn ordinals(&self, link: ConnectionId) -> [Option<Ordinal>; 2] {
         let link = self.links.get(&link);
         let successor = link.and_then(|link| self.links.get(&link.successor?));
         [link, successor].map(|link| link.map(|link| link.ordinal))
     }
 
-    /// An item waits for its verdict no longer.
+    /// Removes an item from the pending ones.
     fn take_pending(&mut self, id: &ItemId) -> Option<Pending> {
         let pending = self.pending.remove(id)?;
         if let Some((_, until)) = pending.turn {
@@ -369,13 +370,13 @@ impl Pool {
         Some(pending)
     }
 
-    /// The least ordinal that no link has.
+    /// The lowest free ordinal.
     fn free_ordinal(&self) -> Ordinal {
         Ordinal::free(self.links.values().map(|link| link.ordinal))
     }
 }
 
-/// A permit goes back to its source, now or when it has had some company. R6.3.2
+/// Returns a permit to its source, at once or together with other returns. R6.3.2
 fn report(cx: &mut Context, pool: usize, source: Source, report: Report) {
     let Some(link) = cx.pools[pool].links.get_mut(&source.link) else { return };
     link.give_back(source.number, report, cx.now);
@@ -388,10 +389,10 @@ fn report(cx: &mut Context, pool: usize, source: Source, report: Report) {
     }
 }
 
-/// SipHash-2-4 of an item's id (specification section 7.3). R7.3.1
+/// The alias of an item: SipHash-2-4 of its id (specification section 7.3). R7.3.1
 ///
-/// Whoever knows the salt can make two items of one alias in minutes, so it finds things and proves
-/// nothing: no count of what is owed may rely on its being unique.
+/// Anyone who knows the salt can find two items with the same alias in minutes. An alias is only
+/// good for finding things: no count of what is owed may rely on its being unique.
 fn alias(salt: &Salt, id: &ItemId) -> u64 {
     let mut hasher = SipHasher24::new_with_key(&salt.0);
     hasher.write(&id.0);
@@ -403,7 +404,7 @@ fn alias(salt: &Salt, id: &ItemId) -> u64 {
 
 #[cfg(test)]
 thread_local! {
-    /// With fewer bits the aliases of a test collide, as those of a hostile peer may.
+    /// Tests mask bits so that aliases collide, as a hostile peer could make them.
     pub(crate) static ALIAS_MASK: std::cell::Cell<u64> = const { std::cell::Cell::new(u64::MAX) };
 }
 
@@ -413,7 +414,7 @@ pub(crate) fn announcement(salt: &Salt, id: &ItemId, size: usize) -> crate::wire
     crate::wire::Announcement { id: alias(salt, id), facts: Facts::new(size, 100).to_wire() }
 }
 
-/// An item came in from `at`, whole. What is `reserved` for it is freed at its verdict.
+/// A complete item arrived. `reserved` is freed at its verdict.
 fn arrived(
     cx: &mut Context,
     at: Instance,
@@ -468,8 +469,8 @@ fn arrived(
     Ok(())
 }
 
-/// An announced id is wanted no more: who announced it. If one of them has been asked, the node's
-/// share is free for others, and taken again when the answer comes.
+/// Stops fetching an alias; returns its announcers. If one of them has been asked, the node's share
+/// of the charge is freed for other requests; it is charged again if the answer still comes.
 fn resolved(cx: &mut Context, index: usize, alias: u64) -> Vec<Candidate> {
     let pool = &mut cx.pools[index];
     let candidates = pool.fetcher.resolved(alias);
@@ -482,9 +483,9 @@ fn resolved(cx: &mut Context, index: usize, alias: u64) -> Vec<Candidate> {
     candidates
 }
 
-/// Links that waited for room among what may be asked for are asked again, if there is some.
+/// Wakes the links that had no budget for a request, if some was freed.
 fn use_freed(cx: &mut Context) {
-    // Looking at all links takes time, and most of the time none of them waits for this.
+    // Checked first: looking at all links takes time, and usually none of them waits.
     if !cx.fetches.has_room_again() {
         return;
     }
@@ -495,9 +496,12 @@ fn use_freed(cx: &mut Context) {
     }
 }
 
-/// A link is gone, and with it the permits that paid for what it sent and nobody checks yet: who
-/// comes back has new ones, so that must not stay. What others announced is fetched from them.
-/// R12.3
+/// A link is gone: removes the items that it delivered and that have no ticket yet.
+///
+/// The permits that paid for them are gone too. If the items stayed, a peer could reconnect, get
+/// new permits and fill the memory. An item stays if another source has paid for it: a push by its
+/// own permit, or an answer that is charged to another link's budget. Otherwise the item is
+/// dropped, and fetched from a peer that announced it. R12.3
 fn withdraw(cx: &mut Context, at: Instance) {
     let index = cx.pools[at.index].index;
     for id in cx.tickets.withdraw_items(at.link, index) {
@@ -505,7 +509,8 @@ fn withdraw(cx: &mut Context, at: Instance) {
         let Some(pending) = pool.pending.get_mut(&id) else { continue };
         pending.sources.retain(|source| pool.links.contains_key(&source.link));
         let reserved = pending.reserved.take();
-        // Another push has its own permit; another answer gave its share back, and takes it again.
+        // A second push has its own permit. A second answer was not charged, since the first one
+        // was: its link is charged now, if there is room.
         let pushed = pending.sources.iter().find(|source| source.how == How::Pushed).copied();
         let fetched = pending.sources.iter().find(|source| source.how == How::Fetched).copied();
         let bytes = pending.body.len() as u32;
@@ -535,7 +540,7 @@ fn withdraw(cx: &mut Context, at: Instance) {
             }
             let pool = &mut cx.pools[at.index];
             if pool.fetcher.is_candidate(alias, source.link) {
-                // By another announcement, as ids may collide.
+                // The link already announces this alias by another number: aliases may collide.
                 report(cx, at.index, source, Report::Duplicate);
                 continue;
             }
@@ -546,27 +551,27 @@ fn withdraw(cx: &mut Context, at: Instance) {
     }
 }
 
-/// What was asked for is not awaited any more, or has its verdict.
+/// Frees what a request is charged with: it was abandoned, or its item has a verdict.
 fn release(cx: &mut Context, pool: usize, reserved: Option<Reserved>) {
     let Some(Reserved { link, on_link, on_node }) = reserved else { return };
     cx.fetches.free(on_node);
-    // If the link is gone, so is its budget.
+    // A link's budget is gone with the link.
     if let Some(link) = cx.pools[pool].links.get_mut(&link) {
         link.reserved.free(on_link);
     }
 }
 
-/// The name of a pool of this node.
+/// The name of a pool.
 pub(crate) fn name(pools: &[Pool], pool: PoolIndex) -> &str {
     pools.get(pool.0 as usize).map_or("", |pool| &pool.spec.name)
 }
 
-/// The pool of a name, if this node has it.
+/// The index of the pool with a name, if this node has one.
 pub(crate) fn named(pools: &[Pool], name: &str) -> Option<PoolIndex> {
     Some(pools.iter().find(|pool| pool.spec.name == name)?.index)
 }
 
-/// An item waits for its turn to be checked, but not for ever. R6.3.3
+/// Queues an item for a ticket, until its timeout. R6.3.3
 fn ask(cx: &mut Context, source: Source, index: PoolIndex, id: ItemId) {
     cx.tickets.ask_item(source.link, index, id, source.how == How::Pushed);
     let until = cx.now + cx.config.limits.verdict_timeout;
@@ -578,8 +583,8 @@ fn ask(cx: &mut Context, source: Source, index: PoolIndex, id: ItemId) {
     pool.waiting.insert((until, id));
 }
 
-/// The validator is so far behind that an item has not had its turn in time: it is as if it had
-/// been ignored. It was paid for with permits, and these go back.
+/// The validator is so far behind that an item got no ticket in time. It counts as ignored: permits
+/// paid for it, and they go back.
 fn not_in_time(cx: &mut Context, index: usize) {
     let pool = &mut cx.pools[index];
     let Some((_, id)) = pool.waiting.pop_first() else { return };
@@ -592,7 +597,7 @@ fn not_in_time(cx: &mut Context, index: usize) {
     verdict(cx, pool, id, Verdict::Ignore);
 }
 
-/// What to ask the application about an item that waits for its verdict: it has a ticket now.
+/// The subject of an item's ticket, which is issued now.
 pub(crate) fn subject(cx: &mut Context, pool: PoolIndex, id: ItemId) -> Option<Subject> {
     let of = &mut cx.pools[pool.0 as usize];
     let pending = of.pending.get_mut(&id)?;
@@ -602,10 +607,10 @@ pub(crate) fn subject(cx: &mut Context, pool: PoolIndex, id: ItemId) -> Option<S
     Some(Subject::Item { pool, id, body: pending.body.clone() })
 }
 
-/// The verdict about an item is there.
+/// The verdict on an item.
 pub(crate) fn verdict(cx: &mut Context, pool: PoolIndex, id: ItemId, verdict: Verdict) {
     let index = pool.0 as usize;
-    // Published here in the meantime.
+    // Not pending any more if this node published it in the meantime.
     let Some(pending) = cx.pools[index].take_pending(&id) else { return };
     release(cx, index, pending.reserved);
     let pool = &mut cx.pools[index];
@@ -635,20 +640,21 @@ pub(crate) fn verdict(cx: &mut Context, pool: PoolIndex, id: ItemId, verdict: Ve
         if !pending.overdue {
             report(cx, index, *source, outcome);
         }
-        // A peer that only announced it has not shown that it has it. R7.3.11
+        // A peer that only announced the item may not have it, and cannot know that it is bad.
+        // R7.3.11
         if verdict == Verdict::Reject && source.how != How::Announced {
             cx.links.end(source.link, Violation::RejectedItem);
         }
     }
 }
 
-/// The verdict about an item is late: its permits go back, the ticket stays out.
+/// The verdict on an item timed out: its permits go back, the ticket stays outstanding.
 pub(crate) fn overdue(cx: &mut Context, pool: PoolIndex, id: ItemId) {
     let index = pool.0 as usize;
     let Some(pending) = cx.pools[index].pending.get_mut(&id) else { return };
     // R6.3.3
     if std::mem::replace(&mut pending.overdue, true) {
-        // An item that left and came again while its first ticket was out.
+        // The item was dropped and arrived again while its first ticket was outstanding.
         return;
     }
     let sources = pending.sources.clone();
@@ -659,7 +665,7 @@ pub(crate) fn overdue(cx: &mut Context, pool: PoolIndex, id: ItemId) {
     }
 }
 
-/// Publishes an item of this node's own: its fate, and its id if it is an item.
+/// Publishes an item; returns its fate, and its id if it is valid.
 pub(crate) fn publish(
     cx: &mut Context,
     pool: PoolIndex,
@@ -681,7 +687,7 @@ pub(crate) fn publish(
     }
     let pool_index = pool.index;
     if pool.pending.contains_key(&id) {
-        // Peers sent it too: the verdict that comes with it settles theirs.
+        // Peers sent it too: this verdict returns their permits.
         verdict(cx, pool_index, id, Verdict::Accept(admission));
     } else {
         let item = Item { id, body, facts };
@@ -703,7 +709,7 @@ pub(crate) fn publish(
     (fate, Some(id))
 }
 
-/// Peers announced what is here now: their permits go back.
+/// An announced item is now here: returns the permits of its announcements.
 fn announcers(cx: &mut Context, pool: PoolIndex, id: ItemId) -> Vec<ConnectionId> {
     let index = pool.0 as usize;
     let alias = cx.pools[index].alias(&id);
@@ -715,8 +721,8 @@ fn announcers(cx: &mut Context, pool: PoolIndex, id: ItemId) -> Vec<ConnectionId
     candidates.into_iter().map(|candidate| candidate.link).collect()
 }
 
-/// The current step is done: what it moved into the pools and out of them is reported to the store, which
-/// looks at what the pools hold now, and what it freed can be used.
+/// Ends a step: tells the store which items were added and removed, and wakes links if some of the
+/// fetch budget was freed.
 pub(crate) fn settle(cx: &mut Context) {
     for pool in 0..cx.pools.len() {
         for (id, gone) in std::mem::take(&mut cx.pools[pool].moved) {
@@ -728,7 +734,7 @@ pub(crate) fn settle(cx: &mut Context) {
     check_budgets(cx);
 }
 
-/// What is charged is what requests and items that wait for their verdicts are charged with.
+/// The budgets must equal the sum of all charges.
 #[cfg(test)]
 fn check_budgets(cx: &Context) {
     let mut on_node = 0;
@@ -746,7 +752,7 @@ fn check_budgets(cx: &Context) {
     assert_eq!(cx.fetches.bytes(), on_node);
 }
 
-/// Ends fetches that have timed out.
+/// Handles fetches and items that have timed out.
 pub(crate) fn expire(cx: &mut Context, index: usize) {
     while cx.pools[index].waiting.first().is_some_and(|(until, _)| *until <= cx.now) {
         not_in_time(cx, index);
@@ -756,7 +762,8 @@ pub(crate) fn expire(cx: &mut Context, index: usize) {
     for (link, number) in expired.timed_out {
         let link = pool.links.get_mut(&link);
         if let Some(requested) = link.and_then(|link| link.requested.get_mut(&number)) {
-            // Nothing is held for it: others may use the node's share. The link's stays taken.
+            // The node's share is freed for requests to other peers. The link stays charged, since
+            // the answer may still come.
             cx.fetches.free(std::mem::take(&mut requested.on_node));
         }
     }
@@ -770,7 +777,7 @@ pub(crate) fn expire(cx: &mut Context, index: usize) {
     }
 }
 
-/// The permit that an entry takes.
+/// The permit that sending an entry spends.
 fn spend_for(entry: &Entry, body: bool) -> Spent {
     if body { Spent::Body(entry.size as u32) } else { Spent::Announcement }
 }

@@ -1,4 +1,4 @@
-//! Whether the other end is there: pings, and how long silence may last (specification section 5.5).
+//! Liveness of the other end: pings, and timeouts for silence (specification section 5.5).
 
 use super::{ControlLink, Stage};
 use crate::channel::Context;
@@ -7,7 +7,7 @@ use crate::link::Instance;
 use crate::time::Time;
 use crate::wire::ControlMessage;
 
-/// When the next ping leaves. One is outstanding at most.
+/// When the next ping leaves. At most one is outstanding.
 pub(super) fn next_ping(cx: &Context, link: &ControlLink) -> Option<Time> {
     if link.ping.is_some() {
         return None;
@@ -21,7 +21,7 @@ pub(super) fn next_ping(cx: &Context, link: &ControlLink) -> Option<Time> {
         return Some(link.last_ping.max(silent) + limits.ping_busy);
     }
     let idle = if connection.direction.is_inbound() {
-        // The dialer's pings keep the connection; this one is for when they stay away.
+        // The dialer's pings keep the connection alive; this end pings only if they are missing.
         limits.ping_idle * 3 / 2
     } else {
         limits.ping_idle
@@ -29,12 +29,12 @@ pub(super) fn next_ping(cx: &Context, link: &ControlLink) -> Option<Time> {
     Some(connection.heard + idle)
 }
 
-/// When a silent peer is given up.
+/// When a silent peer times out.
 pub(super) fn silence(cx: &Context, link: &ControlLink) -> Option<Time> {
     Some(silent_since(cx, link.at.link)? + cx.config.limits.silence)
 }
 
-/// Since when the peer has owed something and said nothing.
+/// Since when the peer has owed an answer while it sent nothing.
 fn silent_since(cx: &Context, link: ConnectionId) -> Option<Time> {
     let connection = cx.links.get(link)?;
     let slots = connection.slots.iter().enumerate();

@@ -1,4 +1,4 @@
-//! Which channels a connection has: fixed ones, and those that both ends offer
+//! Which channel instances a connection has: fixed ones, and those that both ends offer
 //! (specification section 5.7).
 
 use crate::channel::{self, Agreed, Context, Kind};
@@ -10,7 +10,7 @@ use crate::signal;
 use crate::violation::Violation;
 use crate::wire::{Grant, Offer, Raise, Setup};
 
-/// Whether a peer's offers are in order: both ends must number the instances alike.
+/// Checks that a peer's offers are ordered, so that both ends number the instances alike.
 pub(super) fn check(offers: &[Offer]) -> Result<(), Violation> {
     // R5.7.1
     let ascending = offers.windows(2).all(|w| (w[0].kind, &w[0].name) < (w[1].kind, &w[1].name));
@@ -22,12 +22,12 @@ pub(super) fn check(offers: &[Offer]) -> Result<(), Violation> {
     if ascending && versions { Ok(()) } else { Err(Violation::Offers) }
 }
 
-/// Channels with fixed numbers besides control, which a node has if it has blocks.
+/// The channels with fixed numbers besides control.
 fn fixed() -> impl Iterator<Item = (u32, Kind)> {
     Kind::all_fixed().filter(|(_, kind)| *kind != Kind::Control)
 }
 
-/// The channels with fixed numbers may be written to.
+/// Opens the channels with fixed numbers for sending.
 pub(super) fn add_fixed(cx: &mut Context, link: ConnectionId) {
     if cx.config.genesis.is_none() {
         return;
@@ -44,7 +44,7 @@ pub(super) fn add_fixed(cx: &mut Context, link: ConnectionId) {
     }
 }
 
-/// The peer's hello is good: what it sends on the channels with fixed numbers may be read.
+/// Opens the channels with fixed numbers for receiving: the peer's hello is valid.
 pub(super) fn open_fixed(cx: &mut Context, link: ConnectionId) {
     add_fixed(cx, link);
     if cx.config.genesis.is_some() {
@@ -52,10 +52,11 @@ pub(super) fn open_fixed(cx: &mut Context, link: ConnectionId) {
     }
 }
 
-/// What two nodes do not exchange: the kind of channel, the name of its instance, and why.
+/// Something that two nodes do not share: the kind of channel, the name of its instance, and why.
 pub(super) type Unshared = (Kind, String, NotShared);
 
-/// Both setups are there: opens what both offer. What this node offers in vain comes back.
+/// Opens what both ends offer, once both setups are there. Returns what this node offers and the
+/// peer does not share.
 pub(super) fn open_agreed(cx: &mut Context, link: ConnectionId, setup: &Setup) -> Vec<Unshared> {
     let own = channel::offers(&cx.config, &*cx.rules);
     let offers = own.iter().map(|(_, offer)| offer.clone()).collect::<Vec<_>>();
@@ -90,7 +91,7 @@ pub(super) fn open_agreed(cx: &mut Context, link: ConnectionId, setup: &Setup) -
     unshared
 }
 
-/// The peer raised what this node may have outstanding on an instance.
+/// The peer raised this node's grant on an instance.
 pub(super) fn raised(cx: &mut Context, link: ConnectionId, raise: &Raise) -> Result<(), Violation> {
     let connection = cx.links.get(link).ok_or(Violation::UnknownChannel)?;
     let slot = connection.slot_of(raise.instance).ok_or(Violation::UnknownChannel)?;
@@ -126,7 +127,8 @@ mod tests {
         assert_eq!(common_version(&v(&[(1, 0), (2, 0)]), &v(&[(1, 0)])), Ok(1));
         assert_eq!(common_version(&v(&[(1, 0), (2, 0)]), &v(&[(2, 0), (3, 0)])), Ok(2));
         assert_eq!(common_version(&v(&[(1, 0)]), &v(&[(2, 0)])), Err(NotShared::NoCommonVersion));
-        // The highest they share counts, even if they would agree on a lower one.
+        // Only the highest common version counts, even if they would agree on the rules of a lower
+        // one.
         assert_eq!(
             common_version(&v(&[(1, 0), (2, 0)]), &v(&[(1, 0), (2, 9)])),
             Err(NotShared::OtherRules)

@@ -1,9 +1,10 @@
-//! Where this node can be reached: the one place that decides which of its addresses others are told
-//! (specification section 5.4).
+//! Where this node can be reached: the one place that decides which of its addresses others are
+//! told (specification section 5.4).
 //!
-//! Three sources: its listeners, at the addresses of the interfaces; what the operator names; and where
-//! peers that this node has dialed from a listener say that they see it. What one peer says is not told
-//! on: three network groups must say it, or another peer must have reached it there.
+//! Three sources: its listeners, at the addresses of the interfaces; the addresses that the
+//! operator names; and those at which peers see connections that this node dialed from a listener's
+//! socket. A single peer's claim is not passed on: three network groups must confirm it, or another
+//! peer must have reached the node there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,15 +16,15 @@ use crate::id::{Address, ConnectionId};
 use crate::peers::address::{Group, Scope, group, is_local, is_named, is_same_kind, reached_at};
 use crate::time::Time;
 
-/// Addresses in a record (`PeerRecord` in the schema).
+/// Addresses in a record at most (`PeerRecord` in the schema).
 const MOST: usize = 16;
-/// Network groups that must see this node at an address before it says so itself.
+/// Network groups that must see this node at an address before it is announced.
 const ALIKE: usize = 3;
-/// Addresses that are counted: those of a few networks that a node moves through.
+/// Observed addresses that are tracked: those of a few networks that a node moves through.
 const MOST_SEEN: usize = 8;
-/// Peers that are counted for one address: more than a node dials.
+/// Peers counted for one address: more than a node dials.
 const MOST_BY: usize = 64;
-/// How long an address is told of that nobody sees any more.
+/// How long an address is announced after the last peer that saw it is gone.
 const UNSEEN: Duration = Duration::from_secs(3600);
 
 /// An address of this node, and whether others are told of it.
@@ -33,46 +34,46 @@ pub struct OwnAddress {
     /// The address.
     #[serde(skip)]
     pub address: Address,
-    /// Where it is known from.
+    /// Where this node knows it from.
     pub source: AddressSource,
     /// For how long it has been known.
     pub known_for: Duration,
-    /// Who is told of it.
+    /// Who is told about it.
     pub told: Told,
 }
 
-/// Where an address of this node is known from.
+/// How this node knows one of its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 #[non_exhaustive]
 pub enum AddressSource {
-    /// The operator names it.
+    /// Named by the operator.
     External,
-    /// A listener is at it, or at all addresses of an interface that has it.
+    /// A listener is bound to it, or to all interfaces, one of which has it.
     Listener,
-    /// Peers see this node there.
+    /// Peers see this node at it.
     Seen {
-        /// Network groups that do at present.
+        /// Network groups that see it at present.
         groups: usize,
-        /// Whether another peer has reached this node there.
+        /// Whether a peer has reached this node there by dialing back.
         dialed_back: bool,
     },
 }
 
-/// Who is told of an address.
+/// Who is told about an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Told {
-    /// Everybody.
+    /// Every peer.
     All,
-    /// Peers of the local network.
+    /// Peers in the local network.
     Local,
-    /// Nobody: fewer than three groups see it, and none has reached it.
+    /// No peer: fewer than three groups see it, and none has reached it.
     Unproven,
-    /// Nobody: it is the machine's own, and there are others.
+    /// No peer: it is a loopback address, and there are others.
     Loopback,
-    /// Nobody: a record has room for 16.
+    /// No peer: a record has room for 16.
     NoRoom,
 }
 
@@ -101,16 +102,16 @@ impl fmt::Display for Told {
     }
 }
 
-/// Where this node listens, and where others see it.
+/// Where this node listens, and where peers see it.
 #[derive(Debug, Default)]
 pub(crate) struct Reachable {
-    /// What is bound: an address, or that of any interface.
+    /// Bound addresses, either specific ones or "all interfaces".
     listeners: Vec<Address>,
     interfaces: Vec<Address>,
     external: Vec<Address>,
-    /// Since when each of the addresses of this node's own has been there.
+    /// When each of the node's own addresses was added.
     since: BTreeMap<Address, Time>,
-    /// Where others see it, the latest at the end.
+    /// Observed addresses, the newest last.
     seen: Vec<Seen>,
 }
 
@@ -118,17 +119,17 @@ pub(crate) struct Reachable {
 #[derive(Debug)]
 struct Seen {
     address: Address,
-    /// The listener that it dialed them from.
+    /// The listener whose socket the peers were dialed from.
     listener: Address,
     since: Time,
-    /// Connections to those who see it there, and where they are.
+    /// Connections whose peers see it, and the groups of these peers.
     by: BTreeMap<ConnectionId, Group>,
-    /// Connections whose peers were asked whether they reach it, and when.
+    /// Connections whose peers were asked to dial it back, and when.
     asked: BTreeMap<ConnectionId, Time>,
-    /// Since when nobody sees it.
+    /// Since when no peer sees it.
     unseen: Option<Time>,
     dialed_back: bool,
-    /// When three groups had seen it, or another peer had reached it.
+    /// When three groups had confirmed it, or a peer had reached it.
     proven: Option<Time>,
 }
 
@@ -143,8 +144,8 @@ impl Seen {
         }
     }
 
-    /// Whether the node was here before it came to another address: nobody sees it here any more, or only those
-    /// of one group who may not have noticed.
+    /// Whether this is an old address that the node has moved away from: no peer sees it here any
+    /// more, or only one group does, which may not have noticed yet.
     fn is_before(&self, other: &Self) -> bool {
         let (here, there) = (self.groups(), other.groups());
         self.listener == other.listener
@@ -159,7 +160,7 @@ impl Seen {
 }
 
 impl Reachable {
-    /// The listeners, the addresses of the interfaces and what the operator names are these now.
+    /// Sets the listeners, the addresses of the interfaces, and those that the operator names.
     pub(crate) fn listen(
         &mut self,
         listeners: Vec<Address>,
@@ -176,7 +177,7 @@ impl Reachable {
         }
     }
 
-    /// A peer that this node has dialed from a listener says where it sees it. R5.4.3
+    /// A peer that this node dialed from a listener's socket says where it sees this node. R5.4.3
     pub(crate) fn observed(
         &mut self,
         link: ConnectionId,
@@ -187,8 +188,8 @@ impl Reachable {
         let own = self.listeners.contains(listener)
             && is_same_kind(listener, address)
             && address.scope() > Scope::Loopback
-            // A machine in the same network may have any number of addresses there: what it says counts in
-            // that network.
+            // A machine in the local network may have any number of addresses there: its claims
+            // only count for that network.
             && is_local(by) == (address.scope() == Scope::Local)
             && !self.own().any(|(own, _)| own == *address);
         if !own {
@@ -218,8 +219,8 @@ impl Reachable {
         }
     }
 
-    /// Forgets where the node was before. As long as it is nowhere else for sure that is told: one peer's word
-    /// must not take it away.
+    /// Drops old addresses that the node has moved away from. While no new address is certain the
+    /// old one is kept: one peer's claim must not remove it.
     fn settle(&mut self) {
         let before = |seen: &Seen| {
             seen.proven.is_some() && self.seen.iter().any(|other| seen.is_before(other))
@@ -229,13 +230,13 @@ impl Reachable {
         self.seen.retain(|_| !gone.next().unwrap_or(false));
     }
 
-    /// Whether the peer of a connection, which is at a site, could prove an address: somebody else sees this
-    /// node there.
+    /// Whether the peer of a connection, whose own address is `at`, could confirm an address by
+    /// dialing it back: other peers see this node there.
     pub(crate) fn is_provable(&self, address: &Address, link: ConnectionId, at: &Address) -> bool {
         self.provable(link, at).any(|seen| seen.address == *address)
     }
 
-    /// Those that are not proven, the latest first.
+    /// Unconfirmed addresses that this peer could confirm, the newest first.
     fn provable(&self, link: ConnectionId, at: &Address) -> impl Iterator<Item = &Seen> {
         let own = group(at);
         let others =
@@ -243,12 +244,13 @@ impl Reachable {
         self.seen.iter().rev().filter(move |seen| seen.proven.is_none() && others(seen))
     }
 
-    /// Whether there is anything to prove.
+    /// Whether any address is unconfirmed.
     pub(crate) fn has_unproven(&self) -> bool {
         self.seen.iter().any(|seen| seen.proven.is_none())
     }
 
-    /// What the peer of a connection could prove, and since when it may be asked: some time after it was last.
+    /// The address that the peer of a connection could confirm, and when it may be asked next: some
+    /// time after it was last asked.
     pub(crate) fn to_ask(
         &self,
         link: ConnectionId,
@@ -265,7 +267,7 @@ impl Reachable {
         self.seen.iter_mut().find(|seen| seen.address == *address)
     }
 
-    /// The peer of a connection is asked.
+    /// The peer of a connection was asked to dial an address back.
     pub(crate) fn asked(&mut self, address: &Address, link: ConnectionId, now: Time) {
         if let Some(seen) = self.seen_at(address) {
             seen.asked.insert(link, now);
@@ -281,18 +283,18 @@ impl Reachable {
         }
     }
 
-    /// When an address is no longer told of, for nobody has seen it for long.
+    /// When the next address expires that no peer sees any more.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let unseen = self.seen.iter().filter_map(|seen| seen.unseen);
         unseen.min().map(|since| since + UNSEEN)
     }
 
-    /// Forgets what nobody has seen for long.
+    /// Drops addresses that no peer has seen for long.
     pub(crate) fn expire(&mut self, now: Time) {
         self.seen.retain(|seen| seen.unseen.is_none_or(|since| now < since + UNSEEN));
     }
 
-    /// A connection is over: whether its peer has had any part in this.
+    /// A connection is gone: returns whether its peer was a witness or was asked.
     pub(crate) fn gone(&mut self, link: ConnectionId, now: Time) -> bool {
         let mut has_part = false;
         for seen in &mut self.seen {
@@ -307,13 +309,13 @@ impl Reachable {
         if !has_part {
             return false;
         }
-        // One peer's word is worth nothing when it has gone.
+        // A single peer's claim is dropped with its connection.
         self.seen.retain(|seen| seen.proven.is_some() || seen.unseen.is_none());
         self.settle();
         true
     }
 
-    /// Addresses of this node's own, and where from.
+    /// The node's own addresses, with their sources.
     fn own(&self) -> impl Iterator<Item = (Address, AddressSource)> {
         let external =
             self.external.iter().map(|address| (address.clone(), AddressSource::External));
@@ -322,13 +324,13 @@ impl Reachable {
         external.chain(listeners.map(|address| (address, AddressSource::Listener)))
     }
 
-    /// All addresses that are known, in the order in which others should try them.
+    /// All known addresses, in the order in which others should try them.
     pub(crate) fn all(&self, now: Time) -> Vec<OwnAddress> {
         let own = self.own().map(|(address, source)| {
             let since = self.since.get(&address).copied().unwrap_or(now);
             (address, source, since, true)
         });
-        // What was seen last is where the node is now.
+        // The newest observed address is where the node is now.
         let seen = self.seen.iter().rev().map(|seen| {
             let (groups, dialed_back) = (seen.groups(), seen.dialed_back);
             let source = AddressSource::Seen { groups, dialed_back };
@@ -350,11 +352,11 @@ impl Reachable {
             let known_for = now.since(since);
             all.push(OwnAddress { address, source, known_for, told });
         }
-        // Stable: those of a kind stay in their order.
+        // The sort is stable: addresses of one kind keep their order.
         all.sort_by_key(|own| own.told as u8);
         let is_told = |own: &OwnAddress| matches!(own.told, Told::All | Told::Local);
         if !all.iter().any(is_told) {
-            // Peers on this machine are all that there can be.
+            // Without other addresses, all peers must be on this machine.
             let loopback = all.iter_mut().filter(|own| own.told == Told::Loopback);
             loopback.for_each(|own| own.told = Told::Local);
         }
@@ -365,7 +367,7 @@ impl Reachable {
         all
     }
 
-    /// What everybody is told, and what peers in the same network are.
+    /// The addresses for everybody, and those for peers in the same network.
     pub(super) fn told(&self, now: Time) -> [Vec<Address>; 2] {
         let all = self.all(now);
         let those = |told: &[Told]| {
@@ -389,7 +391,7 @@ mod tests {
     const HOME: [u8; 4] = [192, 168, 1, 5];
     const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
 
-    /// A node that listens at all interfaces, which have these addresses.
+    /// A node that listens on all interfaces, which have these addresses.
     fn behind(interfaces: &[[u8; 4]]) -> Reachable {
         let mut reachable = Reachable::default();
         let interfaces = interfaces.iter().map(|ip| at(*ip, 0)).collect();
@@ -397,14 +399,14 @@ mod tests {
         reachable
     }
 
-    /// Peer `n`, in a group of its own, sees the node.
+    /// Peer `n`, in a group of its own, sees the node at an address.
     fn seen(reachable: &mut Reachable, n: u8, address: &Address, now: Time) {
         let by = at([20, n, 0, 1], 4001);
         let listener = at([0; 4], 4001);
         reachable.observed(ConnectionId(n.into()), (&listener, &by), address, now);
     }
 
-    /// The connection to peer `n` is over.
+    /// The connection to peer `n` is gone.
     fn gone(reachable: &mut Reachable, n: u64, now: Time) {
         reachable.gone(ConnectionId(n), now);
     }
@@ -413,15 +415,16 @@ mod tests {
         reachable.told(seconds(100))
     }
 
-    /// The default. A network of such nodes was a star around its bootstrap node.
+    /// Regression, with default listeners: a network of such nodes was a star around its bootstrap
+    /// node.
     #[test]
     fn any_interface_stands_for_the_addresses_of_all() {
         let all = behind(&[LOOPBACK, HOME, PUBLIC]);
         let [home, public] = [HOME, PUBLIC].map(|ip| at(ip, 4001));
         assert_eq!(told(&all), [vec![public.clone()], vec![public, home]]);
-        // What is left when there is no network, and on a machine that has none.
+        // Loopback and nothing at all: a machine without a network.
         assert_eq!(told(&behind(&[LOOPBACK])), [vec![], vec![at(LOOPBACK, 4001)]]);
-        // One address, and one that nobody could dial.
+        // One usable address, and one that cannot be dialed.
         let mut one = Reachable::default();
         one.listen(vec![at(HOME, 1), at([224, 0, 0, 1], 1)], Vec::new(), Vec::new(), Time::ZERO);
         assert_eq!(told(&one), [vec![], vec![at(HOME, 1)]]);
@@ -431,7 +434,7 @@ mod tests {
     #[test]
     fn an_address_is_told_when_three_groups_see_it() {
         let public = at(PUBLIC, 777);
-        // Who does not listen has no address, whatever others see.
+        // A node that does not listen has no address, whatever peers see.
         let mut deaf = Reachable::default();
         (0..9).for_each(|n| seen(&mut deaf, n, &public, Time::ZERO));
         assert_eq!(told(&deaf), [vec![], vec![]]);
@@ -460,7 +463,8 @@ mod tests {
             assert!(reachable.seen.len() <= MOST_SEEN);
         }
         assert_eq!(told(&reachable)[0], []);
-        // What does not fit is not even counted: another kind, no port, a group of hosts, another family.
+        // What does not match the listener is not even counted: another kind, no port, a group of
+        // hosts, another family.
         gone(&mut reachable, 1, Time::ZERO);
         let tcp = Address([&[4][..], &PUBLIC, &[0x06, 1, 1]].concat().into());
         let six = Address([&[41][..], &[0x20; 16], &[0x91, 2, 1, 1, 0xcc, 3]].concat().into());
@@ -468,7 +472,7 @@ mod tests {
         for odd in [tcp, six, cut, at(PUBLIC, 0), at([224, 0, 0, 1], 1), at(LOOPBACK, 1)] {
             (0..4).for_each(|n| seen(&mut reachable, n, &odd, Time::ZERO));
         }
-        // And what another socket is seen at says nothing about a listener.
+        // What another socket is seen at says nothing about the listener.
         for n in 0..4 {
             let by = at([20, n, 0, 1], 4001);
             let other = at([0; 4], 9);
@@ -477,7 +481,8 @@ mod tests {
         assert!(reachable.seen.is_empty());
     }
 
-    /// After two moves newcomers tried both old addresses first, and came to the node after a minute.
+    /// Regression: after two moves newcomers tried both old addresses first, and reached the node
+    /// after a minute.
     #[test]
     fn a_moved_node_advertises_where_it_was_seen_last() {
         let mut reachable = behind(&[HOME]);
@@ -491,13 +496,13 @@ mod tests {
         (5..=6).for_each(|n| seen(&mut reachable, n, &new, seconds(60)));
         assert_eq!(told(&reachable)[0], std::slice::from_ref(&new));
         assert_eq!(reachable.deadline(), None);
-        // Two ways out at a time: both are told, the newer first.
+        // Two uplinks at a time: both are announced, the newer first.
         (7..=9).for_each(|n| seen(&mut reachable, n, &old, seconds(70)));
         assert_eq!(told(&reachable)[0], [old.clone(), new.clone()]);
-        // Those who saw it at one of them leave one by one, and one does not.
+        // The peers that saw it at one of them leave one by one, and one stays.
         (4..=5).for_each(|n| gone(&mut reachable, n, seconds(75)));
         assert_eq!(told(&reachable)[0], [old]);
-        // An interface comes and goes.
+        // An interface appears and disappears.
         reachable.listen(vec![at([0; 4], 4001)], vec![at([7; 4], 0)], Vec::new(), seconds(80));
         assert_eq!(told(&reachable)[0][0], at([7; 4], 4001));
         assert_eq!(reachable.all(seconds(90))[0].known_for, Duration::from_secs(10));
@@ -505,7 +510,7 @@ mod tests {
         assert_eq!(told(&reachable), [vec![], vec![]]);
     }
 
-    /// After an hour nobody is told of it any more: nothing else had to happen, and nothing did.
+    /// After an hour it is no longer announced, even though nothing else happens.
     #[test]
     fn unseen_addresses_are_advertised_for_an_hour() {
         let mut reachable = behind(&[HOME]);
@@ -519,7 +524,8 @@ mod tests {
         assert_eq!((told(&reachable)[0].len(), reachable.deadline()), (0, None));
     }
 
-    /// Whoever was dialed first after a cut took away, with one word, what three had said.
+    /// Regression: the first peer dialed after an outage removed, with one claim, what three had
+    /// confirmed.
     #[test]
     fn an_address_is_not_withdrawn_on_the_word_of_one_peer() {
         let mut reachable = behind(&[HOME]);
@@ -530,13 +536,13 @@ mod tests {
             seen(&mut reachable, 4, &at([9, 9, 9, n], 4001), seconds(60));
         }
         assert_eq!(told(&reachable)[0], std::slice::from_ref(&good));
-        // That another has reached the new one takes the old one away.
+        // Once another peer has reached the new address, the old one is dropped.
         seen(&mut reachable, 5, &bad, seconds(60));
         reachable.reached(&bad, seconds(60));
         assert_eq!(told(&reachable)[0], [bad]);
     }
 
-    /// Quiet connections end later than busy ones, and one peer may keep its own for ever.
+    /// Quiet connections end later than busy ones, and one peer may keep its connection for ever.
     #[test]
     fn an_old_address_goes_with_those_who_saw_it_there() {
         let [old, new] = [at(PUBLIC, 4001), at([9, 9, 9, 9], 4001)];
@@ -552,7 +558,7 @@ mod tests {
         }
     }
 
-    /// Of two ways out one is without peers for a moment: nothing has moved.
+    /// One of two uplinks is without peers for a moment: the node has not moved.
     #[test]
     fn an_older_address_takes_no_newer_one_away() {
         let [first, second] = [at(PUBLIC, 4001), at([9, 9, 9, 9], 4001)];
@@ -563,7 +569,7 @@ mod tests {
         assert_eq!(told(&reachable)[0].len(), 2);
     }
 
-    /// The word of the local network took away what three groups of the world had said.
+    /// Regression: a claim from the local network removed what three public groups had confirmed.
     #[test]
     fn local_peers_take_no_public_address_away() {
         let mut reachable = behind(&[HOME]);

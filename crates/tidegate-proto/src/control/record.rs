@@ -1,4 +1,4 @@
-//! Signed peer records: where a peer can be reached (specification section 5.4).
+//! Signed peer records: the addresses of a peer (specification section 5.4).
 
 use std::time::Duration;
 
@@ -11,46 +11,47 @@ use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::{PeerRecord, Setup};
 
-/// How long a node waits before it goes beyond a newer record of its own once more.
+/// The minimum interval between two times that a node signs a record to outdate a newer one of its
+/// own.
 const SURPASS: Duration = Duration::from_secs(60);
-/// The highest number that it goes beyond: there must be room for all that it may ever sign.
+/// The highest sequence number that it outdates: enough must remain for all that it may ever sign.
 const MOST_SURPASSED: u64 = u64::MAX / 2;
 
-/// What this node says of itself.
+/// This node's own records.
 #[derive(Debug, Default)]
 pub(super) struct Own {
-    /// To everybody.
+    /// The record for everybody.
     public: Option<PeerRecord>,
-    /// To peers of its own network: what everybody is told, and where it is in that network.
+    /// The record for peers of the local network: the public addresses, and those in that network.
     local: Option<PeerRecord>,
-    /// Records that wait for their signatures.
+    /// Records waiting for their signatures.
     unsigned: Vec<Unsigned>,
-    /// What was told last, or is about to be.
+    /// The public and the local addresses last signed, or about to be.
     told: Option<[Vec<Address>; 2]>,
-    /// Everybody was told of an address once: that it is gone is told too.
+    /// A public address was signed once, so losing it must be announced too.
     was_public: bool,
-    /// When a record of this node was last heard of that was newer than its own.
+    /// When a newer record of this node than its own was last received.
     surpassed: Option<Time>,
 }
 
-/// A record that waits for its signature.
+/// A record waiting for its signature.
 #[derive(Debug)]
 struct Unsigned {
-    /// That of the request too.
+    /// The record's sequence number, which is also the number of the request.
     sequence: u64,
     is_local: bool,
     addresses: Vec<Address>,
 }
 
 impl Own {
-    /// Whether what everybody is told is these addresses, or is about to be.
+    /// Whether the public addresses are these, or are about to be.
     fn says_to_all(&self, addresses: &[Address]) -> bool {
         let asked = self.unsigned.iter().find(|record| !record.is_local);
         let signed = self.public.as_ref().map(|record| &record.addresses);
         asked.map(|record| &record.addresses).or(signed).is_some_and(|own| is_same(own, addresses))
     }
 
-    /// The record for a peer that is seen at an address. R15.6
+    /// The record for a peer seen at an address. R15.6
     pub(super) fn record_for(&self, seen_at: &Address) -> Option<&PeerRecord> {
         let local = self
             .local
@@ -60,7 +61,7 @@ impl Own {
     }
 }
 
-/// This node's addresses are others.
+/// This node's listeners or addresses have changed.
 pub(crate) fn listening(
     cx: &mut Context,
     listeners: Vec<Address>,
@@ -72,13 +73,14 @@ pub(crate) fn listening(
     renew(cx);
 }
 
-/// Whether two lists name the same addresses. In which order says only what is tried first.
+/// Whether two lists have the same addresses. A different order is no reason to sign again: it only
+/// says what to try first.
 fn is_same(some: &[Address], others: &[Address]) -> bool {
     some.len() == others.len() && some.iter().all(|address| others.contains(address))
 }
 
-/// Asks for signatures of records with the addresses of now, if they are others: each record that is signed
-/// is sent to all peers, and on by them.
+/// Requests signatures for new records, if the addresses have changed. Each signed record is sent
+/// to all peers, and they relay it.
 pub(crate) fn renew(cx: &mut Context) {
     let told = cx.control.reachable.told(cx.now);
     let own = &cx.control.own;
@@ -89,7 +91,7 @@ pub(crate) fn renew(cx: &mut Context) {
     }
 }
 
-/// The local record has the higher number: who has both knows more by it.
+/// The local record gets the higher number: a peer that receives both keeps the one that says more.
 fn sign(cx: &mut Context, told: [Vec<Address>; 2], public_stays: bool) {
     let [public, local] = told.clone();
     cx.control.own.was_public |= !public.is_empty();
@@ -116,7 +118,7 @@ fn ask(cx: &mut Context, addresses: Vec<Address>, is_local: bool) {
     cx.outputs.push_back(Output::Sign { request: sequence, payload });
 }
 
-/// A signature is there. One that was asked for before the last change is of no use.
+/// A signature for a record. It is dropped if the addresses have changed since the request.
 pub(crate) fn signed(cx: &mut Context, request: u64, signature: Signature) {
     let own = &mut cx.control.own;
     let asked = own.unsigned.iter().position(|record| record.sequence == request);
@@ -129,23 +131,24 @@ pub(crate) fn signed(cx: &mut Context, request: u64, signature: Signature) {
     }
 }
 
-/// When [`expire`] has something to do.
+/// When [`expire`] is due.
 pub(crate) fn deadline(cx: &Context) -> Option<Time> {
     let unseen = cx.control.reachable.deadline();
     unseen.into_iter().chain(dial_back::next_look(cx)).min()
 }
 
-/// Addresses that nobody has seen for long are told no longer, and somebody may have to be asked about others.
+/// Drops addresses that no peer has seen for long, and checks whether a peer should be asked about
+/// others.
 pub(crate) fn expire(cx: &mut Context) {
     cx.control.reachable.expire(cx.now);
     renew(cx);
     dial_back::expire(cx);
 }
 
-/// A connection is over: who saw this node there, or was asked, does so no longer.
+/// A connection is gone: its peer no longer counts as a witness of this node's addresses.
 pub(super) fn gone(cx: &mut Context, link: ConnectionId) {
     let had_part = cx.control.reachable.gone(link, cx.now);
-    // One that says nothing of itself has nothing to take back.
+    // A node that has signed nothing has nothing to correct.
     if had_part && cx.control.own.told.is_some() {
         renew(cx);
     }
@@ -154,12 +157,13 @@ pub(super) fn gone(cx: &mut Context, link: ConnectionId) {
     }
 }
 
-/// Somebody knows a record of this node's own. One that is newer than what it says now was signed before
-/// it lost its store: nobody would take notice of it until it goes beyond.
+/// A peer has a record of this node's own. If it is newer than the current one, this node signed it
+/// before it lost its store. Peers would ignore all further records, so the sequence number must go
+/// beyond it.
 pub(crate) fn heard_own(cx: &mut Context, record: &PeerRecord) -> Result<(), Violation> {
     let own = &mut cx.control.own;
     let is_new = own.told.is_some() && record.sequence > cx.config.record_sequence;
-    // Two with one key would go beyond each other without an end.
+    // Limited: two nodes with the same key would outdate each other without end.
     let may = own.surpassed.is_none_or(|last| cx.now.since(last) >= SURPASS);
     if !is_new || !may || record.sequence > MOST_SURPASSED {
         return Ok(());
@@ -175,7 +179,7 @@ pub(crate) fn heard_own(cx: &mut Context, record: &PeerRecord) -> Result<(), Vio
     Ok(())
 }
 
-/// A peer has said who it is, and where it sees this node.
+/// The peer's setup says what its addresses are, and at which address it sees this node.
 pub(super) fn said(cx: &mut Context, link: ConnectionId, setup: &Setup) {
     if cx.config.outbound == 0 {
         return;
@@ -187,8 +191,9 @@ pub(super) fn said(cx: &mut Context, link: ConnectionId, setup: &Setup) {
     {
         dialer::refill_soon(cx);
     }
-    // A peer that dials may say anything: only those that this node chose are believed. And where it is seen says
-    // something about a listener only if it dialed from that one's socket.
+    // A peer that dialed this node may say anything: only peers that this node chose are believed.
+    // And the observed address belongs to a listener only if this node dialed from that listener's
+    // socket.
     let control = cx.control.links.get(&link);
     if let Some(listener) = control.and_then(|link| link.listener.clone()).filter(|_| !inbound) {
         let (at, now) = ((&listener, &address), cx.now);

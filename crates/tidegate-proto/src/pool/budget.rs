@@ -1,23 +1,24 @@
-//! Bytes that were asked for and have no verdict yet: on one link, and on all of the node's links.
+//! Budgets for bytes that were requested and have no verdict yet: one for each link, and one for
+//! the node.
 //!
-//! A request is charged on both when it leaves. On its link it stays charged until its answer is settled. The
-//! node's charge is given up earlier when the answer is late, so that others can be asked, and is taken again
-//! if the answer comes after all. A [`Charge`] can be neither copied nor made up, so what is charged and what
-//! is freed cannot differ.
+//! A request is charged to both when it leaves. The link stays charged until the answer is settled.
+//! The node's charge is freed earlier if the answer is late, so that other peers can be asked, and
+//! is charged again if the answer still comes. A [`Charge`] can be neither copied nor made up, so
+//! the sum of the charges cannot drift from the total.
 
 use crate::id::ConnectionId;
 
-/// What is charged on a link or on the node.
+/// The bytes charged on a link or on the node.
 #[derive(Debug, Default)]
 pub(crate) struct Budget {
     bytes: u32,
-    /// Something was not asked for since too much is charged: to be looked at again when less is.
+    /// A request did not fit: it is retried once something is freed.
     awaited: bool,
-    /// Something was freed since.
+    /// Something was freed since then.
     freed: bool,
 }
 
-/// Bytes that a [`Budget`] is charged with.
+/// Bytes charged to a [`Budget`].
 #[derive(Debug, Default, PartialEq, Eq)]
 #[must_use = "what is charged has to be freed"]
 pub(super) struct Charge(u32);
@@ -29,13 +30,13 @@ impl Charge {
 }
 
 impl Budget {
-    /// Bytes that are charged.
+    /// The bytes charged.
     pub(crate) fn bytes(&self) -> u32 {
         self.bytes
     }
 
-    /// Whether a request for `bytes` more stays within a limit. One alone always does, so that an item
-    /// larger than the limit can be asked for at all.
+    /// Whether a request for `bytes` more stays within a limit. The only request always does:
+    /// otherwise an item larger than the limit could never be fetched.
     pub(super) fn allows(&self, bytes: u32, limit: u32) -> bool {
         self.bytes == 0 || self.fits(bytes, limit)
     }
@@ -62,12 +63,12 @@ impl Budget {
         self.freed |= charge.0 > 0;
     }
 
-    /// There is no room now: [`Budget::has_room_again`] tells when some was freed.
+    /// Notes that a request did not fit: [`Budget::has_room_again`] tells when to retry.
     pub(super) fn wait(&mut self) {
         (self.awaited, self.freed) = (true, false);
     }
 
-    /// Whether something was freed since somebody has waited for that. It is told once.
+    /// Whether something was freed since the last [`Budget::wait`]; `true` only once.
     pub(super) fn has_room_again(&mut self) -> bool {
         let again = self.awaited && self.freed;
         self.awaited &= !again;
@@ -75,7 +76,7 @@ impl Budget {
     }
 }
 
-/// What one request is charged with.
+/// The charges of one request.
 #[derive(Debug)]
 #[must_use = "what is charged has to be freed"]
 pub(super) struct Reserved {

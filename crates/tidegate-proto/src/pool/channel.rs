@@ -68,7 +68,7 @@ impl ChannelTrait for Channel {
             cx.caused(at.link, steps(looked_at));
         }
         let pool = &mut cx.pools[at.index];
-        // It came up behind the one that replaces it.
+        // The connection that replaces this one may have come up first.
         let newer = cx.control.replaced_by(at.link);
         link.successor = newer.filter(|newer| pool.links.contains_key(newer));
         pool.links.insert(at.link, link);
@@ -80,13 +80,14 @@ impl ChannelTrait for Channel {
         pool.wake(others, &mut cx.links);
         let Some(mut link) = pool.links.remove(&at.link) else { return };
         hand_over(cx, at.index, &mut link);
-        // What waits for a verdict stays charged until then.
+        // Items waiting for a verdict stay charged until then: their charges are in
+        // [`Pending`](super::Pending).
         for requested in std::mem::take(&mut link.requested).into_values() {
             cx.fetches.free(requested.on_node);
         }
         cx.caused(at.link, link.ledger.unpaid());
         let pool = &mut cx.pools[at.index];
-        // Another link may get its place in the sets.
+        // The ordinal can be reused by another link.
         for entry in pool.log.values_mut() {
             entry.known_by.remove(link.ordinal);
         }
@@ -182,8 +183,9 @@ impl ChannelTrait for Channel {
     }
 }
 
-/// A link is gone that had taken another's place, or whose place another has: that one goes on where it had come to.
-/// What the peer has not settled may not have come to it, so it is offered again.
+/// A link is gone that is one of several to the same process. Another one takes over its cursors
+/// and what it held back. Whatever the peer has not returned may never have arrived, so it is
+/// offered again.
 fn hand_over(cx: &mut Context, index: usize, gone: &mut PoolLink) {
     let (pool, id) = (&mut cx.pools[index], gone.at.link);
     let successor = gone.successor.filter(|successor| pool.links.contains_key(successor));
@@ -191,7 +193,7 @@ fn hand_over(cx: &mut Context, index: usize, gone: &mut PoolLink) {
     let mut looked_at = 0;
     let heir = match (successor, older) {
         (Some(successor), _) => {
-            // It was the one in the middle.
+            // The link in the middle of three: the oldest is succeeded by the newest now.
             let older = older.and_then(|older| pool.links.get_mut(&older));
             older.into_iter().for_each(|older| older.successor = Some(successor));
             let Some(heir) = pool.links.get_mut(&successor) else { return };
@@ -215,7 +217,8 @@ fn hand_over(cx: &mut Context, index: usize, gone: &mut PoolLink) {
     cx.caused(id, steps(looked_at));
 }
 
-/// Whoever has an entry by one link has it by another too: how many entries were looked at.
+/// Marks everything known by one ordinal as known by another, of the same peer. Returns how many
+/// entries were looked at.
 fn also_known(log: &mut BTreeMap<u64, Entry>, by: Ordinal, too: Ordinal) -> u64 {
     for entry in log.values_mut().filter(|entry| entry.known_by.contains(by)) {
         entry.known_by.extend([too]);
@@ -226,7 +229,7 @@ fn also_known(log: &mut BTreeMap<u64, Entry>, by: Ordinal, too: Ordinal) -> u64 
 fn on_return(cx: &mut Context, at: Instance, returns: Vec<Return>) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-    // Those that the peer ignored: offered again with another tip.
+    // Entries that the peer ignored: offered again at its next tip.
     let mut again = Vec::new();
     let successor = link.successor;
     let successor = successor.and_then(|id| pool.links.get(&id)).map(|link| link.ordinal);
@@ -251,12 +254,12 @@ fn on_return(cx: &mut Context, at: Instance, returns: Vec<Return>) -> Result<(),
             if next == at.link {
                 link.ignored(&sent, from);
             } else {
-                // Its tip may have changed since: offered again once more.
+                // The tip may have changed between the two links: offer it once more in any case.
                 link.hold_back(sent.position, from);
             }
         }
     }
-    // It is sent again with another tip, as often as the peer likes.
+    // The peer can make this happen at each of its tips, so it is charged for it.
     cx.caused(at.link, count);
     cx.links.wake(at.link, at.slot);
     Ok(())
@@ -280,7 +283,7 @@ fn on_announce(
         let source = Source { link: at.link, number, how: How::Announced };
         let Some(id) = pool.aliases.get(alias).copied() else {
             if pool.fetcher.is_candidate(*alias, at.link) {
-                // The peer repeats itself.
+                // A repeated announcement.
                 report(cx, at.index, source, Report::Duplicate);
                 continue;
             }
@@ -345,8 +348,8 @@ fn on_answer(cx: &mut Context, at: Instance, answer: Answer) -> Result<(), Viola
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     let number = answer.number;
-    // It stays open until all of the answer is there: what a link is asked for is freed with the
-    // link, and asked of others when its time runs out. R7.3.7, R7.3.12
+    // A chunked answer leaves its request open until the last chunk, so that the request is still
+    // freed with the link, and still times out. R7.3.7, R7.3.12
     let bound = link.requested.get(&number).ok_or(Violation::Unasked)?.bound;
     match answer.body {
         Body::Whole(_) if link.is_receiving(number) => Err(Violation::Unasked),
@@ -365,7 +368,7 @@ fn on_answer(cx: &mut Context, at: Instance, answer: Answer) -> Result<(), Viola
     }
 }
 
-/// The body that was asked for is there: it must be what was announced.
+/// The complete answer to a request: it must be the item that was announced.
 fn answered(cx: &mut Context, at: Instance, number: u32, body: Bytes) -> Result<(), Violation> {
     let now = cx.now;
     let pool = &mut cx.pools[at.index];
@@ -384,8 +387,8 @@ fn answered(cx: &mut Context, at: Instance, number: u32, body: Bytes) -> Result<
         release(cx, at.index, Some(reserved));
         return Err(Violation::WrongBody);
     }
-    // If it timed out, the node's share went to others; there must be room again, unless another
-    // was faster, and the body is not kept.
+    // If the request timed out, the node's share was freed and must fit again; if the item came
+    // from another peer meanwhile, the body is not kept, and nothing needs to fit.
     let here = pool.aliases.contains_key(&alias);
     let offered = pool.links.get(&at.link).is_some_and(|link| link.offered.contains(&number));
     let more = bound - reserved.on_node.bytes();
@@ -393,7 +396,8 @@ fn answered(cx: &mut Context, at: Instance, number: u32, body: Bytes) -> Result<
         cx.fetches.raise(&mut reserved.on_node, bound);
         return arrived(cx, at, number, body, How::Fetched, Some(reserved));
     }
-    // Or its permit went back already: another peer was faster, or it was given up.
+    // No room, or the permit has been returned already: another peer was faster, or the fetch was
+    // given up.
     release(cx, at.index, Some(reserved));
     if offered {
         let source = Source { link: at.link, number, how: How::Fetched };
@@ -432,13 +436,13 @@ fn on_gone(cx: &mut Context, at: Instance, numbers: Vec<u32>) -> Result<(), Viol
         cx.fetches.free(requested.on_node);
         let others = pool.fetcher.failed(requested.alias, at.link, number, cx.now);
         pool.wake(others, &mut cx.links);
-        // Another may have sent it; this one is owed nothing any more.
+        // Another peer may have delivered it. This one needs no report about it any more.
         if let Some(pending) = pool.aliases.get(&requested.alias)
             && let Some(pending) = pool.pending.get_mut(pending)
         {
             pending.sources.retain(|s| (s.link, s.number) != (at.link, number));
         }
-        // Unless it went back already.
+        // The permit may have been returned already.
         let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
         if link.offered.contains(&number) {
             link.give_back(number, Report::Ignored, cx.now);
@@ -448,7 +452,7 @@ fn on_gone(cx: &mut Context, at: Instance, numbers: Vec<u32>) -> Result<(), Viol
     Ok(())
 }
 
-/// Asks for announced items, the best first.
+/// Requests announced items, the best first.
 fn poll_fetch(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link)?;
@@ -457,9 +461,9 @@ fn poll_fetch(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
     let limits = &cx.config.limits;
     let (mut numbers, mut others) = (Vec::new(), Vec::new());
     let most = link.ledger.issuer.grant().announcements as usize;
-    // What was given up stays open: the answer may come.
+    // Requests that timed out stay open, since the answer may still come.
     while numbers.len() < MAX_FETCH && link.requested.len() < most {
-        // One item always fits, on the link and on the node.
+        // A single item always fits, on the link and on the node.
         let fits = |_: &u64, bytes: u32| {
             let on_link = link.reserved.allows(bytes, limits.fetch_bytes_link);
             let on_node = cx.fetches.allows(bytes, limits.fetch_bytes_node);
@@ -472,7 +476,8 @@ fn poll_fetch(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
         let until = |bytes, late| connection.waits(bytes, late, fastest, cx.now);
         let Some(request) = pool.fetcher.next_for(at.link, fits, until) else { break };
         if !link.ledger.issuer.owes(request.tag) {
-            // It was settled by the name of another item, as ids may collide. R7.3.4
+            // The permit was returned with another item of the same alias: aliases may collide.
+            // R7.3.4
             others.extend(pool.fetcher.failed(request.key, at.link, request.tag, cx.now));
             continue;
         }
@@ -487,7 +492,12 @@ fn poll_fetch(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
     (!numbers.is_empty()).then_some(PoolMessage::Fetch(numbers))
 }
 
-/// Answers what the peer asked for. R7.3.6
+/// Answers the peer's requests in order. R7.3.6
+///
+/// Items that have left the pool are collected into one `Gone` message. Each `Answer` carries one
+/// body, so a message is either the next body or the run of missing ones before it, and whatever
+/// follows waits for the next poll. What a request was charged with is freed when its answer has
+/// left: for a large body that is after the last chunk.
 fn poll_answer(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
     let pool = &mut cx.pools[at.index];
     let link = pool.links.get_mut(&at.link)?;
@@ -512,7 +522,7 @@ fn poll_answer(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
     (!gone.is_empty()).then_some(PoolMessage::Gone(gone))
 }
 
-/// Announces or pushes what the link has not seen of the log.
+/// Announces or pushes the log entries that the link has not read yet.
 fn poll_entries(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
     let connection = cx.links.get(at.link)?;
     let (height, salt) = (connection.height(), connection.salt);
@@ -545,7 +555,7 @@ fn poll_entries(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
         let sent = link.sent(position, bound);
         match delivery {
             Delivery::Nothing => link.pass(position),
-            // What was announced before it leaves first: numbers follow the stream.
+            // Announcements made so far leave first: permit numbers follow the order of the stream.
             Delivery::Body if !announcements.is_empty() => break,
             Delivery::Body => {
                 link.pass(position);
@@ -560,7 +570,8 @@ fn poll_entries(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
                 if only_new || !candidate.old {
                     break;
                 }
-                // What is new may have a permit of its own.
+                // Old entries need an announcement permit; new ones may still be pushed under a
+                // body permit.
                 only_new = true;
             }
             Delivery::Announcement => {

@@ -1,16 +1,17 @@
-//! What a pool holds: the deterministic top-k (specification section 7.1).
+//! The content of a pool: the deterministic top-k (specification section 7.1).
 //!
 //! The content is a function of the items that were offered and of the accounts at the tip, not of
-//! the order of arrival. So nodes with the same tip that have seen the same items hold the same.
+//! the order of arrival. So nodes with the same tip that have seen the same items have the same
+//! content.
 //!
 //! - Items are ordered by [`Rank`], then id. At most `capacity` are kept, and of bytes the prefix
-//!   *including* the item that crosses `capacity_bytes`: without it, a large item that is dropped
-//!   would let a smaller, worse one in, and the content would depend on the order of arrival.
-//! - One item a key: the one of the highest priority, then id.
+//!   *including* the item that crosses `capacity_bytes`: if that one were dropped, a smaller, worse
+//!   item could enter, and the content would depend on the order of arrival.
+//! - One item per key: the one of the highest priority, then id.
 //! - In an account's chain an item counts with the lowest priority of all before it, so that a cut
-//!   never parts an item from its predecessors. Where a predecessor is missing, where the chain
-//!   exceeds the balance, and where a better item has the same nonce, an item ranks below all
-//!   that are executable. At one nonce at most [`ALTERNATIVES`] are kept.
+//!   never separates an item from its predecessors. If a predecessor is missing, if the chain
+//!   exceeds the balance, or if a better item has the same nonce, an item ranks below all that are
+//!   executable. At most [`ALTERNATIVES`] items with the same nonce are kept.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,20 +22,20 @@ use bytes::Bytes;
 use crate::id::{AccountId, ItemId, ItemKey};
 use crate::rules::{Account, ChainLink, ItemFacts};
 
-/// Items of one account with the same nonce. Ranking a chain costs time for each of them, so
-/// without a bound one account could slow the pool down.
+/// Items of one account with the same nonce. Ranking a chain looks at each of them, so without a
+/// bound one account could slow the pool down.
 pub(crate) const ALTERNATIVES: usize = 4;
 
-/// Where an item stands in the pool; the greatest is kept longest. R7.1.1
+/// An item's place in the order of the pool; the lowest is evicted first. R7.1.1
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     executable: bool,
     priority: u64,
-    /// Items of one priority: those with fewer predecessors first, so that chains stay whole.
+    /// Among items of one priority, those with fewer predecessors first, so that chains stay whole.
     depth: Reverse<u64>,
 }
 
-/// An item with what the pool knows of it.
+/// An item with its facts.
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
     pub(crate) id: ItemId,
@@ -42,12 +43,12 @@ pub(crate) struct Item {
     pub(crate) facts: ItemFacts,
 }
 
-/// What became of an item.
+/// The result of an insertion.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Inserted {
-    /// Whether it is in the pool.
+    /// Whether the item is in the pool.
     pub(crate) kept: bool,
-    /// Items that are in it no longer.
+    /// Items that were evicted or replaced.
     pub(crate) removed: Vec<ItemId>,
 }
 
@@ -59,10 +60,10 @@ pub(crate) struct Content {
     items: BTreeMap<ItemId, (Rank, Item)>,
     order: BTreeSet<(Rank, ItemId)>,
     keys: BTreeMap<ItemKey, ItemId>,
-    /// Of accounts that have items.
+    /// Accounts that have items.
     accounts: BTreeMap<AccountId, Account>,
-    /// What items that are in a chain cost. One map for all accounts: one for each would take a
-    /// multiple of its only item.
+    /// The cost of each item in a chain. One map for all accounts: a map for each would be several
+    /// times as large as the one item that most accounts have.
     chains: BTreeMap<Place, u64>,
     bytes: usize,
 }
@@ -70,7 +71,7 @@ pub(crate) struct Content {
 /// An item's place in the chains: by account and nonce, and at one nonce the best first.
 type Place = (AccountId, u64, Reverse<u64>, Reverse<ItemId>);
 
-/// All places of an account, at nonces from one to another.
+/// All places of an account within a range of nonces.
 fn places(account: AccountId, from: u64, to: u64) -> RangeInclusive<Place> {
     let first = (account, from, Reverse(u64::MAX), Reverse(ItemId([0xff; 32])));
     first..=(account, to, Reverse(0), Reverse(ItemId([0; 32])))
@@ -94,7 +95,7 @@ impl Content {
         self.items.len()
     }
 
-    /// Bytes of all items.
+    /// The bytes of all items.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -112,13 +113,13 @@ impl Content {
         self.keys.get(key).copied()
     }
 
-    /// The priority of another item with a key, if there is one.
+    /// The priority of another item with the same key, if there is one.
     pub(crate) fn rival(&self, key: &ItemKey, id: &ItemId) -> Option<u64> {
         let other = self.by_key(key).filter(|other| other != id)?;
         self.items.get(&other).map(|(_, item)| item.facts.priority)
     }
 
-    /// The bytes of an item, and whether it is executable.
+    /// The body of an item, and whether it is executable.
     pub(crate) fn body(&self, id: &ItemId) -> Option<(&Bytes, bool)> {
         self.items.get(id).map(|(rank, item)| (&item.body, rank.executable))
     }
@@ -132,14 +133,14 @@ impl Content {
         self.items.keys()
     }
 
-    /// The priority that an item must exceed to be kept, when the pool is full.
+    /// If the pool is full, the priority that an item must exceed to get in.
     pub(crate) fn floor(&self) -> Option<u64> {
         let (rank, _) = self.order.first()?;
         let full = self.items.len() >= self.capacity || self.bytes >= self.capacity_bytes;
         full.then_some(rank.priority)
     }
 
-    /// Offers an item that is not there yet.
+    /// Inserts an item that is not in the pool yet.
     pub(crate) fn insert(&mut self, item: Item, account: Option<Account>) -> Inserted {
         let (id, facts) = (item.id, item.facts);
         debug_assert!(!self.contains(&id), "the caller has looked");
@@ -181,7 +182,7 @@ impl Content {
         Inserted { kept, removed }
     }
 
-    /// Takes an item out.
+    /// Removes an item.
     pub(crate) fn remove(&mut self, id: &ItemId) -> Option<Item> {
         let (rank, item) = self.items.remove(id)?;
         self.order.remove(&(rank, *id));
@@ -199,7 +200,7 @@ impl Content {
         Some(item)
     }
 
-    /// An account is another at the tip. Items that do not hold any more are dropped.
+    /// Sets an account's state at a new tip; returns the items it no longer admits.
     pub(crate) fn set_account(&mut self, id: AccountId, account: Account) -> Vec<Item> {
         let Some(known) = self.accounts.get_mut(&id) else { return Vec::new() };
         *known = account;
@@ -215,7 +216,7 @@ impl Content {
         dropped
     }
 
-    /// Enters an item into its account's chain. The account is kept as long as items are.
+    /// Adds an item to its account's chain. The account is kept while it has items.
     fn link(&mut self, id: ItemId, priority: u64, link: ChainLink, account: Option<Account>) {
         let known = self.accounts.entry(link.account).or_default();
         *known = account.unwrap_or(*known);
@@ -224,12 +225,12 @@ impl Content {
         self.rank_chain(&link.account);
     }
 
-    /// The items of an account and what they cost, in the order of its chain.
+    /// An account's items with their costs, in chain order.
     fn chain(&self, account: AccountId) -> impl Iterator<Item = (&Place, &u64)> {
         self.chains.range(places(account, 0, u64::MAX))
     }
 
-    /// The worst at a nonce that has too many. R7.1.6
+    /// The worst item at a nonce that has too many alternatives. R7.1.6
     fn surplus_alternative(&mut self, link: &ChainLink) -> Option<ItemId> {
         let at_nonce = places(link.account, link.nonce, link.nonce);
         let (_, _, _, Reverse(worst)) = *self.chains.range(at_nonce).nth(ALTERNATIVES)?.0;
@@ -245,7 +246,7 @@ impl Content {
         full.then_some(*id)
     }
 
-    /// Ranks the items of an account again. R7.1.4
+    /// Ranks an account's items again. R7.1.4
     fn rank_chain(&mut self, account: &AccountId) {
         let Some(known) = self.accounts.get(account) else { return };
         let first = known.next;
@@ -304,7 +305,7 @@ mod tests {
     }
 
     impl Content {
-        /// Everything that must always hold.
+        /// Checks the invariants.
         fn check(&self) {
             assert_eq!(self.items.len(), self.order.len());
             assert_eq!(self.items.len(), self.keys.len());
@@ -330,7 +331,7 @@ mod tests {
         assert_eq!(inserted, Inserted { kept: true, removed: vec![ItemId([2; 32])] });
         assert_eq!(content.bytes(), 100);
         assert!(!content.insert(item(5, 1, 3), None).kept);
-        // One byte less above it, and the crossing item stays.
+        // With one byte less above it, the crossing item stays.
         let content = filled(&[item(1, 59, 9), item(4, 40, 10), item(2, 60, 8)], 10, 100);
         assert_eq!(order(&content), [(4, true), (1, true), (2, true)]);
     }
@@ -350,7 +351,7 @@ mod tests {
     /// R7.1.4
     #[test]
     fn chains_rank_by_their_weakest_link() {
-        // Nonces 1, 2 and 4 of account 7: the first drags the second down, the last has a gap.
+        // Nonces 1, 2 and 4 of account 7: the first lowers the second, the last has a gap.
         let items = [chained(1, 5, 7, 1, 1), chained(2, 50, 7, 2, 1), chained(4, 99, 7, 4, 1)];
         let mut content = filled(&items, 10, 1000);
         content.insert(item(8, 10, 6), None);
@@ -358,7 +359,7 @@ mod tests {
         // The gap closes.
         content.insert(chained(3, 60, 7, 3, 1), None);
         assert_eq!(order(&content), [(8, true), (1, true), (2, true), (3, true), (4, true)]);
-        // A better first item lifts them all, and what it replaces is not executable.
+        // A better first item raises them all; the one it replaces is no longer executable.
         content.insert(chained(5, 70, 7, 1, 1), None);
         let expected = [(5, true), (3, true), (2, true), (4, true), (8, true), (1, false)];
         let mut sorted = order(&content);
@@ -376,7 +377,7 @@ mod tests {
         assert_eq!(order(&content), [(1, true), (3, false), (2, false)]);
         content.set_account(AccountId([7; 32]), Account { next: 1, until: 50, balance: 102 });
         assert_eq!(order(&content), [(1, true), (2, true), (3, true)]);
-        // The chain moves on: what it passed is dropped.
+        // The account's nonce advances: items with lower nonces are dropped.
         let moved = Account { next: 3, until: 50, balance: 1 };
         let stale = content.set_account(AccountId([7; 32]), moved);
         let stale = stale.iter().map(|item| item.id).collect::<Vec<_>>();
@@ -391,7 +392,7 @@ mod tests {
     fn items_that_a_new_tip_does_not_admit_are_dropped() {
         let items = [chained(1, 5, 7, 1, 60), chained(2, 5, 7, 2, 10), chained(3, 5, 7, 3, 10)];
         let mut content = filled(&items, 10, 1000);
-        // Another fork: the balance never covers the first, and the last is too far ahead.
+        // On another fork the balance never covers the first item, and the last is too far ahead.
         let other = Account { next: 0, until: 3, balance: 59 };
         assert_eq!(content.set_account(AccountId([7; 32]), other).len(), 2);
         assert_eq!(order(&content), [(2, false)]);
@@ -411,7 +412,7 @@ mod tests {
         assert_eq!(order(&filled(&reversed, 10, 1000)), order(&content));
     }
 
-    /// An item of its own, or (if `nonces`) in one of two short chains.
+    /// An unchained item, or one in one of two short chains.
     fn any_item(alternatives: bool) -> impl Strategy<Value = Item> {
         let plain = (0..40u8, 1..30usize, 0..6u64).prop_map(|(n, size, p)| item(n, size, p));
         let chain = (0..2u8, 1..5u64, 0..6u64).prop_map(move |(account, nonce, priority)| {
@@ -430,7 +431,8 @@ mod tests {
         })
     }
 
-    /// Any order, but the items of an account by nonce: nobody sends an item before it holds.
+    /// Shuffles, but keeps the items of an account in the order of their nonces: peers do not send
+    /// an item before it is executable.
     fn shuffle(items: &mut [Item], seed: u64) {
         let mut state = seed;
         items.sort_by_cached_key(|_| {
@@ -450,7 +452,7 @@ mod tests {
         }
     }
 
-    /// Offers `to` what `from` holds and it has not: whether it took anything.
+    /// Offers all items of `from` to `to`; returns whether `to` took any.
     fn offer(from: &Content, to: &mut Content) -> bool {
         let items = from.best_first().map(|(item, _)| item.clone()).collect::<Vec<_>>();
         let account = Some(Account { next: 1, until: 50, balance: 100 });
@@ -460,7 +462,7 @@ mod tests {
     }
 
     proptest! {
-        /// The order of arrival does not matter, whatever is cut on the way. R7.1.1
+        /// The order of arrival does not matter, whatever is evicted on the way. R7.1.1
         #[test]
         fn content_does_not_depend_on_the_order_of_arrival(
             items in distinct(false),
@@ -475,8 +477,8 @@ mod tests {
             prop_assert_eq!(order(&first), order(&second));
         }
 
-        /// Where the order does matter (an item that was cut before a better predecessor came),
-        /// nodes that offer each other what they hold agree, and soon.
+        /// In the cases where the order does matter (an item was evicted before a better
+        /// predecessor came), nodes that offer each other their items soon agree.
         #[test]
         fn nodes_that_exchange_agree(
             items in distinct(true),

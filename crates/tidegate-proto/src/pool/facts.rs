@@ -1,8 +1,8 @@
-//! The four bytes that go with an announced id (specification section 7.3).
+//! The four bytes that accompany an announced id (specification section 7.3).
 
 use std::time::Duration;
 
-/// Size, priority and age of an announced item, coarse.
+/// An announced item's size, priority and age, rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
     size: u8,
@@ -11,12 +11,12 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Of an item that has just come.
+    /// The facts of an item that has just arrived.
     pub(crate) fn new(size: usize, priority: u64) -> Self {
         Self { size: size_class(size), priority: priority_class(priority), age: 0 }
     }
 
-    /// The same at another age.
+    /// The same facts at another age.
     pub(crate) fn aged(self, age: Duration) -> Self {
         Self { age: u16::try_from(age.as_millis()).unwrap_or(u16::MAX), ..self }
     }
@@ -29,12 +29,12 @@ impl Facts {
         Self { size: (facts >> 24) as u8, priority: (facts >> 16) as u8, age: facts as u16 }
     }
 
-    /// Upper bound of the item's bytes.
+    /// An upper bound of the item's size in bytes.
     pub(crate) fn size_bound(self) -> u32 {
         size_bound(self.size)
     }
 
-    /// The item has more than this number of bytes.
+    /// The item has more bytes than this.
     pub(crate) fn size_floor(self) -> u32 {
         self.size.checked_sub(1).map_or(0, size_bound)
     }
@@ -44,7 +44,7 @@ impl Facts {
     }
 }
 
-/// Four classes to the octave, from 64 bytes on: a bound exceeds what it bounds by 25 % at most.
+/// Four classes to the octave, from 64 bytes on: the bound exceeds the size by at most 25 %.
 fn size_bound(class: u8) -> u32 {
     let (octave, quarter) = (u32::from(class / 4), u32::from(class % 4));
     (16u32 * (4 + quarter))

@@ -1,4 +1,4 @@
-//! What a pool keeps for each link: how far it has read the log, and what is outstanding.
+//! A pool's state for each link: how far it has read the log, and what is outstanding.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -15,93 +15,96 @@ use crate::permit::{Ledger, Terms};
 use crate::time::Time;
 use crate::wire::Report;
 
-/// New entries after which those held back are searched for what has left the log.
+/// After this many new entries, held-back positions are searched for entries that have left the
+/// log.
 const LOOK_THROUGH: u64 = 256;
 
-/// One link of a pool.
+/// The state of one link in one pool.
 #[derive(Debug)]
 pub(super) struct PoolLink {
     pub(super) at: Instance,
-    /// This node dialed it.
+    /// This node dialed the connection.
     pub(super) dialed: bool,
-    /// What the peer has outstanding here, what goes back to it, and what this node has outstanding there.
+    /// The peer's outstanding permits here, the returns to it, and this node's outstanding permits
+    /// there.
     pub(super) ledger: Ledger<Sent>,
-    /// Numbers of the peer's announcements that may be asked for.
+    /// Numbers of the peer's announcements that may be requested.
     pub(super) offered: BTreeSet<u32>,
-    /// What this node asked the peer for, by the announcement's number.
+    /// This node's open requests, by the announcement's number.
     pub(super) requested: BTreeMap<u32, Requested>,
-    /// A body that arrives in chunks.
+    /// A body arriving in chunks.
     pub(super) incoming: Option<Incoming>,
-    /// Bytes asked for on this link that have no verdict yet.
+    /// Bytes requested on this link that have no verdict yet.
     pub(super) reserved: Budget,
 
-    /// The next positions of the log to look at: of what is older than the link, which is
-    /// announced only, and of what is newer, from `old_before` on.
+    /// The next log positions to look at. Entries older than the link (before `old_before`) are
+    /// only announced; newer ones may be pushed.
     old: u64,
     old_before: u64,
     new: u64,
-    /// Whose turn it is: what is new does not wait for all that is old, nor the other way round.
+    /// Old and new entries take turns, so that neither waits for all of the other.
     old_next: bool,
-    /// The place of this link in the sets of those who have an item.
+    /// This link's ordinal in the sets of links that have an item.
     pub(super) ordinal: Ordinal,
-    /// Positions that the peer's tip is too low for, behind the height from which they hold; those
-    /// are due whose height the tip has reached. They are not moved when the tip goes up and down: a
-    /// peer must not be able to ask for that work with each tip.
+    /// Positions of entries that the peer's tip is too low for, ordered by the height they need;
+    /// they are due once the peer's tip has reached it. They stay here when the tip goes up and
+    /// down: otherwise a peer could cause the work of moving them with each tip.
     held_back: BinaryHeap<Reverse<(u64, u64)>>,
-    /// The same of those that the peer ignored at its tip of now: they wait for another.
+    /// The same for entries that the peer ignored at its current tip: they wait for its next one.
     ignored: Vec<(u64, u64)>,
-    /// Where the log ended when they were last looked through.
+    /// The end of the log when held-back positions were last searched.
     looked_through: u64,
     /// How often the peer's tip has changed.
     tips: u32,
-    /// What the peer asked for.
+    /// The peer's open requests.
     pub(super) asked: VecDeque<Asked>,
-    /// A body that leaves in chunks.
+    /// A body leaving in chunks.
     outgoing: Outgoing,
     /// Answers and new entries take turns.
     pub(super) answer_next: bool,
-    /// The link that has taken the place of this one, by a better path: nothing new leaves here.
+    /// The link by a better path that has replaced this one: no new entries leave here any more.
     pub(super) successor: Option<ConnectionId>,
-    /// What is out on the link whose place this one has taken: it may have to be held back here.
+    /// How many entries are outstanding on the link that this one replaced: they may have to be
+    /// held back here.
     inherited: usize,
 }
 
-/// Something that was announced to the peer, or pushed.
+/// An entry that was announced or pushed to the peer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sent {
     pub(super) position: u64,
-    /// Upper bound of the size it was announced with.
+    /// The upper bound of the item's size, as announced.
     pub(super) bound: u32,
-    /// The peer has asked for it.
+    /// The peer has requested it.
     pub(super) asked: bool,
     /// [`PoolLink::tips`] when this was sent: shows whether the peer's tip has changed since.
     tips: u32,
 }
 
-/// A request to the peer.
+/// An open request to the peer.
 #[derive(Debug)]
 pub(super) struct Requested {
     pub(super) alias: u64,
     pub(super) bound: u32,
     pub(super) on_link: Charge,
-    /// Nothing when it has timed out.
+    /// Empty once the request has timed out.
     pub(super) on_node: Charge,
     pub(super) sent: Time,
 }
 
-/// A request of the peer.
+/// An open request of the peer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
     pub(super) number: u32,
     pub(super) bound: u32,
 }
 
-/// A body that arrives in chunks, and what it answers.
+/// A body arriving in chunks.
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) body: Receiving,
     pub(super) number: u32,
-    /// It answers a request, which stays open until all of it is there; else it was pushed.
+    /// Whether it answers a request, which stays open until the last chunk, or was pushed.
     pub(super) is_answer: bool,
 }
 
@@ -132,20 +135,20 @@ impl PoolLink {
         }
     }
 
-    /// Goes on where another link of the same two processes has come to: what that one was still to look at,
-    /// and what it held back, is this one's. What is out on it stays there until it is settled.
+    /// Takes over the cursors and the held-back entries of an older link to the same process. Its
+    /// outstanding entries stay there until they are returned.
     pub(super) fn succeeds(&mut self, older: &mut Self) {
         older.successor = Some(self.at.link);
         self.goes_on_from(older);
         self.inherited = older.ledger.holder.out() + older.inherited;
     }
 
-    /// The link before this one is gone, with what was out on it.
+    /// The replaced link is gone, with everything outstanding on it.
     pub(super) fn inherits_no_more(&mut self) {
         self.inherited = 0;
     }
 
-    /// The link that had taken the place of this one is gone.
+    /// The link that replaced this one is gone: takes its cursors and held-back entries back.
     pub(super) fn resumes(&mut self, newer: &mut Self) {
         self.successor = None;
         self.goes_on_from(newer);
@@ -158,7 +161,7 @@ impl PoolLink {
         self.ignored.append(&mut older.ignored);
     }
 
-    /// Announcements and bodies of the peer that are out, and of this node at the peer.
+    /// Permits that the peer has spent here, and that this node has spent at the peer.
     pub(super) fn permits(&self) -> (usize, usize) {
         self.ledger.out()
     }
@@ -168,34 +171,34 @@ impl PoolLink {
         self.ledger.give_back(number, report, now);
     }
 
-    /// A body leaves, and what is left of it follows in chunks. If it is an answer, `answers` is what
-    /// the peer's request is charged with.
+    /// A body leaves; the rest of it follows in chunks. For an answer, `answers` is what the peer's
+    /// request is charged with.
     pub(super) fn sends(&mut self, rest: Option<Sending>, answers: Option<u32>) {
         self.outgoing.begin(rest, answers, &mut self.ledger.issuer);
     }
 
-    /// The next chunk of what is leaving.
+    /// The next chunk of the leaving body.
     pub(super) fn next_chunk(&mut self) -> Option<Bytes> {
         self.outgoing.next(&mut self.ledger.issuer)
     }
 
-    /// Whether the answer to this request is arriving.
+    /// Whether the answer to this request is arriving in chunks.
     pub(super) fn is_receiving(&self, number: u32) -> bool {
         self.incoming.as_ref().is_some_and(|i| i.is_answer && i.number == number)
     }
 
-    /// What is remembered of something that leaves now.
+    /// The note about an entry that leaves now.
     pub(super) fn sent(&self, position: u64, bound: u32) -> Sent {
         Sent { position, bound, asked: false, tips: self.tips }
     }
 
-    /// The peer's tip is too low for an entry.
+    /// The peer's tip is too low for an entry: keeps it for later.
     pub(super) fn hold_back(&mut self, position: u64, from: u64) {
         self.held_back.push(Reverse((from, position)));
     }
 
-    /// The peer ignored an entry: it is offered again at another tip than the one it was sent to.
-    /// That tip may be there already, since reports may wait for company. R7.4.3
+    /// The peer ignored an entry: it is offered again at a tip other than the one it was sent at.
+    /// The tip may already have changed, since returns are batched. R7.4.3
     pub(super) fn ignored(&mut self, sent: &Sent, from: u64) {
         if sent.tips == self.tips {
             self.ignored.push((from, sent.position));
@@ -204,29 +207,30 @@ impl PoolLink {
         }
     }
 
-    /// Positions that are held back.
+    /// How many positions are held back.
     pub(super) fn held(&self) -> usize {
         self.held_back.len() + self.ignored.len()
     }
 
-    /// The peer's tip is another: what it ignored before may be offered again.
+    /// The peer's tip has changed: entries that it ignored before may be offered again.
     pub(super) fn tip_changed(&mut self, log: &BTreeMap<u64, Entry>, log_end: u64) {
         self.tips = self.tips.wrapping_add(1);
-        // Each was ignored once for this, and that was paid for with a permit.
+        // Bounded: each of these was ignored once, and a permit paid for that.
         for entry in std::mem::take(&mut self.ignored) {
             self.held_back.push(Reverse(entry));
         }
-        // Entries that are gone take room until they are met, but looking for them takes time: a
-        // peer must not be able to ask for that with each tip.
+        // Entries that left the log occupy memory until their positions are reached. Searching for
+        // them takes time, which a peer must not be able to cause with each tip.
         if log_end - self.looked_through >= LOOK_THROUGH {
             self.looked_through = log_end;
             self.held_back.retain(|Reverse((_, position))| log.contains_key(position));
         }
     }
 
-    /// The next position to look at: what was held back and is due at the peer's height first, then
-    /// old and new in turns. The cursor goes on only while what it meets, and what is out and may
-    /// come back as ignored, could be held back. With `only_new` nothing that can only be announced.
+    /// The next position to look at: a held-back entry that is due at the peer's height first, then
+    /// old and new ones in turns. A cursor only advances while there is room to hold back both what
+    /// it finds and what is outstanding, since that may come back as ignored. With `only_new`,
+    /// entries that can only be announced are skipped.
     pub(super) fn next_position(
         &self,
         log: &BTreeMap<u64, Entry>,
@@ -258,7 +262,7 @@ impl PoolLink {
         position < self.old_before
     }
 
-    /// The position is dealt with.
+    /// The position has been handled: removes it from the held-back ones, or advances its cursor.
     pub(super) fn pass(&mut self, position: u64) {
         if self.held_back.peek().is_some_and(|Reverse((_, first))| *first == position) {
             self.held_back.pop();
@@ -272,7 +276,7 @@ impl PoolLink {
         }
     }
 
-    /// Something old is announced: the next turn is that of what is new.
+    /// An old entry was announced: new ones are next.
     pub(super) fn announced_old(&mut self) {
         self.old_next = false;
     }

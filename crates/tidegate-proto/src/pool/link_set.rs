@@ -1,23 +1,24 @@
-//! Sets of links: who has an item. There is one for each item of a pool, so they are small.
+//! Sets of links: which peers have an item. There is one for each item of a pool, so they are
+//! small.
 
-/// The place of a link in the sets of its pool: the least that was free when it came up.
+/// A link's index in the sets of its pool: the lowest that was free when it came up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ordinal(u16);
 
 impl Ordinal {
-    /// The least that is not taken.
+    /// The lowest that is not taken.
     pub(super) fn free(taken: impl Iterator<Item = Self>) -> Self {
         let set = taken.collect::<LinkSet>();
         Self(set.0.iter().map(|word| word.trailing_ones()).fold((0, true), next).0)
     }
 }
 
-/// Adds up the ones from the start until a word has a zero.
+/// Adds up the leading ones, until a word has a zero.
 fn next((sum, full): (u16, bool), ones: u32) -> (u16, bool) {
     if full { (sum + ones as u16, ones == u64::BITS) } else { (sum, false) }
 }
 
-/// Links, a bit for each: 100 need 16 bytes.
+/// A set of links, a bit for each: 100 need 16 bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct LinkSet(Vec<u64>);
 

@@ -1,5 +1,5 @@
-//! What a re-org took out of a pool without putting it into a block: it may hold again when the
-//! chain goes on, and nobody offers it a second time.
+//! Items that a re-org removed from a pool without putting them into a block: they may become
+//! executable again as the chain grows, and no peer offers them a second time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use super::content::Item;
 use crate::id::{AccountId, ItemId, ItemKey};
 use crate::rules::Account;
 
-/// Items that were taken out, within bounds; the best are kept.
+/// Removed items, within bounds; the worst are evicted.
 #[derive(Debug, Default)]
 pub(super) struct Shelf {
     items: BTreeMap<ItemId, Shelved>,
@@ -20,13 +20,13 @@ pub(super) struct Shelf {
 struct Shelved {
     item: Item,
     from: u64,
-    /// The tip's height when it was put here.
+    /// The tip's height when it was shelved.
     height: u64,
 }
 
 impl Shelf {
-    /// Keeps an item that held from a height on, at a tip of another height; `most` bounds the number of items and
-    /// their bytes.
+    /// Shelves an item that was executable from a height on, at a tip of another height; `most`
+    /// bounds the number of items and their bytes.
     pub(super) fn put(&mut self, item: Item, from: u64, height: u64, most: (u32, u32)) {
         self.remove(&item.id);
         self.order.insert((item.facts.priority, item.id));
@@ -45,7 +45,7 @@ impl Shelf {
         Some((item, from))
     }
 
-    /// Takes out the best with a key; the others with it are of no use then.
+    /// Removes and returns the best item with a key; the others with that key are dropped.
     pub(super) fn take_key(&mut self, key: &ItemKey) -> Option<(Item, u64)> {
         let same = self.items.values().filter(|shelved| shelved.item.facts.key == *key);
         let same = same.map(|shelved| (shelved.item.facts.priority, shelved.item.id));
@@ -53,7 +53,8 @@ impl Shelf {
         ids.into_iter().filter_map(|(_, id)| self.remove(&id)).last()
     }
 
-    /// Takes out what an account admits. What can never hold again is dropped.
+    /// Removes and returns the items that an account admits. Items that can never be executable
+    /// again are dropped.
     pub(super) fn take_account(&mut self, id: AccountId, account: &Account) -> Vec<(Item, u64)> {
         let own = self.items.values().filter_map(|shelved| {
             let link = shelved.item.facts.chain.filter(|link| link.account == id)?;
@@ -71,7 +72,7 @@ impl Shelf {
         admitted.iter().filter_map(|item| self.remove(item)).collect()
     }
 
-    /// Forgets what was put here below a height: no re-org goes deeper.
+    /// Drops items shelved below a height: no re-org goes that deep.
     pub(super) fn prune(&mut self, lowest: u64) {
         let old = self.items.values().filter(|shelved| shelved.height < lowest);
         for id in old.map(|shelved| shelved.item.id).collect::<Vec<_>>() {

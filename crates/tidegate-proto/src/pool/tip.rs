@@ -1,12 +1,17 @@
-//! What a new tip does to the pools: items leave with it, come back, and may be sent to peers whose tip it is
-//! (specification sections 7.1 and 7.4).
+//! Changes of the tip: items leave the pools with it, come back, and may be sent to peers that have
+//! reached it (specification sections 7.1 and 7.4).
 
 use super::publish;
 use crate::channel::Context;
 use crate::id::ConnectionId;
 use crate::io::{Admission, TipChange};
 
-/// The tip moved: items leave and come back with it.
+/// Applies a change of the tip to the pools.
+///
+/// Removals come first, so that what comes back finds room and no rival that is about to leave.
+/// Items that a re-org undid are shelved: the new chain may admit them later, and no peer sends
+/// them again. Only at the end are items published, with the account states of the new tip: what is
+/// shelved for an account and admitted again, what the application restores, and what it adds.
 pub(crate) fn tip_changed(cx: &mut Context, change: TipChange) {
     let height = cx.tip.held().map_or(0, |tip| tip.height);
     for (pool, key) in change.remove {
@@ -32,7 +37,7 @@ pub(crate) fn tip_changed(cx: &mut Context, change: TipChange) {
             for item in pool.content.set_account(*account, *state) {
                 let from = pool.from(&item.id);
                 cx.outputs.push_back(pool.forget(item.id));
-                // What is stale stays so.
+                // A used nonce never becomes valid again on this chain: such items are dropped.
                 if item.facts.chain.is_some_and(|link| link.nonce >= state.next) {
                     pool.shelf.put(item, from, height, most);
                 }
@@ -55,7 +60,7 @@ pub(crate) fn tip_changed(cx: &mut Context, change: TipChange) {
     }
 }
 
-/// A peer's executed tip is another: what was held back for it may be sent now.
+/// A peer's executed tip has changed: entries held back for it may be due.
 pub(crate) fn peer_tip_changed(cx: &mut Context, link: ConnectionId) {
     for pool in &mut cx.pools {
         if let Some(held) = pool.links.get_mut(&link) {
