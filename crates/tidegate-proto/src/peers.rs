@@ -1,4 +1,4 @@
-//! All peers: who may connect, which of two connections stays, who is refused for how long
+//! All peers: which may connect, which of two connections stays, and which are banned
 //! (specification section 5).
 
 use std::cmp::{Ordering, Reverse};
@@ -26,63 +26,64 @@ pub(crate) mod dialer;
 pub(crate) mod exchange;
 pub(crate) mod record;
 
-/// How long a peer that came at a busy moment should wait, in milliseconds: longer than most
-/// hellos take.
+/// How long a peer should wait after a refusal as busy, in milliseconds: longer than most hellos
+/// take.
 const RETRY_MS: u32 = 1000;
 
-/// What somebody is told who comes at a busy moment.
+/// The refusal while too many hellos are in progress.
 pub(crate) fn busy() -> Refusal {
     Refusal::Busy(RETRY_MS)
 }
 
-/// Sites that are remembered because work of theirs is left: more than can come and go while it is, which
-/// is a second at most.
+/// Sites that are remembered because they have unfinished work: more than can connect and leave
+/// before it is done, which takes a second at most.
 pub(crate) const UNPAID: usize = 256;
-/// Sites of one network group that have left work, from which on all of the group wait: one who has many
-/// addresses has them there.
+/// From this number of sites with unfinished work in one network group, the whole group waits: a
+/// party with many addresses has them in one group.
 const UNPAID_OF_GROUP: usize = 4;
 
-/// Connections of one identity at a time: the one that is there, and one that may replace it.
+/// Connections with one identity at a time: the current one, and one that may replace it.
 const OF_ONE: usize = 2;
 
-/// What is remembered of peers beyond their connections.
+/// What is known of peers beyond their connections.
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
     bans: BTreeMap<PeerId, Ban>,
     dials: BTreeMap<DialId, Dialing>,
-    /// When each dial is given up, whoever wanted it.
+    /// The timeout of each dial, whatever it is for.
     due: BTreeMap<DialId, Time>,
     next_dial: u64,
-    /// Sites whose peers left while there was work of theirs, and until when it would be done.
+    /// Sites whose peers disconnected with unfinished work, and when that is done.
     unpaid: BTreeMap<(Group, Vec<u8>), Time>,
-    /// Peers that were told to be connected, and not yet to be disconnected: each is told in turns.
+    /// Peers reported to the application as connected: each is reported in turns as connected and
+    /// disconnected.
     pub(crate) told: BTreeSet<PeerId>,
-    /// How often somebody was banned.
+    /// How many bans there have been.
     pub(crate) banned_so_far: u64,
     pub(crate) shutting_down: bool,
 }
 
-/// A peer that broke the rules.
+/// A banned peer.
 #[derive(Clone, Copy, Debug)]
 struct Ban {
     until: Time,
-    /// What it did last; not known any more after a restart.
+    /// The last violation; unknown after a restart.
     violation: Option<Violation>,
 }
 
-/// A peer that is refused because it broke the rules.
+/// A peer that is refused because of a violation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct BannedPeer {
-    /// Who.
+    /// Its id.
     pub peer: String,
-    /// For how much longer.
+    /// The time left.
     pub left: Duration,
-    /// What it did last; `None` if that was before a restart.
+    /// The last violation; `None` if it was before a restart.
     pub violation: Option<Violation>,
 }
 
-/// A dial that is under way.
+/// A dial in progress.
 #[derive(Clone, Debug)]
 pub(crate) struct Dialing {
     pub(crate) address: Address,
@@ -90,7 +91,7 @@ pub(crate) struct Dialing {
 }
 
 impl Peers {
-    /// What was remembered before.
+    /// Starts with the saved bans.
     pub(crate) fn new(config: &Config, now: Time) -> Self {
         let bans = config.peer_book.bans.iter().take(config.limits.bans as usize);
         let bans =
@@ -98,7 +99,7 @@ impl Peers {
         Self { bans, ..Self::default() }
     }
 
-    /// The number of a dial that is given up at that time.
+    /// The number of a new dial with this timeout.
     fn dial_id(&mut self, due: Time) -> DialId {
         let dial = DialId(self.next_dial);
         self.next_dial += 1;
@@ -106,32 +107,32 @@ impl Peers {
         dial
     }
 
-    /// When the first dial is given up.
+    /// When the first dial times out.
     pub(crate) fn dial_deadline(&self) -> Option<Time> {
         self.due.values().min().copied()
     }
 
-    /// A dial that has taken too long.
+    /// A dial that has timed out.
     pub(crate) fn overdue(&self, now: Time) -> Option<DialId> {
         self.due.iter().find(|(_, due)| **due <= now).map(|(dial, _)| *dial)
     }
 
-    /// A dial has come to its end, whoever wanted it.
+    /// A dial has ended, whatever it was for.
     pub(crate) fn settled(&mut self, dial: DialId) {
         self.due.remove(&dial);
     }
 
-    /// Dials that are under way.
+    /// How many dials are in progress.
     pub(crate) fn dialing(&self) -> usize {
         self.dials.len()
     }
 
-    /// A dial has come to its end.
+    /// Removes a dial that has ended.
     pub(crate) fn dialed(&mut self, dial: DialId) -> Option<Dialing> {
         self.dials.remove(&dial)
     }
 
-    /// Remembers a violation. Among too many the one whose time is up first is forgotten.
+    /// Bans a peer. If there are too many bans, the one that expires first is dropped.
     pub(crate) fn ban(&mut self, peer: PeerId, violation: Violation, now: Time, limit: u32) {
         self.banned_so_far += 1;
         let until = now + violation.penalty();
@@ -146,24 +147,24 @@ impl Peers {
         }
     }
 
-    /// Until when a peer is refused.
+    /// Until when a peer is banned.
     pub(crate) fn banned(&self, peer: &PeerId, now: Time) -> Option<Time> {
         self.bans.get(peer).map(|ban| ban.until).filter(|until| *until > now)
     }
 
-    /// Whether a peer may be connected to.
+    /// Whether a connection to a peer is allowed.
     pub(crate) fn may_meet(&self, config: &Config, peer: &PeerId, now: Time) -> bool {
         let allowed = config.allow.as_ref().is_none_or(|allowed| allowed.contains(peer));
         allowed && self.banned(peer, now).is_none()
     }
 
-    /// Who is refused, and for how much longer.
+    /// The bans to be saved, with the time left.
     pub(crate) fn saved(&self, now: Time) -> Vec<(PeerId, Duration)> {
         let bans = self.bans.iter().filter(|(_, ban)| ban.until > now);
         bans.map(|(peer, ban)| (*peer, ban.until.since(now))).collect()
     }
 
-    /// Who is refused, for how much longer, and for what.
+    /// The bans, with the time left and the reason.
     pub(crate) fn banned_peers(&self, now: Time) -> Vec<BannedPeer> {
         let bans = self.bans.iter().filter(|(_, ban)| ban.until > now);
         let banned = |(peer, ban): (&PeerId, &Ban)| BannedPeer {
@@ -174,14 +175,15 @@ impl Peers {
         bans.map(banned).collect()
     }
 
-    /// How many peers are refused.
+    /// How many peers are banned.
     pub(crate) fn bans(&self) -> usize {
         self.bans.len()
     }
 }
 
-/// A connection ends. Whoever comes from there before the work is done that it left goes on from there, or
-/// waits if that is too much: new permits for each connection would be more than its share.
+/// A connection has ended: remembers its unfinished work. The next connection from the same site
+/// starts with it, or has to wait if it is too much: otherwise a peer could get more than its share
+/// by reconnecting, which brings new permits.
 pub(crate) fn leaves(cx: &mut Context, link: ConnectionId) {
     let Some(link) = cx.links.get(link).filter(|link| link.direction.is_inbound()) else { return };
     let Some(until) = link.works_until(cx.now) else { return };
@@ -197,7 +199,7 @@ pub(crate) fn leaves(cx: &mut Context, link: ConnectionId) {
     }
 }
 
-/// Whether whoever comes from an address waits until work is done that was left.
+/// Whether peers at an address have to wait for unfinished work.
 fn has_left_work(cx: &Context, address: &Address) -> bool {
     let (group, site) = (group(address), site_bytes(address));
     let of_group = cx.peers.unpaid.range((group.clone(), Vec::new())..);
@@ -207,13 +209,13 @@ fn has_left_work(cx: &Context, address: &Address) -> bool {
     owing.clone().count() >= UNPAID_OF_GROUP || owing.any(|owes| *owes == site)
 }
 
-/// Until when the work would be done that was left by those who came from an address. A new connection
-/// from there goes on from then.
+/// When the unfinished work of connections from an address's site is done. A new connection from
+/// there starts with it.
 pub(crate) fn left_work(cx: &Context, address: &Address) -> Option<Time> {
     cx.peers.unpaid.get(&(group(address), site_bytes(address))).copied()
 }
 
-/// Why the peer of a connection is not wanted, if it is not.
+/// Why the peer of a connection is refused, if it is.
 pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
     let Some(connection) = cx.links.get(link) else { return Ok(()) };
     let peer = connection.peer;
@@ -241,7 +243,7 @@ pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
             let wait = until.since(cx.now).as_millis().max(1);
             return Err(Refusal::Busy(u32::try_from(wait).unwrap_or(u32::MAX)));
         }
-        // One whose place it takes makes room for it.
+        // A connection that this one replaces does not count.
         let stays = |other: &Link| other.peer != peer || other.path >= connection.path;
         let inbound = cx.links.iter().filter(|(id, other)| {
             let counts = *id != link && other.direction.is_inbound() && stays(other);
@@ -254,7 +256,7 @@ pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Dials an address that is one of those that this node, or its application, chose.
+/// Starts a dial that counts as an outbound connection.
 pub(crate) fn dial(cx: &mut Context, address: Address, peer: Option<PeerId>) -> DialId {
     let dial = begin_dial(cx, address.clone(), peer, false);
     cx.peers.dials.insert(dial, Dialing { address, peer });
@@ -270,14 +272,14 @@ fn begin_dial(cx: &mut Context, address: Address, peer: Option<PeerId>, fresh: b
     dial
 }
 
-/// Whether one more may be dialed.
+/// Whether another outbound connection is allowed.
 pub(crate) fn may_dial(cx: &Context) -> bool {
     let dialed = cx.links.iter().filter(|(_, link)| !link.direction.is_inbound()).count();
     dialed + cx.peers.dialing() < cx.config.limits.max_outbound as usize
 }
 
-/// Whether there is room for one more hello, and which other has to make it. There always is room for
-/// those whom this node dialed: strangers must not keep it from finding others.
+/// Whether there is room for another hello, and which other has to be ended for it. Outbound
+/// connections always find room: strangers must not keep this node from finding peers.
 pub(crate) fn has_room_for_hello(
     cx: &Context,
     link: ConnectionId,
@@ -285,7 +287,8 @@ pub(crate) fn has_room_for_hello(
     let this = cx.links.get(link).filter(|link| link.direction.is_inbound());
     let Some(this) = this else { return Ok(None) };
     let same = cx.links.iter().filter(|(id, other)| *id != link && other.peer == this.peer);
-    // One may be dead without this node's knowing, and another waits for that to be seen. R5.3.6
+    // An old connection may be dead without this node having noticed, while another waits for that.
+    // R5.3.6
     if same.filter(|(id, _)| !control::is_over(cx, *id)).count() >= OF_ONE {
         return Err(Refusal::Duplicate);
     }
@@ -302,7 +305,7 @@ pub(crate) fn has_room_for_hello(
     if pending().count() <= cx.config.limits.handshakes as usize {
         return Ok(None);
     }
-    // The group with the most hellos makes room, so that one cannot keep all others out.
+    // Evicts from the group with the most hellos, so that one group cannot shut all others out.
     let mut groups = BTreeMap::<Group, (usize, ConnectionId)>::new();
     for (id, other) in pending().filter(|(id, _)| *id != link) {
         groups.entry(group(&other.address)).or_insert((0, id)).0 += 1;
@@ -315,25 +318,24 @@ pub(crate) fn has_room_for_hello(
     }
 }
 
-/// What to do about a second connection to one peer.
+/// How to resolve two connections to one peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Duplicate {
-    /// It has the better path, or both dialed at once and this one stays: the other ends when this one is up
-    /// and nothing is owed on the other.
+    /// This one has the better path, or both dialed at once and this one stays. The other ends once
+    /// this one is up and nothing is owed on the other.
     Replaces(ConnectionId),
-    /// The other one has the better path, or both dialed at once and the other one stays.
+    /// The other one has the better path, or both dialed at once and the other stays.
     Yields(ConnectionId),
     /// The older one is pinged: it stays if it answers.
     Pings(ConnectionId),
 }
 
-/// What another connection to the same peer means for `link`, whose peer's process has this
-/// `instance` number.
+/// How to resolve another connection to the same peer, whose process has this `instance` number.
 pub(crate) fn duplicate(cx: &Context, link: ConnectionId, instance: u64) -> Option<Duplicate> {
     let this = cx.links.get(link)?;
     let others = cx.links.iter().filter(|(id, other)| {
         let admitted = *id != link && other.peer == this.peer && control::is_admitted(cx, *id);
-        // One that is on its way out, since another has taken its place, decides nothing.
+        // A connection that is already being replaced does not count.
         admitted && !cx.control.is_replaced(*id)
     });
     let (older, other) = others.max_by_key(|(id, other)| (other.path, Reverse(*id)))?;
@@ -343,7 +345,7 @@ pub(crate) fn duplicate(cx: &Context, link: ConnectionId, instance: u64) -> Opti
     // R5.3.8
     match this.path.cmp(&other.path) {
         Ordering::Greater => return Some(Duplicate::Replaces(older)),
-        // The better one may be dead without this node's knowing, and the peer has noticed. R5.3.10
+        // The better one may be dead without this node having noticed, while the peer has. R5.3.10
         Ordering::Less if this.direction.is_inbound() => return Some(Duplicate::Pings(older)),
         Ordering::Less => return Some(Duplicate::Yields(older)),
         Ordering::Equal => {}
@@ -380,7 +382,7 @@ mod tests {
         peers.ban(peer(1), Violation::Malformed, now, 2);
         assert_eq!(peers.banned(&peer(1), now), Some(now + Duration::from_secs(60)));
         assert_eq!(peers.banned(&peer(1), now + Duration::from_secs(60)), None);
-        // A lighter violation does not shorten the time.
+        // A lighter violation does not shorten a ban.
         peers.ban(peer(2), Violation::RejectedItem, now, 2);
         peers.ban(peer(2), Violation::Malformed, now, 2);
         assert_eq!(peers.banned(&peer(2), now), Some(now + Duration::from_secs(3600)));
@@ -389,7 +391,7 @@ mod tests {
         assert_eq!(banned[0].peer, peer(2).to_string());
         assert_eq!(banned[0].violation, Some(Violation::Malformed));
         assert_eq!(banned[0].left, Duration::from_secs(3540));
-        // One past the limit: the one whose time is up first makes room.
+        // One past the limit: the ban that expires first is dropped.
         peers.ban(peer(3), Violation::RejectedItem, now, 2);
         assert_eq!(peers.bans(), 2);
         assert_eq!(peers.banned(&peer(1), now), None);

@@ -1,22 +1,23 @@
-//! What the core reads of an address: which network group it belongs to, and whether it is local.
+//! What the core reads of an address: its network group, and whether it is local.
 //!
-//! Addresses are multiaddrs, which the transports understand; here only their first component is
-//! looked at (the code table of multiaddr: ip4 4, ip6 41, dns 53, dns4 54, dns6 55, dnsaddr 56).
+//! Addresses are multiaddrs, which the transports understand; the core looks mainly at the first
+//! component (the code table of multiaddr: ip4 4, ip6 41, dns 53, dns4 54, dns6 55, dnsaddr 56).
 
 use std::fmt;
 
 use crate::id::Address;
 
-/// Addresses that are probably in one hand: the unit in which a node spreads its connections.
+/// Addresses that are probably controlled by one party: the unit in which a node spreads its
+/// connections.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Group {
     /// The first 16 bits of an IPv4 address.
     Ip4([u8; 2]),
     /// The first 32 bits of an IPv6 address.
     Ip6([u8; 4]),
-    /// A host with a local address, whatever its ports: a machine may have as many as it likes.
+    /// A host with a local address, whatever its ports: a machine may use any number of them.
     Local(Vec<u8>),
-    /// A host's name. Only the configuration has such addresses.
+    /// A host's name. Such addresses come only from the configuration.
     Name(Vec<u8>),
     /// An address the core cannot read: a group of its own.
     Own(Address),
@@ -38,7 +39,7 @@ fn host(address: &Address) -> Host<'_> {
             41 => rest.first_chunk().copied().map(Host::Ip6),
             53..=56 => {
                 let (&length, rest) = rest.split_first()?;
-                // A name has at most 253 bytes; a length of two bytes is a longer one.
+                // A name has at most 253 bytes; a longer one is a length of two bytes.
                 (length < 128).then(|| rest.get(..length as usize)).flatten().map(Host::Name)
             }
             _ => None,
@@ -47,7 +48,7 @@ fn host(address: &Address) -> Host<'_> {
     read().unwrap_or(Host::Other)
 }
 
-/// An address of QUIC as a multiaddr, which is what most are.
+/// A QUIC address, which most are, in multiaddr's text form.
 fn text(address: &Address) -> Option<String> {
     let (ip, rest) = match host(address) {
         Host::Ip4(ip) => (format!("/ip4/{}", std::net::Ipv4Addr::from(ip)), address.0.get(5..)?),
@@ -63,7 +64,8 @@ fn text(address: &Address) -> Option<String> {
     }
 }
 
-/// As a multiaddr if it is one of QUIC, and else in hex, of which 16 bytes tell addresses apart.
+/// In multiaddr's text form if it is a QUIC address, otherwise in hex; 16 bytes tell addresses
+/// apart.
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match text(self) {
@@ -79,14 +81,14 @@ fn mapped(ip: [u8; 16]) -> Option<[u8; 4]> {
     (head == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]).then(|| tail.try_into().ok()).flatten()
 }
 
-/// Whether it takes long to get to an address even if somebody is there: through a relay, through Tor, or with
-/// a search for a way on both sides.
+/// Whether an address takes long to reach even if a peer is there: through a relay, through Tor, or
+/// with ICE.
 pub(crate) fn is_slow(address: &Address) -> bool {
     // p2p-circuit, webrtc, onion, onion3.
     Components(&address.0).any(|code| matches!(code, 290 | 281 | 444 | 445))
 }
 
-/// The codes of an address's components, up to the first that is not known here.
+/// The codes of an address's components, up to the first unknown one.
 struct Components<'a>(&'a [u8]);
 
 impl Components<'_> {
@@ -132,23 +134,23 @@ impl Iterator for Components<'_> {
     }
 }
 
-/// How far an address reaches.
+/// The scope of an address: from where it can be dialed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Scope {
-    /// Nobody can be dialed there: multicast, broadcast, any interface, documentation, and what is reserved
+    /// From nowhere: multicast, broadcast, any interface, documentation, and what is reserved
     /// (IANA's registries of special-purpose addresses).
     None,
-    /// This machine.
+    /// From this machine.
     Loopback,
-    /// The network that the node is in. What cannot be read is taken to be of this kind.
+    /// From the node's own network. Unknown kinds of addresses count as local.
     Local,
-    /// Everywhere.
+    /// From everywhere.
     Public,
 }
 
 impl Address {
-    /// How far it reaches. Names reach everywhere, but for `localhost`.
+    /// The scope of the address. That of a name is public, except for `localhost`.
     pub fn scope(&self) -> Scope {
         match host(self) {
             Host::Ip4(ip) => ip4_scope(ip),
@@ -185,14 +187,14 @@ fn ip6_scope(ip: [u8; 16]) -> Scope {
         // RFC 9637, RFC 3849 (documentation), RFC 2928 (protocols), RFC 7526 (6to4).
         [0x3f, 0xff, 0..=0x0f, ..] | [0x20, 1, 0x0d, 0xb8, ..] => Scope::None,
         [0x20, 1, 0 | 1, ..] | [0x20, 2, ..] => Scope::None,
-        // RFC 4291: all that is given out for the world. A link's own addresses are of no use without the
-        // interface, and an IPv4 address has its own form.
+        // RFC 4291: all that is allocated for global use. Link-local addresses are useless without
+        // the interface, and an IPv4 address has its own form.
         [0x20..=0x3f, ..] => Scope::Public,
         _ => Scope::None,
     }
 }
 
-/// Whether a peer that is seen at an address is in this node's own network.
+/// Whether a peer seen at an address is in this node's own network.
 pub(crate) fn is_local(address: &Address) -> bool {
     let ip = match host(address) {
         Host::Ip6(ip) => mapped(ip).ok_or(ip),
@@ -205,13 +207,13 @@ pub(crate) fn is_local(address: &Address) -> bool {
     is_of_link || matches!(scope, Scope::Loopback | Scope::Local)
 }
 
-/// Whether an address names its host. What a name stands for is decided by whoever holds the name,
-/// for each one who asks and each time: a peer that tells of names could be everywhere.
+/// Whether the host is a name. The owner of a name decides what it resolves to, for each query: a
+/// peer that could spread names could appear to be everywhere.
 pub(crate) fn is_named(address: &Address) -> bool {
     matches!(host(address), Host::Name(_))
 }
 
-/// Whether an address is that of any interface: one can listen there, but not be reached.
+/// Whether a host is "any interface": a node can listen there, but not be dialed.
 fn is_unspecified(host: &Host<'_>) -> bool {
     matches!(
         host,
@@ -219,8 +221,8 @@ fn is_unspecified(host: &Host<'_>) -> bool {
     )
 }
 
-/// Where a listener can be dialed: at its address, or for that of any interface at those of the interfaces
-/// of its family, of which only the IP component is looked at.
+/// The addresses at which a listener can be dialed: its own, or, if it listens on any interface,
+/// those of the interfaces of its family, of which only the IP component counts.
 pub(crate) fn reached_at(listener: &Address, interfaces: &[Address]) -> Vec<Address> {
     let own = host(listener);
     if !is_unspecified(&own) {
@@ -239,7 +241,7 @@ pub(crate) fn reached_at(listener: &Address, interfaces: &[Address]) -> Vec<Addr
     interfaces.iter().filter_map(at).collect()
 }
 
-/// Whether two addresses are of one host that another can dial, whatever the ports.
+/// Whether two addresses are of the same dialable host, whatever the ports.
 pub(crate) fn is_same_host(one: &Address, other: &Address) -> bool {
     let same = match (host(one), host(other)) {
         (Host::Ip4(one), Host::Ip4(other)) => one == other,
@@ -249,8 +251,8 @@ pub(crate) fn is_same_host(one: &Address, other: &Address) -> bool {
     same && one.scope() > Scope::Loopback
 }
 
-/// Whether a listener could be seen at an address: by the same protocols on an IP address of the same
-/// family. Its port may be another, where a router translates.
+/// Whether peers could see a listener at an address: it has the same protocols on an IP address of
+/// the same family. The port may differ, since a router may translate it.
 pub(crate) fn is_same_kind(listener: &Address, address: &Address) -> bool {
     let ip = match (host(listener), host(address)) {
         (Host::Ip4(_), Host::Ip4(_)) => 5,
@@ -270,7 +272,8 @@ pub(crate) fn is_same_kind(listener: &Address, address: &Address) -> bool {
     own_code == seen_code && port != [0, 0] && own == seen
 }
 
-/// Whether a machine with these interfaces can send there at all. Without any that are known it may.
+/// Whether a machine with these interfaces can send to an address at all. If none are known, it
+/// may.
 pub(crate) fn has_route(address: &Address, interfaces: &[Address]) -> bool {
     let scope = address.scope();
     let family = |address: &Address| match host(address) {
@@ -284,8 +287,8 @@ pub(crate) fn has_route(address: &Address, interfaces: &[Address]) -> bool {
         || of_family.any(|one| scope <= Scope::Loopback || one.scope() > Scope::Loopback)
 }
 
-/// The site of an address, which is one customer's, without its port: of IPv6 a /48 (RFC 6177 gives them
-/// that or less).
+/// The site of an address, without its port: the addresses that a provider gives to one customer,
+/// for IPv6 a /48 (RFC 6177 gives them that or less).
 pub(crate) fn site_bytes(address: &Address) -> Vec<u8> {
     match host(address) {
         Host::Ip4(ip) => ip.to_vec(),
@@ -313,7 +316,7 @@ pub(crate) fn group(address: &Address) -> Group {
 }
 
 impl Group {
-    /// The bytes that places in the book are computed from.
+    /// The bytes that places in the book are hashed from.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let (tag, bytes): (u8, &[u8]) = match self {
             Self::Ip4(bytes) => (4, bytes),
@@ -344,7 +347,7 @@ pub(crate) mod tests {
         Address([&[54, name.len() as u8][..], name.as_bytes(), &[0x91, 0x02, 0, 1]].concat().into())
     }
 
-    /// It was `DialFailed { address: Address(047f…) }`.
+    /// Regression: it was `DialFailed { address: Address(047f…) }`.
     #[test]
     fn an_address_can_be_read() {
         assert_eq!(format!("{:?}", ip4([127, 0, 0, 1], 4001)), "/ip4/127.0.0.1/udp/4001/quic-v1");
@@ -365,13 +368,13 @@ pub(crate) mod tests {
         let four_in_six = [&[41][..], &[0; 10], &[0xff, 0xff, 8, 9, 1, 1]].concat();
         assert_eq!(group(&Address(four_in_six.into())), Group::Ip4([8, 9]));
         assert_eq!(group(&name("Example.org")), group(&name("example.org")));
-        // One machine is one group, and another in the same network another.
+        // One machine is one group; another in the same network is another.
         assert_eq!(group(&ip4([127, 0, 0, 1], 1)), group(&ip4([127, 0, 0, 1], 2)));
         assert_ne!(group(&ip4([10, 0, 0, 1], 1)), group(&ip4([10, 0, 0, 2], 1)));
         assert_eq!(group(&ip6([0xfd, 0, 0, 1])), group(&ip6([0xfd, 0, 0, 1])));
     }
 
-    /// Packets went to 224.0.0.1 because of a record.
+    /// Regression: packets went to 224.0.0.1 because of a record.
     #[test]
     fn multicast_and_reserved_addresses_are_unreachable() {
         let nowhere = [
@@ -418,12 +421,12 @@ pub(crate) mod tests {
         let only_loopback = [ip4([127, 0, 0, 1], 0), six(0)];
         assert!(has_route(&ip4([127, 0, 0, 1], 1), &only_loopback));
         assert!(!has_route(&world, &only_loopback) && !has_route(&home, &only_loopback));
-        // A link's own address leads nowhere else.
+        // A link-local address leads nowhere else.
         let four = [ip4([127, 0, 0, 1], 0), home.clone(), six(0xfe)];
         assert!(has_route(&world, &four) && has_route(&home, &four));
         assert!(!has_route(&six(0x26), &four) && has_route(&six(0), &four));
         assert!(has_route(&six(0x26), &[six(0x26)]) && !has_route(&world, &[six(0x26)]));
-        // Where nothing is known, and what is no IP address.
+        // Unknown interfaces, and addresses that are not IP addresses.
         assert!(has_route(&world, &[]) && has_route(&name("a.b"), &only_loopback));
     }
 
@@ -437,7 +440,7 @@ pub(crate) mod tests {
         assert!(is_local(&ip6([0xfe, 0x80, 0, 0])) && is_local(&ip6([0xfd, 0, 0, 0])));
         assert!(!is_local(&ip6([0x20, 1, 2, 3])));
         assert!(is_local(&name("localhost")) && !is_local(&name("example.org")));
-        // What cannot be read is not passed on to the world.
+        // Unknown addresses are not passed on to the public.
         for junk in [&[][..], &[4], &[4, 1, 2], &[54], &[54, 9, 1], &[54, 200, 1], &[0xff]] {
             assert!(is_local(&Address(junk.to_vec().into())));
         }

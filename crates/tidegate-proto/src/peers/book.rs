@@ -1,11 +1,12 @@
-//! The address book: where peers were, who said so, and which of them are known to be real.
+//! The address book: addresses of peers, where they were learnt, and which peers are known to be
+//! real.
 //!
-//! As in Bitcoin Core's address manager there are two tables. *New* holds what others tell, *tried*
-//! the peers that this node has met at their address. The place of an entry is a keyed hash of the
-//! network group it lies in, and in *new* of the group that told of it: who has few groups reaches
-//! few places, however many peers it makes up (Heilman et al., "Eclipse Attacks on Bitcoin's
-//! Peer-to-Peer Network", 2015). An entry that is known to live is not displaced by one that is
-//! not better.
+//! As in Bitcoin Core's address manager there are two tables. *New* has peers known by hearsay,
+//! *tried* those that this node has met at their address. The place of an entry is a keyed hash of
+//! the network group of its address, and in *new* of the group that told of it. So a party with few
+//! groups reaches few places, however many peers it invents (Heilman et al., "Eclipse Attacks on
+//! Bitcoin's Peer-to-Peer Network", 2015). An entry that is known to be alive is not evicted by one
+//! that is not better.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::Hasher as _;
@@ -20,61 +21,61 @@ use crate::rng::Rng;
 use crate::time::Time;
 use crate::wire::{Encode as _, PeerRecord};
 
-/// Entries of one bucket.
+/// Entries of a bucket in *new*.
 pub(crate) const NEW_SLOTS: u64 = 16;
 pub(crate) const TRIED_SLOTS: u64 = 8;
-/// Buckets of *new* that one group's word reaches: a sixteenth.
+/// The part of the buckets of *new* that records from one group reach: a sixteenth.
 const SOURCE_SHARE: u64 = 16;
-/// Buckets of *tried* that one group's peers reach: a thirty-second.
+/// The part of the buckets of *tried* that peers of one group reach: a thirty-second.
 const GROUP_SHARE: u64 = 32;
-/// Places in *new* of one peer that several groups tell of.
+/// Places in *new* of a peer that several groups tell of.
 const PLACES: usize = 4;
-/// An entry that could not be reached so often in a row makes room for another.
+/// An entry with this many failures in a row can be evicted.
 const HOPELESS: u32 = 4;
-/// Bytes of a record that is kept: 16 addresses of 32 bytes.
+/// The size of a record that is kept: 16 addresses of 32 bytes.
 const MAX_RECORD: usize = 684;
-/// Entries of *tried* whose place another wants and that are to be tested first.
+/// Entries of *tried* that are to be tested, since another peer wants their place.
 const MAX_TESTS: usize = 10;
-/// Addresses of a peer that are tried one after the other, before it is avoided. Who makes up a record does
-/// not have many others dialed in a row.
+/// How many addresses of a peer are tried without a pause. The bound keeps an invented record from
+/// having many others dialed in a row.
 const QUICK: usize = 4;
-/// How long the choice avoids a peer that was tried in vain, for its first failure; doubled by
-/// each.
+/// How long a peer is avoided after its first failure; doubled with each.
 const AVOID: Duration = Duration::from_secs(15);
-/// How long at most.
+/// The longest such time.
 const AVOID_MOST: Duration = Duration::from_secs(600);
 
-/// A peer in the book, as it is kept over restarts.
+/// A peer in the book, as it is saved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BookEntry {
-    /// Who.
+    /// Its id.
     pub peer: PeerId,
-    /// What it says of itself, if it has said anything.
+    /// Its signed record, if any.
     pub record: Option<PeerRecord>,
-    /// Whether local addresses in it mean something here.
+    /// Whether the local addresses in it are usable here.
     pub local: bool,
-    /// The address at which it was met, if it was.
+    /// The address at which this node met it, if it did.
     pub met_at: Option<Address>,
-    /// Group of who told of it, in the form that the book hashes.
+    /// The network group of its source, in the form that the book hashes.
     pub source: Vec<u8>,
-    /// Whether it has a place among those that were met.
+    /// Whether it is in *tried*.
     pub tried: bool,
-    /// Dials in a row that came to nothing.
+    /// Failed dials in a row.
     pub failures: u32,
-    /// It is one of the connections to begin with after a restart.
+    /// An anchor: one of the connections to make first after a restart.
     pub anchor: bool,
 }
 
-/// What a node knows of others, to be kept over restarts.
+/// The address book, as it is saved.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PeerBook {
-    /// The key of the places. It must stay, or an attacker that fills the book may choose its places again.
+    /// The key of the hashes. It must be saved: with a new one, an attacker that fills the book
+    /// could choose its places again.
     pub key: Option<[u8; 16]>,
     /// The peers.
     pub entries: Vec<BookEntry>,
-    /// Who is refused for a violation, and for how much longer.
+    /// Bans, with the time left.
     pub bans: Vec<(PeerId, Duration)>,
 }
 
@@ -84,22 +85,22 @@ type Place = (bool, u16, u16);
 #[derive(Debug)]
 struct Entry {
     record: Option<PeerRecord>,
-    /// Who told of the record is in a local network with this node.
+    /// The record was learnt from a peer in this node's local network.
     local: bool,
     met_at: Option<Address>,
     source: Vec<u8>,
-    /// Where it can be dialed: where it was met, then what its record says.
+    /// Addresses to dial: the one where it was met, then those of its record.
     addresses: Vec<Address>,
     places: Vec<Place>,
     tried: bool,
     failures: u32,
-    /// Which of its addresses is dialed next, of those that can be.
+    /// The index of the address to dial next, among the usable ones.
     next: usize,
     last: Option<Time>,
 }
 
 impl Entry {
-    /// An entry that has no place yet.
+    /// An entry without a place.
     fn new(
         (record, local): (Option<&PeerRecord>, bool),
         met_at: Option<&Address>,
@@ -122,7 +123,7 @@ impl Entry {
         }
     }
 
-    /// The address to dial next, of those that can be: each failure goes on to another.
+    /// The usable address to dial next: each failure moves on to another.
     fn address(&self, interfaces: &[Address]) -> Option<&Address> {
         let count = self.possible(interfaces).count().max(1);
         self.possible(interfaces).nth(self.next % count)
@@ -132,10 +133,11 @@ impl Entry {
         self.addresses.iter().filter(|address| has_route(address, interfaces))
     }
 
-    /// How often all addresses that can be dialed have failed: one who has several has not before they have.
+    /// How often all usable addresses have failed in a row: a peer with several addresses has only
+    /// failed when all have.
     fn rounds(&self, interfaces: &[Address]) -> u32 {
         match self.failures {
-            // Of most, and looking for ways takes time.
+            // The usual case, which saves looking for routes.
             0 => 0,
             failures => failures / self.round(interfaces),
         }
@@ -145,7 +147,7 @@ impl Entry {
         self.possible(interfaces).count().clamp(1, QUICK) as u32
     }
 
-    /// Whether it makes room for another: it could not be reached for long, or there is no way to it.
+    /// Whether it may be evicted: it has failed too often, or no address is usable.
     fn is_hopeless(&self, interfaces: &[Address]) -> bool {
         self.rounds(interfaces) >= HOPELESS || self.possible(interfaces).next().is_none()
     }
@@ -157,12 +159,12 @@ impl Entry {
     }
 }
 
-/// What came of telling the book of a peer.
+/// The result of telling the book of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Learnt {
-    /// It was not known, or not this of it.
+    /// The peer or the record is new.
     New,
-    /// Nothing new, or nothing of use, or no room.
+    /// It was known, useless, or there was no room.
     Nothing,
 }
 
@@ -174,16 +176,16 @@ pub(crate) struct Book {
     buckets: [u64; 2],
     entries: BTreeMap<PeerId, Entry>,
     places: BTreeMap<Place, PeerId>,
-    /// Who waits for a place in *tried*, and who has it.
+    /// Pending tests: the peer that wants a place in *tried*, and the peer that has it.
     tests: VecDeque<(PeerId, PeerId)>,
-    /// The addresses of this machine, if they are known: where it can send.
+    /// The addresses of this machine, if known: they show what it can send to.
     interfaces: Vec<Address>,
     rng: Rng,
     revision: u64,
 }
 
 impl Book {
-    /// The book as it was kept, within the bounds of today.
+    /// Restores a saved book, within the current bounds.
     pub(crate) fn new(own: PeerId, saved: &PeerBook, buckets: [u32; 2], rng: &Rng) -> Self {
         let mut rng = rng.fork("book");
         let drawn = rng.bytes();
@@ -205,7 +207,7 @@ impl Book {
         book
     }
 
-    /// Takes up an entry that was kept. Its record was checked when it came.
+    /// Restores an entry. Its record was verified when it arrived.
     fn restore(&mut self, saved: &BookEntry) {
         let said = saved.record.iter().flat_map(|record| &record.addresses);
         let said = said.filter(|address| is_useful(address, saved.local));
@@ -225,7 +227,7 @@ impl Book {
         self.drop_homeless(saved.peer);
     }
 
-    /// What is to be kept over a restart, `anchors` first to be met again.
+    /// The book to be saved, with the `anchors` to dial first after the restart.
     pub(crate) fn saved(&self, anchors: &BTreeSet<PeerId>) -> PeerBook {
         let entry = |(peer, entry): (&PeerId, &Entry)| BookEntry {
             peer: *peer,
@@ -241,7 +243,7 @@ impl Book {
         PeerBook { key: Some(self.key), entries, bans: Vec::new() }
     }
 
-    /// Counts every change that is worth keeping.
+    /// Counts the changes that are worth saving.
     pub(crate) fn revision(&self) -> u64 {
         self.revision
     }
@@ -250,12 +252,12 @@ impl Book {
         self.entries.len()
     }
 
-    /// How many of them were met.
+    /// How many entries are in *tried*.
     pub(crate) fn tried(&self) -> usize {
         self.entries.values().filter(|entry| entry.tried).count()
     }
 
-    /// The machine has these addresses now.
+    /// Sets the addresses of this machine.
     pub(crate) fn set_interfaces(&mut self, interfaces: &[Address]) {
         self.interfaces = interfaces.to_vec();
     }
@@ -265,12 +267,12 @@ impl Book {
         self.entries.get(peer)?.record.as_ref()
     }
 
-    /// Whether it has this very record.
+    /// Whether the book has this very record.
     pub(crate) fn has(&self, record: &PeerRecord) -> bool {
         self.entries.get(&record.peer).is_some_and(|entry| entry.record.as_ref() == Some(record))
     }
 
-    /// Somebody at `source` gave a record, whose signature is good.
+    /// A peer at `source` sent a record with a valid signature.
     pub(crate) fn learn(&mut self, record: &PeerRecord, source: &Address) -> Learnt {
         let learnt =
             self.tell(record.peer, Some(record), None, &group(source).bytes(), is_local(source));
@@ -278,7 +280,7 @@ impl Book {
         learnt
     }
 
-    /// `local`: whether local addresses mean something to who told of them.
+    /// `local`: whether the local addresses in the record are usable here, given its source.
     fn tell(
         &mut self,
         peer: PeerId,
@@ -301,7 +303,8 @@ impl Book {
         let mut addresses = met_at.into_iter().chain(said).cloned().collect::<Vec<_>>();
         match self.entries.get_mut(&peer) {
             Some(entry) if newer => {
-                // Where it was met comes first if it is still there, and last if it may have moved.
+                // The address where it was met comes first while the record still has it, and last
+                // otherwise, since the peer may have moved.
                 match entry.met_at.clone() {
                     Some(met_at) if addresses.contains(&met_at) => addresses.insert(0, met_at),
                     met_at => addresses.extend(met_at),
@@ -311,12 +314,13 @@ impl Book {
                     entry.addresses = addresses;
                 }
                 (entry.record, entry.local) = (record.cloned(), local);
-                // It may be somewhere else now.
+                // The peer may have moved: its failures do not count any more.
                 (entry.failures, entry.next) = (0, 0);
                 Learnt::New
             }
             Some(entry) if !entry.tried && entry.places.len() < PLACES => {
-                // Several groups know it: each further place is half as likely as the last.
+                // Several groups tell of it: each further place is half as likely as the one
+                // before.
                 let likely = 1 << entry.places.len();
                 if self.rng.next_u64().is_multiple_of(likely) {
                     self.place_new(peer, source);
@@ -335,7 +339,7 @@ impl Book {
         }
     }
 
-    /// A connection that this node dialed to `address` led to the peer.
+    /// An outbound connection to `address` has met the peer.
     pub(crate) fn met(&mut self, peer: PeerId, address: &Address, now: Time) {
         if peer == self.own {
             return;
@@ -355,14 +359,14 @@ impl Book {
         self.promote(peer);
     }
 
-    /// A dial to the peer came to nothing.
+    /// A dial to the peer failed.
     pub(crate) fn failed(&mut self, peer: &PeerId, now: Time) {
         let Some(entry) = self.entries.get_mut(peer) else { return };
         entry.failures = entry.failures.saturating_add(1);
         entry.next = entry.next.wrapping_add(1);
         entry.last = Some(now);
         self.revision += 1;
-        // A peer that is tested and not there loses its place to the one that waits for it.
+        // A peer that fails its test loses its place to the one that waits for it.
         if let Some(at) = self.tests.iter().position(|(_, occupant)| occupant == peer) {
             let (candidate, occupant) = self.tests.remove(at).expect("it has just been found");
             self.evict_tried(occupant);
@@ -370,7 +374,7 @@ impl Book {
         }
     }
 
-    /// The peer is there, but does not want this node now.
+    /// The peer is there, but refuses this node for now.
     pub(crate) fn unwilling(&mut self, peer: &PeerId, now: Time) {
         if let Some(entry) = self.entries.get_mut(peer) {
             entry.failures = entry.failures.max(entry.round(&self.interfaces));
@@ -379,15 +383,15 @@ impl Book {
         self.tests.retain(|(_, occupant)| occupant != peer);
     }
 
-    /// The network is there again: nobody is avoided for what failed without it.
+    /// The network is back: failures without it do not count.
     pub(crate) fn forgive(&mut self) {
         for entry in self.entries.values_mut() {
             entry.last = None;
         }
     }
 
-    /// Somebody to dial, and where: as often a peer that was met as one that was not. With
-    /// `patient` nobody who was tried in vain lately.
+    /// Draws a peer to dial, with its address: from *new* and *tried* with equal probability. With
+    /// `patient`, peers that failed lately are skipped.
     pub(crate) fn pick(
         &mut self,
         now: Time,
@@ -409,7 +413,7 @@ impl Book {
         Some((peer, address))
     }
 
-    /// A peer to dial only to see whether it is there: one whose place is wanted, or one that was not met.
+    /// Draws a peer for a feeler: one whose place in *tried* is wanted by another, or one in *new*.
     pub(crate) fn pick_feeler(
         &mut self,
         now: Time,
@@ -428,7 +432,7 @@ impl Book {
         tested.or_else(|| self.search(false, new))
     }
 
-    /// The first that fits, from a place on that is drawn.
+    /// The first match, from a random place on.
     fn search<T>(&mut self, tried: bool, fits: impl Fn(&Self, &PeerId) -> Option<T>) -> Option<T> {
         let drawn = self.rng.next_u64();
         let from = (tried, drawn as u16 % self.buckets[usize::from(tried)] as u16, 0);
@@ -438,7 +442,7 @@ impl Book {
         after.chain(before).find_map(|(_, peer)| fits(self, peer))
     }
 
-    /// Up to `most` records for who asks, at random.
+    /// A random sample of up to `most` records, for a peer that asks.
     pub(crate) fn sample(
         &mut self,
         most: usize,
@@ -448,7 +452,7 @@ impl Book {
             self.entries.values().filter(|entry| entry.rounds(&self.interfaces) < HOPELESS);
         let records = records.filter_map(|entry| entry.record.as_ref());
         let mut chosen = records.filter(|record| wanted(record)).collect::<Vec<_>>();
-        // The beginning of a shuffle (Fisher and Yates).
+        // A partial Fisher–Yates shuffle.
         let count = chosen.len().min(most);
         for at in 0..count {
             let rest = (chosen.len() - at) as u64;
@@ -472,13 +476,13 @@ impl Book {
         let is_host = matches!(group, Group::Local(_));
         let group = group.bytes();
         let buckets = self.buckets[usize::from(tried)];
-        // Which of the buckets that the group, or its source, may reach at all.
+        // The bucket, among those that the peer's group or its source can reach.
         let bucket = if tried {
             let share = self.hash(&[b"tried", &peer.0]) % (buckets / GROUP_SHARE).max(1);
             self.hash(&[b"tried group", &group, &share.to_be_bytes()]) % buckets
         } else {
-            // Many nodes may run on one machine, and they tell of each other: they share what the
-            // source reaches, and not one bucket of it.
+            // Many nodes may run on one machine and tell of each other: they share all buckets that
+            // the source reaches, instead of one.
             let spread: &[u8] = if is_host { &peer.0 } else { &[] };
             let parts: [&[u8]; 4] = [b"new", source, &group, spread];
             let share = self.hash(&parts) % (buckets / SOURCE_SHARE).max(1);
@@ -486,12 +490,12 @@ impl Book {
         };
         let slots = if tried { TRIED_SLOTS } else { NEW_SLOTS };
         let slot = self.hash(&[b"slot", &[u8::from(tried)], &bucket.to_be_bytes(), &peer.0]);
-        // The first that is free, from that one on; if none is, the two compete.
+        // The first free place from there on; if all are taken, the peer competes for the first.
         let place = |n| (tried, bucket as u16, ((slot.wrapping_add(n)) % slots) as u16);
         (0..slots).map(place).find(|at| !self.places.contains_key(at)).unwrap_or_else(|| place(0))
     }
 
-    /// Gives a peer a place in *new*, if it is free or whoever has it is of less use.
+    /// Gives a peer a place in *new*, if one is free or its occupant is of less use.
     fn place_new(&mut self, peer: PeerId, source: &[u8]) {
         let place = self.place(false, &peer, source);
         let Some(entry) = self.entries.get(&peer) else { return };
@@ -529,7 +533,7 @@ impl Book {
         }
     }
 
-    /// Moves a peer to *tried*, unless another is there that has to be tested first.
+    /// Moves a peer to *tried*, unless its place has an occupant that has to be tested first.
     fn promote(&mut self, peer: PeerId) {
         let Some(entry) = self.entries.get(&peer).filter(|entry| !entry.tried) else { return };
         let source = entry.source.clone();
@@ -545,8 +549,8 @@ impl Book {
             }
             self.evict_tried(occupant);
         }
-        // The one that was evicted may have taken one of them; if that was the last, and nobody
-        // could reach this one, it is gone.
+        // The evicted peer may have taken one of this peer's places in *new*. If that was the last
+        // one and this peer could not be reached, it is gone.
         if !self.entries.contains_key(&peer) {
             return;
         }
@@ -562,7 +566,7 @@ impl Book {
         self.revision += 1;
     }
 
-    /// A peer goes back from *tried* to *new*, or out if there is no room.
+    /// Moves a peer from *tried* back to *new*, or out of the book if there is no room.
     fn evict_tried(&mut self, peer: PeerId) {
         let Some(entry) = self.entries.get_mut(&peer).filter(|entry| entry.tried) else { return };
         entry.tried = false;
@@ -575,8 +579,8 @@ impl Book {
     }
 }
 
-/// Whether an address that somebody told of can be dialed. `local`: whether those of their own
-/// network mean something to who told of them. Names are not: only the configuration has them.
+/// Whether a received address can be dialed. `local`: whether local addresses are usable here,
+/// given their source. Names are refused: they come only from the configuration.
 fn is_useful(address: &Address, local: bool) -> bool {
     let reaches = match address.scope() {
         // R5.4.4
@@ -587,7 +591,7 @@ fn is_useful(address: &Address, local: bool) -> bool {
     reaches && !is_named(address)
 }
 
-/// Leaves the first of equal addresses.
+/// Removes duplicates.
 fn dedup(addresses: &mut Vec<Address>) {
     let mut seen = BTreeSet::new();
     addresses.retain(|address| seen.insert(address.clone()));
@@ -608,7 +612,7 @@ mod tests {
         PeerId(blake3::derive_key("tidegate test peer", &n.to_be_bytes()))
     }
 
-    /// In the group of `a.b`.
+    /// An address in the group `a.b`.
     fn address(a: u8, b: u8, n: u32) -> Address {
         let [_, c, d, e] = n.to_be_bytes();
         Address(Bytes::from(vec![4, a, b, d, e, 0x91, 2, c, 1]))
@@ -645,7 +649,7 @@ mod tests {
         }
         assert_eq!(book.len(), 128 / 16 * 16);
         check(&book);
-        // Others find room as before.
+        // Other groups still find room.
         for n in 20_000..20_100 {
             book.learn(&record(n, address(9, n as u8, n)), &address(7, n as u8, 1));
         }
@@ -653,7 +657,7 @@ mod tests {
         check(&book);
     }
 
-    /// Packets went to 224.0.0.1 because of one signed record. R5.4.4
+    /// Regression: packets went to 224.0.0.1 because of one signed record. R5.4.4
     #[test]
     fn unreachable_addresses_are_not_learnt() {
         let mut book = book();
@@ -665,7 +669,7 @@ mod tests {
         assert_eq!(book.entries[&peer(1)].addresses, [address(8, 8, 1)]);
     }
 
-    /// What a name stands for is up to who holds it: a wildcard name filled both tables.
+    /// The owner of a name decides what it resolves to: a wildcard name filled both tables.
     #[test]
     fn names_are_not_learnt() {
         let name = |n: u32| {
@@ -678,7 +682,7 @@ mod tests {
             book.learn(&record(n, name(n)), &address(8, 8, 1));
         }
         assert_eq!(book.len(), 0);
-        // What else the record says counts, and nothing comes back from what was kept before.
+        // The other addresses of the record count, and names in a saved book are dropped.
         let mut both = record(1, name(1));
         both.addresses.push(address(9, 9, 1));
         book.learn(&both, &address(8, 8, 1));
@@ -692,8 +696,8 @@ mod tests {
         assert!(book.len() > 90, "{}", book.len());
     }
 
-    /// A machine has any number of ports: all of them are one group, which has its bound, and room
-    /// for thirty nodes that run there.
+    /// A machine can use any number of ports: all are one group with its bound, which leaves room
+    /// for thirty nodes that really run there.
     #[test]
     fn a_local_host_has_a_bounded_number_of_places() {
         let at =
@@ -728,7 +732,7 @@ mod tests {
         assert!(book.tried() > 400, "{}", book.tried());
         assert!(book.tests.len() <= MAX_TESTS);
         check(&book);
-        // And comes back as it was.
+        // It is the same after a restart.
         let saved = book.saved(&BTreeSet::new());
         let again = Book::new(peer(0), &saved, [128, 64], &Rng::new([2; 32]));
         check(&again);
@@ -739,7 +743,7 @@ mod tests {
     #[test]
     fn answering_peers_keep_their_place_and_others_lose_it() {
         let mut book = book();
-        // One group has two buckets of tried: sixteen places.
+        // One group has two buckets of *tried*: sixteen places.
         let met = |book: &mut Book, n| {
             book.learn(&record(n, address(8, 8, n)), &address(5, n as u8, 1));
             book.met(peer(n), &address(8, 8, n), NOW);
@@ -760,8 +764,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is learnt, met and lost in whatever order, each place names who has it: a name
-        /// that nobody had any more once ended the process. Few buckets make them meet.
+        /// Regression: a place named a peer that was gone, which ended the process. Whatever is
+        /// learnt, met and lost in whatever order, each place must name its occupant. Few buckets
+        /// make collisions frequent.
         #[test]
         fn places_and_entries_name_each_other(steps in prop::collection::vec((0..3u8, 0..40u32), 0..400)) {
             let mut book = Book::new(peer(0), &PeerBook::default(), [1, 1], &Rng::new([1; 32]));
@@ -816,7 +821,7 @@ mod tests {
         assert_eq!(pick(&mut book, 45), Some((peer(1), a.clone())));
         book.forgive();
         assert_eq!(pick(&mut book, 44), Some((peer(1), a)));
-        // Who does not want this node is there: it is not looked for elsewhere.
+        // A peer that refuses is there: its other addresses are not tried.
         let mut book = self::book();
         book.learn(&two, &address(7, 7, 1));
         book.unwilling(&peer(1), at(0));
@@ -827,7 +832,7 @@ mod tests {
         of_five.learn(&five, &address(7, 7, 1));
         of_five.unwilling(&peer(1), at(0));
         assert_eq!(pick(&mut of_five, 15), Some((peer(1), five.addresses[0].clone())));
-        // Four are tried in a row, whatever a record says.
+        // Four addresses are tried in a row, however many a record has.
         let many = (0..9).map(|n| address(8, n, 1)).collect::<Vec<_>>();
         book.learn(&PeerRecord { addresses: many.clone(), ..record(2, b) }, &address(7, 7, 1));
         for address in &many[..QUICK] {
@@ -840,7 +845,7 @@ mod tests {
         assert_eq!(pick(&mut book, 16), Some((peer(2), many[4].clone())));
     }
 
-    /// Peers with IPv4 and IPv6 cost a node without IPv6 three seconds each.
+    /// Regression: peers with IPv4 and IPv6 cost a node without IPv6 three seconds each.
     #[test]
     fn only_addresses_of_usable_families_are_dialed() {
         let six = Address([&[41, 0x26][..], &[0; 15], &[0x91, 2, 0, 1]].concat().into());
@@ -859,8 +864,8 @@ mod tests {
         assert!(picked.map(|(_, address)| address).all(|address| address == six));
     }
 
-    /// A record with one address that can be dialed and three that cannot had the one dialed four times in a
-    /// row, whoever is there.
+    /// Regression: a record with one usable address and three others had the one dialed four times
+    /// in a row.
     #[test]
     fn addresses_that_cannot_be_dialed_are_no_retries() {
         let six = |n: u8| Address([&[41, 0x26][..], &[n; 15], &[0x91, 2, 0, 1]].concat().into());
@@ -874,7 +879,8 @@ mod tests {
         assert_eq!(book.pick(NOW, true, |_| true), None);
     }
 
-    /// Who cannot be reached from here at all held its place for ever, for it is never tested.
+    /// Regression: a peer without usable addresses kept its place for ever, since it was never
+    /// tested.
     #[test]
     fn peers_without_a_usable_address_are_evicted() {
         let six = Address([&[41, 0x26][..], &[0; 15], &[0x91, 2, 0, 1]].concat().into());
@@ -893,12 +899,12 @@ mod tests {
             let four = |entry: &&Entry| entry.addresses[0] != six && entry.tried;
             book.entries.values().filter(four).count()
         };
-        // Where which of those that *new* has room for may go is drawn.
+        // Which of the free places is taken is random.
         assert!(fill(&[address(192, 168, 1)]) > TRIED_SLOTS as usize / 2);
         assert_eq!(fill(&[address(192, 168, 1), six.clone()]), 0);
     }
 
-    /// Who is far away must not send this node to addresses in its own network: not after a
+    /// A distant peer must not make this node dial addresses in its own network, not after a
     /// restart either.
     #[test]
     fn local_addresses_are_believed_of_local_peers() {
@@ -912,14 +918,14 @@ mod tests {
             let again = Book::new(peer(0), &saved, [128, 64], &Rng::new([2; 32]));
             assert_eq!(again.entries[&peer(1)].addresses, two.addresses[..known]);
         }
-        // What counts is who told of the last one.
+        // The latest source decides.
         let mut book = book();
         book.learn(&two, &address(10, 0, 1));
         book.learn(&PeerRecord { sequence: 2, ..two.clone() }, &address(7, 7, 1));
         let saved = book.saved(&BTreeSet::new());
         let again = Book::new(peer(0), &saved, [128, 64], &Rng::new([2; 32]));
         assert_eq!(again.entries[&peer(1)].addresses, two.addresses[..1]);
-        // Where it was met it was.
+        // The address where it was met stays usable.
         let mut book = Book::new(peer(0), &PeerBook::default(), [128, 64], &Rng::new([1; 32]));
         book.met(peer(1), &address(127, 0, 1), NOW);
         let saved = book.saved(&BTreeSet::new());
@@ -937,7 +943,8 @@ mod tests {
         assert_eq!(book.learn(&at(5, 2), &source), Learnt::Nothing);
         assert_eq!(book.learn(&at(6, 3), &source), Learnt::New);
         assert_eq!(book.entries[&peer(1)].addresses, [address(8, 8, 3)]);
-        // Where it was met comes first if it is still there. If not it may have moved.
+        // The address where it was met comes first while the record has it; otherwise the peer may
+        // have moved.
         book.met(peer(1), &address(8, 8, 9), NOW);
         assert_eq!(book.learn(&at(7, 4), &source), Learnt::New);
         assert_eq!(book.entries[&peer(1)].addresses, [address(8, 8, 4), address(8, 8, 9)]);
@@ -945,7 +952,7 @@ mod tests {
         both.addresses.push(address(8, 8, 9));
         assert_eq!(book.learn(&both, &source), Learnt::New);
         assert_eq!(book.entries[&peer(1)].addresses, [address(8, 8, 9), address(8, 8, 5)]);
-        // One at the bound is kept, one past it is not.
+        // One at the size limit is kept, one past it is not.
         let sized = |n: u32, size: usize| {
             let long = |length: usize| Address(vec![4; length].into());
             let addresses = |length| (0..4).map(|_| long(length)).collect();

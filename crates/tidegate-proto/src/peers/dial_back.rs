@@ -1,13 +1,14 @@
-//! Whether this node can be dialed where others see it (specification section 15): it asks one of those that it
-//! has dialed, who dials it from a socket that nothing has left by, and says what came of it.
+//! Tests whether this node can be dialed where peers see it (specification section 15): it asks a
+//! peer that it has dialed, which dials back from a socket that nothing has left by, and reports
+//! the result.
 //!
 //! ```text
 //! A → B   Reach       an address of the host at which B sees A; one at a time
 //! B → A   Reached
 //! ```
 //!
-//! B's word is one peer's, and so was that of whoever named the address: two must agree. Nobody has B dial
-//! anybody else.
+//! B's answer is the claim of one peer, and so was that of the peer that named the address: two
+//! must agree. B only dials the host that it sees A at, so A cannot use it to dial anybody else.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,30 +22,31 @@ use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::PeersMessage;
 
-/// How long a peer is not asked about the same address again.
+/// The interval before a peer is asked about the same address again.
 const AGAIN: Duration = Duration::from_secs(600);
-/// How long an answer is waited for before somebody else is asked: one may have to wait for its turn and then
-/// for a dial.
+/// The timeout of an answer, after which another peer is asked: the peer may have others to dial
+/// back first.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Peers that are dialed back at a time, each of another network group.
+/// Concurrent dials back, each to another network group.
 const AT_A_TIME: usize = 4;
-/// How long the next of a group waits: whoever is slow on purpose has a transport keep its connection for less.
+/// How long a group waits for its next dial: by being slow on purpose a peer keeps one of the
+/// transport's connections busy, but for less time than this.
 const REST: Duration = Duration::from_secs(30);
-/// Groups that rest and are remembered: more than can be dialed in that time.
+/// Groups that wait and are remembered: more than can be dialed in that time.
 pub(crate) const RESTING: usize = 256;
 
-/// Peers that are being dialed because they asked.
+/// Dials back in progress.
 #[derive(Debug, Default)]
 pub(crate) struct DialBacks {
     under_way: BTreeMap<DialId, (ConnectionId, Group)>,
-    /// Until when nobody else of a group is dialed.
+    /// Until when no other peer of a group is dialed back.
     resting: BTreeMap<Group, Time>,
-    /// When it is looked whether somebody is to be asked, if nothing happens before.
+    /// When to check next whether a peer should be asked, if nothing happens before.
     pub(crate) next_look: Option<Time>,
 }
 
 impl DialBacks {
-    /// When a peer that is seen at an address can be answered; not before another dial has ended if `None`.
+    /// When a peer seen at an address can be dialed back; `None` if another dial has to end first.
     fn next(&self, at: &Address) -> Option<Time> {
         let of = group(at);
         let is_free = self.under_way.len() < AT_A_TIME
@@ -57,27 +59,27 @@ impl DialBacks {
         is_free.then(next)
     }
 
-    /// A peer that is seen there is answered now.
+    /// Starts the dial to a peer seen at an address.
     fn take(&mut self, at: &Address, now: Time) {
         self.resting.retain(|_, until| *until > now);
         self.resting.insert(group(at), now + REST);
     }
 }
 
-/// What is under way on one connection.
+/// The state of one connection: questions in both directions.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
-    /// The address that is to be asked about, is asked about, or was last.
+    /// The address to be asked about, or last asked about.
     address: Option<Address>,
     stage: Stage,
     since: Option<Time>,
-    /// What the peer asks about.
+    /// The address that the peer asked about.
     owed: Option<Address>,
-    /// The answer that leaves next.
+    /// The answer to send.
     answer: Option<bool>,
-    /// The peer has asked and has no answer.
+    /// The peer has asked and has no answer yet.
     is_asking: bool,
-    /// From when on it is answered again: others of its group come first.
+    /// Not answered again before then: others of its group come first.
     next: Time,
 }
 
@@ -87,12 +89,12 @@ enum Stage {
     Quiet,
     ToAsk,
     Asked,
-    /// Asked, and nobody waits for the answer any more.
+    /// Asked, and the answer has timed out.
     Late,
 }
 
 impl Reach {
-    /// Nobody waits any more for one who has taken too long.
+    /// Lets a question that has timed out block others no longer.
     pub(super) fn give_up(&mut self, now: Time) {
         self.stage = match self.stage {
             Stage::ToAsk if !self.is_busy(now) => Stage::Quiet,
@@ -101,15 +103,15 @@ impl Reach {
         };
     }
 
-    /// Whether the peer is being asked, and nobody else is therefore.
+    /// Whether the peer is being asked; then no other is.
     fn is_busy(&self, now: Time) -> bool {
         matches!(self.stage, Stage::ToAsk | Stage::Asked)
             && self.since.is_some_and(|since| now < since + PATIENCE)
     }
 }
 
-/// Asks somebody, if an address is only one peer's word and nobody is being asked: the one who was asked longest
-/// ago. Each is asked about each address once, and again after a while.
+/// Asks a peer, if an address is unconfirmed and no peer is being asked: the one asked longest ago.
+/// Each is asked about each address once, and again after [`AGAIN`].
 pub(crate) fn look(cx: &mut Context) {
     let now = cx.now;
     cx.exchange.give_up(now);
@@ -141,19 +143,19 @@ pub(crate) fn look(cx: &mut Context) {
     wake(cx, id);
 }
 
-/// When [`expire`] has something to do.
+/// When [`expire`] is due.
 pub(crate) fn next_look(cx: &Context) -> Option<Time> {
     cx.exchange.dial_backs.next_look
 }
 
-/// Nobody has answered in time, or those who said no may be asked again.
+/// A question has timed out, or peers that said no may be asked again.
 pub(crate) fn expire(cx: &mut Context) {
     if next_look(cx).is_some_and(|at| at <= cx.now) {
         look(cx);
     }
 }
 
-/// A peer asks whether it can be dialed somewhere.
+/// A peer asks whether it can be dialed at an address.
 pub(super) fn asked(
     cx: &mut Context,
     link: ConnectionId,
@@ -169,7 +171,7 @@ pub(super) fn asked(
     Ok(())
 }
 
-/// A peer says whether it has reached this node.
+/// A peer says whether it could dial this node.
 pub(super) fn told(cx: &mut Context, link: ConnectionId, reached: bool) -> Result<(), Violation> {
     let reach = cx.exchange.reach(link).ok_or(Violation::UnknownChannel)?;
     // R15.9
@@ -177,7 +179,7 @@ pub(super) fn told(cx: &mut Context, link: ConnectionId, reached: bool) -> Resul
         return Err(Violation::Unasked);
     }
     reach.stage = Stage::Quiet;
-    // Who named it may have gone meanwhile, and this one's word would be the only one.
+    // If the peer that named the address has gone meanwhile, this answer would be the only claim.
     if reached
         && let Some(address) = reach.address.clone()
         && let Some(at) = cx.links.get(link).map(|peer| peer.address.clone())
@@ -191,7 +193,7 @@ pub(super) fn told(cx: &mut Context, link: ConnectionId, reached: bool) -> Resul
     Ok(())
 }
 
-/// What leaves next on a connection, if anything does.
+/// The next message on a connection, if any.
 pub(super) fn poll(cx: &mut Context, link: ConnectionId) -> Option<PeersMessage> {
     let now = cx.now;
     let reach = cx.exchange.reach(link)?;
@@ -220,13 +222,13 @@ pub(super) fn poll(cx: &mut Context, link: ConnectionId) -> Option<PeersMessage>
     None
 }
 
-/// When [`poll`] has something to do that waits for the time, for a peer that is seen at an address.
+/// When [`poll`] is due again for a peer seen at an address, if it waits for a time.
 pub(super) fn deadline(cx: &Context, reach: &Reach, at: &Address) -> Option<Time> {
     let next = reach.owed.as_ref().and_then(|_| cx.exchange.dial_backs.next(at));
     next.map(|next| next.max(reach.next))
 }
 
-/// Dials a peer that asked, if it asks about itself.
+/// Dials a peer back, if it asked about its own host.
 fn dial(cx: &mut Context, link: ConnectionId, address: Address) -> bool {
     let Some(peer) = cx.links.get(link) else { return false };
     let group = group(&peer.address);
@@ -235,21 +237,21 @@ fn dial(cx: &mut Context, link: ConnectionId, address: Address) -> bool {
         return false;
     }
     let peer = Some(peer.peer);
-    // It does not count as one that this node chose, and takes no place of those: it is closed at once.
+    // Not counted as an outbound connection, and takes no place from those: it is closed at once.
     let dial = super::begin_dial(cx, address, peer, true);
     cx.exchange.dial_backs.under_way.insert(dial, (link, group));
     true
 }
 
-/// A dial has ended, well or not: whether it was one of these. Then its connection is of no further use.
+/// A dial has ended; returns whether it was one of these. Its connection is of no further use then.
 pub(crate) fn dialed(cx: &mut Context, dial: DialId, reached: bool) -> bool {
     let Some((link, _)) = cx.exchange.dial_backs.under_way.remove(&dial) else { return false };
-    // Who asked may have gone.
+    // The peer that asked may have gone.
     if let Some(reach) = cx.exchange.reach(link) {
         reach.answer = Some(reached);
         wake(cx, link);
     }
-    // There is a place for another.
+    // Another waiting peer can be dialed now.
     let waiting = cx.exchange.reaches().filter(|(_, reach)| reach.owed.is_some());
     for id in waiting.map(|(id, _)| id).collect::<Vec<_>>() {
         wake(cx, id);

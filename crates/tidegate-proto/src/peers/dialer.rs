@@ -1,5 +1,5 @@
-//! Whom to dial, and when: peers that the configuration names, those that were lost, and as many
-//! others of the book as are wanted (specification section 14).
+//! The dialer: which peers to dial, and when. Peers named in the configuration, peers whose
+//! connection was lost, and enough others from the address book (specification section 14).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,46 +15,48 @@ use crate::rng::Rng;
 use crate::time::Time;
 use crate::wire::{Goodbye, Refusal};
 
-/// A lost connection is dialed again after a random delay up to this: not by all at the same moment.
+/// A lost connection is dialed again after a random delay up to this, so that not all nodes dial at
+/// the same moment.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
-/// How long a peer is left alone who does not want this node, or whom somebody sent away: nothing
-/// of that changes by itself.
+/// How long a peer is not dialed after it refused this node, or after either side ended the
+/// connection on purpose: such reasons do not go away soon.
 const LEFT_ALONE: Duration = Duration::from_secs(60);
 
-/// How long a peer's word that this node is banned counts: the longest time that the protocol has for
-/// that.
+/// The cap on the ban time that a peer tells this node: the longest ban of the protocol.
 const BANNED_MOST: Duration = Duration::from_secs(3600);
 
-/// Peers of the book that are left alone at a time: more than a node is connected to.
+/// The largest number of peers of the book that are not dialed for such reasons: more than a node
+/// is connected to.
 const LEFT_ALONE_MOST: usize = 256;
 
-/// Dials over the book that are under way at a time while no peer is connected.
+/// Concurrent dials to peers of the book while no peer is connected.
 const AT_A_TIME: usize = 4;
 
-/// A peer that was lost is dialed for so long; after that it is one in the book like others.
+/// How long a lost peer is dialed again; after that it is an ordinary entry of the book.
 const LOST_FOR: Duration = Duration::from_secs(7200);
 
-/// Between two dials to a lost peer lies at most this part of the time it has been gone: back within
-/// a hundredth of what the cut has lasted.
+/// Redials of a lost peer wait at most this fraction of the time since it was lost: so it is
+/// reconnected within about a hundredth of the outage.
 const LOST_SHARE: u32 = 120;
 
-/// How many peers of the book are looked at for one in a new group.
+/// How many peers of the book are drawn to find one in a new network group.
 const GROUP_TRIES: usize = 8;
 
-/// Whom to dial, and when.
+/// The peers to dial, and when.
 #[derive(Debug)]
 pub(crate) struct Dialer {
     targets: Vec<Target>,
     rng: Rng,
-    /// The next look at whether peers are missing, and when one led to a dial.
+    /// When to check for missing connections, and when such a check last led to a dial.
     refill: Time,
     refilled: Option<Time>,
-    /// The next look at whether somebody in the book is there.
+    /// When to dial the next feeler.
     feeler: Time,
-    /// Peers of the book that are not dialed, as somebody sent them or this node away; until when.
+    /// Peers of the book that are not dialed until then, since either side ended the connection on
+    /// purpose.
     left_alone: BTreeMap<PeerId, Time>,
-    /// Peers that this node sent away, and until when they need not come back.
+    /// Peers that this node disconnected on purpose, and until when they are refused.
     sent_away: BTreeMap<PeerId, Time>,
 }
 
@@ -63,28 +65,28 @@ struct Target {
     role: Role,
     address: Address,
     peer: Option<PeerId>,
-    /// Dials in a row that came to nothing.
+    /// Failed dials in a row.
     failures: u32,
     state: State,
 }
 
-/// Why somebody is dialed.
+/// Why a peer is dialed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
-    /// The configuration says to stay connected.
+    /// Named in the configuration as a peer to stay connected to.
     Static,
-    /// The configuration says that peers can be learnt there.
+    /// Named in the configuration as a node to learn of peers from.
     Bootstrap,
-    /// The connection was lost then, and nobody wanted that.
+    /// The connection was lost at that time, against the will of both sides.
     Lost(Time),
-    /// From the book, once.
+    /// Drawn from the book, for one dial.
     Book,
-    /// From the book, to see whether it is there.
+    /// Drawn from the book, to test whether it is there.
     Feeler,
 }
 
 impl Role {
-    /// Whether it stays in the list whatever happens.
+    /// Whether it stays in the list even if dials fail.
     fn is_lasting(self) -> bool {
         matches!(self, Self::Static | Self::Bootstrap)
     }
@@ -98,7 +100,7 @@ enum State {
     Dialing(DialId),
     /// Connected, or in the hello.
     Connected(ConnectionId),
-    /// It is not dialed any more.
+    /// Not dialed any more: to be removed.
     Done,
 }
 
@@ -134,10 +136,11 @@ impl Dialer {
         dialer
     }
 
-    /// When [`expire`] has something to do.
+    /// When [`expire`] is due.
     pub(crate) fn deadline(&self, config: &Config) -> Option<Time> {
         let due = self.targets.iter().filter_map(|target| match target.state {
-            // When they are needed is seen when peers are missing.
+            // Bootstrap nodes have no time of their own: [`refill`] dials them when nothing else is
+            // left.
             State::Idle(_) if target.role == Role::Bootstrap => None,
             State::Idle(at) => Some(at),
             State::Dialing(_) | State::Connected(_) | State::Done => None,
@@ -146,24 +149,24 @@ impl Dialer {
         due.chain(finding).min()
     }
 
-    /// Until when a peer that this node sent away need not come back.
+    /// Until when a peer is refused that this node disconnected on purpose.
     pub(crate) fn sent_away(&self, peer: &PeerId, now: Time) -> Option<Time> {
         self.sent_away.get(peer).copied().filter(|until| *until > now)
     }
 
-    /// The application wants a peer after all.
+    /// The application wants a peer again.
     pub(crate) fn is_wanted(&mut self, peer: &PeerId) {
         self.sent_away.remove(peer);
         self.left_alone.remove(peer);
     }
 
-    /// The target whose dial this is.
+    /// The target of a dial.
     fn dialed(&self, dial: DialId) -> Option<usize> {
         let is = |target: &Target| target.state == State::Dialing(dial);
         self.targets.iter().position(is)
     }
 
-    /// The target whose connection this is: of several the one that goes when it does.
+    /// The target of a connection; if there are several, one that ends with the connection.
     fn of(&self, connection: ConnectionId) -> Option<usize> {
         let all = || self.targets.iter().enumerate();
         let mut of_it = all().filter(|(_, target)| target.state == State::Connected(connection));
@@ -171,13 +174,13 @@ impl Dialer {
         of_it.find(|(_, target)| !target.role.is_lasting()).map(|(i, _)| i).or(lasting)
     }
 
-    /// Whether this node chose to dial a connection, and no application told it to.
+    /// Whether this node chose to dial a connection, rather than being told to by the application.
     pub(crate) fn has_chosen(&self, connection: ConnectionId) -> bool {
         self.of(connection).is_some()
     }
 
-    /// A connection is over that is that of several targets, for a peer may have several addresses: those that the
-    /// configuration names are dialed again.
+    /// A connection has ended to which several targets led, since a peer can have several
+    /// addresses: those named in the configuration are dialed again.
     fn release(&mut self, connection: ConnectionId, but: usize, at: Time) {
         for (i, target) in self.targets.iter_mut().enumerate() {
             if i != but && target.state == State::Connected(connection) {
@@ -186,40 +189,40 @@ impl Dialer {
         }
     }
 
-    /// Dials under way over the book.
+    /// Concurrent dials to peers of the book and to bootstrap nodes.
     fn dialing(&self) -> usize {
         let searching = |target: &&Target| matches!(target.role, Role::Book | Role::Bootstrap);
         let dialing = |target: &&Target| matches!(target.state, State::Dialing(_));
         self.targets.iter().filter(searching).filter(dialing).count()
     }
 
-    /// Whether a connection is only to see whether the peer is there.
+    /// Whether a connection is a feeler.
     pub(crate) fn is_feeler(&self, connection: ConnectionId) -> bool {
         self.of(connection).is_some_and(|i| self.targets[i].role == Role::Feeler)
     }
 
-    /// A number below one.
+    /// A random number from 0 to 1.
     fn fraction(&mut self) -> f64 {
         (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// A time a quarter shorter to a quarter longer.
+    /// A duration, randomized by up to a quarter in both directions.
     fn about(&mut self, time: Duration) -> Duration {
         time.mul_f64(0.75 + self.fraction() / 2.0)
     }
 
-    /// A time that somebody asked for, to half as long again.
+    /// A duration that a peer asked for, randomized upwards by up to a half.
     fn at_least(&mut self, time: Duration) -> Duration {
         time.mul_f64(1.0 + self.fraction() / 2.0)
     }
 
-    /// Forgets what is not dialed any more.
+    /// Removes targets that are done.
     fn sweep(&mut self) {
         self.targets.retain(|target| target.state != State::Done);
     }
 }
 
-/// Dials what is due, and looks for peers if some are missing.
+/// Dials the targets that are due, and looks for peers if connections are missing.
 pub(crate) fn expire(cx: &mut Context) {
     for i in 0..cx.dialer.targets.len() {
         let role = cx.dialer.targets[i].role;
@@ -239,20 +242,20 @@ pub(crate) fn expire(cx: &mut Context) {
     cx.dialer.sweep();
 }
 
-/// Somebody is missing, or somebody new is in the book: not long until it is seen who can be dialed.
+/// Schedules the next refill early: a peer was lost, or the book has new ones.
 pub(crate) fn refill_soon(cx: &mut Context) {
     let interval = cx.config.limits.dial_interval;
     let next = cx.dialer.refilled.map_or(cx.now, |last| cx.now.max(last + interval));
     cx.dialer.refill = cx.dialer.refill.min(next);
 }
 
-/// Peers this node dialed that count as its own choice.
+/// How many outbound connections there are, without feelers.
 fn outbound(cx: &Context) -> usize {
     let dialed = cx.links.iter().filter(|(_, link)| !link.direction.is_inbound());
     dialed.filter(|(id, _)| !cx.dialer.is_feeler(*id)).count()
 }
 
-/// Whether more peers are wanted than there are.
+/// Whether outbound connections are missing.
 pub(crate) fn is_wanting(cx: &Context) -> bool {
     outbound(cx) < cx.config.outbound as usize
 }
@@ -261,7 +264,7 @@ fn is_alone(cx: &Context) -> bool {
     !cx.links.iter().any(|(_, link)| link.up)
 }
 
-/// Dials over the book while peers are missing.
+/// Dials peers of the book while outbound connections are missing.
 fn refill(cx: &mut Context) {
     let alone = is_alone(cx);
     let at_a_time = if alone { AT_A_TIME } else { 1 };
@@ -277,7 +280,8 @@ fn refill(cx: &mut Context) {
             cx.dialer.refilled = Some(cx.now);
         }
     }
-    // Nobody is left: something else has to happen first, and that sets the time again.
+    // With no candidate left, only an event (such as a new record) helps, and that schedules the
+    // next refill early.
     let limits = &cx.config.limits;
     let pause = if alone {
         limits.dial_interval / 2
@@ -292,7 +296,7 @@ fn refill(cx: &mut Context) {
     cx.dialer.refill = cx.now + cx.dialer.about(pause);
 }
 
-/// Dials somebody of the book, or where peers can be learnt; `false` if nobody is left.
+/// Dials a peer of the book or a bootstrap node; `false` if there is no candidate.
 fn dial_another(cx: &mut Context, alone: bool) -> bool {
     let picked = pick(cx, true);
     if picked.is_none()
@@ -301,7 +305,7 @@ fn dial_another(cx: &mut Context, alone: bool) -> bool {
         dial(cx, i);
         return true;
     }
-    // Who is alone has nothing to lose.
+    // Without any connection, try even peers that failed lately.
     let picked = picked.or_else(|| if alone { pick(cx, false) } else { None });
     let Some((peer, address)) = picked else { return false };
     dial_once(cx, Role::Book, peer, address);
@@ -317,7 +321,7 @@ fn due_bootstrap(cx: &Context) -> Option<usize> {
     cx.dialer.targets.iter().position(due)
 }
 
-/// Peers that are there, are dialed already, or are not wanted for now, and this node itself.
+/// Peers not to be drawn: connected ones, those being dialed or left alone, and this node itself.
 fn taken(cx: &Context) -> BTreeSet<PeerId> {
     let targets = cx.dialer.targets.iter().filter(|target| target.state != State::Done);
     let targets = targets.filter(|target| target.role != Role::Bootstrap);
@@ -327,7 +331,7 @@ fn taken(cx: &Context) -> BTreeSet<PeerId> {
     targets.filter_map(|target| target.peer).chain(others).collect()
 }
 
-/// Somebody of the book, in a network group of its own if one is found soon.
+/// Draws a peer from the book, if possible in a network group that no outbound connection is in.
 fn pick(cx: &mut Context, patient: bool) -> Option<(PeerId, Address)> {
     let outbound = cx.links.iter().filter(|(_, link)| !link.direction.is_inbound());
     let groups = outbound.map(|(_, link)| group(&link.address)).collect::<Vec<_>>();
@@ -350,7 +354,7 @@ fn pick(cx: &mut Context, patient: bool) -> Option<(PeerId, Address)> {
     chosen
 }
 
-/// Looks whether somebody in the book is there.
+/// Dials a feeler.
 fn feel(cx: &mut Context) {
     let interval = cx.config.limits.feeler_interval;
     cx.dialer.feeler = cx.now + cx.dialer.about(interval);
@@ -379,7 +383,7 @@ fn dial(cx: &mut Context, i: usize) {
     let link = cx.links.iter().find(same).map(|(id, _)| id);
     let banned = peer.and_then(|peer| cx.peers.banned(&peer, cx.now));
     let state = if let Some(link) = link {
-        // It has dialed this node.
+        // The peer has connected to this node meanwhile.
         if role.is_lasting() { State::Connected(link) } else { State::Done }
     } else if let Some(until) = banned {
         State::Idle(until)
@@ -392,12 +396,13 @@ fn dial(cx: &mut Context, i: usize) {
     cx.dialer.targets[i].state = state;
 }
 
-/// A dial came to nothing: the next waits twice as long, up to a limit, if there is a next.
+/// A dial failed: doubles the wait before the next, up to a cap, if the target is to be dialed
+/// again.
 fn failed(cx: &mut Context, i: usize) {
     let limits = &cx.config.limits;
     let Target { role, peer, failures, .. } = cx.dialer.targets[i];
     let most = match role {
-        // Who is alone has nobody else to ask.
+        // Without any connection there is nobody else to learn of peers from.
         Role::Bootstrap if is_alone(cx) => Some(limits.redial_most.min(limits.dial_interval)),
         Role::Static | Role::Bootstrap => Some(limits.redial_most),
         Role::Lost(since) if cx.now.since(since) < LOST_FOR => {
@@ -423,15 +428,15 @@ pub(crate) fn dial_failed(cx: &mut Context, dial: DialId) {
     }
 }
 
-/// A dial led to a connection.
+/// A dial succeeded.
 pub(crate) fn connected(cx: &mut Context, dial: DialId, connection: ConnectionId) {
     if let Some(i) = cx.dialer.dialed(dial) {
         cx.dialer.targets[i].state = State::Connected(connection);
     }
 }
 
-/// The hello with a peer is finished. If this node dialed, the network is there, so others are
-/// tried again soon.
+/// The hello with a peer is complete. If this node dialed it, the network works, so other failed
+/// dials are tried again soon.
 pub(crate) fn up(cx: &mut Context, connection: ConnectionId) {
     let Some(link) = cx.links.get(connection).filter(|link| !link.direction.is_inbound()) else {
         return;
@@ -440,8 +445,8 @@ pub(crate) fn up(cx: &mut Context, connection: ConnectionId) {
     if cx.config.outbound > 0 {
         cx.book.met(peer, &link.address, cx.now);
     }
-    // Whoever answers at an address that names nobody is expected there from now on: not before it
-    // has shown that it is of this network.
+    // A target without an identity keeps the identity that answered, but only now that the peer has
+    // shown that it is of this network.
     if let Some(i) = cx.dialer.of(connection) {
         cx.dialer.targets[i].peer = Some(peer);
     }
@@ -449,7 +454,7 @@ pub(crate) fn up(cx: &mut Context, connection: ConnectionId) {
         return cx.links.end(connection, Goodbye::Requested);
     }
     if !cx.links.iter().any(|(id, link)| id != connection && link.up) {
-        // This node was cut off: nobody is to blame for that.
+        // This node was offline: earlier failures say nothing about the peers.
         cx.book.forgive();
     }
     cx.dialer.refill = cx.now;
@@ -463,19 +468,19 @@ pub(crate) fn up(cx: &mut Context, connection: ConnectionId) {
     }
 }
 
-/// Another connection to the peer of this one, that is up.
+/// Another connection to the same peer that is up.
 pub(crate) fn has_another(cx: &Context, connection: ConnectionId) -> Option<ConnectionId> {
     let peer = cx.links.get(connection)?.peer;
     let mut others = cx.links.iter().filter(|(id, link)| *id != connection && link.peer == peer);
     others.find(|(_, link)| link.up).map(|(id, _)| id)
 }
 
-/// The peer of a connection refuses it.
+/// The peer of a connection refused it.
 pub(crate) fn refused(cx: &mut Context, connection: ConnectionId, refusal: &Refusal) {
     let wait = match refusal {
         Refusal::Busy(ms) => Some(Duration::from_millis(u64::from(*ms)).min(LEFT_ALONE)),
         Refusal::Banned(seconds) => Some(Duration::from_secs(u64::from(*seconds)).min(BANNED_MOST)),
-        // Another connection to the peer is there, or about to be: it is found when this is over.
+        // The other connection exists or is about to: the next dial attempt finds out.
         Refusal::Duplicate => Some(cx.config.limits.duplicate_timeout),
         Refusal::Full(_) | Refusal::ShuttingDown => None,
         Refusal::WrongNetwork
@@ -490,7 +495,7 @@ pub(crate) fn refused(cx: &mut Context, connection: ConnectionId, refusal: &Refu
     }
     let Some(i) = cx.dialer.of(connection) else { return };
     if let (Refusal::Duplicate, Some(other)) = (refusal, has_another(cx, connection)) {
-        // It was dialed by another of its addresses, or by one that did not say who is there.
+        // The same peer was dialed by another of its addresses, or by one without an identity.
         let target = &mut cx.dialer.targets[i];
         target.peer = cx.links.get(other).map(|link| link.peer);
         let lasts = target.role.is_lasting();
@@ -516,7 +521,7 @@ pub(crate) fn refused(cx: &mut Context, connection: ConnectionId, refusal: &Refu
     cx.dialer.sweep();
 }
 
-/// A connection is over, for a reason, after it was up for so long; `None` if it never was.
+/// A connection has ended that was up for `up_for`, or never if that is `None`.
 pub(crate) fn closed(
     cx: &mut Context,
     connection: ConnectionId,
@@ -526,7 +531,7 @@ pub(crate) fn closed(
 ) {
     let decided = match reason {
         Disconnect::Local(Goodbye::Requested) => !cx.dialer.is_feeler(connection),
-        // One who dialed may only have looked whether this node is there.
+        // Soon after an inbound connection was up, this goodbye may be that of a feeler.
         Disconnect::Remote(Goodbye::Requested) => {
             !link.direction.is_inbound() || up_for > Some(cx.config.limits.redial_most)
         }
@@ -536,7 +541,7 @@ pub(crate) fn closed(
         let sent_away = &mut cx.dialer.sent_away;
         sent_away.retain(|_, until| *until > cx.now);
         if sent_away.len() >= LEFT_ALONE_MOST {
-            // The one whose time is up first.
+            // Evicts the one that expires first.
             let first = sent_away.iter().min_by_key(|(_, until)| **until).map(|(peer, _)| *peer);
             first.map(|first| sent_away.remove(&first));
         }
@@ -551,7 +556,7 @@ pub(crate) fn closed(
         }
     }
     refill_soon(cx);
-    // Nobody wanted that.
+    // Neither side wanted the connection to end.
     let unwanted = matches!(
         reason,
         Disconnect::Lost
@@ -563,7 +568,7 @@ pub(crate) fn closed(
     }
     let Some(i) = cx.dialer.of(connection) else { return };
     let first = cx.config.limits.redial_first;
-    // One who hangs up at once would have us dial without a pause.
+    // A peer that hangs up at once must not make this node dial without a pause.
     if up_for.is_none() || unwanted && up_for < Some(cx.config.limits.redial_most) {
         failed(cx, i);
         cx.dialer.release(connection, i, cx.now + first);
@@ -571,12 +576,12 @@ pub(crate) fn closed(
     }
     let wait = match reason {
         _ if unwanted => AT_ONCE.mul_f64(cx.dialer.fraction()),
-        // The other connection of the two is found at once.
+        // The other connection to the peer takes over this target at the next dial.
         Disconnect::Local(Goodbye::Duplicate) | Disconnect::Remote(Goodbye::Duplicate) => {
             cx.dialer.about(first)
         }
         Disconnect::Remote(Goodbye::ShuttingDown) => cx.dialer.about(first),
-        // Somebody decided it.
+        // One of the two sides ended it on purpose.
         _ => cx.dialer.about(LEFT_ALONE),
     };
     let target = &mut cx.dialer.targets[i];
@@ -586,7 +591,7 @@ pub(crate) fn closed(
     cx.dialer.sweep();
 }
 
-/// A peer that this node dialed is gone, and nobody sent it away: it is dialed until it is back.
+/// A connection that this node dialed was lost: its peer is dialed until it is back.
 fn lost(cx: &mut Context, connection: ConnectionId, link: &Link) {
     if cx.config.outbound == 0 {
         return;
@@ -608,7 +613,7 @@ fn lost(cx: &mut Context, connection: ConnectionId, link: &Link) {
         Role::Lost(since) => Some(since),
         _ => None,
     };
-    // No more than there may be connections: who has been gone for longest is left to the book.
+    // At most as many as there may be connections; the one lost longest ago is left to the book.
     if cx.dialer.targets.iter().filter_map(since).count() > most {
         let longest = cx.dialer.targets.iter_mut().filter(|target| since(target).is_some());
         if let Some(longest) = longest.min_by_key(|target| since(target)) {

@@ -1,13 +1,13 @@
-//! The channel of peers: who asks is told of others (specification section 15).
+//! The peers channel: a peer that asks is told of others (specification section 15).
 //!
 //! ```text
 //! A → B   Ask         one at a time
 //! B → A   Records     B's own record, then some of those B knows; as B's permits allow
-//! A → B   Moved       A's own record, when it is another; a few at once, then one a minute
+//! A → B   Moved       A's own record, when it has changed; a few at once, then one a minute
 //! ```
 //!
-//! Nothing is told unasked. The hello comes first, so a peer that asks is proven to be at its address, as
-//! by the ping that precedes this question in Spacemesh's protocol.
+//! Nothing is sent without a question. The hello comes first, so a peer that asks is proven to be
+//! at its address, as by the ping that precedes this question in Spacemesh's protocol.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,23 +28,22 @@ use crate::time::{Pace, Time};
 use crate::violation::Violation;
 use crate::wire::{Encode as _, MAX_RECORDS, Offer, OfferedVersion, PeerRecord, PeersMessage};
 
-/// One answer tells a quarter of what the book holds, and at least `LEAST`: the whole book is
-/// nobody's business.
+/// One answer has a quarter of the book, and at least `LEAST`: no peer should learn all of it.
 const SHARE: usize = 4;
 const LEAST: usize = 16;
-/// The first wait between two questions to one peer while peers are missing; doubled while it
-/// has nothing new to say.
+/// The first interval between two questions to one peer while connections are missing; doubled
+/// while the answers have nothing new.
 const HUNGRY: Duration = Duration::from_secs(2);
 const HUNGRY_MOST: Duration = Duration::from_secs(256);
-/// The wait when none are missing.
+/// The interval when no connections are missing.
 const CONTENT: Duration = Duration::from_secs(1800);
 
-/// New records of this node that leave at once, and the time after which one more does: a machine that moves
-/// from network to network. A peer may have twice as many on the way.
+/// New records of this node that may leave in a burst, and the interval after that: a machine may
+/// move from network to network. Twice as many may arrive, for those that were on their way.
 const MOVES: u32 = 4;
 const MOVE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Who asked whom, and when.
+/// The state of the exchange on each connection.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     links: BTreeMap<ConnectionId, ExchangeLink>,
@@ -55,19 +54,19 @@ pub(crate) struct Exchange {
 #[derive(Debug)]
 struct ExchangeLink {
     at: Instance,
-    /// A question has no answer yet.
+    /// A question is outstanding.
     asked: bool,
     /// When the last question left.
     last: Option<Time>,
     /// When the next one leaves; never in a closed network.
     next: Option<Time>,
-    /// How long to wait for the next one while peers are missing.
+    /// The current interval while connections are missing.
     pause: Duration,
-    /// The peer has asked.
+    /// The peer has an outstanding question.
     owed: bool,
-    /// How fast it is answered.
+    /// The limit on answers.
     answers: Pace,
-    /// How fast new records of this node leave, and how fast those of the peer may come.
+    /// The limits on outgoing and incoming new records.
     moves_out: Pace,
     moves_in: Pace,
     reach: Reach,
@@ -79,7 +78,7 @@ impl Exchange {
         Self { links, dial_backs, rng: rng.fork("peers") }
     }
 
-    /// What is under way about who can be dialed where.
+    /// The state of dialing back, for each connection.
     pub(super) fn reaches(&self) -> impl Iterator<Item = (ConnectionId, &Reach)> {
         self.links.iter().map(|(id, link)| (*id, &link.reach))
     }
@@ -92,13 +91,13 @@ impl Exchange {
         self.links.get_mut(&link).map(|link| &mut link.reach)
     }
 
-    /// A time that is not the same for all.
+    /// A duration, randomized so that nodes do not ask all at the same time.
     fn about(&mut self, time: Duration) -> Duration {
         time / 2 + Duration::from_micros(self.rng.next_u64() % (time.as_micros() as u64).max(1))
     }
 }
 
-/// Peers are missing, and the book has nobody: those who were not asked lately are asked.
+/// Connections are missing and the book has no candidates: asks peers that were not asked lately.
 pub(crate) fn ask_early(cx: &mut Context) {
     for link in cx.exchange.links.values_mut() {
         let due = link.last.map_or(cx.now, |last| last + link.pause);
@@ -109,21 +108,21 @@ pub(crate) fn ask_early(cx: &mut Context) {
     }
 }
 
-/// Something has to leave on a connection's channel.
+/// Notes that a connection's channel has something to send.
 pub(super) fn wake(cx: &mut Context, link: ConnectionId) {
     if let Some(link) = cx.exchange.links.get(&link) {
         cx.links.wake(link.at.link, link.at.slot);
     }
 }
 
-/// This node has another record: those who are connected are told of it.
+/// This node has a new record: sends it to the connected peers.
 pub(crate) fn moved(cx: &mut Context) {
     for link in cx.exchange.links.values() {
         cx.links.wake(link.at.link, link.at.slot);
     }
 }
 
-/// Whether an address means something to a peer that is seen at `seen_at`.
+/// Whether an address is usable by a peer seen at `seen_at`.
 pub(crate) fn is_useful(address: &Address, seen_at: &Address) -> bool {
     match address.scope() {
         // R5.4.4
@@ -233,7 +232,7 @@ impl ChannelTrait for Channel {
         answer.into_iter().chain(ask).chain(moved).chain(reach).min()
     }
 
-    /// An answer that stays away is not missed: another peer is asked later.
+    /// A missing answer is no sign of a dead peer: another is asked later.
     fn awaited_since(_: &Context, _: Instance) -> Option<Time> {
         None
     }
@@ -249,11 +248,12 @@ impl ChannelTrait for Channel {
     fn expire(_: &mut Context, _: usize) {}
 }
 
-/// What a peer that asked is told: this node's own record first. R15.3
+/// The answer to a question: this node's own record first. R15.3
 fn answer(cx: &mut Context, link: ConnectionId) -> Vec<PeerRecord> {
     let most = (cx.book.len() / SHARE).clamp(LEAST, MAX_RECORDS - 2);
     let mut records = others(cx, link, most);
-    // Who has lost its store learns what it has said before. R15.7
+    // The record of the peer that asks comes too: if it lost its store, it learns its last sequence
+    // number from that. R15.7
     let asker = cx.links.get(link);
     let own = asker.and_then(|asker| cx.control.record_for(&asker.address));
     let of_asker = asker.and_then(|asker| {
@@ -261,7 +261,7 @@ fn answer(cx: &mut Context, link: ConnectionId) -> Vec<PeerRecord> {
         record.addresses.iter().all(|at| is_useful(at, &asker.address)).then(|| record.clone())
     });
     records.splice(0..0, own.into_iter().chain(of_asker));
-    // A record may have sixteen long addresses.
+    // Leave room for a record, which may have sixteen long addresses.
     let mut room = Channel::MAX_FRAME - 64;
     records.retain(|record| {
         let size = record.to_bytes().map_or(usize::MAX, |bytes| bytes.len());
@@ -272,19 +272,19 @@ fn answer(cx: &mut Context, link: ConnectionId) -> Vec<PeerRecord> {
     records
 }
 
-/// Some of those that this node knows, for the peer of a link.
+/// A sample of known records that are usable by the peer of a link.
 pub(crate) fn others(cx: &mut Context, link: ConnectionId, most: usize) -> Vec<PeerRecord> {
     let Some(asker) = cx.links.get(link) else { return Vec::new() };
     let (peer, seen_at) = (asker.peer, asker.address.clone());
     cx.book.sample(most, |record| {
-        // A record is signed as a whole: one that says where a peer is in its own network is for
-        // that network.
+        // A record is signed as a whole: one with an address in a local network is only for that
+        // network.
         record.peer != peer && record.addresses.iter().all(|at| is_useful(at, &seen_at))
     })
 }
 
-/// A peer that refuses this node tells it of others. What is not signed is passed over: the
-/// connection is at its end.
+/// A peer that refuses this node sends records of others. Invalid ones are skipped, since the
+/// connection is ending anyway.
 pub(crate) fn told_of(cx: &mut Context, link: ConnectionId, records: &[PeerRecord]) {
     let Some(source) = cx.links.get(link).map(|link| link.address.clone()) else { return };
     let dialed = cx.links.get(link).is_some_and(|link| !link.direction.is_inbound());
@@ -297,7 +297,7 @@ pub(crate) fn told_of(cx: &mut Context, link: ConnectionId, records: &[PeerRecor
     }
 }
 
-/// Takes up what a peer said of another, or of itself: whether it is news.
+/// Adds a record that a peer sent; returns whether it is news.
 fn learn(cx: &mut Context, record: &PeerRecord, source: &Address) -> Result<bool, Violation> {
     if record.peer == cx.config.peer {
         return record::heard_own(cx, record).map(|()| false);
@@ -313,7 +313,7 @@ fn learn(cx: &mut Context, record: &PeerRecord, source: &Address) -> Result<bool
     }
 }
 
-/// The newest record of this node, if the peer does not have it, and it is not too soon.
+/// This node's new record, if the peer does not have it and the rate limit allows.
 fn poll_moved(cx: &mut Context, at: Instance) -> Option<PeerRecord> {
     let link = cx.exchange.links.get_mut(&at.link)?;
     if link.moves_out.next(MOVES, MOVE_INTERVAL) > cx.now {

@@ -1,4 +1,4 @@
-//! Signed peer records: what is signed, and by whom (specification section 5.4).
+//! Signatures of peer records (specification section 5.4).
 
 use bytes::Bytes;
 use ed25519_dalek::VerifyingKey;
@@ -6,7 +6,7 @@ use ed25519_dalek::VerifyingKey;
 use crate::id::{Address, NetworkId, PeerId};
 use crate::wire::{Encode as _, EncodeError, PeerRecord, RecordPayload};
 
-/// What the bytes that are signed begin with.
+/// The prefix of the signed bytes.
 const DOMAIN: &str = "tidegate record 1";
 
 /// R5.4.1
@@ -20,7 +20,7 @@ pub(crate) fn payload(
     RecordPayload { domain, network, peer, sequence, addresses }.to_bytes()
 }
 
-/// Whether the record's peer has signed it, for this network.
+/// Whether the record's peer has signed it for this network.
 pub(crate) fn verify(record: &PeerRecord, network: &NetworkId) -> bool {
     let payload = payload(network, record.peer, record.sequence, &record.addresses);
     let (Ok(payload), Ok(key)) = (payload, VerifyingKey::from_bytes(&record.peer.0)) else {
