@@ -1,7 +1,7 @@
 //! Bodies larger than a frame: BLAKE3 verified streaming (specification section 6).
 //!
-//! Each chunk is a slice of the body with the hashes that bind it to the root given at first, so
-//! it is checked on arrival, and memory is taken chunk by chunk, never by an announced size.
+//! Each chunk is a slice of the body with the hashes that bind it to the root given first. So it is
+//! checked on arrival, and memory is allocated chunk by chunk, never by an announced size.
 
 use std::io::Cursor;
 
@@ -26,7 +26,7 @@ fn ranges(from: usize, size: usize) -> ChunkRanges {
     round_up_to_chunks(&ByteRanges::from(from as u64..to))
 }
 
-/// A body on its way out, of which the first chunk has gone.
+/// An outgoing body whose first chunk has been sent.
 #[derive(Debug)]
 pub(crate) struct Sending {
     body: Bytes,
@@ -34,7 +34,7 @@ pub(crate) struct Sending {
     sent: usize,
 }
 
-/// How a body begins on the wire, and the rest of it if it is larger than a frame.
+/// The first message of a body, and the rest of it if it is larger than a frame.
 pub(crate) fn start(body: &Bytes) -> (Body, Option<Sending>) {
     // R6.4.1
     if body.len() <= MAX_WHOLE {
@@ -49,17 +49,17 @@ pub(crate) fn start(body: &Bytes) -> (Body, Option<Sending>) {
 }
 
 impl Sending {
-    /// Bytes that have gone.
+    /// The bytes sent.
     pub(crate) fn sent(&self) -> usize {
         self.sent.min(self.body.len())
     }
 
-    /// Whether all have gone.
+    /// Whether all bytes have been sent.
     pub(crate) fn is_done(&self) -> bool {
         self.sent >= self.body.len()
     }
 
-    /// The next chunk; `None` when all have gone.
+    /// The next chunk; `None` after the last.
     pub(crate) fn next(&mut self) -> Option<Bytes> {
         if self.is_done() {
             return None;
@@ -74,17 +74,17 @@ impl Sending {
     }
 }
 
-/// What leaves on an instance in chunks: one body at a time.
+/// The outgoing body of an instance: one at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
     rest: Option<Sending>,
-    /// If it ends an answer, what the peer's request is charged with.
+    /// For an answer: what the peer's request is charged with.
     answers: Option<u32>,
 }
 
 impl Outgoing {
-    /// A body has left but for its rest, if it has one. If it ends an answer, the peer's request is
-    /// answered when all has left.
+    /// Begins a body whose first message leaves now. If it is an answer, the peer's request counts
+    /// as answered after the last chunk.
     pub(crate) fn begin(
         &mut self,
         rest: Option<Sending>,
@@ -95,7 +95,7 @@ impl Outgoing {
         self.end(issuer);
     }
 
-    /// The next chunk of it.
+    /// The next chunk.
     pub(crate) fn next(&mut self, issuer: &mut Issuer) -> Option<Bytes> {
         let chunk = self.rest.as_mut()?.next();
         self.end(issuer);
@@ -110,8 +110,8 @@ impl Outgoing {
     }
 }
 
-/// Makes room for `more` bytes of a body of `size`, a quarter ahead at most: `Vec` by itself doubles,
-/// and would keep that for as long as the body lives.
+/// Reserves room for `more` bytes of a body of `size`, at most a quarter ahead: `Vec` by itself
+/// would double its capacity, and keep that as long as the body lives.
 fn reserve(body: &mut Vec<u8>, more: usize, size: usize) {
     let free = body.capacity() - body.len();
     if free < more {
@@ -120,7 +120,7 @@ fn reserve(body: &mut Vec<u8>, more: usize, size: usize) {
     }
 }
 
-/// A body that is coming in.
+/// An incoming body.
 #[derive(Debug)]
 pub(crate) struct Receiving {
     root: Digest,
@@ -129,7 +129,7 @@ pub(crate) struct Receiving {
 }
 
 impl Receiving {
-    /// The start of a body of at most `bound` bytes, which is larger than a frame.
+    /// Starts a body of at most `bound` bytes that is larger than a frame.
     pub(crate) fn new(start: &Chunked, bound: usize) -> Result<Self, Violation> {
         let size = start.size as usize;
         // R6.4.2
@@ -145,7 +145,7 @@ impl Receiving {
         Ok(receiving)
     }
 
-    /// Takes the next chunk: `true` when it was the last.
+    /// Adds the next chunk; `true` if it was the last.
     pub(crate) fn push(&mut self, chunk: &[u8]) -> Result<bool, Violation> {
         let tree = BaoTree::new(self.size as u64, GROUPS);
         let ranges = ranges(self.body.len(), self.size);
@@ -165,12 +165,12 @@ impl Receiving {
         Ok(self.body.len() == self.size)
     }
 
-    /// Bytes of the whole body.
+    /// The size of the whole body.
     pub(crate) fn size(&self) -> usize {
         self.size
     }
 
-    /// The body, when the last chunk is there.
+    /// The body, after the last chunk.
     pub(crate) fn finish(self) -> Bytes {
         debug_assert_eq!(self.body.len(), self.size, "only a whole body is finished");
         self.body.into_boxed_slice().into()
@@ -213,7 +213,7 @@ mod tests {
         assert!(matches!(start(&whole), (Body::Whole(bytes), None) if bytes == whole));
     }
 
-    /// The slice of R6.4.3, written down as the specification has it.
+    /// The slice of R6.4.3, written as in the specification.
     fn slice(body: &[u8], range: &std::ops::Range<usize>, from: usize, to: usize) -> Vec<u8> {
         use blake3::hazmat::HasherExt as _;
         let cv = |from: usize, to: usize| {
@@ -270,7 +270,7 @@ mod tests {
         let longer = [&good[..], &[0]].concat();
         let mut receiving = Receiving::new(&start, 200_000).unwrap();
         assert_eq!(receiving.push(&longer), Err(Violation::WrongChunk));
-        // The second chunk again, in place of the third.
+        // The second chunk a second time, in place of the third.
         let mut receiving = Receiving::new(&start, 200_000).unwrap();
         assert_eq!(receiving.push(&good), Ok(false));
         assert_eq!(receiving.push(&good), Err(Violation::WrongChunk));

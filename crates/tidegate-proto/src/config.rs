@@ -1,10 +1,10 @@
-//! What a node is set up with, and every limit on what peers can make it cost.
+//! The configuration of a node, and every limit on what peers can make it cost.
 //!
 //! # Not guaranteed
 //!
-//! That limits suit an application: the defaults are for small items and a hundred peers, and
-//! [`Config::worst_case_bytes`] tells what others cost. It counts the core and the transports' windows,
-//! not what the application keeps.
+//! That the limits suit an application: the defaults are for small items and a hundred peers, and
+//! [`Config::worst_case_bytes`] tells what other values cost. It counts the core and the
+//! transports' windows, not what the application keeps.
 
 use std::collections::BTreeSet;
 
@@ -24,48 +24,48 @@ pub use worst_case::{
     ENDING, FIRST_PACKETS, FORGOTTEN, STRANGER_WINDOW, TLS_HANDSHAKES, UNACKNOWLEDGED, streams_for,
 };
 
-/// What a node is set up with.
+/// The configuration of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Config {
     /// This node's identity.
     pub peer: PeerId,
-    /// Only peers of the same network are talked to.
+    /// Connections are only made with peers of the same network.
     pub network: NetworkId,
     /// Name and version of this software, at most 64 bytes, for the peers' operators to read.
     pub client: String,
-    /// The header of the first block; without it there are pools, and no tip and no blocks.
+    /// The header of the first block. Without one the node has pools, but no tip and no blocks.
     pub genesis: Option<Bytes>,
     /// The pools, in the order of their [`crate::id::PoolIndex`].
     pub pools: Vec<PoolSpec>,
-    /// How many verdicts about one kind of thing the application works on at a time, at least one; a guess
-    /// is the number of cores. One of these workers is for this kind alone (items of one pool, or headers
-    /// and blocks), the others are shared. Two tickets are out for each, so that none of them waits for the
-    /// next.
+    /// How many verdicts on one kind of thing the application works on at a time, at least one; the
+    /// number of cores is a good guess. One of these workers is for this kind alone (items of one
+    /// pool, or headers and blocks), the others are shared. Each has two tickets outstanding, so
+    /// that it need not wait for the next one.
     pub workers: u32,
-    /// Only these peers are talked to, if any are named.
+    /// If set, only these peers are allowed to connect.
     pub allow: Option<BTreeSet<PeerId>>,
-    /// Peers to stay connected to, at most as many as [`Limits::max_outbound`].
+    /// Peers to stay connected to, at most [`Limits::max_outbound`].
     pub static_peers: Vec<StaticPeer>,
-    /// Where to learn of other peers when none that are known can be reached.
+    /// Nodes to learn of other peers from, when no known peer can be reached.
     pub bootstrap: Vec<StaticPeer>,
-    /// How many peers this node wants to be connected to by its own choice, from those it has
-    /// learnt of. With 0 it learns of none and dials only whom it is told to: a closed network.
-    /// 8 as in Bitcoin Core: the chance that all are in one hand falls with each. No more than
+    /// How many outbound connections to keep to peers of the node's own choice. With 0 the network
+    /// is closed: the node learns of no peers, and dials only those it is told to. 8 as in Bitcoin
+    /// Core: the chance that one party controls all of them falls with each. At most
     /// [`Limits::max_outbound`] are dialed.
     pub outbound: u32,
-    /// What was known of peers before.
+    /// The address book, as saved.
     pub peer_book: PeerBook,
-    /// Whether there is a store: then what is reported waits until it is durable, and peers are
-    /// given old blocks from it.
+    /// Whether there is a store. Then reports wait until what they are about is durable, and old
+    /// blocks are served from it.
     pub store: bool,
-    /// Headers of the executed chain that the store has, each the child of the one before, the
-    /// last being the tip. As many as [`Limits::blocks_kept`] are enough.
+    /// Headers of the executed chain in the store, each the child of the one before; the last is
+    /// the tip. [`Limits::blocks_kept`] of them are enough.
     pub chain: Vec<Bytes>,
-    /// Whether a transport of this node takes what others of its kind say by way of a peer of both
-    /// ([`Output::Signal`](crate::io::Output::Signal)).
+    /// Whether a transport of this node handles signals, which others of its kind send by way of a
+    /// common peer ([`Output::Signal`](crate::io::Output::Signal)).
     pub takes_signals: bool,
-    /// Number of this node's last signed record: the next one must be newer.
+    /// The sequence number of this node's last signed record: the next one must be higher.
     pub record_sequence: u64,
     /// The limits.
     pub limits: Limits,
@@ -94,7 +94,7 @@ impl Config {
         }
     }
 
-    /// Whether a node can be started with this.
+    /// Checks that a node can run with this configuration.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let mut names = BTreeSet::new();
         for pool in &self.pools {
@@ -150,8 +150,8 @@ impl Config {
         self.limits.check()
     }
 
-    /// Digest of what two nodes must agree on to exchange blocks: whatever decides whether one is
-    /// admissible. R5.7.9
+    /// Digest of what two nodes must agree on to exchange blocks: everything that decides whether a
+    /// block is admissible. R5.7.9
     pub fn block_rules_digest(&self, rules: &str) -> Digest {
         let mut hasher = blake3::Hasher::new_derive_key("tidegate 2 block rules");
         hash_string(&mut hasher, rules);
@@ -165,49 +165,50 @@ impl Config {
     }
 }
 
-/// Bytes in the largest item any pool may allow: a permit for bytes must be able to count it.
+/// The largest size that any pool may allow for an item: byte permits must be able to count it.
 pub const MAX_ITEM: u32 = 16 << 20;
-/// Threads for verdicts: more than one machine has processors.
+/// The highest number of workers: more than a machine has processors.
 pub const MAX_WORKERS: u32 = 1024;
-/// Bytes that a pool may keep: more than one machine has memory.
+/// The highest capacity of a pool in bytes: more than a machine has memory.
 const POOL_BYTES: u64 = 1 << 40;
-/// Pools of one node: with the other channels they must fit into [`crate::wire::MAX_OFFERS`].
+/// The highest number of pools: with the other channels they must fit into
+/// [`crate::wire::MAX_OFFERS`].
 pub const MAX_POOLS: usize = 32;
-/// Nodes where others can be learnt of: more would not make a start more certain.
+/// The highest number of bootstrap nodes: more would not make the start more reliable.
 pub const MAX_BOOTSTRAP: usize = 64;
 
-/// A peer that the configuration names.
+/// A peer named in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StaticPeer {
     /// Where it listens.
     pub address: Address,
-    /// Who is expected there; anyone if `None`, and from then on the one who answered first.
+    /// The expected identity. If `None`, any peer may answer; its identity is expected from then
+    /// on.
     pub peer: Option<PeerId>,
 }
 
-/// A pool of items: what the application wants kept and spread.
+/// A pool of items that the application wants kept and spread.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PoolSpec {
-    /// Its name among all nodes, at most 32 bytes.
+    /// Its name in the network, at most 32 bytes.
     pub name: String,
-    /// Versions of its items that this node knows, ascending. Two nodes use the highest that both
-    /// know, so a network is upgraded node by node.
+    /// Versions of its items that this node knows, ascending. Two nodes use the highest common one,
+    /// so a network can be upgraded node by node.
     pub versions: Vec<u32>,
-    /// Bytes of the largest item, at most [`MAX_ITEM`].
+    /// The size of the largest item, at most [`MAX_ITEM`] bytes.
     pub max_item: u32,
-    /// Items of up to this number of bytes are sent at once where permits allow; larger ones are
-    /// announced first. 512 is a guess: below it an announcement, a fetch and their packets cost
-    /// about as much as the body.
+    /// Items up to this size are pushed if permits allow; larger ones are announced first. 512 is a
+    /// guess: below it an announcement, a fetch and their packets cost about as much as the body.
     pub inline: u32,
-    /// How many items are kept: the best ones. 4,096 is a guess at two busy blocks.
+    /// How many items are kept; the worst are evicted. 4,096 is a guess at two busy blocks.
     pub capacity: u64,
-    /// How many bytes of items are kept; the item that crosses this is kept too.
+    /// How many bytes of items are kept; the item that crosses this limit is kept too.
     pub capacity_bytes: u64,
     /// What each peer may have outstanding.
     pub grant: Grant,
-    /// Whether blocks may have items of it. Nodes that exchange blocks must agree on the names and
-    /// the largest items of all pools that they draw from.
+    /// Whether blocks may contain items of it. Nodes that exchange blocks must agree on the names
+    /// and the largest items of all these pools.
     pub in_blocks: bool,
 }
 
@@ -226,7 +227,7 @@ impl PoolSpec {
         }
     }
 
-    /// Its numbers, and the most that each may be.
+    /// Its numbers with their upper bounds.
     fn numbers(&self) -> [(&'static str, u64, u64); 8] {
         let (grant, most) = (&self.grant, u64::from(limits::MOST));
         [
@@ -257,7 +258,7 @@ fn hash_string(hasher: &mut blake3::Hasher, text: &str) {
     hasher.update(text.as_bytes());
 }
 
-/// Why a node cannot be started.
+/// Why a configuration is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -267,58 +268,58 @@ pub enum ConfigError {
     /// Two pools share a name.
     #[error("two pools are named {0:?}: give each a name of its own")]
     SamePool(String),
-    /// A pool's versions are not a list of one to eight, ascending.
+    /// A pool's versions are not a list of one to eight in ascending order.
     #[error("versions of pool {0:?}: give one to eight, ascending")]
     PoolVersions(String),
-    /// A pool's items are too large, or nothing.
+    /// A pool's largest item is zero, or over [`MAX_ITEM`].
     #[error("max_item of pool {0:?}: it must be between 1 and {MAX_ITEM} bytes")]
     PoolItemSize(String),
     /// Too many pools.
     #[error("{0} pools: at most {MAX_POOLS} are possible")]
     TooManyPools(usize),
-    /// The client's name is too long.
+    /// The client name is too long.
     #[error("client name: it must have at most 64 bytes")]
     ClientName,
-    /// The rules do not read the genesis header.
+    /// The rules cannot parse the genesis header.
     #[error("genesis: these bytes are no header by the application's rules")]
     Genesis,
-    /// The chain of the store does not hold together.
+    /// The headers in the store do not form a chain.
     #[error("chain: its headers are none by the application's rules, or not each other's children")]
     Chain,
-    /// More peers are named than may be dialed.
+    /// More static peers are named than may be dialed.
     #[error("{named} static peers, but `max_outbound` is {most}: raise it or name fewer")]
     TooManyStaticPeers {
         /// How many are named.
         named: usize,
-        /// How many may be dialed.
+        /// The limit.
         most: u32,
     },
-    /// Too many nodes to learn of others from.
+    /// Too many bootstrap nodes.
     #[error("{0} bootstrap addresses: at most {MAX_BOOTSTRAP} are possible")]
     TooManyBootstrap(usize),
-    /// A limit with which no node works.
+    /// A limit is too low for a node to work.
     #[error("limit {name} is {is}: it must be at least {least}, or {otherwise}")]
     Limit {
         /// Its name in [`Limits`].
         name: &'static str,
-        /// What it is.
+        /// Its value.
         is: String,
-        /// What it must be at least.
+        /// The lowest value that works.
         least: String,
-        /// What would happen.
+        /// What would happen below that.
         otherwise: &'static str,
     },
-    /// A number with which sums would overflow, or more than any machine has.
+    /// A number is so high that sums would overflow, or that no machine has as much.
     #[error("{name} is {is}: it must be at most {most}")]
     TooMuch {
         /// Its name.
         name: String,
-        /// What it is.
+        /// Its value.
         is: String,
-        /// What it may be at most.
+        /// The highest value.
         most: String,
     },
-    /// There is nobody to give verdicts.
+    /// No worker to give verdicts.
     #[error("workers: at least one is needed")]
     NoWorkers,
 }
@@ -360,7 +361,7 @@ pub(crate) mod tests {
 
     type SetNumber = fn(&mut Limits, u32);
 
-    /// Limits with the least with which a node works, the others being as they are by default.
+    /// Limits with the lowest value that works, the others at their defaults.
     pub(crate) const LEAST: [(&str, u32, SetNumber); 20] = [
         ("handshakes", 1, |limits, n| limits.handshakes = n),
         ("book_new_buckets", 1, |limits, n| limits.book_new_buckets = n),
@@ -384,7 +385,7 @@ pub(crate) mod tests {
         ("send_window", 4 << 10, |limits, n| limits.send_window = n),
     ];
 
-    /// A limit works at its least, and not below: what is said then.
+    /// Checks that a limit works at its lowest value and not below; returns the error.
     fn refused(
         name: &str,
         least: impl FnOnce(&mut Limits),
@@ -437,10 +438,10 @@ pub(crate) mod tests {
         }
     }
 
-    /// Limits in which one is another, by its name.
+    /// Limits with one of them changed, by name.
     pub(crate) fn limits_with(name: &str, to: &serde_json::Value) -> Limits {
         let mut default = Limits::default();
-        // What must be no less than it goes with it.
+        // Raises whatever must not be lower than it.
         match name {
             "sync_gap" => default.ancestors = 1 << 30,
             "redial_first" => default.redial_most = limits::LONGEST,
@@ -457,7 +458,7 @@ pub(crate) mod tests {
         serde_json::from_value(limits).unwrap()
     }
 
-    /// `--max-inbound 4294967212` refused everybody: a sum had wrapped around.
+    /// Regression: `--max-inbound 4294967212` refused every peer, since a sum had wrapped around.
     #[test]
     fn every_number_and_duration_is_bounded() {
         let check = |limits| Config { limits, ..config(1) }.validate();
@@ -474,7 +475,7 @@ pub(crate) mod tests {
             let error = check(time(year + Duration::from_nanos(1))).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("at most"), "{error}");
         }
-        // None is left out.
+        // Every limit is covered.
         let all = serde_json::to_value(&default).unwrap();
         let grant = all["block_grant"].as_object().unwrap().len();
         let count = all.as_object().unwrap().len() - 1 + grant;

@@ -1,13 +1,13 @@
-//! Events that wait for the application: a bounded number of them.
+//! The bounded queue of events for the application.
 
 use std::collections::VecDeque;
 
 use crate::io::Event;
 
-/// Events not yet read.
+/// Unread events.
 ///
-/// Pools hold, events only tell: so the core never waits for a reader, and what is too much is
-/// counted instead of kept.
+/// The state is in the pools, events only tell of changes. So the core never waits for a reader,
+/// and surplus events are counted instead of kept.
 #[derive(Debug)]
 pub struct EventQueue {
     unread: VecDeque<Event>,
@@ -18,11 +18,12 @@ pub struct EventQueue {
 }
 
 impl EventQueue {
-    /// How many events wait by default: a few seconds of a busy pool, about 100 KiB.
+    /// The default bound: a few seconds of a busy pool, about 100 KiB.
     pub const DEFAULT_LIMIT: usize = 1024;
 
-    /// Bytes of items in unread events: as long as they are in their pool they are there only once, but an
-    /// item that has left it is kept by its event. The one that crosses this is kept too.
+    /// The bound on bytes of items in unread events. An item in its pool shares its memory with the
+    /// event; one that has left the pool is kept by the event. The item that crosses the bound is
+    /// kept too.
     pub const BYTES: usize = 1 << 20;
 
     /// A queue for at most `limit` events.
@@ -30,7 +31,7 @@ impl EventQueue {
         Self { unread: VecDeque::new(), limit, bytes: 0, lagged: 0 }
     }
 
-    /// Appends an event, or counts it if there are too many.
+    /// Appends an event, or counts it if the queue is full.
     pub fn push(&mut self, event: Event) {
         if self.lagged > 0 || self.unread.len() >= self.limit || self.bytes >= Self::BYTES {
             self.lagged += 1;
@@ -40,7 +41,7 @@ impl EventQueue {
         }
     }
 
-    /// The next event; [`Event::Lagged`] stands where some were not kept.
+    /// The next event; [`Event::Lagged`] stands where some were dropped.
     pub fn pop(&mut self) -> Option<Event> {
         if let Some(event) = self.unread.pop_front() {
             self.bytes -= bytes(&event);
@@ -81,7 +82,7 @@ mod tests {
         Event::TipChanged { block: BlockId([0; 32]), height }
     }
 
-    /// Nobody who does not read makes the node keep what has left its pools.
+    /// Unread events must not make the node keep items that have left its pools.
     #[test]
     fn bytes_of_items_are_bounded() {
         let mut queue = EventQueue::default();
@@ -109,7 +110,7 @@ mod tests {
         queue.push(event(3));
         queue.push(event(4));
         queue.push(event(5));
-        // Room again, but what comes now must not be read before the gap.
+        // There is room, but newer events must not be read before the gap.
         assert_eq!(queue.pop(), Some(event(1)));
         queue.push(event(6));
         let rest = std::iter::from_fn(|| queue.pop()).collect::<Vec<_>>();

@@ -1,9 +1,9 @@
-//! Names of things: peers, connections, channels, items, blocks.
+//! Ids of peers, connections, channels, items and blocks.
 //!
 //! # Not guaranteed
 //!
-//! That a name stands for something: an id is bytes. Who a peer is a transport has proven, what an
-//! item is the application's [`Rules`](crate::rules::Rules) say.
+//! That an id stands for something: it is bytes. The identity of a peer is proven by its transport,
+//! and that of an item is defined by the application's [`Rules`](crate::rules::Rules).
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,8 +16,8 @@ use crate::wire::{BlockHeader, ItemBody};
 /// A libp2p peer id of Ed25519 is these bytes and the key: an identity multihash of its protobuf.
 const PEER_ID_PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
 
-/// One connection. No two of a node's life share a number, so what is said about one that is
-/// gone cannot be taken for its successor.
+/// One connection. A node never uses a number twice, so a connection that is gone cannot be
+/// confused with a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConnectionId(pub u64);
 
@@ -37,11 +37,12 @@ pub struct Ticket(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PoolIndex(pub u16);
 
-/// Whose turn and balance a chain of items shares: for transfers, the sender.
+/// The account of a chain of items, which share nonces and a balance: for transfers, the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AccountId(pub [u8; 32]);
 
-/// What at most one item of a pool may have: for transfers the id, for work proofs the job.
+/// The key of an item: a pool has at most one item with it. For transfers it is the id, for work
+/// proofs the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ItemKey(pub [u8; 32]);
 
@@ -98,8 +99,8 @@ macro_rules! hex_debug {
 }
 
 impl NetworkId {
-    /// The network of a name: BLAKE3 in its key derivation mode. Who has no genesis or the like to
-    /// hash takes this.
+    /// The id of a network with a name: BLAKE3 in its key derivation mode. For applications without
+    /// a genesis or the like to hash.
     pub fn named(name: &str) -> Self {
         Self(blake3::derive_key("tidegate 1 network name", name.as_bytes()))
     }
@@ -112,7 +113,7 @@ hex_debug!(BlockHeader, BlockId, Digest, ItemBody, ItemId, NetworkId, Salt, Sign
 mod tests {
     use super::*;
 
-    /// Key and text are those of rust-libp2p's own documentation of peer ids.
+    /// The key and the text are from rust-libp2p's documentation of peer ids.
     #[test]
     fn peer_ids_are_those_of_libp2p() {
         let key = "1498b5467a63dffa2dc9d9e069caf075d16fc33fdd4c3b01bfadae6433767d93";

@@ -1,13 +1,13 @@
-//! The whole border of the core: what goes in, and what comes out.
+//! The border of the core: everything that goes in, and everything that comes out.
 //!
-//! Everything that goes in is plain data and can be written to a file; [`Input`]s and
-//! [`Command`]s in their order, with their times, are the whole run of a node.
+//! All of it is plain data and can be written to a file; the [`Input`]s and [`Command`]s in their
+//! order, with their times, are the whole run of a node.
 //!
 //! # Not guaranteed
 //!
-//! That an [`Event`] is read: nothing depends on it, and when too many wait the oldest are forgotten
-//! and counted ([`Event::Lagged`]). That a published item stays in any pool: better ones may displace
-//! it. That peers get it in the order of publication.
+//! That an [`Event`] is read: nothing depends on it, and if too many are unread the newer ones are
+//! dropped and counted ([`Event::Lagged`]). That a published item stays in any pool: better ones
+//! may evict it. That peers get items in the order of publication.
 
 use std::time::Duration;
 
@@ -27,27 +27,27 @@ mod failed;
 
 pub use failed::{DialError, SignalError};
 
-/// What the network did.
+/// What happened on the network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Input {
     /// A connection is up, and the peer has proven its identity to the transport.
     Connected(Connected),
-    /// The peer of a connection is seen at another address from now on, by the same connection.
+    /// The peer's address has changed; the connection is the same.
     Moved {
         /// Which connection.
         connection: ConnectionId,
-        /// Where the peer is seen at.
+        /// The peer's new address.
         address: Address,
     },
-    /// A dial came to nothing.
+    /// A dial failed.
     DialFailed {
-        /// Which.
+        /// Which dial.
         dial: DialId,
         /// Why.
         error: DialError,
     },
-    /// A frame arrived; those of one channel in the order they were sent.
+    /// A frame arrived. Frames of one channel arrive in the order in which they were sent.
     Frame {
         /// On which connection.
         connection: ConnectionId,
@@ -56,57 +56,58 @@ pub enum Input {
         /// The frame.
         frame: Frame,
     },
-    /// The frame given for this channel is on its way: the next may be given.
+    /// The frame given for this channel has been taken by the transport: the next may be given.
     Writable {
         /// On which connection.
         connection: ConnectionId,
         /// Which channel instance.
         channel: u32,
     },
-    /// A connection has ended. Nothing more comes of it.
+    /// A connection has ended. No more inputs follow for it.
     Closed {
         /// Which.
         connection: ConnectionId,
     },
-    /// A transport has something to say to one of its own kind that it has no connection to yet, an offer or an
-    /// answer for instance. [`Output::Signaled`] tells what became of it.
+    /// A transport wants to send something to a node that it has no connection to yet, such as an
+    /// offer or an answer, for the transport of the same kind there. [`Output::Signaled`] tells the
+    /// result.
     Signal {
         /// Its number, never used before.
         id: SignalId,
-        /// The peer that is to carry it: one that this node and the receiver are both connected to, or the
-        /// receiver.
+        /// The peer that is to carry it: the receiver itself, or a peer of both.
         via: PeerId,
-        /// Whom it is for.
+        /// The receiver.
         to: PeerId,
-        /// What to say, at most [`MAX_SIGNAL`](crate::wire::MAX_SIGNAL) bytes. The peer that carries it can
-        /// read and change it: it must be protected by what it says itself.
+        /// At most [`MAX_SIGNAL`](crate::wire::MAX_SIGNAL) bytes. The relay can read and change
+        /// them: the payload must protect itself.
         payload: Bytes,
     },
 }
 
-/// A connection that is up.
+/// A new connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Connected {
-    /// The connection, never used before.
+    /// The connection; its number has never been used before.
     pub connection: ConnectionId,
     /// The proven identity.
     pub peer: PeerId,
-    /// Who dialed.
+    /// Which side dialed.
     pub direction: Direction,
-    /// Where the peer is seen at.
+    /// The peer's address.
     pub address: Address,
-    /// For one that this node dialed from the socket of a listener: the listener, as it was given in
-    /// [`Command::Listening`]. Where the peer sees this node says something about that one.
+    /// If this node dialed from a listener's socket: the listener, as given in
+    /// [`Command::Listening`]. Where the peer sees this node then says something about that
+    /// listener.
     pub listener: Option<Address>,
-    /// What both ends derive from the session.
+    /// Derived by both ends from the session.
     pub binding: Binding,
-    /// How directly it leads to the peer: both ends must say the same.
+    /// How directly the connection leads to the peer: both ends must give the same value.
     pub path: Path,
 }
 
 impl Connected {
-    /// A direct connection, dialed from no listener's socket.
+    /// A direct connection that was not dialed from a listener's socket.
     pub fn new(
         connection: ConnectionId,
         peer: PeerId,
@@ -118,14 +119,14 @@ impl Connected {
         Self { connection, peer, direction, address, listener: None, binding, path }
     }
 
-    /// Dialed from the socket of a listener, if it was.
+    /// Sets the listener from whose socket it was dialed, if any.
     #[must_use]
     pub fn from_listener(mut self, listener: Option<Address>) -> Self {
         self.listener = listener;
         self
     }
 
-    /// With another path than a direct one.
+    /// Sets a path other than a direct one.
     #[must_use]
     pub fn by(mut self, path: Path) -> Self {
         self.path = path;
@@ -133,42 +134,42 @@ impl Connected {
     }
 }
 
-/// How directly a connection leads to its peer. Of two connections between the same two processes the one with
-/// the better path stays (specification section 5.3).
+/// How directly a connection leads to its peer. Of two connections between the same two processes,
+/// the one with the better path stays (specification section 5.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Path {
-    /// Through another peer, or a network of them: it takes of their bandwidth, and they can end it.
+    /// Through another peer, or a network of them: uses their bandwidth, and they can end it.
     Relayed,
-    /// To the peer, by a carrier made for something else, as WebRTC's data channels are.
+    /// Direct, but by a carrier made for something else, such as WebRTC's data channels.
     Adapted,
-    /// To the peer, by a carrier with a flow control of its own for each channel, as QUIC.
+    /// Direct, by a carrier with flow control for each channel, such as QUIC.
     #[default]
     Direct,
 }
 
-/// Why two nodes do not exchange a pool, or blocks.
+/// Why two nodes do not share a pool, or blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum NotShared {
-    /// The peer has none of that name, or no blocks.
+    /// The peer has no pool of that name, or no blocks.
     #[error("the peer has it not")]
     NotOffered,
-    /// None of its versions is one of this node's.
+    /// They have no version in common.
     #[error("the peer has no version of it that this node has")]
     NoCommonVersion,
-    /// The highest version that both know has other rules there: another
-    /// [`Rules::id`](crate::rules::Rules::id), or another largest item; for blocks also another largest block,
-    /// or other pools that they draw from.
+    /// Their rules for the highest common version differ: another
+    /// [`Rules::id`](crate::rules::Rules::id), or another largest item; for blocks also another
+    /// largest block, or other pools whose items blocks may contain.
     #[error(
         "the peer has other rules for it: another id of the rules, or another largest item or block"
     )]
     OtherRules,
 }
 
-/// Who dialed.
+/// Which side dialed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Direction {
     /// The peer.
@@ -184,30 +185,31 @@ impl Direction {
     }
 }
 
-/// What the application wants, or answers.
+/// What the application wants, and its answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Command {
-    /// Connect to a peer.
+    /// Dial a peer.
     Dial {
         /// Where.
         address: Address,
-        /// Who is expected there; anyone if `None`.
+        /// The expected identity; any if `None`.
         peer: Option<PeerId>,
     },
     /// End the connection to a peer.
     Disconnect {
-        /// Whom.
+        /// Which peer.
         peer: PeerId,
     },
-    /// Where this node listens, or where that can be reached, has changed.
+    /// The node's listeners, or the addresses where they can be reached, have changed.
     Listening {
-        /// What is bound. An address of any interface stands for those of all interfaces.
+        /// The bound addresses. "Any interface" stands for the addresses of all interfaces.
         listeners: Vec<Address>,
-        /// The addresses of the machine's interfaces, of which only the IP component counts. Empty where
-        /// they are not known.
+        /// The addresses of the machine's interfaces; only the IP component counts. Empty if they
+        /// are unknown.
         interfaces: Vec<Address>,
-        /// What the operator names besides, for instance a router that forwards a port.
+        /// Further addresses that the operator names, for instance of a router that forwards a
+        /// port.
         external: Vec<Address>,
     },
     /// The answer to [`Output::Sign`].
@@ -224,38 +226,38 @@ pub enum Command {
         /// The answer.
         verdict: Verdict,
     },
-    /// Puts an item of this node's own into a pool. [`Output::Published`] tells its fate.
+    /// Publishes an item in a pool. [`Output::Published`] tells its fate.
     Publish {
-        /// A number of the application's choice, for the answer.
+        /// A number that the application chooses, for the answer.
         request: u64,
-        /// Into which pool.
+        /// The pool.
         pool: PoolIndex,
         /// The item.
         body: Bytes,
         /// The verdict, which must be *accept*.
         admission: Admission,
     },
-    /// Sends a block of this node's own. Its verdict is taken to be *accept*.
-    /// [`Output::Published`] tells its fate.
+    /// Publishes a block. It counts as accepted. [`Output::Published`] tells its fate.
     PublishBlock {
-        /// A number of the application's choice, for the answer; one series with those of items.
+        /// A number that the application chooses, for the answer; blocks and items share one
+        /// series.
         request: u64,
         /// The block.
         block: Block,
     },
-    /// Moves the tip, and the pools with it.
+    /// Changes the tip, and the pools with it.
     SetTip(TipChange),
-    /// Allows a peer more on one pool.
+    /// Raises a peer's grant on one pool.
     Raise {
-        /// Whom.
+        /// Which peer.
         peer: PeerId,
-        /// On which pool.
+        /// The pool.
         pool: PoolIndex,
-        /// The new limits, none below the old.
+        /// The new grant; none of its limits may be lower than before.
         grant: Grant,
     },
-    /// An item that was published before a restart does not hold at present: it is in a block, or
-    /// stale. It is kept for as long as a re-org may bring it back.
+    /// An item published before a restart is not executable at present: it is in a block, or stale.
+    /// It is kept in the store while a re-org could bring it back.
     Retain {
         /// Its pool.
         pool: PoolIndex,
@@ -269,59 +271,60 @@ pub enum Command {
         /// What was found.
         found: Found,
     },
-    /// The answer to [`Output::Store`]: this and all before it is durable.
+    /// The answer to [`Output::Store`]: this write and all before it are durable.
     Stored {
         /// Its number.
         request: u64,
     },
-    /// Says goodbye to all and refuses everyone from now on.
+    /// Says goodbye to all peers and refuses all from now on.
     Shutdown,
 }
 
 /// The application's answer about an item, a header or a block.
 ///
-/// It is a function of that thing and the tip, never of what else has arrived: this is what makes
-/// the pools of all nodes converge.
+/// It must be a function of that thing and the tip, never of what else has arrived: that is what
+/// makes the pools of all nodes converge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Verdict {
     /// It is good.
     Accept(Admission),
-    /// It proves that whoever made or relayed it misbehaved, whatever the state.
+    /// It proves that whoever made or relayed it misbehaved, whatever the state of the chain.
     Reject,
-    /// It is of no use now: stale, too early, or it fails for a reason that depends on state.
+    /// It is of no use now: stale, too early, or failing for a reason that depends on state.
     Ignore,
 }
 
-/// What goes with *accept*. For headers and blocks the default will do.
+/// Details of *accept*. For headers and blocks the default will do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Admission {
-    /// The lowest height of a tip at which the item holds.
+    /// The lowest height of a tip at which the item is executable.
     pub from: u64,
     /// For an item in an account's chain: the account at the tip.
     pub account: Option<Account>,
 }
 
-/// A better tip, and what it changes.
+/// A better tip, and what changes with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TipChange {
-    /// The executed block that is best now.
+    /// The executed block that is the best now.
     pub block: BlockId,
-    /// Keys of items that have no place in the pools any more: they are in a block, or stale.
+    /// Keys of items that leave the pools: they are in a block, or stale.
     pub remove: Vec<(PoolIndex, ItemKey)>,
-    /// Keys of items that do not hold at this tip, and may at another: blocks that they depend on
-    /// were undone. They are kept aside for as many blocks as a re-org may undo.
+    /// Keys of items that are not executable at this tip but may be at another, since blocks that
+    /// they depend on were undone. They are shelved for as many blocks as a re-org may undo.
     pub shelve: Vec<(PoolIndex, ItemKey)>,
-    /// Keys of items that hold again, if they were kept aside. What accounts admit again is found
-    /// without that.
+    /// Keys of shelved items that are executable again. Those that an account admits again are
+    /// found without this.
     pub restore: Vec<(PoolIndex, ItemKey)>,
-    /// Items of blocks that are no longer on the best chain and hold again.
+    /// Items of blocks that are no longer on the best chain, and that are executable again.
     pub add: Vec<(PoolIndex, Bytes, Admission)>,
-    /// Accounts that are others at the new tip. Their items that do not hold any more are dropped.
+    /// Accounts that have changed with the tip. Their items that are not admissible any more are
+    /// dropped.
     pub accounts: Vec<(AccountId, Account)>,
-    /// What the application keeps of its own, together with the tip: keys and values, `None` to
-    /// remove one. Without a store it is of no use.
+    /// The application's own state, stored together with the tip: keys and values, `None` to remove
+    /// one. Ignored without a store.
     pub state: Vec<(Bytes, Option<Bytes>)>,
 }
 
@@ -360,35 +363,34 @@ pub struct BlockItem {
     pub id: ItemId,
     /// Its bytes.
     pub body: Bytes,
-    /// Whether it came from this node's pool, where it had a verdict: it need not be checked
-    /// again.
+    /// Whether it came from this node's pool, where it was accepted: it need not be checked again.
     pub known: bool,
 }
 
-/// What the driver must do now.
+/// What the driver must do next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Output {
-    /// Connect.
+    /// Dial an address.
     Dial {
-        /// The number to answer with.
+        /// The number for the answer.
         dial: DialId,
-        /// Where to.
+        /// The address.
         address: Address,
-        /// Who must answer, if that is known.
+        /// The expected identity, if known.
         peer: Option<PeerId>,
-        /// How long it may take: after that it is given up, and [`Output::Cancel`] says so.
+        /// The timeout of the dial; [`Output::Cancel`] follows when it is over.
         patience: Duration,
-        /// From a socket that nothing else leaves by, if the transport has such: to see whether strangers can
-        /// dial the peer there.
+        /// From a fresh socket, if the transport has such: to test whether strangers can dial the
+        /// peer there, no earlier packet must have left from the same port.
         fresh: bool,
     },
-    /// Give a dial up: no connection is to come of it any more, and no answer is awaited.
+    /// Cancel a dial: it must not lead to a connection any more, and needs no answer.
     Cancel {
-        /// Which.
+        /// Which dial.
         dial: DialId,
     },
-    /// Send a frame, then say [`Input::Writable`] for its channel.
+    /// Send a frame, then give [`Input::Writable`] for its channel.
     Frame {
         /// On which connection.
         connection: ConnectionId,
@@ -397,84 +399,85 @@ pub enum Output {
         /// The frame.
         frame: Frame,
     },
-    /// Read what comes on this channel instance: until now it was to be left unread.
+    /// Start reading this channel instance, which was to be left unread until now.
     Open {
         /// On which connection.
         connection: ConnectionId,
         /// Which channel instance.
         channel: u32,
     },
-    /// End a connection, after what was given for channel 0 has gone. [`Input::Closed`] follows.
+    /// Close a connection once everything given for channel 0 has been sent. [`Input::Closed`]
+    /// follows.
     Close {
         /// Which.
         connection: ConnectionId,
     },
     /// Sign with the node's key and answer with [`Command::Signature`].
     Sign {
-        /// The number to answer with.
+        /// The number for the answer.
         request: u64,
         /// What to sign.
         payload: Bytes,
     },
     /// Ask the application, and answer with [`Command::Verdict`], however late.
     Verify {
-        /// The number to answer with.
+        /// The number for the answer.
         ticket: Ticket,
-        /// What about.
+        /// The item, header or block.
         subject: Subject,
-        /// Which worker is to look at it.
+        /// The worker for it.
         lane: Lane,
     },
-    /// Look for what a peer asks for in the store, and answer with [`Command::Loaded`]. Only with
-    /// [`Config::store`](crate::Config::store).
+    /// Load something from the store that a peer requests, and answer with [`Command::Loaded`].
+    /// Only with [`Config::store`](crate::Config::store).
     Load {
-        /// The number to answer with.
+        /// The number for the answer.
         request: u64,
-        /// What to look for.
+        /// What to load.
         what: Load,
     },
-    /// Keep something, and say [`Command::Stored`] when it is durable. What was given before must
-    /// be durable then too. Only with [`Config::store`](crate::Config::store).
+    /// Store something, and give [`Command::Stored`] once it and all earlier writes are durable.
+    /// Only with [`Config::store`](crate::Config::store).
     Store {
-        /// The number to answer with, one more than the last.
+        /// The number for the answer, one more than the last.
         request: u64,
-        /// What to keep.
+        /// What to store.
         write: Write,
     },
-    /// A peer has carried something here from a transport of the same kind: see [`Input::Signal`].
+    /// A signal for a transport of this node: see [`Input::Signal`].
     Signal {
-        /// The peer that carried it, and that an answer may go by.
+        /// The peer that carried it, and that can carry an answer.
         via: PeerId,
-        /// Who gave it to that peer, as that peer says.
+        /// The sender, as the relay claims.
         from: PeerId,
         /// What was said.
         payload: Bytes,
     },
-    /// What became of a signal: the receiver's node has it, or why not.
+    /// The result of a signal: the receiver's node has it, or why not.
     Signaled {
         /// Its number.
         id: SignalId,
-        /// What became of it.
+        /// The result.
         result: Result<(), SignalError>,
     },
-    /// The fate of what was published.
+    /// The fate of a published item or block.
     Published {
         /// The application's number.
         request: u64,
-        /// What became of it.
+        /// Its fate.
         fate: Fate,
     },
     /// Something the application may want to know.
     Event(Event),
 }
 
-/// What a peer asks for that is not in memory.
+/// Something that a peer requests and that is not in memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Load {
     /// Headers of the best chain.
     Headers {
-        /// They follow the first of these blocks that is on it.
+        /// They follow the first of these blocks that is on the best chain.
         locator: Vec<BlockId>,
         /// How many at most.
         most: u32,
@@ -483,7 +486,7 @@ pub enum Load {
     Block(BlockId),
 }
 
-/// What the store has of it.
+/// What was found in the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Found {
@@ -495,11 +498,11 @@ pub enum Found {
     Block(Bytes),
 }
 
-/// What is to be kept.
+/// Something to store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Write {
-    /// An item that was published here. It is offered again after a restart.
+    /// A published item. It is published again after a restart.
     Item {
         /// Its pool.
         pool: PoolIndex,
@@ -508,19 +511,19 @@ pub enum Write {
         /// Its bytes.
         body: Bytes,
     },
-    /// An item that was published here is of no use any more: it has been in a block for so long
-    /// that no re-org can bring it back, or it was displaced.
+    /// A published item can be deleted: it has been in a block for so long that no re-org can bring
+    /// it back, or it was evicted.
     Forget {
         /// Its pool.
         pool: PoolIndex,
         /// Its id.
         id: ItemId,
     },
-    /// A block whose verdict is *accept*.
+    /// An accepted block.
     Block {
         /// Its id.
         block: BlockId,
-        /// The block it builds on.
+        /// Its parent.
         parent: BlockId,
         /// Its height.
         height: u64,
@@ -529,19 +532,19 @@ pub enum Write {
         /// Its items: the encoding of a [`BlockBody`](crate::wire::BlockBody).
         body: Bytes,
     },
-    /// The tip is another: a block that was kept before.
+    /// The tip moves to a block written earlier.
     Tip {
         /// The block.
         block: BlockId,
         /// Its height.
         height: u64,
-        /// What the application keeps with it, at once or not at all: keys and values, `None` to
-        /// remove one.
+        /// The application's own state, to be written atomically with the tip: keys and values,
+        /// `None` to remove one.
         state: Vec<(Bytes, Option<Bytes>)>,
     },
 }
 
-/// What a verdict is wanted about.
+/// The subject of a ticket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Subject {
@@ -554,52 +557,53 @@ pub enum Subject {
         /// Its bytes.
         body: Bytes,
     },
-    /// A header. Its parent's verdict was *accept*.
+    /// A header whose parent has been accepted.
     Header {
         /// The block's id.
         block: BlockId,
         /// The header.
         header: Bytes,
     },
-    /// A whole block whose header's and parent's verdicts were *accept*. The application executes
-    /// it; if it becomes the best one, [`Command::SetTip`] follows.
+    /// A complete block. Its header and its parent have been accepted. The application executes it;
+    /// if it becomes the best block, [`Command::SetTip`] follows.
     Block(Block),
 }
 
-/// Which worker answers a question (section 12): so that slow verdicts delay their own kind only.
+/// The worker for a ticket (section 12): slow verdicts only delay those of their own kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Lane {
-    /// One of [`Config::workers`](crate::Config::workers) less one that take questions of every kind, in
-    /// the order in which they are asked.
+    /// One of the [`Config::workers`](crate::Config::workers) less one that take tickets of every
+    /// kind, in the order in which they were issued.
     Shared,
-    /// The one for items of this pool.
+    /// The worker for items of this pool.
     Pool(PoolIndex),
-    /// The one for headers and blocks.
+    /// The worker for headers and blocks.
     Chain,
 }
 
-/// What became of a published item or block.
+/// The fate of a published item or block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Fate {
-    /// It is in the pool, or among the blocks, and on its way.
+    /// It is in the pool, or among the blocks, and is being sent to peers.
     Accepted,
-    /// It was there already.
+    /// It was known already.
     Known,
-    /// There are better ones, and the pool is full of them.
+    /// The pool is full of better items.
     Full {
-        /// Items must have more than this priority.
+        /// Items need a higher priority than this.
         floor: u64,
     },
-    /// An item with the same key is in the pool, and ranks higher: by its priority, or of equal ones by its id.
+    /// An item with the same key is in the pool and ranks higher: by its priority, or of equal ones
+    /// by its id.
     Outranked {
         /// Its priority.
         priority: u64,
     },
-    /// Its account does not admit it: its place in the account's chain is taken or past, or too far ahead.
+    /// Its account does not admit it: its nonce is taken, used, or too far ahead.
     NotAdmitted,
-    /// It cannot be published.
+    /// It is invalid.
     Invalid(Invalid),
 }
 
@@ -613,26 +617,26 @@ pub enum Invalid {
     /// It is larger than the pool allows.
     #[error("the item is larger than `max_item` of its pool")]
     TooLarge,
-    /// The rules do not know such bytes.
+    /// The rules cannot parse the bytes.
     #[error("the bytes are no item of this pool")]
     Malformed,
-    /// The block's header is not one by the rules, or has more than
+    /// The rules cannot parse the block's header, or it has more than
     /// [`MAX_HEADER`](crate::wire::MAX_HEADER) bytes.
     #[error("the header is none by the application's rules, or is larger than 16 KiB")]
     MalformedHeader,
-    /// The block's id is not its header's.
+    /// The block's id is not that of its header.
     #[error("the block's id is not that of its header by the application's rules")]
     OtherBlock,
-    /// The block's parent is not known here, or no genesis was given.
+    /// The block's parent is unknown, or the node has no genesis.
     #[error("the block's parent is not known: publish it first")]
     UnknownParent,
-    /// The block's items are not those that its header is about.
+    /// The block's items do not match its header.
     #[error("the items are not as many as the header says, or not those under its item root")]
     OtherItems,
     /// The block's items are too large together.
     #[error("the block's items have more bytes than `Limits::block_size`")]
     BlockTooLarge,
-    /// An item of a block is of a pool that blocks do not draw from.
+    /// An item of the block is from a pool whose items blocks may not contain.
     #[error("an item of the block is of a pool whose `PoolSpec::in_blocks` is false")]
     NotInBlocks,
     /// The block's items change too often between pools.
@@ -640,98 +644,99 @@ pub enum Invalid {
     TooManyGroups,
 }
 
-/// Something the application may want to know. Nothing depends on its being read.
+/// Something that the application may want to know. Nothing depends on its being read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Event {
     /// The first connection to a peer is up.
     PeerConnected {
-        /// Who.
+        /// The peer.
         peer: PeerId,
-        /// What it calls itself.
+        /// Its client name.
         client: String,
         /// Whether the peer dialed.
         inbound: bool,
     },
     /// The last connection to a peer is down.
     PeerDisconnected {
-        /// Who.
+        /// The peer.
         peer: PeerId,
         /// Why.
         reason: Disconnect,
     },
-    /// A peer that is connected does not exchange a pool, or blocks, with this node: what is published there
-    /// does not come to it by this connection.
+    /// A connected peer does not share a pool, or blocks, with this node: what is published there
+    /// does not reach it on this connection.
     NotShared {
-        /// Who.
+        /// The peer.
         peer: PeerId,
-        /// By which kind of channel it would be exchanged.
+        /// The kind of channel.
         kind: Kind,
-        /// The name of its instance: that of the pool, for pools.
+        /// The name of the instance: for pools, that of the pool.
         name: String,
         /// Why.
         reason: NotShared,
     },
-    /// This node refused a peer, or a peer refused this node.
+    /// This node refused a peer, or was refused by one.
     Refused {
-        /// Who.
+        /// The peer.
         peer: PeerId,
         /// Whether this node refused.
         by_us: bool,
         /// Why.
         refusal: Refusal,
     },
-    /// A dial came to nothing.
+    /// A dial failed.
     DialFailed {
-        /// Where to.
+        /// The address.
         address: Address,
         /// Why.
         error: DialError,
     },
-    /// An item is in a pool now.
+    /// An item was added to a pool.
     ItemAdded {
         /// Which pool.
         pool: PoolIndex,
         /// Its id.
         id: ItemId,
-        /// Its bytes, which it shares with the pool.
+        /// Its body, which shares memory with the pool.
         body: Bytes,
     },
-    /// An item is no longer in a pool.
+    /// An item has left a pool.
     ItemRemoved {
         /// Which pool.
         pool: PoolIndex,
         /// Its id.
         id: ItemId,
     },
-    /// The tip is another.
+    /// The tip has changed.
     TipChanged {
         /// The best executed block.
         block: BlockId,
         /// Its height.
         height: u64,
     },
-    /// The application set a tip that is no accepted block of this node: the tip stays, and the
-    /// [state](TipChange::state) that came with it is not kept. The pools are changed as it says.
+    /// The application set a tip that is not an accepted block of this node. The tip stays, and the
+    /// [state](TipChange::state) that came with it is not stored, but the pools are changed as
+    /// requested.
     UnknownTip {
         /// The block.
         block: BlockId,
     },
-    /// Peers hold tips that are too far ahead to be reached block by block: the node catches up.
+    /// Peers have tips too far ahead to fetch the blocks one by one: the node is catching up.
     SyncStarted {
         /// The height of this node's tip.
         from: u64,
-        /// The height of the best of theirs, as they say.
+        /// The height of the best tip of a peer, as it claims.
         to: u64,
     },
-    /// The node has caught up, or those who were ahead are gone.
+    /// The node has caught up, or the peers that were ahead are gone.
     SyncEnded {
         /// The height at which it began.
         from: u64,
-        /// The height at which it is.
+        /// The height reached.
         at: u64,
     },
-    /// This number of events was not read in time and is forgotten.
+    /// This number of events was dropped, since they were not read in time.
     Lagged(u64),
 }
 
@@ -745,6 +750,6 @@ pub enum Disconnect {
     Remote(Goodbye),
     /// This node said goodbye.
     Local(Goodbye),
-    /// The peer broke the rules.
+    /// The peer violated the protocol.
     Violation(Violation),
 }

@@ -1,13 +1,13 @@
 //! The root over a block's items, and proofs that an item is under it (specification section 10).
 //!
 //! The shape is that of RFC 6962 section 2.1, with BLAKE3: a leaf is hashed behind a zero byte, an
-//! inner node behind a one, and the left subtree is the largest full one. A leaf names the item's
-//! pool as well as its id, so a root settles which pool each item is of: nobody's word is needed.
-//! The root also commits to the number of items, so that a proof speaks of one index among a known number.
+//! inner node behind a one, and the left subtree is the largest full one. A leaf contains the
+//! item's pool as well as its id, so the root also proves which pool each item is of. The root
+//! commits to the number of items too, so that a proof is about one index among a known number.
 //!
 //! # Not guaranteed
 //!
-//! That ids belong to items: the root is over ids, and whoever has an item's bytes must hash them
+//! That ids belong to items: the root is over ids, and a receiver of an item's bytes must hash them
 //! itself. The proofs say that an item is in a block, never that it is in no block.
 
 use crate::id::{Digest, ItemId};
@@ -92,7 +92,7 @@ fn left_size(count: usize) -> usize {
     count.next_power_of_two() / 2
 }
 
-/// An id has 32 bytes, so what follows it is the name, whatever it is.
+/// An id has 32 bytes, so any name may follow it.
 fn leaf((pool, id): &Leaf<'_>) -> [u8; 32] {
     hash(&[&[0], &id.0, pool.as_bytes()])
 }
@@ -125,7 +125,7 @@ mod tests {
         (0..count).map(|i| (["a", "bc", ""][i % 3], id(i))).collect()
     }
 
-    /// The definition of the specification, written down as it stands there. R10.1
+    /// The definition, written as in the specification. R10.1
     fn defined(items: &[Leaf<'_>]) -> [u8; 32] {
         match items {
             [] => [0; 32],

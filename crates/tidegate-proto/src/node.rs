@@ -1,4 +1,4 @@
-//! The node: the six methods, and the routing between the border and the parts.
+//! The node: its six methods, and the dispatch between the border and the parts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -40,20 +40,21 @@ use crate::wire::{BlockBody, Frame, Goodbye};
 
 /// A node of the network, as a state machine.
 ///
-/// In come what the network did ([`Node::handle_input`]), what the application wants
-/// ([`Node::handle_command`]) and that time has passed ([`Node::handle_timeout`]). After each of
-/// them call [`Node::poll_output`] until it returns `None` and do what it says; then wait until
-/// something happens, or until [`Node::poll_timeout`].
+/// Its inputs are events of the network ([`Node::handle_input`]), commands of the application
+/// ([`Node::handle_command`]) and the passing of time ([`Node::handle_timeout`]). After each of
+/// them call [`Node::poll_output`] until it returns `None`, and do what it says; then wait for the
+/// next input, or until [`Node::poll_timeout`].
 ///
-/// Nothing is written before `poll_output` asks for it, so what is sent is what is newest then.
+/// Messages are only written when `poll_output` asks for them, so they always contain the newest
+/// state.
 pub struct Node {
     cx: Context,
 }
 
 impl Node {
-    /// A node that has just been started, at time `now`.
+    /// A node that starts at time `now`.
     ///
-    /// Two nodes with the same arguments that are given the same inputs do the same.
+    /// Two nodes with the same arguments and the same inputs do the same.
     pub fn new(
         mut config: Config,
         rules: Box<dyn Rules>,
@@ -81,7 +82,7 @@ impl Node {
         let pools = pools.collect();
         let peers = Peers::new(&config, now);
         let dialer = Dialer::new(&config, now, &rng);
-        // The book has it now.
+        // The book has taken it over.
         let book = std::mem::take(&mut config.peer_book);
         let cx = Context {
             now,
@@ -112,7 +113,7 @@ impl Node {
         Ok(node)
     }
 
-    /// The network did something.
+    /// Handles an event of the network.
     pub fn handle_input(&mut self, now: Time, input: Input) {
         self.advance(now);
         match input {
@@ -133,7 +134,7 @@ impl Node {
         self.settle();
     }
 
-    /// The application wants or answers something.
+    /// Handles a command or an answer of the application.
     pub fn handle_command(&mut self, now: Time, command: Command) {
         self.advance(now);
         let cx = &mut self.cx;
@@ -191,10 +192,10 @@ impl Node {
         self.settle();
     }
 
-    /// Time has passed. Harmless when nothing was due.
+    /// Handles timers that are due. Harmless if there are none.
     pub fn handle_timeout(&mut self, now: Time) {
         self.advance(now);
-        // Each once: what is due again at once has something to send first.
+        // Each timer once: one that is due again at once needs an output first.
         let (now, timers) = (self.cx.now, &mut self.cx.timers);
         let due = std::iter::from_fn(|| timers.pop(now)).collect::<Vec<_>>();
         for timer in due {
@@ -230,7 +231,7 @@ impl Node {
         }
     }
 
-    /// The next thing to do; `None` when all is done.
+    /// The next output; `None` if there is none for now.
     pub fn poll_output(&mut self) -> Option<Output> {
         loop {
             if let Some(output) = self.cx.outputs.pop_front() {
@@ -259,14 +260,15 @@ impl Node {
                 }
                 None => {
                     self.cx.links.clean(at);
-                    // What is due and gave nothing has its next turn behind all others.
+                    // A channel that was due but had nothing to send is polled again after all
+                    // others.
                     self.set_deadline_from(at.link, at.slot, self.cx.now + TICK);
                 }
             }
         }
     }
 
-    /// When to call [`Node::handle_timeout`], and which part of the node wants it.
+    /// When to call [`Node::handle_timeout`], and which part of the node asks for it.
     pub fn poll_timeout(&self) -> Option<(Time, &'static str)> {
         self.cx.timers.next()
     }
@@ -302,7 +304,7 @@ impl Node {
                 dialer::connected(&mut self.cx, dial, connection);
                 let dialed = self.cx.peers.dialed(dial);
                 if dialed.is_none() && !peers::may_dial(&self.cx) {
-                    // It was given up, and others have been dialed instead.
+                    // The dial had timed out, and another was started instead.
                     return self.cx.outputs.push_back(Output::Close { connection });
                 }
                 dialed
@@ -322,7 +324,7 @@ impl Node {
         let Some(link) = cx.links.get_mut(connection) else { return };
         link.heard = cx.now;
         let Some(slot) = link.slot_of(channel) else {
-            // What was on its way when the connection ended says nothing about the peer.
+            // Frames still in transit when the connection was ended are not held against the peer.
             if link.up {
                 // R5.7.7
                 cx.links.end(connection, Violation::UnknownChannel);
@@ -334,7 +336,7 @@ impl Node {
         cx.stats.frame_in(kind.name(), frame.len());
         let before = cx.stats.of(Count::Work);
         let outcome = kind.on_frame(cx, at, frame);
-        // It is the sender's doing too.
+        // A side effect of the sender's message, so its cost belongs to it too.
         sync::settle(cx);
         if outcome == Ok(false) {
             cx.charge(connection, before);
@@ -376,7 +378,7 @@ impl Node {
         question.verdict(cx, verdict);
     }
 
-    /// The current step is done: connections whose end was noted during it are ended.
+    /// Ends a step: ends the connections that were marked during it.
     fn settle(&mut self) {
         while let Some((connection, ending)) = self.cx.links.next_ending() {
             control::end(&mut self.cx, connection, ending);
@@ -392,7 +394,7 @@ impl Node {
             let blocks = !self.cx.store.is_behind(self.cx.config.limits.store_backlog);
             let (ticket, question, lane) = self.cx.tickets.next(blocks)?;
             let Some(subject) = question.subject(&mut self.cx) else {
-                // It has been settled while it waited.
+                // Settled while it was queued.
                 self.cx.tickets.answered(ticket);
                 continue;
             };
@@ -407,7 +409,7 @@ impl Node {
         self.cx.stats.frame_out(kind.name(), frame.len());
         self.set_deadline(at.link, at.slot);
         if kind != Kind::Control {
-            // A request may have left: then an answer is awaited.
+            // A request may have left, whose answer is awaited now.
             self.set_deadline(at.link, 0);
             control::drain(&mut self.cx, at.link);
             if self.cx.links.get(at.link).is_some_and(|link| link.ending().is_some()) {
@@ -417,12 +419,13 @@ impl Node {
         Output::Frame { connection: at.link, channel, frame }
     }
 
-    /// Sets the timer of a channel. What is due already waits for the channel, not for the time.
+    /// Sets the timer of a channel. If its deadline has passed, it waits for being polled, not for
+    /// a timer.
     fn set_deadline(&mut self, link: ConnectionId, slot: usize) {
         self.set_deadline_from(link, slot, self.cx.now);
     }
 
-    /// The same, and it is not due before that time.
+    /// The same, but not before `earliest`.
     fn set_deadline_from(&mut self, link: ConnectionId, slot: usize, earliest: Time) {
         let Some(connection) = self.cx.links.get(link) else { return };
         let Some((kind, index)) = connection.slots.get(slot).map(|s| (s.kind, s.index)) else {
@@ -458,14 +461,14 @@ impl Node {
     }
 }
 
-/// How soon a channel is asked again that was due and had nothing to send: without a pause it could be
-/// asked for ever, within one step.
+/// The pause before a channel is polled again that was due but had nothing to send: without one, a
+/// step could poll it for ever.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Connections that are remembered as the first to make after a restart, as in Bitcoin Core.
+/// The number of anchors, as in Bitcoin Core.
 const ANCHORS: usize = 2;
 
-/// The chain that the store has, if each header is the child of the one before.
+/// The chain in the store, if each header is the child of the one before.
 fn chain(config: &Config, rules: &dyn Rules) -> Result<Vec<(HeaderFacts, Bytes)>, ConfigError> {
     let facts = |header: &Bytes| rules.header(header).map(|facts| (facts, header.clone()));
     let chain = config.chain.iter().map(facts).collect::<Option<Vec<_>>>();
@@ -484,14 +487,14 @@ fn links_of(cx: &Context, peer: &PeerId) -> Vec<ConnectionId> {
     cx.links.iter().filter(|(_, link)| link.peer == *peer).map(|(id, _)| id).collect()
 }
 
-/// What can be read of a node, at any time.
+/// Read access, at any time.
 impl Node {
-    /// What it was set up with.
+    /// The configuration.
     pub fn config(&self) -> &Config {
         &self.cx.config
     }
 
-    /// The id of an item, by the application's rules; of one of an unknown pool too.
+    /// The id of an item by the application's rules, also for an unknown pool.
     pub fn item_id(&self, pool: PoolIndex, body: &[u8]) -> ItemId {
         let pool = self.cx.pools.get(pool.0 as usize).map_or("", |pool| &pool.spec.name);
         self.cx.rules.item_id(pool, body)
@@ -522,15 +525,15 @@ impl Node {
         self.cx.pools.get(pool.0 as usize)?.content().body(id)
     }
 
-    /// Connected peers that have an item of a pool, as far as they have said so: they took it from this node,
-    /// or offered it. `None` if it is not in the pool.
+    /// Connected peers that are known to have an item of a pool: they took it from this node, or
+    /// offered it. `None` if it is not in the pool.
     pub fn holders(&self, pool: PoolIndex, id: &ItemId) -> Option<Vec<PeerId>> {
         let links = self.cx.pools.get(pool.0 as usize)?.holders(id)?;
         Some(links.filter_map(|link| Some(self.cx.links.get(link)?.peer)).collect())
     }
 
-    /// Items that were published here, that the pools hold, and that fewer than `peers` connected peers have;
-    /// than all of them where fewer share the pool, but one.
+    /// Published items in the pools that fewer than `peers` connected peers have. If fewer peers
+    /// share the pool, all of them count as enough; one is the least.
     pub fn unspread(&self, peers: usize) -> impl Iterator<Item = ItemId> {
         self.cx.pools.iter().flat_map(move |pool| pool.unspread(peers))
     }
@@ -540,12 +543,12 @@ impl Node {
         self.cx.pools.get(pool.0 as usize).into_iter().flat_map(Pool::ids)
     }
 
-    /// What is known of peers, to be kept over a restart.
+    /// The address book, to be saved over a restart.
     pub fn peer_book(&self) -> PeerBook {
         let cx = &self.cx;
         let dialed = cx.links.iter().filter(|(_, link)| link.up && !link.direction.is_inbound());
         let mut chosen = dialed.filter(|(id, _)| !cx.dialer.is_feeler(*id)).collect::<Vec<_>>();
-        // Who has been there for longest will most likely be there again.
+        // Peers that have been up for long are the most likely to be up again.
         chosen.sort_by_key(|(id, link)| (link.since, *id));
         let anchors = chosen.iter().take(ANCHORS).map(|(_, link)| link.peer).collect();
         let mut saved = cx.book.saved(&anchors);
@@ -553,13 +556,13 @@ impl Node {
         saved
     }
 
-    /// A number that changes when the peer book does.
+    /// Changes whenever the address book does.
     pub fn peer_book_revision(&self) -> u64 {
         let cx = &self.cx;
         cx.book.revision() + cx.stats.of(Count::Connections) + cx.peers.banned_so_far
     }
 
-    /// Peers that are refused because they broke the rules.
+    /// Banned peers.
     pub fn banned_peers(&self) -> Vec<BannedPeer> {
         self.cx.peers.banned_peers(self.cx.now)
     }
@@ -574,21 +577,21 @@ impl Node {
         block::at_height(&self.cx, height)
     }
 
-    /// The items of a block as they were kept ([`crate::io::Write::Block`]); `None` if they are of no pool of this
-    /// node.
+    /// Decodes the items of a stored block ([`crate::io::Write::Block`]); `None` if a pool is
+    /// unknown to this node.
     pub fn items_of(&self, body: Bytes) -> Option<Vec<BlockItem>> {
         let body = Frame::from(body).decode::<BlockBody>().ok()?;
         let pool = |name: &str| pool::named(&self.cx.pools, name);
         BlockItem::all_of(body, &*self.cx.rules, pool, true)
     }
 
-    /// Of which kind a channel instance of a connection is; `None` if it is not open.
+    /// The kind of a channel instance; `None` if it is not open.
     pub fn kind_of(&self, connection: ConnectionId, channel: u32) -> Option<Kind> {
         let link = self.cx.links.get(connection)?;
         Some(link.slots[link.slot_of(channel)?].kind)
     }
 
-    /// Everything at a glance.
+    /// The node's status.
     pub fn status(&self) -> Status {
         let cx = &self.cx;
         let permits = |pool: &Pool, link| {
@@ -630,11 +633,11 @@ impl Node {
     }
 }
 
-/// A node at a glance.
+/// The status of a node.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Status {
-    /// Peers that are connected.
+    /// Connected peers.
     pub peers: Vec<PeerStatus>,
     /// Pools by name.
     pub pools: BTreeMap<String, PoolStatus>,
@@ -642,64 +645,65 @@ pub struct Status {
     pub height: u64,
     /// Its id.
     pub tip: Option<String>,
-    /// Questions to the application that are not answered.
+    /// Tickets without a verdict.
     pub tickets: usize,
-    /// Blocks that are kept.
+    /// Blocks in memory.
     pub blocks_kept: usize,
     /// Bytes of their items.
     pub block_bytes: usize,
-    /// Bytes of items that were asked for and have no verdict yet.
+    /// Bytes of requested items without a verdict.
     pub fetch_bytes: u32,
-    /// Peers that are refused for a violation.
+    /// How many peers are banned.
     pub bans: usize,
-    /// Bytes that are not durable yet.
+    /// Bytes written but not durable yet.
     pub store_backlog: usize,
-    /// Peers in the book.
+    /// Peers in the address book.
     pub known_peers: usize,
-    /// Those of them that this node has met.
+    /// Those that this node has met.
     pub met_peers: usize,
-    /// Addresses of this node, those first that others should try first, and who is told of them.
+    /// Addresses of this node, in the order in which others should try them, and who is told about
+    /// each.
     pub addresses: Vec<OwnAddress>,
 }
 
-/// A connected peer at a glance.
+/// The status of a connected peer.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PeerStatus {
-    /// Who.
+    /// Its id.
     pub peer: String,
-    /// What it calls itself.
+    /// Its client name.
     pub client: String,
     /// Whether it dialed.
     pub inbound: bool,
     /// How directly the connection leads to it.
     pub path: Path,
-    /// For how long.
+    /// How long it has been connected.
     pub connected_for: Duration,
-    /// How long a round trip takes, if one was measured.
+    /// The measured round trip, if any.
     pub round_trip: Option<Duration>,
-    /// Height of its executed tip, as it says.
+    /// Height of its executed tip, as it claims.
     pub height: u64,
     /// Channel instances and their versions.
     pub channels: Vec<(u32, u32)>,
     /// Permits by pool.
     pub permits: BTreeMap<String, Permits>,
-    /// What it does not exchange with this node: the kind of channel, the name of its instance (as that of a
-    /// pool), and why.
+    /// What it does not share with this node: the kind of channel, the name of its instance (for
+    /// pools, that of the pool), and why.
     pub not_shared: Vec<(Kind, String, NotShared)>,
 }
 
-/// Permits between this node and a peer.
+/// Permits outstanding between this node and a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Permits {
-    /// Those that the peer has spent here and not got back.
+    /// Those that the peer has spent here.
     pub given: usize,
-    /// Those that this node has spent at the peer and not got back.
+    /// Those that this node has spent at the peer.
     pub spent: usize,
 }
 
-/// A pool at a glance.
+/// The status of a pool.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PoolStatus {
@@ -707,9 +711,9 @@ pub struct PoolStatus {
     pub items: usize,
     /// Their bytes.
     pub bytes: usize,
-    /// Permits that peers have spent here and not got back.
+    /// Permits that peers have spent here and that are outstanding.
     pub given: usize,
-    /// Permits that this node has spent at peers and not got back.
+    /// Permits that this node has spent at peers and that are outstanding.
     pub spent: usize,
 }
 

@@ -1,8 +1,9 @@
-//! Body, announcement or nothing: what a link gets of a new entry (specification section 7.4).
+//! Decides whether a link gets the body of a new entry, an announcement, or nothing (specification
+//! section 7.4).
 //!
-//! This is the one place that decides it, for pools and for blocks. Today every link is told of
-//! everything, and small bodies ride along; learned push will decide by the reports that come
-//! back with the permits.
+//! This is the only place that decides it, for pools and for blocks. Today every link gets every
+//! entry, and small bodies are pushed; learned push will decide by the reports that come back with
+//! the permits.
 
 /// What to send on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,13 +16,13 @@ pub(crate) enum Delivery {
 /// What the decision depends on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate {
-    /// The link announced the entry, or it came from there.
+    /// The peer announced the entry or sent it.
     pub(crate) has_it: bool,
     /// The entry is older than the link: its peer probably has it.
     pub(crate) old: bool,
-    /// The body is small enough to ride along.
+    /// The body is small enough to be pushed.
     pub(crate) small: bool,
-    /// There is a permit for the body.
+    /// A body permit is available.
     pub(crate) body_permit: bool,
 }
 

@@ -1,13 +1,13 @@
 //! What the core must know of the application, as pure functions.
 //!
-//! Everything here is a function of its arguments alone, so that a run can be replayed without
-//! the application. What depends on state is asked by ticket and answered by verdict instead.
+//! All of them depend on their arguments alone, so that a run can be replayed without the
+//! application. Questions that depend on state are asked by ticket and answered by verdict instead.
 //!
 //! # Not guaranteed
 //!
-//! That the rules of two nodes agree: nodes compare only [`Rules::id`], the pool's name, its version
-//! and its largest item. Rules that are not pure break replays and the convergence of pools, and
-//! nothing notices.
+//! That the rules of two nodes agree: nodes compare only [`Rules::id`], the pool's name, its
+//! version and its largest item. Rules that are not pure break replays and the convergence of
+//! pools, and nothing notices.
 
 use std::cmp::Ordering;
 
@@ -22,24 +22,23 @@ pub trait Rules: MaybeSend {
     /// can only be replayed with the rules that it was made with.
     fn id(&self) -> &str;
 
-    /// The id of an item of a pool: a hash of its bytes, BLAKE3 if nothing else is said.
+    /// The id of an item of a pool: a hash of its bytes, BLAKE3 by default.
     fn item_id(&self, pool: &str, body: &[u8]) -> ItemId {
         let _ = pool;
         ItemId(*blake3::hash(body).as_bytes())
     }
 
-    /// What the pool needs to know of an item; `None` if the bytes are no item.
+    /// The facts of an item; `None` if the bytes are not an item.
     fn item(&self, pool: &str, body: &[u8]) -> Option<ItemFacts>;
 
-    /// What the core needs to know of a header; `None` if the bytes are no header, as without
-    /// blocks.
+    /// The facts of a header; `None` if the bytes are not a header. By default there are no blocks.
     fn header(&self, header: &[u8]) -> Option<HeaderFacts> {
         let _ = header;
         None
     }
 
-    /// Fork choice: which of two headers whose verdicts were *accept* is better. The higher one, if
-    /// nothing else is said, and then the one with the higher id.
+    /// Fork choice: compares two accepted headers. By default the higher one is better, then the
+    /// one with the higher id.
     fn compare(&self, a: &HeaderFacts, b: &HeaderFacts) -> Ordering {
         (a.height, a.block).cmp(&(b.height, b.block))
     }
@@ -85,17 +84,17 @@ pub struct ItemFacts {
 pub struct ChainLink {
     /// The account.
     pub account: AccountId,
-    /// Items of an account are executable one after the other, without a gap.
+    /// Items of an account are executable in the order of their nonces, without a gap.
     pub nonce: u64,
     /// What executing the item takes from the account's balance.
     pub cost: u64,
 }
 
-/// What an account's chain may be like, at the tip. An item that does not fit is not in the pool:
-/// nodes with the same tip must agree on that, whatever they held before.
+/// The limits on an account's chain, at the tip. An item that does not fit is not in the pool:
+/// nodes with the same tip must agree on that, whatever they had before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
-    /// The nonce of the next executable item. What is below it is stale.
+    /// The nonce of the next executable item. Lower ones are stale.
     pub next: u64,
     /// Nonces from this one on are too far ahead.
     pub until: u64,
@@ -104,7 +103,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Whether an item of the account holds for itself alone.
+    /// Whether an item of the account is admissible, by itself.
     pub fn admits(&self, link: &ChainLink) -> bool {
         (self.next..self.until).contains(&link.nonce) && link.cost <= self.balance
     }

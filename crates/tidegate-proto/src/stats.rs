@@ -2,8 +2,8 @@
 //!
 //! # Not guaranteed
 //!
-//! That counters survive a restart, or that two of them were read at the same moment of a peer's
-//! life: they are those of one node at one step.
+//! That counters survive a restart, or that counters of two nodes were read at the same moment:
+//! they are those of one node at one step.
 
 use std::collections::BTreeMap;
 
@@ -14,27 +14,27 @@ use crate::wire::{RefusalKind, Report};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Count {
-    /// Connections that came up.
+    /// Connections that were established.
     Connections,
     /// Verdicts that were given.
     Verdicts,
-    /// Verdicts that came after the time for them.
+    /// Verdicts that came after their timeout.
     LateVerdicts,
-    /// Blocks that were put together from a compact block.
+    /// Blocks reconstructed from a compact block.
     CompactBlocks,
-    /// Blocks that were fetched whole, to catch up.
+    /// Blocks fetched whole, to catch up.
     FetchedBlocks,
     /// Items of those blocks.
     BlockItems,
     /// Items of those blocks that were not in the pools.
     BlockItemsLacked,
-    /// Bytes of what came from peers and was new here: accepted items, items of blocks that were
-    /// not in the pools, headers of those blocks. What is received beyond them is the price.
+    /// Received bytes that were new here: accepted items, items of blocks that the pools lacked,
+    /// and headers of those blocks. The rest of the received bytes is overhead.
     UsefulBytes,
-    /// Steps over what peers can pile up, such as waiting headers and peers to look at: what messages
-    /// cost in time, counted.
+    /// Steps of work over things that peers can pile up, such as orphan headers and peers to choose
+    /// from: a count that stands for time.
     Work,
-    /// Tips that the application set and this node does not know.
+    /// Tips set by the application that this node does not know.
     UnknownTips,
     /// Messages that could not be encoded: a bug of this node.
     Internal,
@@ -44,11 +44,11 @@ pub enum Count {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Frames {
-    /// Frames that came in.
+    /// Frames received.
     pub received: u64,
     /// Their bytes.
     pub received_bytes: u64,
-    /// Frames that went out.
+    /// Frames sent.
     pub sent: u64,
     /// Their bytes.
     pub sent_bytes: u64,
@@ -65,7 +65,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// How often, or how much.
+    /// The value of a counter.
     pub fn of(&self, count: Count) -> u64 {
         self.counts.get(&count).copied().unwrap_or(0)
     }
@@ -75,17 +75,17 @@ impl Stats {
         self.frames.iter().map(|(channel, frames)| (*channel, *frames))
     }
 
-    /// Reports that this node gave.
+    /// Reports that this node has sent.
     pub fn reports(&self, report: Report) -> u64 {
         self.reports[report as usize]
     }
 
-    /// Connections that this node (or, if not `by_us`, a peer of this node) refused.
+    /// Connections refused by this node (or, if not `by_us`, by its peers).
     pub fn refused(&self, by_us: bool, kind: RefusalKind) -> u64 {
         self.refused.get(&(by_us, kind as u32)).copied().unwrap_or(0)
     }
 
-    /// Violations by peers, those that happened.
+    /// Violations by peers; only kinds that have occurred.
     pub fn violations(&self) -> impl Iterator<Item = (Violation, u64)> {
         self.violations.iter().map(|(violation, count)| (*violation, *count))
     }
@@ -102,7 +102,7 @@ impl Stats {
         frames.sent_bytes += bytes as u64;
     }
 
-    /// Counts steps over what peers can pile up: what a message costs in time.
+    /// Counts steps of work over things that peers can pile up.
     pub(crate) fn worked(&mut self, steps: u64) {
         self.add(Count::Work, steps);
     }

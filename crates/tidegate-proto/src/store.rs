@@ -1,8 +1,8 @@
 //! What must be durable before it is reported (specification section 17).
 //!
-//! What the core gives out to be kept is numbered, and the driver says up to which number it is
-//! durable. A report waits for that: the fate of what was published here, and a new tip. What
-//! goes to peers does not wait: no peer relies on what this node will remember.
+//! Writes are numbered, and the driver says up to which number they are durable. Two reports wait
+//! for that: the fate of what was published here, and a new tip. Messages to peers do not wait: no
+//! peer relies on what this node remembers.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -16,23 +16,23 @@ use crate::pool::Pool;
 use crate::rules::HeaderFacts;
 use crate::stats::Count;
 
-/// What is on its way to the store.
+/// Writes that are not durable yet, and what waits for them.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     next: u64,
     pending: VecDeque<Pending>,
     bytes: usize,
-    /// The tip that was reported.
+    /// The last tip that was reported.
     tip: Option<HeaderFacts>,
-    /// Items that were published here and are in the store.
+    /// Published items in the store.
     own: BTreeMap<(PoolIndex, ItemId), Own>,
 }
 
 #[derive(Debug, Default)]
 struct Own {
-    /// Its key, as far as it has been in its pool since the start.
+    /// Its key, if it has been in its pool since the start.
     key: Option<ItemKey>,
-    /// The height of the tip when it left its pool.
+    /// The tip's height when it left its pool.
     left: Option<u64>,
 }
 
@@ -43,7 +43,7 @@ struct Pending {
     report: Option<Report>,
 }
 
-/// What waits until something is durable.
+/// A report that waits for a write.
 #[derive(Debug)]
 enum Report {
     Fate(u64, Fate),
@@ -55,17 +55,17 @@ impl Store {
         Self { tip, ..Self::default() }
     }
 
-    /// The tip as it was reported.
+    /// The last reported tip.
     pub(crate) fn tip(&self) -> Option<&HeaderFacts> {
         self.tip.as_ref()
     }
 
-    /// Bytes that are not durable yet.
+    /// Bytes written but not durable yet.
     pub(crate) fn backlog(&self) -> usize {
         self.bytes
     }
 
-    /// Whether more than `limit` bytes are on their way, so that blocks must wait.
+    /// Whether more than `limit` bytes are not durable yet, so that blocks must wait.
     pub(crate) fn is_behind(&self, limit: u32) -> bool {
         self.bytes > limit as usize
     }
@@ -89,7 +89,7 @@ fn tell(cx: &mut Context, report: Report) {
     }
 }
 
-/// An item was published here: tells its fate, if it is in the pool when it is durable. R17.1
+/// An item was published: reports its fate, once it is durable if it is in the pool. R17.1
 pub(crate) fn published(
     cx: &mut Context,
     request: u64,
@@ -109,7 +109,7 @@ pub(crate) fn published(
     }
 }
 
-/// A block of this node's own was published, and has been given to the store.
+/// A block was published and written.
 pub(crate) fn published_block(cx: &mut Context, request: u64, fate: Fate) {
     let report = Report::Fate(request, fate);
     match cx.store.pending.back_mut() {
@@ -118,7 +118,7 @@ pub(crate) fn published_block(cx: &mut Context, request: u64, fate: Fate) {
     }
 }
 
-/// A block is good.
+/// Writes an accepted block.
 pub(crate) fn block(cx: &mut Context, facts: &HeaderFacts, block: &Block) {
     if !cx.config.store {
         return;
@@ -131,7 +131,7 @@ pub(crate) fn block(cx: &mut Context, facts: &HeaderFacts, block: &Block) {
     write(cx, Write::Block { block: id, parent, height, header, body }, bytes, None);
 }
 
-/// The tip has moved: tells of it when it is durable, with what the application keeps. R17.2
+/// The tip has changed: writes it with the application's state, and reports it once durable. R17.2
 pub(crate) fn tip(cx: &mut Context, facts: HeaderFacts, state: Vec<(Bytes, Option<Bytes>)>) {
     let report = Report::Tip(facts);
     if !cx.config.store {
@@ -141,7 +141,7 @@ pub(crate) fn tip(cx: &mut Context, facts: HeaderFacts, state: Vec<(Bytes, Optio
     let bytes = state.iter().map(|(key, value)| key.len() + length(value)).sum();
     let HeaderFacts { block, height, .. } = facts;
     write(cx, Write::Tip { block, height, state }, bytes, Some(report));
-    // What left its pool so long ago can come back by no re-org.
+    // No re-org can bring back an item that left its pool this long ago.
     let Some(lowest) = height.checked_sub(u64::from(cx.config.limits.blocks_kept)) else { return };
     let old = cx.store.own.iter().filter(|(_, own)| own.left.is_some_and(|left| left < lowest));
     for (pool, id) in old.map(|(item, _)| *item).collect::<Vec<_>>() {
@@ -150,8 +150,8 @@ pub(crate) fn tip(cx: &mut Context, facts: HeaderFacts, state: Vec<(Bytes, Optio
     }
 }
 
-/// An item that was published before a restart does not hold at present: it may be in a block that
-/// a re-org takes back.
+/// An item published before a restart is not executable at present: a re-org may undo the block
+/// that it is in.
 pub(crate) fn retain(cx: &mut Context, pool: PoolIndex, id: ItemId) {
     if cx.config.store {
         let height = cx.tip.held().map_or(0, |tip| tip.height);
@@ -159,8 +159,8 @@ pub(crate) fn retain(cx: &mut Context, pool: PoolIndex, id: ItemId) {
     }
 }
 
-/// An item is in a pool now, or no longer: one that was published here is kept for as long as it
-/// may come back.
+/// An item was added to a pool or removed. A published one is kept in the store while it may come
+/// back.
 pub(crate) fn moved(cx: &mut Context, pool: PoolIndex, id: ItemId, gone: bool) {
     let height = cx.tip.held().map_or(0, |tip| tip.height);
     let content = cx.pools.get(usize::from(pool.0)).map(Pool::content);
@@ -168,16 +168,17 @@ pub(crate) fn moved(cx: &mut Context, pool: PoolIndex, id: ItemId, gone: bool) {
     own.left = gone.then_some(height);
     let key = own.key.or_else(|| Some(content?.item(&id)?.facts.key));
     own.key = key;
-    // Another took its place: after a restart that one might not be there to keep it out.
+    // A rival replaced it. It is deleted, since after a restart the rival might not be there to
+    // keep it out.
     let rival = key.and_then(|key| content.and_then(|content| content.rival(&key, &id)));
-    // Without blocks nothing brings it back.
+    // Without blocks there are no re-orgs to bring it back.
     if gone && (rival.is_some() || cx.config.genesis.is_none()) {
         cx.store.own.remove(&(pool, id));
         write(cx, Write::Forget { pool, id }, 0, None);
     }
 }
 
-/// This and all before it is durable.
+/// This write and all before it are durable.
 pub(crate) fn stored(cx: &mut Context, request: u64) {
     while let Some(done) = cx.store.pending.pop_front_if(|pending| pending.request <= request) {
         cx.store.bytes -= done.bytes;

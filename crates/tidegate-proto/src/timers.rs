@@ -1,4 +1,4 @@
-//! When the node must be called again, and why.
+//! The node's timers: when it must be called again, and why.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,22 +6,22 @@ use crate::channel::Kind;
 use crate::id::{ConnectionId, Ticket};
 use crate::time::Time;
 
-/// What a timer is for. There is one of each.
+/// What a timer is for. Each is set at most once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
-    /// A channel of a connection has something to do.
+    /// A deadline of a channel on one connection.
     Channel { link: ConnectionId, slot: usize },
-    /// A channel has something to do on whatever connection: of which kind, and its index.
+    /// A deadline of a channel that concerns all connections: its kind and index.
     Kind(Kind, usize),
-    /// A verdict is overdue.
+    /// The timeout of a verdict.
     Ticket(Ticket),
-    /// A peer is to be dialed.
+    /// The next dial is due.
     Dialer,
-    /// A dial has taken too long.
+    /// The timeout of a dial.
     Dials,
-    /// An address of this node's has not been seen for long, or somebody is to be asked about one.
+    /// An address of this node expires, or a peer should be asked about one.
     Addresses,
-    /// Links that have rested for long enough.
+    /// The rest of a link is over.
     Rested,
 }
 
@@ -66,8 +66,8 @@ impl Timers {
         }
     }
 
-    /// Sets a timer, or moves it forward. One that is set to an earlier time stays: when it fires
-    /// there is nothing to do yet, and it is set again. So a deadline that every frame postpones
+    /// Sets a timer, or moves it forward. A timer that is set to an earlier time stays: when it
+    /// fires nothing is due yet, and it is set again. So a deadline that every frame postpones
     /// costs nothing.
     pub(crate) fn set_at_most(&mut self, timer: Timer, at: Option<Time>) {
         let earlier = self.set.get(&timer).is_some_and(|set| at.is_some_and(|at| *set <= at));
@@ -76,7 +76,7 @@ impl Timers {
         }
     }
 
-    /// The next timer that is due; it is cleared.
+    /// Removes and returns the next timer that is due.
     pub(crate) fn pop(&mut self, now: Time) -> Option<Timer> {
         let &(at, timer) = self.queue.first()?;
         if at > now {

@@ -1,4 +1,4 @@
-//! The tip: which block is best, and what each peer says it holds (specification section 8).
+//! The tip: which block is best, and which tip each peer announces (specification section 8).
 //!
 //! ```text
 //! A → B   Header      the best header whose verdict was accept; one permit
@@ -6,7 +6,7 @@
 //! B → A   Return      the next one may come
 //! ```
 //!
-//! Both are made when the link can take them, so what is superseded is never sent.
+//! Both messages are made when the link can take them, so superseded tips are never sent.
 
 use std::collections::BTreeMap;
 
@@ -24,11 +24,11 @@ use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::{Held, MAX_HEADER, Offer, TipMessage, TipSlot};
 
-/// The tip of this node, and what the links know of it.
+/// This node's tip, and what it has announced on each link.
 #[derive(Debug, Default)]
 pub(crate) struct Tip {
     held: Option<HeaderFacts>,
-    /// The best header whose verdict was *accept*; its block may be on its way.
+    /// The best accepted header; its block may still be missing.
     best: Option<(HeaderFacts, Bytes)>,
     links: BTreeMap<ConnectionId, TipLink>,
 }
@@ -36,10 +36,10 @@ pub(crate) struct Tip {
 #[derive(Debug)]
 struct TipLink {
     at: Instance,
-    /// What was announced last, and whether its permit is back.
+    /// The last announcement, and whether its permit is back.
     header: Announced,
     held: Announced,
-    /// What the peer announced last, and when its permit goes back.
+    /// The peer's last header and held tip, and when their permits go back.
     from_peer: [Incoming; 2],
 }
 
@@ -53,12 +53,12 @@ struct Announced {
 #[derive(Debug, Default)]
 struct Incoming {
     out: bool,
-    /// The header that it is for, while that waits for its verdict: the peer may send others that
-    /// this node asks for.
+    /// The header, while it waits for its verdict; the peer may meanwhile send others that this
+    /// node requested.
     header: Option<BlockId>,
-    /// It has been processed: it goes back at that time.
+    /// It has been processed: the permit goes back at that time.
     back_at: Option<Time>,
-    /// When the last one went back.
+    /// When the permit last went back.
     last: Option<Time>,
 }
 
@@ -85,7 +85,7 @@ pub(crate) fn set_held(cx: &mut Context, facts: HeaderFacts) {
     wake_all(cx);
 }
 
-/// There is a better header, or the best one is not good any more.
+/// There is a better header, or the best one turned out bad.
 pub(crate) fn set_best(cx: &mut Context, facts: HeaderFacts, header: Bytes) {
     cx.tip.best = Some((facts, header));
     wake_all(cx);
@@ -104,8 +104,7 @@ pub(crate) fn header_waits(cx: &mut Context, link: ConnectionId, block: BlockId)
     }
 }
 
-/// A header has its verdict, or needs none: if it is the one that a peer announced, its permit goes
-/// back. R8.4
+/// A header has its verdict, or needs none. If a peer announced it, the permit goes back. R8.4
 pub(crate) fn header_done(cx: &mut Context, link: ConnectionId, block: &BlockId) {
     let waits = cx.tip.links.get(&link).and_then(|l| l.from_peer[TipSlot::Header as usize].header);
     if waits.is_none_or(|waits| waits == *block) {
@@ -123,7 +122,7 @@ fn done(cx: &mut Context, link: ConnectionId, slot: TipSlot) {
     }
 }
 
-/// The channel of tips.
+/// The tip channel.
 pub(crate) struct Channel;
 
 impl ChannelTrait for Channel {
@@ -172,7 +171,7 @@ impl ChannelTrait for Channel {
             TipMessage::Held(held) => {
                 spend(&mut link.from_peer[TipSlot::Held as usize])?;
                 let connection = cx.links.get_mut(at.link).ok_or(Violation::UnknownChannel)?;
-                // It costs work: not for what is known.
+                // Costs work, so only if it has changed.
                 if connection.held.as_ref() != Some(&held) {
                     connection.held = Some(held.clone());
                     pool::peer_tip_changed(cx, at.link);

@@ -1,4 +1,4 @@
-//! What bounds a node, each bound with its default and the least with which a node still works.
+//! The limits of a node, each with its default and the lowest value that works.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use super::ConfigError;
 use super::worst_case::{HEADER, STRANGER_WINDOW};
 use crate::wire::{Grant, MAX_HEADER};
 
-/// The shortest time of any limit: what happens more often has no time to happen.
+/// The lowest value of any duration.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// What a peer may have outstanding on a pool by default: 32 small bodies in a round trip and a
-/// verdict, which is about 500 a second at 60 ms and from each peer; and a batch of announcements.
+/// A peer's default grant on a pool: 32 small bodies in a round trip and a verdict, which is about
+/// 500 a second at 60 ms from each peer; and a batch of announcements.
 pub const POOL_GRANT: Grant = Grant {
     announcements: 96,
     bodies: 32,
@@ -21,126 +21,127 @@ pub const POOL_GRANT: Grant = Grant {
     fetch_bytes: 256 << 10,
 };
 
-/// What a peer may have outstanding on the channel of peers: one question.
+/// A peer's grant on the peers channel: one question.
 pub const PEERS_GRANT: Grant =
     Grant { announcements: 0, bodies: 0, body_bytes: 0, requests: 1, fetch_bytes: 0 };
 
-/// Every limit on what peers can make a node cost. [`Config::worst_case_bytes`](super::Config::worst_case_bytes) adds them up.
+/// Every limit on what peers can make a node cost.
+/// [`Config::worst_case_bytes`](super::Config::worst_case_bytes) adds them up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Connections that peers dialed. 80 of 100 in all: most nodes of a network cannot be dialed.
+    /// Inbound connections. 80 of 100 in all, since most nodes of a network cannot be dialed.
     pub max_inbound: u32,
-    /// Connections that this node dialed.
+    /// Outbound connections.
     pub max_outbound: u32,
-    /// Connections whose hello is not finished; the next is told to come back. 64 frames of
-    /// 64 KiB are 4 MiB.
+    /// Connections in the hello; further ones are refused as busy. 64 frames of 64 KiB are 4 MiB.
     pub handshakes: u32,
-    /// How long a dial may take before it counts as failed: a lost packet or two at any distance.
+    /// Timeout of a dial: allows for a lost packet or two at any distance.
     pub dial_timeout: Duration,
-    /// The same for an address that it takes long to get to: Tor builds a circuit in up to a minute, and a
-    /// search for a way between two routers (ICE) takes half of that.
+    /// Timeout of a dial to an address that is slow to reach: Tor builds a circuit in up to a
+    /// minute, and ICE looks for a path between two routers for up to half of that.
     pub dial_timeout_slow: Duration,
-    /// The time between a failed dial and the next; it doubles with each failure.
+    /// The wait before a failed dial is tried again; it doubles with each failure.
     pub redial_first: Duration,
-    /// The longest such time: with a dial's time-out a peer that is back is found within ten
+    /// The longest such wait: with the dial's timeout, a peer that is back is found within ten
     /// seconds.
     pub redial_most: Duration,
-    /// The time between two dials over the book while peers are missing.
+    /// The interval between dials to peers of the book while connections are missing.
     pub dial_interval: Duration,
-    /// How often a peer of the book is dialed only to see whether it is there (a feeler). Bitcoin Core's
-    /// two minutes: it is what makes filling a book with inventions slow.
+    /// The interval between feelers. Bitcoin Core's two minutes: testing peers before they count is
+    /// what makes it slow to fill a book with invented ones.
     pub feeler_interval: Duration,
-    /// Buckets of 16 peers that others told of.
+    /// Buckets of 16 peers known by hearsay.
     pub book_new_buckets: u32,
     /// Buckets of 8 peers that this node has met.
     pub book_tried_buckets: u32,
-    /// How many times a peer that asks is told of others at once.
+    /// How many questions for peers one peer may ask in a burst.
     pub records_burst: u32,
-    /// How long it then waits for each further time.
+    /// The interval between its questions after that.
     pub records_interval: Duration,
-    /// Signals that a peer may have this node carry at a time. An offer and three candidates; 0 to carry none.
+    /// Signals of a peer that this node carries at a time. An offer and three candidates; 0 to
+    /// carry none.
     pub signals_carried: u32,
-    /// Signals that a peer may carry to this node and that it has not said it has taken.
+    /// Signals carried to this node by a peer that it has not yet acknowledged.
     pub signals_taken: u32,
-    /// How long a signal may wait at this node for its receiver. Of a dial's time it leaves the receiver enough for
-    /// an answer. This node's own signals wait twice as long, so that the relay's answer comes first.
+    /// How long a relay keeps a signal for its receiver. It leaves the receiver enough of a dial's
+    /// timeout for an answer. This node's own signals wait twice as long, so that the relay's
+    /// answer comes first.
     pub signal_patience: Duration,
-    /// How long a permit for a signal is held back when one peer has many of them.
+    /// How long a signal permit is held back when one peer has many of them.
     pub signal_interval: Duration,
-    /// How long a hello may take.
+    /// Timeout of the hello.
     pub handshake_timeout: Duration,
-    /// How long the older of two connections has to answer before the newer replaces it.
+    /// How long the older of two connections has to answer a ping before the newer replaces it.
     pub duplicate_timeout: Duration,
-    /// How long an idle connection waits before its dialer pings; the other side half as long
+    /// How long a connection is idle before its dialer pings; the other side waits half as long
     /// again.
     pub ping_idle: Duration,
-    /// How often a connection is pinged while an answer is awaited on it.
+    /// The interval of pings while an answer is awaited on a connection.
     pub ping_busy: Duration,
-    /// How long a peer may be silent while an answer is awaited before the connection is taken for dead.
+    /// How long a peer may be silent while it owes an answer; then the connection counts as dead.
     pub silence: Duration,
-    /// Peers that are refused for a violation; the one whose time is up first makes room.
+    /// Peers banned for a violation; if there are more, the ban that expires first is dropped.
     pub bans: u32,
-    /// Log positions held back for one peer and pool, and announced and not given back: 512 are 44 KiB.
+    /// Log positions of one pool that are held back for or outstanding at one peer: 512 are 44 KiB.
     pub held_back: u32,
-    /// Bytes that may be asked for on one link until their verdicts. One item always fits.
+    /// Bytes requested on one link that have no verdict yet. A single item always fits.
     pub fetch_bytes_link: u32,
-    /// Bytes that may be asked for on all links until their verdicts.
+    /// Bytes requested on all links that have no verdict yet.
     pub fetch_bytes_node: u32,
-    /// After so long without a verdict a permit goes back as *ignored*.
+    /// Timeout of a verdict: the permit then goes back as *ignored*.
     pub verdict_timeout: Duration,
-    /// The shortest time between two headers, or two held tips, of one peer: blocks are rarer.
+    /// The shortest interval between two headers, or two held tips, of one peer: blocks are rarer.
     pub tip_interval: Duration,
-    /// Ancestors of a header that are asked for; what is further behind is a matter of sync.
+    /// How many ancestors of a header are requested; beyond that the node catches up.
     pub ancestors: u32,
-    /// Bytes of headers of one peer that wait for their parents, or for their verdicts after that.
+    /// Bytes of one peer's orphan headers, and of those waiting for their verdicts after that.
     pub orphan_bytes: u32,
-    /// Headers and compact blocks that one peer may be asked for in all: a new one displaces its own
-    /// oldest. As many as its orphans, each of which has one parent.
+    /// Headers and compact blocks that may be requested from one peer; a new one evicts the oldest
+    /// of the same peer. As many as its orphans, each of which has one parent.
     pub block_wants: u32,
-    /// What a peer may have outstanding on the block channel: two compact blocks of the largest kind, 51
-    /// KiB each.
+    /// A peer's grant on the block channel: two compact blocks of the largest kind, 51 KiB each.
     pub block_grant: Grant,
-    /// Items of each pool that a re-org took out and that are kept aside.
+    /// Shelved items of each pool: those that a re-org removed.
     pub shelved: u32,
-    /// Bytes of them in each pool; the best stay. Both are guesses at a few blocks.
+    /// Bytes of shelved items of each pool; the worst are evicted. Both are guesses at a few
+    /// blocks.
     pub shelved_bytes: u32,
-    /// How far a peer must be ahead before its blocks are asked for as requests, not one by one
-    /// as they are announced.
+    /// How far a peer must be ahead before this node catches up by rpc, instead of fetching blocks
+    /// one by one as they are announced.
     pub sync_gap: u32,
-    /// Headers that are asked for at a time, and looked at ahead of the tip.
+    /// Headers per request, and headers validated ahead of the tip.
     pub sync_headers: u32,
-    /// How long nothing may come of a request before somebody else is asked.
+    /// Timeout of a request without progress; another peer is asked then.
     pub rpc_patience: Duration,
-    /// Blocks that are given to peers at a time, of all that they ask for.
+    /// Blocks loaded for peers at a time, of all that they requested.
     pub serving: u32,
-    /// Bytes on their way to the store from which on blocks wait.
+    /// Bytes waiting for the store, from which on further blocks wait.
     pub store_backlog: u32,
-    /// Blocks below the tip that are kept and served: as deep as a re-org may go.
+    /// Blocks below the tip that are kept and served: the deepest possible re-org.
     pub blocks_kept: u32,
-    /// Bytes of headers whose verdict was *accept*, with 3 KiB for each: about 650 of 100 bytes.
-    /// Only a producer that makes many for one slot needs more, and displaces its own.
+    /// Bytes of accepted headers, with 3 KiB for each: about 650 of 100 bytes. Only a producer that
+    /// makes many for one slot needs more, and evicts its own.
     pub header_bytes: u32,
-    /// Bytes of items of those blocks, with 288 for each: the oldest make room.
+    /// Bytes of items of those blocks, with 288 for each; the oldest are evicted.
     pub block_bytes: u32,
     /// Bytes of the items of the largest block.
     pub block_size: u32,
-    /// Blocks that are put together at a time.
+    /// Blocks that are being reconstructed at a time.
     pub reconstructions: u32,
-    /// How long a compact block is waited for before it is asked for.
+    /// How long to wait for an announced block's push before requesting it.
     pub block_patience: Duration,
-    /// How long a peer that has only the header may be asked for the block before it says that it is
-    /// not here.
+    /// How long a request for a compact block waits at this node, if it only has the header, before
+    /// the answer is that the block is not here.
     pub not_here_after: Duration,
-    /// Messages of peers, but for what was asked of them, that are worked on in a second before those
-    /// that send more than their share have to wait for what they are owed. With its way through the
-    /// transport a message costs about 25 µs, and a body that was of no use counts nine times, for its
-    /// verdict; one that was of use does not count. So 8,000 are a quarter of a
-    /// processor to all of it, as `--bench siege` shows.
+    /// Unrequested messages handled per second before peers that send more than their share have to
+    /// rest, which delays what they are owed. With its way through the transport a message costs
+    /// about 25 µs. A body that was useless counts nine times, for its verdict; a useful one is
+    /// free. So 8,000 take a quarter of a processor in all, as `--bench siege` shows.
     pub work_per_second: u32,
-    /// Bytes a transport accepts of one connection before the core takes them.
+    /// Bytes a transport buffers from one connection before the core takes them.
     pub receive_window: u32,
-    /// Bytes a transport keeps of one connection until they are acknowledged.
+    /// Bytes a transport buffers for one connection until they are acknowledged.
     pub send_window: u32,
 }
 
@@ -206,19 +207,20 @@ impl Default for Limits {
     }
 }
 
-/// The most that a number may be: sums and doubles of some must fit.
+/// The highest value of a number: sums of some, and their doubles, must not overflow.
 pub(super) const MOST: u32 = 1 << 30;
-/// The most connections of a kind: more than one machine serves.
+/// The highest number of connections of one direction: more than one machine serves.
 pub(super) const CONNECTIONS: u32 = 1 << 16;
-/// Signals of one peer: each is kept for seconds, and a few dozen are more than any transport has to say at once.
+/// The highest number of signals of one peer: each is kept for seconds, and a few dozen are more
+/// than any transport sends at once.
 const SIGNALS: u32 = 64;
-/// The most buckets of the address book: their numbers have 16 bits.
+/// The highest number of buckets in the address book: bucket numbers have 16 bits.
 const BUCKETS: u32 = 1 << 15;
-/// The longest time: nothing is waited for beyond a year.
+/// The highest value of a duration.
 pub(super) const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 impl Limits {
-    /// Whether a node works with these.
+    /// Checks that a node can run with these limits.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let too_much =
             |name, is, most| Err(ConfigError::too_much(format!("limit {name}"), is, most));
@@ -249,7 +251,7 @@ impl Limits {
         Ok(())
     }
 
-    /// All numbers with the most that they may be.
+    /// All numbers with their upper bounds.
     pub(crate) fn most(&self) -> Vec<(&'static str, u32, u32)> {
         let grant = &self.block_grant;
         vec![
@@ -290,9 +292,9 @@ impl Limits {
         ]
     }
 
-    /// Numbers with the least with which a node works, and what happens below.
+    /// Numbers with their lower bounds, and what happens below.
     fn least(&self) -> [(&'static str, u32, u32, &'static str); 20] {
-        // Of four: the tip's, those of the two below it, and its child's.
+        // Four headers: those of the tip, of the two blocks below it, and of its child.
         let headers = 4 * (HEADER as u32 + MAX_HEADER as u32);
         let near = self.sync_gap.max(1);
         [
@@ -319,10 +321,10 @@ impl Limits {
         ]
     }
 
-    /// All times with the shortest of each.
+    /// All durations with their lower bounds.
     pub(super) fn shortest(&self) -> [(&'static str, Duration, Duration); 19] {
         [
-            // Headers may follow each other at once.
+            // Headers may follow each other without a pause.
             ("tip_interval", self.tip_interval, Duration::ZERO),
             ("dial_timeout", self.dial_timeout, SHORTEST),
             ("dial_timeout_slow", self.dial_timeout_slow, SHORTEST),
