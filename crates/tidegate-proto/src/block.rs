@@ -179,21 +179,21 @@ pub(crate) fn short_id(salt: &Salt, block: &BlockId, id: &crate::id::ItemId) -> 
 }
 
 /// Whether the peer of a connection announced a block or its header.
-pub(crate) fn announced_by(blocks: &Blocks, block: &BlockId, link: ConnectionId) -> bool {
-    blocks.known.get(block).is_some_and(|known| known.announced_by.contains(&link))
+pub(crate) fn announced_by(blocks: &Blocks, block: &BlockId, connection: ConnectionId) -> bool {
+    blocks.known.get(block).is_some_and(|known| known.announced_by.contains(&connection))
 }
 
 /// Whether a connection has a block channel. Without one its peer has other block rules, and what
 /// it says of blocks is ignored. R16.10
-pub(crate) fn has_channel(cx: &Context, link: ConnectionId) -> bool {
-    cx.blocks.links.contains_key(&link)
+pub(crate) fn has_channel(cx: &Context, connection: ConnectionId) -> bool {
+    cx.blocks.links.contains_key(&connection)
 }
 
 /// A connection is gone that may have announced headers. With a block channel, that channel's own
 /// teardown handles them.
-pub(crate) fn announcer_down(cx: &mut Context, link: ConnectionId) {
-    if !has_channel(cx, link) {
-        headers::link_down(cx, link);
+pub(crate) fn announcer_down(cx: &mut Context, connection: ConnectionId) {
+    if !has_channel(cx, connection) {
+        headers::link_down(cx, connection);
     }
 }
 
@@ -213,7 +213,7 @@ pub(crate) fn block_subject(cx: &Context, block: BlockId) -> Option<Subject> {
 /// end.
 fn compact_arrived(
     cx: &mut Context,
-    link: ConnectionId,
+    connection: ConnectionId,
     facts: HeaderFacts,
     compact: &Compact,
     pushed: Option<u32>,
@@ -224,15 +224,15 @@ fn compact_arrived(
         Some(known) if known.is_whole() => Some(Report::Duplicate),
         Some(Known { body: Body::Missing, .. }) => {
             if let Some(building) = cx.blocks.building.get_mut(&block) {
-                if building.looked_up.iter().any(|looked_up| looked_up.link == link) {
+                if building.looked_up.iter().any(|looked_up| looked_up.link == connection) {
                     Some(Report::Duplicate)
                 } else {
-                    let source = building.sources.contains(&link);
-                    if !source && can_be_asked(&cx.blocks.links, link, &block) {
-                        building.sources.push(link);
-                        wake_block(cx, link);
+                    let source = building.sources.contains(&connection);
+                    if !source && can_be_asked(&cx.blocks.links, connection, &block) {
+                        building.sources.push(connection);
+                        wake_block(cx, connection);
                     }
-                    return another_compact(cx, link, facts, compact, pushed);
+                    return another_compact(cx, connection, facts, compact, pushed);
                 }
             } else if Unexecuted::of(cx).may_start(cx, &facts) && keep::room_to_build(cx, &facts) {
                 None
@@ -243,23 +243,23 @@ fn compact_arrived(
         _ => Some(Report::Ignored),
     };
     if let Some(report) = report {
-        give_back_pushed(cx, link, pushed, report);
+        give_back_pushed(cx, connection, pushed, report);
         return Ok(());
     }
-    let Some(mut started) = look_up(cx, link, facts, compact, pushed)? else {
-        give_back_pushed(cx, link, pushed, Report::Ignored);
+    let Some(mut started) = look_up(cx, connection, facts, compact, pushed)? else {
+        give_back_pushed(cx, connection, pushed, Report::Ignored);
         return Ok(());
     };
     cx.blocks.fetcher.resolved((block, BlockPart::Compact));
-    started.origin = Some(link);
-    started.sources.push(link);
+    started.origin = Some(connection);
+    started.sources.push(connection);
     let others = cx.blocks.known.get(&block).map(|known| known.announced_by.iter());
-    let others = others.into_iter().flatten().filter(|other| **other != link);
+    let others = others.into_iter().flatten().filter(|other| **other != connection);
     let others = others.filter(|other| can_be_asked(&cx.blocks.links, **other, &block));
     started.reserve = others.copied().collect();
     // The sender may be gone by now.
-    if !can_be_asked(&cx.blocks.links, link, &block) {
-        started.forget_source(link);
+    if !can_be_asked(&cx.blocks.links, connection, &block) {
+        started.forget_source(connection);
     }
     cx.stats.count(Count::CompactBlocks);
     cx.blocks.building.insert(block, started);
@@ -270,7 +270,7 @@ fn compact_arrived(
 /// Looks up the items of a compact block in the pools.
 fn look_up(
     cx: &mut Context,
-    link: ConnectionId,
+    connection: ConnectionId,
     facts: HeaderFacts,
     compact: &Compact,
     pushed: Option<u32>,
@@ -282,11 +282,11 @@ fn look_up(
     cx.stats.worked(work);
     let mut begun = Reconstruction::new(facts, compact, &own, &cx.pools, &*cx.rules)?;
     if let Some(begun) = &mut begun {
-        begun.pushed = pushed.map(|number| Pushed { link, number });
+        begun.pushed = pushed.map(|number| Pushed { link: connection, number });
         // Charged later: whether the sender told the truth shows only at the end.
         let work = if pushed.is_some() { work } else { 0 };
         cx.charged_later += work;
-        begun.looked_up.push(LookedUp { link, claim: Claim::of(compact), work });
+        begun.looked_up.push(LookedUp { link: connection, claim: Claim::of(compact), work });
     }
     Ok(begun)
 }
@@ -296,13 +296,13 @@ fn look_up(
 /// is right.
 fn another_compact(
     cx: &mut Context,
-    link: ConnectionId,
+    connection: ConnectionId,
     facts: HeaderFacts,
     compact: &Compact,
     pushed: Option<u32>,
 ) -> Result<(), Violation> {
     let (block, most) = (facts.block, cx.config.limits.block_size);
-    let another = look_up(cx, link, facts, compact, pushed)?;
+    let another = look_up(cx, connection, facts, compact, pushed)?;
     if let Some(mut another) = another
         && let Some(building) = cx.blocks.building.get_mut(&block)
     {
@@ -315,7 +315,7 @@ fn another_compact(
             return Ok(());
         }
     }
-    give_back_pushed(cx, link, pushed, Report::Duplicate);
+    give_back_pushed(cx, connection, pushed, Report::Duplicate);
     Ok(())
 }
 
@@ -323,21 +323,21 @@ fn another_compact(
 /// about this block.
 fn can_be_asked(
     links: &BTreeMap<ConnectionId, BlockLink>,
-    link: ConnectionId,
+    connection: ConnectionId,
     block: &BlockId,
 ) -> bool {
-    links.get(&link).is_some_and(|link| !link.owes(block))
+    links.get(&connection).is_some_and(|side| !side.owes(block))
 }
 
 /// The peer of `link` may have a block: if the block is being reconstructed, the peer becomes a
 /// reserve source.
-fn may_have(cx: &mut Context, link: ConnectionId, block: &BlockId) {
-    if can_be_asked(&cx.blocks.links, link, block)
+fn may_have(cx: &mut Context, connection: ConnectionId, block: &BlockId) {
+    if can_be_asked(&cx.blocks.links, connection, block)
         && let Some(building) = cx.blocks.building.get_mut(block)
-        && !building.sources.contains(&link)
-        && !building.reserve.contains(&link)
+        && !building.sources.contains(&connection)
+        && !building.reserve.contains(&connection)
     {
-        building.reserve.push(link);
+        building.reserve.push(connection);
         building.may_ask(cx.now);
     }
 }
@@ -353,7 +353,7 @@ fn advance(cx: &mut Context, block: BlockId) {
             }
             building.may_ask(cx.now);
             let sources = building.sources.clone();
-            sources.into_iter().for_each(|link| wake_block(cx, link));
+            sources.into_iter().for_each(|connection| wake_block(cx, connection));
         }
         Progress::TooLarge => {
             abandon(cx, block);
@@ -501,17 +501,17 @@ pub(crate) fn set_tip(cx: &mut Context, block: BlockId, state: Vec<(Bytes, Optio
 /// Handles everything that has timed out.
 pub(crate) fn expire(cx: &mut Context) {
     let expired = cx.blocks.fetcher.expire(cx.now);
-    expired.wake.into_iter().for_each(|link| wake_block(cx, link));
+    expired.wake.into_iter().for_each(|connection| wake_block(cx, connection));
     let now = cx.now;
     let mut late = Vec::new();
-    for (id, link) in &mut cx.blocks.links {
-        late.extend(link.time_out(now).into_iter().map(|late| (*id, late)));
-        if link.stop_waiting(now) {
-            cx.links.wake(link.at.link, link.at.slot);
+    for (id, side) in &mut cx.blocks.links {
+        late.extend(side.time_out(now).into_iter().map(|late| (*id, late)));
+        if side.stop_waiting(now) {
+            cx.links.wake(side.at.link, side.at.slot);
         }
     }
-    for (link, late) in late {
-        channel::late(cx, link, late);
+    for (connection, late) in late {
+        channel::late(cx, connection, late);
     }
     channel::pass_on(cx);
     wanted::retry(cx);
@@ -521,43 +521,50 @@ pub(crate) fn expire(cx: &mut Context) {
     sync::expire(cx);
 }
 
-fn give_back(cx: &mut Context, link: ConnectionId, number: u32, report: Report) {
+fn give_back(cx: &mut Context, connection: ConnectionId, number: u32, report: Report) {
     cx.stats.report(report);
-    if let Some(link) = cx.blocks.links.get_mut(&link) {
-        link.ledger.give_back(number, report, cx.now);
-        cx.links.wake(link.at.link, link.at.slot);
+    if let Some(side) = cx.blocks.links.get_mut(&connection) {
+        side.ledger.give_back(number, report, cx.now);
+        cx.links.wake(side.at.link, side.at.slot);
     }
 }
 
 /// Returns the permit of the push that started a reconstruction.
 fn end_push(cx: &mut Context, pushed: Option<Pushed>, report: Report) {
-    if let Some(Pushed { link, number }) = pushed {
-        give_back(cx, link, number, report);
+    if let Some(Pushed { link: connection, number }) = pushed {
+        give_back(cx, connection, number, report);
     }
 }
 
 /// Charges the senders of compact blocks for the look-ups they caused, except those whose claim
 /// turned out true.
 fn charge_look_ups(cx: &mut Context, looked_up: &[LookedUp], truth: Option<Claim>) {
-    for LookedUp { link, work, .. } in looked_up.iter().filter(|own| Some(own.claim) != truth) {
-        cx.caused(*link, steps(*work));
+    for LookedUp { link: connection, work, .. } in
+        looked_up.iter().filter(|own| Some(own.claim) != truth)
+    {
+        cx.caused(*connection, steps(*work));
     }
 }
 
-fn give_back_pushed(cx: &mut Context, link: ConnectionId, pushed: Option<u32>, report: Report) {
+fn give_back_pushed(
+    cx: &mut Context,
+    connection: ConnectionId,
+    pushed: Option<u32>,
+    report: Report,
+) {
     if let Some(number) = pushed {
-        give_back(cx, link, number, report);
+        give_back(cx, connection, number, report);
     }
 }
 
-fn wake_block(cx: &mut Context, link: ConnectionId) {
-    if let Some(link) = cx.blocks.links.get(&link) {
-        cx.links.wake(link.at.link, link.at.slot);
+fn wake_block(cx: &mut Context, connection: ConnectionId) {
+    if let Some(side) = cx.blocks.links.get(&connection) {
+        cx.links.wake(side.at.link, side.at.slot);
     }
 }
 
 fn wake_all(cx: &mut Context) {
-    for link in cx.blocks.links.values() {
-        cx.links.wake(link.at.link, link.at.slot);
+    for side in cx.blocks.links.values() {
+        cx.links.wake(side.at.link, side.at.slot);
     }
 }

@@ -142,22 +142,25 @@ impl Context {
     }
 
     /// The steps that a link can be charged with before it rests.
-    pub(crate) fn room(&self, link: ConnectionId) -> u64 {
-        self.links.room(link, self.config.limits.work_per_second, self.now)
+    pub(crate) fn room(&self, connection: ConnectionId) -> u64 {
+        self.links.room(connection, self.config.limits.work_per_second, self.now)
     }
 
     /// Charges a link with `steps` steps: for what it sent, requested or returned, or for permits
     /// that go back to it.
-    pub(crate) fn caused(&mut self, link: ConnectionId, steps: u64) {
+    pub(crate) fn caused(&mut self, connection: ConnectionId, steps: u64) {
         if steps > 0 {
-            self.links.worked(link, steps, self.config.limits.work_per_second, self.now);
+            self.links.worked(connection, steps, self.config.limits.work_per_second, self.now);
         }
     }
 
     /// Charges a link with the work counted since `before`, for an unrequested message.
-    pub(crate) fn charge(&mut self, link: ConnectionId, before: u64) {
+    pub(crate) fn charge(&mut self, connection: ConnectionId, before: u64) {
         let later = std::mem::take(&mut self.charged_later);
-        self.caused(link, 1 + steps((self.stats.of(Count::Work) - before).saturating_sub(later)));
+        self.caused(
+            connection,
+            1 + steps((self.stats.of(Count::Work) - before).saturating_sub(later)),
+        );
     }
 }
 

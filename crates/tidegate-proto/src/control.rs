@@ -158,21 +158,25 @@ impl Control {
     }
 
     /// The record, if the peer of a connection does not have it yet; from now on it counts as sent.
-    pub(crate) fn news_for(&mut self, link: ConnectionId, seen_at: &Address) -> Option<PeerRecord> {
-        if !self.has_news_for(link, seen_at) {
+    pub(crate) fn news_for(
+        &mut self,
+        connection: ConnectionId,
+        seen_at: &Address,
+    ) -> Option<PeerRecord> {
+        if !self.has_news_for(connection, seen_at) {
             return None;
         }
         let record = self.own.record_for(seen_at)?;
-        self.links.get_mut(&link)?.said = Some(record.sequence);
+        self.links.get_mut(&connection)?.said = Some(record.sequence);
         Some(record.clone())
     }
 
     /// Whether the peer of a connection lacks this node's newest record.
-    pub(crate) fn has_news_for(&self, link: ConnectionId, seen_at: &Address) -> bool {
+    pub(crate) fn has_news_for(&self, connection: ConnectionId, seen_at: &Address) -> bool {
         let Some(record) = self.own.record_for(seen_at) else { return false };
         // The first record travels in the setup.
-        let link = self.links.get(&link).filter(|link| !link.send_setup);
-        link.is_some_and(|link| link.said.is_none_or(|said| said < record.sequence))
+        let side = self.links.get(&connection).filter(|side| !side.send_setup);
+        side.is_some_and(|side| side.said.is_none_or(|said| said < record.sequence))
     }
 
     /// This node's addresses.
@@ -185,41 +189,41 @@ impl Control {
     }
 
     /// The instance number of the peer's process.
-    pub(crate) fn instance(&self, link: ConnectionId) -> Option<u64> {
-        self.links.get(&link)?.hello.as_ref().map(|hello| hello.instance)
+    pub(crate) fn instance(&self, connection: ConnectionId) -> Option<u64> {
+        self.links.get(&connection)?.hello.as_ref().map(|hello| hello.instance)
     }
 
     /// The connection that this one replaces: to the same process, and not ending yet.
-    pub(crate) fn replaces(&self, link: ConnectionId) -> Option<ConnectionId> {
-        self.links.get(&link)?.replaces
+    pub(crate) fn replaces(&self, connection: ConnectionId) -> Option<ConnectionId> {
+        self.links.get(&connection)?.replaces
     }
 
     /// The connection that replaces this one.
-    pub(crate) fn replaced_by(&self, link: ConnectionId) -> Option<ConnectionId> {
-        self.links.iter().find(|(_, newer)| newer.replaces == Some(link)).map(|(id, _)| *id)
+    pub(crate) fn replaced_by(&self, connection: ConnectionId) -> Option<ConnectionId> {
+        self.links.iter().find(|(_, newer)| newer.replaces == Some(connection)).map(|(id, _)| *id)
     }
 
     /// Whether a connection has been replaced: another one is up in its place, and this one is
     /// being ended.
-    pub(crate) fn is_replaced(&self, link: ConnectionId) -> bool {
-        let newer = self.replaced_by(link).and_then(|newer| self.links.get(&newer));
+    pub(crate) fn is_replaced(&self, connection: ConnectionId) -> bool {
+        let newer = self.replaced_by(connection).and_then(|newer| self.links.get(&newer));
         newer.is_some_and(|newer| newer.stage == Stage::Up)
     }
 
     /// What the peer of a connection does not share with this node.
-    pub(crate) fn unshared(&self, link: ConnectionId) -> &[Unshared] {
-        self.links.get(&link).map_or(&[], |link| &link.unshared)
+    pub(crate) fn unshared(&self, connection: ConnectionId) -> &[Unshared] {
+        self.links.get(&connection).map_or(&[], |side| &side.unshared)
     }
 
     /// The peer's client name.
-    pub(crate) fn client(&self, link: ConnectionId) -> Option<&str> {
-        self.links.get(&link)?.hello.as_ref().map(|hello| &*hello.client)
+    pub(crate) fn client(&self, connection: ConnectionId) -> Option<&str> {
+        self.links.get(&connection)?.hello.as_ref().map(|hello| &*hello.client)
     }
 }
 
 /// Whether the peer of a connection was reported as connected.
-pub(crate) fn was_up(cx: &Context, link: ConnectionId) -> bool {
-    cx.control.links.get(&link).is_some_and(|link| link.was_up)
+pub(crate) fn was_up(cx: &Context, connection: ConnectionId) -> bool {
+    cx.control.links.get(&connection).is_some_and(|side| side.was_up)
 }
 
 /// A new connection, whose peer has proven its identity. `known` if this node dialed that identity.
@@ -230,10 +234,10 @@ pub(crate) fn connected(
     listener: Option<Address>,
     known: bool,
 ) {
-    let Some(connection) = cx.links.get(at.link) else { return };
-    let outbound = !connection.direction.is_inbound();
+    let Some(link) = cx.links.get(at.link) else { return };
+    let outbound = !link.direction.is_inbound();
     let deadline = cx.now + cx.config.limits.handshake_timeout;
-    let link = ControlLink {
+    let side = ControlLink {
         at,
         binding,
         listener,
@@ -259,7 +263,7 @@ pub(crate) fn connected(
         replaces: None,
         was_up: false,
     };
-    cx.control.links.insert(at.link, link);
+    cx.control.links.insert(at.link, side);
     if outbound && known {
         // If the peer's identity was known before, a tip may go along with the hello. R5.1.8
         negotiate::add_fixed(cx, at.link);
@@ -273,9 +277,9 @@ pub(crate) fn connected(
 }
 
 fn on_hello(cx: &mut Context, at: Instance, hello: Hello) -> Result<(), Violation> {
-    let link = cx.control.links.get_mut(&at.link).ok_or(Violation::OutOfTurn)?;
+    let side = cx.control.links.get_mut(&at.link).ok_or(Violation::OutOfTurn)?;
     // R5.1.6
-    if !matches!(link.stage, Stage::Hello(_)) {
+    if !matches!(side.stage, Stage::Hello(_)) {
         return Err(Violation::OutOfTurn);
     }
     // Version and network first, so that a stranger learns nothing more. R5.1.3
@@ -284,7 +288,7 @@ fn on_hello(cx: &mut Context, at: Instance, hello: Hello) -> Result<(), Violatio
     } else if hello.network != cx.config.network {
         Some(Refusal::WrongNetwork)
     // R5.1.4
-    } else if hello.binding != link.binding {
+    } else if hello.binding != side.binding {
         Some(Refusal::BadSignature)
     } else {
         None
@@ -292,7 +296,7 @@ fn on_hello(cx: &mut Context, at: Instance, hello: Hello) -> Result<(), Violatio
     // Shown to people, also in terminals: filter control characters.
     let client =
         hello.client.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' });
-    link.hello = Some(Hello { client: client.collect(), ..hello });
+    side.hello = Some(Hello { client: client.collect(), ..hello });
     hello_answered(cx, at);
     match strange {
         Some(refusal) => cx.links.end(at.link, refusal),
@@ -303,22 +307,22 @@ fn on_hello(cx: &mut Context, at: Instance, hello: Hello) -> Result<(), Violatio
 
 /// The answer to this end's hello, if it sent one, has arrived: that measures a round trip.
 fn hello_answered(cx: &mut Context, at: Instance) {
-    let Some(link) = cx.control.links.get_mut(&at.link) else { return };
-    let Some(took) = link.hello_sent.map(|sent| cx.now.since(sent)) else { return };
+    let Some(side) = cx.control.links.get_mut(&at.link) else { return };
+    let Some(took) = side.hello_sent.map(|sent| cx.now.since(sent)) else { return };
     // The peer may have waited for an older connection first (R5.3.3): measure with a ping instead.
     if took >= cx.config.limits.duplicate_timeout / 2 {
-        link.ping_now = true;
-    } else if let Some(connection) = cx.links.get_mut(at.link) {
-        connection.measured(took);
+        side.ping_now = true;
+    } else if let Some(link) = cx.links.get_mut(at.link) {
+        link.measured(took);
     }
 }
 
 /// The peer's hello is valid: checks for room and for a duplicate connection. Runs again when a
 /// connection that this one waited for has ended, since others may have waited for it too.
 fn enter(cx: &mut Context, at: Instance) {
-    let Some(link) = cx.control.links.get_mut(&at.link) else { return };
+    let Some(side) = cx.control.links.get_mut(&at.link) else { return };
     // If it waited for another connection, that is decided now.
-    link.stage = Stage::Hello(cx.now);
+    side.stage = Stage::Hello(cx.now);
     if let Err(refusal) = peers::admit(cx, at.link) {
         let refusal = match refusal {
             // R5.2.4
@@ -336,8 +340,8 @@ fn enter(cx: &mut Context, at: Instance) {
         Some(Duplicate::Pings(older)) => return ask(cx, at.link, older),
         Some(Duplicate::Yields(other)) => {
             // The listener refuses; the dialer waits for the refusal.
-            let connection = cx.links.get(at.link);
-            if connection.is_some_and(|connection| connection.direction.is_inbound()) {
+            let link = cx.links.get(at.link);
+            if link.is_some_and(|link| link.direction.is_inbound()) {
                 // R5.3.2
                 return cx.links.end(at.link, Refusal::Duplicate);
             }
@@ -347,8 +351,8 @@ fn enter(cx: &mut Context, at: Instance) {
             yields(cx, at.link);
         }
         Some(Duplicate::Replaces(older)) => {
-            if let Some(link) = cx.control.links.get_mut(&at.link) {
-                link.replaces = Some(older);
+            if let Some(side) = cx.control.links.get_mut(&at.link) {
+                side.replaces = Some(older);
             }
             // If both are new, the older one may turn out as dead as the newer one, so it gets no
             // more time than that. An established connection stays until the newer one is up.
@@ -364,13 +368,13 @@ fn enter(cx: &mut Context, at: Instance) {
 
 /// Accepts the connection after its hello.
 fn admit(cx: &mut Context, at: Instance) {
-    let Some(link) = cx.control.links.get_mut(&at.link) else { return };
-    let Some(connection) = cx.links.get(at.link) else { return };
-    link.stage = Stage::Setup(connection.since + cx.config.limits.handshake_timeout);
+    let Some(side) = cx.control.links.get_mut(&at.link) else { return };
+    let Some(link) = cx.links.get(at.link) else { return };
+    side.stage = Stage::Setup(link.since + cx.config.limits.handshake_timeout);
     // R5.1.2
-    link.send_hello |= connection.direction.is_inbound();
-    link.send_setup = true;
-    let early = link.early_setup.take();
+    side.send_hello |= link.direction.is_inbound();
+    side.send_setup = true;
+    let early = side.early_setup.take();
     cx.links.wake(at.link, at.slot);
     negotiate::open_fixed(cx, at.link);
     if let Some(setup) = early
@@ -381,9 +385,9 @@ fn admit(cx: &mut Context, at: Instance) {
 }
 
 /// Pings an older connection to see whether it is alive.
-fn ask(cx: &mut Context, link: ConnectionId, older: ConnectionId) {
+fn ask(cx: &mut Context, connection: ConnectionId, older: ConnectionId) {
     let until = cx.now + cx.config.limits.duplicate_timeout;
-    if let Some(newer) = cx.control.links.get_mut(&link) {
+    if let Some(newer) = cx.control.links.get_mut(&connection) {
         newer.stage = Stage::Asking { older, until };
         cx.control.waiting += 1;
     }
@@ -396,42 +400,42 @@ fn ask(cx: &mut Context, link: ConnectionId, older: ConnectionId) {
 
 /// Another connection to the same peer stays. The listener of this one ends it once the other is
 /// up; the dialer waits for that until a timeout.
-fn yields(cx: &mut Context, link: ConnectionId) {
+fn yields(cx: &mut Context, connection: ConnectionId) {
     let until = cx.now + cx.config.limits.handshake_timeout;
-    if let Some(link) = cx.control.links.get_mut(&link) {
-        link.yields.get_or_insert(until);
-        cx.links.wake(link.at.link, link.at.slot);
+    if let Some(side) = cx.control.links.get_mut(&connection) {
+        side.yields.get_or_insert(until);
+        cx.links.wake(side.at.link, side.at.slot);
     }
 }
 
 fn on_setup(cx: &mut Context, at: Instance, setup: Setup) -> Result<(), Violation> {
-    let link = cx.control.links.get_mut(&at.link).ok_or(Violation::OutOfTurn)?;
-    match link.stage {
+    let side = cx.control.links.get_mut(&at.link).ok_or(Violation::OutOfTurn)?;
+    match side.stage {
         Stage::Setup(_) => {}
         // A listener sends both steps at once.
-        Stage::Asking { .. } if link.early_setup.is_none() => {
+        Stage::Asking { .. } if side.early_setup.is_none() => {
             // R5.3.5
-            link.early_setup = Some(setup);
+            side.early_setup = Some(setup);
             return Ok(());
         }
         // R5.1.6
         _ => return Err(Violation::OutOfTurn),
     }
-    let Some(connection) = cx.links.get(at.link) else { return Ok(()) };
+    let Some(link) = cx.links.get(at.link) else { return Ok(()) };
     if let Some(record) = &setup.record
         // R5.4.2
-        && (record.peer != connection.peer || !peers::record::verify(record, &cx.config.network))
+        && (record.peer != link.peer || !peers::record::verify(record, &cx.config.network))
     {
         cx.links.end(at.link, Refusal::BadSignature);
         return Ok(());
     }
     negotiate::check(&setup.offers)?;
-    link.stage = Stage::Up;
-    link.was_up = true;
-    link.last_ping = cx.now;
-    let replaces = link.replaces;
-    let peer = connection.peer;
-    let inbound = connection.direction.is_inbound();
+    side.stage = Stage::Up;
+    side.was_up = true;
+    side.last_ping = cx.now;
+    let replaces = side.replaces;
+    let peer = link.peer;
+    let inbound = link.direction.is_inbound();
     let already =
         cx.links.iter().any(|(id, other)| id != at.link && other.peer == peer && other.up);
     if inbound {
@@ -457,17 +461,17 @@ fn on_setup(cx: &mut Context, at: Instance, setup: Setup) -> Result<(), Violatio
     for (kind, name, reason) in unshared.clone() {
         cx.event(Event::NotShared { peer, kind, name, reason });
     }
-    if let Some(link) = cx.control.links.get_mut(&at.link) {
-        link.unshared = unshared;
+    if let Some(side) = cx.control.links.get_mut(&at.link) {
+        side.unshared = unshared;
     }
     if let Some(older) = replaces
         && cx.links.get(at.link).is_some_and(|link| link.up)
     {
         yields(cx, older);
         if cx.links.was_accepted(older)
-            && let Some(link) = cx.control.links.get_mut(&older)
+            && let Some(side) = cx.control.links.get_mut(&older)
         {
-            link.drains = true;
+            side.drains = true;
             drain(cx, older);
         }
     }
@@ -501,17 +505,17 @@ impl ChannelTrait for Channel {
         at: Instance,
         message: ControlMessage,
     ) -> Result<(), Violation> {
-        let Some(link) = cx.control.links.get_mut(&at.link) else { return Ok(()) };
+        let Some(side) = cx.control.links.get_mut(&at.link) else { return Ok(()) };
         match message {
             // This end has said goodbye or refused: all else is ignored, but a peer that says
             // goodbye too has read enough, and the connection can close without waiting. R5.6.2
             ControlMessage::Refuse(_) | ControlMessage::Goodbye(_)
-                if matches!(link.stage, Stage::Ending(..)) =>
+                if matches!(side.stage, Stage::Ending(..)) =>
             {
                 expire_last_words(cx, at);
                 Ok(())
             }
-            _ if matches!(link.stage, Stage::Ending(..) | Stage::Closed(_)) => Ok(()),
+            _ if matches!(side.stage, Stage::Ending(..) | Stage::Closed(_)) => Ok(()),
             ControlMessage::Refuse(refusal) => {
                 if let Some(peer) = cx.links.get(at.link).map(|link| link.peer) {
                     cx.stats.refusal(false, refusal.kind());
@@ -536,19 +540,19 @@ impl ChannelTrait for Channel {
             ControlMessage::Hello(hello) => on_hello(cx, at, hello),
             ControlMessage::Setup(setup) => on_setup(cx, at, setup),
             // R5.1.5
-            _ if link.stage != Stage::Up => Err(Violation::OutOfTurn),
+            _ if side.stage != Stage::Up => Err(Violation::OutOfTurn),
             ControlMessage::Ping(number) => {
                 // R5.5.2
-                if link.pong.replace(number).is_some() {
+                if side.pong.replace(number).is_some() {
                     return Err(Violation::Ping);
                 }
                 cx.links.wake(at.link, at.slot);
                 Ok(())
             }
-            ControlMessage::Pong(number) => match link.ping.take() {
+            ControlMessage::Pong(number) => match side.ping.take() {
                 Some((asked, sent)) if asked == number => {
-                    if let Some(connection) = cx.links.get_mut(at.link) {
-                        connection.measured(cx.now.since(sent));
+                    if let Some(link) = cx.links.get_mut(at.link) {
+                        link.measured(cx.now.since(sent));
                     }
                     for newer in waiting_for(cx, at.link) {
                         // R5.3.3
@@ -561,10 +565,10 @@ impl ChannelTrait for Channel {
             },
             ControlMessage::Raise(raise) => {
                 // Raises cost no permits, so their rate is limited. R6.1.6
-                if link.raises_in.next(RAISES * 2, RAISE_INTERVAL) > cx.now {
+                if side.raises_in.next(RAISES * 2, RAISE_INTERVAL) > cx.now {
                     return Err(Violation::OutOfTurn);
                 }
-                link.raises_in.take(RAISE_INTERVAL, cx.now);
+                side.raises_in.take(RAISE_INTERVAL, cx.now);
                 negotiate::raised(cx, at.link, &raise)
             }
         }
@@ -572,8 +576,8 @@ impl ChannelTrait for Channel {
 
     fn poll_message(cx: &mut Context, at: Instance) -> Option<ControlMessage> {
         let own = (cx.control.instance, cx.control.salt);
-        let link = cx.control.links.get_mut(&at.link)?;
-        if let Stage::Ending(last, _) = &link.stage {
+        let side = cx.control.links.get_mut(&at.link)?;
+        if let Stage::Ending(last, _) = &side.stage {
             let (message, reason) = match last.clone() {
                 Last::Refuse(refusal) => (ControlMessage::Refuse(refusal), Disconnect::Lost),
                 Last::Goodbye(goodbye, reason) => (ControlMessage::Goodbye(goodbye), reason),
@@ -582,20 +586,20 @@ impl ChannelTrait for Channel {
             close(cx, at.link, reason);
             return Some(message);
         }
-        if matches!(link.stage, Stage::Closed(_)) {
+        if matches!(side.stage, Stage::Closed(_)) {
             return None;
         }
-        if std::mem::take(&mut link.send_hello) {
-            link.hello_sent = Some(cx.now);
+        if std::mem::take(&mut side.send_hello) {
+            side.hello_sent = Some(cx.now);
             return Some(ControlMessage::Hello(Hello {
                 versions: vec![VERSION],
                 network: cx.config.network,
                 client: cx.config.client.clone(),
                 instance: own.0,
-                binding: link.binding.clone(),
+                binding: side.binding.clone(),
             }));
         }
-        if std::mem::take(&mut link.send_setup) {
+        if std::mem::take(&mut side.send_setup) {
             let seen_at = cx.links.get(at.link).map(|link| link.address.clone());
             let seen_at = seen_at.unwrap_or(Address(Default::default()));
             return Some(ControlMessage::Setup(Setup {
@@ -606,40 +610,40 @@ impl ChannelTrait for Channel {
                 salt: own.1,
             }));
         }
-        if link.pongs.next(PONGS, PONG_INTERVAL) <= cx.now
-            && let Some(number) = link.pong.take()
+        if side.pongs.next(PONGS, PONG_INTERVAL) <= cx.now
+            && let Some(number) = side.pong.take()
         {
             // R5.5.1
-            link.pongs.take(PONG_INTERVAL, cx.now);
+            side.pongs.take(PONG_INTERVAL, cx.now);
             return Some(ControlMessage::Pong(number));
         }
-        if link.raises_out.next(RAISES, RAISE_INTERVAL) <= cx.now
-            && let Some(raise) = link.raises.pop_front()
+        if side.raises_out.next(RAISES, RAISE_INTERVAL) <= cx.now
+            && let Some(raise) = side.raises.pop_front()
         {
-            link.raises_out.take(RAISE_INTERVAL, cx.now);
+            side.raises_out.take(RAISE_INTERVAL, cx.now);
             return Some(ControlMessage::Raise(raise));
         }
         poll_ping(cx, at)
     }
 
     fn deadline(cx: &Context, at: Instance) -> Option<Time> {
-        let link = cx.control.links.get(&at.link)?;
-        let stage = match &link.stage {
+        let side = cx.control.links.get(&at.link)?;
+        let stage = match &side.stage {
             Stage::Hello(until) | Stage::Setup(until) | Stage::Ending(_, until) => Some(*until),
             Stage::Asking { until, .. } => Some(*until),
             // A ping that is overdue waits for the channel, not for a timer.
             Stage::Up => {
-                let ping = next_ping(cx, link).filter(|due| *due > cx.now);
-                let raise = link.raises_out.next(RAISES, RAISE_INTERVAL);
-                let raise = Some(raise).filter(|at| !link.raises.is_empty() && *at > cx.now);
-                let pong = link.pongs.next(PONGS, PONG_INTERVAL);
-                let pong = Some(pong).filter(|at| link.pong.is_some() && *at > cx.now);
-                ping.into_iter().chain(silence(cx, link)).chain(raise).chain(pong).min()
+                let ping = next_ping(cx, side).filter(|due| *due > cx.now);
+                let raise = side.raises_out.next(RAISES, RAISE_INTERVAL);
+                let raise = Some(raise).filter(|at| !side.raises.is_empty() && *at > cx.now);
+                let pong = side.pongs.next(PONGS, PONG_INTERVAL);
+                let pong = Some(pong).filter(|at| side.pong.is_some() && *at > cx.now);
+                ping.into_iter().chain(silence(cx, side)).chain(raise).chain(pong).min()
             }
             Stage::Closed(_) => None,
         };
         // Only where [`expire`] acts on it: otherwise it would stay due for ever.
-        let yields = link.yields.filter(|_| matches!(link.stage, Stage::Setup(_) | Stage::Up));
+        let yields = side.yields.filter(|_| matches!(side.stage, Stage::Setup(_) | Stage::Up));
         stage.into_iter().chain(yields).min()
     }
 
@@ -660,9 +664,9 @@ impl ChannelTrait for Channel {
 
 /// Handles a deadline, if one has passed.
 pub(crate) fn expire(cx: &mut Context, at: Instance) {
-    let Some(link) = cx.control.links.get(&at.link) else { return };
+    let Some(side) = cx.control.links.get(&at.link) else { return };
     let now = cx.now;
-    match link.stage.clone() {
+    match side.stage.clone() {
         Stage::Hello(until) | Stage::Setup(until) if until <= now => {
             cx.links.end(at.link, Goodbye::Silent);
         }
@@ -674,10 +678,10 @@ pub(crate) fn expire(cx: &mut Context, at: Instance) {
         }
         Stage::Ending(_, until) if until <= now => expire_last_words(cx, at),
         // R5.5.4
-        Stage::Up if silence(cx, link).is_some_and(|until| until <= now) => {
+        Stage::Up if silence(cx, side).is_some_and(|until| until <= now) => {
             cx.links.end(at.link, Goodbye::Silent);
         }
-        Stage::Setup(_) | Stage::Up if link.yields.is_some_and(|until| until <= now) => {
+        Stage::Setup(_) | Stage::Up if side.yields.is_some_and(|until| until <= now) => {
             cx.links.end(at.link, Goodbye::Duplicate);
         }
         _ => {}
@@ -687,18 +691,20 @@ pub(crate) fn expire(cx: &mut Context, at: Instance) {
 /// Raises the grant of an instance.
 pub(crate) fn raise(
     cx: &mut Context,
-    link: ConnectionId,
+    connection: ConnectionId,
     (kind, index): (Kind, usize),
     grant: &Grant,
 ) {
-    let Some(connection) = cx.links.get(link) else { return };
-    let slots = connection.slots.iter().enumerate();
+    let Some(link) = cx.links.get(connection) else { return };
+    let slots = link.slots.iter().enumerate();
     let slot = slots.filter(|(_, s)| (s.kind, s.index) == (kind, index));
     let Some((slot, number)) = slot.map(|(at, slot)| (at, slot.number)).next() else { return };
-    let Some(grant) = kind.raise(cx, Instance { link, slot, index }, grant) else { return };
-    if let Some(control) = cx.control.links.get_mut(&link) {
+    let Some(grant) = kind.raise(cx, Instance { link: connection, slot, index }, grant) else {
+        return;
+    };
+    if let Some(control) = cx.control.links.get_mut(&connection) {
         control.raises.retain(|raise| raise.instance != number);
         control.raises.push_back(Raise { instance: number, grant });
-        cx.links.wake(link, control.at.slot);
+        cx.links.wake(connection, control.at.slot);
     }
 }

@@ -213,24 +213,24 @@ impl<K: Ord + Copy> Fetcher<K> {
     }
 
     /// A connection is no longer a candidate for a key.
-    fn leaves(&mut self, key: K, link: ConnectionId, now: Time) -> Vec<ConnectionId> {
+    fn leaves(&mut self, key: K, connection: ConnectionId, now: Time) -> Vec<ConnectionId> {
         let candidates = self.wants.get(&key).map_or(&[][..], |want| &want.candidates);
-        let own = candidates.iter().find(|candidate| candidate.link == link);
+        let own = candidates.iter().find(|candidate| candidate.link == connection);
         let tag = own.map(|candidate| candidate.tag);
-        tag.map_or(Vec::new(), |tag| self.failed(key, link, tag, now))
+        tag.map_or(Vec::new(), |tag| self.failed(key, connection, tag, now))
     }
 
     /// The best request to `link` that `fits`. `until` gets the answer's bytes and how many
     /// candidates were late, and returns when others may be asked and when it is no longer awaited.
     pub(crate) fn next_for(
         &mut self,
-        link: ConnectionId,
+        connection: ConnectionId,
         fits: impl FnOnce(&K, u32) -> bool,
         until: impl FnOnce(u32, u32) -> (Time, Time),
     ) -> Option<Request<K>> {
-        let &(_, key) = self.queues.get(&link)?.first()?;
+        let &(_, key) = self.queues.get(&connection)?.first()?;
         let want = self.wants.get_mut(&key).expect("what is queued is wanted");
-        let candidate = want.candidates.iter_mut().find(|candidate| candidate.link == link);
+        let candidate = want.candidates.iter_mut().find(|candidate| candidate.link == connection);
         let candidate = candidate.expect("only candidates have it in their queue");
         let (tag, size) = (candidate.tag, candidate.size);
         if !fits(&key, size) {
@@ -239,13 +239,13 @@ impl<K: Ord + Copy> Fetcher<K> {
         candidate.asked = true;
         let (alone, until) = until(size, want.late);
         want.until = want.until.max(until);
-        self.change(key, State::InFlight(link, alone, until));
+        self.change(key, State::InFlight(connection, alone, until));
         Some(Request { key, tag, size })
     }
 
     /// Whether `link` could be asked for something.
-    pub(crate) fn has_work(&self, link: ConnectionId) -> bool {
-        self.queues.get(&link).is_some_and(|queue| !queue.is_empty())
+    pub(crate) fn has_work(&self, connection: ConnectionId) -> bool {
+        self.queues.get(&connection).is_some_and(|queue| !queue.is_empty())
     }
 
     /// `link` does not have what it announced as `tag`: it is no longer a candidate, unless it has
@@ -254,12 +254,12 @@ impl<K: Ord + Copy> Fetcher<K> {
     pub(crate) fn failed(
         &mut self,
         key: K,
-        link: ConnectionId,
+        connection: ConnectionId,
         tag: u32,
         now: Time,
     ) -> Vec<ConnectionId> {
         let Some(want) = self.wants.get_mut(&key) else { return Vec::new() };
-        let same = |known: &Candidate| (known.link, known.tag) == (link, tag);
+        let same = |known: &Candidate| (known.link, known.tag) == (connection, tag);
         let Some(known) = want.candidates.iter().position(same) else { return Vec::new() };
         let known = want.candidates.remove(known);
         let (state, nobody) = (want.state, want.candidates.is_empty());
@@ -269,7 +269,7 @@ impl<K: Ord + Copy> Fetcher<K> {
             return Vec::new();
         }
         match state {
-            State::InFlight(asked, ..) if asked == link => self.next_candidate(key, None),
+            State::InFlight(asked, ..) if asked == connection => self.next_candidate(key, None),
             // The last untried candidate is gone: the others were asked, and may still answer.
             State::Idle if !self.has_untried(key) => self.next_candidate(key, Some(now)),
             State::Dialed(_) if !self.has_dialed(key) => self.next_candidate(key, Some(now)),
@@ -299,23 +299,29 @@ impl<K: Ord + Copy> Fetcher<K> {
     }
 
     /// Whether `link` is a candidate for `key`.
-    pub(crate) fn is_candidate(&self, key: K, link: ConnectionId) -> bool {
+    pub(crate) fn is_candidate(&self, key: K, connection: ConnectionId) -> bool {
         let want = self.wants.get(&key);
-        want.is_some_and(|want| want.candidates.iter().any(|candidate| candidate.link == link))
+        want.is_some_and(|want| {
+            want.candidates.iter().any(|candidate| candidate.link == connection)
+        })
     }
 
     /// `link` is gone. Returns connections that may be asked instead.
     #[must_use = "who may be asked has to be woken"]
-    pub(crate) fn link_down(&mut self, link: ConnectionId, now: Time) -> BTreeSet<ConnectionId> {
-        let own = self.candidacies.get(&link).into_iter().flat_map(BTreeMap::values);
+    pub(crate) fn link_down(
+        &mut self,
+        connection: ConnectionId,
+        now: Time,
+    ) -> BTreeSet<ConnectionId> {
+        let own = self.candidacies.get(&connection).into_iter().flat_map(BTreeMap::values);
         let own = own.copied().collect::<Vec<_>>();
-        own.into_iter().flat_map(|key| self.leaves(key, link, now)).collect()
+        own.into_iter().flat_map(|key| self.leaves(key, connection, now)).collect()
     }
 
     /// Keys that a connection is a candidate for, and all keys.
     #[cfg(test)]
-    pub(crate) fn counts(&self, link: ConnectionId) -> (usize, usize) {
-        (self.candidacies.get(&link).map_or(0, BTreeMap::len), self.wants.len())
+    pub(crate) fn counts(&self, connection: ConnectionId) -> (usize, usize) {
+        (self.candidacies.get(&connection).map_or(0, BTreeMap::len), self.wants.len())
     }
 
     /// When to call [`Fetcher::expire`].
@@ -445,8 +451,12 @@ mod tests {
         fetcher.announced(announced, patience, Time::ZERO)
     }
 
-    fn ask<K: Ord + Copy>(fetcher: &mut Fetcher<K>, link: ConnectionId, until: Time) -> Option<K> {
-        fetcher.next_for(link, |_, _| true, |_, _| (until, until)).map(|request| request.key)
+    fn ask<K: Ord + Copy>(
+        fetcher: &mut Fetcher<K>,
+        connection: ConnectionId,
+        until: Time,
+    ) -> Option<K> {
+        fetcher.next_for(connection, |_, _| true, |_, _| (until, until)).map(|request| request.key)
     }
 
     /// Not before a timeout, and not if it cannot be asked.
@@ -715,13 +725,13 @@ mod tests {
         model: &mut BTreeMap<u8, BTreeMap<ConnectionId, bool>>,
         flights: &mut BTreeMap<u8, (ConnectionId, Time)>,
         key: u8,
-        link: ConnectionId,
+        connection: ConnectionId,
     ) {
-        if flights.get(&key).is_some_and(|(asked, _)| *asked == link) {
+        if flights.get(&key).is_some_and(|(asked, _)| *asked == connection) {
             flights.remove(&key);
         }
         if let Some(links) = model.get_mut(&key) {
-            links.remove(&link);
+            links.remove(&connection);
             if links.is_empty() {
                 model.remove(&key);
                 flights.remove(&key);

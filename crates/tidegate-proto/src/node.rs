@@ -149,8 +149,8 @@ impl Node {
                 peers::dial(cx, address, peer);
             }
             Command::Disconnect { peer } => {
-                for link in links_of(cx, &peer) {
-                    cx.links.end(link, Goodbye::Requested);
+                for connection in links_of(cx, &peer) {
+                    cx.links.end(connection, Goodbye::Requested);
                 }
             }
             Command::Listening { listeners, interfaces, external } => {
@@ -175,8 +175,8 @@ impl Node {
                 pool::tip_changed(cx, change);
             }
             Command::Raise { peer, pool, grant } => {
-                for link in links_of(cx, &peer) {
-                    control::raise(cx, link, (Kind::Pool, usize::from(pool.0)), &grant);
+                for connection in links_of(cx, &peer) {
+                    control::raise(cx, connection, (Kind::Pool, usize::from(pool.0)), &grant);
                 }
             }
             Command::Retain { pool, id } => store::retain(cx, pool, id),
@@ -184,8 +184,8 @@ impl Node {
             Command::Stored { request } => store::stored(cx, request),
             Command::Shutdown => {
                 cx.peers.shutting_down = true;
-                for link in cx.links.iter().map(|(id, _)| id).collect::<Vec<_>>() {
-                    cx.links.end(link, Goodbye::ShuttingDown);
+                for connection in cx.links.iter().map(|(id, _)| id).collect::<Vec<_>>() {
+                    cx.links.end(connection, Goodbye::ShuttingDown);
                 }
             }
         }
@@ -421,24 +421,24 @@ impl Node {
 
     /// Sets the timer of a channel. If its deadline has passed, it waits for being polled, not for
     /// a timer.
-    fn set_deadline(&mut self, link: ConnectionId, slot: usize) {
-        self.set_deadline_from(link, slot, self.cx.now);
+    fn set_deadline(&mut self, connection: ConnectionId, slot: usize) {
+        self.set_deadline_from(connection, slot, self.cx.now);
     }
 
     /// The same, but not before `earliest`.
-    fn set_deadline_from(&mut self, link: ConnectionId, slot: usize, earliest: Time) {
-        let Some(connection) = self.cx.links.get(link) else { return };
-        let Some((kind, index)) = connection.slots.get(slot).map(|s| (s.kind, s.index)) else {
-            self.cx.timers.set(Timer::Channel { link, slot }, None);
+    fn set_deadline_from(&mut self, connection: ConnectionId, slot: usize, earliest: Time) {
+        let Some(link) = self.cx.links.get(connection) else { return };
+        let Some((kind, index)) = link.slots.get(slot).map(|s| (s.kind, s.index)) else {
+            self.cx.timers.set(Timer::Channel { link: connection, slot }, None);
             return;
         };
-        let at = Instance { link, slot, index };
+        let at = Instance { link: connection, slot, index };
         let deadline = kind.deadline(&self.cx, at).map(|deadline| deadline.max(earliest));
-        let timer = Timer::Channel { link, slot };
+        let timer = Timer::Channel { link: connection, slot };
         if kind == Kind::Control {
             self.cx.timers.set_at_most(timer, deadline);
         } else if deadline.is_some_and(|deadline| deadline <= self.cx.now) {
-            self.cx.links.wake(link, slot);
+            self.cx.links.wake(connection, slot);
             self.cx.timers.set(timer, None);
         } else {
             self.cx.timers.set(timer, deadline);
@@ -594,8 +594,8 @@ impl Node {
     /// The node's status.
     pub fn status(&self) -> Status {
         let cx = &self.cx;
-        let permits = |pool: &Pool, link| {
-            let (given, spent) = pool.permits_of(link)?;
+        let permits = |pool: &Pool, connection| {
+            let (given, spent) = pool.permits_of(connection)?;
             Some((pool.spec.name.clone(), Permits { given, spent }))
         };
         let peer = |(id, link): (ConnectionId, &Link)| PeerStatus {

@@ -184,8 +184,10 @@ impl Peers {
 /// A connection has ended: remembers its unfinished work. The next connection from the same site
 /// starts with it, or has to wait if it is too much: otherwise a peer could get more than its share
 /// by reconnecting, which brings new permits.
-pub(crate) fn leaves(cx: &mut Context, link: ConnectionId) {
-    let Some(link) = cx.links.get(link).filter(|link| link.direction.is_inbound()) else { return };
+pub(crate) fn leaves(cx: &mut Context, connection: ConnectionId) {
+    let Some(link) = cx.links.get(connection).filter(|link| link.direction.is_inbound()) else {
+        return;
+    };
     let Some(until) = link.works_until(cx.now) else { return };
     let (now, unpaid) = (cx.now, &mut cx.peers.unpaid);
     unpaid.retain(|_, until| *until > now);
@@ -216,9 +218,9 @@ pub(crate) fn left_work(cx: &Context, address: &Address) -> Option<Time> {
 }
 
 /// Why the peer of a connection is refused, if it is.
-pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
-    let Some(connection) = cx.links.get(link) else { return Ok(()) };
-    let peer = connection.peer;
+pub(crate) fn admit(cx: &Context, connection: ConnectionId) -> Result<(), Refusal> {
+    let Some(link) = cx.links.get(connection) else { return Ok(()) };
+    let peer = link.peer;
     // R5.2.2
     if peer == cx.config.peer {
         return Err(Refusal::SelfDial);
@@ -234,9 +236,9 @@ pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
     if !cx.peers.may_meet(&cx.config, &peer, cx.now) {
         return Err(Refusal::NotAllowed);
     }
-    if connection.direction.is_inbound() {
+    if link.direction.is_inbound() {
         // R5.3.7
-        if has_left_work(cx, &connection.address) {
+        if has_left_work(cx, &link.address) {
             return Err(busy());
         }
         if let Some(until) = cx.dialer.sent_away(&peer, cx.now) {
@@ -244,9 +246,9 @@ pub(crate) fn admit(cx: &Context, link: ConnectionId) -> Result<(), Refusal> {
             return Err(Refusal::Busy(u32::try_from(wait).unwrap_or(u32::MAX)));
         }
         // A connection that this one replaces does not count.
-        let stays = |other: &Link| other.peer != peer || other.path >= connection.path;
+        let stays = |other: &Link| other.peer != peer || other.path >= link.path;
         let inbound = cx.links.iter().filter(|(id, other)| {
-            let counts = *id != link && other.direction.is_inbound() && stays(other);
+            let counts = *id != connection && other.direction.is_inbound() && stays(other);
             counts && control::is_admitted(cx, *id)
         });
         if inbound.count() >= cx.config.limits.max_inbound as usize {
@@ -282,11 +284,11 @@ pub(crate) fn may_dial(cx: &Context) -> bool {
 /// connections always find room: strangers must not keep this node from finding peers.
 pub(crate) fn has_room_for_hello(
     cx: &Context,
-    link: ConnectionId,
+    connection: ConnectionId,
 ) -> Result<Option<ConnectionId>, Refusal> {
-    let this = cx.links.get(link).filter(|link| link.direction.is_inbound());
+    let this = cx.links.get(connection).filter(|link| link.direction.is_inbound());
     let Some(this) = this else { return Ok(None) };
-    let same = cx.links.iter().filter(|(id, other)| *id != link && other.peer == this.peer);
+    let same = cx.links.iter().filter(|(id, other)| *id != connection && other.peer == this.peer);
     // An old connection may be dead without this node having noticed, while another waits for that.
     // R5.3.6
     if same.filter(|(id, _)| !control::is_over(cx, *id)).count() >= OF_ONE {
@@ -307,7 +309,7 @@ pub(crate) fn has_room_for_hello(
     }
     // Evicts from the group with the most hellos, so that one group cannot shut all others out.
     let mut groups = BTreeMap::<Group, (usize, ConnectionId)>::new();
-    for (id, other) in pending().filter(|(id, _)| *id != link) {
+    for (id, other) in pending().filter(|(id, _)| *id != connection) {
         groups.entry(group(&other.address)).or_insert((0, id)).0 += 1;
     }
     let own = groups.get(&group(&this.address)).map_or(0, |(count, _)| *count);
@@ -331,10 +333,15 @@ pub(crate) enum Duplicate {
 }
 
 /// How to resolve another connection to the same peer, whose process has this `instance` number.
-pub(crate) fn duplicate(cx: &Context, link: ConnectionId, instance: u64) -> Option<Duplicate> {
-    let this = cx.links.get(link)?;
+pub(crate) fn duplicate(
+    cx: &Context,
+    connection: ConnectionId,
+    instance: u64,
+) -> Option<Duplicate> {
+    let this = cx.links.get(connection)?;
     let others = cx.links.iter().filter(|(id, other)| {
-        let admitted = *id != link && other.peer == this.peer && control::is_admitted(cx, *id);
+        let admitted =
+            *id != connection && other.peer == this.peer && control::is_admitted(cx, *id);
         // A connection that is already being replaced does not count.
         admitted && !cx.control.is_replaced(*id)
     });

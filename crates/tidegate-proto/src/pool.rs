@@ -192,8 +192,8 @@ impl Pool {
     }
 
     /// The same for one connection; `None` if the pool is not open on it.
-    pub(crate) fn permits_of(&self, link: ConnectionId) -> Option<(usize, usize)> {
-        self.links.get(&link).map(PoolLink::permits)
+    pub(crate) fn permits_of(&self, connection: ConnectionId) -> Option<(usize, usize)> {
+        self.links.get(&connection).map(PoolLink::permits)
     }
 
     /// When [`expire`] is due.
@@ -204,8 +204,8 @@ impl Pool {
 
     /// Wakes connections: they may have items to request.
     fn wake(&self, who: impl IntoIterator<Item = ConnectionId>, links: &mut Links) {
-        for link in who.into_iter().filter_map(|link| self.links.get(&link)) {
-            links.wake(link.at.link, link.at.slot);
+        for side in who.into_iter().filter_map(|connection| self.links.get(&connection)) {
+            links.wake(side.at.link, side.at.slot);
         }
     }
 
@@ -244,8 +244,8 @@ impl Pool {
         self.aliases.insert(self.alias(&id), id);
         outputs.extend([Output::Event(Event::ItemAdded { pool: self.index, id, body })]);
         self.moved.push((id, false));
-        for link in self.links.values() {
-            links.wake(link.at.link, link.at.slot);
+        for side in self.links.values() {
+            links.wake(side.at.link, side.at.slot);
         }
         true
     }
@@ -292,8 +292,15 @@ impl Pool {
     }
 
     /// Registers an announcement of an item that is neither in the pool nor pending.
-    fn wanted(&mut self, alias: u64, link: ConnectionId, number: u32, facts: Facts, now: Time) {
-        let Some(announcer) = self.links.get_mut(&link) else { return };
+    fn wanted(
+        &mut self,
+        alias: u64,
+        connection: ConnectionId,
+        number: u32,
+        facts: Facts,
+        now: Time,
+    ) {
+        let Some(announcer) = self.links.get_mut(&connection) else { return };
         // Already requested from this peer, which has not answered yet.
         if announcer.requested.contains_key(&number) {
             return;
@@ -302,14 +309,15 @@ impl Pool {
         let bound = facts.size_bound().min(self.spec.max_item);
         let priority = facts.priority_class();
         let dialed = announcer.dialed;
-        let announced = Announced { key: alias, link, tag: number, priority, size: bound, dialed };
+        let announced =
+            Announced { key: alias, link: connection, tag: number, priority, size: bound, dialed };
         // Permits bound the number of announcements, so no other candidate has to be evicted.
         let _ = self.fetcher.announced(announced, None, now);
     }
 
     /// If an item is in the pool, notes that the peer has it too. Returns whether it is.
-    fn is_known_by(&mut self, id: &ItemId, link: ConnectionId) -> bool {
-        let ordinals = self.ordinals(link);
+    fn is_known_by(&mut self, id: &ItemId, connection: ConnectionId) -> bool {
+        let ordinals = self.ordinals(connection);
         let Some(entry) = self.entry_mut(id) else { return false };
         entry.known_by.extend(ordinals.into_iter().flatten());
         true
@@ -324,8 +332,8 @@ impl Pool {
 
     /// Links without a successor: one for each peer.
     fn last_links(&self) -> impl Iterator<Item = (ConnectionId, &PoolLink)> {
-        let stays = |link: &PoolLink| link.successor.is_none_or(|id| !self.links.contains_key(&id));
-        self.links.iter().filter(move |(_, link)| stays(link)).map(|(id, link)| (*id, link))
+        let stays = |side: &PoolLink| side.successor.is_none_or(|id| !self.links.contains_key(&id));
+        self.links.iter().filter(move |(_, side)| stays(side)).map(|(id, side)| (*id, side))
     }
 
     /// Connections whose peers have shown that they have an item; `None` if it is not in the pool.
@@ -333,7 +341,7 @@ impl Pool {
         let entry = self.entry(id)?;
         Some(
             self.last_links()
-                .filter(|(_, link)| entry.known_by.contains(link.ordinal))
+                .filter(|(_, side)| entry.known_by.contains(side.ordinal))
                 .map(|(id, _)| id),
         )
     }
@@ -344,21 +352,21 @@ impl Pool {
         let enough = peers.min(self.last_links().count()).max(1);
         let own = self.log.values().filter(|entry| entry.own);
         let known = |entry: &Entry| {
-            self.last_links().filter(|(_, link)| entry.known_by.contains(link.ordinal)).count()
+            self.last_links().filter(|(_, side)| entry.known_by.contains(side.ordinal)).count()
         };
         own.filter(move |entry| known(entry) < enough).map(|entry| entry.id)
     }
 
     /// The set of those links that still exist.
     fn link_set(&self, links: impl Iterator<Item = ConnectionId>) -> LinkSet {
-        links.flat_map(|link| self.ordinals(link)).flatten().collect()
+        links.flat_map(|connection| self.ordinals(connection)).flatten().collect()
     }
 
     /// The ordinals of a link and of its successor: what a peer has on one, it has on the other.
-    fn ordinals(&self, link: ConnectionId) -> [Option<Ordinal>; 2] {
-        let link = self.links.get(&link);
-        let successor = link.and_then(|link| self.links.get(&link.successor?));
-        [link, successor].map(|link| link.map(|link| link.ordinal))
+    fn ordinals(&self, connection: ConnectionId) -> [Option<Ordinal>; 2] {
+        let side = self.links.get(&connection);
+        let successor = side.and_then(|side| self.links.get(&side.successor?));
+        [side, successor].map(|side| side.map(|side| side.ordinal))
     }
 
     /// Removes an item from the pending ones.
@@ -372,16 +380,16 @@ impl Pool {
 
     /// The lowest free ordinal.
     fn free_ordinal(&self) -> Ordinal {
-        Ordinal::free(self.links.values().map(|link| link.ordinal))
+        Ordinal::free(self.links.values().map(|side| side.ordinal))
     }
 }
 
 /// Returns a permit to its source, at once or together with other returns. R6.3.2
 fn report(cx: &mut Context, pool: usize, source: Source, report: Report) {
-    let Some(link) = cx.pools[pool].links.get_mut(&source.link) else { return };
-    link.give_back(source.number, report, cx.now);
-    let due = link.ledger.returns_due();
-    let slot = link.at.slot;
+    let Some(side) = cx.pools[pool].links.get_mut(&source.link) else { return };
+    side.give_back(source.number, report, cx.now);
+    let due = side.ledger.returns_due();
+    let slot = side.at.slot;
     if due.is_some_and(|due| due <= cx.now) {
         cx.links.wake(source.link, slot);
     } else {
@@ -475,8 +483,8 @@ fn resolved(cx: &mut Context, index: usize, alias: u64) -> Vec<Candidate> {
     let pool = &mut cx.pools[index];
     let candidates = pool.fetcher.resolved(alias);
     for candidate in &candidates {
-        let link = pool.links.get_mut(&candidate.link);
-        if let Some(requested) = link.and_then(|link| link.requested.get_mut(&candidate.tag)) {
+        let side = pool.links.get_mut(&candidate.link);
+        if let Some(requested) = side.and_then(|side| side.requested.get_mut(&candidate.tag)) {
             cx.fetches.free(std::mem::take(&mut requested.on_node));
         }
     }
@@ -490,8 +498,8 @@ fn use_freed(cx: &mut Context) {
         return;
     }
     for pool in &cx.pools {
-        for link in pool.links.values().filter(|link| pool.fetcher.has_work(link.at.link)) {
-            cx.links.wake(link.at.link, link.at.slot);
+        for side in pool.links.values().filter(|side| pool.fetcher.has_work(side.at.link)) {
+            cx.links.wake(side.at.link, side.at.slot);
         }
     }
 }
@@ -520,9 +528,9 @@ fn withdraw(cx: &mut Context, at: Instance) {
         let Some(pending) = pool.pending.get_mut(&id) else { continue };
         if let Some(other) = pushed.or_else(|| fetched.filter(|_| room)) {
             if pushed.is_none()
-                && let Some(link) = pool.links.get_mut(&other.link)
+                && let Some(side) = pool.links.get_mut(&other.link)
             {
-                let (on_link, on_node) = (link.reserved.charge(bytes), cx.fetches.charge(bytes));
+                let (on_link, on_node) = (side.reserved.charge(bytes), cx.fetches.charge(bytes));
                 pending.reserved = Some(Reserved { link: other.link, on_link, on_node });
             }
             ask(cx, other, index, id);
@@ -545,7 +553,7 @@ fn withdraw(cx: &mut Context, at: Instance) {
                 continue;
             }
             pool.wanted(alias, source.link, source.number, facts, cx.now);
-            let slot = pool.links.get(&source.link).map(|link| link.at.slot);
+            let slot = pool.links.get(&source.link).map(|side| side.at.slot);
             slot.into_iter().for_each(|slot| cx.links.wake(source.link, slot));
         }
     }
@@ -553,11 +561,11 @@ fn withdraw(cx: &mut Context, at: Instance) {
 
 /// Frees what a request is charged with: it was abandoned, or its item has a verdict.
 fn release(cx: &mut Context, pool: usize, reserved: Option<Reserved>) {
-    let Some(Reserved { link, on_link, on_node }) = reserved else { return };
+    let Some(Reserved { link: connection, on_link, on_node }) = reserved else { return };
     cx.fetches.free(on_node);
     // A link's budget is gone with the link.
-    if let Some(link) = cx.pools[pool].links.get_mut(&link) {
-        link.reserved.free(on_link);
+    if let Some(side) = cx.pools[pool].links.get_mut(&connection) {
+        side.reserved.free(on_link);
     }
 }
 
@@ -589,8 +597,8 @@ fn not_in_time(cx: &mut Context, index: usize) {
     let pool = &mut cx.pools[index];
     let Some((_, id)) = pool.waiting.pop_first() else { return };
     let turn = pool.pending.get_mut(&id).and_then(|pending| pending.turn.take());
-    if let Some((link, _)) = turn {
-        cx.tickets.withdraw_item(link, pool.index, id);
+    if let Some((connection, _)) = turn {
+        cx.tickets.withdraw_item(connection, pool.index, id);
     }
     cx.stats.count(Count::LateVerdicts);
     let pool = pool.index;
@@ -741,12 +749,12 @@ fn check_budgets(cx: &Context) {
     for pool in &cx.pools {
         let reserved = || pool.pending.values().filter_map(|pending| pending.reserved.as_ref());
         on_node += reserved().map(|reserved| reserved.on_node.bytes()).sum::<u32>();
-        for (id, link) in &pool.links {
-            on_node += link.requested.values().map(|asked| asked.on_node.bytes()).sum::<u32>();
+        for (id, side) in &pool.links {
+            on_node += side.requested.values().map(|asked| asked.on_node.bytes()).sum::<u32>();
             let waits = reserved().filter(|reserved| reserved.link == *id);
             let on_link = waits.map(|reserved| reserved.on_link.bytes()).sum::<u32>()
-                + link.requested.values().map(|asked| asked.on_link.bytes()).sum::<u32>();
-            assert_eq!(link.reserved.bytes(), on_link, "of {id:?}");
+                + side.requested.values().map(|asked| asked.on_link.bytes()).sum::<u32>();
+            assert_eq!(side.reserved.bytes(), on_link, "of {id:?}");
         }
     }
     assert_eq!(cx.fetches.bytes(), on_node);
@@ -759,9 +767,9 @@ pub(crate) fn expire(cx: &mut Context, index: usize) {
     }
     let pool = &mut cx.pools[index];
     let expired = pool.fetcher.expire(cx.now);
-    for (link, number) in expired.timed_out {
-        let link = pool.links.get_mut(&link);
-        if let Some(requested) = link.and_then(|link| link.requested.get_mut(&number)) {
+    for (connection, number) in expired.timed_out {
+        let side = pool.links.get_mut(&connection);
+        if let Some(requested) = side.and_then(|side| side.requested.get_mut(&number)) {
             // The node's share is freed for requests to other peers. The link stays charged, since
             // the answer may still come.
             cx.fetches.free(std::mem::take(&mut requested.on_node));

@@ -99,57 +99,57 @@ impl RpcLink {
 
 impl Rpc {
     /// Whether a peer can be asked for something more.
-    pub(crate) fn has_room(&self, link: ConnectionId) -> bool {
-        self.links.get(&link).is_some_and(|link| link.open.len() < REQUESTS)
+    pub(crate) fn has_room(&self, connection: ConnectionId) -> bool {
+        self.links.get(&connection).is_some_and(|side| side.open.len() < REQUESTS)
     }
 
     /// Open requests to a peer.
-    pub(crate) fn open(&self, link: ConnectionId) -> usize {
-        self.links.get(&link).map_or(0, |link| link.open.len())
+    pub(crate) fn open(&self, connection: ConnectionId) -> usize {
+        self.links.get(&connection).map_or(0, |side| side.open.len())
     }
 
     /// Whether headers are requested from a peer.
-    pub(crate) fn asks_headers(&self, link: ConnectionId) -> bool {
-        let open = self.links.get(&link).into_iter().flat_map(|link| link.open.values());
+    pub(crate) fn asks_headers(&self, connection: ConnectionId) -> bool {
+        let open = self.links.get(&connection).into_iter().flat_map(|side| side.open.values());
         open.filter(|open| !open.cancelled).any(|open| open.want.kind() == RpcWantKind::Headers)
     }
 
     /// Whether all places are taken by cancelled requests that the peer has never ended.
-    pub(crate) fn is_unresponsive(&self, link: ConnectionId) -> bool {
-        let unresponsive = |link: &RpcLink| {
-            link.open.len() >= REQUESTS && link.open.values().all(|open| open.cancelled)
+    pub(crate) fn is_unresponsive(&self, connection: ConnectionId) -> bool {
+        let unresponsive = |side: &RpcLink| {
+            side.open.len() >= REQUESTS && side.open.values().all(|open| open.cancelled)
         };
-        self.links.get(&link).is_some_and(unresponsive)
+        self.links.get(&connection).is_some_and(unresponsive)
     }
 
     /// When [`expire`] is due.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        let open = self.links.values().flat_map(|link| link.open.values());
+        let open = self.links.values().flat_map(|side| side.open.values());
         open.filter(|open| !open.cancelled).map(|open| open.until).min()
     }
 }
 
 /// Sends a request, if the peer has room for it.
-pub(crate) fn ask(cx: &mut Context, link: ConnectionId, want: RpcWant) -> bool {
-    if !cx.rpc.has_room(link) {
+pub(crate) fn ask(cx: &mut Context, connection: ConnectionId, want: RpcWant) -> bool {
+    if !cx.rpc.has_room(connection) {
         return false;
     }
     let now = cx.now;
     let until = now + cx.config.limits.rpc_patience;
-    let Some(asked) = cx.rpc.links.get_mut(&link) else { return false };
+    let Some(asked) = cx.rpc.links.get_mut(&connection) else { return false };
     let id = asked.next;
     asked.next += 1;
     asked
         .open
         .insert(id, Open { want: want.clone(), asked: now, sent: None, until, cancelled: false });
     asked.to_send.push_back(RpcRequest { id, want });
-    cx.links.wake(link, asked.at.slot);
+    cx.links.wake(connection, asked.at.slot);
     true
 }
 
 /// Cancels a request.
-pub(crate) fn cancel(cx: &mut Context, link: ConnectionId, want: &RpcWant) {
-    let Some(asked) = cx.rpc.links.get_mut(&link) else { return };
+pub(crate) fn cancel(cx: &mut Context, connection: ConnectionId, want: &RpcWant) {
+    let Some(asked) = cx.rpc.links.get_mut(&connection) else { return };
     let mut open = asked.open.iter_mut().filter(|(_, open)| !open.cancelled);
     let Some((id, open)) = open.find(|(_, open)| open.want == *want) else { return };
     open.cancelled = true;
@@ -165,19 +165,19 @@ pub(crate) fn cancel(cx: &mut Context, link: ConnectionId, want: &RpcWant) {
         incoming.body = None;
     }
     asked.to_cancel.push_back(id);
-    cx.links.wake(link, asked.at.slot);
+    cx.links.wake(connection, asked.at.slot);
 }
 
 /// Times out requests.
 pub(crate) fn expire(cx: &mut Context) {
     let mut late = Vec::new();
-    for (id, link) in &cx.rpc.links {
-        let open = link.open.values().filter(|open| !open.cancelled && open.until <= cx.now);
+    for (id, side) in &cx.rpc.links {
+        let open = side.open.values().filter(|open| !open.cancelled && open.until <= cx.now);
         late.extend(open.map(|open| (*id, open.want.clone())));
     }
-    for (link, want) in late {
-        cancel(cx, link, &want);
-        sync::failed(cx, link, &want, true);
+    for (connection, want) in late {
+        cancel(cx, connection, &want);
+        sync::failed(cx, connection, &want, true);
     }
 }
 
@@ -196,7 +196,7 @@ impl ChannelTrait for Channel {
     }
 
     fn on_up(cx: &mut Context, at: Instance, _: &Terms) {
-        let link = RpcLink {
+        let side = RpcLink {
             at,
             next: 0,
             open: BTreeMap::new(),
@@ -205,7 +205,7 @@ impl ChannelTrait for Channel {
             incoming: None,
             serving: Serving::default(),
         };
-        cx.rpc.links.insert(at.link, link);
+        cx.rpc.links.insert(at.link, side);
     }
 
     fn on_down(cx: &mut Context, at: Instance) {
@@ -232,8 +232,8 @@ impl ChannelTrait for Channel {
             RpcMessage::Block(RpcBlock { id, body }) => on_block(cx, at, id, body),
             RpcMessage::Chunk(chunk) => on_chunk(cx, at, &chunk),
             RpcMessage::Failed(RpcFailed { id, .. }) => {
-                let link = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-                link.incoming.take_if(|incoming| incoming.id == id);
+                let side = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+                side.incoming.take_if(|incoming| incoming.id == id);
                 if let Some(want) = finished(cx, at, id)? {
                     sync::failed(cx, at.link, &want, false);
                 }
@@ -244,12 +244,12 @@ impl ChannelTrait for Channel {
 
     fn poll_message(cx: &mut Context, at: Instance) -> Option<RpcMessage> {
         let up = cx.links.get(at.link)?.up;
-        let link = cx.rpc.links.get_mut(&at.link)?;
-        if let Some(id) = link.to_cancel.pop_front() {
+        let side = cx.rpc.links.get_mut(&at.link)?;
+        if let Some(id) = side.to_cancel.pop_front() {
             return Some(RpcMessage::Cancel(id));
         }
-        if up && let Some(request) = link.to_send.pop_front() {
-            if let Some(open) = link.open.get_mut(&request.id) {
+        if up && let Some(request) = side.to_send.pop_front() {
+            if let Some(open) = side.open.get_mut(&request.id) {
                 open.sent = Some(cx.now);
             }
             return Some(RpcMessage::Request(request));
@@ -267,7 +267,7 @@ impl ChannelTrait for Channel {
     }
 
     fn is_owed(cx: &Context, at: Instance) -> bool {
-        cx.rpc.links.get(&at.link).is_some_and(|link| link.serving.owes())
+        cx.rpc.links.get(&at.link).is_some_and(|side| side.serving.owes())
     }
 
     fn due(cx: &Context, _: usize) -> Option<Time> {
@@ -286,9 +286,9 @@ fn answered(
     id: u32,
     kind: RpcWantKind,
 ) -> Result<Option<RpcWant>, Violation> {
-    let link = cx.rpc.links.get(&at.link).ok_or(Violation::UnknownChannel)?;
-    let open = link.open.get(&id).ok_or(Violation::Unasked)?;
-    if open.want.kind() != kind || link.incoming.is_some() {
+    let side = cx.rpc.links.get(&at.link).ok_or(Violation::UnknownChannel)?;
+    let open = side.open.get(&id).ok_or(Violation::Unasked)?;
+    if open.want.kind() != kind || side.incoming.is_some() {
         return Err(Violation::Unasked);
     }
     finished(cx, at, id)
@@ -296,11 +296,11 @@ fn answered(
 
 /// A request ends: what was requested, if still wanted.
 fn finished(cx: &mut Context, at: Instance, id: u32) -> Result<Option<RpcWant>, Violation> {
-    let link = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let side = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     // R16.3
-    let open = link.open.remove(&id).filter(|open| open.sent.is_some());
+    let open = side.open.remove(&id).filter(|open| open.sent.is_some());
     let open = open.ok_or(Violation::Unasked)?;
-    link.moves(cx.now, cx.config.limits.rpc_patience);
+    side.moves(cx.now, cx.config.limits.rpc_patience);
     if open.cancelled {
         cx.sync.changed();
         return Ok(None);
@@ -310,23 +310,23 @@ fn finished(cx: &mut Context, at: Instance, id: u32) -> Result<Option<RpcWant>, 
 
 fn on_block(cx: &mut Context, at: Instance, id: u32, body: Body) -> Result<(), Violation> {
     let most = body::largest(&cx.config);
-    let link = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let side = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     match body {
         Body::Whole(body) => {
             let want = answered(cx, at, id, RpcWantKind::Block)?;
             deliver(cx, at, want, body)
         }
         Body::Chunked(start) => {
-            let open = link.open.get_mut(&id).ok_or(Violation::Unasked)?;
+            let open = side.open.get_mut(&id).ok_or(Violation::Unasked)?;
             let RpcWant::Block(block) = open.want else { return Err(Violation::Unasked) };
-            if link.incoming.is_some() {
+            if side.incoming.is_some() {
                 return Err(Violation::Unasked);
             }
             let wanted = !open.cancelled;
             let body = Receiving::new(&start, most)?;
             let left = body.size().div_ceil(chunk::CHUNK) - 1;
-            link.incoming = Some(Incoming { id, body: wanted.then_some(body), left });
-            link.moves(cx.now, cx.config.limits.rpc_patience);
+            side.incoming = Some(Incoming { id, body: wanted.then_some(body), left });
+            side.moves(cx.now, cx.config.limits.rpc_patience);
             // R16.6
             if wanted && !sync::body_begins(cx, at.link, &block, start.size as usize) {
                 cancel(cx, at.link, &RpcWant::Block(block));
@@ -337,18 +337,18 @@ fn on_block(cx: &mut Context, at: Instance, id: u32, body: Body) -> Result<(), V
 }
 
 fn on_chunk(cx: &mut Context, at: Instance, chunk: &[u8]) -> Result<(), Violation> {
-    let link = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let side = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     // R6.4.6
-    let incoming = link.incoming.as_mut().ok_or(Violation::Unasked)?;
+    let incoming = side.incoming.as_mut().ok_or(Violation::Unasked)?;
     if let Some(body) = &mut incoming.body {
         body.push(chunk)?;
     }
     incoming.left -= 1;
     if incoming.left > 0 {
-        link.moves(cx.now, cx.config.limits.rpc_patience);
+        side.moves(cx.now, cx.config.limits.rpc_patience);
         return Ok(());
     }
-    let Some(Incoming { id, body, .. }) = link.incoming.take() else { return Ok(()) };
+    let Some(Incoming { id, body, .. }) = side.incoming.take() else { return Ok(()) };
     let want = finished(cx, at, id)?;
     match body {
         Some(body) => deliver(cx, at, want, body.finish()),

@@ -157,14 +157,14 @@ impl Tickets {
     /// Queues an item from `link`; `pushed` or fetched.
     pub(crate) fn ask_item(
         &mut self,
-        link: ConnectionId,
+        connection: ConnectionId,
         pool: PoolIndex,
         id: ItemId,
         pushed: bool,
     ) {
-        let waiting = self.items.entry(link).or_default();
+        let waiting = self.items.entry(connection).or_default();
         if waiting.pools.is_empty() {
-            self.turns.push_back(link);
+            self.turns.push_back(connection);
         }
         waiting.push(pool, id, pushed);
         *self.waiting.entry(pool).or_default() += 1;
@@ -189,8 +189,12 @@ impl Tickets {
     }
 
     /// Withdraws the waiting items of a connection's pool.
-    pub(crate) fn withdraw_items(&mut self, link: ConnectionId, pool: PoolIndex) -> Vec<ItemId> {
-        let Some(waiting) = self.items.get_mut(&link) else { return Vec::new() };
+    pub(crate) fn withdraw_items(
+        &mut self,
+        connection: ConnectionId,
+        pool: PoolIndex,
+    ) -> Vec<ItemId> {
+        let Some(waiting) = self.items.get_mut(&connection) else { return Vec::new() };
         let mut withdrawn = Vec::new();
         if let Some(at) = waiting.pools.iter().position(|(of, _)| *of == pool)
             && let Some((_, gone)) = waiting.pools.remove(at)
@@ -198,16 +202,16 @@ impl Tickets {
             withdrawn.extend(gone.pushed.into_iter().chain(gone.fetched));
         }
         if waiting.pools.is_empty() {
-            self.items.remove(&link);
-            self.turns.retain(|turn| *turn != link);
+            self.items.remove(&connection);
+            self.turns.retain(|turn| *turn != connection);
         }
         self.waits_no_more(pool, withdrawn.len());
         withdrawn
     }
 
     /// Withdraws one waiting item.
-    pub(crate) fn withdraw_item(&mut self, link: ConnectionId, pool: PoolIndex, id: ItemId) {
-        let Some(waiting) = self.items.get_mut(&link) else { return };
+    pub(crate) fn withdraw_item(&mut self, connection: ConnectionId, pool: PoolIndex, id: ItemId) {
+        let Some(waiting) = self.items.get_mut(&connection) else { return };
         let Some(at) = waiting.pools.iter().position(|(of, _)| *of == pool) else { return };
         let of = &mut waiting.pools[at].1;
         let before = of.pushed.len() + of.fetched.len();
@@ -218,8 +222,8 @@ impl Tickets {
             waiting.pools.remove(at);
         }
         if waiting.pools.is_empty() {
-            self.items.remove(&link);
-            self.turns.retain(|turn| *turn != link);
+            self.items.remove(&connection);
+            self.turns.retain(|turn| *turn != connection);
         }
         self.waits_no_more(pool, gone);
     }
@@ -279,14 +283,14 @@ impl Tickets {
         }
         // R12.1
         for at in 0..self.turns.len() {
-            let link = self.turns[at];
-            let waiting = self.items.get_mut(&link)?;
+            let connection = self.turns[at];
+            let waiting = self.items.get_mut(&connection)?;
             let Some((pool, id)) = waiting.next(&may) else { continue };
             self.turns.remove(at);
             if waiting.pools.is_empty() {
-                self.items.remove(&link);
+                self.items.remove(&connection);
             } else {
-                self.turns.push_back(link);
+                self.turns.push_back(connection);
             }
             self.waits_no_more(pool, 1);
             return Some(Question::Item(pool, id));
@@ -394,9 +398,9 @@ mod tests {
     fn a_pool_that_takes_all_places_delays_no_other() {
         let mut tickets = Tickets::new(2);
         let [second, third] = [1, 2].map(PoolIndex);
-        for link in [1, 2] {
+        for connection in [1, 2] {
             for n in 0..100 {
-                tickets.ask_item(ConnectionId(link), POOL, item(n), true);
+                tickets.ask_item(ConnectionId(connection), POOL, item(n), true);
             }
         }
         assert_eq!(drain(&mut tickets).len(), 4);

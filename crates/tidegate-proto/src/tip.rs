@@ -92,33 +92,34 @@ pub(crate) fn set_best(cx: &mut Context, facts: HeaderFacts, header: Bytes) {
 }
 
 fn wake_all(cx: &mut Context) {
-    for link in cx.tip.links.values() {
-        cx.links.wake(link.at.link, link.at.slot);
+    for side in cx.tip.links.values() {
+        cx.links.wake(side.at.link, side.at.slot);
     }
 }
 
 /// The header that a peer announced waits for its verdict.
-pub(crate) fn header_waits(cx: &mut Context, link: ConnectionId, block: BlockId) {
-    if let Some(link) = cx.tip.links.get_mut(&link) {
-        link.from_peer[TipSlot::Header as usize].header = Some(block);
+pub(crate) fn header_waits(cx: &mut Context, connection: ConnectionId, block: BlockId) {
+    if let Some(side) = cx.tip.links.get_mut(&connection) {
+        side.from_peer[TipSlot::Header as usize].header = Some(block);
     }
 }
 
 /// A header has its verdict, or needs none. If a peer announced it, the permit goes back. R8.4
-pub(crate) fn header_done(cx: &mut Context, link: ConnectionId, block: &BlockId) {
-    let waits = cx.tip.links.get(&link).and_then(|l| l.from_peer[TipSlot::Header as usize].header);
+pub(crate) fn header_done(cx: &mut Context, connection: ConnectionId, block: &BlockId) {
+    let waits =
+        cx.tip.links.get(&connection).and_then(|l| l.from_peer[TipSlot::Header as usize].header);
     if waits.is_none_or(|waits| waits == *block) {
-        done(cx, link, TipSlot::Header);
+        done(cx, connection, TipSlot::Header);
     }
 }
 
-fn done(cx: &mut Context, link: ConnectionId, slot: TipSlot) {
+fn done(cx: &mut Context, connection: ConnectionId, slot: TipSlot) {
     let (now, interval) = (cx.now, cx.config.limits.tip_interval);
-    let Some(link) = cx.tip.links.get_mut(&link) else { return };
-    let incoming = &mut link.from_peer[slot as usize];
+    let Some(side) = cx.tip.links.get_mut(&connection) else { return };
+    let incoming = &mut side.from_peer[slot as usize];
     if incoming.out && incoming.back_at.is_none() {
         incoming.back_at = Some(incoming.last.map_or(now, |last| now.max(last + interval)));
-        cx.links.wake(link.at.link, link.at.slot);
+        cx.links.wake(side.at.link, side.at.slot);
     }
 }
 
@@ -137,13 +138,13 @@ impl ChannelTrait for Channel {
     }
 
     fn on_up(cx: &mut Context, at: Instance, _: &Terms) {
-        let link = TipLink {
+        let side = TipLink {
             at,
             header: Announced::default(),
             held: Announced::default(),
             from_peer: Default::default(),
         };
-        cx.tip.links.insert(at.link, link);
+        cx.tip.links.insert(at.link, side);
         cx.links.wake(at.link, at.slot);
     }
 
@@ -157,10 +158,10 @@ impl ChannelTrait for Channel {
     }
 
     fn on_message(cx: &mut Context, at: Instance, message: TipMessage) -> Result<(), Violation> {
-        let link = cx.tip.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+        let side = cx.tip.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
         match message {
             TipMessage::Header(header) => {
-                spend(&mut link.from_peer[TipSlot::Header as usize])?;
+                spend(&mut side.from_peer[TipSlot::Header as usize])?;
                 // R16.10
                 if !block::has_channel(cx, at.link) {
                     done(cx, at.link, TipSlot::Header);
@@ -169,11 +170,11 @@ impl ChannelTrait for Channel {
                 block::header_announced(cx, at.link, header)
             }
             TipMessage::Held(held) => {
-                spend(&mut link.from_peer[TipSlot::Held as usize])?;
-                let connection = cx.links.get_mut(at.link).ok_or(Violation::UnknownChannel)?;
+                spend(&mut side.from_peer[TipSlot::Held as usize])?;
+                let link = cx.links.get_mut(at.link).ok_or(Violation::UnknownChannel)?;
                 // Costs work, so only if it has changed.
-                if connection.held.as_ref() != Some(&held) {
-                    connection.held = Some(held.clone());
+                if link.held.as_ref() != Some(&held) {
+                    link.held = Some(held.clone());
                     pool::peer_tip_changed(cx, at.link);
                     block::peer_holds(cx, at.link, &held);
                 }
@@ -182,8 +183,8 @@ impl ChannelTrait for Channel {
             }
             TipMessage::Return(slot) => {
                 let announced = match slot {
-                    TipSlot::Header => &mut link.header,
-                    TipSlot::Held => &mut link.held,
+                    TipSlot::Header => &mut side.header,
+                    TipSlot::Held => &mut side.held,
                 };
                 if !std::mem::take(&mut announced.out) {
                     // R8.3
@@ -196,39 +197,39 @@ impl ChannelTrait for Channel {
     }
 
     fn poll_message(cx: &mut Context, at: Instance) -> Option<TipMessage> {
-        let link = cx.tip.links.get_mut(&at.link)?;
+        let side = cx.tip.links.get_mut(&at.link)?;
         for slot in [TipSlot::Header, TipSlot::Held] {
-            let incoming = &mut link.from_peer[slot as usize];
+            let incoming = &mut side.from_peer[slot as usize];
             if incoming.back_at.is_some_and(|at| at <= cx.now) {
                 *incoming = Incoming { last: Some(cx.now), ..Incoming::default() };
                 return Some(TipMessage::Return(slot));
             }
         }
         if let Some((best, header)) = &cx.tip.best
-            && !link.header.out
-            && link.header.last != Some(best.block)
+            && !side.header.out
+            && side.header.last != Some(best.block)
         {
             // R8.5
-            link.header.last = Some(best.block);
+            side.header.last = Some(best.block);
             // R8.8
             if !block::announced_by(&cx.blocks, &best.block, at.link) {
-                link.header.out = true;
+                side.header.out = true;
                 return Some(TipMessage::Header(header.clone()));
             }
         }
         if let Some(held) = cx.tip.held
-            && !link.held.out
-            && link.held.last != Some(held.block)
+            && !side.held.out
+            && side.held.last != Some(held.block)
         {
-            link.held = Announced { last: Some(held.block), out: true };
+            side.held = Announced { last: Some(held.block), out: true };
             return Some(TipMessage::Held(Held { block: held.block, height: held.height }));
         }
         None
     }
 
     fn deadline(cx: &Context, at: Instance) -> Option<Time> {
-        let link = cx.tip.links.get(&at.link)?;
-        link.from_peer.iter().filter_map(|incoming| incoming.back_at).min()
+        let side = cx.tip.links.get(&at.link)?;
+        side.from_peer.iter().filter_map(|incoming| incoming.back_at).min()
     }
 
     // R5.5.5

@@ -64,16 +64,16 @@ impl ChannelTrait for Channel {
     }
 
     fn on_down(cx: &mut Context, at: Instance) {
-        for link in cx.blocks.fetcher.link_down(at.link, cx.now) {
-            wake_block(cx, link);
+        for connection in cx.blocks.fetcher.link_down(at.link, cx.now) {
+            wake_block(cx, connection);
         }
-        let Some(link) = cx.blocks.links.remove(&at.link) else { return };
+        let Some(side) = cx.blocks.links.remove(&at.link) else { return };
         // Unproven claims are charged.
         let looked_up = cx.blocks.building.values().flat_map(|building| &building.looked_up);
         let work = looked_up.filter(|looked_up| looked_up.link == at.link).map(|own| own.work);
         let looked_up = work.map(steps).sum::<u64>();
-        cx.caused(at.link, link.ledger.unpaid() + looked_up);
-        for request in link.requests {
+        cx.caused(at.link, side.ledger.unpaid() + looked_up);
+        for request in side.requests {
             lost(cx, at.link, request.late(true));
         }
         for block in cx.blocks.building.keys().copied().collect::<Vec<_>>() {
@@ -93,21 +93,21 @@ impl ChannelTrait for Channel {
     fn on_message(cx: &mut Context, at: Instance, message: BlockMessage) -> Result<(), Violation> {
         // It may be asked for more now, or be owed an answer.
         cx.links.wake(at.link, at.slot);
-        let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+        let side = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
         match message {
             // R6.2.3
             BlockMessage::Return(list) if list.is_empty() => Err(Violation::Empty),
             BlockMessage::Return(returns) => {
                 for back in returns {
-                    link.ledger.holder.returned(back.number)?;
+                    side.ledger.holder.returned(back.number)?;
                 }
                 Ok(())
             }
             BlockMessage::Push(compact) => {
-                let number = link.ledger.issuer.body(size(&compact))?;
+                let number = side.ledger.issuer.body(size(&compact))?;
                 let facts = headers::parse(cx, &compact.header)?;
-                let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-                match link.from_peer.note(&facts) {
+                let side = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+                match side.from_peer.note(&facts) {
                     Noted::First => {
                         headers::compact_with_header(cx, at.link, facts, compact, Some(number))
                     }
@@ -123,10 +123,10 @@ impl ChannelTrait for Channel {
             BlockMessage::Header(header) => headers::header_answered(cx, at.link, header),
             BlockMessage::Compact(compact) => {
                 let facts = headers::parse(cx, &compact.header)?;
-                let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-                let request = link.find(&facts.block, BlockPart::Compact);
+                let side = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+                let request = side.find(&facts.block, BlockPart::Compact);
                 // R9.2.13
-                link.answered(request.ok_or(Violation::Unasked)?);
+                side.answered(request.ok_or(Violation::Unasked)?);
                 // Requested once: if it does not lead to a block, other peers are asked.
                 let key = (facts.block, BlockPart::Compact);
                 let others = cx.blocks.fetcher.failed(key, at.link, 0, cx.now);
@@ -138,11 +138,11 @@ impl ChannelTrait for Channel {
             BlockMessage::Chunk(chunk) => on_chunk(cx, at, &chunk),
             BlockMessage::NotHere(NotHere { block, part }) => {
                 // R9.2.13
-                let request = link.find(&block, part).ok_or(Violation::Unasked)?;
-                if part == BlockPart::Items && link.is_receiving(&block) {
+                let request = side.find(&block, part).ok_or(Violation::Unasked)?;
+                if part == BlockPart::Items && side.is_receiving(&block) {
                     return Err(Violation::Unasked);
                 }
-                let request = link.answered(request);
+                let request = side.answered(request);
                 match request.part {
                     Part::Header | Part::Compact => {
                         let others = cx.blocks.fetcher.failed((block, part), at.link, 0, cx.now);
@@ -161,12 +161,12 @@ impl ChannelTrait for Channel {
 
     fn poll_message(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
         let room = cx.room(at.link);
-        let link = cx.blocks.links.get_mut(&at.link)?;
-        if let Some(leaving) = link.ledger.take_returns(cx.now, room) {
+        let side = cx.blocks.links.get_mut(&at.link)?;
+        if let Some(leaving) = side.ledger.take_returns(cx.now, room) {
             cx.caused(at.link, leaving.cost);
             return Some(BlockMessage::Return(leaving.returns));
         }
-        if let Some(chunk) = link.next_chunk() {
+        if let Some(chunk) = side.next_chunk() {
             return Some(BlockMessage::Chunk(chunk));
         }
         poll_fetch(cx, at)
@@ -176,8 +176,8 @@ impl ChannelTrait for Channel {
     }
 
     fn deadline(cx: &Context, at: Instance) -> Option<Time> {
-        let link = cx.blocks.links.get(&at.link)?;
-        link.ledger.returns_due()
+        let side = cx.blocks.links.get(&at.link)?;
+        side.ledger.returns_due()
     }
 
     fn awaited_since(cx: &Context, at: Instance) -> Option<Time> {
@@ -185,7 +185,7 @@ impl ChannelTrait for Channel {
     }
 
     fn is_owed(cx: &Context, at: Instance) -> bool {
-        cx.blocks.links.get(&at.link).is_some_and(|link| link.ledger.issuer.is_owed())
+        cx.blocks.links.get(&at.link).is_some_and(|side| side.ledger.issuer.is_owed())
     }
 
     fn due(cx: &Context, _: usize) -> Option<Time> {
@@ -198,43 +198,46 @@ impl ChannelTrait for Channel {
 }
 
 /// Whether a peer says that it has executed a block.
-fn is_executed(cx: &Context, link: ConnectionId, block: &BlockId) -> bool {
+fn is_executed(cx: &Context, connection: ConnectionId, block: &BlockId) -> bool {
     let known = cx.blocks.known.get(block);
-    cx.links.get(link).zip(known).is_some_and(|(link, known)| link.height() >= known.facts.height)
+    cx.links
+        .get(connection)
+        .zip(known)
+        .is_some_and(|(link, known)| link.height() >= known.facts.height)
 }
 
 /// A request to `link` will not be answered: asks other peers, unless they have been asked.
-fn lost(cx: &mut Context, link: ConnectionId, request: Option<Late>) {
+fn lost(cx: &mut Context, connection: ConnectionId, request: Option<Late>) {
     let Some(Late { block, part, passed_on, .. }) = request else { return };
     let Some(building) = cx.blocks.building.get_mut(&block) else { return };
     if !passed_on {
-        building.not_delivered(link, &part);
+        building.not_delivered(connection, &part);
     }
-    building.forget_source(link);
+    building.forget_source(connection);
     advance(cx, block);
 }
 
 /// An answer is late. While it is still awaited, other peers are asked as well, dialed ones first:
 /// a peer that is late on purpose cannot choose those.
-pub(super) fn late(cx: &mut Context, link: ConnectionId, late: Late) {
+pub(super) fn late(cx: &mut Context, connection: ConnectionId, late: Late) {
     if late.ended {
-        return lost(cx, link, Some(late));
+        return lost(cx, connection, Some(late));
     }
     let Late { block, part, .. } = late;
     let mut again = None;
     if let Some(building) = cx.blocks.building.get_mut(&block) {
-        let others = building.others(link);
+        let others = building.others(connection);
         let others = others.filter(|other| can_be_asked(&cx.blocks.links, *other, &block));
         let others = others.collect::<Vec<_>>();
         let dialed = |other| cx.links.was_dialed(other);
         if others.is_empty() {
             again = Some(cx.now + LOOK_AGAIN);
         } else {
-            building.is_late(link, &part, others.into_iter().any(dialed));
+            building.is_late(connection, &part, others.into_iter().any(dialed));
         }
     }
-    if let Some(link) = cx.blocks.links.get_mut(&link) {
-        link.look_again(&block, &part, again);
+    if let Some(side) = cx.blocks.links.get_mut(&connection) {
+        side.look_again(&block, &part, again);
     }
     advance(cx, block);
 }
@@ -242,26 +245,26 @@ pub(super) fn late(cx: &mut Context, link: ConnectionId, late: Late) {
 fn on_fetch(cx: &mut Context, at: Instance, fetch: BlockFetch) -> Result<(), Violation> {
     let compact = fetch.want == BlockWant::Compact;
     let until = compact.then_some(cx.now + cx.config.limits.not_here_after);
-    let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-    link.ledger.issuer.request(0)?;
+    let side = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    side.ledger.issuer.request(0)?;
     if let BlockWant::Items(indices) = &fetch.want
         && (indices.is_empty() || !indices.windows(2).all(|pair| pair[0] < pair[1]))
     {
         // R9.2.10
         return Err(Violation::UnknownNumber);
     }
-    link.asked.push_back(Asked { fetch, until, sent: 0 });
+    side.asked.push_back(Asked { fetch, until, sent: 0 });
     Ok(())
 }
 
 fn on_ids(cx: &mut Context, at: Instance, ids: BlockIds) -> Result<(), Violation> {
-    let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let side = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     // R9.2.13
-    let request = link.find(&ids.block, BlockPart::Ids).ok_or(Violation::Unasked)?;
-    if link.requests[request].part != Part::Ids(ids.first) {
+    let request = side.find(&ids.block, BlockPart::Ids).ok_or(Violation::Unasked)?;
+    if side.requests[request].part != Part::Ids(ids.first) {
         return Err(Violation::Unasked);
     }
-    link.answered(request);
+    side.answered(request);
     if let Some(building) = cx.blocks.building.get_mut(&ids.block) {
         match building.deliver_ids(at.link, &ids, &cx.pools)? {
             Delivered::Taken => {}
@@ -276,10 +279,10 @@ fn on_ids(cx: &mut Context, at: Instance, ids: BlockIds) -> Result<(), Violation
 
 fn on_item(cx: &mut Context, at: Instance, item: wire::BlockItem) -> Result<(), Violation> {
     let wire::BlockItem { block, index, pool: name, id, proof, body } = item;
-    let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-    let request = link.find(&block, BlockPart::Items).ok_or(Violation::Unasked)?;
+    let side = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let request = side.find(&block, BlockPart::Items).ok_or(Violation::Unasked)?;
     // R9.2.13
-    if !link.asks_item(request, index) || link.incoming.is_some() {
+    if !side.asks_item(request, index) || side.incoming.is_some() {
         return Err(Violation::Unasked);
     }
     // Even if the block is not under reconstruction now: it may be when the last chunk arrives. If
@@ -301,8 +304,8 @@ fn on_item(cx: &mut Context, at: Instance, item: wire::BlockItem) -> Result<(), 
         wire::Body::Chunked(start) => {
             // R6.4.2
             let body = Receiving::new(&start, largest_item(&cx.pools, pool) as usize)?;
-            let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-            link.incoming = Some(Incoming { block, index, pool: name, id, proven, body });
+            let side = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+            side.incoming = Some(Incoming { block, index, pool: name, id, proven, body });
             Ok(())
         }
     }
@@ -317,18 +320,18 @@ fn largest_item(pools: &[Pool], pool: Option<PoolIndex>) -> u32 {
 /// A requested item is complete. If it proves wrong it stays requested, so that other peers are
 /// asked when this connection ends. R9.2.15
 fn item_answered(cx: &mut Context, at: Instance, block: &BlockId, index: u32) {
-    let Some(link) = cx.blocks.links.get_mut(&at.link) else { return };
-    link.item_answered(block, index);
+    let Some(side) = cx.blocks.links.get_mut(&at.link) else { return };
+    side.item_answered(block, index);
 }
 
 fn on_chunk(cx: &mut Context, at: Instance, chunk: &[u8]) -> Result<(), Violation> {
-    let link = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let side = cx.blocks.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     // R6.4.6
-    let incoming = link.incoming.as_mut().ok_or(Violation::Unasked)?;
+    let incoming = side.incoming.as_mut().ok_or(Violation::Unasked)?;
     if !incoming.body.push(chunk)? {
         return Ok(());
     }
-    let Some(Incoming { block, index, pool, id, proven, body }) = link.incoming.take() else {
+    let Some(Incoming { block, index, pool, id, proven, body }) = side.incoming.take() else {
         return Ok(());
     };
     if proven {
@@ -371,15 +374,15 @@ fn deliver(
 
 /// Requests headers and compact blocks.
 fn poll_fetch(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
-    let link = cx.blocks.links.get_mut(&at.link)?;
+    let side = cx.blocks.links.get_mut(&at.link)?;
     let fastest = cx.links.fastest(at.link);
-    let connection = cx.links.get_mut(at.link)?;
-    let room = link.has_room(&cx.config.limits);
+    let link = cx.links.get_mut(at.link)?;
+    let room = side.has_room(&cx.config.limits);
     // One header at a time, and none while another of this connection is being checked: requested
     // headers cost no permit, so they must not pile up.
     let checking = &cx.blocks.checking;
     let may_ask_header = || {
-        let open = link.find_any(BlockPart::Header).is_some();
+        let open = side.find_any(BlockPart::Header).is_some();
         !open && !checking.values().any(|checking| checking.is_from(at.link))
     };
     let (known, building) = (&cx.blocks.known, &cx.blocks.building);
@@ -393,7 +396,7 @@ fn poll_fetch(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
         };
         room && if *part == BlockPart::Header { may_ask_header() } else { may_build() }
     };
-    let until = |bytes, late| connection.waits(bytes, late, fastest, cx.now);
+    let until = |bytes, late| link.waits(bytes, late, fastest, cx.now);
     let request = cx.blocks.fetcher.next_for(at.link, fits, until)?;
     let (block, part) = request.key;
     let (part, want) = match part {
@@ -401,43 +404,43 @@ fn poll_fetch(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
         _ => (Part::Compact, BlockWant::Compact),
     };
     // The fetcher tracks the deadline.
-    link.request(block, part, request.size, None, cx.now);
+    side.request(block, part, request.size, None, cx.now);
     Some(BlockMessage::Fetch(BlockFetch { block, want }))
 }
 
 /// Requests what blocks under reconstruction lack.
 fn poll_build(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
     let limits = &cx.config.limits;
-    let link = cx.blocks.links.get_mut(&at.link).filter(|link| link.has_room(limits))?;
+    let side = cx.blocks.links.get_mut(&at.link).filter(|side| side.has_room(limits))?;
     let fastest = cx.links.fastest(at.link);
-    let connection = cx.links.get_mut(at.link)?;
+    let link = cx.links.get_mut(at.link)?;
     for (block, building) in &mut cx.blocks.building {
-        if !building.may_be_asked(at.link, connection.direction.is_inbound()) {
+        if !building.may_be_asked(at.link, link.direction.is_inbound()) {
             continue;
         }
         let wait = |bytes, late| {
-            let (alone, until) = connection.waits(bytes, late, fastest, cx.now);
+            let (alone, until) = link.waits(bytes, late, fastest, cx.now);
             Wait { alone: Some(alone), until }
         };
         // One list at a time: the reconstruction may have been restarted meanwhile.
-        if link.find(block, BlockPart::Ids).is_none()
-            && !link.is_late(block)
+        if side.find(block, BlockPart::Ids).is_none()
+            && !side.is_late(block)
             && let Some(first) = building.ask_for_ids(at.link)
         {
             let wait = wait(MAX_FRAME as u32, building.late);
-            link.request(*block, Part::Ids(first), MAX_FRAME as u32, Some(wait), cx.now);
+            side.request(*block, Part::Ids(first), MAX_FRAME as u32, Some(wait), cx.now);
             let want = BlockWant::Ids(first);
             building.has_asked(cx.now);
             return Some(BlockMessage::Fetch(BlockFetch { block: *block, want }));
         }
         if building.ids_wanted.is_some()
             || !building.has_missing()
-            || link.find(block, BlockPart::Items).is_some()
+            || side.find(block, BlockPart::Items).is_some()
         {
             continue;
         }
         // One item always fits.
-        let already = link.requested_bytes();
+        let already = side.requested_bytes();
         let mut bound = 0;
         let pools = &cx.pools;
         let batch = building.next_missing(MAX_INDICES, |pool| {
@@ -448,7 +451,7 @@ fn poll_build(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
         });
         let indices = batch.iter().copied().collect::<BTreeSet<_>>();
         let wait = wait(bound, building.late);
-        link.request(*block, Part::Items(indices), bound, Some(wait), cx.now);
+        side.request(*block, Part::Items(indices), bound, Some(wait), cx.now);
         let want = BlockWant::Items(batch);
         building.has_asked(cx.now);
         return Some(BlockMessage::Fetch(BlockFetch { block: *block, want }));
@@ -466,7 +469,7 @@ pub(super) fn pass_on(cx: &mut Context) {
             continue;
         }
         let links = &cx.blocks.links;
-        let owes = |source| links.get(source).is_some_and(|link| link.owes(block));
+        let owes = |source| links.get(source).is_some_and(|side| side.owes(block));
         if !building.has_to_ask() || building.sources.iter().any(owes) && !building.has_others() {
             building.unasked_since = None;
         } else if building.has_others() {
@@ -476,7 +479,7 @@ pub(super) fn pass_on(cx: &mut Context) {
             given_up.push(*block);
         }
     }
-    wake.into_iter().for_each(|link| wake_block(cx, link));
+    wake.into_iter().for_each(|connection| wake_block(cx, connection));
     given_up.into_iter().for_each(|block| abandon(cx, block));
 }
 
@@ -485,10 +488,10 @@ fn poll_push(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
     let salt = cx.links.get(at.link)?.salt;
     let best = cx.tip.best()?;
     let known = cx.blocks.known.get(&best.block)?;
-    let link = cx.blocks.links.get_mut(&at.link)?;
+    let side = cx.blocks.links.get_mut(&at.link)?;
     let (items, lacked) = serve::served(known)?;
     // R9.2.5
-    if !link.to_peer.is_first(best) || link.old == Some(best.block) {
+    if !side.to_peer.is_first(best) || side.old == Some(best.block) {
         return None;
     }
     let has_it = known.announced_by.contains(&at.link);
@@ -496,18 +499,18 @@ fn poll_push(cx: &mut Context, at: Instance) -> Option<BlockMessage> {
     let least = Spent::Body((known.header.len() + items.len() * 6) as u32);
     // A bound of this node's own: it remembers every outstanding push, however many the peer
     // permits.
-    let few = link.ledger.holder.out() < cx.config.limits.block_grant.bodies as usize;
-    if has_it || !few || !link.ledger.holder.allows(least) {
+    let few = side.ledger.holder.out() < cx.config.limits.block_grant.bodies as usize;
+    if has_it || !few || !side.ledger.holder.allows(least) {
         return None;
     }
     let compact = reconstruct::compact(&known.facts, &known.header, items, lacked, &cx.pools, salt);
     let spent = Spent::Body(size(&compact));
-    let body_permit = link.ledger.holder.allows(spent);
+    let body_permit = side.ledger.holder.allows(spent);
     // The header on the tip channel is the announcement.
     match decide(Candidate { has_it, old: false, small: true, body_permit }) {
         Delivery::Body => {
-            link.to_peer.note(best);
-            link.ledger.holder.spend(spent, (), cx.now);
+            side.to_peer.note(best);
+            side.ledger.holder.spend(spent, (), cx.now);
             Some(BlockMessage::Push(compact))
         }
         Delivery::Announcement | Delivery::Nothing => None,

@@ -39,8 +39,8 @@ pub(super) struct Checking {
 
 impl Checking {
     /// Whether a peer sent it.
-    pub(super) fn is_from(&self, link: ConnectionId) -> bool {
-        self.sources.contains(&link)
+    pub(super) fn is_from(&self, connection: ConnectionId) -> bool {
+        self.sources.contains(&connection)
     }
 }
 
@@ -72,24 +72,24 @@ pub(super) fn parse(cx: &Context, header: &[u8]) -> Result<HeaderFacts, Violatio
 /// A peer announced a header on the tip channel. Its permit is returned at the verdict.
 pub(crate) fn header_announced(
     cx: &mut Context,
-    link: ConnectionId,
+    connection: ConnectionId,
     header: Bytes,
 ) -> Result<(), Violation> {
     let facts = parse(cx, &header)?;
-    take(cx, link, facts, header, false);
+    take(cx, connection, facts, header, false);
     let waits = cx.blocks.checking.get(&facts.block);
-    if waits.is_some_and(|checking| checking.sources.contains(&link) && !checking.overdue) {
-        tip::header_waits(cx, link, facts.block);
+    if waits.is_some_and(|checking| checking.sources.contains(&connection) && !checking.overdue) {
+        tip::header_waits(cx, connection, facts.block);
     } else {
-        tip::header_done(cx, link, &facts.block);
+        tip::header_done(cx, connection, &facts.block);
     }
     Ok(())
 }
 
 /// A peer announced its executed tip.
-pub(crate) fn peer_holds(cx: &mut Context, link: ConnectionId, held: &Held) {
+pub(crate) fn peer_holds(cx: &mut Context, connection: ConnectionId, held: &Held) {
     // R16.10
-    if !super::has_channel(cx, link) {
+    if !super::has_channel(cx, connection) {
         return;
     }
     let Some(own) = cx.tip.held().copied() else { return };
@@ -97,80 +97,86 @@ pub(crate) fn peer_holds(cx: &mut Context, link: ConnectionId, held: &Held) {
         return sync::drive_soon(cx);
     }
     if let Some(known) = cx.blocks.known.get_mut(&held.block) {
-        let news = known.announced_by.insert(link);
-        may_have(cx, link, &held.block);
-        let change = if news { Change::Announced } else { Change::Executed(link) };
+        let news = known.announced_by.insert(connection);
+        may_have(cx, connection, &held.block);
+        let change = if news { Change::Announced } else { Change::Executed(connection) };
         wanted::reconsider(cx, held.block, change);
     } else if let Some(checking) = cx.blocks.checking.get_mut(&held.block) {
-        checking.sources.insert(link);
+        checking.sources.insert(connection);
     } else if cx.blocks.orphans.get(&held.block).is_some() {
-        follow_back(cx, link, held.block);
+        follow_back(cx, connection, held.block);
     } else if held.height >= own.height {
         // The peer did not send the header: it was superseded, or is older than the connection.
-        wanted::offer_header(cx, held.block, link);
+        wanted::offer_header(cx, held.block, connection);
     }
 }
 
 /// A requested header arrived.
 pub(super) fn header_answered(
     cx: &mut Context,
-    link: ConnectionId,
+    connection: ConnectionId,
     header: Bytes,
 ) -> Result<(), Violation> {
     let facts = parse(cx, &header)?;
-    let asked = cx.blocks.links.get_mut(&link).ok_or(Violation::UnknownChannel)?;
+    let asked = cx.blocks.links.get_mut(&connection).ok_or(Violation::UnknownChannel)?;
     // R9.1.4
     if !asked.header_answered(&facts.block) {
         return Err(Violation::WrongHeader);
     }
     cx.blocks.fetcher.resolved((facts.block, BlockPart::Header));
-    take(cx, link, facts, header, true);
+    take(cx, connection, facts, header, true);
     Ok(())
 }
 
 /// A compact block arrived: processes its header, with these facts, first.
 pub(super) fn compact_with_header(
     cx: &mut Context,
-    link: ConnectionId,
+    connection: ConnectionId,
     facts: HeaderFacts,
     compact: Compact,
     pushed: Option<u32>,
 ) -> Result<(), Violation> {
-    take(cx, link, facts, compact.header.clone(), pushed.is_none());
+    take(cx, connection, facts, compact.header.clone(), pushed.is_none());
     if let Some(checking) = cx.blocks.checking.get_mut(&facts.block) {
-        let duplicate = checking.compacts.iter().any(|(sender, ..)| *sender == link);
+        let duplicate = checking.compacts.iter().any(|(sender, ..)| *sender == connection);
         if !duplicate {
-            checking.compacts.push((link, pushed, compact));
+            checking.compacts.push((connection, pushed, compact));
         } else {
-            give_back_pushed(cx, link, pushed, Report::Duplicate);
+            give_back_pushed(cx, connection, pushed, Report::Duplicate);
         }
         return Ok(());
     }
-    compact_arrived(cx, link, facts, &compact, pushed)
+    compact_arrived(cx, connection, facts, &compact, pushed)
 }
 
 /// Processes a header. A requested one need not be better than the tip: it may be the ancestor of
 /// one that is.
-fn take(cx: &mut Context, link: ConnectionId, facts: HeaderFacts, header: Bytes, asked: bool) {
+fn take(
+    cx: &mut Context,
+    connection: ConnectionId,
+    facts: HeaderFacts,
+    header: Bytes,
+    asked: bool,
+) {
     match standing(cx, &facts, asked) {
         Standing::Known => {
             let block = facts.block;
             if let Some(known) = cx.blocks.known.get_mut(&block) {
-                if known.announced_by.insert(link) {
-                    may_have(cx, link, &block);
+                if known.announced_by.insert(connection) {
+                    may_have(cx, connection, &block);
                     wanted::reconsider(cx, block, Change::Announced);
                 }
             } else if let Some(checking) = cx.blocks.checking.get_mut(&block) {
-                checking.sources.insert(link);
+                checking.sources.insert(connection);
             } else {
-                follow_back(cx, link, block);
+                follow_back(cx, connection, block);
             }
         }
-        Standing::Ready => check(cx, facts, header, link, None),
+        Standing::Ready => check(cx, facts, header, connection, None),
         Standing::Orphan if sync::is_far(cx, facts.height) => {}
         Standing::Orphan => {
-            adopt(cx, Orphan { facts, header, link });
-            follow_back(cx, link, facts.block);
+            adopt(cx, Orphan { facts, header, link: connection });
+            follow_back(cx, connection, facts.block);
         }
         Standing::Useless => {}
     }
@@ -215,29 +221,29 @@ pub(super) fn check(
 /// Ends a header's wait for its verdict.
 fn take_checking(cx: &mut Context, block: &BlockId) -> Option<Checking> {
     let checking = cx.blocks.checking.remove(block)?;
-    if let Some(link) = checking.charged {
-        cx.blocks.orphans.checked(link, checking.header.len());
+    if let Some(connection) = checking.charged {
+        cx.blocks.orphans.checked(connection, checking.header.len());
     }
     Some(checking)
 }
 
 /// Keeps a header until its parent is known, within its sender's share.
 fn adopt(cx: &mut Context, orphan: Orphan) {
-    let link = orphan.link;
+    let connection = orphan.link;
     let (count, bytes) = cx.blocks.orphans.insert(orphan);
     let limits = &cx.config.limits;
     if count <= limits.ancestors as usize && bytes <= limits.orphan_bytes as usize {
         return;
     }
     // Too many unknown ancestors to follow one by one.
-    cx.blocks.orphans.forget(link);
-    sync::not_followed(cx, link);
+    cx.blocks.orphans.forget(connection);
+    sync::not_followed(cx, connection);
     // Other senders may have sent some of them, and can be asked.
     reconsider_soon(cx);
 }
 
 /// Requests the first unknown ancestor of `block` from `link`, whose peer has it.
-fn follow_back(cx: &mut Context, link: ConnectionId, block: BlockId) {
+fn follow_back(cx: &mut Context, connection: ConnectionId, block: BlockId) {
     let mut at = block;
     // Longer chains are left to catching up: each step costs a round trip.
     let mut steps = cx.config.limits.ancestors;
@@ -252,7 +258,7 @@ fn follow_back(cx: &mut Context, link: ConnectionId, block: BlockId) {
     }
     let there = cx.blocks.known.contains_key(&at) || cx.blocks.checking.contains_key(&at);
     if at != block && !there {
-        wanted::offer_header(cx, at, link);
+        wanted::offer_header(cx, at, connection);
     }
 }
 
@@ -270,11 +276,11 @@ pub(crate) fn header_verdict(cx: &mut Context, block: BlockId, verdict: Verdict)
 }
 
 fn settle(cx: &mut Context, block: BlockId, checking: Checking, verdict: Verdict) {
-    for link in &checking.sources {
+    for connection in &checking.sources {
         // R8.4
-        tip::header_done(cx, *link, &block);
+        tip::header_done(cx, *connection, &block);
         // It may be asked for another header now.
-        wake_block(cx, *link);
+        wake_block(cx, *connection);
     }
     let parent = cx.blocks.known.get(&checking.facts.parent);
     let of_bad = parent.is_some_and(|parent| matches!(parent.body, Body::Bad));
@@ -287,19 +293,19 @@ fn settle(cx: &mut Context, block: BlockId, checking: Checking, verdict: Verdict
         verdict => verdict,
     };
     let Verdict::Accept(_) = verdict else {
-        for (link, number, _) in checking.compacts {
+        for (connection, number, _) in checking.compacts {
             let report = match verdict {
                 Verdict::Reject => Report::Rejected,
                 _ => Report::Ignored,
             };
-            give_back_pushed(cx, link, number, report);
+            give_back_pushed(cx, connection, number, report);
         }
         disown(cx, block);
         if verdict == Verdict::Reject {
             // Headers are relayed only after their verdict, so every sender of a bad one is to
             // blame. R8.7
-            for link in checking.sources {
-                cx.links.end(link, Violation::RejectedHeader);
+            for connection in checking.sources {
+                cx.links.end(connection, Violation::RejectedHeader);
             }
         }
         return;
@@ -308,21 +314,21 @@ fn settle(cx: &mut Context, block: BlockId, checking: Checking, verdict: Verdict
     if let Some(known) = cx.blocks.known.get_mut(&block) {
         // It was published here meanwhile.
         known.announced_by.extend(sources);
-        for (link, number, _) in compacts {
-            give_back_pushed(cx, link, number, Report::Duplicate);
+        for (connection, number, _) in compacts {
+            give_back_pushed(cx, connection, number, Report::Duplicate);
         }
         return;
     }
     let known = Known { facts, header: header.clone(), body: Body::Missing, announced_by: sources };
     cx.blocks.insert(known);
     accepted(cx, facts, header);
-    for (link, pushed, compact) in compacts {
+    for (connection, pushed, compact) in compacts {
         let before = cx.stats.of(Count::Work);
-        if let Err(violation) = compact_arrived(cx, link, facts, &compact, pushed) {
-            cx.links.end(link, violation);
+        if let Err(violation) = compact_arrived(cx, connection, facts, &compact, pushed) {
+            cx.links.end(connection, violation);
         }
         if pushed.is_some() {
-            cx.charge(link, before);
+            cx.charge(connection, before);
         }
     }
 }
@@ -361,12 +367,13 @@ pub(crate) fn header_overdue(cx: &mut Context, block: BlockId) {
     let Some(checking) = cx.blocks.checking.get_mut(&block) else { return };
     checking.overdue = true;
     let sources = checking.sources.clone();
-    let pushes = checking.compacts.iter_mut().map(|(link, pushed, _)| (*link, pushed.take()));
+    let pushes =
+        checking.compacts.iter_mut().map(|(connection, pushed, _)| (*connection, pushed.take()));
     let pushes = pushes.collect::<Vec<_>>();
-    sources.into_iter().for_each(|link| tip::header_done(cx, link, &block));
-    for (link, pushed) in pushes {
+    sources.into_iter().for_each(|connection| tip::header_done(cx, connection, &block));
+    for (connection, pushed) in pushes {
         // R6.3.3
-        give_back_pushed(cx, link, pushed, Report::Ignored);
+        give_back_pushed(cx, connection, pushed, Report::Ignored);
     }
 }
 
@@ -378,29 +385,29 @@ pub(super) fn prune(cx: &mut Context) {
 }
 
 /// The connection is up: processes tips that arrived before.
-pub(super) fn link_up(cx: &mut Context, link: ConnectionId) {
-    if let Some(held) = cx.links.get(link).and_then(|link| link.held.clone()) {
-        peer_holds(cx, link, &held);
+pub(super) fn link_up(cx: &mut Context, connection: ConnectionId) {
+    if let Some(held) = cx.links.get(connection).and_then(|link| link.held.clone()) {
+        peer_holds(cx, connection, &held);
     }
-    for block in cx.blocks.orphans.of(link) {
-        follow_back(cx, link, block);
+    for block in cx.blocks.orphans.of(connection) {
+        follow_back(cx, connection, block);
     }
-    let known = cx.blocks.known.values().filter(|known| known.announced_by.contains(&link));
+    let known = cx.blocks.known.values().filter(|known| known.announced_by.contains(&connection));
     for block in known.map(|known| known.facts.block).collect::<Vec<_>>() {
         wanted::reconsider(cx, block, Change::Retry);
     }
 }
 
 /// A connection is gone: forgets headers that only it sent.
-pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
-    cx.blocks.orphans.forget(link);
+pub(super) fn link_down(cx: &mut Context, connection: ConnectionId) {
+    cx.blocks.orphans.forget(connection);
     for known in cx.blocks.known.values_mut() {
-        known.announced_by.remove(&link);
+        known.announced_by.remove(&connection);
     }
     let mut unpaid = Vec::new();
     for (block, checking) in &mut cx.blocks.checking {
-        checking.sources.remove(&link);
-        checking.compacts.retain(|(sender, ..)| *sender != link);
+        checking.sources.remove(&connection);
+        checking.compacts.retain(|(sender, ..)| *sender != connection);
         if checking.sources.is_empty() {
             unpaid.push(*block);
         }
@@ -411,8 +418,8 @@ pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
         if cx.tickets.withdraw(Question::Header(block)) {
             take_checking(cx, &block);
             for orphan in cx.blocks.orphans.children(&block) {
-                if let Some(link) = cx.blocks.orphans.get(&orphan).map(|orphan| orphan.link) {
-                    follow_back(cx, link, orphan);
+                if let Some(connection) = cx.blocks.orphans.get(&orphan).map(|orphan| orphan.link) {
+                    follow_back(cx, connection, orphan);
                 }
             }
         }
@@ -437,7 +444,7 @@ pub(super) fn reconsider(cx: &mut Context) {
     let held = links.filter_map(|(id, link)| link.held.clone().map(|held| (id, held)));
     let held = held.collect::<Vec<_>>();
     cx.stats.worked(held.len() as u64);
-    for (link, held) in held {
-        peer_holds(cx, link, &held);
+    for (connection, held) in held {
+        peer_holds(cx, connection, &held);
     }
 }

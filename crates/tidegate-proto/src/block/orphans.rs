@@ -85,12 +85,12 @@ impl Orphans {
     }
 
     /// A header of `bytes` bytes has its verdict, or is no longer checked.
-    pub(super) fn checked(&mut self, link: ConnectionId, bytes: usize) {
-        let Some(share) = self.by_link.get_mut(&link) else { return };
+    pub(super) fn checked(&mut self, connection: ConnectionId, bytes: usize) {
+        let Some(share) = self.by_link.get_mut(&connection) else { return };
         share.checking = share.checking.saturating_sub(1);
         share.bytes = share.bytes.saturating_sub(bytes);
         if share.is_empty() {
-            self.by_link.remove(&link);
+            self.by_link.remove(&connection);
         }
     }
 
@@ -101,13 +101,13 @@ impl Orphans {
     }
 
     /// Orphans of a sender.
-    pub(super) fn of(&self, link: ConnectionId) -> Vec<BlockId> {
-        self.by_link.get(&link).into_iter().flat_map(|share| &share.blocks).copied().collect()
+    pub(super) fn of(&self, connection: ConnectionId) -> Vec<BlockId> {
+        self.by_link.get(&connection).into_iter().flat_map(|share| &share.blocks).copied().collect()
     }
 
     /// Drops a sender's orphans; returns the height of the highest.
-    pub(super) fn forget(&mut self, link: ConnectionId) -> Option<u64> {
-        let gone = self.of(link).into_iter().filter_map(|block| self.remove(&block));
+    pub(super) fn forget(&mut self, connection: ConnectionId) -> Option<u64> {
+        let gone = self.of(connection).into_iter().filter_map(|block| self.remove(&block));
         // Consumes the whole iterator: all of them must be removed.
         gone.map(|orphan| orphan.facts.height)
             .fold(None, |highest, height| highest.max(Some(height)))

@@ -388,10 +388,10 @@ impl Reconstruction {
     }
 
     /// Removes a failed source. The reserve takes over when no source is left.
-    pub(crate) fn forget_source(&mut self, link: ConnectionId) {
-        self.ids_failed(link);
-        self.sources.retain(|source| *source != link);
-        self.reserve.retain(|source| *source != link);
+    pub(crate) fn forget_source(&mut self, connection: ConnectionId) {
+        self.ids_failed(connection);
+        self.sources.retain(|source| *source != connection);
+        self.reserve.retain(|source| *source != connection);
         if self.sources.is_empty() {
             self.sources = std::mem::take(&mut self.reserve);
         }
@@ -403,9 +403,9 @@ impl Reconstruction {
     }
 
     /// Asks `link` for the next part of the list, if wanted: the index of its first id.
-    pub(crate) fn ask_for_ids(&mut self, link: ConnectionId) -> Option<u32> {
+    pub(crate) fn ask_for_ids(&mut self, connection: ConnectionId) -> Option<u32> {
         let first = self.ids_wanted.filter(|_| !self.ids_asked)?;
-        if *self.ids_source.get_or_insert(link) != link {
+        if *self.ids_source.get_or_insert(connection) != connection {
             return None;
         }
         self.ids_asked = true;
@@ -454,8 +454,8 @@ impl Reconstruction {
     }
 
     /// A peer will not deliver the list: the whole list is requested from another.
-    pub(crate) fn ids_failed(&mut self, link: ConnectionId) {
-        if self.ids_source == Some(link) {
+    pub(crate) fn ids_failed(&mut self, connection: ConnectionId) {
+        if self.ids_source == Some(connection) {
             self.want_all_ids();
         }
     }
@@ -467,10 +467,10 @@ impl Reconstruction {
     }
 
     /// A peer will not deliver a part, or not in time: others may be asked for it.
-    pub(super) fn not_delivered(&mut self, link: ConnectionId, part: &Part) {
+    pub(super) fn not_delivered(&mut self, connection: ConnectionId, part: &Part) {
         match part {
             Part::Header | Part::Compact => {}
-            Part::Ids(_) => self.ids_failed(link),
+            Part::Ids(_) => self.ids_failed(connection),
             Part::Items(indices) => {
                 let lost = indices.iter().filter(|index| self.items[**index as usize].is_none());
                 self.missing.extend(lost);
@@ -479,14 +479,14 @@ impl Reconstruction {
     }
 
     /// Other peers that have the block, or may have it.
-    pub(crate) fn others(&self, link: ConnectionId) -> impl Iterator<Item = ConnectionId> {
+    pub(crate) fn others(&self, connection: ConnectionId) -> impl Iterator<Item = ConnectionId> {
         let all = self.sources.iter().chain(&self.reserve).copied();
-        all.filter(move |other| *other != link)
+        all.filter(move |other| *other != connection)
     }
 
     /// A peer is late with an answer: others are asked for the same, dialed ones first if given.
-    pub(super) fn is_late(&mut self, link: ConnectionId, part: &Part, dialed_first: bool) {
-        self.not_delivered(link, part);
+    pub(super) fn is_late(&mut self, connection: ConnectionId, part: &Part, dialed_first: bool) {
+        self.not_delivered(connection, part);
         self.sources.append(&mut self.reserve);
         self.late = self.late.saturating_add(1);
         self.dialed_first = dialed_first;
@@ -498,8 +498,8 @@ impl Reconstruction {
     }
 
     /// Whether a peer is to be asked for what the block lacks.
-    pub(crate) fn may_be_asked(&self, link: ConnectionId, inbound: bool) -> bool {
-        self.sources.contains(&link) && !(self.dialed_first && inbound)
+    pub(crate) fn may_be_asked(&self, connection: ConnectionId, inbound: bool) -> bool {
+        self.sources.contains(&connection) && !(self.dialed_first && inbound)
     }
 
     /// A proven item replaces an unproven claim. Returns the sender of the compact block if that
@@ -531,11 +531,11 @@ impl Reconstruction {
     /// A part of the full list from `link`. `Err` if the complete list does not match the header.
     pub(crate) fn deliver_ids(
         &mut self,
-        link: ConnectionId,
+        connection: ConnectionId,
         part: &BlockIds,
         pools: &[Pool],
     ) -> Result<Delivered, Violation> {
-        let awaited = self.ids_wanted == Some(part.first) && self.ids_source == Some(link);
+        let awaited = self.ids_wanted == Some(part.first) && self.ids_source == Some(connection);
         // From a peer that was late, while another was asked: it may still start the list, and
         // continue it.
         let begins = (self.ids_wanted, part.first) == (Some(0), 0)
@@ -543,9 +543,9 @@ impl Reconstruction {
         if !awaited && !begins {
             return Ok(Delivered::Taken);
         }
-        (self.ids_source, self.ids_asked) = (Some(link), false);
-        if !self.sources.contains(&link) {
-            self.sources.push(link);
+        (self.ids_source, self.ids_asked) = (Some(connection), false);
+        if !self.sources.contains(&connection) {
+            self.sources.push(connection);
         }
         let first = part.first as usize;
         let end = first + part.ids.len();

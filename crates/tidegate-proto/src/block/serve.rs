@@ -79,8 +79,8 @@ pub(super) fn poll_answer(cx: &mut Context, at: Instance) -> Option<BlockMessage
     let salt = cx.links.get(at.link)?.salt;
     let count = cx.blocks.links.get(&at.link)?.asked.len();
     for _ in 0..count {
-        let link = cx.blocks.links.get_mut(&at.link)?;
-        let mut asked = link.asked.pop_front()?;
+        let side = cx.blocks.links.get_mut(&at.link)?;
+        let mut asked = side.asked.pop_front()?;
         let block = asked.fetch.block;
         let known = cx.blocks.known.get(&block);
         let whole = known.and_then(|known| served(known).map(|body| (known, body)));
@@ -101,7 +101,7 @@ pub(super) fn poll_answer(cx: &mut Context, at: Instance) -> Option<BlockMessage
                 let coming = coming || cx.blocks.checking.contains_key(&block);
                 // R9.2.9
                 if coming && asked.until.is_some() {
-                    link.asked.push_back(asked);
+                    side.asked.push_back(asked);
                     continue;
                 }
                 None
@@ -123,9 +123,9 @@ pub(super) fn poll_answer(cx: &mut Context, at: Instance) -> Option<BlockMessage
                 if let Some((item, rest)) = item {
                     let first = asked.sent.is_multiple_of(ITEMS_A_STEP);
                     asked.sent += 1;
-                    link.sends(rest, last);
+                    side.sends(rest, last);
                     if !last {
-                        link.asked.push_front(asked);
+                        side.asked.push_front(asked);
                     }
                     if first {
                         cx.caused(at.link, 1);
@@ -136,7 +136,7 @@ pub(super) fn poll_answer(cx: &mut Context, at: Instance) -> Option<BlockMessage
             }
             (BlockWant::Ids(_) | BlockWant::Items(_), None) => None,
         };
-        link.ledger.issuer.answered(0);
+        side.ledger.issuer.answered(0);
         let part = part(&asked.fetch.want);
         // A whole block's short ids are made for each request.
         let ids = match &answer {

@@ -112,16 +112,16 @@ struct InFlight {
 }
 
 impl InFlight {
-    fn new(link: ConnectionId, asked: Time) -> Self {
-        Self { link, asked, size: 0, backup: None, backups: 0 }
+    fn new(connection: ConnectionId, asked: Time) -> Self {
+        Self { link: connection, asked, size: 0, backup: None, backups: 0 }
     }
 
-    fn is_backup(&self, link: ConnectionId) -> bool {
-        self.backup.is_some_and(|(backup, _)| backup == link)
+    fn is_backup(&self, connection: ConnectionId) -> bool {
+        self.backup.is_some_and(|(backup, _)| backup == connection)
     }
 
-    fn is_from(&self, link: ConnectionId) -> bool {
-        self.link == link || self.is_backup(link)
+    fn is_from(&self, connection: ConnectionId) -> bool {
+        self.link == connection || self.is_backup(connection)
     }
 }
 
@@ -151,8 +151,8 @@ pub(super) fn drive_soon(cx: &mut Context) {
 }
 
 /// A chain announced by a peer has too many unknown ancestors to be followed header by header.
-pub(super) fn not_followed(cx: &mut Context, link: ConnectionId) {
-    cx.sync.peers.set_unfollowed(link, true);
+pub(super) fn not_followed(cx: &mut Context, connection: ConnectionId) {
+    cx.sync.peers.set_unfollowed(connection, true);
     drive_soon(cx);
 }
 
@@ -218,10 +218,14 @@ fn drive(cx: &mut Context) {
         cx.sync.active = Some(held.height);
         cx.event(Event::SyncStarted { from: held.height, to: claimed.max(cx.sync.target) });
     }
-    let height = |link: ConnectionId| cx.links.get(link).map_or(0, |link| link.height());
-    let more =
-        cx.sync.headers.more.filter(|link| cx.sync.peers.failures(*link, What::Headers) == 0);
-    let more = more.is_some_and(|link| height(link) > shown);
+    let height =
+        |connection: ConnectionId| cx.links.get(connection).map_or(0, |link| link.height());
+    let more = cx
+        .sync
+        .headers
+        .more
+        .filter(|connection| cx.sync.peers.failures(*connection, What::Headers) == 0);
+    let more = more.is_some_and(|connection| height(connection) > shown);
     let waiting = !cx.sync.headers.batch.waiting.is_empty();
     let open = !cx.sync.bodies.in_flight.is_empty() || waiting || more;
     // The last block arrives like any new block.
@@ -343,12 +347,17 @@ fn candidates(cx: &Context, height: u64, what: What) -> Vec<ConnectionId> {
     });
     let mut candidates = holders.map(|(id, _)| id).collect::<Vec<_>>();
     // A slow peer is better than none.
-    if candidates.iter().any(|link| !peers.backs_off(*link, kind, now)) {
-        candidates.retain(|link| !peers.backs_off(*link, kind, now));
+    if candidates.iter().any(|connection| !peers.backs_off(*connection, kind, now)) {
+        candidates.retain(|connection| !peers.backs_off(*connection, kind, now));
     }
-    candidates.retain(|link| cx.rpc.has_room(*link));
-    candidates.sort_by_key(|link| {
-        (peers.failures(*link, kind), !peers.is_proven(*link), cx.rpc.open(*link), *link)
+    candidates.retain(|connection| cx.rpc.has_room(*connection));
+    candidates.sort_by_key(|connection| {
+        (
+            peers.failures(*connection, kind),
+            !peers.is_proven(*connection),
+            cx.rpc.open(*connection),
+            *connection,
+        )
     });
     candidates
 }
@@ -363,24 +372,26 @@ fn ask_headers(cx: &mut Context, held: &HeaderFacts) {
     if waiting || ahead > u64::from(most) / 2 {
         return;
     }
-    let useful = |link: &ConnectionId| {
-        let height = cx.links.get(*link).map_or(0, |link| link.height());
-        let has_more = cx.sync.headers.more == Some(*link) || cx.sync.peers.is_unfollowed(*link);
+    let useful = |connection: &ConnectionId| {
+        let height = cx.links.get(*connection).map_or(0, |link| link.height());
+        let has_more =
+            cx.sync.headers.more == Some(*connection) || cx.sync.peers.is_unfollowed(*connection);
         let far = is_far(cx, height) || has_more;
-        (cx.sync.active.is_some() || far) && !cx.rpc.asks_headers(*link)
+        (cx.sync.active.is_some() || far) && !cx.rpc.asks_headers(*connection)
     };
     let candidates =
         candidates(cx, best.saturating_add(1), What::Headers).into_iter().filter(useful);
     // In turns, so that a peer that answers late and with few headers gets no more requests than
     // others.
     let peers = &cx.sync.peers;
-    let first =
-        candidates.min_by_key(|link| (peers.failures(*link, What::Headers), peers.turn(*link)));
-    let Some(link) = first else { return };
+    let first = candidates.min_by_key(|connection| {
+        (peers.failures(*connection, What::Headers), peers.turn(*connection))
+    });
+    let Some(connection) = first else { return };
     let want = WantHeaders { locator: locator(cx), most };
-    if rpc::ask(cx, link, RpcWant::Headers(want)) {
-        cx.sync.headers.asked = Some((link, cx.now));
-        cx.sync.peers.takes_turn(link);
+    if rpc::ask(cx, connection, RpcWant::Headers(want)) {
+        cx.sync.headers.asked = Some((connection, cx.now));
+        cx.sync.peers.takes_turn(connection);
     }
 }
 
@@ -413,12 +424,12 @@ fn locator(cx: &Context) -> Vec<BlockId> {
 /// An answer with headers arrived.
 pub(crate) fn headers(
     cx: &mut Context,
-    link: ConnectionId,
+    connection: ConnectionId,
     want: &WantHeaders,
     headers: Vec<BlockHeader>,
 ) -> Result<(), Violation> {
-    cx.sync.headers.asked.take_if(|(asked, _)| *asked == link);
-    cx.sync.peers.set_unfollowed(link, false);
+    cx.sync.headers.asked.take_if(|(asked, _)| *asked == connection);
+    cx.sync.peers.set_unfollowed(connection, false);
     let mut parsed = VecDeque::new();
     let mut parent = None;
     for BlockHeader(header) in headers {
@@ -446,15 +457,15 @@ pub(crate) fn headers(
     let news = !parsed.iter().all(is_known);
     if !follows && !news {
         // The peer claims more than it can show.
-        back_off(cx, link, What::Headers);
+        back_off(cx, connection, What::Headers);
     } else {
         let full = parsed.len() >= want.most as usize;
         if news || full {
-            cx.sync.headers.more = full.then_some(link);
+            cx.sync.headers.more = full.then_some(connection);
         }
-        cx.sync.peers.forgive(link, What::Headers);
+        cx.sync.peers.forgive(connection, What::Headers);
     }
-    cx.sync.headers.batch = Batch { waiting: parsed, from: Some(link), checking: None };
+    cx.sync.headers.batch = Batch { waiting: parsed, from: Some(connection), checking: None };
     cx.sync.changed();
     Ok(())
 }
@@ -475,23 +486,23 @@ fn next_header(cx: &mut Context) {
             .headers
             .batch
             .from
-            .filter(|link| cx.links.get(*link).is_some_and(|link| link.up));
+            .filter(|from| cx.links.get(*from).is_some_and(|link| link.up));
         let good = cx.blocks.known.get(&facts.parent).is_some_and(|parent| {
             let next = parent.facts.height.checked_add(1) == Some(facts.height);
             next && !matches!(parent.body, Body::Bad)
         });
         let judged = cx.sync.headers.batch.checking == Some(facts.block);
-        let (Some(link), true, false) = (from, good, judged) else {
+        let (Some(connection), true, false) = (from, good, judged) else {
             // The rest of the batch is unusable: a header was rejected, or its sender is gone. Drop
             // it and ask another peer.
             cx.sync.headers.batch = Batch { from, ..Batch::default() };
-            if let Some(link) = from {
-                back_off(cx, link, What::Headers);
+            if let Some(connection) = from {
+                back_off(cx, connection, What::Headers);
             }
             return;
         };
         cx.sync.headers.batch.checking = Some(facts.block);
-        return headers::check(cx, facts, header, link, None);
+        return headers::check(cx, facts, header, connection, None);
     }
     cx.sync.headers.batch.checking = None;
 }
@@ -513,20 +524,24 @@ fn ask_bodies(cx: &mut Context, missing: &[HeaderFacts]) {
         }
         misses += 1;
         let candidates = candidates(cx, facts.height, What::Body(block));
-        let asked = |link: &&ConnectionId| {
+        let asked = |connection: &&ConnectionId| {
             let peers = &cx.sync.peers;
-            let size = peers.large(**link, &block);
+            let size = peers.large(**connection, &block);
             let fits = size.is_none_or(|size| fits(cx, unexecuted, facts, size));
-            let in_flight =
-                cx.sync.bodies.in_flight.values().filter(|in_flight| in_flight.is_from(**link));
-            let proven = !peers.is_any_proven() || peers.is_proven(**link);
+            let in_flight = cx
+                .sync
+                .bodies
+                .in_flight
+                .values()
+                .filter(|in_flight| in_flight.is_from(**connection));
+            let proven = !peers.is_any_proven() || peers.is_proven(**connection);
             let most = if proven { OF_ONE } else { 1 };
             fits && in_flight.count() < most
         };
-        let Some(link) = candidates.iter().find(asked).copied() else { continue };
-        if rpc::ask(cx, link, RpcWant::Block(block)) {
+        let Some(connection) = candidates.iter().find(asked).copied() else { continue };
+        if rpc::ask(cx, connection, RpcWant::Block(block)) {
             misses = 0;
-            cx.sync.bodies.in_flight.insert(block, InFlight::new(link, cx.now));
+            cx.sync.bodies.in_flight.insert(block, InFlight::new(connection, cx.now));
         }
     }
 }
@@ -542,7 +557,7 @@ fn fits(cx: &Context, unexecuted: Unexecuted, facts: &HeaderFacts, size: usize) 
 /// longer wanted.
 pub(crate) fn body_begins(
     cx: &mut Context,
-    link: ConnectionId,
+    connection: ConnectionId,
     block: &BlockId,
     size: usize,
 ) -> bool {
@@ -553,12 +568,12 @@ pub(crate) fn body_begins(
     let unexecuted = Unexecuted::of(cx);
     if !fits(cx, unexecuted, &facts, size) {
         cx.sync.bodies.in_flight.remove(block);
-        cx.sync.peers.set_large(link, *block, size);
+        cx.sync.peers.set_large(connection, *block, size);
         return false;
     }
-    promote_backup(cx, link, block);
+    promote_backup(cx, connection, block);
     let Some(in_flight) =
-        cx.sync.bodies.in_flight.get_mut(block).filter(|in_flight| in_flight.link == link)
+        cx.sync.bodies.in_flight.get_mut(block).filter(|in_flight| in_flight.link == connection)
     else {
         return false;
     };
@@ -571,12 +586,13 @@ pub(crate) fn body_begins(
 }
 
 /// The backup delivered first: it takes over, and the slow peer is cancelled.
-fn promote_backup(cx: &mut Context, link: ConnectionId, block: &BlockId) {
-    let Some(in_flight) = cx.sync.bodies.in_flight.get_mut(block).filter(|c| c.is_backup(link))
+fn promote_backup(cx: &mut Context, connection: ConnectionId, block: &BlockId) {
+    let Some(in_flight) =
+        cx.sync.bodies.in_flight.get_mut(block).filter(|c| c.is_backup(connection))
     else {
         return;
     };
-    let slow = std::mem::replace(&mut in_flight.link, link);
+    let slow = std::mem::replace(&mut in_flight.link, connection);
     (in_flight.backup, in_flight.asked, in_flight.size) = (None, cx.now, 0);
     rpc::cancel(cx, slow, &RpcWant::Block(*block));
     back_off(cx, slow, What::Bodies);
@@ -585,11 +601,11 @@ fn promote_backup(cx: &mut Context, link: ConnectionId, block: &BlockId) {
 /// All items of a block arrived.
 pub(crate) fn body(
     cx: &mut Context,
-    link: ConnectionId,
+    connection: ConnectionId,
     block: BlockId,
     body: BlockBody,
 ) -> Result<(), Violation> {
-    promote_backup(cx, link, &block);
+    promote_backup(cx, connection, &block);
     if let Some((backup, _)) =
         cx.sync.bodies.in_flight.remove(&block).and_then(|in_flight| in_flight.backup)
     {
@@ -611,7 +627,7 @@ pub(crate) fn body(
         // R16.8
         Parsed::Wrong => return Err(Violation::WrongIds),
     };
-    cx.sync.peers.delivered(link, block);
+    cx.sync.peers.delivered(connection, block);
     if body::admissible(&items, &cx.pools, &cx.config.limits).is_err() {
         // R9.4.2
         mark_bad(cx, block);
@@ -627,30 +643,34 @@ pub(crate) fn body(
 }
 
 /// A request failed: it was refused or timed out.
-pub(crate) fn failed(cx: &mut Context, link: ConnectionId, want: &RpcWant, late: bool) {
+pub(crate) fn failed(cx: &mut Context, connection: ConnectionId, want: &RpcWant, late: bool) {
     match want {
         RpcWant::Headers(_) => {
-            cx.sync.headers.asked.take_if(|(asked, _)| *asked == link);
-            back_off(cx, link, What::Headers);
+            cx.sync.headers.asked.take_if(|(asked, _)| *asked == connection);
+            back_off(cx, connection, What::Headers);
         }
         RpcWant::Block(block) => {
-            not_from(cx, link, Some(block));
-            back_off(cx, link, What::Body(*block));
-            if late { back_off(cx, link, What::Bodies) } else { cx.sync.peers.failed(link) }
+            not_from(cx, connection, Some(block));
+            back_off(cx, connection, What::Body(*block));
+            if late {
+                back_off(cx, connection, What::Bodies)
+            } else {
+                cx.sync.peers.failed(connection)
+            }
         }
     }
     cx.sync.changed();
 }
 
 /// A peer will not deliver a body, or any body: its backup takes over, if there is one.
-fn not_from(cx: &mut Context, link: ConnectionId, block: Option<&BlockId>) {
+fn not_from(cx: &mut Context, connection: ConnectionId, block: Option<&BlockId>) {
     let now = cx.now;
     cx.sync.bodies.in_flight.retain(|at, in_flight| {
-        if block.is_some_and(|block| block != at) || !in_flight.is_from(link) {
+        if block.is_some_and(|block| block != at) || !in_flight.is_from(connection) {
             return true;
         }
         match in_flight.backup.take() {
-            Some((backup, _)) if backup != link => {
+            Some((backup, _)) if backup != connection => {
                 *in_flight = InFlight::new(backup, now);
                 true
             }
@@ -660,16 +680,16 @@ fn not_from(cx: &mut Context, link: ConnectionId, block: Option<&BlockId>) {
 }
 
 /// Does not ask a peer for something again for a while.
-fn back_off(cx: &mut Context, link: ConnectionId, what: What) {
-    cx.sync.peers.back_off(link, what, cx.now);
+fn back_off(cx: &mut Context, connection: ConnectionId, what: What) {
+    cx.sync.peers.back_off(connection, what, cx.now);
     // The backoff may end before the next run.
     cx.sync.again = cx.sync.again.into_iter().chain(again(cx)).min();
 }
 
 /// A connection is gone, with its open requests.
-pub(crate) fn link_down(cx: &mut Context, link: ConnectionId) {
-    cx.sync.headers.asked.take_if(|(asked, _)| *asked == link);
-    not_from(cx, link, None);
-    cx.sync.peers.link_down(link);
+pub(crate) fn link_down(cx: &mut Context, connection: ConnectionId) {
+    cx.sync.headers.asked.take_if(|(asked, _)| *asked == connection);
+    not_from(cx, connection, None);
+    cx.sync.peers.link_down(connection);
     cx.sync.changed();
 }

@@ -54,7 +54,7 @@ pub(super) fn reconsider(cx: &mut Context, block: BlockId, change: Change) {
     match way(cx, &block, change) {
         Way::NotWanted => {}
         Way::InParts(patience) => ask_in_parts(cx, block, patience),
-        Way::From(link) => offer(cx, block, BlockPart::Compact, link, None),
+        Way::From(connection) => offer(cx, block, BlockPart::Compact, connection, None),
         Way::Whole => cx.sync.changed(),
     }
 }
@@ -86,7 +86,7 @@ fn way(cx: &Context, block: &BlockId, change: Change) -> Way {
     }
     match change {
         Change::Announced | Change::Executed(_) if !missing => return Way::NotWanted,
-        Change::Executed(link) => return Way::From(link),
+        Change::Executed(connection) => return Way::From(connection),
         // A second body for a producer and slot is worth fetching only if fork choice prefers it.
         Change::Accepted
             if rivals(cx, facts).any(|rival| cx.rules.compare(facts, rival).is_lt()) =>
@@ -126,16 +126,16 @@ fn ask_in_parts(cx: &mut Context, block: BlockId, patience: Option<Time>) {
     for missing in path.into_iter().rev() {
         // Only the newest may still be pushed.
         let patience = patience.filter(|_| missing == block);
-        for link in &candidates {
-            offer(cx, missing, BlockPart::Compact, *link, patience);
+        for connection in &candidates {
+            offer(cx, missing, BlockPart::Compact, *connection, patience);
         }
     }
     cx.blocks.retry_at = Some(cx.now + RETRY);
 }
 
 /// Adds `link` to the candidates for a block's header.
-pub(super) fn offer_header(cx: &mut Context, block: BlockId, link: ConnectionId) {
-    offer(cx, block, BlockPart::Header, link, None);
+pub(super) fn offer_header(cx: &mut Context, block: BlockId, connection: ConnectionId) {
+    offer(cx, block, BlockPart::Header, connection, None);
 }
 
 /// Adds `link` to the candidates for a part of a block.
@@ -143,24 +143,24 @@ fn offer(
     cx: &mut Context,
     block: BlockId,
     part: BlockPart,
-    link: ConnectionId,
+    connection: ConnectionId,
     patience: Option<Time>,
 ) {
     let building = part == BlockPart::Compact && cx.blocks.building.contains_key(&block);
-    if building || cx.blocks.fetcher.is_candidate((block, part), link) {
+    if building || cx.blocks.fetcher.is_candidate((block, part), connection) {
         return;
     }
-    let Some(at) = cx.blocks.links.get(&link).map(|link| link.at) else { return };
+    let Some(at) = cx.blocks.links.get(&connection).map(|side| side.at) else { return };
     // An upper bound of the answer's size. Headers go first: they decide what is wanted.
     let (priority, bound) = match part {
         BlockPart::Header => (1, MAX_HEADER),
         _ => (0, MAX_FRAME),
     };
-    let (key, size, dialed) = ((block, part), bound as u32, cx.links.was_dialed(link));
-    let announced = Announced { key, link, tag: 0, priority, size, dialed };
+    let (key, size, dialed) = ((block, part), bound as u32, cx.links.was_dialed(connection));
+    let announced = Announced { key, link: connection, tag: 0, priority, size, dialed };
     let others = cx.blocks.fetcher.announced(announced, patience, cx.now);
     others.into_iter().for_each(|other| wake_block(cx, other));
-    cx.links.wake(link, at.slot);
+    cx.links.wake(connection, at.slot);
 }
 
 /// Other blocks of the same producer and slot whose bodies are here or in flight.

@@ -28,27 +28,27 @@ fn fixed() -> impl Iterator<Item = (u32, Kind)> {
 }
 
 /// Opens the channels with fixed numbers for sending.
-pub(super) fn add_fixed(cx: &mut Context, link: ConnectionId) {
+pub(super) fn add_fixed(cx: &mut Context, connection: ConnectionId) {
     if cx.config.genesis.is_none() {
         return;
     }
     let none = Grant { announcements: 0, bodies: 0, body_bytes: 0, requests: 0, fetch_bytes: 0 };
     let terms = Terms { ours: none.clone(), theirs: none };
     for (number, kind) in fixed() {
-        let Some(connection) = cx.links.get_mut(link) else { return };
-        if connection.slot_of(number).is_none() {
-            connection.slots.push(Slot::new(number, kind, 0, 1));
-            let at = Instance { link, slot: connection.slots.len() - 1, index: 0 };
+        let Some(link) = cx.links.get_mut(connection) else { return };
+        if link.slot_of(number).is_none() {
+            link.slots.push(Slot::new(number, kind, 0, 1));
+            let at = Instance { link: connection, slot: link.slots.len() - 1, index: 0 };
             kind.on_up(cx, at, &terms);
         }
     }
 }
 
 /// Opens the channels with fixed numbers for receiving: the peer's hello is valid.
-pub(super) fn open_fixed(cx: &mut Context, link: ConnectionId) {
-    add_fixed(cx, link);
+pub(super) fn open_fixed(cx: &mut Context, connection: ConnectionId) {
+    add_fixed(cx, connection);
     if cx.config.genesis.is_some() {
-        cx.outputs.extend(fixed().map(|(channel, _)| Output::Open { connection: link, channel }));
+        cx.outputs.extend(fixed().map(|(channel, _)| Output::Open { connection, channel }));
     }
 }
 
@@ -57,14 +57,18 @@ pub(super) type Unshared = (Kind, String, NotShared);
 
 /// Opens what both ends offer, once both setups are there. Returns what this node offers and the
 /// peer does not share.
-pub(super) fn open_agreed(cx: &mut Context, link: ConnectionId, setup: &Setup) -> Vec<Unshared> {
+pub(super) fn open_agreed(
+    cx: &mut Context,
+    connection: ConnectionId,
+    setup: &Setup,
+) -> Vec<Unshared> {
     let own = channel::offers(&cx.config, &*cx.rules);
     let offers = own.iter().map(|(_, offer)| offer.clone()).collect::<Vec<_>>();
     let agreed = channel::agreed(&offers, &setup.offers);
     let mut unshared = Vec::new();
-    let Some(connection) = cx.links.get_mut(link) else { return unshared };
-    connection.up = true;
-    connection.salt = setup.salt;
+    let Some(link) = cx.links.get_mut(connection) else { return unshared };
+    link.up = true;
+    link.salt = setup.salt;
     let mut opened = Vec::new();
     for (index, offer) in own {
         let Some(kind) = Kind::of(offer.kind) else { continue };
@@ -77,26 +81,30 @@ pub(super) fn open_agreed(cx: &mut Context, link: ConnectionId, setup: &Setup) -
         };
         let same = |theirs: &&Offer| theirs.kind == offer.kind && theirs.name == offer.name;
         let Some(theirs) = setup.offers.iter().find(same) else { continue };
-        connection.slots.push(Slot::new(one.number, kind, index, version));
-        let slot = connection.slots.len() - 1;
+        link.slots.push(Slot::new(one.number, kind, index, version));
+        let slot = link.slots.len() - 1;
         let terms = Terms { ours: offer.grant, theirs: theirs.grant.clone() };
-        opened.push((kind, Instance { link, slot, index }, terms, one.number));
+        opened.push((kind, Instance { link: connection, slot, index }, terms, one.number));
     }
     for (kind, at, terms, channel) in opened {
         kind.on_up(cx, at, &terms);
         cx.links.wake(at.link, at.slot);
-        cx.outputs.push_back(Output::Open { connection: link, channel });
+        cx.outputs.push_back(Output::Open { connection, channel });
     }
-    signal::review(cx, link);
+    signal::review(cx, connection);
     unshared
 }
 
 /// The peer raised this node's grant on an instance.
-pub(super) fn raised(cx: &mut Context, link: ConnectionId, raise: &Raise) -> Result<(), Violation> {
-    let connection = cx.links.get(link).ok_or(Violation::UnknownChannel)?;
-    let slot = connection.slot_of(raise.instance).ok_or(Violation::UnknownChannel)?;
-    let Slot { kind, index, .. } = connection.slots[slot];
-    kind.raised(cx, Instance { link, slot, index }, &raise.grant)
+pub(super) fn raised(
+    cx: &mut Context,
+    connection: ConnectionId,
+    raise: &Raise,
+) -> Result<(), Violation> {
+    let link = cx.links.get(connection).ok_or(Violation::UnknownChannel)?;
+    let slot = link.slot_of(raise.instance).ok_or(Violation::UnknownChannel)?;
+    let Slot { kind, index, .. } = link.slots[slot];
+    kind.raised(cx, Instance { link: connection, slot, index }, &raise.grant)
 }
 
 #[cfg(test)]

@@ -180,7 +180,7 @@ impl Reachable {
     /// A peer that this node dialed from a listener's socket says where it sees this node. R5.4.3
     pub(crate) fn observed(
         &mut self,
-        link: ConnectionId,
+        connection: ConnectionId,
         (listener, by): (&Address, &Address),
         address: &Address,
         now: Time,
@@ -208,7 +208,7 @@ impl Reachable {
         });
         seen.unseen = None;
         if seen.by.len() < MOST_BY {
-            seen.by.insert(link, group(by));
+            seen.by.insert(connection, group(by));
         }
         seen.prove(now);
         self.seen.push(seen);
@@ -232,15 +232,20 @@ impl Reachable {
 
     /// Whether the peer of a connection, whose own address is `at`, could confirm an address by
     /// dialing it back: other peers see this node there.
-    pub(crate) fn is_provable(&self, address: &Address, link: ConnectionId, at: &Address) -> bool {
-        self.provable(link, at).any(|seen| seen.address == *address)
+    pub(crate) fn is_provable(
+        &self,
+        address: &Address,
+        connection: ConnectionId,
+        at: &Address,
+    ) -> bool {
+        self.provable(connection, at).any(|seen| seen.address == *address)
     }
 
     /// Unconfirmed addresses that this peer could confirm, the newest first.
-    fn provable(&self, link: ConnectionId, at: &Address) -> impl Iterator<Item = &Seen> {
+    fn provable(&self, connection: ConnectionId, at: &Address) -> impl Iterator<Item = &Seen> {
         let own = group(at);
         let others =
-            move |seen: &Seen| seen.by.iter().any(|(other, of)| *other != link && *of != own);
+            move |seen: &Seen| seen.by.iter().any(|(other, of)| *other != connection && *of != own);
         self.seen.iter().rev().filter(move |seen| seen.proven.is_none() && others(seen))
     }
 
@@ -253,13 +258,15 @@ impl Reachable {
     /// time after it was last asked.
     pub(crate) fn to_ask(
         &self,
-        link: ConnectionId,
+        connection: ConnectionId,
         at: &Address,
         again: Duration,
     ) -> Option<(Time, &Address)> {
-        let from = |seen: &Seen| seen.asked.get(&link).map_or(Time::ZERO, |last| *last + again);
-        let room = move |seen: &&Seen| seen.asked.contains_key(&link) || seen.asked.len() < MOST_BY;
-        let provable = self.provable(link, at).filter(room);
+        let from =
+            |seen: &Seen| seen.asked.get(&connection).map_or(Time::ZERO, |last| *last + again);
+        let room =
+            move |seen: &&Seen| seen.asked.contains_key(&connection) || seen.asked.len() < MOST_BY;
+        let provable = self.provable(connection, at).filter(room);
         provable.map(|seen| (from(seen), &seen.address)).min_by_key(|(from, _)| *from)
     }
 
@@ -268,9 +275,9 @@ impl Reachable {
     }
 
     /// The peer of a connection was asked to dial an address back.
-    pub(crate) fn asked(&mut self, address: &Address, link: ConnectionId, now: Time) {
+    pub(crate) fn asked(&mut self, address: &Address, connection: ConnectionId, now: Time) {
         if let Some(seen) = self.seen_at(address) {
-            seen.asked.insert(link, now);
+            seen.asked.insert(connection, now);
         }
     }
 
@@ -295,11 +302,11 @@ impl Reachable {
     }
 
     /// A connection is gone: returns whether its peer was a witness or was asked.
-    pub(crate) fn gone(&mut self, link: ConnectionId, now: Time) -> bool {
+    pub(crate) fn gone(&mut self, connection: ConnectionId, now: Time) -> bool {
         let mut has_part = false;
         for seen in &mut self.seen {
-            has_part |= seen.asked.remove(&link).is_some();
-            if seen.by.remove(&link).is_some() {
+            has_part |= seen.asked.remove(&connection).is_some();
+            if seen.by.remove(&connection).is_some() {
                 has_part = true;
                 if seen.by.is_empty() {
                     seen.unseen = Some(now);

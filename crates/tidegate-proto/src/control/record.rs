@@ -146,8 +146,8 @@ pub(crate) fn expire(cx: &mut Context) {
 }
 
 /// A connection is gone: its peer no longer counts as a witness of this node's addresses.
-pub(super) fn gone(cx: &mut Context, link: ConnectionId) {
-    let had_part = cx.control.reachable.gone(link, cx.now);
+pub(super) fn gone(cx: &mut Context, connection: ConnectionId) {
+    let had_part = cx.control.reachable.gone(connection, cx.now);
     // A node that has signed nothing has nothing to correct.
     if had_part && cx.control.own.told.is_some() {
         renew(cx);
@@ -180,12 +180,12 @@ pub(crate) fn heard_own(cx: &mut Context, record: &PeerRecord) -> Result<(), Vio
 }
 
 /// The peer's setup says what its addresses are, and at which address it sees this node.
-pub(super) fn said(cx: &mut Context, link: ConnectionId, setup: &Setup) {
+pub(super) fn said(cx: &mut Context, connection: ConnectionId, setup: &Setup) {
     if cx.config.outbound == 0 {
         return;
     }
-    let Some(connection) = cx.links.get(link) else { return };
-    let (address, inbound) = (connection.address.clone(), connection.direction.is_inbound());
+    let Some(link) = cx.links.get(connection) else { return };
+    let (address, inbound) = (link.address.clone(), link.direction.is_inbound());
     if let Some(record) = &setup.record
         && cx.book.learn(record, &address) == Learnt::New
     {
@@ -194,10 +194,10 @@ pub(super) fn said(cx: &mut Context, link: ConnectionId, setup: &Setup) {
     // A peer that dialed this node may say anything: only peers that this node chose are believed.
     // And the observed address belongs to a listener only if this node dialed from that listener's
     // socket.
-    let control = cx.control.links.get(&link);
-    if let Some(listener) = control.and_then(|link| link.listener.clone()).filter(|_| !inbound) {
+    let control = cx.control.links.get(&connection);
+    if let Some(listener) = control.and_then(|side| side.listener.clone()).filter(|_| !inbound) {
         let (at, now) = ((&listener, &address), cx.now);
-        cx.control.reachable.observed(link, at, &setup.observed, now);
+        cx.control.reachable.observed(connection, at, &setup.observed, now);
         renew(cx);
         dial_back::look(cx);
     }

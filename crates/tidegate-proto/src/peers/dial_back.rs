@@ -158,22 +158,26 @@ pub(crate) fn expire(cx: &mut Context) {
 /// A peer asks whether it can be dialed at an address.
 pub(super) fn asked(
     cx: &mut Context,
-    link: ConnectionId,
+    connection: ConnectionId,
     address: Address,
 ) -> Result<(), Violation> {
-    let reach = cx.exchange.reach(link).ok_or(Violation::UnknownChannel)?;
+    let reach = cx.exchange.reach(connection).ok_or(Violation::UnknownChannel)?;
     // R15.9
     if std::mem::replace(&mut reach.is_asking, true) {
         return Err(Violation::RequestPermit);
     }
     reach.owed = Some(address);
-    wake(cx, link);
+    wake(cx, connection);
     Ok(())
 }
 
 /// A peer says whether it could dial this node.
-pub(super) fn told(cx: &mut Context, link: ConnectionId, reached: bool) -> Result<(), Violation> {
-    let reach = cx.exchange.reach(link).ok_or(Violation::UnknownChannel)?;
+pub(super) fn told(
+    cx: &mut Context,
+    connection: ConnectionId,
+    reached: bool,
+) -> Result<(), Violation> {
+    let reach = cx.exchange.reach(connection).ok_or(Violation::UnknownChannel)?;
     // R15.9
     if !matches!(reach.stage, Stage::Asked | Stage::Late) {
         return Err(Violation::Unasked);
@@ -182,8 +186,8 @@ pub(super) fn told(cx: &mut Context, link: ConnectionId, reached: bool) -> Resul
     // If the peer that named the address has gone meanwhile, this answer would be the only claim.
     if reached
         && let Some(address) = reach.address.clone()
-        && let Some(at) = cx.links.get(link).map(|peer| peer.address.clone())
-        && cx.control.reachable().is_provable(&address, link, &at)
+        && let Some(at) = cx.links.get(connection).map(|peer| peer.address.clone())
+        && cx.control.reachable().is_provable(&address, connection, &at)
     {
         let now = cx.now;
         cx.control.reachable_mut().reached(&address, now);
@@ -194,27 +198,27 @@ pub(super) fn told(cx: &mut Context, link: ConnectionId, reached: bool) -> Resul
 }
 
 /// The next message on a connection, if any.
-pub(super) fn poll(cx: &mut Context, link: ConnectionId) -> Option<PeersMessage> {
+pub(super) fn poll(cx: &mut Context, connection: ConnectionId) -> Option<PeersMessage> {
     let now = cx.now;
-    let reach = cx.exchange.reach(link)?;
+    let reach = cx.exchange.reach(connection)?;
     if let Some(answer) = reach.answer.take() {
         reach.is_asking = false;
         return Some(PeersMessage::Reached(answer));
     }
-    let at = cx.links.get(link)?.address.clone();
+    let at = cx.links.get(connection)?.address.clone();
     let due = reach.owed.is_some() && reach.next <= now;
     if due
         && cx.exchange.dial_backs.next(&at).is_some_and(|next| next <= now)
-        && let Some(address) = cx.exchange.reach(link)?.owed.take()
+        && let Some(address) = cx.exchange.reach(connection)?.owed.take()
     {
         cx.exchange.dial_backs.take(&at, now);
-        cx.exchange.reach(link)?.next = now + REST * 2;
-        if !dial(cx, link, address) {
-            cx.exchange.reach(link)?.is_asking = false;
+        cx.exchange.reach(connection)?.next = now + REST * 2;
+        if !dial(cx, connection, address) {
+            cx.exchange.reach(connection)?.is_asking = false;
             return Some(PeersMessage::Reached(false));
         }
     }
-    let reach = cx.exchange.reach(link)?;
+    let reach = cx.exchange.reach(connection)?;
     if reach.stage == Stage::ToAsk {
         reach.stage = Stage::Asked;
         return reach.address.clone().map(PeersMessage::Reach);
@@ -229,8 +233,8 @@ pub(super) fn deadline(cx: &Context, reach: &Reach, at: &Address) -> Option<Time
 }
 
 /// Dials a peer back, if it asked about its own host.
-fn dial(cx: &mut Context, link: ConnectionId, address: Address) -> bool {
-    let Some(peer) = cx.links.get(link) else { return false };
+fn dial(cx: &mut Context, connection: ConnectionId, address: Address) -> bool {
+    let Some(peer) = cx.links.get(connection) else { return false };
     let group = group(&peer.address);
     // R15.10
     if !is_same_host(&address, &peer.address) || cx.peers.shutting_down {
@@ -239,17 +243,19 @@ fn dial(cx: &mut Context, link: ConnectionId, address: Address) -> bool {
     let peer = Some(peer.peer);
     // Not counted as an outbound connection, and takes no place from those: it is closed at once.
     let dial = super::begin_dial(cx, address, peer, true);
-    cx.exchange.dial_backs.under_way.insert(dial, (link, group));
+    cx.exchange.dial_backs.under_way.insert(dial, (connection, group));
     true
 }
 
 /// A dial has ended; returns whether it was one of these. Its connection is of no further use then.
 pub(crate) fn dialed(cx: &mut Context, dial: DialId, reached: bool) -> bool {
-    let Some((link, _)) = cx.exchange.dial_backs.under_way.remove(&dial) else { return false };
+    let Some((connection, _)) = cx.exchange.dial_backs.under_way.remove(&dial) else {
+        return false;
+    };
     // The peer that asked may have gone.
-    if let Some(reach) = cx.exchange.reach(link) {
+    if let Some(reach) = cx.exchange.reach(connection) {
         reach.answer = Some(reached);
-        wake(cx, link);
+        wake(cx, connection);
     }
     // Another waiting peer can be dialed now.
     let waiting = cx.exchange.reaches().filter(|(_, reach)| reach.owed.is_some());

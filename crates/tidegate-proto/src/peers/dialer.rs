@@ -380,11 +380,11 @@ fn dial(cx: &mut Context, i: usize) {
     let Target { role, peer, .. } = cx.dialer.targets[i];
     let address = cx.dialer.targets[i].address.clone();
     let same = |(_, link): &(ConnectionId, &Link)| link.up && Some(link.peer) == peer;
-    let link = cx.links.iter().find(same).map(|(id, _)| id);
+    let connection = cx.links.iter().find(same).map(|(id, _)| id);
     let banned = peer.and_then(|peer| cx.peers.banned(&peer, cx.now));
-    let state = if let Some(link) = link {
+    let state = if let Some(connection) = connection {
         // The peer has connected to this node meanwhile.
-        if role.is_lasting() { State::Connected(link) } else { State::Done }
+        if role.is_lasting() { State::Connected(connection) } else { State::Done }
     } else if let Some(until) = banned {
         State::Idle(until)
     } else if !may_dial(cx) {

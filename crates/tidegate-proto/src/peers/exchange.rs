@@ -33,10 +33,10 @@ const SHARE: usize = 4;
 const LEAST: usize = 16;
 /// The first interval between two questions to one peer while connections are missing; doubled
 /// while the answers have nothing new.
-const HUNGRY: Duration = Duration::from_secs(2);
-const HUNGRY_MOST: Duration = Duration::from_secs(256);
+const SEARCH_FIRST: Duration = Duration::from_secs(2);
+const SEARCH_MOST: Duration = Duration::from_secs(256);
 /// The interval when no connections are missing.
-const CONTENT: Duration = Duration::from_secs(1800);
+const SATISFIED: Duration = Duration::from_secs(1800);
 
 /// New records of this node that may leave in a burst, and the interval after that: a machine may
 /// move from network to network. Twice as many may arrive, for those that were on their way.
@@ -80,15 +80,15 @@ impl Exchange {
 
     /// The state of dialing back, for each connection.
     pub(super) fn reaches(&self) -> impl Iterator<Item = (ConnectionId, &Reach)> {
-        self.links.iter().map(|(id, link)| (*id, &link.reach))
+        self.links.iter().map(|(id, side)| (*id, &side.reach))
     }
 
     pub(super) fn give_up(&mut self, now: Time) {
-        self.links.values_mut().for_each(|link| link.reach.give_up(now));
+        self.links.values_mut().for_each(|side| side.reach.give_up(now));
     }
 
-    pub(super) fn reach(&mut self, link: ConnectionId) -> Option<&mut Reach> {
-        self.links.get_mut(&link).map(|link| &mut link.reach)
+    pub(super) fn reach(&mut self, connection: ConnectionId) -> Option<&mut Reach> {
+        self.links.get_mut(&connection).map(|side| &mut side.reach)
     }
 
     /// A duration, randomized so that nodes do not ask all at the same time.
@@ -99,26 +99,26 @@ impl Exchange {
 
 /// Connections are missing and the book has no candidates: asks peers that were not asked lately.
 pub(crate) fn ask_early(cx: &mut Context) {
-    for link in cx.exchange.links.values_mut() {
-        let due = link.last.map_or(cx.now, |last| last + link.pause);
-        if link.next.is_some_and(|next| due < next) {
-            link.next = Some(due);
-            cx.links.wake(link.at.link, link.at.slot);
+    for side in cx.exchange.links.values_mut() {
+        let due = side.last.map_or(cx.now, |last| last + side.pause);
+        if side.next.is_some_and(|next| due < next) {
+            side.next = Some(due);
+            cx.links.wake(side.at.link, side.at.slot);
         }
     }
 }
 
 /// Notes that a connection's channel has something to send.
-pub(super) fn wake(cx: &mut Context, link: ConnectionId) {
-    if let Some(link) = cx.exchange.links.get(&link) {
-        cx.links.wake(link.at.link, link.at.slot);
+pub(super) fn wake(cx: &mut Context, connection: ConnectionId) {
+    if let Some(side) = cx.exchange.links.get(&connection) {
+        cx.links.wake(side.at.link, side.at.slot);
     }
 }
 
 /// This node has a new record: sends it to the connected peers.
 pub(crate) fn moved(cx: &mut Context) {
-    for link in cx.exchange.links.values() {
-        cx.links.wake(link.at.link, link.at.slot);
+    for side in cx.exchange.links.values() {
+        cx.links.wake(side.at.link, side.at.slot);
     }
 }
 
@@ -156,20 +156,20 @@ impl ChannelTrait for Channel {
 
     fn on_up(cx: &mut Context, at: Instance, _: &Terms) {
         let outbound = cx.links.get(at.link).is_some_and(|link| !link.direction.is_inbound());
-        let wait = if outbound { Duration::ZERO } else { cx.exchange.about(CONTENT) };
-        let link = ExchangeLink {
+        let wait = if outbound { Duration::ZERO } else { cx.exchange.about(SATISFIED) };
+        let side = ExchangeLink {
             at,
             asked: false,
             last: None,
             next: (cx.config.outbound > 0).then_some(cx.now + wait),
-            pause: HUNGRY,
+            pause: SEARCH_FIRST,
             owed: false,
             answers: Pace::default(),
             moves_out: Pace::default(),
             moves_in: Pace::default(),
             reach: Reach::default(),
         };
-        cx.exchange.links.insert(at.link, link);
+        cx.exchange.links.insert(at.link, side);
     }
 
     fn on_down(cx: &mut Context, at: Instance) {
@@ -181,11 +181,11 @@ impl ChannelTrait for Channel {
     }
 
     fn on_message(cx: &mut Context, at: Instance, message: PeersMessage) -> Result<(), Violation> {
-        let link = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+        let side = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
         match message {
             PeersMessage::Ask => {
                 // R15.1
-                if std::mem::replace(&mut link.owed, true) {
+                if std::mem::replace(&mut side.owed, true) {
                     return Err(Violation::RequestPermit);
                 }
                 cx.links.wake(at.link, at.slot);
@@ -200,17 +200,17 @@ impl ChannelTrait for Channel {
 
     fn poll_message(cx: &mut Context, at: Instance) -> Option<PeersMessage> {
         let interval = cx.config.limits.records_interval;
-        let link = cx.exchange.links.get_mut(&at.link)?;
+        let side = cx.exchange.links.get_mut(&at.link)?;
         let burst = cx.config.limits.records_burst;
         // R15.2
-        if link.owed && link.answers.next(burst, interval) <= cx.now {
-            link.owed = false;
-            link.answers.take(interval, cx.now);
+        if side.owed && side.answers.next(burst, interval) <= cx.now {
+            side.owed = false;
+            side.answers.take(interval, cx.now);
             return Some(PeersMessage::Records(answer(cx, at.link)));
         }
-        if !link.asked && link.next.is_some_and(|next| next <= cx.now) {
-            link.asked = true;
-            link.last = Some(cx.now);
+        if !side.asked && side.next.is_some_and(|next| next <= cx.now) {
+            side.asked = true;
+            side.last = Some(cx.now);
             return Some(PeersMessage::Ask);
         }
         if let Some(moved) = poll_moved(cx, at) {
@@ -221,14 +221,14 @@ impl ChannelTrait for Channel {
 
     fn deadline(cx: &Context, at: Instance) -> Option<Time> {
         let limits = &cx.config.limits;
-        let link = cx.exchange.links.get(&at.link)?;
+        let side = cx.exchange.links.get(&at.link)?;
         let answer =
-            link.owed.then(|| link.answers.next(limits.records_burst, limits.records_interval));
-        let ask = link.next.filter(|_| !link.asked);
+            side.owed.then(|| side.answers.next(limits.records_burst, limits.records_interval));
+        let ask = side.next.filter(|_| !side.asked);
         let seen_at = &cx.links.get(at.link)?.address;
         let has_moved = cx.control.has_news_for(at.link, seen_at);
-        let moved = has_moved.then(|| link.moves_out.next(MOVES, MOVE_INTERVAL));
-        let reach = dial_back::deadline(cx, &link.reach, seen_at);
+        let moved = has_moved.then(|| side.moves_out.next(MOVES, MOVE_INTERVAL));
+        let reach = dial_back::deadline(cx, &side.reach, seen_at);
         answer.into_iter().chain(ask).chain(moved).chain(reach).min()
     }
 
@@ -238,7 +238,7 @@ impl ChannelTrait for Channel {
     }
 
     fn is_owed(cx: &Context, at: Instance) -> bool {
-        cx.exchange.links.get(&at.link).is_some_and(|link| link.owed)
+        cx.exchange.links.get(&at.link).is_some_and(|side| side.owed)
     }
 
     fn due(_: &Context, _: usize) -> Option<Time> {
@@ -249,12 +249,12 @@ impl ChannelTrait for Channel {
 }
 
 /// The answer to a question: this node's own record first. R15.3
-fn answer(cx: &mut Context, link: ConnectionId) -> Vec<PeerRecord> {
+fn answer(cx: &mut Context, connection: ConnectionId) -> Vec<PeerRecord> {
     let most = (cx.book.len() / SHARE).clamp(LEAST, MAX_RECORDS - 2);
-    let mut records = others(cx, link, most);
+    let mut records = others(cx, connection, most);
     // The record of the peer that asks comes too: if it lost its store, it learns its last sequence
     // number from that. R15.7
-    let asker = cx.links.get(link);
+    let asker = cx.links.get(connection);
     let own = asker.and_then(|asker| cx.control.record_for(&asker.address));
     let of_asker = asker.and_then(|asker| {
         let record = cx.book.record(&asker.peer)?;
@@ -273,8 +273,8 @@ fn answer(cx: &mut Context, link: ConnectionId) -> Vec<PeerRecord> {
 }
 
 /// A sample of known records that are usable by the peer of a link.
-pub(crate) fn others(cx: &mut Context, link: ConnectionId, most: usize) -> Vec<PeerRecord> {
-    let Some(asker) = cx.links.get(link) else { return Vec::new() };
+pub(crate) fn others(cx: &mut Context, connection: ConnectionId, most: usize) -> Vec<PeerRecord> {
+    let Some(asker) = cx.links.get(connection) else { return Vec::new() };
     let (peer, seen_at) = (asker.peer, asker.address.clone());
     cx.book.sample(most, |record| {
         // A record is signed as a whole: one with an address in a local network is only for that
@@ -285,9 +285,9 @@ pub(crate) fn others(cx: &mut Context, link: ConnectionId, most: usize) -> Vec<P
 
 /// A peer that refuses this node sends records of others. Invalid ones are skipped, since the
 /// connection is ending anyway.
-pub(crate) fn told_of(cx: &mut Context, link: ConnectionId, records: &[PeerRecord]) {
-    let Some(source) = cx.links.get(link).map(|link| link.address.clone()) else { return };
-    let dialed = cx.links.get(link).is_some_and(|link| !link.direction.is_inbound());
+pub(crate) fn told_of(cx: &mut Context, connection: ConnectionId, records: &[PeerRecord]) {
+    let Some(source) = cx.links.get(connection).map(|link| link.address.clone()) else { return };
+    let dialed = cx.links.get(connection).is_some_and(|link| !link.direction.is_inbound());
     if !dialed || cx.config.outbound == 0 {
         return;
     }
@@ -315,23 +315,23 @@ fn learn(cx: &mut Context, record: &PeerRecord, source: &Address) -> Result<bool
 
 /// This node's new record, if the peer does not have it and the rate limit allows.
 fn poll_moved(cx: &mut Context, at: Instance) -> Option<PeerRecord> {
-    let link = cx.exchange.links.get_mut(&at.link)?;
-    if link.moves_out.next(MOVES, MOVE_INTERVAL) > cx.now {
+    let side = cx.exchange.links.get_mut(&at.link)?;
+    if side.moves_out.next(MOVES, MOVE_INTERVAL) > cx.now {
         return None;
     }
     let seen_at = cx.links.get(at.link)?.address.clone();
     let moved = cx.control.news_for(at.link, &seen_at)?;
-    link.moves_out.take(MOVE_INTERVAL, cx.now);
+    side.moves_out.take(MOVE_INTERVAL, cx.now);
     Some(moved)
 }
 
 fn on_moved(cx: &mut Context, at: Instance, record: &PeerRecord) -> Result<(), Violation> {
-    let link = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let side = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     // R15.8
-    if link.moves_in.next(MOVES * 2, MOVE_INTERVAL) > cx.now {
+    if side.moves_in.next(MOVES * 2, MOVE_INTERVAL) > cx.now {
         return Err(Violation::OutOfTurn);
     }
-    link.moves_in.take(MOVE_INTERVAL, cx.now);
+    side.moves_in.take(MOVE_INTERVAL, cx.now);
     let Some(peer) = cx.links.get(at.link) else { return Ok(()) };
     let source = peer.address.clone();
     if record.peer != peer.peer || !super::record::verify(record, &cx.config.network) {
@@ -344,8 +344,8 @@ fn on_moved(cx: &mut Context, at: Instance, record: &PeerRecord) -> Result<(), V
 }
 
 fn on_records(cx: &mut Context, at: Instance, records: &[PeerRecord]) -> Result<(), Violation> {
-    let link = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-    if !std::mem::take(&mut link.asked) {
+    let side = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    if !std::mem::take(&mut side.asked) {
         // R15.4
         return Err(Violation::Unasked);
     }
@@ -359,9 +359,9 @@ fn on_records(cx: &mut Context, at: Instance, records: &[PeerRecord]) -> Result<
     if news {
         dialer::refill_soon(cx);
     }
-    let wait = cx.exchange.about(CONTENT);
-    let link = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-    link.pause = if news { HUNGRY } else { (link.pause * 2).min(HUNGRY_MOST) };
-    link.next = Some(cx.now + wait);
+    let wait = cx.exchange.about(SATISFIED);
+    let side = cx.exchange.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    side.pause = if news { SEARCH_FIRST } else { (side.pause * 2).min(SEARCH_MOST) };
+    side.next = Some(cx.now + wait);
     Ok(())
 }

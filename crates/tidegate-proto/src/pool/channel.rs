@@ -58,38 +58,38 @@ impl ChannelTrait for Channel {
     fn on_up(cx: &mut Context, at: Instance, terms: &Terms) {
         let pool = &mut cx.pools[at.index];
         let ordinal = pool.free_ordinal();
-        let mut link = PoolLink::new(at, terms, pool.next, ordinal);
-        link.dialed = cx.links.was_dialed(at.link);
+        let mut side = PoolLink::new(at, terms, pool.next, ordinal);
+        side.dialed = cx.links.was_dialed(at.link);
         if let Some(older) = cx.control.replaces(at.link)
             && let Some(older) = pool.links.get_mut(&older)
         {
-            link.succeeds(older);
+            side.succeeds(older);
             let looked_at = also_known(&mut pool.log, older.ordinal, ordinal);
             cx.caused(at.link, steps(looked_at));
         }
         let pool = &mut cx.pools[at.index];
         // The connection that replaces this one may have come up first.
         let newer = cx.control.replaced_by(at.link);
-        link.successor = newer.filter(|newer| pool.links.contains_key(newer));
-        pool.links.insert(at.link, link);
+        side.successor = newer.filter(|newer| pool.links.contains_key(newer));
+        pool.links.insert(at.link, side);
     }
 
     fn on_down(cx: &mut Context, at: Instance) {
         let pool = &mut cx.pools[at.index];
         let others = pool.fetcher.link_down(at.link, cx.now);
         pool.wake(others, &mut cx.links);
-        let Some(mut link) = pool.links.remove(&at.link) else { return };
-        hand_over(cx, at.index, &mut link);
+        let Some(mut side) = pool.links.remove(&at.link) else { return };
+        hand_over(cx, at.index, &mut side);
         // Items waiting for a verdict stay charged until then: their charges are in
         // [`Pending`](super::Pending).
-        for requested in std::mem::take(&mut link.requested).into_values() {
+        for requested in std::mem::take(&mut side.requested).into_values() {
             cx.fetches.free(requested.on_node);
         }
-        cx.caused(at.link, link.ledger.unpaid());
+        cx.caused(at.link, side.ledger.unpaid());
         let pool = &mut cx.pools[at.index];
         // The ordinal can be reused by another link.
         for entry in pool.log.values_mut() {
-            entry.known_by.remove(link.ordinal);
+            entry.known_by.remove(side.ordinal);
         }
         for pending in pool.pending.values_mut() {
             pending.sources.retain(|source| source.link != at.link);
@@ -122,21 +122,21 @@ impl ChannelTrait for Channel {
 
     fn poll_message(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
         let room = cx.room(at.link);
-        let link = cx.pools[at.index].links.get_mut(&at.link)?;
-        if let Some(leaving) = link.ledger.take_returns(cx.now, room) {
+        let side = cx.pools[at.index].links.get_mut(&at.link)?;
+        if let Some(leaving) = side.ledger.take_returns(cx.now, room) {
             cx.caused(at.link, leaving.cost);
             return Some(PoolMessage::Return(leaving.returns));
         }
-        if let Some(chunk) = link.next_chunk() {
+        if let Some(chunk) = side.next_chunk() {
             return Some(PoolMessage::Chunk(chunk));
         }
         if let Some(fetch) = poll_fetch(cx, at) {
             return Some(fetch);
         }
         let pool = &mut cx.pools[at.index];
-        let link = pool.links.get_mut(&at.link)?;
-        link.answer_next = !link.answer_next;
-        if link.answer_next {
+        let side = pool.links.get_mut(&at.link)?;
+        side.answer_next = !side.answer_next;
+        if side.answer_next {
             poll_answer(cx, at).or_else(|| poll_entries(cx, at))
         } else {
             poll_entries(cx, at).or_else(|| poll_answer(cx, at))
@@ -144,8 +144,8 @@ impl ChannelTrait for Channel {
     }
 
     fn deadline(cx: &Context, at: Instance) -> Option<Time> {
-        let link = cx.pools[at.index].links.get(&at.link)?;
-        link.ledger.returns_due()
+        let side = cx.pools[at.index].links.get(&at.link)?;
+        side.ledger.returns_due()
     }
 
     fn awaited_since(cx: &Context, at: Instance) -> Option<Time> {
@@ -153,7 +153,7 @@ impl ChannelTrait for Channel {
     }
 
     fn is_owed(cx: &Context, at: Instance) -> bool {
-        cx.pools[at.index].links.get(&at.link).is_some_and(|link| link.ledger.issuer.is_owed())
+        cx.pools[at.index].links.get(&at.link).is_some_and(|side| side.ledger.issuer.is_owed())
     }
 
     fn instances(config: &Config) -> usize {
@@ -169,15 +169,15 @@ impl ChannelTrait for Channel {
     }
 
     fn raise(cx: &mut Context, at: Instance, grant: &Grant) -> Option<Grant> {
-        let link = cx.pools[at.index].links.get_mut(&at.link)?;
-        let issuer = &mut link.ledger.issuer;
+        let side = cx.pools[at.index].links.get_mut(&at.link)?;
+        let issuer = &mut side.ledger.issuer;
         issuer.raise(grant).then(|| issuer.grant().clone())
     }
 
     fn raised(cx: &mut Context, at: Instance, grant: &Grant) -> Result<(), Violation> {
         let pool = &mut cx.pools[at.index];
-        let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-        link.ledger.holder.raise(grant)?;
+        let side = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+        side.ledger.holder.raise(grant)?;
         cx.links.wake(at.link, at.slot);
         Ok(())
     }
@@ -189,7 +189,7 @@ impl ChannelTrait for Channel {
 fn hand_over(cx: &mut Context, index: usize, gone: &mut PoolLink) {
     let (pool, id) = (&mut cx.pools[index], gone.at.link);
     let successor = gone.successor.filter(|successor| pool.links.contains_key(successor));
-    let older = pool.links.iter().find(|(_, link)| link.successor == Some(id)).map(|(id, _)| *id);
+    let older = pool.links.iter().find(|(_, side)| side.successor == Some(id)).map(|(id, _)| *id);
     let mut looked_at = 0;
     let heir = match (successor, older) {
         (Some(successor), _) => {
@@ -228,34 +228,34 @@ fn also_known(log: &mut BTreeMap<u64, Entry>, by: Ordinal, too: Ordinal) -> u64 
 
 fn on_return(cx: &mut Context, at: Instance, returns: Vec<Return>) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
-    let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let side = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     // Entries that the peer ignored: offered again at its next tip.
     let mut again = Vec::new();
-    let successor = link.successor;
-    let successor = successor.and_then(|id| pool.links.get(&id)).map(|link| link.ordinal);
-    let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let successor = side.successor;
+    let successor = successor.and_then(|id| pool.links.get(&id)).map(|side| side.ordinal);
+    let side = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     for Return { number, report } in returns {
-        let (_, sent) = link.ledger.holder.returned(number)?;
+        let (_, sent) = side.ledger.holder.returned(number)?;
         let Some(entry) = pool.log.get_mut(&sent.position) else { continue };
         match report {
             Report::Ignored => {
                 again.push((sent, entry.from));
             }
             Report::First | Report::Late | Report::Duplicate => {
-                entry.known_by.extend([Some(link.ordinal), successor].into_iter().flatten());
+                entry.known_by.extend([Some(side.ordinal), successor].into_iter().flatten());
             }
             Report::Surplus | Report::Rejected => {}
         }
     }
-    let (count, next) = (again.len() as u64, link.successor);
+    let (count, next) = (again.len() as u64, side.successor);
     let next = next.filter(|next| pool.links.contains_key(next)).unwrap_or(at.link);
-    if let Some(link) = pool.links.get_mut(&next) {
+    if let Some(side) = pool.links.get_mut(&next) {
         for (sent, from) in again {
             if next == at.link {
-                link.ignored(&sent, from);
+                side.ignored(&sent, from);
             } else {
                 // The tip may have changed between the two links: offer it once more in any case.
-                link.hold_back(sent.position, from);
+                side.hold_back(sent.position, from);
             }
         }
     }
@@ -274,8 +274,8 @@ fn on_announce(
     for Announcement { id: alias, facts } in announcements {
         let pool = &mut cx.pools[at.index];
         let facts = Facts::from_wire(*facts);
-        let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-        let number = link.ledger.issuer.announcement()?;
+        let side = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+        let number = side.ledger.issuer.announcement()?;
         // R7.3.3
         if facts.size_floor() >= pool.spec.max_item {
             return Err(Violation::ItemTooLarge);
@@ -304,21 +304,21 @@ fn on_announce(
 
 fn on_push(cx: &mut Context, at: Instance, body: Body) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
-    let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let side = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     match body {
         Body::Whole(body) => {
-            let number = link.ledger.issuer.body(body.len() as u32)?;
+            let number = side.ledger.issuer.body(body.len() as u32)?;
             arrived(cx, at, number, body, How::Pushed, None)
         }
         Body::Chunked(start) => {
-            if link.incoming.is_some() {
+            if side.incoming.is_some() {
                 // R6.4.5
                 return Err(Violation::OutOfTurn);
             }
             let body = Receiving::new(&start, pool.spec.max_item as usize)?;
             // R6.2.2
-            let number = link.ledger.issuer.body(start.size)?;
-            link.incoming = Some(Incoming { body, number, is_answer: false });
+            let number = side.ledger.issuer.body(start.size)?;
+            side.incoming = Some(Incoming { body, number, is_answer: false });
             Ok(())
         }
     }
@@ -326,9 +326,9 @@ fn on_push(cx: &mut Context, at: Instance, body: Body) -> Result<(), Violation> 
 
 fn on_fetch(cx: &mut Context, at: Instance, numbers: Vec<u32>) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
-    let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let side = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     for number in numbers {
-        let Some((Spent::Announcement, sent)) = link.ledger.holder.look_up_mut(number) else {
+        let Some((Spent::Announcement, sent)) = side.ledger.holder.look_up_mut(number) else {
             // R7.3.4
             return Err(Violation::UnknownNumber);
         };
@@ -337,8 +337,8 @@ fn on_fetch(cx: &mut Context, at: Instance, numbers: Vec<u32>) -> Result<(), Vio
             return Err(Violation::RequestPermit);
         }
         let bound = sent.bound;
-        link.ledger.issuer.request(bound)?;
-        link.asked.push_back(Asked { number, bound });
+        side.ledger.issuer.request(bound)?;
+        side.asked.push_back(Asked { number, bound });
     }
     cx.links.wake(at.link, at.slot);
     Ok(())
@@ -346,23 +346,23 @@ fn on_fetch(cx: &mut Context, at: Instance, numbers: Vec<u32>) -> Result<(), Vio
 
 fn on_answer(cx: &mut Context, at: Instance, answer: Answer) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
-    let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let side = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     let number = answer.number;
     // A chunked answer leaves its request open until the last chunk, so that the request is still
     // freed with the link, and still times out. R7.3.7, R7.3.12
-    let bound = link.requested.get(&number).ok_or(Violation::Unasked)?.bound;
+    let bound = side.requested.get(&number).ok_or(Violation::Unasked)?.bound;
     match answer.body {
-        Body::Whole(_) if link.is_receiving(number) => Err(Violation::Unasked),
+        Body::Whole(_) if side.is_receiving(number) => Err(Violation::Unasked),
         Body::Whole(body) => answered(cx, at, number, body),
         Body::Chunked(start) => {
-            if link.incoming.is_some() {
+            if side.incoming.is_some() {
                 return Err(Violation::OutOfTurn);
             }
             if start.size > bound {
                 return Err(Violation::WrongBody);
             }
             let body = Receiving::new(&start, pool.spec.max_item as usize)?;
-            link.incoming = Some(Incoming { body, number, is_answer: true });
+            side.incoming = Some(Incoming { body, number, is_answer: true });
             Ok(())
         }
     }
@@ -372,11 +372,11 @@ fn on_answer(cx: &mut Context, at: Instance, answer: Answer) -> Result<(), Viola
 fn answered(cx: &mut Context, at: Instance, number: u32, body: Bytes) -> Result<(), Violation> {
     let now = cx.now;
     let pool = &mut cx.pools[at.index];
-    let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-    let requested = link.requested.remove(&number).ok_or(Violation::Unasked)?;
-    link.ledger.holder.answered(requested.bound);
-    if let Some(connection) = cx.links.get_mut(at.link) {
-        connection.measured_rate(body.len() as u64, now.since(requested.sent));
+    let side = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let requested = side.requested.remove(&number).ok_or(Violation::Unasked)?;
+    side.ledger.holder.answered(requested.bound);
+    if let Some(link) = cx.links.get_mut(at.link) {
+        link.measured_rate(body.len() as u64, now.since(requested.sent));
     }
     let Requested { alias, bound, on_link, on_node, .. } = requested;
     let mut reserved = Reserved { link: at.link, on_link, on_node };
@@ -390,7 +390,7 @@ fn answered(cx: &mut Context, at: Instance, number: u32, body: Bytes) -> Result<
     // If the request timed out, the node's share was freed and must fit again; if the item came
     // from another peer meanwhile, the body is not kept, and nothing needs to fit.
     let here = pool.aliases.contains_key(&alias);
-    let offered = pool.links.get(&at.link).is_some_and(|link| link.offered.contains(&number));
+    let offered = pool.links.get(&at.link).is_some_and(|side| side.offered.contains(&number));
     let more = bound - reserved.on_node.bytes();
     if offered && (here || cx.fetches.fits(more, cx.config.limits.fetch_bytes_node)) {
         cx.fetches.raise(&mut reserved.on_node, bound);
@@ -408,13 +408,13 @@ fn answered(cx: &mut Context, at: Instance, number: u32, body: Bytes) -> Result<
 
 fn on_chunk(cx: &mut Context, at: Instance, chunk: &[u8]) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
-    let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let side = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
     // R6.4.6
-    let incoming = link.incoming.as_mut().ok_or(Violation::Unasked)?;
+    let incoming = side.incoming.as_mut().ok_or(Violation::Unasked)?;
     if !incoming.body.push(chunk)? {
         return Ok(());
     }
-    let Some(Incoming { body, number, is_answer }) = link.incoming.take() else { return Ok(()) };
+    let Some(Incoming { body, number, is_answer }) = side.incoming.take() else { return Ok(()) };
     if is_answer {
         answered(cx, at, number, body.finish())
     } else {
@@ -425,14 +425,14 @@ fn on_chunk(cx: &mut Context, at: Instance, chunk: &[u8]) -> Result<(), Violatio
 fn on_gone(cx: &mut Context, at: Instance, numbers: Vec<u32>) -> Result<(), Violation> {
     let pool = &mut cx.pools[at.index];
     for number in numbers {
-        let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+        let side = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
         // R7.3.7
-        if link.is_receiving(number) {
+        if side.is_receiving(number) {
             return Err(Violation::Unasked);
         }
-        let requested = link.requested.remove(&number).ok_or(Violation::Unasked)?;
-        link.ledger.holder.answered(requested.bound);
-        link.reserved.free(requested.on_link);
+        let requested = side.requested.remove(&number).ok_or(Violation::Unasked)?;
+        side.ledger.holder.answered(requested.bound);
+        side.reserved.free(requested.on_link);
         cx.fetches.free(requested.on_node);
         let others = pool.fetcher.failed(requested.alias, at.link, number, cx.now);
         pool.wake(others, &mut cx.links);
@@ -443,9 +443,9 @@ fn on_gone(cx: &mut Context, at: Instance, numbers: Vec<u32>) -> Result<(), Viol
             pending.sources.retain(|s| (s.link, s.number) != (at.link, number));
         }
         // The permit may have been returned already.
-        let link = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-        if link.offered.contains(&number) {
-            link.give_back(number, Report::Ignored, cx.now);
+        let side = pool.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+        if side.offered.contains(&number) {
+            side.give_back(number, Report::Ignored, cx.now);
         }
     }
     cx.links.wake(at.link, at.slot);
@@ -455,37 +455,37 @@ fn on_gone(cx: &mut Context, at: Instance, numbers: Vec<u32>) -> Result<(), Viol
 /// Requests announced items, the best first.
 fn poll_fetch(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
     let pool = &mut cx.pools[at.index];
-    let link = pool.links.get_mut(&at.link)?;
+    let side = pool.links.get_mut(&at.link)?;
     let fastest = cx.links.fastest(at.link);
-    let connection = cx.links.get(at.link)?;
+    let link = cx.links.get(at.link)?;
     let limits = &cx.config.limits;
     let (mut numbers, mut others) = (Vec::new(), Vec::new());
-    let most = link.ledger.issuer.grant().announcements as usize;
+    let most = side.ledger.issuer.grant().announcements as usize;
     // Requests that timed out stay open, since the answer may still come.
-    while numbers.len() < MAX_FETCH && link.requested.len() < most {
+    while numbers.len() < MAX_FETCH && side.requested.len() < most {
         // A single item always fits, on the link and on the node.
         let fits = |_: &u64, bytes: u32| {
-            let on_link = link.reserved.allows(bytes, limits.fetch_bytes_link);
+            let on_link = side.reserved.allows(bytes, limits.fetch_bytes_link);
             let on_node = cx.fetches.allows(bytes, limits.fetch_bytes_node);
-            let mine = on_link && link.ledger.holder.allows_request(bytes);
+            let mine = on_link && side.ledger.holder.allows_request(bytes);
             if mine && !on_node {
                 cx.fetches.wait();
             }
             mine && on_node
         };
-        let until = |bytes, late| connection.waits(bytes, late, fastest, cx.now);
+        let until = |bytes, late| link.waits(bytes, late, fastest, cx.now);
         let Some(request) = pool.fetcher.next_for(at.link, fits, until) else { break };
-        if !link.ledger.issuer.owes(request.tag) {
+        if !side.ledger.issuer.owes(request.tag) {
             // The permit was returned with another item of the same alias: aliases may collide.
             // R7.3.4
             others.extend(pool.fetcher.failed(request.key, at.link, request.tag, cx.now));
             continue;
         }
-        link.ledger.holder.request(request.size, cx.now);
+        side.ledger.holder.request(request.size, cx.now);
         let (alias, bound) = (request.key, request.size);
-        let (on_link, on_node) = (link.reserved.charge(bound), cx.fetches.charge(bound));
+        let (on_link, on_node) = (side.reserved.charge(bound), cx.fetches.charge(bound));
         let requested = Requested { alias, bound, on_link, on_node, sent: cx.now };
-        link.requested.insert(request.tag, requested);
+        side.requested.insert(request.tag, requested);
         numbers.push(request.tag);
     }
     pool.wake(others, &mut cx.links);
@@ -500,73 +500,73 @@ fn poll_fetch(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
 /// left: for a large body that is after the last chunk.
 fn poll_answer(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
     let pool = &mut cx.pools[at.index];
-    let link = pool.links.get_mut(&at.link)?;
+    let side = pool.links.get_mut(&at.link)?;
     let mut gone = Vec::new();
-    while let Some(&Asked { number, bound }) = link.asked.front() {
-        let position = link.ledger.holder.look_up(number).map(|(_, sent)| sent.position);
+    while let Some(&Asked { number, bound }) = side.asked.front() {
+        let position = side.ledger.holder.look_up(number).map(|(_, sent)| sent.position);
         let entry = position.and_then(|position| pool.log.get(&position));
         let item = entry.and_then(|entry| pool.content.item(&entry.id));
         match item {
             None if gone.len() < MAX_FETCH => gone.push(number),
             Some(item) if gone.is_empty() => {
-                link.asked.pop_front();
+                side.asked.pop_front();
                 let (body, rest) = chunk::start(&item.body);
-                link.sends(rest, Some(bound));
+                side.sends(rest, Some(bound));
                 return Some(PoolMessage::Answer(Answer { number, body }));
             }
             _ => break,
         }
-        link.asked.pop_front();
-        link.ledger.issuer.answered(bound);
+        side.asked.pop_front();
+        side.ledger.issuer.answered(bound);
     }
     (!gone.is_empty()).then_some(PoolMessage::Gone(gone))
 }
 
 /// Announces or pushes the log entries that the link has not read yet.
 fn poll_entries(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
-    let connection = cx.links.get(at.link)?;
-    let (height, salt) = (connection.height(), connection.salt);
+    let link = cx.links.get(at.link)?;
+    let (height, salt) = (link.height(), link.salt);
     let pool = &mut cx.pools[at.index];
-    let link = pool.links.get_mut(&at.link).filter(|link| link.successor.is_none())?;
+    let side = pool.links.get_mut(&at.link).filter(|side| side.successor.is_none())?;
     let mut announcements = Vec::new();
     let limit = cx.config.limits.held_back;
     let (mut only_new, mut old) = (false, false);
     while announcements.len() < MAX_ANNOUNCEMENTS {
-        let next = link.next_position(&pool.log, height, limit, only_new);
+        let next = side.next_position(&pool.log, height, limit, only_new);
         let Some(position) = next else { break };
         let Some(entry) = pool.log.get(&position) else {
-            link.pass(position);
+            side.pass(position);
             continue;
         };
         // R7.4.1
         if entry.from > height {
-            link.pass(position);
-            link.hold_back(position, entry.from);
+            side.pass(position);
+            side.hold_back(position, entry.from);
             continue;
         }
         let candidate = Candidate {
-            has_it: entry.known_by.contains(link.ordinal),
-            old: link.is_old(position),
+            has_it: entry.known_by.contains(side.ordinal),
+            old: side.is_old(position),
             small: entry.size <= pool.spec.inline as usize,
-            body_permit: link.ledger.holder.allows(spend_for(entry, true)),
+            body_permit: side.ledger.holder.allows(spend_for(entry, true)),
         };
         let delivery = decide(candidate);
         let bound = entry.facts.size_bound().min(pool.spec.max_item);
-        let sent = link.sent(position, bound);
+        let sent = side.sent(position, bound);
         match delivery {
-            Delivery::Nothing => link.pass(position),
+            Delivery::Nothing => side.pass(position),
             // Announcements made so far leave first: permit numbers follow the order of the stream.
             Delivery::Body if !announcements.is_empty() => break,
             Delivery::Body => {
-                link.pass(position);
-                link.ledger.holder.spend(spend_for(entry, true), sent, cx.now);
+                side.pass(position);
+                side.ledger.holder.spend(spend_for(entry, true), sent, cx.now);
                 let item = pool.content.item(&entry.id).expect("the log is that of the content");
                 let (body, rest) = chunk::start(&item.body);
-                link.sends(rest, None);
+                side.sends(rest, None);
                 return Some(PoolMessage::Push(body));
             }
             // R7.4.2
-            Delivery::Announcement if !link.ledger.holder.allows(Spent::Announcement) => {
+            Delivery::Announcement if !side.ledger.holder.allows(Spent::Announcement) => {
                 if only_new || !candidate.old {
                     break;
                 }
@@ -575,8 +575,8 @@ fn poll_entries(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
                 only_new = true;
             }
             Delivery::Announcement => {
-                link.pass(position);
-                link.ledger.holder.spend(Spent::Announcement, sent, cx.now);
+                side.pass(position);
+                side.ledger.holder.spend(Spent::Announcement, sent, cx.now);
                 old |= candidate.old;
                 let facts = entry.facts.aged(cx.now.since(entry.added)).to_wire();
                 announcements.push(Announcement { id: super::alias(&salt, &entry.id), facts });
@@ -584,7 +584,7 @@ fn poll_entries(cx: &mut Context, at: Instance) -> Option<PoolMessage> {
         }
     }
     if old {
-        link.announced_old();
+        side.announced_old();
     }
     (!announcements.is_empty()).then_some(PoolMessage::Announce(announcements))
 }

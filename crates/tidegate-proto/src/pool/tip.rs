@@ -61,11 +61,11 @@ pub(crate) fn tip_changed(cx: &mut Context, change: TipChange) {
 }
 
 /// A peer's executed tip has changed: entries held back for it may be due.
-pub(crate) fn peer_tip_changed(cx: &mut Context, link: ConnectionId) {
+pub(crate) fn peer_tip_changed(cx: &mut Context, connection: ConnectionId) {
     for pool in &mut cx.pools {
-        if let Some(held) = pool.links.get_mut(&link) {
+        if let Some(held) = pool.links.get_mut(&connection) {
             held.tip_changed(&pool.log, pool.next);
-            cx.links.wake(link, held.at.slot);
+            cx.links.wake(connection, held.at.slot);
         }
     }
 }

@@ -152,8 +152,8 @@ pub(super) fn on_request(
     at: Instance,
     request: RpcRequest,
 ) -> Result<(), Violation> {
-    let link = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-    let serving = &mut link.serving;
+    let side = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let serving = &mut side.serving;
     // R16.1
     if serving.asked.len() >= REQUESTS {
         return Err(Violation::RequestPermit);
@@ -171,8 +171,8 @@ pub(super) fn on_request(
 
 pub(super) fn on_cancel(cx: &mut Context, at: Instance, id: u32) -> Result<(), Violation> {
     let now = cx.now;
-    let link = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
-    let serving = &mut link.serving;
+    let side = cx.rpc.links.get_mut(&at.link).ok_or(Violation::UnknownChannel)?;
+    let serving = &mut side.serving;
     // It may cross the answer, but each request has one cancel at most. R16.5
     serving.cancels = serving.cancels.checked_sub(1).ok_or(Violation::Empty)?;
     let Some(place) = serving.asked.iter().position(|asked| asked.id == id) else { return Ok(()) };
@@ -190,11 +190,11 @@ pub(super) fn on_cancel(cx: &mut Context, at: Instance, id: u32) -> Result<(), V
     Ok(())
 }
 
-pub(super) fn link_down(cx: &mut Context, link: ConnectionId) {
+pub(super) fn link_down(cx: &mut Context, connection: ConnectionId) {
     for load in cx.rpc.loads.out.values_mut() {
-        load.link.take_if(|waiting| *waiting == link);
+        load.link.take_if(|waiting| *waiting == connection);
     }
-    cx.rpc.queue.retain(|waiting| *waiting != link);
+    cx.rpc.queue.retain(|waiting| *waiting != connection);
     next_turn(cx);
 }
 
@@ -209,7 +209,7 @@ pub(super) fn deadline(cx: &Context, at: Instance) -> Option<Time> {
     if !serving.waits_for_turn() || has_free_place(cx) {
         return None;
     }
-    cx.rpc.links.values().filter_map(|link| link.serving.stalled_at()).min()
+    cx.rpc.links.values().filter_map(|side| side.serving.stalled_at()).min()
 }
 
 /// Answers the peer's first request, or continues to.
@@ -286,7 +286,7 @@ fn has_turn(cx: &mut Context, at: Instance) -> bool {
 }
 
 fn has_free_place(cx: &Context) -> bool {
-    let held = cx.rpc.links.values().filter(|link| link.serving.holds_block()).count();
+    let held = cx.rpc.links.values().filter(|side| side.serving.holds_block()).count();
     let forgotten = cx.rpc.loads.forgotten().filter(|load| load.is_block).count();
     held + forgotten < cx.config.limits.serving as usize
 }
@@ -296,25 +296,25 @@ fn has_place(cx: &mut Context) -> bool {
         return true;
     }
     let now = cx.now;
-    let is_stalled = |link: &&mut RpcLink| link.serving.stalled_at().is_some_and(|at| at <= now);
+    let is_stalled = |side: &&mut RpcLink| side.serving.stalled_at().is_some_and(|at| at <= now);
     // R16.9
-    let Some(link) = cx.rpc.links.values_mut().find(is_stalled) else { return false };
-    let id = link.serving.asked.front().map_or(0, |asked| asked.id);
-    link.serving.wasted(now);
-    link.serving.answer = Answer::Ready(failed(id, RpcError::Busy), now);
-    let other = link.at;
+    let Some(side) = cx.rpc.links.values_mut().find(is_stalled) else { return false };
+    let id = side.serving.asked.front().map_or(0, |asked| asked.id);
+    side.serving.wasted(now);
+    side.serving.answer = Answer::Ready(failed(id, RpcError::Busy), now);
+    let other = side.at;
     cx.links.wake(other.link, other.slot);
     true
 }
 
 /// Of the waiting peers that can be sent something, the first of those that wasted least.
 fn next_in_turn(cx: &Context) -> Option<Instance> {
-    let waiting = cx.rpc.queue.iter().filter_map(|link| cx.rpc.links.get(link));
-    let ready = waiting.filter(|link| {
-        let serving = &link.serving;
-        serving.waits_for_turn() && !serving.pauses(cx.now) && cx.links.may_send(link.at, cx.now)
+    let waiting = cx.rpc.queue.iter().filter_map(|connection| cx.rpc.links.get(connection));
+    let ready = waiting.filter(|side| {
+        let serving = &side.serving;
+        serving.waits_for_turn() && !serving.pauses(cx.now) && cx.links.may_send(side.at, cx.now)
     });
-    ready.min_by_key(|link| link.serving.wasted).map(|link| link.at)
+    ready.min_by_key(|side| side.serving.wasted).map(|side| side.at)
 }
 
 /// Wakes the peer whose turn it is, if a place may be free.
@@ -352,8 +352,8 @@ fn send(cx: &mut Context, at: Instance, message: RpcMessage) -> RpcMessage {
         let (body, rest) = chunk::start(body);
         if let Some(rest) = rest {
             let now = cx.now;
-            if let Some(link) = cx.rpc.links.get_mut(&at.link) {
-                link.serving.answer = Answer::Sending(Box::new(rest), now);
+            if let Some(side) = cx.rpc.links.get_mut(&at.link) {
+                side.serving.answer = Answer::Sending(Box::new(rest), now);
             }
             return RpcMessage::Block(RpcBlock { id: *id, body });
         }
@@ -365,11 +365,11 @@ fn send(cx: &mut Context, at: Instance, message: RpcMessage) -> RpcMessage {
 
 /// The first request is answered; `useful` if the peer got what it wanted.
 fn done(cx: &mut Context, at: Instance, useful: bool) {
-    if let Some(link) = cx.rpc.links.get_mut(&at.link) {
-        link.serving.asked.pop_front();
-        link.serving.answer = Answer::None;
+    if let Some(side) = cx.rpc.links.get_mut(&at.link) {
+        side.serving.asked.pop_front();
+        side.serving.answer = Answer::None;
         if useful {
-            link.serving.wasted = 0;
+            side.serving.wasted = 0;
         }
         cx.links.wake(at.link, at.slot);
     }
@@ -381,8 +381,8 @@ fn load(cx: &mut Context, at: Instance, want: RpcWant) {
     let request = loads.next;
     loads.next += 1;
     loads.out.insert(request, Loading { link: Some(at.link), is_block: is_block(&want) });
-    if let Some(link) = cx.rpc.links.get_mut(&at.link) {
-        link.serving.answer = Answer::Loading;
+    if let Some(side) = cx.rpc.links.get_mut(&at.link) {
+        side.serving.answer = Answer::Loading;
     }
     let what = match want {
         RpcWant::Headers(want) => {
@@ -397,7 +397,7 @@ fn load(cx: &mut Context, at: Instance, want: RpcWant) {
 pub(crate) fn loaded(cx: &mut Context, request: u64, found: Found) {
     let Some(load) = cx.rpc.loads.out.remove(&request) else { return };
     let most = body::largest(&cx.config);
-    if let Some(waiting) = load.link.and_then(|link| cx.rpc.links.get_mut(&link))
+    if let Some(waiting) = load.link.and_then(|connection| cx.rpc.links.get_mut(&connection))
         && let Some(Asked { id, cancelled, .. }) = waiting.serving.asked.front()
     {
         let message =
@@ -407,8 +407,8 @@ pub(crate) fn loaded(cx: &mut Context, request: u64, found: Found) {
     }
     if load.link.is_none() {
         // Other loads may have been waiting.
-        for link in cx.rpc.links.values().filter(|link| !link.serving.asked.is_empty()) {
-            cx.links.wake(link.at.link, link.at.slot);
+        for side in cx.rpc.links.values().filter(|side| !side.serving.asked.is_empty()) {
+            cx.links.wake(side.at.link, side.at.slot);
         }
     }
     next_turn(cx);

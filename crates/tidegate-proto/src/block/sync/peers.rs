@@ -77,8 +77,8 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    fn failures_of(&self, link: ConnectionId, what: What) -> Failures {
-        let Some(peer) = self.peers.get(&link) else { return Failures::default() };
+    fn failures_of(&self, connection: ConnectionId, what: What) -> Failures {
+        let Some(peer) = self.peers.get(&connection) else { return Failures::default() };
         match what {
             What::Headers => peer.headers,
             What::Bodies => peer.bodies,
@@ -86,8 +86,8 @@ impl Peers {
         }
     }
 
-    fn failures_mut(&mut self, link: ConnectionId, what: What) -> &mut Failures {
-        let peer = self.peers.entry(link).or_default();
+    fn failures_mut(&mut self, connection: ConnectionId, what: What) -> &mut Failures {
+        let peer = self.peers.entry(connection).or_default();
         match what {
             What::Headers => &mut peer.headers,
             What::Bodies => &mut peer.bodies,
@@ -96,18 +96,18 @@ impl Peers {
     }
 
     /// Whether a peer is in backoff for a kind of request.
-    pub(super) fn backs_off(&self, link: ConnectionId, what: What, now: Time) -> bool {
-        self.failures_of(link, what).backs_off(now)
+    pub(super) fn backs_off(&self, connection: ConnectionId, what: What, now: Time) -> bool {
+        self.failures_of(connection, what).backs_off(now)
     }
 
     /// How many requests of a kind a peer failed in a row.
-    pub(super) fn failures(&self, link: ConnectionId, what: What) -> u32 {
-        self.failures_of(link, what).count
+    pub(super) fn failures(&self, connection: ConnectionId, what: What) -> u32 {
+        self.failures_of(connection, what).count
     }
 
     /// Starts a peer's backoff, doubled with each failure.
-    pub(super) fn back_off(&mut self, link: ConnectionId, what: What, now: Time) {
-        let failures = self.failures_mut(link, what);
+    pub(super) fn back_off(&mut self, connection: ConnectionId, what: What, now: Time) {
+        let failures = self.failures_mut(connection, what);
         let wait = BACKOFF.saturating_mul(1 << failures.count.min(16)).min(MAX_BACKOFF);
         failures.count = failures.count.saturating_add(1);
         failures.until = Some(now + wait);
@@ -115,15 +115,15 @@ impl Peers {
 
     /// A peer failed to deliver a body, perhaps for a good reason: others come first, but it has no
     /// backoff.
-    pub(super) fn failed(&mut self, link: ConnectionId) {
-        let failures = self.failures_mut(link, What::Bodies);
+    pub(super) fn failed(&mut self, connection: ConnectionId) {
+        let failures = self.failures_mut(connection, What::Bodies);
         failures.count = failures.count.saturating_add(1);
     }
 
     /// A peer has delivered: its failures are forgotten.
-    pub(super) fn forgive(&mut self, link: ConnectionId, what: What) {
-        if self.peers.contains_key(&link) {
-            *self.failures_mut(link, what) = Failures::default();
+    pub(super) fn forgive(&mut self, connection: ConnectionId, what: What) {
+        if self.peers.contains_key(&connection) {
+            *self.failures_mut(connection, what) = Failures::default();
         }
     }
 
@@ -138,9 +138,9 @@ impl Peers {
 
     /// A peer has delivered a body: it is proven, and other peers' failures with that block are
     /// forgiven.
-    pub(super) fn delivered(&mut self, link: ConnectionId, block: BlockId) {
-        self.forgive(link, What::Bodies);
-        self.peers.entry(link).or_default().proven = true;
+    pub(super) fn delivered(&mut self, connection: ConnectionId, block: BlockId) {
+        self.forgive(connection, What::Bodies);
+        self.peers.entry(connection).or_default().proven = true;
         for peer in self.peers.values_mut() {
             if let Some(failures) = peer.of_block.get_mut(&block) {
                 failures.count = 0;
@@ -148,8 +148,8 @@ impl Peers {
         }
     }
 
-    pub(super) fn is_proven(&self, link: ConnectionId) -> bool {
-        self.peers.get(&link).is_some_and(|peer| peer.proven)
+    pub(super) fn is_proven(&self, connection: ConnectionId) -> bool {
+        self.peers.get(&connection).is_some_and(|peer| peer.proven)
     }
 
     /// Whether any peer has delivered a body.
@@ -158,34 +158,34 @@ impl Peers {
     }
 
     /// The size of a body for which there was no room, as told by the peer.
-    pub(super) fn large(&self, link: ConnectionId, block: &BlockId) -> Option<usize> {
-        self.peers.get(&link)?.large.get(block).copied()
+    pub(super) fn large(&self, connection: ConnectionId, block: &BlockId) -> Option<usize> {
+        self.peers.get(&connection)?.large.get(block).copied()
     }
 
-    pub(super) fn set_large(&mut self, link: ConnectionId, block: BlockId, size: usize) {
-        self.peers.entry(link).or_default().large.insert(block, size);
+    pub(super) fn set_large(&mut self, connection: ConnectionId, block: BlockId, size: usize) {
+        self.peers.entry(connection).or_default().large.insert(block, size);
     }
 
-    pub(super) fn is_unfollowed(&self, link: ConnectionId) -> bool {
-        self.peers.get(&link).is_some_and(|peer| peer.unfollowed)
+    pub(super) fn is_unfollowed(&self, connection: ConnectionId) -> bool {
+        self.peers.get(&connection).is_some_and(|peer| peer.unfollowed)
     }
 
-    pub(super) fn set_unfollowed(&mut self, link: ConnectionId, unfollowed: bool) {
-        self.peers.entry(link).or_default().unfollowed = unfollowed;
+    pub(super) fn set_unfollowed(&mut self, connection: ConnectionId, unfollowed: bool) {
+        self.peers.entry(connection).or_default().unfollowed = unfollowed;
     }
 
     /// The order in which peers are asked for headers, lowest first. A peer that has not been asked
     /// ranks as if it had just been asked, so that reconnecting gains nothing.
-    pub(super) fn turn(&self, link: ConnectionId) -> (u64, bool) {
-        match self.peers.get(&link).and_then(|peer| peer.turn) {
+    pub(super) fn turn(&self, connection: ConnectionId) -> (u64, bool) {
+        match self.peers.get(&connection).and_then(|peer| peer.turn) {
             Some(turn) => (turn, true),
             None => (self.turn, false),
         }
     }
 
-    pub(super) fn takes_turn(&mut self, link: ConnectionId) {
+    pub(super) fn takes_turn(&mut self, connection: ConnectionId) {
         self.turn += 1;
-        self.peers.entry(link).or_default().turn = Some(self.turn);
+        self.peers.entry(connection).or_default().turn = Some(self.turn);
     }
 
     /// Forgets records about blocks that are no longer missing.
@@ -205,7 +205,7 @@ impl Peers {
     }
 
     /// A connection is gone.
-    pub(super) fn link_down(&mut self, link: ConnectionId) {
-        self.peers.remove(&link);
+    pub(super) fn link_down(&mut self, connection: ConnectionId) {
+        self.peers.remove(&connection);
     }
 }
