@@ -13,9 +13,7 @@ use tidegate_proto::Time;
 use tidegate_proto::id::{
     Address, BlockId, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Ticket,
 };
-use tidegate_proto::io::{
-    Command, Connected, DialError, Direction, Event, Input, Output, Path, Subject,
-};
+use tidegate_proto::io::{Command, Connected, DialError, Direction, Event, Input, Output, Subject};
 use tidegate_proto::recording::TraceHash;
 use tidegate_proto::rules::Rules as _;
 use tidegate_proto::stats::Count;
@@ -35,6 +33,7 @@ use crate::scenario::Scenario;
 
 mod attack;
 mod churn;
+mod paths;
 mod signals;
 
 use signals::Signals;
@@ -366,24 +365,6 @@ impl World {
         }
     }
 
-    /// The connections of a pair that neither end has closed, if there may be several.
-    fn between(&self, pair: usize) -> Vec<ConnectionId> {
-        if self.paths.is_none() {
-            return Vec::new();
-        }
-        let [a, b] = self.pairs[pair].ends;
-        let ids = self.network.ids().into_iter();
-        let is = |id: &ConnectionId| {
-            let connection = self.network.get(*id);
-            connection.is_some_and(|connection| {
-                let [dialer, listener] = connection.ends;
-                let same = [dialer, listener] == [a, b] || [listener, dialer] == [a, b];
-                same && connection.closed == [false; 2]
-            })
-        };
-        ids.filter(is).collect()
-    }
-
     fn dial_later(&mut self, pair: usize) {
         if !self.is_dialed(pair) {
             return;
@@ -507,20 +488,9 @@ impl World {
 
     fn fault(&mut self, fault: Fault) {
         match fault {
-            Fault::SecondDial { pair, by } => {
-                let [a, b] = self.pairs[pair].ends;
-                for (from, to) in
-                    [(a, b), (b, a)].into_iter().zip(by).filter_map(|(ends, by)| by.then_some(ends))
-                {
-                    let peer = Some(self.hosts[to].peer());
-                    self.command(from, Command::Dial { address: address(to), peer });
-                }
-            }
+            Fault::SecondDial { pair, by } => self.second_dial(pair, by),
             Fault::Reset(pair) => {
-                let several = self.between(pair.min(self.pairs.len().saturating_sub(1)));
-                let drawn = self.paths.as_mut().filter(|_| !several.is_empty());
-                let drawn = drawn.map(|paths| several[paths.below(several.len() as u64) as usize]);
-                if let Some(id) = drawn.or_else(|| self.connection(pair)) {
+                if let Some(id) = self.any_between(pair).or_else(|| self.connection(pair)) {
                     let ends = self.network.get(id).map(|connection| connection.ends);
                     for node in ends.into_iter().flatten() {
                         self.at(self.now, Happening::Input(node, Input::Closed { connection: id }));
@@ -671,9 +641,7 @@ impl World {
             self.at(at, Happening::Input(node, failed));
             return;
         }
-        let path = self.paths.as_mut().map_or(Path::Direct, |paths| {
-            [Path::Relayed, Path::Adapted, Path::Direct][paths.below(3) as usize]
-        });
+        let path = self.path();
         let delay = self.pairs[pair].delay;
         let id = self.network.connect([node, to], delay, self.scenario.links.kbit);
         self.pairs[pair].connection = Some(id);

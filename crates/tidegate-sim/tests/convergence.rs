@@ -46,7 +46,7 @@ fn paths() -> Scenario {
     Scenario::from_toml(text).expect("it was checked")
 }
 
-/// R18.10, R5.3: where no connection is lost but all are replaced again and again, nothing is carried twice either.
+/// R18.10, R5.3.2: where no connection is lost but all are replaced again and again, nothing is carried twice either.
 #[test]
 fn what_is_under_way_when_a_connection_is_replaced_arrives_once() {
     let mut scenario = paths();
