@@ -1,4 +1,4 @@
-//! What the bench is told.
+//! The arguments of the bench.
 
 use std::path::PathBuf;
 
@@ -17,13 +17,13 @@ usage: tidegate-bench [--quick] [--rounds N] [--only STACK]... [--out FOLDER]
   --out FOLDER    where results.json, table.md and plot.svg go: target/bench
 ";
 
-/// What is to be done.
+/// What to run.
 pub(crate) enum Task {
     /// All rounds.
     Compare(Options),
     /// One stack once; the result goes to standard output.
     One(&'static dyn Stack, Plan),
-    /// The listening side of one stack.
+    /// The listener of one stack.
     Serve(&'static dyn Stack),
     Help,
 }

@@ -1,4 +1,4 @@
-//! One stack, once: what a round measures of it.
+//! Measures one stack in one round.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::process::{self, Listener};
 use crate::stack::{Link, Scope, Stack, Target};
 use crate::{proxy, stats};
 
-/// How much is measured in a round.
+/// How much to measure in a round.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) dials: u64,
@@ -26,13 +26,13 @@ impl Plan {
         Self { dials: 30, far_dials: 4, asks: 1000, bulk_mib: 64, idle: 100 };
 }
 
-/// What came of it. What a stack is not measured in is not there.
+/// The results of a round; those that a stack is not measured in are missing.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Sample {
     /// Dial to the answer to the first message, median and 95th percentile.
     pub(crate) dial_ms: Option<f64>,
     pub(crate) dial_p95_ms: Option<f64>,
-    /// Processor time of both processes for a set-up and its end.
+    /// Processor time of both processes to connect and disconnect.
     pub(crate) dial_cpu_ms: Option<f64>,
     /// The same dial with [`DELAY`] in each direction; its median.
     pub(crate) far_dial_ms: Option<f64>,
@@ -40,25 +40,25 @@ pub(crate) struct Sample {
     pub(crate) ask_p99_us: Option<f64>,
     pub(crate) bulk_mb_s: Option<f64>,
     pub(crate) bulk_cpu_s_gib: Option<f64>,
-    /// Memory of the accepting process for each connection.
+    /// Memory of the accepting process per connection.
     pub(crate) idle_kib: Option<f64>,
 }
 
-/// How long packets take in one direction on the slow way.
+/// The delay of packets in one direction on the slow path.
 pub(crate) const DELAY: Duration = Duration::from_millis(25);
-/// Connections before memory or time is looked at: code and arenas are in place then.
+/// Connections before memory or time is measured: code and arenas are in place then.
 const WARM_UP: u64 = 10;
-/// Connections in turn that requests and bulk are measured on: how fast one is depends on where its
-/// tasks and threads happen to run, and stays so.
+/// Connections that requests and bulk transfers are measured on in turn: the speed of one depends
+/// on where its tasks and threads happen to run, and stays so.
 const LINKS: u64 = 4;
-/// Bytes of a request's body and of its answer.
+/// Bytes of a request's body, and of its answer.
 const ASK: u32 = 1024;
-/// How long a process has to settle before its memory is looked at.
+/// How long a process may settle before its memory is measured.
 const SETTLE: Duration = Duration::from_millis(1500);
-/// Between two dials, for the end of the one before.
+/// The pause between two dials, so that the earlier one can end.
 const PAUSE: Duration = Duration::from_millis(3);
 
-/// Numbers of dialers that have not been used.
+/// Unused numbers of dialers.
 type Numbers = std::ops::RangeFrom<u64>;
 
 async fn first(
@@ -75,7 +75,7 @@ async fn first(
     Ok((link, since.elapsed(), process::cpu() - cpu))
 }
 
-/// Measures, in the process that dials.
+/// Runs the measurements, in the dialing process.
 pub(crate) async fn measure(stack: &'static dyn Stack, plan: Plan) -> Result<Sample> {
     let mut sample = Sample::default();
     let mut listener = Listener::start(stack)?;
@@ -134,7 +134,7 @@ async fn far(
     for _ in 0..plan.far_dials {
         let (link, time, _) = first(stack, numbers, &target).await?;
         times.push(time.as_secs_f64() * 1e3);
-        // It is the last one that waits for its end.
+        // Only the last connection waits until its end has been sent.
         let _ = tokio::time::timeout(Duration::from_millis(500), link.close()).await;
     }
     sample.far_dial_ms = stats::percentile(&mut times, 50);

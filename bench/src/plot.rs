@@ -1,4 +1,4 @@
-//! The results as a drawing: one panel for each metric, one bar for each stack.
+//! Plots the results: one panel for each metric, one bar for each stack.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use crate::stack::REFERENCE;
 const COLUMNS: usize = 3;
 const PANEL: (f64, f64) = (430.0, 250.0);
 const BAR: f64 = 18.0;
-/// Where bars begin, and how long the longest is.
+/// Where bars start, and the length of the longest.
 const LEFT: f64 = 130.0;
 const LONGEST: f64 = 200.0;
 

@@ -1,4 +1,4 @@
-//! Processes of the bench itself, and what they cost.
+//! The bench's processes, and their usage of processor and memory.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -13,9 +13,9 @@ use crate::stack::{Stack, Target};
 /// What a process has used.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Usage {
-    /// Processor time of all its threads since its start, in the system's calls too.
+    /// Processor time of all its threads since its start, including system calls.
     pub(crate) cpu: Duration,
-    /// Memory of its own that is resident: not that of files, and not the kernel's.
+    /// Its own resident memory, without mapped files and the kernel's.
     pub(crate) kib: u64,
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn cpu() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
-/// The listening process: says where it is, and its usage whenever it is asked.
+/// The listening process: prints its address, and its usage for each line of input.
 pub(crate) fn serve(stack: &'static dyn Stack) -> Result<()> {
     stack.run(Box::pin(async move {
         let target = stack.serve().await?;
@@ -42,7 +42,7 @@ pub(crate) fn serve(stack: &'static dyn Stack) -> Result<()> {
             let mut out = std::io::stdout();
             writeln!(out, "{}", serde_json::to_string(&target)?)?;
             out.flush()?;
-            // Until whoever asks is gone.
+            // Until the other process is gone.
             for line in std::io::stdin().lines() {
                 line?;
                 writeln!(out, "{}", serde_json::to_string(&Usage::now()?)?)?;
@@ -54,7 +54,7 @@ pub(crate) fn serve(stack: &'static dyn Stack) -> Result<()> {
     }))
 }
 
-/// A listening process, as the one that dials sees it.
+/// The dialing process's handle to a listening process.
 pub(crate) struct Listener {
     process: Child,
     input: ChildStdin,
@@ -88,7 +88,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // It may have ended already.
+        // It may have exited already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -1,4 +1,4 @@
-//! A slow way to a listener, in user space: every byte takes a fixed time in each direction.
+//! A slow path to a listener, in user space: every byte takes a fixed time in each direction.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,12 +13,12 @@ use anyhow::Result;
 
 use crate::stack::Carrier;
 
-/// Starts threads that carry what comes at the returned address to `to` and back, for as long as
-/// the process lives.
+/// Starts threads that forward everything between the returned address and `to`, for the life of
+/// the process.
 ///
-/// A connection over TCP costs what it would on a real link: the listener is connected to when
-/// the third packet of TCP's handshake would have come there, and what the dialer sends meanwhile
-/// does not arrive before.
+/// A TCP connection takes as long as on a real link: the listener is connected to when the third
+/// packet of the handshake would have arrived, and data that the dialer sends before does not
+/// arrive earlier.
 pub(crate) fn start(carrier: Carrier, to: SocketAddr, delay: Duration) -> Result<SocketAddr> {
     match carrier {
         Carrier::Udp => udp(to, delay),
@@ -30,12 +30,12 @@ fn pause_until(due: Instant) {
     thread::sleep(due.saturating_duration_since(Instant::now()));
 }
 
-/// Sends what comes from the queue when it is due, from one socket to one address.
+/// Forwards queued datagrams when they are due, from one socket to one address.
 fn forward(from: Arc<UdpSocket>, to: SocketAddr, queue: Receiver<(Instant, Vec<u8>)>) {
     thread::spawn(move || {
         for (due, datagram) in queue {
             pause_until(due);
-            // What cannot be sent is lost, as datagrams may be.
+            // A failed send is a lost datagram.
             let _ = from.send_to(&datagram, to);
         }
     });
@@ -74,7 +74,7 @@ fn udp(to: SocketAddr, delay: Duration) -> Result<SocketAddr> {
     Ok(address)
 }
 
-/// A dialer's own way: a socket towards the listener, and threads for both directions.
+/// A socket towards the listener for one dialer, with threads for both directions.
 fn flow(
     front: Arc<UdpSocket>,
     dialer: SocketAddr,

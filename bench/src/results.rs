@@ -1,4 +1,4 @@
-//! What was measured, and how it compares.
+//! The results, and how they compare.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -12,9 +12,9 @@ pub(crate) struct Metric {
     pub(crate) name: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) of: fn(&Sample) -> Option<f64>,
-    /// Digits behind the point.
+    /// Decimal places.
     pub(crate) digits: usize,
-    /// How many times the reference Tidegate wants to be at most, or at least.
+    /// The target for Tidegate: at most or at least this many times the reference.
     pub(crate) target: Option<Target>,
 }
 
@@ -70,7 +70,7 @@ pub(crate) const METRICS: [Metric; 9] = [
 pub(crate) struct Outcome {
     pub(crate) name: &'static str,
     pub(crate) note: Option<&'static str>,
-    /// Of each round; none if it failed.
+    /// One for each round; `None` if it failed.
     pub(crate) samples: Vec<Option<Sample>>,
     pub(crate) failures: Vec<String>,
 }
@@ -108,7 +108,7 @@ pub(crate) struct Cell {
     unit: &'static str,
     #[serde(flatten)]
     summary: Summary,
-    /// How many times the reference, within a round; the median.
+    /// The ratio to the reference within a round; the median over rounds.
     ratio: Option<f64>,
 }
 
@@ -152,7 +152,7 @@ impl Results {
         })
     }
 
-    /// How many times the reference a stack is: the median of the rounds' own ratios.
+    /// The ratio of a stack to the reference: the median of the rounds' ratios.
     pub(crate) fn ratio(&self, outcome: &Outcome, metric: &Metric) -> Option<f64> {
         let reference = self.outcomes.iter().find(|other| other.name == REFERENCE)?;
         let pairs = outcome.values(metric).zip(reference.values(metric));
@@ -161,7 +161,7 @@ impl Results {
     }
 }
 
-/// Where it was measured.
+/// The machine.
 #[derive(Serialize)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
@@ -177,13 +177,13 @@ impl Machine {
         let cpu = model.and_then(|line| line.split(": ").nth(1)).unwrap_or("unknown");
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let release = read("/proc/sys/kernel/osrelease");
-        // Without the name that a build of it has.
+        // Without the suffix of a build.
         let kernel = release.trim().split('-').next().unwrap_or_default().to_owned();
         Self { cpu: cpu.to_owned(), cores, kernel }
     }
 }
 
-/// Versions of what is compared, by the lock file that this was built with.
+/// The versions of the stacks, from the lock file of this build.
 fn versions() -> Vec<String> {
     let lock = include_str!("../Cargo.lock");
     let names = ["quinn", "rustls", "libp2p", "iroh", "noq", "commonware-p2p", "tokio"];

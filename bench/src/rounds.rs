@@ -1,4 +1,5 @@
-//! Rounds: each stack in turn, again and again, so that what else the machine does hits all alike.
+//! Rounds: each stack is measured in turn, several times, so that other load on the machine hits
+//! all alike.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,14 +11,14 @@ use crate::measure::{self, Plan, Sample};
 use crate::results::{Outcome, Results};
 use crate::stack::Stack;
 
-/// How long one stack may take in one round.
+/// The timeout of one stack in one round.
 const MOST: Duration = Duration::from_secs(300);
 
 pub(crate) fn run(options: &Options) -> Result<Results> {
     let mut outcomes = options.stacks.iter().map(|stack| Outcome::new(*stack)).collect::<Vec<_>>();
     for round in 0..options.rounds {
         for turn in 0..options.stacks.len() {
-            // Another one begins each round.
+            // Each round starts with another stack.
             let place = (turn + round as usize) % options.stacks.len();
             let stack = &options.stacks[place];
             let since = Instant::now();
@@ -36,7 +37,7 @@ pub(crate) fn run(options: &Options) -> Result<Results> {
     Ok(Results::new(options.plan, options.rounds, outcomes))
 }
 
-/// In a process of its own, which knows nothing of those before.
+/// In a new process, without state of earlier measurements.
 fn in_process(stack: &dyn Stack, plan: Plan) -> Result<Sample> {
     let plan = serde_json::to_string(&plan)?;
     let output = Command::new(std::env::current_exe()?)
@@ -54,7 +55,7 @@ pub(crate) fn one(stack: &'static dyn Stack, plan: Plan) -> Result<()> {
         let measured = tokio::time::timeout(MOST, measure::measure(stack, plan)).await;
         let sample = measured.context("it took too long")??;
         println!("{}", serde_json::to_string(&sample)?);
-        // Nodes and endpoints that are left need no farewell.
+        // Exits without closing the remaining nodes and endpoints.
         std::process::exit(0)
     }))
 }

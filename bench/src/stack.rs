@@ -1,4 +1,4 @@
-//! What is compared: one [`Stack`] each, and what is asked of all of them.
+//! What is compared: one [`Stack`] each, and the interface that all of them implement.
 
 use std::net::SocketAddr;
 
@@ -11,31 +11,31 @@ pub(crate) type Doing<'a, T> = BoxFuture<'a, Result<T>>;
 /// The stack that all others are compared with.
 pub(crate) const REFERENCE: &str = "quinn";
 
-/// What a stack's packets travel in.
+/// The transport protocol of a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Carrier {
     Udp,
     Tcp,
 }
 
-/// What of a stack is measured.
+/// Which metrics of a stack are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// Everything.
     All,
-    /// Everything but bulk: it has nothing that is meant for it.
+    /// All but bulk transfers, which the stack is not made for.
     NoBulk,
-    /// Dials and requests: all else is as in another row.
+    /// Dials and requests; the rest is the same as for another stack.
     Talk,
     /// Dials alone.
     Dials,
 }
 
-/// Where a listener is, and who.
+/// The address and the identity of a listener.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Target {
     pub(crate) socket: SocketAddr,
-    /// Its identity, as the stack writes it; empty if it has none or all know it.
+    /// Its identity, in the stack's own form; empty if it has none or all know it.
     pub(crate) key: String,
 }
 
@@ -45,34 +45,34 @@ pub(crate) trait Stack: Send + Sync {
 
     fn carrier(&self) -> Carrier;
 
-    /// What of its figures means something else than those of the others.
+    /// What must be known to compare its figures.
     fn note(&self) -> Option<&'static str> {
         None
     }
 
-    /// What of it is measured.
+    /// The metrics to measure.
     fn scope(&self) -> Scope {
         Scope::All
     }
 
-    /// Runs the process's work on the stack's runtime.
+    /// Runs work on the stack's runtime.
     fn run(&'static self, work: BoxFuture<'static, Result<()>>) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        // As a task: the thread that waits for it is not a worker.
+        // As a task: the thread that blocks on it is not a worker.
         runtime.block_on(async { tokio::spawn(work).await? })
     }
 
-    /// Accepts connections and answers on them for as long as the process lives.
+    /// Accepts connections and answers requests for the life of the process.
     fn serve(&'static self) -> Doing<'static, Target>;
 
-    /// Gets ready to dial. Each number is given once.
+    /// Prepares a dialer. Each number is used once.
     fn dialer(&'static self, number: u64, target: Target) -> Doing<'static, Box<dyn Dialer>>;
 }
 
 /// A dialer that is ready, with sockets, keys and tasks of its own.
 pub(crate) trait Dialer: Send {
-    /// Connects, sends a first message of [`FIRST`] bytes, and returns when its answer of one byte
-    /// is there.
+    /// Connects, sends a first message of [`FIRST`] bytes, and returns once its answer of one byte
+    /// has arrived.
     fn first(self: Box<Self>) -> Doing<'static, Box<dyn Link>>;
 }
 
@@ -80,7 +80,7 @@ pub(crate) const FIRST: u64 = 64;
 
 /// A connection that is open.
 pub(crate) trait Link: Send {
-    /// Sends a request of one size and returns when an answer of the other size is there.
+    /// Sends a request of one size, and returns once an answer of the other size has arrived.
     fn ask(&mut self, body: u64, answer: u32) -> Doing<'_, ()>;
 
     /// Ends the connection.

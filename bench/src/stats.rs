@@ -1,4 +1,4 @@
-//! Medians and the like.
+//! Medians and other percentiles.
 
 /// The percentile: the smallest value that `percent` of all do not exceed; `None` without values.
 pub(crate) fn percentile(values: &mut [f64], percent: usize) -> Option<f64> {
@@ -7,7 +7,7 @@ pub(crate) fn percentile(values: &mut [f64], percent: usize) -> Option<f64> {
     values.get(at).copied()
 }
 
-/// What rounds have shown.
+/// The median over the rounds, with the extremes.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub(crate) struct Summary {
     pub(crate) median: f64,

@@ -71,7 +71,7 @@ fn cells(results: &Results, outcome: &Outcome) -> impl Iterator<Item = String> {
     })
 }
 
-/// What Tidegate wants to be, and whether it is.
+/// The targets for Tidegate, and whether they are met.
 fn targets(results: &Results, text: &mut String) {
     let ours = results.outcomes.iter().filter(|outcome| outcome.name.starts_with(OURS));
     for outcome in ours {

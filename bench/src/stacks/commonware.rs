@@ -1,7 +1,8 @@
 //! commonware-p2p, `authenticated::lookup`: TCP, SAKE, and CUPS with ChaCha20-Poly1305.
 //!
-//! Its listener knows the keys and addresses of all dialers, and a network dials by itself, on a
-//! timer. Messages may be dropped without notice, so bulk is sent in windows that are confirmed.
+//! Its listener knows the keys and addresses of all dialers, and networks dial by themselves, on a
+//! timer. Messages may be dropped without notice, so bulk data is sent in windows that are
+//! acknowledged.
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -31,14 +32,14 @@ type Receiver = lookup::Receiver<Key>;
 
 /// Identities that the listener knows.
 const DIALERS: u64 = 500;
-/// Messages of one peer that a mailbox holds.
+/// The size of a peer's mailbox, in messages.
 const BURST: NonZeroU32 = NonZeroU32::new(64).expect("not zero");
-/// Pieces of a body that are sent before the listener confirms them.
+/// Pieces of a body that are sent before the listener acknowledges them.
 const WINDOW: u64 = 16;
-/// How often a network looks for somebody to dial.
+/// How often a network looks for a peer to dial.
 const DIAL: Duration = Duration::from_millis(1);
-/// How often a first message is sent until it is answered: those to a peer that is not connected
-/// are dropped, and no peer is told when it is.
+/// How often the first message is sent until it is answered: messages to a peer that is not
+/// connected are dropped, and there is no event when it is.
 const AGAIN: Duration = Duration::from_micros(200);
 
 pub(crate) struct Commonware {
@@ -55,7 +56,7 @@ fn rate(per: Duration) -> Result<Quota> {
     Ok(Quota::with_period(per).context("a period")?.allow_burst(BURST))
 }
 
-/// A network that runs, and its one channel.
+/// A running network with its one channel.
 struct Running {
     sender: Sender,
     receiver: Receiver,
@@ -130,14 +131,14 @@ impl Stack for Commonware {
             self.context.lock().unwrap_or_else(PoisonError::into_inner).take();
             done
         });
-        // It is empty; that it stays does no harm.
+        // It is empty, so a failure to remove it does no harm.
         let _ = std::fs::remove_dir_all(storage);
         done?
     }
 
     fn serve(&'static self) -> Doing<'static, Target> {
         Box::pin(async {
-            // It does not say which port it was given: take a free one.
+            // It does not tell which port it was given: choose a free one.
             let socket = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
             let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
             let dialers = peers((1..=DIALERS).map(|seed| (key(seed).public_key(), nobody)));
@@ -188,14 +189,14 @@ impl Dialer for CommonwareDialer {
         Box::pin(async move {
             let at = key(0).public_key();
             let known = peers(std::iter::once((at.clone(), self.target.socket)));
-            // Nobody dials it: it may listen anywhere.
+            // It is not dialed, so it may listen anywhere.
             let listen = SocketAddr::from(([127, 0, 0, 1], 0));
             let mut running = self.stack.start(self.seed, listen, known.into())?;
             let (first, _) = opening(FIRST, 1);
             let mut sender = running.sender.clone();
             let to = Recipients::One(at.clone());
             let (over, ended) = channel::<()>();
-            // On a thread: timers of the runtime are coarser than this.
+            // On a thread, since the runtime's timers are coarser than this.
             std::thread::spawn(move || {
                 while ended.try_recv() == Err(TryRecvError::Empty) {
                     sender.send(to.clone(), first.clone(), false);
@@ -216,7 +217,7 @@ struct Connection {
 }
 
 impl Connection {
-    /// Forgets the answers to what was sent again.
+    /// Discards answers to messages that were sent more than once.
     async fn settle(&mut self) {
         let pause = Duration::from_millis(if self.settled { 0 } else { 20 });
         while !self.settled {

@@ -19,7 +19,7 @@ use super::pipe::{Pipe, Piped, answer};
 use crate::stack::{Carrier, Dialer, Doing, FIRST, Link, Stack, Target};
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/bench/1");
-/// Connections that are idle are to stay.
+/// Idle connections must stay open.
 const IDLE: Duration = Duration::from_secs(3600);
 
 pub(crate) struct Libp2p {
@@ -161,7 +161,7 @@ impl Streams {
 impl Pipe for Streams {
     async fn put(&mut self, bytes: Bytes) -> Result<()> {
         self.stream.write_all(&bytes).await?;
-        // Yamux keeps small writes otherwise.
+        // Yamux buffers small writes otherwise.
         Ok(self.stream.flush().await?)
     }
 
@@ -188,10 +188,10 @@ impl Pipe for Streams {
     }
 
     async fn close(mut self) {
-        // It may be over already.
+        // It may be closed already.
         let _ = self.stream.close().await;
         if let Some(driver) = self.driver {
-            // With the swarm go its connections.
+            // Connections end with the swarm.
             driver.abort();
         }
     }

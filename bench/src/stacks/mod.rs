@@ -14,7 +14,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::stack::Stack;
 
-/// Those that are compared, in the order of the table.
+/// All stacks, in the order of the table.
 pub(crate) static ALL: [&dyn Stack; 11] = [
     &transport::Transport,
     &node::PUSHED,
@@ -33,14 +33,14 @@ pub(crate) fn find(name: &str) -> Option<&'static dyn Stack> {
     ALL.iter().copied().find(|stack| stack.name() == name)
 }
 
-/// Bytes of a request's head: the length of its body, and that of the answer.
+/// Bytes of a request's header: the lengths of its body and of the answer.
 const HEAD: usize = 12;
-/// The largest piece that is written or sent at once.
+/// The largest piece to write or send at once.
 const PIECE: usize = 64 << 10;
-/// What bodies and answers consist of.
+/// The content of bodies and answers.
 static ZEROS: Bytes = Bytes::from_static(&[0; PIECE]);
 
-/// The beginning of a request: its head, and as much of its body as goes into one piece.
+/// The start of a request: its header, and as much of its body as fits into one piece.
 fn opening(body: u64, answer: u32) -> (Bytes, u64) {
     let first = usize::try_from(body).unwrap_or(usize::MAX).min(PIECE - HEAD);
     let mut piece = BytesMut::with_capacity(HEAD + first);
@@ -50,21 +50,21 @@ fn opening(body: u64, answer: u32) -> (Bytes, u64) {
     (piece.freeze(), body - first as u64)
 }
 
-/// The length of a request's body, and that of its answer.
+/// The lengths of a request's body and of its answer.
 fn head(bytes: &[u8]) -> Option<(u64, u32)> {
     let (body, rest) = bytes.split_first_chunk::<8>()?;
     let answer = rest.first_chunk::<4>()?;
     Some((u64::from_be_bytes(*body), u32::from_be_bytes(*answer)))
 }
 
-/// The next piece of the `left` bytes.
+/// The next piece of the remaining bytes.
 fn piece(left: &mut u64) -> Option<Bytes> {
     let length = usize::try_from(*left).unwrap_or(usize::MAX).min(PIECE);
     *left -= length as u64;
     (length > 0).then(|| ZEROS.slice(..length))
 }
 
-/// A request that comes in messages, as its listener sees it.
+/// A request received in several messages.
 #[derive(Default)]
 struct Incoming {
     left: u64,
@@ -72,7 +72,7 @@ struct Incoming {
 }
 
 impl Incoming {
-    /// Takes a message; the answer's length if the request is whole now.
+    /// Adds a message; returns the answer's length once the request is complete.
     fn take(&mut self, message: &[u8]) -> Option<u32> {
         let mut arrived = message.len() as u64;
         if self.left == 0 {

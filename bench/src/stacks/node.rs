@@ -1,6 +1,6 @@
-//! Two Tidegate nodes, as applications set them up. A request is an item that the dialer publishes;
-//! the other's validator sees it, and publishes the answer. So this has what a transport has not:
-//! hello, permits, pools and validators.
+//! Two Tidegate nodes as applications set them up. A request is an item that the dialer publishes;
+//! the other's validator sees it, and publishes the answer. So it has what the bare transport
+//! lacks: hello, permits, pools and validators.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,9 +16,9 @@ use super::transport::{address, identity, socket};
 use crate::stack::{Carrier, Dialer, Doing, FIRST, Link, Scope, Stack, Target};
 
 const POOL: PoolIndex = PoolIndex(0);
-/// Whether it is an answer, when it was made, the request it answers, the answer's length.
+/// Whether it is an answer, when it was made, the request that it answers, the answer's length.
 const HEAD: usize = 1 + 8 + 8 + 4;
-/// Items of earlier requests that a pool keeps: a new peer is not sent many of them.
+/// Items of earlier requests kept in a pool, so that a new peer is not sent many of them.
 const KEPT: u64 = 8;
 
 /// Above a request or an answer of 1 KiB.
@@ -30,8 +30,8 @@ pub(crate) struct Node {
     announced: bool,
 }
 
-/// Items are sent at once: the first is published when the connection is up, and the pool's inline
-/// size is above what is measured.
+/// Items are pushed: the first is published when the connection is up, and the pool's inline size
+/// is larger than the items.
 pub(crate) static PUSHED: Node = Node {
     name: "tidegate node",
     note: "two nodes of `Builder`: hello, permits, pool, validator. A message is an item; the first \
@@ -40,8 +40,8 @@ pub(crate) static PUSHED: Node = Node {
     announced: false,
 };
 
-/// Items are announced, and fetched by who wants them: the first is in the pool before the dial,
-/// and the inline size is the default.
+/// Items are announced and fetched: the first is in the pool before the dial, and the inline size
+/// is the default.
 pub(crate) static ANNOUNCED: Node = Node {
     name: "tidegate node, announced",
     note: "the same, with the first item published before the dial, and `PoolSpec::inline` of 512: \
@@ -97,18 +97,18 @@ impl Item {
     }
 }
 
-/// A number above those that were given before, in any process.
+/// A number higher than all earlier ones, in any process.
 fn number() -> Result<u64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos().try_into()?)
 }
 
-/// Accepts all items, and tells of them.
+/// Accepts all items, and reports them.
 fn tell(seen: UnboundedSender<Item>) -> impl Fn(Subject, Answer) + Send + Sync + 'static {
     move |subject, answer| {
         if let Subject::Item { body, .. } = subject
             && let Some(item) = Item::decode(&body)
         {
-            // Nobody may be waiting any more.
+            // The receiver may be gone.
             let _ = seen.send(item);
         }
         answer.accept(Admission::default());
@@ -152,7 +152,7 @@ impl Member {
     }
 
     fn publish(&self, item: Item, length: usize) -> Result<()> {
-        // Its fate is known by what comes of it.
+        // The answer shows its fate.
         drop(self.node.publish(POOL, item.encode(length), Admission::default())?);
         Ok(())
     }

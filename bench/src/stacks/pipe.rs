@@ -1,4 +1,4 @@
-//! Requests and answers on a stream of bytes.
+//! Requests and answers on a byte stream.
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
@@ -7,11 +7,11 @@ use futures_util::future::BoxFuture;
 use super::{HEAD, head, opening, piece};
 use crate::stack::{Doing, Link};
 
-/// A stream of bytes in both directions.
+/// A byte stream in both directions.
 pub(super) trait Pipe: Send + 'static {
     fn put(&mut self, bytes: Bytes) -> impl Future<Output = Result<()>> + Send;
 
-    /// Fills the buffer; `false` if the stream is over.
+    /// Fills the buffer; `false` at the end of the stream.
     fn fill(&mut self, buffer: &mut [u8]) -> impl Future<Output = Result<bool>> + Send;
 
     /// Reads `bytes` bytes and drops them.
@@ -20,7 +20,7 @@ pub(super) trait Pipe: Send + 'static {
     fn close(self) -> impl Future<Output = ()> + Send;
 }
 
-/// Answers requests until the stream is over.
+/// Answers requests until the end of the stream.
 pub(super) async fn answer(mut pipe: impl Pipe) -> Result<()> {
     let mut buffer = [0; HEAD];
     while pipe.fill(&mut buffer).await? {
@@ -47,7 +47,7 @@ impl<P: Pipe> Link for Piped<P> {
             let (first, left) = opening(body, answer);
             self.0.put(first).await?;
             put_all(&mut self.0, left).await?;
-            // The last byte by itself, to see that it is there.
+            // The last byte separately, to check that it arrives.
             ensure!(answer > 0, "an answer has a byte at least");
             self.0.skip(u64::from(answer) - 1).await?;
             ensure!(self.0.fill(&mut [0]).await?, "the stream is over");

@@ -1,4 +1,4 @@
-//! quinn by itself: with Tidegate's transport parameters, and with its own.
+//! Plain quinn, with Tidegate's transport parameters and with its own defaults.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -145,7 +145,7 @@ impl Pipe for Streams {
     async fn close(self) {
         self.connection.close(VarInt::from_u32(0), b"");
         if let Some(endpoint) = self.endpoint {
-            // Until the close has left; all of it would take three times a probe's time-out.
+            // Until the close has been sent; the whole closing period takes three probe timeouts.
             let _ = tokio::time::timeout(Duration::from_millis(5), endpoint.wait_idle()).await;
         }
     }

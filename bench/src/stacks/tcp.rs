@@ -60,10 +60,10 @@ fn nodelay(stream: TcpStream) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// A stream of tokio's traits.
+/// A stream with tokio's traits.
 struct Io<S> {
     stream: S,
-    /// Taken when the first body comes that is not small.
+    /// Allocated for the first body that is not small.
     buffer: Vec<u8>,
 }
 

@@ -1,6 +1,6 @@
-//! Two Tidegate nodes of a chain: the listener's tip is one block above what the dialer has, so the
-//! first thing that the dialer's application is asked about is its header. It comes with the
-//! listener's hello: nothing has to be asked for.
+//! Two Tidegate nodes with a chain: the listener's tip is one block above the dialer's, so the
+//! first question to the dialer's application is about that header. It comes along with the
+//! listener's hello, without a request.
 
 use anyhow::{Context as _, Result, bail};
 use bytes::{BufMut as _, Bytes};
@@ -50,16 +50,16 @@ fn header(height: u64, parent: BlockId) -> Bytes {
     header.into()
 }
 
-/// A header's id is that of an item with the same bytes.
+/// The id of a header is that of an item with the same bytes.
 fn block(header: &[u8]) -> BlockId {
     BlockId(Chain.item_id("", header).0)
 }
 
-/// Accepts all, and tells of headers.
+/// Accepts everything, and reports headers.
 fn tell(seen: UnboundedSender<()>) -> impl Fn(Subject, Answer) + Send + Sync + 'static {
     move |subject, answer| {
         if let Subject::Header { .. } = subject {
-            // Nobody may be waiting any more.
+            // The receiver may be gone.
             let _ = seen.send(());
         }
         answer.accept(Admission::default());
@@ -87,7 +87,7 @@ impl Member {
         Ok(Self { node, headers, _events: events })
     }
 
-    /// Makes a block and moves there.
+    /// Makes a block, and makes it the tip.
     async fn produce(&self) -> Result<()> {
         let header = header(1, block(&header(0, BlockId([0; 32]))));
         let block = block(&header);

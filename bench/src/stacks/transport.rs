@@ -1,5 +1,5 @@
-//! Tidegate's QUIC behind its public trait: one task owns the transport and does at once what
-//! follows from each input, as a node's driver does.
+//! Tidegate's QUIC behind its public trait: one task owns the transport and reacts to each input at
+//! once, as a node's driver does.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -17,9 +17,9 @@ use tidegate::{Identity, Limits, Multiaddr, Transport as _};
 use super::{Incoming, PIECE, ZEROS, opening, piece};
 use crate::stack::{Carrier, Dialer, Doing, FIRST, Link, Stack, Target};
 
-/// The channel that is read from the start.
+/// A channel that is read from the start.
 const CHANNEL: u32 = 0;
-/// Opened when a peer is there, as a node does when it has found its hello good.
+/// A channel that is opened once the peer is connected, as a node does after the hello.
 const OTHER: u32 = 1;
 
 pub(crate) struct Transport;
@@ -73,7 +73,7 @@ impl Stack for Transport {
     fn dialer(&'static self, number: u64, target: Target) -> Doing<'static, Box<dyn Dialer>> {
         Box::pin(async move {
             let mut quic = Quic::new(&setup(number + 1))?;
-            // Dials go out from the listener's socket, which is bound before the clock runs.
+            // Dials use the listener's socket, which is bound before the measurement starts.
             quic.listen(&address("127.0.0.1:0".parse()?)?)?;
             let peer = target.key.parse().ok().context("no key")?;
             let address = address(target.socket)?;
@@ -86,7 +86,7 @@ impl Stack for Transport {
 #[derive(Default)]
 struct Peer {
     incoming: Incoming,
-    /// Frames that wait until the one before them is written.
+    /// Frames waiting until the previous one is written.
     waiting: VecDeque<Bytes>,
     busy: bool,
 }
