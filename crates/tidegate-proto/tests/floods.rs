@@ -1,7 +1,8 @@
-//! What peers can name must not pile up: each flood is made of messages that a node takes, from peers
-//! that give nothing back, answer nothing and come again. A node with small limits is measured by the
-//! allocator after each thousand, against its own `Config::worst_case_bytes`, and its work by counting
-//! steps and calls of the rules for each message. The only test of its process.
+//! State that peers can name must not pile up. Each flood consists of valid messages, from peers
+//! that return nothing, answer nothing and reconnect. A node with small limits is measured by the
+//! allocator after each thousand, against its own `Config::worst_case_bytes`; its work is measured
+//! by counting steps and calls of the rules for each message. It must be the only test of its
+//! process.
 
 mod counting;
 
@@ -30,12 +31,12 @@ const TIP: u32 = 1;
 const RPC: u32 = 2;
 const BLOCK: u32 = 16;
 const POOL: u32 = 17;
-/// Messages of each flood: at a hundred bytes a message, ten times what may be kept.
+/// Messages of each flood: at a hundred bytes a message, ten times the bound.
 const MESSAGES: u64 = 30_000;
-/// Steps over what peers pile up, and calls of the rules, that one message may cost: looks at peers and
-/// at headers that wait, which are as many as limits say.
+/// The bound on steps of work and calls of the rules for one message: peers and orphan headers are
+/// looked at, as many as the limits allow.
 const STEPS: u64 = 400;
-/// Bytes that may come and go.
+/// Tolerance in bytes.
 const SLACK: i64 = 128 << 10;
 const CALLS: u64 = 64;
 
@@ -85,7 +86,7 @@ fn unknown(number: u64) -> BlockId {
     BlockId(*blake3::hash(&(number ^ 0xabcd << 32).to_be_bytes()).as_bytes())
 }
 
-/// A node with room for little, and four peers.
+/// A node with small limits, and four peers.
 fn config() -> Config {
     let mut config = Config::new(PeerId([1; 32]), NetworkId([2; 32]));
     config.genesis = Some(header(BlockId([0; 32]), 0, 0));
@@ -100,7 +101,7 @@ fn config() -> Config {
     (limits.reconstructions, limits.serving, limits.fetch_bytes_node) = (1, 1, 16 << 10);
     (limits.shelved, limits.shelved_bytes, limits.held_back) = (16, 4 << 10, 64);
     (limits.receive_window, limits.send_window) = (16 << 10, 16 << 10);
-    // Nobody rests: so all that peers send is dealt with, as fast as they can.
+    // No peer rests, so that all messages are handled as fast as possible.
     limits.work_per_second = 1 << 30;
     config
 }
@@ -113,9 +114,9 @@ struct World {
     next: u64,
     numbers: u64,
     tip: Bytes,
-    /// What the peers allow the node.
+    /// The grants of the peers.
     grant: Grant,
-    /// The most that one message has cost: steps, calls.
+    /// The largest cost of a message: steps, calls.
     most: (u64, u64),
 }
 
@@ -140,7 +141,7 @@ impl World {
         facts(&self.tip).unwrap().height
     }
 
-    /// Another peer, its hello finished.
+    /// Another peer, whose hello is complete.
     fn connect(&mut self) -> u64 {
         self.next += 1;
         let id = self.next;
@@ -233,7 +234,7 @@ impl World {
         }
     }
 
-    /// A block of this node's own, on top of its tip.
+    /// A block published by this node, on top of its tip.
     fn produce(&mut self) {
         let parent = facts(&self.tip).unwrap();
         let number = self.fresh();
@@ -248,7 +249,7 @@ impl World {
 
     fn publish(&mut self, from: u64) {
         let number = self.fresh();
-        // Each is better than those before, and takes the place of one.
+        // Each is better than those before, and evicts one.
         let body =
             Bytes::from([&number.to_be_bytes()[..], &vec![1; 8 + number as usize % 200]].concat());
         let admission = Admission { from, account: None };
@@ -274,7 +275,7 @@ impl World {
 /// Sends message number `n` as this peer.
 type Flood = fn(&mut World, u64, u64);
 
-/// A header whose parent nobody knows.
+/// A header with an unknown parent.
 fn orphan(world: &mut World) -> Bytes {
     let number = world.fresh();
     let height = world.height() + 1 + number % 16;
@@ -368,7 +369,7 @@ fn state_named_by_peers_is_bounded() {
             let before = counting::held();
             let mut world = World::new();
             if generous {
-                // A peer may allow as much as it likes, and give nothing back.
+                // A peer may grant as much as it likes, and return nothing.
                 let most = u32::MAX;
                 world.grant = Grant {
                     announcements: most,
@@ -382,7 +383,8 @@ fn state_named_by_peers_is_bounded() {
             let mut settled = 0;
             let mut peers = (0..4).map(|_| world.connect()).collect::<Vec<_>>();
             world.produce();
-            // Pings keep the silent; who is sent away comes as somebody else.
+            // Pings keep silent connections; a peer that is disconnected comes back with another
+            // identity.
             for n in 0..MESSAGES {
                 let at = n as usize % peers.len();
                 flood(&mut world, peers[at], n / 4);
@@ -399,7 +401,7 @@ fn state_named_by_peers_is_bounded() {
                 }
                 let held = counting::held() - before;
                 assert!(held <= worst, "{name}: {held} bytes after {n} messages, {worst} promised");
-                // By then all that may pile up has: from there on nothing grows.
+                // By then everything has reached its bound: nothing grows any more.
                 settled = if n <= MESSAGES / 3 { held } else { settled };
                 assert!(held <= settled + SLACK, "{name}: {settled} and then {held} bytes");
             }

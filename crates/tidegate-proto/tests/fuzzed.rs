@@ -1,5 +1,5 @@
 //! A short run of the fuzz target `codec`, on any compiler: its corpus, the golden vectors, and
-//! what comes of changing them.
+//! mutations of them.
 
 #[path = "fuzzed/codec.rs"]
 mod codec;
@@ -14,7 +14,7 @@ static ALLOCATOR: codec::Counting = codec::Counting;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// Checks an input, and says which it was if that fails.
+/// Checks an input; tells which one it was if that fails.
 fn check(name: &str, input: &[u8]) {
     let checked = std::panic::catch_unwind(|| codec::check(input));
     assert!(checked.is_ok(), "{name}: {}", hex::encode(input));

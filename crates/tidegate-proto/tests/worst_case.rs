@@ -1,5 +1,5 @@
-//! A node that a hundred peers drive to its limits: what it costs, by the allocator and by the
-//! operating system, against `Config::worst_case_bytes`. The only test of its process.
+//! A hundred peers drive a node to its limits: its memory by the allocator and by the operating
+//! system, against `Config::worst_case_bytes`. It must be the only test of its process.
 
 mod counting;
 
@@ -24,7 +24,7 @@ use tidegate_proto::{Config, Node, PoolSpec, Time, VERSION, merkle};
 
 const PEERS: u64 = 100;
 const POOLS: u32 = 3;
-/// As many bytes as a pool's budget holds of as many items as it holds.
+/// Items of this size fill a pool's budget of bytes and its capacity at the same time.
 const ITEM: usize = 2048;
 /// The largest item of a pool, and the class of its size (specification section 7.3).
 const LARGE: usize = 32 << 10;
@@ -32,7 +32,7 @@ const LARGE_CLASS: u32 = 36 << 24;
 /// Channel instances: the tip; after the hello 16 is for blocks, and pools follow.
 const TIP: u32 = 1;
 const FIRST_POOL: u32 = 17;
-/// Blocks of 4 MiB, as large as they may be, until as many bytes are kept as may be.
+/// Blocks of 4 MiB, the maximum, until the budget of bytes is used up.
 const BLOCKS: u64 = 6;
 const BLOCK_ITEMS: u64 = 128;
 
@@ -94,7 +94,7 @@ fn config() -> Config {
 struct World {
     node: Node,
     now: Time,
-    /// What the node asks for: the peer, its pool, and the announcement's number.
+    /// Requests of the node: the peer, its pool, and the announcement's number.
     wanted: Vec<(u64, u32, u32)>,
     salts: Vec<Salt>,
     numbers: u64,
@@ -112,7 +112,7 @@ impl World {
     }
 
     fn send(&mut self, peer: u64, channel: u32, message: &impl Encode) {
-        // As from a socket: one piece of memory of its own.
+        // Copied, as from a socket: one allocation.
         let frame = Bytes::from(message.to_frame().unwrap().to_bytes().to_vec().into_boxed_slice());
         let (connection, frame) = (ConnectionId(peer), Frame::from(frame));
         self.node.handle_input(self.now, Input::Frame { connection, channel, frame });
@@ -134,7 +134,7 @@ impl World {
         self.now = end;
     }
 
-    /// The application answers none of the node's questions.
+    /// The application gives no verdicts.
     fn drain(&mut self) {
         while let Some(output) = self.node.poll_output() {
             match output {
@@ -180,7 +180,7 @@ impl World {
         self.send(peer, 0, &ControlMessage::Setup(self.setup()));
     }
 
-    /// Permits for requests alone: all that the node has for these peers waits.
+    /// Grants for requests alone: everything that the node has for these peers waits.
     fn setup(&self) -> Setup {
         let grant = Grant {
             announcements: 0,
@@ -211,7 +211,7 @@ impl World {
         assert_eq!(self.salts.len() as u64, PEERS);
     }
 
-    /// Each wants to know whether it can be dialed at a longest address, and waits.
+    /// Each asks whether it can be dialed at a longest address, and waits.
     fn reach(&mut self) {
         let channel = FIRST_POOL + self.node.config().pools.len() as u32;
         for peer in 0..PEERS {
@@ -219,7 +219,7 @@ impl World {
         }
     }
 
-    /// Blocks of this node's own, as many bytes as are kept.
+    /// Published blocks, until the budget of bytes is used up.
     fn fill_blocks(&mut self) {
         let genesis = self.node.config().genesis.clone().unwrap();
         let mut parent = Plain.header(&genesis).unwrap();
@@ -257,7 +257,7 @@ impl World {
         assert!(full.eq((0..POOLS).map(|_| 4096)));
     }
 
-    /// All permits for announcements are used; what the node asks for comes, and no verdict.
+    /// All announcement permits are used; requested items arrive, and get no verdict.
     fn announce(&mut self) {
         let count = u64::from(self.node.config().pools[0].grant.announcements);
         let first = self.numbers + 1;
@@ -281,7 +281,7 @@ impl World {
         assert_eq!(self.node.status().fetch_bytes, self.node.config().limits.fetch_bytes_node);
     }
 
-    /// All permits for bodies are used, and no verdict comes.
+    /// All body permits are used, and no verdict comes.
     fn push(&mut self) {
         for peer in 0..PEERS {
             for pool in 0..POOLS {
@@ -295,7 +295,7 @@ impl World {
         }
     }
 
-    /// Headers whose parents nobody knows, not so far ahead that they are waited for.
+    /// Headers with unknown parents, not so far ahead that they are ignored.
     fn orphans(&mut self) {
         let limits = self.node.config().limits.clone();
         for round in 0..(limits.orphan_bytes as usize / MAX_HEADER) as u64 {
@@ -309,19 +309,19 @@ impl World {
         }
     }
 
-    /// What a transport holds of connections whose peers neither read nor stop sending, and what
-    /// the node's driver may hold of connections that have not said hello.
+    /// What a transport holds for connections whose peers neither read nor stop sending, and what
+    /// the node's driver may hold for connections in the hello.
     fn windows(&self) -> Vec<Vec<u8>> {
         let config = self.node.config();
         let limits = &config.limits;
-        // Of each stream a copy of a whole window of it, all of which was read but the last byte; and a
+        // For each stream a copy of a whole window, of which all but the last byte was read; and a
         // packet for each byte of all streams that waits, as long as quinn does not copy them.
         let opened = 5 + config.pools.len();
         let copies = opened * (limits.receive_window as usize / 3 * 2);
         let packets = streams_for(opened as u32) as usize * 128 * (304 + 2 * 56);
         let window = limits.receive_window as usize * 5 / 2 + limits.send_window as usize;
-        // Two large frames that are half read, one of control, and small ones; a frame of each kind
-        // that waits to be written.
+        // Two large frames that are half read, one of control, and small ones; one frame of each
+        // kind waiting to be written.
         let window = window + copies + packets + 2 * MAX_FRAME + (64 << 10) + (132 << 10);
         let windows = (0..PEERS + u64::from(ENDING)).map(|_| vec![1; window]);
         let stranger = MAX_FRAME + STRANGER_WINDOW as usize * 7 / 2 + 3 * 128 * (304 + 2 * 56);
@@ -329,7 +329,7 @@ impl World {
     }
 }
 
-/// Resident memory of this process; `None` where the operating system does not tell.
+/// The resident memory of this process; `None` where the operating system does not tell.
 fn resident() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -346,7 +346,7 @@ fn a_hundred_peers_cost_what_was_promised_and_no_more() {
         let now = counting::held() as u64;
         let grown = now.saturating_sub(last);
         println!("{name:<10} {:>7} KiB", grown >> 10);
-        // A step that drives the node nowhere would not be missed otherwise.
+        // Otherwise a step without effect would go unnoticed.
         assert!(grown > 256 << 10, "{name}: nothing is kept of it");
         last = now;
     };

@@ -1,4 +1,4 @@
-//! A tiny application: items and headers that a test can write down.
+//! A minimal application whose items and headers a test can write by hand.
 
 use std::cmp::{Ordering, Reverse};
 
@@ -11,7 +11,7 @@ use crate::rules::{ChainLink, HeaderFacts, ItemFacts, Rules};
 use crate::wire::{self, BlockIds, Body, Group};
 use crate::{Config, PoolSpec};
 
-/// Two pools: small items that ride along, and large ones that are fetched.
+/// Two pools: small items that are pushed, and large ones that are fetched.
 pub(super) const SMALL: PoolIndex = PoolIndex(1);
 pub(super) const LARGE: PoolIndex = PoolIndex(0);
 /// A pool that the node does not have.
@@ -20,7 +20,7 @@ pub(super) const FOREIGN: PoolIndex = PoolIndex(2);
 pub(super) fn config(n: u8) -> Config {
     let mut config = Config::new(PeerId([n; 32]), NetworkId([7; 32]));
     config.genesis = Some(genesis());
-    // Who is connected to whom is the test's business.
+    // Tests decide which nodes are connected.
     config.outbound = 0;
     config.takes_signals = true;
     let mut large = PoolSpec::new("large");
@@ -77,7 +77,7 @@ impl Rules for TestRules {
     }
 }
 
-/// An item of its own, of `size` bytes.
+/// A unique item of `size` bytes.
 pub(super) fn item(n: u8, size: usize) -> Bytes {
     prioritised(n, size, 100)
 }
@@ -118,7 +118,7 @@ pub(super) fn facts(header: &[u8]) -> HeaderFacts {
     TestRules.header(header).unwrap()
 }
 
-/// The same rules, but an item's id is a hash of its bytes alone, as it is where nothing else is said.
+/// The same rules, except that an item's id is a hash of its bytes alone, as by default.
 #[derive(Clone, Debug)]
 pub(super) struct SharedIds;
 
@@ -140,7 +140,7 @@ impl Rules for SharedIds {
     }
 }
 
-/// A block of the given items on top of another.
+/// A block with these items and this parent.
 pub(super) fn block(parent: &[u8], slot: u64, producer: u8, items: &[(PoolIndex, Bytes)]) -> Block {
     block_by(&TestRules, parent, slot, producer, items)
 }
@@ -174,7 +174,7 @@ fn leaf(item: &BlockItem) -> Leaf<'static> {
     (pool_name(item.pool), item.id)
 }
 
-/// The full ids of a block's items from one index to another, and the pools they are of.
+/// The full ids of a range of a block's items, and their pools.
 pub(super) fn ids_of(block: &Block, range: std::ops::Range<usize>) -> BlockIds {
     let items = &block.items[range.clone()];
     let group = |run: &[BlockItem]| Group {

@@ -1,4 +1,4 @@
-//! Who is held to account, and for what: what one peer says that nothing binds must not decide
+//! Which peer is blamed, and for what: a claim of one peer that nothing binds must not count
 //! against another, nor against a block.
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use crate::wire::{
 };
 use crate::{Time, Violation};
 
-/// Answers whatever the node asks of a block, as an honest peer does, until it asks no more.
+/// Answers all requests of the node about a block, as an honest peer does.
 fn serve(script: &mut Script, block: &Block) {
     loop {
         let asked = script.fetched();
@@ -56,9 +56,9 @@ fn publish(script: &mut Script, bodies: &[Bytes]) {
     bodies.iter().for_each(|body| script.publish(SMALL, body));
 }
 
-/// A liar is first with a compact block whose groups name another pool, and then says that it has
-/// not got what is missing, or nothing; others who deliver the items with right proofs were banned,
-/// or the block was refused for ever. R9.2.14, R10.1
+/// Regression: a liar's compact block came first, with groups that named another pool, and the liar
+/// then said that it did not have the missing items, or nothing. Peers that delivered the items
+/// with valid proofs were banned, or the block was refused for ever. R9.2.14, R10.1
 #[test]
 fn wrong_groups_blame_only_their_sender() {
     for (shared_ids, known, silent) in
@@ -104,15 +104,16 @@ fn wrong_groups_blame_only_their_sender() {
     }
 }
 
-/// A list of ids from a liar put an item of another pool where one with its proof was on its way, and
-/// that one did not take its place: the block was made of the wrong pool. R9.2.12, R9.2.14
+/// Regression: a liar's list of ids put an item of another pool where one was arriving with its
+/// proof, which did not replace it: the block was reconstructed with the wrong pool. R9.2.12,
+/// R9.2.14
 #[test]
 fn a_proven_item_takes_the_place_of_a_claimed_one() {
     let bodies = [item(1, 100), item(2, 100)];
     let items = bodies.clone().map(|body| (SMALL, body));
     let wanted = block_by(&SharedIds, &genesis(), 1, 1, &items);
     let mut config = config(1);
-    // One who is asked for items cannot be asked for ids.
+    // A peer that owes items cannot be asked for ids.
     config.limits.block_grant.requests = 1;
     let mut script = Script::by(config, Box::new(SharedIds));
     script.connect(super::script::PEER);
@@ -142,7 +143,7 @@ fn a_proven_item_takes_the_place_of_a_claimed_one() {
     assert!(script.closed.contains(&origin));
     let [asked] = script.fetched().try_into().unwrap();
     assert_eq!(asked.want, BlockWant::Ids(0));
-    // The ids are right, and the pool of the second is not.
+    // The ids are right, but the pool of the second is wrong.
     let groups = ["small", "large"].map(|pool| Group { pool: pool.to_owned(), count: 1 });
     let list = BlockIds { groups: groups.to_vec(), ..ids_of(&wanted, 0..2) };
     script.send(BLOCK, &BlockMessage::Ids(list));
@@ -158,8 +159,8 @@ fn a_proven_item_takes_the_place_of_a_claimed_one() {
     assert_eq!(found, wanted);
 }
 
-/// A list of ids that names a pool which the node does not have proves nothing until its root is the
-/// header's: another peer is asked.
+/// A list of ids that names a pool unknown to the node proves nothing until its root matches the
+/// header: another peer is asked.
 #[test]
 fn ids_of_an_unknown_pool_are_asked_of_another() {
     let bodies = [item(1, 100), item(2, 100)];
@@ -167,7 +168,7 @@ fn ids_of_an_unknown_pool_are_asked_of_another() {
     let mut script = Script::up();
     script.judge = withhold_blocks;
     publish(&mut script, &bodies);
-    // The short ids are the wrong way round, so the root does not fit.
+    // The short ids are in reverse order, so the root does not match.
     let [first, second] = script.short_ids(&wanted).try_into().unwrap();
     let short_ids = [second, first].concat().into();
     let push = Compact { short_ids, ..script.compact(&wanted) };
@@ -186,7 +187,7 @@ fn ids_of_an_unknown_pool_are_asked_of_another() {
     assert_eq!(script.judged(), [wanted]);
 }
 
-/// The ways in which a block can come.
+/// The ways in which a block can arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Prefilled,
@@ -201,7 +202,7 @@ impl Way {
         [Self::Prefilled, Self::ByIndex, Self::FromPools, Self::Requested, Self::Published];
 }
 
-/// Whether a node takes a block that comes in this way. Nobody may be accused for it.
+/// Whether a node accepts a block that arrives in this way. No peer may be accused for it.
 fn takes(config: &Config, way: Way, sent: &Block) -> bool {
     let mut script = Script::up_with(config.clone());
     script.judge = withhold_blocks;
@@ -254,7 +255,7 @@ fn takes(config: &Config, way: Way, sent: &Block) -> bool {
     assert_eq!(script.accusation(), None, "{way:?}");
     assert!(script.node.stats().violations().next().is_none(), "{way:?}");
     let taken = script.judged().len();
-    // What is refused is refused for good: its child is not asked about either.
+    // A bad block stays bad: its child is not considered either.
     let child = block(&sent.header, 2, 1, &[]);
     script.questions.clear();
     script.send(TIP, &TipMessage::Header(child.header));
@@ -262,8 +263,8 @@ fn takes(config: &Config, way: Way, sent: &Block) -> bool {
     taken == 1
 }
 
-/// A block that one node took by one way in, another refused that came by another: the chain split,
-/// or the honest were banned. R9.4.1, R9.4.2
+/// Regression: a block that one node accepted when it arrived in one way was refused by another
+/// where it arrived in another way: the chain split, or honest peers were banned. R9.4.1, R9.4.2
 #[test]
 fn a_block_is_good_by_every_way_or_by_none() {
     let mut config = config(1);
@@ -303,7 +304,7 @@ fn a_block_is_good_by_every_way_or_by_none() {
     assert!(script.fates.contains(&(7, Fate::Invalid(Invalid::TooManyGroups))));
 }
 
-/// Nodes that would not agree on which blocks are good do not exchange any. R5.7.9
+/// Nodes that would not agree on which blocks are admissible do not exchange any. R5.7.9
 #[test]
 fn the_digest_of_block_rules_covers_every_rule() {
     let digest = |change: fn(&mut Config)| {
@@ -318,7 +319,7 @@ fn the_digest_of_block_rules_covers_every_rule() {
     assert_ne!(same, digest(|c| c.pools[0].name.push('x')));
     assert_ne!(same, digest(|c| c.pools[0].in_blocks = false));
     assert_ne!(same, digest(|c| drop(c.pools.pop())));
-    // The order of pools is each node's own, and so is what blocks do not draw from.
+    // Nodes may differ in the order of pools, and in pools that blocks may not contain.
     assert_eq!(same, digest(|c| c.pools.reverse()));
     assert_eq!(
         digest(|c| c.pools[0].in_blocks = false),
@@ -327,8 +328,8 @@ fn the_digest_of_block_rules_covers_every_rule() {
             c.pools[0].max_item += 1;
         })
     );
-    // With other rules for blocks the channel stays shut, and nothing is asked of the peer that it
-    // could not answer rightly. R16.10
+    // With other block rules the channel stays closed, and the peer is asked nothing that it could
+    // not answer correctly. R16.10
     let mut script = Script::with(config(1));
     script.connect(super::script::PEER);
     let mut other = config(1);
@@ -348,7 +349,7 @@ fn start_of(body: &Bytes) -> (Body, Vec<Bytes>) {
     (start, rest.into_iter().flat_map(|mut rest| std::iter::from_fn(move || rest.next())).collect())
 }
 
-/// Keeps both peers from being taken for dead.
+/// Keeps the silence timeout of both peers from expiring.
 fn wait_busy(script: &mut Script, peers: [ConnectionId; 2], ms: u64) {
     for _ in 0..ms / 100 {
         script.wait(100);
@@ -358,8 +359,8 @@ fn wait_busy(script: &mut Script, peers: [ConnectionId; 2], ms: u64) {
     }
 }
 
-/// The first chunk of an answer is not the answer: who stops there held the node's whole share of
-/// fetches for ever, and what it began was asked of nobody else. R7.3.12
+/// Regression: the first chunk of an answer counted as the answer. A peer that stopped there held
+/// the node's whole fetch budget for ever, and the item was never requested from another. R7.3.12
 #[test]
 fn an_answer_that_stops_half_way_is_asked_of_others() {
     let mut config = config(1);
@@ -378,11 +379,11 @@ fn an_answer_that_stops_half_way_is_asked_of_others() {
         let other = script.another_peer();
         script.announce(LARGE, &id(LARGE, &wanted), 100_000);
         assert_eq!(script.received::<PoolMessage>(LARGE_POOL), []);
-        // Something else waits for the share.
+        // Another item waits for the budget.
         script.announce(SMALL, &id(SMALL, &item(2, 30_000)), 30_000);
         if leaves {
             script.close(liar);
-            // The bound of the same item: the liar's share is free.
+            // The size bound of the same item: the liar's share has been freed.
             assert_eq!(script.node.status().fetch_bytes, 114_688);
         } else {
             wait_busy(&mut script, [liar, other], 800);
@@ -404,7 +405,7 @@ fn an_answer_that_stops_half_way_is_asked_of_others() {
     }
 }
 
-/// One number was fetched twice, and the honest peer who had announced it called that a violation.
+/// Regression: one number was requested twice, and the honest announcer called that a violation.
 #[test]
 fn a_number_whose_answer_has_begun_is_not_fetched_again() {
     let mut config = config(1);
@@ -418,7 +419,7 @@ fn a_number_whose_answer_has_begun_is_not_fetched_again() {
     assert_eq!(script.received::<PoolMessage>(LARGE_POOL), [PoolMessage::Fetch(vec![0])]);
     let (start, rest) = start_of(&wanted);
     script.send(LARGE_POOL, &PoolMessage::Answer(Answer { number: 0, body: start }));
-    // Another pushes it meanwhile, and leaves before its turn at the validator.
+    // Another peer pushes it meanwhile, and disconnects before it gets a ticket.
     let other = script.another_peer();
     for n in [8, 9] {
         script.send(LARGE_POOL, &PoolMessage::Push(Body::Whole(item(n, 100))));
@@ -445,8 +446,8 @@ fn a_number_whose_answer_has_begun_is_not_fetched_again() {
     assert_eq!(script.node.status().fetch_bytes, 0);
 }
 
-/// An item of a block that stopped half way was asked of nobody else, even when its sender had left.
-/// R9.2.15
+/// Regression: an item of a block that stopped half way was not requested from another peer, even
+/// when its sender had disconnected. R9.2.15
 #[test]
 fn an_item_of_a_block_that_stops_half_way_is_asked_of_others() {
     let wanted = block(&genesis(), 1, 1, &[(LARGE, item(1, 100_000))]);
@@ -478,7 +479,7 @@ fn an_item_of_a_block_that_stops_half_way_is_asked_of_others() {
         assert_eq!(script.accusation(), None);
         assert_eq!(script.judged().len(), 1);
     }
-    // What has begun is not answered a second time, nor with nothing.
+    // A request whose answer has begun cannot be answered again, nor with nothing.
     let part = BlockPart::Items;
     let not_here = BlockMessage::NotHere(NotHere { block: wanted.block, part });
     for second in [BlockMessage::Item(begun.clone()), not_here] {
@@ -491,8 +492,8 @@ fn an_item_of_a_block_that_stops_half_way_is_asked_of_others() {
     }
 }
 
-/// Two items with one announced id, which a peer can make who knows the salt: one number was given
-/// back twice, which ended the process. R6.3.1
+/// Regression: with two items of one alias, which a peer that knows the salt can make, one permit
+/// was returned twice, which ended the process. R6.3.1
 #[test]
 fn a_number_is_given_back_once_though_ids_collide() {
     crate::pool::ALIAS_MASK.set(0);

@@ -1,4 +1,4 @@
-//! Sections 8 and 9: how headers, blocks and tips get from node to node.
+//! Sections 8 and 9: propagation of headers, blocks and tips.
 
 use bytes::Bytes;
 
@@ -29,14 +29,14 @@ fn a_block_is_rebuilt_from_the_pools() {
     for (pool, _) in &items {
         assert!(net.ids(0, *pool).is_empty() && net.ids(1, *pool).is_empty());
     }
-    // One compact block, nothing fetched.
+    // One compact block, and no fetches.
     let blocks = net.sent(0, 1, pick!(Message::Block(m) => m.clone()));
     let [BlockMessage::Push(compact)] = &blocks[..] else { panic!("{blocks:?}") };
     assert_eq!(compact.short_ids.len(), 18);
     assert!(compact.prefilled.is_empty());
     let fetched = net.sent(1, 0, pick!(Message::Block(BlockMessage::Fetch(f)) => f.clone()));
     assert_eq!(fetched, []);
-    // The one who executed it says so, and does not echo the header.
+    // The node that executed it announces its tip, but does not echo the header.
     let tips = net.sent(1, 0, pick!(Message::Tip(m) => m.clone()));
     assert!(tips.iter().any(|m| matches!(m, TipMessage::Held(held) if held.height == 1)));
     assert!(!tips.iter().any(|m| matches!(m, TipMessage::Header(_))));
@@ -56,7 +56,7 @@ fn missing_items_are_fetched_by_index() {
     assert_eq!(net.height(1), 1);
     let items = net.sent(0, 1, pick!(Message::Block(BlockMessage::Item(item)) => item.index));
     assert_eq!(items, [0, 1, 2]);
-    // A body of 150,000 bytes is the start and four chunks.
+    // A body of 150,000 bytes is sent as a start and four chunks.
     let chunks = net.sent(0, 1, pick!(Message::Block(BlockMessage::Chunk(_)) => ()));
     assert_eq!(chunks.len(), 4);
 }
@@ -126,7 +126,7 @@ fn a_header_is_returned_when_it_is_checked() {
     let verdict = Verdict::Ignore;
     script.command(Command::Verdict { ticket, verdict });
     assert_eq!(script.received::<TipMessage>(TIP), back);
-    // One that is no better than the tip needs no verdict.
+    // A header that is no better than the tip needs no verdict.
     script.send(TIP, &TipMessage::Header(genesis()));
     script.wait(20);
     assert_eq!(script.received::<TipMessage>(TIP), back);
@@ -157,7 +157,7 @@ fn ancestors_are_checked_first() {
         assert_eq!(script.questions.len(), 1, "{:?}", script.questions);
         script.questions.pop().unwrap()
     };
-    // Headers: the newer one comes first.
+    // Of the headers only the newer one leaves.
     let mut script = Script::up();
     script.judge = withhold_headers;
     script.send(TIP, &TipMessage::Header(second.header.clone()));
@@ -169,7 +169,7 @@ fn ancestors_are_checked_first() {
         assert_eq!(subject, Subject::Header { block, header });
         script.command(Command::Verdict { ticket, verdict: accept });
     }
-    // Blocks: both are complete.
+    // Of the blocks both are sent in full.
     let mut script = Script::up();
     script.judge = withhold_blocks;
     for block in [&first, &second] {
@@ -187,7 +187,7 @@ fn fetch(block: &Block, want: BlockWant) -> BlockMessage {
     BlockMessage::Fetch(BlockFetch { block: block.block, want })
 }
 
-/// One peer pushes a block whose only item is not here; another watches.
+/// A peer pushes a block whose only item is missing here; another peer watches.
 struct Watched {
     script: Script,
     sender: ConnectionId,
@@ -226,7 +226,7 @@ impl Watched {
 fn a_block_goes_on_when_it_is_complete_and_before_it_is_executed() {
     let mut watched = Watched::new();
     watched.script.judge = withhold_blocks;
-    // Not so long that what is lacking would be asked of somebody else.
+    // Less than the timeout after which another peer is asked for what is missing.
     watched.script.wait(200);
     assert_eq!(watched.heard(), []);
     watched.deliver();
@@ -251,7 +251,7 @@ fn every_fetch_has_an_answer() {
     assert_eq!(s.received::<BlockMessage>(BLOCK), [BlockMessage::Header(block.header.clone())]);
     s.send(BLOCK, &fetch(&block, BlockWant::Ids(0)));
     assert_eq!(s.received::<BlockMessage>(BLOCK), not_here(&block, BlockPart::Ids));
-    // It is on its way: who asks for it waits, and not for ever.
+    // It is arriving: a peer that requests it waits, but not for ever.
     s.send(BLOCK, &fetch(&block, BlockWant::Compact));
     s.wait(1999);
     assert_eq!(s.received::<BlockMessage>(BLOCK), []);
@@ -262,18 +262,18 @@ fn every_fetch_has_an_answer() {
     watched.deliver();
     let heard = watched.heard();
     assert!(heard.iter().any(|m| matches!(m, BlockMessage::Compact(_))), "{heard:?}");
-    // Here it is: what there is of it is served.
+    // It is complete: now all parts of it are served.
     let s = &mut watched.script;
     s.send(BLOCK, &fetch(&block, BlockWant::Items(vec![0, 5])));
     let heard = s.received::<BlockMessage>(BLOCK);
     let [BlockMessage::Item(item), end] = &heard[..] else { panic!("{heard:?}") };
     assert_eq!((item.index, item.id), (0, block.items[0].id));
     assert_eq!(*end, not_here(&block, BlockPart::Items)[0]);
-    // Of what is unknown, nothing.
+    // Unknown blocks are answered with nothing.
     let other = super::application::block(&genesis(), 9, 9, &[]);
     s.send(BLOCK, &fetch(&other, BlockWant::Header));
     assert_eq!(s.received::<BlockMessage>(BLOCK), not_here(&other, BlockPart::Header));
-    // A header that is being checked is served.
+    // A header without a verdict is served.
     s.judge = withhold_headers;
     s.send(TIP, &TipMessage::Header(super::application::block(&block.header, 2, 1, &[]).header));
     let (_, Subject::Header { block, header }) = &s.questions[0] else { panic!() };
@@ -296,7 +296,7 @@ fn a_held_tip_that_is_unknown_is_asked_for() {
     assert_eq!(script.node.best_header(), Some(&facts(&wanted.header)));
 }
 
-/// Publishes a block at a node that knows the genesis alone: its fate.
+/// Publishes a block at a node that only has the genesis; returns its fate.
 fn published(block: Block) -> Fate {
     let mut script = Script::alone();
     script.node.handle_command(script.now, Command::PublishBlock { request: 5, block });
@@ -321,7 +321,7 @@ fn a_block_that_cannot_be_sent_is_refused_with_a_reason() {
     let full = || [sizes(20, 200_000), vec![(LARGE, item(21, (4 << 20) - 4_000_000))]].concat();
     assert_eq!(published(block(&genesis(), 1, 1, &full())), Fate::Accepted);
     assert_eq!(published(runs(8)), Fate::Accepted);
-    // And one past them.
+    // And each limit exceeded by one.
     let invalid = |block| match published(block) {
         Fate::Invalid(why) => why,
         fate => panic!("{fate:?}"),
@@ -330,7 +330,7 @@ fn a_block_that_cannot_be_sent_is_refused_with_a_reason() {
     let over = [full(), vec![(SMALL, item(22, 13))]].concat();
     assert_eq!(invalid(block(&genesis(), 1, 1, &over)), Invalid::BlockTooLarge);
     assert_eq!(invalid(runs(9)), Invalid::TooManyGroups);
-    // And other ways to get it wrong.
+    // Other mistakes.
     let orphan = block(&block(&genesis(), 1, 1, &[]).header, 2, 1, &[]);
     assert_eq!(invalid(orphan), Invalid::UnknownParent);
     let mut other = runs(2);
@@ -344,7 +344,7 @@ fn a_block_that_cannot_be_sent_is_refused_with_a_reason() {
     assert_eq!(invalid(nowhere), Invalid::NoSuchPool);
     let malformed = Block { header: Bytes::from_static(b"no header"), ..runs(1) };
     assert_eq!(invalid(malformed), Invalid::MalformedHeader);
-    // Another's header, first with the wrong id and then with its own.
+    // Another block's header, first with the wrong id and then with its own.
     let mut first = Block { header: genesis(), ..runs(0) };
     assert_eq!(published(first.clone()), Fate::Invalid(Invalid::OtherBlock));
     first.block = super::application::TestRules.header(&genesis()).unwrap().block;

@@ -1,4 +1,4 @@
-//! The work that peers cause: what they are charged with, and that they do not get around it.
+//! The work that peers cause: what they are charged for it, and that they cannot avoid the charge.
 
 use bytes::Bytes;
 
@@ -15,7 +15,7 @@ use crate::wire::{
     PoolMessage, Prefilled, Refusal, TipMessage,
 };
 
-/// A node that works on `a_second` steps a second, and whose application is busy.
+/// A node with `a_second` steps a second, whose application is busy.
 fn working(a_second: u32) -> Script {
     let mut config = config(1);
     config.limits.work_per_second = a_second;
@@ -24,7 +24,7 @@ fn working(a_second: u32) -> Script {
     script
 }
 
-/// The same, and a peer is connected.
+/// The same with a connected peer.
 fn working_up(a_second: u32) -> Script {
     let mut script = working(a_second);
     script.connect(PEER);
@@ -32,7 +32,7 @@ fn working_up(a_second: u32) -> Script {
     script
 }
 
-/// A peer comes from an address, pushes `bodies` items, and leaves.
+/// A peer connects from an address, pushes `bodies` items, and disconnects.
 fn leaves(script: &mut Script, address: &Address, bodies: u8) {
     script.seen_at = address.clone();
     script.connect(PEER);
@@ -43,7 +43,7 @@ fn leaves(script: &mut Script, address: &Address, bodies: u8) {
     script.close(script.connection);
 }
 
-/// Whether one that comes from an address is told to come back.
+/// Whether a peer that connects from an address is refused as busy.
 fn refused(script: &mut Script, address: &Address) -> bool {
     script.seen_at = address.clone();
     script.connect(PeerId([7; 32]));
@@ -52,18 +52,19 @@ fn refused(script: &mut Script, address: &Address) -> bool {
     refusal == Some(Refusal::Busy(1000))
 }
 
-/// Who left before its permits went back came again with new ones: its work cost it nothing. R5.3.7
+/// Regression: a peer that disconnected before its permits came back could reconnect with new ones,
+/// so its work cost it nothing. R5.3.7
 #[test]
 fn returning_peers_wait_for_the_work_they_left() {
     let addresses =
         [1u8, 2].map(|n| Address(vec![4, 8, n, 1, 1, 0x91, 0x02, 0, 1, 0xcc, 0x03].into()));
-    // A body that is of no use is nine steps. One that is ahead by a tenth of a second is let in.
+    // A useless body is nine steps. A peer that is ahead by a tenth of a second is let in.
     for (bodies, a_second, waits) in
         [(10, 1_000, None), (20, 1_000, Some(80)), (20, 100, Some(900))]
     {
         let mut script = working(a_second);
         script.seen_at = addresses[0].clone();
-        // One that was opened before is no way around it.
+        // A connection opened before does not help.
         script.connect(PeerId([6; 32]));
         let before = script.connection;
         leaves(&mut script, &addresses[0], bodies);
@@ -74,15 +75,15 @@ fn returning_peers_wait_for_the_work_they_left() {
         if let Some(waits) = waits {
             script.wait(waits - 2);
             assert!(refused(&mut script, &addresses[0]), "{bodies}");
-            // Hello and setup were some steps too.
+            // Hello and setup took some steps too.
             script.wait(10);
             assert!(!refused(&mut script, &addresses[0]), "{bodies}");
         }
     }
 }
 
-/// One with many addresses of a network waits as one, from four on; and a bounded number of hosts are remembered,
-/// those longest that owe most. R5.3.7
+/// From four addresses of one network group on, all of the group wait; a bounded number of sites
+/// are remembered, those with the most work the longest. R5.3.7
 #[test]
 fn hosts_that_left_work_are_counted_by_group_and_bounded() {
     let at = |group: u16, host: u8| {
@@ -99,14 +100,14 @@ fn hosts_that_left_work_are_counted_by_group_and_bounded() {
         let mut script = working(100);
         leaves(&mut script, &at(0, 0), 5);
         (1..hosts as u16).for_each(|group| leaves(&mut script, &at(group, 0), 20));
-        // Each has taken a millisecond, and the first owes the least.
+        // Each has taken a millisecond, and the first has the least left.
         assert_eq!(refused(&mut script, &at(0, 0)), first, "{hosts}");
         assert!(refused(&mut script, &at(hosts as u16 - 1, 0)));
     }
 }
 
-/// What a pushed block costs is its sender's, also when that is done at the verdict about its header: it
-/// rests.
+/// The cost of a pushed block is charged to its sender, also if the work is done after the header's
+/// verdict: the link rests.
 #[test]
 fn a_block_that_waited_for_its_header_is_charged() {
     let mut script = working_up(10);
@@ -125,7 +126,7 @@ fn a_block_that_waited_for_its_header_is_charged() {
     assert!(rests(&mut script, 900));
 }
 
-/// Whether the peer rests for so long: until then it is asked for nothing.
+/// Whether the peer rests for this long: until then nothing is requested from it.
 fn rests(script: &mut Script, ms: u64) -> bool {
     let unknown = block(&genesis(), 9, 9, &[]).block;
     script.take();
@@ -136,7 +137,8 @@ fn rests(script: &mut Script, ms: u64) -> bool {
     rested && !script.fetched().is_empty()
 }
 
-/// Who is first with a block is not charged with looking it up: blocks are what it is all for.
+/// The first peer to push a block is not charged for the look-up, since blocks are what the network
+/// is for.
 #[test]
 fn senders_of_useful_blocks_do_not_rest() {
     let mut script = working_up(50);
@@ -149,8 +151,8 @@ fn senders_of_useful_blocks_do_not_rest() {
     assert!(!rests(&mut script, 0));
 }
 
-/// One request for many items costs many messages, and blocks can be asked for again and again: who asks
-/// rests too.
+/// A request for many items causes many messages, and blocks can be requested again and again: the
+/// peer that does so rests too.
 #[test]
 fn served_requests_are_charged() {
     let mut script = working_up(100);
@@ -162,15 +164,15 @@ fn served_requests_are_charged() {
     let want = BlockWant::Items((0..200).collect());
     script.send(BLOCK, &BlockMessage::Fetch(BlockFetch { block: wanted.block, want }));
     let served = |script: &mut Script| script.received::<BlockMessage>(BLOCK).len();
-    // A tenth of a second of 100 steps, of four items each.
+    // A tenth of a second of 100 steps, each for four items.
     let first = served(&mut script);
     assert!((30..=48).contains(&first), "{first}");
     script.wait(3_000);
     assert_eq!(first + served(&mut script), 200);
 }
 
-/// Who left just before it would have had to wait, and came again, started from nothing: so it was never charged.
-/// R5.3.7
+/// Regression: a peer that disconnected just before it had to rest, and reconnected, started from
+/// zero, so it was never charged. R5.3.7
 #[test]
 fn small_remainders_of_work_add_up() {
     let address = Address(vec![4, 8, 8, 1, 1, 0x91, 0x02, 0, 1, 0xcc, 0x03].into());
@@ -179,7 +181,7 @@ fn small_remainders_of_work_add_up() {
     assert!(!refused(&mut script, &address), "72 steps are 72 ms");
     leaves(&mut script, &address, 8);
     assert!(refused(&mut script, &address));
-    // One customer has many addresses of IPv6, and is one.
+    // All IPv6 addresses of one site count as one.
     let at = |site: u8, host: u8| {
         let ip = [0x20, 1, 0xd, 0xb8, 0, site, host, 0, 0, 0, 0, 0, 0, 0, 0, 1];
         Address([&[0x29][..], &ip, &[0x91, 0x02, 0, 1, 0xcc, 0x03]].concat().into())
@@ -189,8 +191,8 @@ fn small_remainders_of_work_add_up() {
     assert!(refused(&mut script, &at(1, 9)) && !refused(&mut script, &at(2, 0)));
 }
 
-/// An honest push that came after a false one, and was not enough for the whole block, was charged with
-/// looking it up; the false one was not.
+/// Regression: an honest push that came after a false one, and did not complete the block, was
+/// charged for its look-up, while the false one was not.
 #[test]
 fn senders_of_true_compact_blocks_are_not_charged() {
     for right in [true, false] {

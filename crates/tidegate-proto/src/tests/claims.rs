@@ -1,5 +1,5 @@
-//! What peers claim of blocks while that is neither proven nor disproven: it holds nobody up, and
-//! ends with who claimed it.
+//! Claims of peers about blocks that are neither proven nor disproven yet: they must not delay
+//! anything, and end with the peer that made them.
 
 use std::collections::BTreeMap;
 
@@ -22,8 +22,8 @@ use crate::wire::{
     Group, Held, NotHere, PoolMessage, Prefilled, Report, Return, TipMessage, TipSlot,
 };
 
-/// A block of `count` items that are in the pool, and a compact block whose short ids are in the
-/// wrong order, so that all ids are asked for.
+/// A block of `count` items in the pool, and a compact block with its short ids in the wrong order,
+/// so that all ids have to be requested.
 pub(super) fn shuffled(script: &mut Script, count: u16) -> (Block, Compact) {
     let body = |n: u16| {
         let mut body = item(1, 20).to_vec();
@@ -42,7 +42,7 @@ pub(super) fn shuffled(script: &mut Script, count: u16) -> (Block, Compact) {
     (block, compact)
 }
 
-/// One that gave its ids one at a time kept all others from being asked. R9.2.11
+/// Regression: a peer that sent its ids one at a time kept all others from being asked. R9.2.11
 #[test]
 fn ids_come_in_full_parts() {
     for (given, expected) in [(1, Some(Violation::WrongIds)), (2, None)] {
@@ -59,8 +59,8 @@ fn ids_come_in_full_parts() {
     }
 }
 
-/// One that began a list, and then let its only request be spent on what it never answered, kept all
-/// others from being asked for the list.
+/// Regression: a peer that began a list of ids, and let its only request slot be used up by one it
+/// never answered, kept all others from being asked for the list.
 #[test]
 fn peers_without_permits_for_more_ids_are_not_waited_for() {
     let mut config = config(1);
@@ -77,7 +77,7 @@ fn peers_without_permits_for_more_ids_are_not_waited_for() {
     script.send(TIP, &TipMessage::Header(wanted.header.clone()));
     script.send_on(slow, BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..1024)));
     script.wait(100);
-    // All of the list comes from one.
+    // One peer sends all of the list.
     for first in [0, 1024] {
         let [fetch] = script.fetched().try_into().unwrap();
         assert_eq!(fetch.want, BlockWant::Ids(first as u32));
@@ -88,8 +88,8 @@ fn peers_without_permits_for_more_ids_are_not_waited_for() {
     assert!(!script.closed.contains(&slow) && !script.closed.contains(&honest));
 }
 
-/// One whose requests were all spent on what it never answered kept those in reserve from being asked for
-/// items.
+/// Regression: a peer whose request slots were all used up by requests it never answered kept the
+/// reserve from being asked for items.
 #[test]
 fn peers_without_permits_for_items_are_not_waited_for() {
     let mut config = config(1);
@@ -114,8 +114,8 @@ fn peers_without_permits_for_items_are_not_waited_for() {
     assert!(!script.closed.contains(&slow) && !script.closed.contains(&honest));
 }
 
-/// A peer that is asked for a header, and from then on reads nothing more of blocks; and the block of one
-/// item that it pushes then.
+/// A peer that is asked for a header and does not read the block channel from then on; and the
+/// block of one item that it pushes then.
 fn pushed_and_does_not_read() -> (Script, Block) {
     let mut script = Script::up();
     script.judge = withhold_blocks;
@@ -130,8 +130,8 @@ fn pushed_and_does_not_read() -> (Script, Block) {
     (script, wanted)
 }
 
-/// One that announced a block and did not read what it was asked kept those in reserve from being asked,
-/// however they had told of the block.
+/// Regression: a peer that announced a block and did not read requests kept the reserve from being
+/// asked, however they had announced the block.
 #[test]
 fn peers_that_do_not_read_are_not_waited_for() {
     for by_header in [true, false] {
@@ -154,7 +154,7 @@ fn peers_that_do_not_read_are_not_waited_for() {
     }
 }
 
-/// The same in the middle of a list of ids, which has no time-out while nothing is asked.
+/// The same in the middle of a list of ids, which has no timeout while nothing is requested.
 #[test]
 fn peers_that_stop_reading_in_a_list_are_not_waited_for() {
     let mut script = Script::up();
@@ -169,7 +169,7 @@ fn peers_that_stop_reading_in_a_list_are_not_waited_for() {
     script.send(TIP, &TipMessage::Header(wanted.header.clone()));
     script.send_on(slow, BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..1024)));
     script.wait(50);
-    // It reads again, and is asked for nothing that the other is.
+    // It reads again, and is not asked for what the other is asked for.
     script.input(Input::Writable { connection: slow, channel: BLOCK });
     for range in [0..1024, 1024..1025] {
         let [fetch] = script.fetched().try_into().unwrap();
@@ -179,7 +179,8 @@ fn peers_that_stop_reading_in_a_list_are_not_waited_for() {
     assert_eq!(script.judged().len(), 1);
 }
 
-/// Nobody else has told of the block: it is given up, with its permit, and asked of whoever may have it.
+/// No other peer has announced the block: it is given up, its permit goes back, and it is requested
+/// from the next peer that announces it.
 #[test]
 fn a_block_without_askable_peers_is_restarted() {
     let (mut script, wanted) = pushed_and_does_not_read();
@@ -196,7 +197,7 @@ fn a_block_without_askable_peers_is_restarted() {
     assert!(script.closed.is_empty());
 }
 
-/// A peer connects whose round trip seems to be a second.
+/// A peer connects with an apparent round trip of one second.
 fn connects_slowly(script: &mut Script, peer: PeerId) {
     script.connect(peer);
     script.send(CONTROL, &ControlMessage::Hello(hello(script.connection)));
@@ -204,8 +205,8 @@ fn connects_slowly(script: &mut Script, peer: PeerId) {
     script.send(CONTROL, &ControlMessage::Setup(setup(&config(1))));
 }
 
-/// A peer whose round trip seems to be a second, and that pushes a block of `count` items, of which the
-/// pool has all but the last, with short ids that are right or not.
+/// A peer with an apparent round trip of one second that pushes a block of `count` items, of which
+/// the pool has all but the last; its short ids are right or wrong.
 fn slow_on_purpose(count: usize, right: bool) -> (Script, Block) {
     let mut script = Script::with(config(1));
     script.judge = withhold_blocks;
@@ -223,8 +224,8 @@ fn slow_on_purpose(count: usize, right: bool) -> (Script, Block) {
     (script, wanted)
 }
 
-/// How long a peer is waited for is measured by its own answers: one that was slow on purpose held every
-/// block up for as long as it liked, up to eight seconds.
+/// Regression: timeouts are measured on a peer's own answers, so one that was slow on purpose
+/// delayed every block by up to eight seconds.
 #[test]
 fn peers_slow_on_purpose_are_not_waited_for() {
     for right in [true, false] {
@@ -249,7 +250,8 @@ fn peers_slow_on_purpose_are_not_waited_for() {
     }
 }
 
-/// It is waited for where nobody else has the block; and from whoever tells of it then it is had.
+/// If no other peer has the block, it is waited for; once another announces it, it is fetched from
+/// there.
 #[test]
 fn the_only_source_of_a_block_may_be_slow() {
     let (mut script, wanted) = slow_on_purpose(1, true);
@@ -266,15 +268,15 @@ fn the_only_source_of_a_block_may_be_slow() {
     script.wait(250);
     let [fetch] = script.fetched().try_into().unwrap();
     assert_eq!(fetch.want, BlockWant::Ids(0));
-    // The first was not too late either, and the list is not waited for.
+    // The first was not too late either, and the list is no longer awaited.
     script.send_on(slow, BLOCK, &BlockMessage::Item(item_of(&wanted, 0)));
     assert_eq!(script.judged().len(), 1);
     script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..1)));
     assert!(script.closed.is_empty());
 }
 
-/// A list of ids came when another was asked for it already, and was dropped: peers of whom each answers
-/// after that time were asked in turn for ever.
+/// Regression: a list of ids that arrived when another peer had already been asked was dropped:
+/// peers that each answered after the timeout were asked in turn for ever.
 #[test]
 fn a_list_that_comes_late_is_taken() {
     for count in [9, 1025] {
@@ -292,7 +294,7 @@ fn a_list_that_comes_late_is_taken() {
         let other = std::mem::replace(&mut script.connection, slow);
         script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..first)));
         if count > 1024 {
-            // Who has begun goes on.
+            // A peer that has begun to answer goes on.
             assert_eq!(script.fetched()[0].want, BlockWant::Ids(1024));
             script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, 1024..1025)));
         }
@@ -303,8 +305,8 @@ fn a_list_that_comes_late_is_taken() {
     }
 }
 
-/// Right compact blocks that came while the header was checked were dropped for the false one that was the
-/// first.
+/// Regression: correct compact blocks that arrived while the header was checked were dropped in
+/// favour of the false one that came first.
 #[test]
 fn compact_blocks_wait_for_the_verdict_on_their_header() {
     let mut script = Script::up();
@@ -321,8 +323,8 @@ fn compact_blocks_wait_for_the_verdict_on_their_header() {
     assert!(script.closed.is_empty());
 }
 
-/// What one is late with, those are asked for that were dialed: whoever is late on purpose cannot choose
-/// them. They are not waited for either.
+/// What one peer is late with is requested from peers that this node dialed: a malicious latecomer
+/// cannot choose those. They are not waited for either.
 #[test]
 fn dialed_peers_are_asked_after_a_late_one() {
     for reads in [true, false] {
@@ -355,8 +357,8 @@ fn dialed_peers_are_asked_after_a_late_one() {
     }
 }
 
-/// One whose short ids are not the block's held it up for a round trip at least, however many pushed the
-/// right ones.
+/// Regression: a peer whose short ids were not the block's delayed it by at least a round trip,
+/// however many pushed the right ones.
 #[test]
 fn a_right_compact_block_makes_up_for_a_false_one() {
     let (mut script, wanted) = slow_on_purpose(5, false);
@@ -364,7 +366,7 @@ fn a_right_compact_block_makes_up_for_a_false_one() {
     let mut compact = script.compact(&wanted);
     compact.short_ids = script.short_ids(&wanted).concat().into();
     script.another_peer();
-    // Where it does not show that it is right nothing comes of it.
+    // If nothing shows that it is right, it has no effect.
     script.send(BLOCK, &BlockMessage::Push(compact.clone()));
     assert_eq!(script.judged().len(), 0);
     script.connect(PeerId([7; 32]));
@@ -382,14 +384,14 @@ fn a_right_compact_block_makes_up_for_a_false_one() {
     assert!(script.closed.is_empty());
 }
 
-/// A list that is proven shows that who sent the compact block named another pool. R9.2.14
+/// A proven list shows that the sender of the compact block named another pool. R9.2.14
 #[test]
 fn a_proven_list_blames_senders_of_other_lists() {
     let mut script = Script::up();
     script.judge = withhold_blocks;
     let (wanted, compact) = shuffled(&mut script, 2);
     let groups = ["small", "large"].map(|pool| Group { pool: pool.to_owned(), count: 1 }).to_vec();
-    // Both are there, and do not make the root.
+    // Both are known, and do not make the root.
     let prefilled = vec![Prefilled { index: 1, body: wanted.items[1].body.clone() }];
     script.send(BLOCK, &BlockMessage::Push(Compact { groups, prefilled, ..compact }));
     let liar = script.connection;
@@ -400,8 +402,8 @@ fn a_proven_list_blames_senders_of_other_lists() {
     assert_eq!(script.judged().len(), 1);
 }
 
-/// An item is proven to be of a pool that blocks do not draw from: the block is bad, and who named
-/// another pool is to blame. R9.2.14, R9.4.1, R9.4.2
+/// An item is proven to be of a pool that blocks may not contain: the block is bad, and the peer
+/// that named another pool is to blame. R9.2.14, R9.4.1, R9.4.2
 #[test]
 fn a_block_of_a_foreign_pool_is_bad() {
     let mut script = Script::up();
@@ -420,8 +422,9 @@ fn a_block_of_a_foreign_pool_is_bad() {
     assert_eq!(script.accusation(), None);
 }
 
-/// An item that began to come while its block was not being put together was never checked: with its
-/// last chunk a good block was bad, and who pushed that was banned. R9.2.12
+/// Regression: an item that began to arrive while its block was not being reconstructed was never
+/// checked: with its last chunk a valid block became bad, and the peer that had pushed the block
+/// was banned. R9.2.12
 #[test]
 fn an_item_is_checked_whatever_is_being_put_together() {
     let mut script = Script::up();
@@ -431,7 +434,7 @@ fn an_item_is_checked_whatever_is_being_put_together() {
     let compact = script.compact(&wanted);
     script.send(BLOCK, &BlockMessage::Push(compact.clone()));
     assert_eq!(script.fetched()[0].want, BlockWant::Items(vec![0]));
-    // Nobody else has it: it is given up.
+    // No other peer has it: it is given up.
     script.wait(4_000);
     let (start, mut rest) = chunk::start(&body);
     let mut begun = item_of(&wanted, 0);
@@ -449,8 +452,8 @@ fn an_item_is_checked_whatever_is_being_put_together() {
     assert!(!script.closed.contains(&honest));
 }
 
-/// A list that stops half way decides nothing against who sent the compact block, though another names
-/// the same pools as the liar did and it is proven. R9.2.14
+/// A list that stops half way proves nothing against the sender of the compact block, even if
+/// another peer names the same pools as the liar and is proven right. R9.2.14
 #[test]
 fn unproven_lists_blame_no_sender() {
     let mut script = Script::up();
@@ -478,7 +481,7 @@ fn unproven_lists_blame_no_sender() {
     assert!(script.closed.is_empty());
 }
 
-/// A header whose parent turned out to be bad while it waited for its verdict is no good. R9.4.2
+/// A header is bad if its parent turned out bad while it waited for its verdict. R9.4.2
 #[test]
 fn children_of_bad_blocks_are_bad() {
     let mut script = Script::up();
@@ -501,8 +504,8 @@ fn children_of_bad_blocks_are_bad() {
     assert_eq!(script.accusation(), None);
 }
 
-/// The permit of an announced header goes back with the verdict about this header, whatever other
-/// headers of the same peer have theirs. R8.4
+/// The permit of an announced header goes back with the verdict on this header, whichever other
+/// headers of the peer get theirs. R8.4
 #[test]
 fn the_permit_of_a_header_waits_for_its_own_verdict() {
     let mut script = Script::up();
@@ -525,7 +528,7 @@ fn the_permit_of_a_header_waits_for_its_own_verdict() {
     assert!(returned(&mut script));
 }
 
-/// A peer whose rules for blocks are others connects.
+/// A peer with other block rules connects.
 fn by_other_rules(script: &mut Script) -> ConnectionId {
     script.connect(PEER);
     script.send(CONTROL, &ControlMessage::Hello(hello(script.connection)));
@@ -536,7 +539,7 @@ fn by_other_rules(script: &mut Script) -> ConnectionId {
     script.connection
 }
 
-/// A peer with other rules for blocks may tell of what is no header here. R16.10
+/// A peer with other block rules may announce what is not a header here. R16.10
 #[test]
 fn tips_by_other_rules_are_returned_and_not_looked_at() {
     let mut script = Script::alone();
@@ -551,7 +554,8 @@ fn tips_by_other_rules_are_returned_and_not_looked_at() {
     assert_eq!(script.accusation(), None);
 }
 
-/// Nor when all that peers hold is looked at: it was taken for one who had sent the header. R16.10
+/// Regression: when the tips of all peers were reconsidered, it counted as a sender of the header.
+/// R16.10
 #[test]
 fn peers_with_other_rules_vouch_for_no_header() {
     let mut script = Script::alone();
@@ -569,9 +573,9 @@ fn peers_with_other_rules_vouch_for_no_header() {
     assert!(script.closed.contains(&honest) && !script.closed.contains(&other));
 }
 
-/// Of two items with one announced id, as a peer can make them who knows the salt, one was settled by the
-/// number of the other: what went back was asked for again, and an honest announcer banned this node
-/// for it. R7.3.4
+/// Regression: of two items with one alias, which a peer that knows the salt can make, one was
+/// settled by the number of the other: a returned announcement was requested again, and an honest
+/// announcer banned this node for it. R7.3.4
 #[test]
 fn returned_announcements_are_not_fetched() {
     crate::pool::ALIAS_MASK.set(0xff);
@@ -613,8 +617,8 @@ fn returned_announcements_are_not_fetched() {
     crate::pool::ALIAS_MASK.set(u64::MAX);
 }
 
-/// An item that was asked for may come when its block is forgotten: there is nothing to check it by, nothing
-/// comes of it, and nobody is to blame.
+/// A requested item may arrive after its block was dropped: it cannot be checked any more, so it is
+/// ignored, and nobody is blamed.
 #[test]
 fn items_of_forgotten_blocks_are_ignored() {
     for (size, own, expected) in [
@@ -650,8 +654,8 @@ fn items_of_forgotten_blocks_are_ignored() {
     }
 }
 
-/// One that was asked for all ids, and late, was asked for them a second time when another had begun them
-/// again; and then a timer was due for ever.
+/// Regression: a peer that was late with all ids was asked for them a second time when another had
+/// begun them again; then a timer was due for ever.
 #[test]
 fn ids_are_asked_of_a_peer_once_at_a_time() {
     let mut script = Script::with(config(1));
@@ -669,13 +673,13 @@ fn ids_are_asked_of_a_peer_once_at_a_time() {
     foreign.groups = vec![Group { pool: "no such pool".to_owned(), count: 40 }];
     script.send_on(liar, BLOCK, &BlockMessage::Ids(foreign));
     assert_eq!(script.fetched(), []);
-    // A timer that is always due is found here.
+    // Finds a timer that is always due.
     script.wait(6_000);
     assert!(!script.closed.contains(&silent));
 }
 
-/// Somebody who had been put among those who may be asked pushed the right compact block, and it was not
-/// looked at: the block waited for whoever was asked for its ids.
+/// Regression: a peer in the reserve pushed the right compact block, which was not considered: the
+/// block waited for the peer that had been asked for its ids.
 #[test]
 fn right_compact_blocks_of_askable_peers_are_looked_up() {
     let mut script = Script::up();

@@ -22,7 +22,7 @@ fn with(peers: Vec<StaticPeer>) -> Script {
     script
 }
 
-/// The dials that went out, each once.
+/// The dials so far, each once.
 fn dials(script: &mut Script) -> Vec<DialId> {
     std::mem::take(&mut script.dials)
 }
@@ -48,14 +48,14 @@ fn until_next(script: &mut Script) -> u64 {
     panic!("it is not dialed any more");
 }
 
-/// The dial leads to the peer, and its hello to the end.
+/// The dial reaches the peer, and the hello completes.
 fn meet(script: &mut Script, dial: DialId) {
     script.connected(PEER, Direction::Outbound(dial));
     script.shake_hands();
 }
 
-/// A peer that is connected by another address was dialed again every two seconds, and its operator told that
-/// another process had its key.
+/// Regression: a peer that was connected by another address was dialed again every two seconds, and
+/// its operator was told that another process had its key.
 #[test]
 fn peers_connected_by_another_address_are_not_dialed() {
     let mut script = with(vec![named(1, None)]);
@@ -73,7 +73,8 @@ fn peers_connected_by_another_address_are_not_dialed() {
     assert!(until_next(&mut script) <= 1_000);
 }
 
-/// The other addresses of a peer were never dialed again when the connection by the first had ended.
+/// Regression: the other addresses of a peer were never dialed again after the connection by the
+/// first had ended.
 #[test]
 fn all_addresses_of_a_lost_peer_are_dialed() {
     let mut script = with(vec![named(1, None), named(2, None)]);
@@ -89,7 +90,7 @@ fn all_addresses_of_a_lost_peer_are_dialed() {
     assert!(self::dials(&mut script).len() >= 2);
 }
 
-/// Who has one dialed is told what came of it.
+/// The application is told the result of a dial that it requested.
 #[test]
 fn an_application_is_told_that_a_peer_is_there_already() {
     let mut script = Script::up();
@@ -98,7 +99,8 @@ fn an_application_is_told_that_a_peer_is_there_already() {
     assert!(script.events.iter().any(|event| matches!(event, Event::Refused { .. })));
 }
 
-/// With nobody there it is what it says: somebody else has a connection with this key.
+/// Without an existing connection the refusal means what it says: another process has a connection
+/// with this key.
 #[test]
 fn a_second_process_with_the_same_key_is_reported() {
     let mut script = with(vec![named(1, None)]);
@@ -143,7 +145,7 @@ fn lost_peers_are_redialed_at_once() {
         let waited = until_next(&mut script);
         assert!(expected.contains(&waited), "{waited} ms");
     }
-    // One who does not come through the hello is another matter.
+    // A peer that fails the hello is treated differently.
     let mut script = with(vec![named(1, Some(PEER))]);
     let dial = one(&mut script);
     script.connected(PEER, Direction::Outbound(dial));
@@ -180,7 +182,7 @@ fn a_reason_says_when_to_come_back() {
         let waited = until_next(&mut script);
         assert!(expected.contains(&waited), "{goodbye:?}: {waited} ms");
     }
-    // And whom the application sends away is not fetched back.
+    // A peer that the application disconnects is not dialed back.
     let mut script = met();
     script.command(Command::Disconnect { peer: PEER });
     assert!((45_000..=75_000).contains(&until_next(&mut script)));
@@ -199,7 +201,7 @@ fn the_first_success_resets_the_backoff_of_others() {
     fail(&mut script, failing);
     meet(&mut script, second);
     assert!(until_next(&mut script) <= 625);
-    // And its next wait is as short as the first.
+    // The next wait is as short as the first.
     let dial = one(&mut script);
     fail(&mut script, dial);
     assert!((375..=625).contains(&until_next(&mut script)));
@@ -247,7 +249,7 @@ fn static_peers_are_bounded_by_outbound_connections() {
     let error = config.validate().unwrap_err();
     assert_eq!(error, ConfigError::TooManyStaticPeers { named: 3, most: 2 });
     assert!(error.to_string().contains("raise it or name fewer"));
-    // One that was dialed otherwise takes a place: then it is waited for.
+    // One that was dialed for another reason takes a place: then it is waited for.
     config.static_peers.truncate(2);
     let mut script = Script::with(config);
     let address = Address(Bytes::from_static(b"other"));

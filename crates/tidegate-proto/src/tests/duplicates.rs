@@ -1,5 +1,5 @@
-//! Section 5.3: two connections between the same two, whatever led to them. In the end there is
-//! one, on both sides, soon, and it stays.
+//! Section 5.3: two connections between the same two nodes, however they came about. Soon there
+//! must be exactly one, on both sides, and it stays.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use crate::io::Event;
 use crate::rng::Rng;
 use crate::wire::{ControlMessage, Refusal};
 
-/// How long nobody may be locked out: two seconds for the old connection to answer, and a second
-/// for what follows.
+/// How long a peer may be locked out at most: two seconds for the old connection to answer, and a
+/// second for what follows.
 const LOCKED_OUT: Duration = Duration::from_secs(3);
 
-/// Two nodes, each of which is told to stay connected to some.
+/// Two nodes, each told to stay connected to some peers.
 fn named(dials: [bool; 2]) -> Net {
     let with = |n: usize| {
         let mut config = config(n as u8 + 1);
@@ -34,7 +34,7 @@ fn disconnects(net: &Net, n: usize) -> usize {
     events.filter(|event| matches!(event, Event::PeerDisconnected { .. })).count()
 }
 
-/// Each has the other, once, and keeps it.
+/// Each is connected to the other exactly once, and stays so.
 fn is_settled(net: &mut Net, what: &str) {
     assert_eq!([net.links(0), net.links(1)], [1, 1], "{what}");
     let before = [disconnects(net, 0), disconnects(net, 1)];
@@ -51,7 +51,7 @@ fn a_thousand_pairs_that_dial_at_once() {
         let mut net = named([false, false]);
         let mut below = |most: u64| Duration::from_micros(rng.next_u64() % most);
         net.delay = below(80_000);
-        // The second dial comes while the first is on its way, or a little later.
+        // The second dial comes while the first is in progress, or a little later.
         let offset = below(100_000);
         let first = usize::from(below(2) > Duration::ZERO);
         net.connect(first, 1 - first);
@@ -77,7 +77,7 @@ fn one_side_restarts_at_every_step_of_the_hello() {
                 while [net.links(0), net.links(1)] != [1, 1] {
                     net.run_ms(10);
                     let waited = net.now.since(since);
-                    // One that does not dial itself is found when the other has noticed.
+                    // A node that does not dial itself is found once the other has noticed.
                     let most = if dials[restarts] { LOCKED_OUT * 2 } else { LOCKED_OUT * 16 };
                     assert!(waited < most, "{dials:?}, {restarts} after {ms} ms: {waited:?}");
                 }
@@ -116,18 +116,18 @@ fn the_first_of_two_processes_with_one_key_stays() {
     net.run(Duration::from_secs(300));
     assert_eq!([net.links(0), net.links(1), net.links(2)], [1, 1, 0]);
     assert_eq!([disconnects(&net, 0), disconnects(&net, 1)], [0, 0], "it does not flap");
-    // The second is told why, and comes back now and then.
+    // The second is told why, and retries now and then.
     let refused = net.hosts[2].events.iter().filter(|e| matches!(e, Event::Refused { .. })).count();
     assert!((10..=130).contains(&refused), "{refused}");
-    // When the first one is gone the second takes its place.
+    // Once the first one is gone the second takes its place.
     net.reset(0, 1);
     net.down.insert(1);
     net.run(Duration::from_secs(10));
     assert_eq!([net.links(0), net.links(2)], [1, 1]);
 }
 
-/// A process that dies in the middle of a simultaneous dial leaves two connections behind: they are
-/// asked at once, not one after the other.
+/// A process that dies during a simultaneous dial leaves two connections behind: they are pinged at
+/// once, not one after the other.
 #[test]
 fn several_dead_connections_take_no_longer_than_one() {
     for offset in 0..60 {
@@ -143,8 +143,8 @@ fn several_dead_connections_take_no_longer_than_one() {
     }
 }
 
-/// Who dials twice at the same moment was cut off after two seconds: the older connection was not up yet when it was
-/// to be pinged, and nothing reminded of that when it was.
+/// Regression: a node that dialed twice at the same moment was cut off after two seconds. The older
+/// connection was not up yet when it was to be pinged, and the ping was forgotten.
 #[test]
 fn an_older_connection_is_pinged_when_it_is_up() {
     let mut script = Script::alone();

@@ -31,7 +31,7 @@ fn record(n: u8, sequence: u64, addresses: Vec<Address>) -> PeerRecord {
     PeerRecord { peer: peer(n), sequence, addresses, signature }
 }
 
-/// Nodes that know nothing but where the first one is.
+/// Nodes that only know the address of the first one.
 fn strangers(count: u8, outbound: u32) -> Net {
     let with = |n| {
         let mut config: Config = config(n);
@@ -69,7 +69,7 @@ fn is_linked(net: &Net, a: usize, b: usize) -> bool {
     net.hosts[a].node.status().peers.iter().any(|other| other.peer == name)
 }
 
-/// The process of a node dies: nobody hears from it any more.
+/// The process of a node dies without a goodbye.
 fn kill(net: &mut Net, n: usize) {
     net.down.insert(n);
     for other in 0..net.hosts.len() {
@@ -90,7 +90,7 @@ fn nodes_find_each_other_from_one_address() {
         assert!(outbound(&net, n) >= 4, "node {n} has {}", outbound(&net, n));
     }
     assert_eq!(reachable(&net, 0).len(), 20);
-    // The one that brought them together is not needed any more.
+    // The bootstrap node is no longer needed.
     kill(&mut net, 0);
     net.run(Duration::from_secs(20));
     assert_eq!(reachable(&net, 1).len(), 19);
@@ -99,7 +99,8 @@ fn nodes_find_each_other_from_one_address() {
     }
 }
 
-/// Whoever says that it is to end, and whoever dialed: it is over for a while, and not for ever.
+/// Whichever side ends a connection on purpose, and whichever dialed: it stays closed for a while,
+/// but not for ever.
 #[test]
 fn disconnected_peers_are_not_redialed_for_a_while() {
     for by in [0, 1] {
@@ -110,7 +111,7 @@ fn disconnected_peers_are_not_redialed_for_a_while() {
         net.command(by, Command::Disconnect { peer });
         net.run(Duration::from_secs(44));
         assert_eq!(net.links(0), 0);
-        // Not by its own application either: it was back after 5 ms.
+        // Regression: it was back after 5 ms, although its own application had ended it.
         let (address, who) = (address(by), Some(net.peer(by)));
         net.command(1 - by, Command::Dial { address, peer: who });
         net.run(Duration::from_secs(1));
@@ -199,7 +200,7 @@ fn silent_peers_that_owe_permits_are_disconnected() {
     }
 }
 
-/// A node that looks for peers, and has time.
+/// A node that looks for peers, and has had time to do so.
 fn looking() -> Config {
     let mut config: Config = config(1);
     config.outbound = 4;
@@ -207,7 +208,7 @@ fn looking() -> Config {
     config
 }
 
-/// Such a node, and one that it has dialed.
+/// Such a node, and a peer that it has dialed.
 fn dialed() -> Script {
     let config = looking();
     let mut script = Script::with(config);
@@ -259,21 +260,21 @@ fn learnt_records_are_passed_on_and_dialed() {
     assert!(!script.dials.is_empty());
     let dialed = script.dialed.iter().flatten().skip(1);
     assert!(dialed.clone().all(|dialed| known.iter().any(|record| record.peer == *dialed)));
-    // Another peer asks: it gets a part of it, and what it has said of itself.
+    // Another peer asks: it gets a part of the book, and the node's own record.
     script.connect(known[0].peer);
     script.shake_hands();
     script.send(PEERS, &PeersMessage::Ask);
     let told = answers(&mut script).remove(0);
     assert_eq!((told.len(), &told[0]), (17, &known[0]));
     assert!(told[1..].iter().all(|record| known[1..].contains(record)));
-    // A newer record takes the place of the old one, an older one does not.
+    // A newer record replaces the old one, an older one does not.
     script.connection = first;
     script.wait(3_600_000);
     assert_eq!(script.node.status().known_peers, 41);
 }
 
-/// A node that lost its store counted from zero, and nobody took notice of where it was: for as many starts as
-/// there had been. R15.7
+/// Regression: a node that lost its store numbered its records from zero, so peers ignored its
+/// addresses for as many starts as there had been. R15.7
 #[test]
 fn record_sequences_continue_after_a_lost_store() {
     let mut config = looking();
@@ -292,7 +293,7 @@ fn record_sequences_continue_after_a_lost_store() {
     assert_eq!(say(&mut script, 1), vec![0; 0], "its own");
     assert_eq!(say(&mut script, 500), [501]);
     assert_eq!(say(&mut script, 501), vec![0; 0]);
-    // One who has the same key somewhere else does the same: once a minute is enough.
+    // Another node with the same key does the same: once a minute is enough.
     let twice = [record(1, 600, vec![address(9)]), record(1, 700, vec![address(9)])];
     script.wait(1_800_000);
     script.send(PEERS, &records(twice.to_vec()));
@@ -300,7 +301,7 @@ fn record_sequences_continue_after_a_lost_store() {
         std::mem::take(&mut script.signs).into_iter().map(|s| s.0).collect::<Vec<_>>(),
         [601]
     );
-    // The highest number leaves none: nothing happens.
+    // There is no number above the highest: nothing happens.
     assert_eq!(say(&mut script, u64::MAX), vec![0; 0]);
     script.wait(1_800_000);
     let forged = PeerRecord { sequence: 900, ..record(1, 800, vec![address(9)]) };
@@ -342,7 +343,7 @@ fn addresses_at_home_mean_nothing_to_the_world() {
 /// R5.2.4
 #[test]
 fn full_nodes_refer_to_others() {
-    // Two may dial the first; the others must find each other through what it says.
+    // Two may dial the first; the others must find each other by the records of the first.
     let mut net = strangers(12, 3);
     let mut config = net.hosts[0].node.config().clone();
     config.limits.max_inbound = 2;
@@ -353,7 +354,7 @@ fn full_nodes_refer_to_others() {
     net.run(Duration::from_secs(30));
     assert_eq!(net.links(0) - outbound(&net, 0), 2);
     assert_eq!(reachable(&net, 0).len(), 12);
-    // What is told so is checked like anything else.
+    // Records sent in this way are checked like any others.
     let mut script = Script::with(looking());
     script.dial(super::script::PEER);
     let mut forged = record(21, 1, vec![address(21)]);
@@ -383,8 +384,8 @@ fn bans_and_the_book_survive_a_restart() {
     assert!(script.events.iter().any(refused));
 }
 
-/// A process that is killed again and again, at random moments, is back as soon as its peers have
-/// noticed.
+/// A process that is killed again and again, at random moments, is reconnected as soon as its peers
+/// have noticed.
 #[test]
 fn repeatedly_killed_nodes_reconnect_each_time() {
     let mut rng = crate::rng::Rng::new([9; 32]);

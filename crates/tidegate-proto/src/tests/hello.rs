@@ -1,4 +1,5 @@
-//! Section 5: who is let in, who is refused and why, and which of two connections stays.
+//! Section 5: which peers are let in, which are refused and why, and which of two connections
+//! stays.
 
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ fn say(script: &mut Script, change: impl FnOnce(&mut Hello)) {
     script.send(CONTROL, &ControlMessage::Hello(hello));
 }
 
-/// A peer says `change`d hello to a fresh node: what it hears.
+/// A peer sends a `change`d hello to a new node; returns the answer.
 fn refused(change: impl FnOnce(&mut Hello)) -> Option<Refusal> {
     let mut script = Script::alone();
     script.connect(PEER);
@@ -50,7 +51,7 @@ fn strangers_get_one_refusal_and_nothing_else() {
     );
     assert_eq!(refused(|h| h.versions.clear()), Some(Refusal::NoCommonVersion));
     assert_eq!(refused(|h| h.network = NetworkId([8; 32])), Some(Refusal::WrongNetwork));
-    // Version first: another version may mean another form of everything behind it.
+    // Version first: with another version everything after it may have another form.
     let both = refused(|h| (h.versions, h.network) = (vec![1], NetworkId([8; 32])));
     assert_eq!(both, Some(Refusal::NoCommonVersion));
     let other_session = Binding::Exporter([1; 32]);
@@ -74,7 +75,7 @@ fn a_node_does_not_connect_to_itself() {
     assert_eq!(script.refusal(), Some(Refusal::SelfDial));
 }
 
-/// Dials under way count, and those that failed do not.
+/// Dials in progress count, failed ones do not.
 #[test]
 fn dials_end_at_the_outbound_limit() {
     let mut config = config(1);
@@ -317,7 +318,7 @@ fn a_second_connection_is_refused_while_the_first_answers() {
     assert_eq!((disconnected(&net, 0), disconnected(&net, 1)), (0, 0));
 }
 
-/// What each of the two says a round trip takes.
+/// The round trips that the two nodes have measured.
 fn round_trips(net: &Net) -> [Option<Duration>; 2] {
     [0, 1].map(|host| net.hosts[host].node.status().peers[0].round_trip)
 }
@@ -341,7 +342,7 @@ fn a_connection_that_is_dead_is_replaced() {
     assert_eq!(net.links(0), 0, "the older one has two seconds to answer");
     net.run_ms(300);
     assert_eq!((net.links(0), net.links(1)), (1, 1));
-    // Applications that count hear of both: it was connected twice, and disconnected never.
+    // Applications that count get both events: it was connected twice, and disconnected never.
     let told = net.hosts[1].events.iter().filter_map(|event| match event {
         Event::PeerConnected { .. } => Some(None),
         Event::PeerDisconnected { reason, .. } => Some(Some(reason.clone())),
@@ -349,7 +350,7 @@ fn a_connection_that_is_dead_is_replaced() {
     });
     let gone = Disconnect::Local(Goodbye::Silent);
     assert_eq!(told.collect::<Vec<_>>(), [None, Some(gone), None]);
-    // The two seconds are no round trip.
+    // The two seconds do not count as a round trip.
     let shortly = |time: Option<Duration>| time.is_some_and(|t| t < Duration::from_millis(500));
     assert!(round_trips(&net).into_iter().all(shortly), "{:?}", round_trips(&net));
     let body = item(1, 100);
@@ -450,7 +451,7 @@ fn a_network_is_upgraded_node_by_node() {
 #[test]
 fn other_rules_refuse_the_instance_and_not_the_connection() {
     let mut other = config(2);
-    // Items of another size: the two would not agree on what is too large.
+    // Items of another size: the nodes would not agree on which are too large.
     other.pools[1].max_item += 1;
     let mut net = Net::with(vec![config(1), other]);
     net.connect(0, 1);
@@ -522,7 +523,7 @@ fn the_dialer_speaks_first_and_setups_follow_hellos() {
         (names(&dialer), names(&listener)),
         (vec!["hello", "setup"], vec!["hello", "setup"])
     );
-    // Each answer takes one way: nothing was said before it was due.
+    // Each answer takes one trip: nothing was sent before it was due.
     assert_eq!(listener[0].1.since(dialer[0].1), net.delay);
     assert_eq!(dialer[1].1.since(listener[0].1), net.delay);
 }
@@ -543,7 +544,7 @@ fn tips_are_not_sent_to_unknown_identities() {
     assert_eq!(tip.since(hello), net.delay, "after the other's hello");
 }
 
-/// One identity took dozens of places, each waiting for the older one. R5.3.6
+/// Regression: one identity took dozens of places, each of them waiting for the older one. R5.3.6
 #[test]
 fn one_identity_has_two_connections_at_most() {
     let mut script = Script::up();
@@ -559,7 +560,7 @@ fn one_identity_has_two_connections_at_most() {
     assert_eq!(script.node.status().peers.len(), 1);
 }
 
-/// One group of addresses that says nothing kept all others out.
+/// Regression: silent connections of one network group kept all others out.
 #[test]
 fn a_group_that_fills_the_hellos_makes_room() {
     let mut config = config(1);
@@ -571,7 +572,7 @@ fn a_group_that_fills_the_hellos_makes_room() {
         script.connection
     };
     let silent = (0..4).map(|n| at(&mut script, 1, n)).collect::<Vec<_>>();
-    // As many are let in as before, and then the first of the group with the most is sent away.
+    // As many are let in as before, then the first of the largest group is evicted.
     at(&mut script, 1, 4);
     assert!(matches!(script.refusal(), Some(Refusal::Busy(_))), "the same group waits");
     let other = at(&mut script, 2, 5);
@@ -582,7 +583,7 @@ fn a_group_that_fills_the_hellos_makes_room() {
     assert_eq!(script.node.status().peers.len(), 1);
 }
 
-/// It is shown in terminals: escape sequences are not.
+/// It is shown in terminals: escape sequences are filtered.
 #[test]
 fn a_client_says_who_it_is_in_plain_text() {
     let mut script = Script::alone();
@@ -592,7 +593,7 @@ fn a_client_says_who_it_is_in_plain_text() {
     assert_eq!(script.node.status().peers[0].client, "evil?[2J??1.0");
 }
 
-/// What others hear of where a node is in its own network. R15.6
+/// Who is told about a node's local addresses. R15.6
 #[test]
 fn addresses_of_a_local_network_stay_there() {
     let local = Address(Bytes::from_static(&[4, 10, 0, 0, 1, 0x91, 2, 0, 1]));
@@ -630,7 +631,7 @@ fn addresses_of_a_local_network_stay_there() {
 #[test]
 fn an_instance_that_is_refused_keeps_its_number() {
     let [mut one, mut other] = [config(1), config(2)];
-    // Blocks do not draw from it: nodes may differ about it and exchange blocks all the same.
+    // Blocks do not contain items of it: nodes may differ about it and still exchange blocks.
     for config in [&mut one, &mut other] {
         config.pools[0].in_blocks = false;
     }
@@ -641,7 +642,7 @@ fn an_instance_that_is_refused_keeps_its_number() {
     let channels = &net.hosts[0].node.status().peers[0].channels;
     let numbers = channels.iter().map(|(number, _)| *number).collect::<Vec<_>>();
     assert_eq!(numbers, [0, 1, 2, 16, 18, 19, 20]);
-    // And is told, or whoever publishes there would think that the other has it.
+    // It is reported, or whoever publishes there would think that the other has it.
     let status = net.hosts[0].node.status();
     let large = net.hosts[0].node.config().pools[0].name.clone();
     assert_eq!(status.peers[0].not_shared, [(Kind::Pool, large.clone(), NotShared::OtherRules)]);

@@ -1,4 +1,4 @@
-//! What hostile peers did to a node, in the fuzzer and in reviews, told as stories.
+//! Regressions: attacks on a node that fuzzers or reviews have found.
 
 use bytes::Bytes;
 
@@ -15,7 +15,7 @@ use crate::wire::{
 };
 use crate::{Time, Violation};
 
-/// The peer announces an item of 100,000 bytes as the next number, and is asked for it.
+/// The peer announces an item of 100,000 bytes as its next number, and is asked for it.
 fn asked(script: &mut Script, number: u32, id: &ItemId) {
     script.announce(LARGE, id, 100_000);
     let fetch = script.received::<PoolMessage>(LARGE_POOL);
@@ -32,8 +32,8 @@ fn start(size: u32, chunk: &'static [u8]) -> Body {
     Body::Chunked(Chunked { size, root, chunk })
 }
 
-/// Otherwise a few wrong answers, under ever new identities, would use up for ever what a
-/// node may have asked for, and it could fetch nothing any more.
+/// Otherwise a few wrong answers, under ever new identities, would use up the node's fetch budget
+/// for ever.
 #[test]
 fn a_wrong_answer_frees_what_was_asked_for() {
     let wanted = id(LARGE, &item(1, 100_000));
@@ -53,7 +53,7 @@ fn a_wrong_answer_frees_what_was_asked_for() {
         assert_eq!(script.accusation(), Some(violation));
         assert_eq!(script.node.status().fetch_bytes, 0, "{violation}");
     }
-    // In chunks that are in order, and yet another item than was announced.
+    // In valid chunks, but another item than the announced one.
     let mut script = Script::up();
     asked(&mut script, 0, &wanted);
     let (body, rest) = crate::chunk::start(&item(2, 100_000));
@@ -64,7 +64,7 @@ fn a_wrong_answer_frees_what_was_asked_for() {
     }
     assert_eq!(script.accusation(), Some(Violation::WrongBody));
     assert_eq!(script.node.status().fetch_bytes, 0);
-    // A second answer in chunks before the first is whole.
+    // A second chunked answer before the first is complete.
     let mut script = Script::up();
     asked(&mut script, 0, &wanted);
     let other = id(LARGE, &item(2, 100_000));
@@ -75,7 +75,7 @@ fn a_wrong_answer_frees_what_was_asked_for() {
     assert_eq!(script.node.status().fetch_bytes, 0);
 }
 
-/// R9.1.4: it was taken for an answer before it was looked for among the requests.
+/// R9.1.4: it counted as an answer before the requests were looked up.
 #[test]
 fn unasked_headers_answer_no_request() {
     let mut script = Script::up();
@@ -83,8 +83,8 @@ fn unasked_headers_answer_no_request() {
     assert_eq!(script.accusation(), Some(Violation::WrongHeader));
 }
 
-/// A block whose header came from one with whom no channel for blocks was agreed on must not wait
-/// for that one: it cannot be asked, and a few such blocks would be all that a node puts together.
+/// A block whose header came from a peer without a block channel must not wait for that peer: it
+/// cannot be asked, and a few such blocks would take all reconstructions.
 #[test]
 fn blocks_do_not_wait_for_peers_that_cannot_be_asked() {
     let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
@@ -98,7 +98,7 @@ fn blocks_do_not_wait_for_peers_that_cannot_be_asked() {
     pools_only.offers.retain(|offer| offer.kind == 4);
     script.send(CONTROL, &ControlMessage::Setup(pools_only));
     script.send(TIP, &TipMessage::Header(wanted.header.clone()));
-    // The block comes without its item, and its sender goes.
+    // The block arrives without its item, and its sender disconnects.
     script.connection = sender;
     let push = script.compact(&wanted);
     script.send(BLOCK, &BlockMessage::Push(push));
@@ -107,7 +107,7 @@ fn blocks_do_not_wait_for_peers_that_cannot_be_asked() {
     for connection in [sender, announcer] {
         script.input(Input::Closed { connection });
     }
-    // Who holds the block is asked for it.
+    // The peer that has the block is asked for it.
     script.connect(PEER);
     script.shake_hands();
     script.send(TIP, &TipMessage::Held(Held { block: wanted.block, height: 1 }));
@@ -119,8 +119,8 @@ fn pushed(script: &mut Script, pool: u32, body: Bytes) {
     script.send(pool, &PoolMessage::Push(Body::Whole(body)));
 }
 
-/// A node whose pool has `count` items, and a block of all but the last of them; the compact block
-/// that a liar makes of it names the last one instead of the first.
+/// A node whose pool has `count` items, and a block of all but the last of them; a liar's compact
+/// block for it names the last one instead of the first.
 fn misnamed(script: &mut Script, count: usize) -> (Block, Compact) {
     let bodies = (0..count).map(|n| item((n % 250) as u8, 20 + n / 250)).collect::<Vec<_>>();
     bodies.iter().for_each(|body| script.publish(SMALL, body));
@@ -136,8 +136,9 @@ fn misnamed(script: &mut Script, count: usize) -> (Block, Compact) {
     (wanted, compact)
 }
 
-/// A list of ids that is not the header's was taken for proven once its sender was gone, and the
-/// wrong block for the right one: by its verdict the node would have left the chain for ever.
+/// Regression: a list of ids that did not match the header counted as proven once its sender was
+/// gone, and a wrong block as the right one: by its verdict the node would have left the chain for
+/// ever.
 #[test]
 fn a_wrong_list_of_ids_proves_nothing() {
     let mut script = Script::up();
@@ -155,7 +156,7 @@ fn a_wrong_list_of_ids_proves_nothing() {
     script.send(BLOCK, &BlockMessage::Ids(wrong));
     assert_eq!(script.accusation(), Some(Violation::WrongIds));
     assert!(script.questions.is_empty());
-    // The other one is asked for the ids now, and gives the right ones.
+    // The other one is asked for the ids now, and sends the right ones.
     script.connection = honest;
     script.take();
     script.wait(50);
@@ -165,7 +166,8 @@ fn a_wrong_list_of_ids_proves_nothing() {
     assert_eq!(subjects.collect::<Vec<_>>(), [Subject::Block(wanted)]);
 }
 
-/// The parts of a list come from one peer: an honest one was blamed for what another had begun.
+/// All parts of a list must come from one peer: an honest one was blamed for what another had
+/// begun.
 #[test]
 fn a_list_of_ids_comes_from_one_peer() {
     let mut script = Script::up();
@@ -185,13 +187,13 @@ fn a_list_of_ids_comes_from_one_peer() {
     script.take();
     script.close(liar);
     assert_eq!(script.received::<BlockMessage>(BLOCK), [fetch(0)]);
-    // The rest was found in the pool, and with this the root shows it.
+    // The rest was found in the pool, so that the root matches.
     script.send(BLOCK, &BlockMessage::Ids(ids_of(&wanted, 0..1024)));
     assert_eq!(script.accusation(), None);
     assert_eq!(script.questions.len(), 1);
 }
 
-/// Short ids may name anything in the pool: items that are too large together say nothing about
+/// Short ids may match anything in the pool: items that are too large together prove nothing about
 /// the block.
 #[test]
 fn a_block_is_too_large_only_by_its_own_items() {
@@ -216,8 +218,8 @@ fn a_block_is_too_large_only_by_its_own_items() {
     assert_eq!(script.questions.len(), 1);
 }
 
-/// Who pushed a block, did not deliver what it lacks, and pushed it again, was the only one from
-/// whom it was awaited.
+/// Regression: a peer that pushed a block, did not deliver the missing items, and pushed it again,
+/// was the only one that was waited for.
 #[test]
 fn peers_that_owe_items_are_not_asked_again() {
     let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);
@@ -226,7 +228,7 @@ fn peers_that_owe_items_are_not_asked_again() {
     let items = BlockFetch { block: wanted.block, want: BlockWant::Items(vec![0]) };
     script.send(BLOCK, &BlockMessage::Push(script.compact(&wanted)));
     assert_eq!(script.received::<BlockMessage>(BLOCK), [BlockMessage::Fetch(items.clone())]);
-    // It times out; only then another announces the block.
+    // It times out; only then another peer announces the block.
     while script.node.poll_timeout().is_some() && script.now < Time::from_micros(6_000_000) {
         script.wait(100);
     }
@@ -240,7 +242,7 @@ fn peers_that_owe_items_are_not_asked_again() {
     assert!(!script.closed.contains(&silent));
 }
 
-/// The size that one peer announced was demanded of the others too.
+/// Regression: the size that one peer announced was demanded of the others too.
 #[test]
 fn announcements_bind_only_their_sender() {
     let wanted = item(1, 100_000);
@@ -262,8 +264,8 @@ fn announcements_bind_only_their_sender() {
     assert_eq!(script.node.status().pools["large"].items, 1);
 }
 
-/// What one is asked for, and another delivers, holds no share of what a node may ask for: others
-/// wait for it.
+/// Once another peer delivers a requested item, the request must not occupy the fetch budget:
+/// others wait for it.
 #[test]
 fn items_delivered_by_others_free_the_budget() {
     let mut config = config(1);
@@ -272,7 +274,7 @@ fn items_delivered_by_others_free_the_budget() {
     let silent = script.connection;
     let wanted = item(1, 100_000);
     asked(&mut script, 0, &id(LARGE, &wanted));
-    // Another has something else for another pool, and there is no room for it yet.
+    // Another peer has an item for another pool, which does not fit into the budget yet.
     let waiting = script.another_peer();
     script.announce(SMALL, &id(SMALL, &item(2, 30_000)), 30_000);
     assert_eq!(script.received::<PoolMessage>(SMALL_POOL), []);
@@ -287,15 +289,15 @@ fn items_delivered_by_others_free_the_budget() {
     assert!(!script.closed.contains(&silent) && script.connection == waiting);
 }
 
-/// All that one worker has: what is pushed after these waits.
+/// All tickets of one worker: what is pushed after these waits.
 fn take_tickets(script: &mut Script) {
     for n in [8, 9] {
         pushed(script, LARGE_POOL, item(n, 100));
     }
 }
 
-/// A body came from one peer while another was asked for it, and the first one left before its
-/// turn: what is on its way is not asked for again.
+/// A body came from one peer while another was asked for it, and the first disconnected before the
+/// ticket: the item is still arriving, so it is not requested again.
 #[test]
 fn items_under_way_are_not_fetched_again() {
     let mut config = config(1);
@@ -322,8 +324,8 @@ fn items_under_way_are_not_fetched_again() {
     assert_eq!(script.node.status().fetch_bytes, 0);
 }
 
-/// An answer gave its share back because another was faster; when that one leaves, it is needed
-/// again, and paid for.
+/// An answer was uncharged since another peer was faster; when that one disconnects, the answer is
+/// needed again, and charged.
 #[test]
 fn answers_in_place_of_a_push_are_charged() {
     for (bytes, stays) in [(20_480, true), (20_479, false)] {
@@ -351,7 +353,7 @@ fn answers_in_place_of_a_push_are_charged() {
     }
 }
 
-/// Each repetition was kept until the verdict, and for ever if that was late.
+/// Regression: each repetition was kept until the verdict, and for ever if that was late.
 #[test]
 fn repeated_announcements_are_returned_at_once() {
     let mut script = Script::up();
@@ -373,7 +375,8 @@ fn repeated_announcements_are_returned_at_once() {
     assert_eq!(reports(&mut script), [(0, Report::Ignored), (2, Report::Ignored)]);
 }
 
-/// Headers that nobody has were asked for as fast as they were named, and each request was kept.
+/// Regression: nonexistent headers were requested as fast as they were named, and each request was
+/// kept.
 #[test]
 fn headers_are_fetched_one_at_a_time() {
     let mut script = Script::up();
@@ -392,8 +395,8 @@ fn headers_are_fetched_one_at_a_time() {
     assert_eq!(script.received::<BlockMessage>(BLOCK).len(), 1);
 }
 
-/// The end of a connection that makes room for another was due for ever, and the node did nothing
-/// else any more.
+/// Regression: the end of a connection that made room for another was due for ever, and the node
+/// did nothing else any more.
 #[test]
 fn a_connection_that_does_not_make_room_is_ended_once() {
     for stalled in [false, true] {
@@ -405,7 +408,7 @@ fn a_connection_that_does_not_make_room_is_ended_once() {
         script.connect(smaller);
         script.shake_hands();
         let newer = std::mem::replace(&mut script.connection, older);
-        // With this frame on its way the last words cannot leave.
+        // With this frame in transit, the goodbye cannot leave.
         script.stalled = stalled;
         script.send(CONTROL, &ControlMessage::Ping(1));
         script.wait(4_998);
@@ -415,7 +418,7 @@ fn a_connection_that_does_not_make_room_is_ended_once() {
     }
 }
 
-/// Strangers who only begin their hellos kept a node from all whom it dialed itself.
+/// Regression: strangers that only began their hellos kept a node from its outbound connections.
 #[test]
 fn places_are_reserved_for_dialed_peers() {
     let mut script = Script::alone();
@@ -427,7 +430,8 @@ fn places_are_reserved_for_dialed_peers() {
     assert_eq!(script.refusal(), None);
 }
 
-/// Connections that waited for an older one of the same peer came in together when that ended.
+/// Regression: connections that waited for an older one of the same peer all came in when that
+/// ended.
 #[test]
 fn one_of_several_waiting_connections_is_accepted() {
     let mut config = config(1);
@@ -448,7 +452,7 @@ fn one_of_several_waiting_connections_is_accepted() {
     }
     script.wait(1500);
     assert_eq!(script.node.status().peers.len(), 1);
-    // One whose connection ended by a violation does not come back by another.
+    // A peer banned for a violation cannot come back by another connection.
     let mut script = Script::up();
     let older = script.connection;
     script.connect(PEER);
@@ -459,8 +463,8 @@ fn one_of_several_waiting_connections_is_accepted() {
     assert!(script.closed.contains(&older) && script.closed.contains(&newer));
 }
 
-/// A peer that no longer has what it announced gets its permit back once: the verdict about what another sent in
-/// the meantime is not its own.
+/// A peer that no longer has what it announced gets its permit back once: the verdict on the item
+/// of another peer is not about it.
 #[test]
 fn peers_without_the_item_get_one_return() {
     let mut script = Script::up();
@@ -481,8 +485,8 @@ fn peers_without_the_item_get_one_return() {
     assert_eq!(script.returns(LARGE_POOL), [ignored]);
 }
 
-/// A peer that does not have what it announced long ago may have announced it again since: that announcement
-/// stands, or its permit would never go back.
+/// A peer that does not have what it announced long ago may have announced it again since: that
+/// announcement stands, or its permit would never go back.
 #[test]
 fn an_old_answer_says_nothing_of_a_new_announcement() {
     let mut config = config(1);
@@ -491,7 +495,8 @@ fn an_old_answer_says_nothing_of_a_new_announcement() {
     let wanted = id(LARGE, &item(1, 20_000));
     script.announce(LARGE, &wanted, 20_000);
     assert_eq!(script.received::<PoolMessage>(LARGE_POOL), [PoolMessage::Fetch(vec![0])]);
-    // It is given up, and its permit is back; the link owes the answer, and is asked nothing more.
+    // The fetch is given up, and its permit is back; the link owes the answer, and is asked for
+    // nothing more.
     let mut returned = Vec::new();
     while returned.is_empty() && script.accusation().is_none() {
         script.send(CONTROL, &ControlMessage::Ping(0));
@@ -506,7 +511,8 @@ fn an_old_answer_says_nothing_of_a_new_announcement() {
     assert_eq!(script.received::<PoolMessage>(LARGE_POOL), [PoolMessage::Fetch(vec![1])]);
 }
 
-/// Each of them cost a quarter of a second, and there may be as many as peers may dial.
+/// Regression: each of them cost a quarter of a second, and there may be as many as inbound
+/// connections.
 #[test]
 fn dialed_peers_are_asked_when_others_are_late() {
     let mut script = Script::alone();
@@ -519,7 +525,7 @@ fn dialed_peers_are_asked_when_others_are_late() {
     script.dial(PeerId([99; 32]));
     script.shake_hands();
     script.announce(SMALL, &id(SMALL, &body), body.len());
-    // A round trip of nothing, and what is added to it.
+    // A round trip of zero, and what is added to it.
     script.wait(200);
     assert_eq!(script.received::<PoolMessage>(SMALL_POOL), []);
     script.wait(60);
@@ -527,7 +533,7 @@ fn dialed_peers_are_asked_when_others_are_late() {
     assert!(matches!(&asked[..], [PoolMessage::Fetch(_)]), "{asked:?}");
 }
 
-/// Nobody woke those who may be asked: the liar was asked again each second.
+/// Regression: the other candidates were not woken, so the liar was asked again each second.
 #[test]
 fn compact_blocks_with_foreign_pools_delay_no_others() {
     let wanted = block(&genesis(), 1, 1, &[(SMALL, item(1, 100))]);

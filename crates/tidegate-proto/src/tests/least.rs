@@ -1,4 +1,4 @@
-//! Every limit at its least: a node still does all that it is for, only slower.
+//! Every limit at its lowest value: a node still does everything, only slower.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn limited(n: u8, change: &dyn Fn(&mut Limits)) -> Config {
     config
 }
 
-/// One that has a chain, and another that joins it; then blocks and items come to both.
+/// A node with a chain, and another that joins it; then blocks and items reach both.
 fn works(change: &dyn Fn(&mut Limits), length: u64) {
     let mut net = Net::with((1..=2).map(|n| limited(n, change)).collect());
     let chain = chain(length + 4, 100);
@@ -79,7 +79,7 @@ fn all_limits_work_at_their_minimum_together() {
     let least = |limits: &mut Limits| {
         LEAST.iter().for_each(|(_, least, set)| set(limits, *least));
         (limits.ancestors, limits.orphan_bytes) = (1, 0);
-        // With that too it takes a little longer than there is time for.
+        // With that one too it takes a little longer than the test allows.
         limits.work_per_second = Limits::default().work_per_second;
     };
     works(&least, 40);

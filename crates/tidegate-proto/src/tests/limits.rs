@@ -1,4 +1,4 @@
-//! Limits of a node that no permit shows: each at its value and one past it.
+//! Limits of a node that permits do not show: each at its value and exceeded by one.
 
 use bytes::Bytes;
 
@@ -21,7 +21,7 @@ fn limited(change: impl FnOnce(&mut Limits)) -> Config {
     config
 }
 
-/// Blocks on top of each other, the first on the genesis.
+/// A chain of blocks, the first on top of the genesis.
 fn chain(length: u64, items: &dyn Fn(u64) -> Vec<Bytes>) -> Vec<Block> {
     let mut parent = genesis();
     let grow = |slot| {
@@ -37,7 +37,7 @@ fn fetch(block: BlockId, want: BlockWant) -> BlockMessage {
     BlockMessage::Fetch(BlockFetch { block, want })
 }
 
-/// What the node sends on the channel of blocks, but for its own tip.
+/// What the node sends on the block channel, without its own tip.
 fn said(script: &mut Script) -> Vec<BlockMessage> {
     script.received(BLOCK)
 }
@@ -63,7 +63,7 @@ fn announce(script: &mut Script, block: &Block) {
     script.wait(20);
 }
 
-/// The peer sends what it was asked for of a block whose items are not here.
+/// The peer answers requests for a block whose items are missing here.
 fn deliver(script: &mut Script, block: &Block) {
     for index in 0..block.items.len() {
         script.send(BLOCK, &BlockMessage::Item(item_of(block, index)));
@@ -79,7 +79,7 @@ fn set_tip(script: &mut Script, block: &Block) {
     script.command(Command::SetTip(TipChange::new(block.block)));
 }
 
-/// Announces the last of a chain and sends `ancestors` of its ancestors, each when it is asked for.
+/// Announces the last of a chain and sends `ancestors` of its ancestors, each when it is requested.
 fn follow_back(script: &mut Script, chain: &[Block], ancestors: usize) {
     announce(script, chain.last().unwrap());
     for block in chain.iter().rev().skip(1).take(ancestors) {
@@ -121,7 +121,7 @@ fn many_headers_for_one_slot_displace_each_other_and_no_others() {
     let room = 26 * (84 + HEADER as u32);
     let fork = |n| block(&genesis(), 1, 1, &[(SMALL, item(n, 100))]);
     let mut forks = (1..=27).map(fork).collect::<Vec<_>>();
-    // The best one comes first: with one height and slot that of the smallest id.
+    // The best one comes first: of the same height and slot, the one with the smallest id.
     forks.sort_by_key(|block| block.block);
     let (fit, beyond) = forks.split_at(25);
     let kept = |script: &mut Script, block| serves(script, block, BlockWant::Header);
@@ -131,21 +131,21 @@ fn many_headers_for_one_slot_displace_each_other_and_no_others() {
         announce(&mut script, fork);
     }
     assert!(fit.iter().all(|fork| kept(&mut script, fork)), "the limit itself");
-    // One more is worse than all of them.
+    // The next one is worse than all of them.
     announce(&mut script, &beyond[0]);
     assert!(!kept(&mut script, &beyond[0]) && kept(&mut script, &fit[24]));
-    // An honest one is worse too, by its later slot, and takes the place of the worst of many.
+    // An honest one is worse too, by its later slot, and evicts the worst of the many.
     let honest = block(&genesis(), 2, 2, &[]);
     announce(&mut script, &honest);
     assert!(kept(&mut script, &honest) && !kept(&mut script, &fit[24]));
-    // What something builds on stays, and so does the best.
+    // Blocks with children stay, and so does the best.
     let child = block(&fit[23].header, 3, 3, &[]);
     announce(&mut script, &child);
     assert!([&fit[23], &child].into_iter().all(|block| kept(&mut script, block)));
     assert_eq!(script.node.status().blocks_kept, 26);
 }
 
-/// A chain of one header a slot goes on, though there is no room for all of it.
+/// A chain of one header a slot goes on, although not all of it fits.
 #[test]
 fn the_oldest_blocks_make_room_for_a_chain_that_goes_on() {
     let chain = chain(27, &|_| Vec::new());
@@ -164,8 +164,8 @@ fn the_oldest_blocks_make_room_for_a_chain_that_goes_on() {
     assert!(serves(&mut script, &chain[1], BlockWant::Header));
 }
 
-/// A producer's many headers for one slot displaced the blocks below the tip, and with them the way to
-/// another chain.
+/// Regression: a producer's many headers for one slot evicted the blocks below the tip, and with
+/// them the way to another chain.
 #[test]
 fn many_headers_for_one_slot_displace_no_executed_block() {
     let chain = chain(10, &|_| Vec::new());
@@ -177,13 +177,13 @@ fn many_headers_for_one_slot_displace_no_executed_block() {
     }
     let fork = |n| block(&chain[9].header, 11, 2, &[(SMALL, item(n, 100))]);
     let mut forks = (1..=40).map(fork).collect::<Vec<_>>();
-    // The best first, so that each is missed least when it comes.
+    // The best first, so that each is the least important when it arrives.
     forks.sort_by_key(|block| block.block);
     for fork in &forks {
         announce(&mut script, fork);
     }
     assert!(chain.iter().all(|block| serves(&mut script, block, BlockWant::Header)));
-    // Headers of slots of their own leave the tip what is just below it.
+    // Headers of different slots leave the blocks just below the tip.
     for slot in 12..40 {
         announce(&mut script, &block(&chain[9].header, slot, slot as u8, &[]));
     }
@@ -246,7 +246,7 @@ fn the_oldest_bodies_make_room() {
     }
 }
 
-/// Blocks come faster than they are executed: the node fetches a bounded number ahead.
+/// Blocks arrive faster than they are executed: the node fetches a bounded number ahead.
 #[test]
 fn unexecuted_blocks_take_half_of_the_room() {
     let chain = chain(4, &|slot| vec![item(slot as u8, 1000)]);
@@ -265,7 +265,7 @@ fn unexecuted_blocks_take_half_of_the_room() {
             deliver(&mut script, block);
         }
     }
-    // A push does not pass either.
+    // A push does not get past it either.
     script.send(BLOCK, &BlockMessage::Push(script.compact(&chain[2])));
     script.wait(100);
     let ignored = Return { number: 0, report: Report::Ignored };
@@ -279,7 +279,7 @@ fn unexecuted_blocks_take_half_of_the_room() {
     assert!(said(&mut script).contains(&compact(&chain[2])));
 }
 
-/// What can be executed next displaces what came too early.
+/// The next block to execute evicts those that came too early.
 #[test]
 fn the_next_block_to_execute_is_fetched_first() {
     let chain = chain(3, &|slot| vec![item(slot as u8, if slot == 1 { 2000 } else { 1000 })]);
@@ -375,7 +375,7 @@ fn tips_leave_at_a_bounded_rate() {
     assert_eq!(script.received::<TipMessage>(TIP), back);
 }
 
-/// Each of two peers announces an item of 20,000 bytes, for which 20 KiB are set aside.
+/// Each of two peers announces an item of 20,000 bytes, which counts as 20 KiB.
 #[test]
 fn bytes_asked_for_are_bounded_over_all_links() {
     for (bytes, expected) in [(40_960, 2), (40_959, 1)] {
@@ -394,7 +394,8 @@ fn bytes_asked_for_are_bounded_over_all_links() {
     }
 }
 
-/// A peer that pings again at each pong is answered eight times at once, and then ten times a second.
+/// A peer that pings again at each pong is answered eight times at once, and then ten times a
+/// second.
 #[test]
 fn pongs_leave_at_a_pace() {
     let mut script = Script::up();
@@ -419,7 +420,7 @@ fn silence_is_asked_about_and_ended_in_time() {
         let said = script.received::<ControlMessage>(CONTROL).into_iter();
         said.filter(|message| matches!(message, ControlMessage::Ping(_))).count()
     };
-    // The hello has taken 1 ms since the peer was heard.
+    // The hello has taken 1 ms since the last frame of the peer.
     script.wait(45_000 - 2);
     assert_eq!(pings(&mut script), 0);
     script.wait(1);
@@ -428,7 +429,7 @@ fn silence_is_asked_about_and_ended_in_time() {
     assert!(script.closed.is_empty());
     script.wait(1);
     assert!(script.closed.contains(&script.connection));
-    // While an answer is awaited it asks after 2 s.
+    // While an answer is awaited it pings after 2 s.
     let mut script = Script::up();
     script.send(TIP, &TipMessage::Held(Held { block: BlockId([1; 32]), height: 1 }));
     script.wait(1999);
@@ -451,14 +452,14 @@ fn the_older_of_two_connections_has_a_deadline() {
     assert!(script.closed.contains(&older) && !script.closed.contains(&script.connection));
 }
 
-/// R12.3: otherwise a peer that comes again and again could make a node that is busy keep ever more.
+/// R12.3: otherwise a peer that reconnects again and again could make a busy node keep ever more.
 #[test]
 fn waiting_items_go_with_their_last_sender() {
     let mut config = config(1);
     config.workers = 1;
     let mut script = Script::up_with(config);
     script.judge = withhold;
-    // The first two are asked about, and the others wait.
+    // The first two have tickets, and the others wait.
     for n in 0..=4 {
         script.send(SMALL_POOL, &PoolMessage::Push(Body::Whole(item(n, 100))));
     }
@@ -469,7 +470,7 @@ fn waiting_items_go_with_their_last_sender() {
     script.announce(SMALL, &id(SMALL, &item(3, 100)), 100);
     assert_eq!(script.received::<PoolMessage>(SMALL_POOL), []);
     script.close(first);
-    // It announced it as number 1: now it is asked for it.
+    // It announced it as number 1: now that is requested.
     let asked = script.received::<PoolMessage>(SMALL_POOL);
     assert_eq!(asked, [PoolMessage::Fetch(vec![1])]);
     script.judge = |_| Some(Verdict::Accept(Admission::default()));
@@ -493,7 +494,7 @@ fn waiting_headers_go_with_their_last_sender() {
     script.judge = withhold;
     let forks = (1..=4).map(|slot| block(&genesis(), slot, 1, &[])).collect::<Vec<_>>();
     let mut links = Vec::new();
-    // Two are asked about, two wait; the last one is sent by two peers.
+    // Two have tickets, two wait; the last one was sent by two peers.
     for (n, header) in [0, 1, 2, 3, 3].into_iter().enumerate() {
         script.connect(PeerId([100 + n as u8; 32]));
         script.shake_hands();
@@ -512,7 +513,7 @@ fn waiting_headers_go_with_their_last_sender() {
     assert_eq!(asked, [Subject::Header { block, header }]);
 }
 
-/// A compact block goes with who sent it, while its header waits for its verdict.
+/// A compact block is dropped with its sender, while its header waits for its verdict.
 #[test]
 fn waiting_compact_blocks_go_with_their_sender() {
     let mut script = Script::up();

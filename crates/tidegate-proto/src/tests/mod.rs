@@ -1,4 +1,4 @@
-//! Stories of a few nodes, told through the six methods alone.
+//! Scenarios with a few nodes, through the six methods alone.
 
 mod application;
 mod blame;

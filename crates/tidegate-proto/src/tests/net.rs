@@ -18,38 +18,38 @@ use crate::io::{
 use crate::wire::{Binding, Frame};
 use crate::{Config, Node, Time};
 
-/// One node with what the test sees and decides of it.
+/// One node with the state of its test application.
 pub(super) struct Host {
     pub(super) node: Node,
     pub(super) events: Vec<Event>,
     pub(super) fates: BTreeMap<u64, Fate>,
-    /// Questions that have no answer.
+    /// Tickets without a verdict.
     pub(super) open: BTreeMap<Ticket, Subject>,
-    /// Questions that were asked.
+    /// All tickets.
     pub(super) asked: Vec<Subject>,
-    /// What to answer at once.
+    /// The verdicts to give at once.
     pub(super) judge: fn(&Subject) -> Option<Verdict>,
     /// Signs the host's peer records, if it has a key.
     pub(super) key: Option<SigningKey>,
-    /// Set the tip when a better block is accepted.
+    /// Whether to set the tip when a better block is accepted.
     pub(super) follows: bool,
     pub(super) disk: Disk,
-    /// How often it was asked for something.
+    /// How often the store was asked to load something.
     pub(super) loads: usize,
-    /// What came for its transports, and what became of what they said.
+    /// Signals for its transports, and results of those that they sent.
     pub(super) signals: Vec<(PeerId, PeerId, Bytes)>,
     pub(super) signaled: BTreeMap<SignalId, Result<(), SignalError>>,
     executed: BTreeMap<crate::id::BlockId, Bytes>,
     requests: u64,
 }
 
-/// What a host keeps.
+/// The store of a host.
 #[derive(Clone, Default)]
 pub(super) struct Disk {
     pub(super) blocks: BTreeMap<crate::id::BlockId, (Bytes, Bytes)>,
     pub(super) tip: Option<crate::id::BlockId>,
     pub(super) items: BTreeMap<ItemId, Bytes>,
-    /// Nothing becomes durable.
+    /// If set, nothing becomes durable.
     pub(super) slow: bool,
 }
 
@@ -79,18 +79,18 @@ pub(super) struct Net {
     pub(super) now: Time,
     pub(super) hosts: Vec<Host>,
     pub(super) delay: Duration,
-    /// How directly connections lead that are dialed from now on.
+    /// The path of connections that are dialed from now on.
     pub(super) path: Path,
-    /// Every message that was handed to a node: when, from, to, what.
+    /// Every message that was delivered to a node: when, from, to, what.
     pub(super) log: Vec<(Time, usize, usize, Message)>,
-    /// Frames of these channels are lost in the writer: the channel never becomes writable.
+    /// Frames of these channels get stuck: the channel never becomes writable.
     pub(super) stalled: BTreeSet<(usize, u32)>,
     /// Nothing passes from the first to the second.
     pub(super) cut: BTreeSet<(usize, usize)>,
-    /// Who does not run: dials to them fail.
+    /// Nodes that are not running: dials to them fail.
     pub(super) down: BTreeSet<usize>,
     events: BTreeMap<(Time, u64), (usize, Input)>,
-    /// By connection: the two ends, and how directly it leads.
+    /// By connection: the two ends, and its path.
     ends: BTreeMap<ConnectionId, [usize; 2]>,
     paths: BTreeMap<ConnectionId, Path>,
     wires: BTreeMap<(ConnectionId, usize), Wire>,
@@ -144,7 +144,7 @@ impl Net {
         }
     }
 
-    /// Two nodes that are connected.
+    /// Two connected nodes.
     pub(super) fn pair() -> Self {
         let mut net = Self::new(2);
         net.connect(0, 1);
@@ -203,7 +203,7 @@ impl Net {
         self.command(n, Command::Verdict { ticket, verdict });
     }
 
-    /// Lets time pass.
+    /// Advances the time.
     pub(super) fn run(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
@@ -234,7 +234,7 @@ impl Net {
         self.run(Duration::from_millis(ms));
     }
 
-    /// A node restarts, and its peers do not learn of it.
+    /// A node restarts, and its peers do not notice.
     pub(super) fn restart(&mut self, n: usize) {
         let mut config = self.hosts[n].node.config().clone();
         config.peer_book = self.hosts[n].node.peer_book();
@@ -250,7 +250,7 @@ impl Net {
         }
     }
 
-    /// Both ends learn that their connections are gone.
+    /// Both ends notice that their connections are lost.
     pub(super) fn reset(&mut self, a: usize, b: usize) {
         for (connection, ends) in self.ends.clone() {
             if ends == [a, b] || ends == [b, a] {
@@ -265,7 +265,7 @@ impl Net {
         by.collect::<Vec<_>>().into_iter().for_each(|connection| self.close(connection));
     }
 
-    /// One end of its connections learns that they are gone, the other does not.
+    /// One end notices that its connections are lost, the other does not.
     pub(super) fn reset_one(&mut self, n: usize) {
         for (connection, ends) in self.ends.clone() {
             if ends.contains(&n) {
@@ -287,7 +287,7 @@ impl Net {
         self.hosts[n].node.tip().unwrap().height
     }
 
-    /// Messages from one node to another that a pattern picks.
+    /// Messages from one node to another that match a pattern.
     pub(super) fn sent<T>(
         &self,
         from: usize,
@@ -311,7 +311,7 @@ impl Net {
 
     fn dial(&mut self, from: usize, dial: DialId, to: usize) {
         if self.cut.contains(&(from, to)) {
-            // Nobody hears of it.
+            // It is lost.
             return;
         }
         if self.down.contains(&to) || self.down.contains(&from) {
@@ -372,7 +372,7 @@ impl Net {
         let [a, b] = self.ends[&connection];
         let from = if to == a { b } else { a };
         let kind = [to, from].iter().find_map(|n| self.hosts[*n].node.kind_of(connection, channel));
-        // Both may be done with the connection by now.
+        // Both ends may have closed the connection by now.
         let Some(kind) = kind else { return };
         let message = Message::decode(kind, frame).unwrap();
         self.log.push((self.now, from, to, message));
@@ -428,7 +428,7 @@ impl Net {
         }
     }
 
-    /// Keeps what a host wants to be kept.
+    /// Handles a write of a host.
     fn store(&mut self, n: usize, request: u64, write: Write) {
         let host = &mut self.hosts[n];
         match write {

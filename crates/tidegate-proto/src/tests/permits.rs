@@ -7,7 +7,7 @@ use super::net::{Message, Net, accept, pick, withhold};
 use crate::io::{Admission, Command, Verdict};
 use crate::wire::{Grant, PoolMessage, Report};
 
-/// Two nodes of which the second gives these permits on both pools.
+/// Two nodes; the second issues these permits on both pools.
 fn stingy(grant: Grant) -> Net {
     let mut second = config(2);
     for pool in &mut second.pools {
@@ -49,7 +49,7 @@ fn a_body_without_a_permit_becomes_an_announcement() {
     }
     net.run_ms(2000);
     assert_eq!((pushes(&net), announced(&net)), (2, 3));
-    // What was announced is fetched: fetches are not paid by the permit for bodies.
+    // What was announced is fetched: body permits do not pay for fetches.
     let answers = net.sent(0, 1, pick!(Message::Pool(PoolMessage::Answer(_)) => ()));
     assert_eq!(answers.len(), 3);
 }
@@ -76,7 +76,7 @@ fn the_cursor_waits_without_permits_for_announcements() {
     net.run_ms(2000);
     assert_eq!(announced(&net), 2);
     assert_eq!(net.hosts[1].open.len(), 2);
-    // One verdict, one permit, one more announcement: of the next item, and no repetition.
+    // One verdict, one permit, one more announcement: of the next item, without a repetition.
     let ticket = *net.hosts[1].open.first_key_value().unwrap().0;
     net.answer(1, ticket, Verdict::Accept(Admission::default()));
     net.run_ms(2000);
@@ -101,7 +101,7 @@ fn requests_are_limited_by_who_answers_them() {
     for n in 1..=6 {
         net.publish(0, LARGE, &item(n, 5000));
     }
-    // The answers are on their way.
+    // The answers are in transit.
     net.run_ms(15);
     let asked = net.sent(1, 0, pick!(Message::Pool(PoolMessage::Fetch(list)) => list.len()));
     assert!(asked.is_empty());
@@ -125,7 +125,7 @@ fn bytes_that_are_asked_for_are_limited_until_the_verdict() {
     for n in 1..=4 {
         net.publish(0, LARGE, &item(n, 20_000));
     }
-    // A larger one than the limit: it fits when it is alone.
+    // Larger than the limit: it is requested once there is no other.
     net.publish(0, LARGE, &prioritised(5, 150_000, 1));
     net.run_ms(1000);
     assert_eq!(net.hosts[1].open.len(), 2, "two times 20 KiB and no more");
@@ -192,7 +192,7 @@ fn reports_say_what_became_of_a_body() {
     assert_eq!(one(accept, item(1, 100)), [Report::First].into());
     assert_eq!(one(|_| Some(Verdict::Ignore), item(1, 100)), [Report::Ignored].into());
     assert_eq!(one(accept, item(1, 5000)), [Report::Late].into(), "should have been pushed");
-    // Cut by better ones.
+    // Evicted by better ones.
     let mut second = config(2);
     second.pools[1].capacity = 1;
     let mut net = Net::with(vec![config(1), second]);

@@ -1,4 +1,4 @@
-//! Section 7: how items get from pool to pool.
+//! Section 7: propagation of items from pool to pool.
 
 use bytes::Bytes;
 
@@ -20,7 +20,7 @@ fn a_small_item_rides_along() {
     net.run_ms(10);
     assert!(net.holds(1, SMALL, &body));
     net.run_ms(2000);
-    // One push, and its permit back: it was the first.
+    // One push, and the return of its permit: it was the first.
     let pushed = net.sent(0, 1, pick!(Message::Pool(PoolMessage::Push(_)) => ()));
     assert_eq!(pushed.len(), 1);
     let returned = net.sent(1, 0, pick!(Message::Pool(PoolMessage::Return(r)) => r[0].report));
@@ -68,8 +68,7 @@ fn items_older_than_the_link_are_announced() {
     assert_eq!(kinds, [("announce", 1), ("push", 1)]);
 }
 
-/// R7.3.6
-/// A node that was away gets what is new while it catches up.
+/// R7.3.6 A node that was away gets new items while it catches up.
 #[test]
 fn new_items_do_not_wait_for_old_ones() {
     let mut config = config(1);
@@ -101,11 +100,11 @@ fn new_items_do_not_wait_for_old_ones() {
         let channel = SMALL_POOL;
         script.input(Input::Writable { connection: script.connection, channel });
     }
-    // With the last one all permits for announcements are out, but those for bodies are not.
+    // Now all announcement permits are outstanding, but body permits are not.
     assert_eq!(frames, [256, 1, 256, 1, 188, 1, 1]);
 }
 
-/// Permits that come back one by one are shared by old and new.
+/// Permits that come back one by one are shared by old and new entries.
 #[test]
 fn old_items_do_not_wait_for_new_ones() {
     let mut config = config(1);
@@ -176,7 +175,7 @@ fn announcers_of_bad_items_are_not_blamed() {
     assert_eq!(net.hosts[innocent].node.status().pools["large"].spent, 0);
 }
 
-/// A re-org takes an item out, and the chain comes back: nobody offers the item again, since all
+/// A re-org removes an item, and the chain comes back: no peer offers the item again, since all
 /// know that it was here.
 #[test]
 fn items_removed_by_a_reorg_come_back() {
@@ -203,14 +202,15 @@ fn items_removed_by_a_reorg_come_back() {
     assert_eq!(ids(&script), here);
     let offered = script.received::<PoolMessage>(LARGE_POOL);
     assert!(matches!(&offered[..], [PoolMessage::Announce(_)]), "{offered:?}");
-    // What a block takes does not.
+    // Items that went into a block do not come back.
     for change in [shelve, remove, restore] {
         script.command(Command::SetTip(change));
     }
     assert!(ids(&script).is_empty());
 }
 
-/// An account goes back with its blocks, and what is too far ahead then holds again later.
+/// An account is restored with its undone blocks, and items that are too far ahead then become
+/// executable again later.
 #[test]
 fn items_that_an_account_admits_again_come_back() {
     let genesis = facts(&genesis()).block;

@@ -22,7 +22,7 @@ fn key() -> SigningKey {
     SigningKey::from_bytes(&[1; 32])
 }
 
-/// A node that listens at all interfaces of a machine at home, and looks for others.
+/// A node that listens on all interfaces of a machine at home, and looks for peers.
 fn node() -> Script {
     let mut config = config(1);
     config.peer = PeerId(key().verifying_key().to_bytes());
@@ -75,7 +75,7 @@ fn sees_at(
     link
 }
 
-/// What the node has said on the channel of peers, as far as it is of a kind.
+/// What the node has sent on the peers channel, of one kind of message.
 fn said<T>(script: &mut Script, kind: fn(PeersMessage) -> Option<T>) -> Vec<T> {
     script.received(PEERS).into_iter().filter_map(kind).collect()
 }
@@ -124,7 +124,7 @@ fn an_address_seen_by_two_is_advertised_once_reached() {
             assert_eq!(told(&script), proven);
         } else {
             assert_eq!(told(&script), unproven);
-            // The other is asked next, and then nobody for a while.
+            // The other is asked next, and then none for a while.
             script.wait(590_000);
             assert_eq!(questions(&mut script), []);
             script.wait(20_000);
@@ -134,7 +134,8 @@ fn an_address_seen_by_two_is_advertised_once_reached() {
     }
 }
 
-/// One who names an address and says that it has reached it is still one, whatever addresses it has.
+/// A peer that names an address and says that it has reached it counts as one, whatever addresses
+/// it has.
 #[test]
 fn reports_of_one_group_prove_no_address() {
     let mut script = node();
@@ -147,7 +148,8 @@ fn reports_of_one_group_prove_no_address() {
     assert_eq!(told(&script)[1].1, Told::Unproven);
 }
 
-/// A neighbour, or another process here, has any number of local addresses, each a group of its own.
+/// A neighbour, or another process on this machine, has any number of local addresses, each a group
+/// of its own.
 #[test]
 fn local_peers_name_no_public_address() {
     let mut script = node();
@@ -185,7 +187,7 @@ fn dial_backs_go_only_to_the_host_that_asks() {
     let dial = script.dials.pop().unwrap();
     script.input(Input::DialFailed { dial, error: DialError::TimedOut });
     assert_eq!(answers(&mut script), [false]);
-    // One in a minute for each, also for what is not dialed.
+    // One a minute for each, also for addresses that are not dialed.
     ask(&mut script, ip4([20, 1, 0, 2], 4001));
     script.wait(59_000);
     assert_eq!(answers(&mut script), [false; 0]);
@@ -198,7 +200,7 @@ fn dial_backs_go_only_to_the_host_that_asks() {
     assert_eq!(script.accusation(), Some(Violation::RequestPermit));
 }
 
-/// Those who ask from `at` are dialed back, or wait.
+/// Peers at `at` that ask are dialed back, or wait.
 fn asks(script: &mut Script, at: [u8; 4]) {
     script.seen_at = ip4(at, 5555);
     script.connect(PeerId(at.repeat(8).try_into().unwrap()));
@@ -206,7 +208,8 @@ fn asks(script: &mut Script, at: [u8; 4]) {
     script.send(PEERS, &PeersMessage::Reach(ip4(at, 1)));
 }
 
-/// Four are dialed back at a time: the others were told that they could not be reached.
+/// Regression: four are dialed back at a time, and the others were told that they could not be
+/// reached.
 #[test]
 fn dial_backs_at_a_time_are_bounded() {
     let mut script = node();
@@ -222,7 +225,7 @@ fn dial_backs_at_a_time_are_bounded() {
     assert_eq!(script.accusation(), None);
 }
 
-/// One who has many addresses took all places.
+/// Regression: a peer with many addresses took all places.
 #[test]
 fn dial_backs_go_to_one_of_a_group_at_a_time() {
     let mut script = node();
@@ -235,19 +238,19 @@ fn dial_backs_go_to_one_of_a_group_at_a_time() {
         script.input(Input::DialFailed { dial, error: DialError::TimedOut });
         script.dialed_back.len()
     };
-    // Whoever is slow has a transport keep something for a while.
+    // A slow peer makes a transport keep something for a while.
     assert_eq!(ends(&mut script), 2);
     script.wait(29_000);
     assert_eq!(script.dialed_back.len(), 2);
     script.wait(2_000);
     assert_eq!(script.dialed_back.len(), 3);
-    // Of the second group nobody waits.
+    // No peer of the second group waits.
     assert_eq!(ends(&mut script), 3);
     script.wait(31_000);
     assert_eq!(ends(&mut script), 4);
 }
 
-/// Who comes again has no new pace.
+/// Reconnecting does not reset the rate limit.
 #[test]
 fn a_group_is_answered_at_a_pace() {
     let mut script = node();
@@ -267,7 +270,8 @@ fn a_group_is_answered_at_a_pace() {
     assert_eq!(answers(&mut script), [false]);
 }
 
-/// Who was there first, and asked again and again, was always answered first.
+/// Regression: the peer that was connected first, and asked again and again, was always answered
+/// first.
 #[test]
 fn peers_of_a_group_take_turns() {
     let mut script = node();
@@ -286,7 +290,8 @@ fn peers_of_a_group_take_turns() {
     assert_eq!(script.dialed_back[1], ip4([20, 1, 0, 2], 1));
 }
 
-/// A node that has as many peers as it dials said of all who asked that they could not be reached.
+/// Regression: a node with all its outbound connections told all that asked that they could not be
+/// reached.
 #[test]
 fn full_nodes_still_dial_back() {
     let mut script = node();
@@ -301,7 +306,7 @@ fn full_nodes_still_dial_back() {
     assert_eq!(script.dialed_back, [ip4([30, 1, 0, 1], 1)]);
 }
 
-/// This machine has no other use of its own ports.
+/// This machine does not use its ports for anything else.
 #[test]
 fn loopback_addresses_are_not_dialed_back() {
     let mut script = node();
@@ -309,7 +314,7 @@ fn loopback_addresses_are_not_dialed_back() {
     assert_eq!((answers(&mut script), script.dialed_back.len()), (vec![false], 0));
 }
 
-/// Who has been asked on connections that are not the present one.
+/// Peers that have been asked on other connections than the present one.
 fn asked_elsewhere(script: &mut Script) -> Vec<ConnectionId> {
     let frames = std::mem::take(&mut script.elsewhere).into_iter();
     let asks =
@@ -318,7 +323,7 @@ fn asked_elsewhere(script: &mut Script) -> Vec<ConnectionId> {
     asked.map(|(link, ..)| link).collect()
 }
 
-/// One that was asked and said nothing, or left, held up all others.
+/// Regression: a peer that was asked and did not answer, or disconnected, blocked all others.
 #[test]
 fn peers_that_do_not_answer_are_passed_over() {
     for leaves in [true, false] {
@@ -328,7 +333,7 @@ fn peers_that_do_not_answer_are_passed_over() {
         assert_eq!(questions(&mut script).len(), 1);
         assert_eq!(asked_elsewhere(&mut script), []);
         if leaves {
-            // Another of its group sees it there too.
+            // Another peer of its group sees it there too.
             sees(&mut script, [20, 1, 0, 3], Some(first));
             script.close(first);
             assert_eq!(asked_elsewhere(&mut script), [second]);
@@ -338,14 +343,14 @@ fn peers_that_do_not_answer_are_passed_over() {
         assert_eq!(asked_elsewhere(&mut script), []);
         script.wait(2_000);
         assert_eq!(asked_elsewhere(&mut script), [second]);
-        // The answer may come all the same.
+        // The answer may still come.
         script.send(PEERS, &PeersMessage::Reached(true));
         assert_eq!(script.accusation(), None);
         assert!(told(&script).contains(&(ip4(OUTSIDE, 777), Told::All)));
     }
 }
 
-/// One that would not even be asked, as it takes nothing on the channel, did the same.
+/// The same with a peer that cannot even be asked, since it reads nothing on the channel.
 #[test]
 fn peers_that_cannot_be_asked_are_passed_over() {
     let mut script = node();
@@ -360,7 +365,8 @@ fn peers_that_cannot_be_asked_are_passed_over() {
     assert_eq!(asked_elsewhere(&mut script), [second]);
 }
 
-/// All who were asked say that they could not reach it; the present connection is that of `kept`.
+/// All peers that are asked say that they could not reach it; the present connection is that of
+/// `kept`.
 fn refuse(script: &mut Script, kept: ConnectionId, asked: &mut BTreeMap<ConnectionId, u32>) {
     let here = questions(script).into_iter().map(|_| kept).collect::<Vec<_>>();
     for link in here.into_iter().chain(asked_elsewhere(script)) {
@@ -369,7 +375,8 @@ fn refuse(script: &mut Script, kept: ConnectionId, asked: &mut BTreeMap<Connecti
     }
 }
 
-/// With a second address the oldest peer was asked about the two in turns, without an end, and nobody else.
+/// Regression: with a second address the oldest peer was asked about the two in turns, without an
+/// end, and no other peer.
 #[test]
 fn peers_are_asked_once_about_each_address() {
     let mut script = node();
@@ -381,12 +388,13 @@ fn peers_are_asked_once_about_each_address() {
     for _ in 0..20 {
         refuse(&mut script, first, &mut asked);
     }
-    // The second sees the one itself, the third the other.
+    // The second peer sees the one address, the third the other.
     assert_eq!(asked, [(first, 2), (second, 2), (third, 1)].into());
     assert_eq!(script.accusation(), None);
 }
 
-/// An answer may come when the one whose word it was to confirm has gone: then it is one group's word.
+/// An answer may come after the peer whose claim it confirms has gone: then it is the claim of a
+/// single group.
 #[test]
 fn a_late_answer_proves_nothing_alone() {
     let mut script = node();
@@ -400,8 +408,8 @@ fn a_late_answer_proves_nothing_alone() {
     assert_eq!(script.accusation(), None);
 }
 
-/// An address that is nobody's was told for as long as nothing else happened; and those outside of this network
-/// were never told that it was the last.
+/// Regression: a lost address was announced until something else happened, and peers outside of
+/// this network were never told that it was the last one.
 #[test]
 fn addresses_no_longer_seen_are_advertised_for_an_hour() {
     let mut script = node();
@@ -425,7 +433,8 @@ fn addresses_no_longer_seen_are_advertised_for_an_hour() {
     assert_eq!((moved.len(), moved[0].addresses.len()), (1, 0));
 }
 
-/// When the last who saw it at its old address leaves, what is signed says so: not an hour later, or never.
+/// When the last peer that saw the node at its old address disconnects, the next record says so:
+/// not an hour later, or never.
 #[test]
 fn an_old_address_goes_with_its_last_observer() {
     let mut script = node();
@@ -444,8 +453,8 @@ fn an_old_address_goes_with_its_last_observer() {
     assert!(!script.signs.is_empty());
 }
 
-/// A record is for all who know of this node, and on by them: not for each change of what only this network
-/// is told.
+/// A record spreads to all nodes: no new one is needed for public peers if only local addresses
+/// change.
 #[test]
 fn a_record_that_says_the_same_stays() {
     let mut script = node();
@@ -454,7 +463,7 @@ fn a_record_that_says_the_same_stays() {
     }
     let both = std::mem::take(&mut script.signs);
     assert_eq!(both.len(), 2, "one for all, one for the network");
-    // The other comes first: each is what it was asked for.
+    // The other comes first: signatures are matched by request.
     for (request, payload) in both.into_iter().rev() {
         let signature = Signature(key().sign(&payload).to_bytes());
         script.command(Command::Signature { request, signature });
@@ -474,7 +483,7 @@ fn a_record_that_says_the_same_stays() {
     let public = own(&mut script, [20, 9, 0, 1]);
     assert_eq!(public.addresses, [ip4(OUTSIDE, 777)]);
     assert_eq!(own(&mut script, [192, 168, 1, 9]).addresses.len(), 2);
-    // Another interface: only the network is told.
+    // Another interface: only local peers are told.
     lies_at(&mut script, [192, 168, 1, 6]);
     assert_eq!(own(&mut script, [20, 9, 0, 1]), public);
     let local = own(&mut script, [192, 168, 1, 9]);
@@ -482,7 +491,7 @@ fn a_record_that_says_the_same_stays() {
     assert!(local.sequence > public.sequence);
 }
 
-/// Those who stayed connected went on to tell others of where it had been.
+/// Regression: connected peers went on telling others the old addresses.
 #[test]
 fn moved_nodes_tell_their_peers() {
     let mut script = node();

@@ -1,4 +1,4 @@
-//! Section 13: a run is a file, and what is read back is that run or an error.
+//! Section 13: recordings. Reading a file back gives the same run, or an error.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ impl Write for File {
     }
 }
 
-/// A node that publishes two items and is told of a connection that is gone.
+/// A node that publishes two items, and has an event of a connection that is gone.
 fn record(rules: &str) -> Vec<u8> {
     let (at, seed) = (Time::ZERO, [4; 32]);
     let mut node = Node::new(config(1), Box::new(TestRules), seed, at).unwrap();
@@ -61,7 +61,7 @@ fn a_run_can_be_run_again() {
     let replay = read(&record("test 1")).unwrap();
     assert_eq!(replay.recorded, Some(replay.hash));
     assert_eq!((replay.steps, replay.end), (6, Time::from_micros(2)));
-    // What came out has a part in the hash: the first item is another.
+    // Outputs are part of the hash: the first item is different.
     let mut other = record("test 1");
     let at = other.windows(50).position(|bytes| bytes == [1; 50]).unwrap();
     other[at] = 7;
@@ -81,7 +81,7 @@ fn recordings_of_other_rules_are_refused() {
     assert_eq!((&*recorded, &*own), ("test 2", "test 1"));
 }
 
-/// Where each record begins, behind the magic.
+/// Where each record begins, after the magic.
 fn records(file: &[u8]) -> Vec<usize> {
     let mut starts = vec![8];
     while let Some(length) = file.get(starts[starts.len() - 1]..).and_then(<[u8]>::first_chunk) {

@@ -1,4 +1,4 @@
-//! Section 5.3: a connection with a better path takes the place of another, and what was under way goes on.
+//! Section 5.3: a connection with a better path replaces another, and what is in progress goes on.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,7 +26,7 @@ fn pair() -> Net {
     net
 }
 
-/// How often each item's bytes came to a node.
+/// How often each item's body reached a node.
 fn bodies(net: &Net, to: usize) -> BTreeMap<ItemId, usize> {
     let mut bodies = BTreeMap::new();
     for (_, _, at, message) in &net.log {
@@ -38,7 +38,7 @@ fn bodies(net: &Net, to: usize) -> BTreeMap<ItemId, usize> {
         if *at != to {
             continue;
         }
-        // What comes in chunks is told by its size: there is one of each node that is so large.
+        // Chunked bodies are told apart by their size: each node has one of that size.
         if let Body::Whole(body) = body {
             *bodies.entry(id(LARGE, body)).or_default() += 1;
         }
@@ -55,7 +55,7 @@ fn disconnects(net: &Net, n: usize) -> usize {
     events.filter(|event| matches!(event, Event::PeerDisconnected { .. })).count()
 }
 
-/// Publishes an item of each node each other millisecond, and at the `step`-th does something.
+/// Publishes an item of each node every other millisecond, and calls `act` at the `step`-th.
 fn run(net: &mut Net, step: usize, mut act: impl FnMut(&mut Net)) {
     let items = [items(0), items(1)];
     for at in 0..usize::from(ITEMS) * 4 {
@@ -114,7 +114,7 @@ fn items_survive_replacement_at_every_step() {
     }
 }
 
-/// The old connection is lost in the middle of it: what was under way comes by the new one.
+/// The old connection is lost in the middle of it: what was outstanding comes by the new one.
 #[test]
 fn the_old_connection_may_be_lost_at_every_step() {
     for step in 0..usize::from(ITEMS) * 4 {
@@ -132,12 +132,12 @@ fn the_old_connection_may_be_lost_at_every_step() {
     }
 }
 
-/// The new connection is lost in the middle of it: the old one goes on, if it is still there, with what the new one
-/// had taken over. R5.3.11
+/// The new connection is lost in the middle of it: the old one goes on, if it still exists, with
+/// what the new one had taken over. R5.3.11
 #[test]
 fn the_new_connection_may_be_lost_at_every_step() {
     for step in 0..usize::from(ITEMS) * 4 {
-        // Before its hello is done, when it has just come up, and while the old one drains.
+        // Before its hello is complete, when it has just come up, and while the old one drains.
         for after in [10, 22, 36, 43, 50] {
             let mut net = pair();
             net.path = Path::Relayed;
@@ -159,7 +159,7 @@ fn the_new_connection_may_be_lost_at_every_step() {
     }
 }
 
-/// A better connection whose hello never ends takes nothing from the one that works.
+/// A better connection whose hello never completes takes nothing from the working one.
 #[test]
 fn a_better_path_that_leads_nowhere_ends_nothing() {
     let mut net = pair();
@@ -167,7 +167,7 @@ fn a_better_path_that_leads_nowhere_ends_nothing() {
     net.connect(0, 1);
     net.run(Duration::from_secs(60));
     net.path = Path::Direct;
-    // Its listener's side of the hello does not arrive.
+    // The listener's part of its hello does not arrive.
     net.connect(1, 0);
     net.run_ms(15);
     net.reset_by(Path::Direct);
@@ -177,7 +177,7 @@ fn a_better_path_that_leads_nowhere_ends_nothing() {
     }
 }
 
-/// The better one is there already.
+/// The better one exists already.
 #[test]
 fn a_worse_path_does_not_stay() {
     for dialer in [0, 1] {
@@ -191,7 +191,7 @@ fn a_worse_path_does_not_stay() {
     }
 }
 
-/// One end has lost the better one, and the other end does not know. R5.3.10
+/// One end has lost the better connection, and the other end has not noticed. R5.3.10
 #[test]
 fn a_worse_path_takes_the_place_of_a_better_one_that_is_dead() {
     for dialer in [0, 1] {
@@ -201,7 +201,7 @@ fn a_worse_path_takes_the_place_of_a_better_one_that_is_dead() {
         net.reset_one(dialer);
         net.path = Path::Relayed;
         net.connect(dialer, 1 - dialer);
-        // The other waits 2 s for the pong.
+        // The other one waits 2 s for the pong.
         net.run(Duration::from_secs(3));
         for n in [0, 1] {
             assert_eq!(paths(&net, n), [Path::Relayed]);

@@ -1,4 +1,4 @@
-//! A node, and a peer that the test plays itself: it may send anything.
+//! A node, and a peer that the test plays: it may send anything.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -31,13 +31,13 @@ pub(super) const SMALL_POOL: u32 = 18;
 pub(super) const PEERS: u32 = 19;
 pub(super) const SIGNAL: u32 = 20;
 
-/// What the test's peers allow the node on the channel of signals.
+/// The grant of the test's peers on the signal channel.
 pub(super) const SIGNAL_GRANT: Grant =
     Grant { announcements: 0, bodies: 2, body_bytes: 0, requests: 2, fetch_bytes: 0 };
 
-/// The identity that the test plays.
+/// The identity of the test's peer.
 pub(super) const PEER: PeerId = PeerId([9; 32]);
-/// The salt that it gives.
+/// The salt of the test's peer.
 pub(super) const SALT: Salt = Salt([5; 16]);
 
 pub(super) struct Script {
@@ -45,35 +45,35 @@ pub(super) struct Script {
     rules_id: String,
     pub(super) now: Time,
     pub(super) connection: ConnectionId,
-    /// Frames the node sent on the present connection that the test has not looked at.
+    /// Frames that the node sent on the present connection, and that the test has not taken.
     sent: VecDeque<(u32, Frame)>,
     pub(super) questions: Vec<(Ticket, Subject)>,
     pub(super) events: Vec<Event>,
     pub(super) closed: BTreeSet<ConnectionId>,
-    /// What to answer at once.
+    /// The verdicts to give at once.
     pub(super) judge: fn(&Subject) -> Option<Verdict>,
     next: u64,
     pub(super) dials: Vec<DialId>,
-    /// Dials that were given up.
+    /// Dials that were cancelled.
     pub(super) cancelled: Vec<DialId>,
     /// Frames on other connections than the present one.
     pub(super) elsewhere: Vec<(ConnectionId, u32, Frame)>,
-    /// What the node wants from its store, and in it.
+    /// Loads and writes of the node.
     pub(super) loads: Vec<(u64, Load)>,
     pub(super) writes: Vec<(u64, Write)>,
     pub(super) fates: Vec<(u64, Fate)>,
-    /// What came for the node's transports, and what became of what they said.
+    /// Signals for the node's transports, and results of those that they sent.
     pub(super) signals: Vec<(PeerId, PeerId, Bytes)>,
     pub(super) signaled: Vec<(SignalId, Result<(), SignalError>)>,
-    /// Who was expected at each dial.
+    /// The expected identity of each dial.
     pub(super) dialed: Vec<Option<PeerId>>,
-    /// Where the node sees this peer.
+    /// The address at which the node sees this peer.
     pub(super) seen_at: Address,
-    /// Signatures that were asked for.
+    /// Requested signatures.
     pub(super) signs: Vec<(u64, Bytes)>,
-    /// Where peers were dialed that had asked for it.
+    /// Addresses that were dialed back for peers that had asked.
     pub(super) dialed_back: Vec<Address>,
-    /// The listener that dials go out from.
+    /// The listener whose socket dials use.
     pub(super) listener: Option<Address>,
     /// The transport takes no second frame on any channel.
     pub(super) stalled: bool,
@@ -95,18 +95,18 @@ pub(super) fn binding(connection: ConnectionId) -> Binding {
     Binding::Exporter(exporter)
 }
 
-/// No verdict is given.
+/// Gives no verdicts.
 pub(super) fn withhold(_: &Subject) -> Option<Verdict> {
     None
 }
 
-/// No verdict is given on blocks, and headers and items are good.
+/// Gives no verdicts on blocks, and accepts headers and items.
 pub(super) fn withhold_blocks(subject: &Subject) -> Option<Verdict> {
     let withheld = matches!(subject, Subject::Block(_));
     (!withheld).then(|| Verdict::Accept(Admission::default()))
 }
 
-/// The same offers as the node's own.
+/// The same offers as the node's.
 pub(super) fn setup(config: &Config) -> Setup {
     setup_by(config, TestRules.id())
 }
@@ -152,7 +152,7 @@ pub(super) fn setup_by(config: &Config, rules: &str) -> Setup {
 }
 
 impl Script {
-    /// A node that nobody is connected to.
+    /// A node without connections.
     pub(super) fn alone() -> Self {
         Self::with(config(1))
     }
@@ -193,7 +193,7 @@ impl Script {
         }
     }
 
-    /// A node that this peer has just connected to, both setups exchanged.
+    /// A node that this peer has just connected to; both setups were exchanged.
     pub(super) fn up() -> Self {
         Self::up_with(config(1))
     }
@@ -235,7 +235,7 @@ impl Script {
         self.input(connected);
     }
 
-    /// A connection of another peer than [`PEER`], its hello finished.
+    /// A connection of another peer than [`PEER`], whose hello is complete.
     pub(super) fn another_peer(&mut self) -> ConnectionId {
         self.connect(PeerId([8; 32]));
         self.shake_hands();
@@ -262,7 +262,7 @@ impl Script {
         self.shake_hands_with(|_| {});
     }
 
-    /// The peer offers something else than usual.
+    /// The peer makes other offers.
     pub(super) fn shake_hands_with(&mut self, change: impl FnMut(&mut Offer)) {
         self.send(CONTROL, &ControlMessage::Hello(hello(self.connection)));
         let mut setup = setup_by(self.node.config(), &self.rules_id);
@@ -272,7 +272,7 @@ impl Script {
         self.take();
     }
 
-    /// What ids and compact blocks for the node are keyed with: it says so in its setup.
+    /// The node's salt, which keys ids and compact blocks for it.
     pub(super) fn salt(&self) -> Salt {
         let mut probe = Self::with(self.node.config().clone());
         probe.connect(PEER);
@@ -292,7 +292,7 @@ impl Script {
         block.items.iter().map(short).collect()
     }
 
-    /// A compact block for the node, which lacks all its items.
+    /// A compact block for the node, for which all its items are missing.
     pub(super) fn compact(&self, block: &Block) -> Compact {
         let runs = block.items.chunk_by(|a, b| a.pool == b.pool);
         let groups = runs.map(|run| Group {
@@ -340,13 +340,13 @@ impl Script {
         self.drain();
     }
 
-    /// The node's application publishes an item that holds.
+    /// The node's application publishes an item that is executable.
     pub(super) fn publish(&mut self, pool: PoolIndex, body: &Bytes) {
         let (body, admission) = (body.clone(), Admission::default());
         self.command(Command::Publish { request: 1, pool, body, admission });
     }
 
-    /// Lets time pass.
+    /// Advances the time.
     pub(super) fn wait(&mut self, ms: u64) {
         let end = self.now + Duration::from_millis(ms);
         let mut rounds = 0;
@@ -372,7 +372,7 @@ impl Script {
         wanted.into_iter().map(|(_, frame)| frame.decode().unwrap()).collect()
     }
 
-    /// Takes what it sent on the channel of blocks: what it asks for.
+    /// Takes what it sent on the block channel: its requests.
     pub(super) fn fetched(&mut self) -> Vec<BlockFetch> {
         let messages = self.received::<BlockMessage>(BLOCK).into_iter();
         let fetches = messages.filter_map(|message| match message {
@@ -382,7 +382,7 @@ impl Script {
         fetches.collect()
     }
 
-    /// The blocks that the application was asked about, and has not judged.
+    /// The blocks with a ticket but no verdict.
     pub(super) fn judged(&self) -> Vec<Block> {
         let subjects = self.questions.iter().map(|(_, subject)| subject.clone());
         let blocks = subjects.filter_map(|subject| match subject {
@@ -392,7 +392,7 @@ impl Script {
         blocks.collect()
     }
 
-    /// Takes what it sent on the channel of a pool: the permits that went back.
+    /// Takes what it sent on the channel of a pool: returned permits.
     pub(super) fn returns(&mut self, channel: u32) -> Vec<Return> {
         let messages = self.received::<PoolMessage>(channel).into_iter();
         let returns = messages.filter_map(|message| match message {
@@ -402,7 +402,7 @@ impl Script {
         returns.flatten().collect()
     }
 
-    /// What the node accuses this peer of, if it does; then the connection must be closed.
+    /// What the node accuses this peer of, if anything; then the connection must be closed.
     pub(super) fn accusation(&mut self) -> Option<Violation> {
         let messages = self.received::<ControlMessage>(CONTROL);
         let code = messages.iter().find_map(|message| match message {
@@ -471,7 +471,7 @@ impl Script {
     }
 }
 
-/// A grant that does not get in the way.
+/// A grant that is large enough for all tests.
 pub(super) fn generous() -> Grant {
     Grant {
         announcements: 10_000,

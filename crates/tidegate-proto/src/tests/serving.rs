@@ -1,4 +1,4 @@
-//! Section 16.1: what peers ask is answered, whatever they do with it.
+//! Section 16.1: requests of peers are answered, whatever they do with the answers.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ fn cancelled_requests_end_at_once_and_once() {
     script.send(RPC, &RpcMessage::Cancel(0));
     script.send(RPC, &RpcMessage::Cancel(2));
     assert_eq!(script.received::<RpcMessage>(RPC), []);
-    // What the driver looks for cannot be stopped, and is of no use any more.
+    // A load cannot be cancelled, but its result is not needed any more.
     script.command(Command::Loaded { request: 0, found: Found::Block(Bytes::new()) });
     assert_eq!(script.received::<RpcMessage>(RPC), [failed(0, RpcError::Cancelled)]);
     script.wait(50);
@@ -133,7 +133,7 @@ fn requesters_that_do_not_read_lose_their_place() {
     let mut config = with_store(1);
     config.limits.serving = 1;
     let block = BlockId([3; 32]);
-    // The node asks it for something, which fills its channel; or the first chunk does.
+    // The node requests something from it, which fills its channel; or the first chunk does.
     for is_asked in [true, false] {
         let mut script = Script::up_with(config.clone());
         script.command(Command::PublishBlock { request: 0, block: chain(1, 100)[0].clone() });
@@ -156,7 +156,7 @@ fn requesters_that_do_not_read_lose_their_place() {
     }
 }
 
-/// This peer is given a block in chunks, of which it reads the first.
+/// This peer is sent a block in chunks, of which it reads the first.
 fn takes_a_place(script: &mut Script, block: BlockId, request: u64) {
     script.stalled = true;
     script.send(RPC, &want_block(0, block));
@@ -185,8 +185,9 @@ fn slow_readers_lose_their_place() {
     assert_eq!(script.loads.len(), 2, "three chunks in four seconds are too few");
 }
 
-/// Two who do not read give up their places at the same moment to two who wait: whose turn it is not yet
-/// was asked again and again within one step, without an end. R16.9
+/// Regression: when two peers that did not read lost their places to two that waited, at the same
+/// moment, one whose turn it was not was polled again and again within one step, without an end.
+/// R16.9
 #[test]
 fn two_places_become_free_at_once() {
     let mut config = with_store(1);
@@ -208,7 +209,7 @@ fn two_places_become_free_at_once() {
     assert_eq!(script.loads.len(), 4);
 }
 
-/// Who came first is served first, whoever has been connected for longest.
+/// First come, first served, whichever peer has been connected for longest.
 #[test]
 fn peers_are_given_blocks_in_turn() {
     let mut config = with_store(1);
@@ -230,7 +231,7 @@ fn peers_are_given_blocks_in_turn() {
     assert_eq!(order, [2, 3, 4, 5, 2, 3, 4, 5]);
 }
 
-/// A peer that rests, since it caused more than its share of the work, is passed over. R16.9
+/// A peer that rests, since it caused more than its share of the work, is skipped. R16.9
 #[test]
 fn resting_peers_do_not_delay_others() {
     let mut config = with_store(1);
@@ -249,7 +250,7 @@ fn resting_peers_do_not_delay_others() {
         |peers: &[u8]| peers.iter().map(|n| Load::Block(BlockId([*n; 32]))).collect::<Vec<_>>();
     assert_eq!(asked(&script), blocks(&[7]));
     script.connection = busy;
-    // 10 ms each: it has to rest, and then it would be its turn.
+    // 10 ms each: it has to rest when its turn comes.
     for n in 0..30 {
         script.announce(SMALL, &ItemId([n; 32]), 10);
     }
@@ -261,7 +262,8 @@ fn resting_peers_do_not_delay_others() {
     assert!([first, busy, other].iter().all(|link| !script.closed.contains(link)));
 }
 
-/// A place that becomes free while the only peer that waits for it rests is that peer's when it has rested.
+/// A place that becomes free while the only waiting peer rests is given to that peer after its
+/// rest.
 #[test]
 fn peers_are_served_after_their_rest() {
     let mut config = with_store(1);
@@ -280,7 +282,7 @@ fn peers_are_served_after_their_rest() {
     assert_eq!(script.loads.len(), 2);
 }
 
-/// A peer for which answers were made in vain comes after others, though it asked first.
+/// A peer for which answers were prepared in vain comes after others, even if it asked first.
 #[test]
 fn peers_that_waste_answers_come_last() {
     let mut config = with_store(1);
@@ -308,7 +310,7 @@ fn peers_that_waste_answers_come_last() {
     }
 }
 
-/// A block that is in memory is copied and hashed before its first byte leaves.
+/// Regression: a block in memory was copied and hashed before its first byte left.
 #[test]
 fn peers_that_cancel_answers_wait_ever_longer() {
     let large = chunked(1);
@@ -339,7 +341,7 @@ fn searches_for_closed_connections_are_bounded() {
         script.close(script.connection);
     }
     assert_eq!(script.loads.len(), 8);
-    // They do not keep others from blocks, and end.
+    // They do not keep others from getting blocks, and time out.
     script.another_peer();
     script.send(RPC, &want_headers(0, vec![BlockId([3; 32])], 9));
     assert_eq!(script.loads.len(), 8);
@@ -360,7 +362,7 @@ fn headers_follow_the_first_common_block() {
     });
     assert_eq!(script.received::<RpcMessage>(RPC), [expected]);
     assert!(script.loads.is_empty());
-    // What is not in memory is in the store.
+    // What is not in memory is loaded from the store.
     script.send(RPC, &want_headers(1, vec![ids[3]], u32::MAX));
     let what = Load::Headers { locator: vec![ids[3]], most: MAX_HEADERS as u32 };
     assert_eq!(script.loads, [(0, what)]);

@@ -1,4 +1,4 @@
-//! Section 17: what the store is told, and what waits for it.
+//! Section 17: what is written to the store, and what waits for it.
 
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ fn own_items_are_kept_for_as_long_as_they_may_come_back() {
     }
 }
 
-/// Version one came back after a restart, and who had made version two was not there.
+/// Regression: version one came back after a restart, when the author of version two was offline.
 #[test]
 fn an_own_item_that_is_displaced_is_forgotten() {
     let version = |priority: u64, key: u8| -> Bytes {
@@ -97,7 +97,7 @@ fn an_own_item_that_is_displaced_is_forgotten() {
     };
     assert_eq!(publish(&mut script, &version(5, 7)), Some(Fate::Accepted));
     assert_eq!(publish(&mut script, &version(5, 8)), Some(Fate::Accepted), "another key");
-    // What is worse than it says so, with its priority and not the own.
+    // A worse item is told the priority of the better one, not its own.
     assert_eq!(publish(&mut script, &version(4, 7)), Some(Fate::Outranked { priority: 5 }));
     let admission = Admission::default();
     script.command(Command::Publish { request: 1, pool: SMALL, body: version(6, 7), admission });
@@ -108,8 +108,8 @@ fn an_own_item_that_is_displaced_is_forgotten() {
     assert_eq!(forgotten.collect::<Vec<_>>(), [id(SMALL, &version(5, 7))]);
 }
 
-/// After a restart the node is on a block of its own that nobody else has. A re-org takes it back,
-/// and the item that was in it is own as before.
+/// After a restart the node is on a block of its own that no other node has. A re-org undoes it,
+/// and the item that was in it counts as published again.
 #[test]
 fn an_own_item_that_a_reorg_brings_back_after_a_restart_is_kept() {
     let own = item(1, 100);

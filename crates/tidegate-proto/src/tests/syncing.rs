@@ -1,4 +1,4 @@
-//! Section 16: asking for what others have, and catching up.
+//! Section 16: requests for blocks and headers, and catching up.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -37,7 +37,7 @@ pub(super) fn with_store(n: u8) -> Config {
     config
 }
 
-/// Some that hold a chain, with stores, and one that is new.
+/// Some nodes with a chain and stores, and a new one.
 fn behind(holders: u8, chain: &[Block]) -> Net {
     let mut net = Net::with((1..=holders + 1).map(with_store).collect());
     for n in 0..holders as usize {
@@ -69,7 +69,7 @@ fn a_new_node_gets_all_blocks_from_several_peers() {
     let events = &net.hosts[3].events;
     assert!(events.contains(&Event::SyncStarted { from: 0, to: 500 }));
     assert!(events.iter().any(|event| matches!(event, Event::SyncEnded { from: 0, .. })));
-    // From here on it goes on as every day.
+    // From here on it goes on as usual.
     let next = block(&chain[499].header, 501, 2, &[]);
     net.produce(0, &next);
     net.run_ms(500);
@@ -93,7 +93,7 @@ fn restarted_nodes_resume_at_their_tip() {
     net.run(Duration::from_secs(5));
     assert_eq!(net.height(1), 200);
     assert!((80..=100).contains(&fetched(&net, 0, 1)), "{}", fetched(&net, 0, 1));
-    // And serves what it has to others, new blocks and old ones.
+    // It serves what it has to others, new blocks and old ones.
     net.restart(1);
     net.reset(0, 1);
     net.run_ms(100);
@@ -105,7 +105,7 @@ fn restarted_nodes_serve_recent_blocks_from_their_store() {
     let mut net = behind(1, &chain);
     net.restart(0);
     net.connect(1, 0);
-    // No more than the gap: they are followed block by block, and nobody has their parts.
+    // No more than the gap: blocks are followed one by one, and the parts are missing everywhere.
     net.run(Duration::from_secs(10));
     assert_eq!(net.height(1), 10);
 }
@@ -117,7 +117,7 @@ fn a_peer_that_stalls_costs_a_retry() {
     net.connect(2, 0);
     net.connect(2, 1);
     net.run_ms(600);
-    // From now on nothing comes of the first, and nobody says so.
+    // From now on the first peer does not answer, and its connection stays up.
     net.stalled.insert((0, RPC));
     net.run(Duration::from_secs(20));
     assert_eq!(net.height(2), 300);
@@ -141,12 +141,12 @@ fn false_tips_do_not_delay_catching_up() {
     script.send(TIP, &TipMessage::Held(held));
     let asked = requests(&mut script);
     let [(id, RpcWant::Headers(_))] = &asked[..] else { panic!("{asked:?}") };
-    // It has nothing to show.
+    // It has nothing to send.
     let failed = RpcFailed { id: *id, error: RpcError::Unknown };
     script.send(RPC, &RpcMessage::Failed(failed));
     assert_eq!(requests(&mut script), []);
     assert!(!has_started(&script));
-    // The next block of an honest peer is taken as ever.
+    // The next block of an honest peer is accepted as always.
     script.another_peer();
     script.send(TIP, &TipMessage::Header(chain[20].header.clone()));
     assert_eq!(script.node.best_header().unwrap().height, 21);
@@ -165,7 +165,7 @@ pub(super) fn requests(script: &mut Script) -> Vec<(u32, RpcWant)> {
     requests.collect()
 }
 
-/// The number of the request for headers among some.
+/// The number of the request for headers among some messages.
 fn of_headers(asked: &[(u32, RpcWant)]) -> Option<u32> {
     asked.iter().find(|(_, want)| matches!(want, RpcWant::Headers(_))).map(|(id, _)| *id)
 }
@@ -178,7 +178,7 @@ fn has_ended(script: &Script) -> bool {
     script.events.iter().any(|event| matches!(event, Event::SyncEnded { .. }))
 }
 
-/// A node that has been told of a chain and asks for it.
+/// A node that was told of a chain and requests it.
 fn asking(chain: &[Block]) -> (Script, Vec<(u32, RpcWant)>) {
     let mut script = Script::up();
     let last = chain.last().unwrap();
@@ -252,7 +252,7 @@ fn an_answer_is_what_was_asked_for() {
     let junk = Body::Whole(Bytes::from_static(&[0, 0, 0, 9]));
     script.send(RPC, &RpcMessage::Block(RpcBlock { id: asked[0].0, body: junk }));
     assert_eq!(script.accusation(), Some(Violation::Malformed));
-    // Headers: of another chain, or with a gap.
+    // Headers of another chain, or with a gap.
     for wrong in [&chain[1..], &[chain[0].clone(), chain[2].clone()]] {
         let mut script = Script::up();
         let held = Held { block: chain[19].block, height: 20 };
@@ -272,18 +272,18 @@ fn late_bodies_are_asked_of_others() {
     assert_ne!(slow, other);
     let held = Held { block: chain[19].block, height: 20 };
     script.send(TIP, &TipMessage::Held(held));
-    // The other is asked for the next ones.
+    // The other peer is asked for the next ones.
     let next = requests(&mut script).into_iter().map(|(_, want)| want).collect::<Vec<_>>();
     let blocks = |range: std::ops::Range<usize>| {
         chain[range].iter().map(|block| RpcWant::Block(block.block)).collect::<Vec<_>>()
     };
     assert_eq!(next, blocks(3..6));
-    // After five seconds the first three are asked of it as well, as far as there is room.
+    // After five seconds the first three are requested from it as well, as far as its limits allow.
     script.send(RPC, &answer(0, &chain[3]));
     script.wait(5_000);
     let again = requests(&mut script).into_iter().map(|(_, want)| want).collect::<Vec<_>>();
     assert!(again.contains(&RpcWant::Block(chain[0].block)), "{again:?}");
-    // The first is told that it need not hurry any more, and may say that it has stopped.
+    // The first one's requests are cancelled, and it may say that it has stopped.
     script.connection = slow;
     let id = asked[0].0;
     script.send(RPC, &RpcMessage::Failed(RpcFailed { id, error: RpcError::Cancelled }));
@@ -311,7 +311,7 @@ fn a_large_block_travels_in_chunks() {
     assert_eq!(chunks, (40 * 30_000usize).div_ceil(32 << 10) - 1);
 }
 
-/// A body that is not good for the application is not asked for again and again.
+/// A body that the application refuses is not requested again and again.
 #[test]
 fn ignored_bodies_are_not_fetched_again_and_again() {
     let chain = chain(20, 100);
@@ -358,7 +358,7 @@ fn first_part(block: &Block) -> (Body, crate::chunk::Sending) {
     (body, rest.unwrap())
 }
 
-/// One who gives the next block chunk by chunk, each just in time, would hold up all others.
+/// A peer that sends the next block chunk by chunk, each just in time, would delay everything.
 #[test]
 fn a_dripping_sender_of_the_next_body_is_replaced() {
     let chain = chunked(20);
@@ -377,8 +377,8 @@ fn a_dripping_sender_of_the_next_body_is_replaced() {
     let first = RpcWant::Block(chain[0].block);
     let now_asked = requests(&mut script);
     assert!(now_asked.iter().any(|(_, want)| *want == first), "{now_asked:?}");
-    // It goes on until the other begins; after that it is not asked for the rest while there is
-    // somebody better.
+    // It goes on until the other begins; after that no more bodies are requested from it while
+    // there is a better peer.
     let (id, _) = now_asked.iter().find(|(_, want)| *want == first).unwrap();
     let (body, _) = first_part(&chain[0]);
     script.send(RPC, &RpcMessage::Block(RpcBlock { id: *id, body }));
@@ -391,7 +391,7 @@ fn a_dripping_sender_of_the_next_body_is_replaced() {
     assert_eq!(requests(&mut script), []);
 }
 
-/// A peer that claims to have a body and has not takes nothing from one that has.
+/// A peer that falsely claims to have a body takes nothing from one that has it.
 #[test]
 fn the_only_source_of_the_next_body_may_be_slow() {
     let chain = chunked(20);
@@ -410,7 +410,7 @@ fn the_only_source_of_the_next_body_may_be_slow() {
         }
         script.connection = slow;
         assert!(!script.received::<RpcMessage>(RPC).contains(&RpcMessage::Cancel(asked[0].0)));
-        // Of three chunks one is on its way all the time.
+        // Of three chunks, one is always in transit.
         script.send(PEERS, &PeersMessage::Ask);
         if let Some(chunk) = rest.next() {
             script.send(RPC, &RpcMessage::Chunk(chunk));
@@ -420,7 +420,7 @@ fn the_only_source_of_the_next_body_may_be_slow() {
     assert_eq!(script.node.tip().unwrap().height, 1);
 }
 
-/// One who shows a header at a time, and late, has no more turns than others.
+/// A peer that sends one header at a time, and late, gets no more turns than others.
 #[test]
 fn peers_are_asked_for_headers_in_turn() {
     let chain = chain(60, 100);
@@ -444,7 +444,8 @@ fn peers_are_asked_for_headers_in_turn() {
     assert_eq!(script.node.best_header().unwrap().height, 40);
 }
 
-/// Two who come again and again, and say nothing, kept this node from asking anybody else for headers.
+/// Regression: two peers that reconnected again and again, and never answered, kept this node from
+/// asking others for headers.
 #[test]
 fn reconnecting_peers_are_not_asked_first() {
     let chain = chain(60, 100);
@@ -509,8 +510,8 @@ fn unproven_tips_of_silent_peers_are_not_believed_again() {
     assert!(!has_started(&script), "nothing of it was shown");
 }
 
-/// One that came again and again and said anything kept a node catching up for ever: it was not ready, and
-/// got no block in parts. R16.11
+/// Regression: a peer that reconnected again and again and claimed anything kept a node catching up
+/// for ever: it was not ready, and got no compact blocks. R16.11
 #[test]
 fn unproven_tips_do_not_keep_a_node_catching_up() {
     let chain = chain(21, 100);
@@ -529,7 +530,7 @@ fn unproven_tips_do_not_keep_a_node_catching_up() {
     script.connection = honest;
     let mut asked = VecDeque::from(asked);
     let mut rounds = 0;
-    // Some bodies are asked of the one that boasts, who is silent.
+    // Some bodies are requested from the peer with the false claim, which does not answer.
     while script.node.tip().unwrap().height < 20 {
         rounds += 1;
         assert!(rounds < 100, "{:?}", script.node.tip());
@@ -551,15 +552,15 @@ fn unproven_tips_do_not_keep_a_node_catching_up() {
     script.close(first);
     boast(&mut script);
     assert!(has_ended(&script));
-    // The next block is fetched as every day, whoever is asked first.
+    // The next block is fetched as usual, whichever peer is asked first.
     script.another_peer();
     script.send(TIP, &TipMessage::Header(chain[20].header.clone()));
     script.wait(1_400);
     assert_eq!(script.fetched()[0].want, BlockWant::Compact);
 }
 
-/// One who was asked for headers and said nothing kept all others from being asked for five seconds, each
-/// time that it came.
+/// Regression: a peer that was asked for headers and did not answer kept all others from being
+/// asked for five seconds, each time that it connected.
 #[test]
 fn peers_silent_about_headers_are_not_waited_for() {
     let chain = chain(40, 100);
@@ -588,7 +589,7 @@ fn peers_silent_about_headers_are_not_waited_for() {
     assert!(script.closed.is_empty());
 }
 
-/// One who shows headers and no bodies holds nothing that can be had.
+/// A peer that sends headers but no bodies does not delay what others have.
 #[test]
 fn peers_that_answer_nothing_are_not_waited_for() {
     let chain = chain(20, 100);
@@ -613,7 +614,7 @@ fn bodies_without_room_are_cancelled() {
     });
     let chain = large.collect::<Vec<_>>();
     let mut config: Config = config(1);
-    // Half of it: two bodies of 1.2 MB, with what each item costs.
+    // Half of the budget: two bodies of 1.2 MB, with the overhead of each item.
     config.limits.block_bytes = 5 << 20;
     let mut script = Script::up_with(config);
     let held = Held { block: chain[19].block, height: 20 };
@@ -627,7 +628,7 @@ fn bodies_without_room_are_cancelled() {
         let messages = script.received::<RpcMessage>(RPC);
         messages.iter().any(|message| matches!(message, RpcMessage::Cancel(_)))
     };
-    // Each on a connection of its own would be the same; here the first arrives in full.
+    // On separate connections it would be the same; here the first arrives in full.
     assert!(!begin(&mut script, 0), "the next block always fits");
     assert_eq!(script.accusation(), None);
     let mut config = crate::tests::application::config(1);
@@ -644,7 +645,7 @@ fn bodies_without_room_are_cancelled() {
     let wants = requests(&mut script);
     assert!(wants.iter().all(|(_, want)| *want != again), "there is no more room than before");
     assert_eq!(script.accusation(), None);
-    // There is when the one before it is here.
+    // There is room once the one before it is here.
     let (body, mut rest) = first_part(&chain[0]);
     script.send(RPC, &RpcMessage::Block(RpcBlock { id: asked[0].0, body }));
     while let Some(chunk) = rest.next() {
@@ -655,7 +656,7 @@ fn bodies_without_room_are_cancelled() {
     assert!(wants.iter().any(|(_, want)| *want == again), "{wants:?}");
 }
 
-/// A header that was not good for now is looked at again when another peer sends it.
+/// A header that was ignored is checked again when another peer sends it.
 #[test]
 fn a_header_that_was_ignored_is_checked_again_later() {
     let chain = chain(20, 100);
@@ -666,7 +667,7 @@ fn a_header_that_was_ignored_is_checked_again_later() {
     let (id, _) = requests(&mut script)[0].clone();
     script.send(RPC, &headers(id, &chain));
     assert_eq!(script.node.best_header().unwrap().height, 0);
-    // The clock is right now, and somebody else is asked.
+    // The clock has been corrected, and another peer is asked.
     script.judge = |_| Some(Verdict::Accept(Admission::default()));
     script.another_peer();
     script.send(TIP, &TipMessage::Held(held));
@@ -675,7 +676,7 @@ fn a_header_that_was_ignored_is_checked_again_later() {
     assert_eq!(script.node.best_header().unwrap().height, 20);
 }
 
-/// Who has nothing but headers that are known does not keep others from being asked.
+/// A peer that has only known headers does not keep others from being asked.
 #[test]
 fn known_headers_prove_nothing() {
     let chain = chain(40, 100);
@@ -695,8 +696,8 @@ fn known_headers_prove_nothing() {
     assert_ne!(script.connection, liar);
 }
 
-/// An answer as long as was asked for says that there is more; if nobody has more, it is the end. It was not,
-/// for one in 256 who caught up.
+/// Regression: an answer with as many headers as requested suggests that there are more; if no peer
+/// has more, catching up must end. It did not, for one node in 256.
 #[test]
 fn an_answer_that_ends_where_the_chain_ends_is_the_last() {
     let chain = chain(256, 20);
@@ -708,8 +709,8 @@ fn an_answer_that_ends_where_the_chain_ends_is_the_last() {
     assert!(net.hosts[1].events.iter().any(ended));
 }
 
-/// Two were asked for the same headers, since the first was late. The second had nothing to show that was
-/// not known by then, and was not believed for it.
+/// Two peers were asked for the same headers, since the first was late. The second had nothing new
+/// to send by then, and was not believed any more.
 #[test]
 fn the_second_sender_of_the_same_headers_is_believed() {
     let chain = chain(20, 20);
@@ -727,7 +728,8 @@ fn the_second_sender_of_the_same_headers_is_believed() {
     script.send_on(slow, RPC, &headers(late, &chain[..4]));
     assert_eq!(script.node.best_header().unwrap().height, 4);
     script.send(RPC, &headers(id, &chain[..4]));
-    // The first goes, and the second is asked for what follows, as soon as there is room.
+    // The first one disconnects, and the second is asked for what follows, as soon as its limits
+    // allow.
     script.close(slow);
     for _ in 0..4 {
         for (id, want) in requests(&mut script) {
@@ -745,8 +747,9 @@ fn the_second_sender_of_the_same_headers_is_believed() {
     assert!(!has_ended(&script) && !script.closed.contains(&script.connection));
 }
 
-/// One was asked for a body since another had not begun after a second. When that one began, the second was
-/// to be told to stop; but whenever it began, the first was, however far it was.
+/// Regression: a second peer was asked for a body since the first had not begun after a second.
+/// When the first began, the second was to be cancelled; but whenever the second began, the first
+/// was, however far it was.
 #[test]
 fn the_first_to_begin_a_body_goes_on() {
     let chain = chunked(20);
@@ -776,7 +779,8 @@ fn the_first_to_begin_a_body_goes_on() {
     assert!(script.closed.is_empty());
 }
 
-/// Connections that answered nothing had three bodies each, and came before one that delivered.
+/// Regression: connections that never answered had three bodies requested each, and were preferred
+/// to one that delivered.
 #[test]
 fn delivering_peers_are_asked_first() {
     let chain = chain(20, 100);

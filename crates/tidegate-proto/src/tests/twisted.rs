@@ -1,5 +1,5 @@
-//! Liars and one honest peer, who all have the same block: whatever the liars make of their real messages,
-//! the block is put together as it is, and soon, and nobody honest is accused.
+//! Liars and one honest peer, all with the same block: however the liars twist their messages, the
+//! block is reconstructed correctly and soon, and no honest peer is accused.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -22,10 +22,11 @@ use crate::wire::{
     RpcMessage, RpcWant, TipMessage,
 };
 
-/// How long it takes at most if liars are asked first: not so long that the block is had in another way.
+/// The longest time if liars are asked first: less than the timeouts after which a block is fetched
+/// in another way.
 const PATIENCE: Duration = Duration::from_millis(2_900);
-/// With two that answer nothing, of whom the first has a second and the next most of one: then the honest one
-/// has three round trips left for items, ids and items.
+/// With two that never answer: the first takes a second, and the next most of one. The honest peer
+/// then has three round trips left for items, ids and items.
 const WITH_UNRESPONSIVE: Duration = Duration::from_millis(3_200);
 const PLAYS: u64 = 3_000;
 
@@ -41,7 +42,7 @@ impl Dice {
     }
 }
 
-/// What a peer says next, and when.
+/// The next message of a peer, and when it is sent.
 struct Said {
     at: Time,
     link: ConnectionId,
@@ -55,14 +56,14 @@ struct Play {
     block: Block,
     honest: ConnectionId,
     liars: Vec<ConnectionId>,
-    /// Those of them that answer nothing.
+    /// Those that never answer.
     unresponsive: Vec<ConnectionId>,
-    /// How long the honest one takes to answer, in milliseconds.
+    /// The delay of the honest peer's answers, in milliseconds.
     far: u64,
     to_say: VecDeque<Said>,
 }
 
-/// A body of its own; those of both pools may be the same.
+/// A body with its own content; items of both pools may be the same.
 fn body(dice: &mut Dice, n: u8, pool: PoolIndex) -> Bytes {
     let size = match (pool, dice.below(4)) {
         (LARGE, 0) => 61_000 + dice.below(80_000),
@@ -72,7 +73,7 @@ fn body(dice: &mut Dice, n: u8, pool: PoolIndex) -> Bytes {
     super::application::item(n, size as usize)
 }
 
-/// A peer whose round trip seems to be `far` milliseconds.
+/// A peer with an apparent round trip of `far` milliseconds.
 fn connect(script: &mut Script, peer: PeerId, far: u64) -> ConnectionId {
     script.connect(peer);
     script.send(CONTROL, &ControlMessage::Hello(hello(script.connection)));
@@ -110,7 +111,7 @@ impl Play {
         let far = [20, 350][dice.below(2) as usize];
         let honest = connect(&mut script, PeerId([8; 32]), far);
         let liars = (0..1 + dice.below(2)).map(|n| {
-            // Some seem to be far away: they may take long to answer.
+            // Some appear to be far away: they may take long to answer.
             let far = if dice.one_in(2) { 990 } else { 0 };
             connect(&mut script, PeerId([20 + n as u8; 32]), far)
         });
@@ -123,7 +124,7 @@ impl Play {
 
     fn say(&mut self, link: ConnectionId, ms: u64, channel: u32, frame: Frame) {
         let at = self.script.now + Duration::from_millis(ms);
-        // What one says comes in its order.
+        // The messages of one peer stay in order.
         let last = self.to_say.iter().filter(|said| said.link == link).map(|said| said.at).max();
         let at = last.map_or(at, |last| at.max(last));
         let behind = self.to_say.iter().position(|said| said.at > at);
@@ -139,7 +140,7 @@ impl Play {
         Compact { short_ids, ..self.script.compact(&self.block) }
     }
 
-    /// Another pool than that: the other of the node, or one that it does not know.
+    /// Another pool than that: the node's other one, or an unknown one.
     fn wrong_pool(&mut self, pool: &str) -> String {
         match pool {
             _ if self.dice.one_in(4) => "nowhere",
@@ -195,7 +196,7 @@ impl Play {
         compact
     }
 
-    /// What the honest one answers.
+    /// The answers of the honest peer.
     fn answer(&mut self, link: ConnectionId, want: &BlockWant) -> Vec<BlockMessage> {
         match want {
             BlockWant::Header => vec![BlockMessage::Header(self.block.header.clone())],
@@ -226,7 +227,7 @@ impl Play {
         }
     }
 
-    /// What a liar answers: the truth, nothing, or something else.
+    /// The answers of a liar: the truth, nothing, or something else.
     fn twisted(&mut self, link: ConnectionId, fetch: &BlockFetch) -> Vec<BlockMessage> {
         let part = match fetch.want {
             BlockWant::Header => BlockPart::Header,
@@ -266,7 +267,7 @@ impl Play {
         answer
     }
 
-    /// Answers what the node has asked for since.
+    /// Answers the node's new requests.
     fn listen(&mut self) {
         for (link, channel, frame) in std::mem::take(&mut self.script.elsewhere) {
             let lies = link != self.honest;
@@ -309,7 +310,7 @@ impl Play {
         }
     }
 
-    /// The items of the block, as they are answered to a request.
+    /// The items of the block, as an answer.
     fn whole_body(&self) -> Bytes {
         let runs = self.block.items.chunk_by(|a, b| a.pool == b.pool);
         let groups = runs.map(|run| BodyGroup {
@@ -319,7 +320,7 @@ impl Play {
         BlockBody { groups: groups.collect() }.to_bytes().unwrap()
     }
 
-    /// Says it all until the application is asked about the block: how long that took.
+    /// Runs until the application is asked about the block; returns how long that took.
     fn run(mut self) -> Duration {
         for liar in self.liars.clone() {
             let ms = self.dice.below(300);

@@ -1,4 +1,4 @@
-//! The worked values of the specification: what an implementation in any language must come to.
+//! The worked examples of the specification, which implementations in any language must reproduce.
 
 use super::application::config;
 use super::script::{CONTROL, PEER, Script, hello};

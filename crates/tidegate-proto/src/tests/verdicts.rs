@@ -1,4 +1,4 @@
-//! Sections 7 and 12: verdicts late and not at all, and items that do not hold everywhere yet.
+//! Sections 7 and 12: late and missing verdicts, and items that are not executable everywhere yet.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ fn a_late_verdict_gives_the_permit_back_and_still_counts() {
     assert_eq!(returned(&net), []);
     net.run_ms(2000);
     assert_eq!(returned(&net), [Report::Ignored]);
-    // The ticket keeps its place.
+    // The ticket stays outstanding.
     assert_eq!(net.hosts[1].node.status().tickets, 1);
     let ticket = *net.hosts[1].open.first_key_value().unwrap().0;
     net.answer(1, ticket, Verdict::Accept(Admission::default()));
@@ -58,7 +58,7 @@ fn a_validator_that_hangs_is_asked_no_more_than_it_can_take() {
     net.run_ms(1000);
     let of_large = |subject: &Subject| matches!(subject, Subject::Item { pool: LARGE, .. });
     assert!(net.hosts[1].open.values().any(of_large));
-    // And when it wakes up all comes right.
+    // When it wakes up, everything goes on.
     net.hosts[1].judge = accept;
     while let Some((ticket, subject)) = net.hosts[1].open.pop_first() {
         let verdict = accept(&subject).unwrap();
@@ -104,7 +104,7 @@ fn a_report_that_waited_while_the_tip_moved_is_about_the_old_tip() {
     let mut net = Net::pair();
     net.hosts[1].judge = ignore;
     net.publish(0, SMALL, &item(1, 100));
-    // It is ignored at 10 ms; the report waits for company, and the tip moves meanwhile.
+    // It is ignored at 10 ms; the return is batched, and the tip changes meanwhile.
     net.run_ms(100);
     net.hosts[1].judge = accept;
     net.hosts[0].judge = withhold;
@@ -117,7 +117,7 @@ fn a_report_that_waited_while_the_tip_moved_is_about_the_old_tip() {
 }
 
 /// Node 0 at height 2, node 1 at `height` of a chain of its own, neither knowing the other's
-/// blocks: they are far apart until the test lets them see each other.
+/// blocks: the test connects them.
 fn apart(height: u64) -> Net {
     let mut net = Net::new(2);
     for (node, blocks) in [(0, 2), (1, height)] {
@@ -128,7 +128,7 @@ fn apart(height: u64) -> Net {
             net.produce(node, &block);
         }
     }
-    // Headers get no verdict, so neither follows the other.
+    // Headers get no verdict, so neither node follows the other.
     for host in &mut net.hosts {
         host.judge = |subject| match subject {
             Subject::Header { .. } => None,
@@ -169,7 +169,7 @@ fn an_item_waits_for_a_tip_that_is_high_enough() {
 #[test]
 fn a_full_set_of_held_back_items_stops_the_cursor_until_the_tip_moves() {
     let mut first = super::application::config(1);
-    // Two, and those whose permits are out could come back as ignored: they count.
+    // Two, and outstanding ones count too, since they could come back as ignored.
     first.limits.held_back = 2;
     let mut net = Net::with(vec![first, super::application::config(2)]);
     net.connect(0, 1);
@@ -223,7 +223,7 @@ fn publishing_settles_a_running_check_of_the_item() {
     let ticket = *net.hosts[1].open.first_key_value().unwrap().0;
     assert_eq!(net.publish(1, SMALL, &item(1, 100)), crate::io::Fate::Accepted);
     net.run_ms(2000);
-    // The verdict that comes after it changes nothing, whatever it is.
+    // A later verdict changes nothing, whatever it is.
     net.answer(1, ticket, Verdict::Reject);
     net.run_ms(500);
     assert!(net.holds(1, SMALL, &item(1, 100)));

@@ -1,5 +1,5 @@
-//! Section 11: each way to break the rules, and that it is answered as the specification says:
-//! with a goodbye that carries its code, the end of the connection, and a refusal for a while.
+//! Section 11: each violation, and that it is answered as specified: with a goodbye that carries
+//! its code, the end of the connection, and a ban for a while.
 
 use std::collections::BTreeSet;
 
@@ -32,7 +32,7 @@ fn announce(salt: Salt, pool: PoolIndex, body: &[u8]) -> PoolMessage {
     PoolMessage::Announce(vec![crate::pool::announcement(&salt, &id(pool, body), body.len())])
 }
 
-/// Brings the node to the violation.
+/// Prepares the node for the violation.
 fn commit(violation: Violation) -> Script {
     let mut script = Script::up();
     let s = &mut script;
@@ -134,7 +134,7 @@ fn commit(violation: Violation) -> Script {
     script
 }
 
-/// The violations that lie in what is sent.
+/// The violations that consist of a message.
 fn commit_in_content(s: &mut Script, violation: Violation) {
     match violation {
         // R7.3.8
@@ -242,12 +242,12 @@ fn each_violation_ends_the_connection_and_is_remembered() {
         let counted = script.node.stats().violations().collect::<Vec<_>>();
         assert_eq!(counted, [(violation, 1)]);
         assert!(script.node.status().peers.is_empty());
-        // It comes back, and is told for how long it is not wanted.
+        // It reconnects, and is told how long it is banned.
         script.connect(PEER);
         script.send(CONTROL, &ControlMessage::Hello(hello(script.connection)));
         let seconds = violation.penalty().as_secs() as u32;
         assert_eq!(script.refusal(), Some(Refusal::Banned(seconds)), "{violation}");
-        // When the time is over it is welcome again.
+        // After that time it is welcome again.
         script.wait(violation.penalty().as_millis() as u64);
         script.connect(PEER);
         script.shake_hands();
@@ -337,7 +337,7 @@ fn a_message_that_says_nothing_is_a_violation() {
     });
 }
 
-/// Raises cost no permit: a hundred thousand were taken. R6.1.6
+/// Regression: raises cost no permit, and a hundred thousand were accepted. R6.1.6
 #[test]
 fn raises_come_at_a_pace() {
     let raise = |script: &mut Script, n: u32| {
@@ -353,7 +353,7 @@ fn raises_come_at_a_pace() {
     assert_eq!(script.accusation(), None);
     raise(&mut script, 65);
     assert_eq!(script.accusation(), Some(Violation::OutOfTurn));
-    // This node's own leave at half of that, however many there are.
+    // This node itself sends at most half of that, however many there are.
     let mut script = Script::up();
     for n in 0..40 {
         let grant = Grant { bodies: 10_000 + n, ..generous() };
@@ -366,7 +366,7 @@ fn raises_come_at_a_pace() {
     assert_eq!(script.received::<ControlMessage>(CONTROL), [ControlMessage::Raise(last)]);
 }
 
-/// What an application raises to what it is already, a peer is not told of. R6.2.3
+/// A raise to what is already granted is not sent to the peer. R6.2.3
 #[test]
 fn a_grant_that_raises_nothing_is_not_sent() {
     let mut script = Script::up();
@@ -387,7 +387,7 @@ fn a_goodbye_names_its_reason() {
     assert!(script.closed.contains(&script.connection));
 }
 
-/// Asserts that what `act` sends is answered with this accusation.
+/// Asserts that the message of `act` is answered with this accusation.
 fn accused(violation: Violation, act: impl FnOnce(&mut Script)) {
     let mut script = Script::up();
     act(&mut script);
@@ -445,7 +445,7 @@ fn a_chunked_body_is_paid_at_its_start_and_comes_alone() {
 /// R7.3.3, R7.3.7
 #[test]
 fn announcements_must_be_of_items_and_answers_of_requests() {
-    // Class 36 ends at 32 KiB, which is the most; 37 begins behind it.
+    // Class 36 ends at 32 KiB, the maximum; 37 begins after it.
     let announce =
         |class: u32| PoolMessage::Announce(vec![Announcement { id: 1, facts: class << 24 }]);
     accused(Violation::ItemTooLarge, |s| {
@@ -490,7 +490,7 @@ fn a_compact_block_must_agree_with_itself() {
 /// R6.1.3, R9.2.4
 #[test]
 fn blocks_have_permits_too() {
-    // The header's verdict is awaited, so what is asked for is not here yet, and no push is done.
+    // The header waits for its verdict, so what is requested is not here yet, and no push is over.
     let withheld = |config| {
         let mut script = Script::up_with(config);
         script.judge = withhold;

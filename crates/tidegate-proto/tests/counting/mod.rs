@@ -1,4 +1,4 @@
-//! How many bytes the process holds, for tests that have one of their own.
+//! Counts the bytes that the process has allocated, for tests with a process of their own.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
@@ -8,7 +8,7 @@ struct Counting;
 
 static HELD: AtomicI64 = AtomicI64::new(0);
 
-// SAFETY: it is the system's allocator, and counts.
+// SAFETY: this is the system's allocator, with a counter.
 #[allow(unsafe_code, reason = "an allocator cannot be written without")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -27,7 +27,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// Bytes that are allocated now.
+/// The bytes allocated now.
 pub(crate) fn held() -> i64 {
     HELD.load(Relaxed)
 }

@@ -1,6 +1,6 @@
 //! What must hold of any bytes that may be a message. The fuzzer and the tests share it.
 
-// An allocator that counts is an unsafe thing, and the only way to see what decoding takes.
+// A counting allocator is unsafe code, and the only way to measure what decoding allocates.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -13,7 +13,7 @@ use tidegate_proto::wire::{
 use tidegate_proto::{Kind, Message};
 
 thread_local! {
-    /// Bytes that this thread holds, and the most it has held since [`peak`] began.
+    /// The bytes of this thread, and their maximum since [`peak`] began.
     static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
 }
 
@@ -21,7 +21,7 @@ thread_local! {
 pub(crate) struct Counting;
 
 fn count(bytes: isize) {
-    // A thread that is ending has nothing to count with any more.
+    // A thread that is ending has lost its counters.
     let _ = HELD.try_with(|cell| {
         let (held, most) = cell.get();
         cell.set((held + bytes, most.max(held + bytes)));
@@ -43,7 +43,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// What `f` holds at most beyond what was held before.
+/// The most that `f` holds, beyond what was held before.
 fn peak<T>(f: impl FnOnce() -> T) -> (T, usize) {
     let before = HELD.with(|cell| {
         let (held, _) = cell.get();
@@ -55,10 +55,10 @@ fn peak<T>(f: impl FnOnce() -> T) -> (T, usize) {
     (result, (most - before) as usize)
 }
 
-/// Bytes that a byte of a frame may cost while it is decoded. The dearest element of a list is
-/// opaque and may be empty, as the items of a block: 4 bytes on the wire, 32 in memory, and at most
-/// 4,096 of them. One more for strings, which are copied, and one for opaque data that lie across
-/// head and body of a frame.
+/// The bytes that decoding may allocate for each byte of a frame. The most expensive list elements
+/// are opaque and may be empty, such as the items of a block: 4 bytes on the wire, 32 in memory,
+/// and at most 4,096 of them. One more for strings, which are copied, and one for opaque data that
+/// spans the head and the body of a frame.
 const PER_BYTE: usize = size_of::<Bytes>().div_ceil(size_of::<u32>()) + 2;
 /// Sixteen addresses of 32 bytes, which may be empty on the wire, and the counters of shared bytes.
 const BESIDE: usize = 1024;
@@ -100,12 +100,12 @@ fn check_as<T: PartialEq + std::fmt::Debug>(
         assert_eq!(encoded.len(), input.len());
         assert_eq!(encoded.to_bytes(), input, "another wire form of {message:?}");
     }
-    // A frame that is not a multiple of four is made one when it is in pieces.
+    // A frame whose length is not a multiple of four is padded when it is in pieces.
     if !input.len().is_multiple_of(4) {
         assert!(decoded.is_err());
         return;
     }
-    // All cuts of a small frame, some of a large one, shifted by what is in it.
+    // All cuts of a small frame, some of a large one, chosen by its content.
     let step = (input.len() / 64).max(1);
     let first = input.iter().fold(0, |sum, byte| sum + usize::from(*byte)) % step;
     for cut in (first..=input.len()).step_by(step) {
