@@ -1,4 +1,4 @@
-//! From configuration to a running node.
+//! Sets up and starts a node.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -36,22 +36,22 @@ use crate::transport::{
 };
 use crate::validator::{Validator, Workers};
 
-/// Sets up a node. Begin with [`Builder::new`].
+/// The settings of a node, with which it is started. Begin with [`Builder::new`].
 pub struct Builder {
     config: Config,
     rules: Box<dyn Rules>,
     validator: Arc<dyn Validator>,
     identity: Option<Identity>,
-    /// Makes the transports when the node is bound; then the transports.
+    /// Makers of transports, and the transports made so far.
     factories: Vec<Box<dyn Factory>>,
     transports: Vec<Box<dyn Transport>>,
     listen: Vec<Multiaddr>,
-    /// The UDP port to listen at on all interfaces.
+    /// Listen on this port of all interfaces.
     #[cfg(feature = "quic")]
     port: Option<u16>,
     external: Vec<Multiaddr>,
     recording: Option<PathBuf>,
-    /// The identity that the transports were made with, once the node is bound.
+    /// The identity, once the node listens.
     bound: Option<Identity>,
     #[cfg(feature = "store")]
     store: Option<Store>,
@@ -72,20 +72,20 @@ where
     }
 }
 
-/// Why a node does not start.
+/// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The identity could not be created or read.
+    /// The identity could not be loaded or made.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// Connections cannot be accepted.
+    /// Listening failed.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The operator names an external address at which no peer could dial this node.
+    /// An external address at which peers could not dial this node.
     #[error(
         "external {address}: {why}: give an IP address of this node that others reach, like \
          /ip4/192.0.2.1/udp/4001/quic-v1"
@@ -93,34 +93,34 @@ pub enum StartError {
     NotReachable {
         /// The address.
         address: Multiaddr,
-        /// Why no peer could.
+        /// The reason.
         why: &'static str,
     },
-    /// A peer is named by an address that no transport of the node can dial.
+    /// No transport of the node can dial the address given for a peer.
     #[error(
         "{0}: cannot be dialed: give an address of the peer, like /ip4/192.0.2.1/udp/4001/quic-v1"
     )]
     NotDialable(Multiaddr),
-    /// QUIC could not be set up.
+    /// QUIC is not available.
     #[cfg(feature = "quic")]
     #[error(transparent)]
     Tls(#[from] crate::transport::quic::TlsError),
     /// The recording cannot be written.
     #[error("{}: {source}", path.display())]
     Recording {
-        /// Where.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: std::io::Error,
     },
-    /// The store cannot be used.
+    /// The store could not be used.
     #[cfg(feature = "store")]
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A transport cannot be made, as it says.
+    /// A transport could not be made.
     #[error("a transport cannot be set up: {0}")]
     Transport(#[source] TransportError),
-    /// The operating system gives no threads or no randomness.
+    /// The operating system provides no threads or no randomness.
     #[error("the operating system refuses: {0}")]
     System(String),
 }
@@ -150,34 +150,34 @@ impl Builder {
         }
     }
 
-    /// Who the node is.
+    /// Sets the node's identity.
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
         self
     }
 
-    /// A pool. They are numbered in the order of these calls.
+    /// Adds a pool. Pools are numbered in the order of these calls.
     pub fn pool(mut self, spec: PoolSpec) -> Self {
         self.config.pools.push(spec);
         self
     }
 
-    /// The header of the first block: with it the node has a tip and blocks.
+    /// Sets the header of the first block: with it the node has a tip and blocks.
     pub fn genesis(mut self, header: impl Into<Bytes>) -> Self {
         self.config.genesis = Some(header.into());
         self
     }
 
-    /// Accepts connections by QUIC at a UDP port of all interfaces, over IPv4 and over IPv6, or over the one
-    /// that the machine has. With 0 the system chooses. Others are told the addresses of the interfaces.
+    /// Listens by QUIC on a UDP port of all interfaces, over IPv4 and IPv6 if the machine has both.
+    /// With 0 the system chooses the port. Peers are told the addresses of the interfaces.
     #[cfg(feature = "quic")]
     pub fn listen_port(mut self, port: u16) -> Self {
         self.port = Some(port);
         self
     }
 
-    /// Accepts connections at an address, for instance `/ip4/0.0.0.0/udp/4001/quic-v1`. Where it is that of
-    /// any interface, others are told the addresses of the interfaces.
+    /// Listens at an address, for instance `/ip4/0.0.0.0/udp/4001/quic-v1`. For "any interface",
+    /// peers are told the addresses of the interfaces.
     pub fn listen(mut self, address: Multiaddr) -> Self {
         self.listen.push(address);
         self
@@ -201,21 +201,22 @@ impl Builder {
         self
     }
 
-    /// Leaves QUIC out.
+    /// Disables QUIC.
     pub fn without_quic(mut self) -> Self {
         self.quic = false;
         self
     }
 
-    /// How many questions of one kind (items of one pool, or headers and blocks) the validator works on at a
-    /// time; 2 by default. Each kind has a thread of its own, and all kinds share the others.
+    /// How many questions of one kind (items of one pool, or headers and blocks) the validator
+    /// works on at a time; 2 by default. Each kind has a thread of its own, and all kinds share the
+    /// others.
     pub fn workers(mut self, workers: u32) -> Self {
         self.config.workers = workers;
         self
     }
 
     /// Stays connected to a peer: dials it when the node starts, and again whenever the connection
-    /// is lost. With `/p2p/…` at the address's end nobody else is accepted there.
+    /// is lost. With `/p2p/…` at the end of the address, only that identity is accepted.
     pub fn peer(mut self, address: &Multiaddr) -> Self {
         let (address, peer) = split_peer(address.clone());
         let address = to_core(&address);
@@ -223,65 +224,65 @@ impl Builder {
         self
     }
 
-    /// Learns of other peers at an address when none that are known can be reached. With `/p2p/…`
-    /// at the address's end nobody else is accepted there.
+    /// Learns of other peers at an address when no known peer can be reached. With `/p2p/…` at the
+    /// end of the address, only that identity is accepted.
     pub fn bootstrap(mut self, address: &Multiaddr) -> Self {
         let (address, peer) = split_peer(address.clone());
         self.config.bootstrap.push(StaticPeer { address: to_core(&address), peer });
         self
     }
 
-    /// How many peers the node wants to be connected to by its own choice, 8 by default. With 0 it
-    /// learns of none: a closed network of those who are named by [`Builder::peer`].
+    /// How many outbound connections the node keeps to peers of its own choice, 8 by default. With
+    /// 0 it learns of no peers: a closed network of those named by [`Builder::peer`].
     pub fn outbound(mut self, peers: u32) -> Self {
         self.config.outbound = peers;
         self
     }
 
-    /// An address at which others can reach the node, beside those at which it listens: for
-    /// instance that of a router which forwards a port. It must be one that a peer could dial: an IP
-    /// address, with a port, of a transport of this node.
+    /// Adds an address at which others can reach the node beside its listeners, for instance that
+    /// of a router which forwards a port. Peers must be able to dial it: it needs an IP address,
+    /// with a port, of a transport of this node.
     pub fn external(mut self, address: Multiaddr) -> Self {
         self.external.push(address);
         self
     }
 
-    /// Keeps in a store what must survive a restart. The application should begin from what it
-    /// has [`Saved`](crate::Saved) there.
+    /// Keeps what must survive a restart in a store. The application should begin with what it has
+    /// [`Saved`](crate::Saved) there.
     #[cfg(feature = "store")]
     pub fn store(mut self, store: Store) -> Self {
         self.store = Some(store);
         self
     }
 
-    /// Talks to these peers only.
+    /// Allows connections only with these peers.
     pub fn allow(mut self, peers: impl IntoIterator<Item = PeerId>) -> Self {
         self.config.allow.get_or_insert_default().extend(peers);
         self
     }
 
-    /// Name and version of the application, for other operators to read.
+    /// Sets the application's name and version, for other operators to read.
     pub fn client(mut self, client: impl Into<String>) -> Self {
         self.config.client = client.into();
         self
     }
 
-    /// The limits on what peers can make the node cost.
+    /// Sets the limits on what peers can make the node cost.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.config.limits = limits;
         self
     }
 
-    /// Writes everything that goes into the core to a file, from which the run can be repeated.
-    /// It holds no key, but all that the node receives.
+    /// Records all inputs of the core in a file, from which the run can be replayed. It contains no
+    /// key, but everything that the node receives.
     pub fn record(mut self, path: impl Into<PathBuf>) -> Self {
         self.recording = Some(path.into());
         self
     }
 
-    /// Looks at the configuration and takes the addresses to listen at, without starting the node:
-    /// so an application knows that it will start before it opens what it keeps. Must be called
-    /// within a tokio runtime, and after all other settings but [`Builder::store`].
+    /// Checks the configuration and starts listening, without starting the node: so an application
+    /// knows that it will start before it opens its own data. Must be called within a tokio
+    /// runtime, and after all other settings but [`Builder::store`].
     pub fn bind(mut self) -> Result<Self, StartError> {
         self.bound = Some(self.listen_now()?);
         Ok(self)
@@ -309,7 +310,7 @@ impl Builder {
         #[cfg(feature = "quic")]
         self.listen_at_port()?;
         for given in &self.listen {
-            // `addresses()` prints them with `/p2p/…`: accept what was copied from there.
+            // The address as printed, to be given to others.
             let (address, named) = split_peer(given.clone());
             let own = named.is_none_or(|named| named == peer);
             let transport = self.transports.iter_mut().find(|t| own && t.handles(&address));
@@ -326,7 +327,8 @@ impl Builder {
         Ok(identity)
     }
 
-    /// Listens at the port of all interfaces, if there is one. A machine may be without one of the families.
+    /// Listens on the port of all interfaces, if one is set. A machine may lack one of the address
+    /// families.
     #[cfg(feature = "quic")]
     fn listen_at_port(&mut self) -> Result<(), ListenError> {
         let Some(mut port) = self.port else { return Ok(()) };
@@ -342,7 +344,7 @@ impl Builder {
             let transport = self.transports.iter_mut().find(|t| t.handles(&address));
             let transport = transport.ok_or_else(|| ListenError::Unsupported(address.clone()))?;
             let mut bound = transport.listen(&address);
-            // A port that the system chose for one address family may be taken in the other: try another one.
+            // A port that the system chose for one family may be taken in the other: try again.
             if self.port == Some(0) && port != 0 && bound.is_err() {
                 bound = transport.listen(&at(0));
             }
@@ -375,7 +377,7 @@ impl Builder {
         addresses.set(accepted.clone(), self.config.peer);
         #[cfg(feature = "store")]
         let store = self.store.take().map(Arc::new);
-        // Record numbers must rise over restarts, also for a node without a store: the clock does.
+        // Higher than any number signed before, even if the store was lost or there is none.
         self.config.record_sequence = rt::unix_ms();
         #[cfg(feature = "store")]
         if let Some(store) = &store {
@@ -399,7 +401,7 @@ impl Builder {
         let mailbox = Arc::new(Mailbox::default());
         let events = Events { mailbox: mailbox.clone(), node: sender.downgrade() };
         let reach = Reach::new(&accepted, &self.external, &self.transports);
-        // The receiver is here, so this arrives.
+        // The receiver still exists, so this cannot fail.
         let _ = sender.send(Message::Command(reach.command()));
         let failure = Arc::new(std::sync::OnceLock::new());
         #[cfg(feature = "store")]
@@ -407,8 +409,7 @@ impl Builder {
             None => None,
             Some(store) => {
                 let items = store.published()?.into_iter();
-                // Counted down from the highest, so that they never meet the tickets of the core, which begin
-                // at 0.
+                // Far from the core's own tickets, which begin at 0.
                 let tickets = (0..).map(|n| Ticket(u64::MAX - n));
                 let keeper = Keeper::start(store, sender.downgrade())
                     .map_err(|error| StartError::System(error.to_string()))?;
@@ -468,7 +469,7 @@ impl Builder {
     }
 }
 
-/// Whether nobody can be dialed at an address, whatever the network.
+/// Whether an address cannot be dialed from anywhere.
 fn is_nowhere(address: &Multiaddr) -> bool {
     is_unspecified(address)
         || match address.iter().next() {
@@ -485,7 +486,7 @@ fn port_of(address: &Multiaddr) -> Option<u16> {
     })
 }
 
-/// An address that others are to be told, if they could dial this node there.
+/// Checks an external address: peers must be able to dial this node there.
 fn reachable(
     address: Multiaddr,
     own: PeerId,

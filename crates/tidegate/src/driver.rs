@@ -1,7 +1,7 @@
-//! The one task that owns the core.
+//! The single task that owns the core.
 //!
-//! It turns what transports say into inputs and outputs into what transports do, and nothing else
-//! touches the core. Checks run outside, and come back as commands.
+//! It turns events of the transports into inputs, and outputs into calls of the transports; nothing
+//! else touches the core. Validators run outside, and their verdicts arrive as commands.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -35,10 +35,10 @@ use crate::store::{FoundBlock, Keeper, StoreError};
 use crate::transport::{Dial, Happening, Signal, Traffic, Transport, from_core};
 use crate::validator::{Answer, Workers};
 
-/// How long connections may take to say goodbye when the node shuts down.
+/// How long goodbyes may take at shutdown.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-/// What handles and validators tell the driver.
+/// Messages of handles and validators to the driver.
 pub(crate) enum Message {
     Command(Command),
     Publish {
@@ -68,7 +68,7 @@ pub(crate) enum Message {
     Shutdown(oneshot::Sender<()>),
 }
 
-/// A question to the core, asked in the driver's task.
+/// A read-only query of the core.
 pub(crate) trait Query: MaybeSend {
     fn look(self: Box<Self>, core: &Core, traffic: Traffic);
 }
@@ -97,7 +97,7 @@ impl std::fmt::Debug for Message {
     }
 }
 
-/// Events that wait to be read.
+/// Unread events.
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
     queue: Mutex<EventQueue>,
@@ -115,18 +115,18 @@ impl Mailbox {
     }
 }
 
-/// Everything the driver works with.
+/// The driver's state.
 pub(crate) struct Driver {
     pub(crate) core: Core,
     pub(crate) identity: Identity,
     pub(crate) transports: Vec<Box<dyn Transport>>,
-    /// Where connections are accepted, for handles to read.
+    /// The node's addresses, for handles to read.
     pub(crate) addresses: Addresses,
     pub(crate) reach: Reach,
     pub(crate) flushes: Flushes,
     pub(crate) workers: Workers,
     pub(crate) messages: UnboundedReceiver<Message>,
-    /// For the answers of validators. Weak, so that the driver ends when all handles are gone.
+    /// For the verdicts of validators. Weak, so that the driver ends when all handles are gone.
     pub(crate) sender: tokio::sync::mpsc::WeakUnboundedSender<Message>,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) recorder: Option<Recorder>,
@@ -134,55 +134,56 @@ pub(crate) struct Driver {
     pub(crate) keeper: Option<Kept>,
     pub(crate) log: Log,
     pub(crate) clock: Clock,
-    /// Which transport each connection is of.
+    /// The transport of each connection.
     pub(crate) routes: BTreeMap<ConnectionId, usize>,
-    /// Which transport each dial is of.
+    /// The transport of each dial.
     pub(crate) dials: BTreeMap<DialId, usize>,
-    /// Which transport each signal is of, until it is known what became of it.
+    /// The transport of each signal whose result is pending.
     pub(crate) signals: BTreeMap<SignalId, usize>,
     pub(crate) fates: BTreeMap<u64, oneshot::Sender<Fate>>,
     pub(crate) requests: u64,
     pub(crate) leaving: Option<Leaving>,
-    /// Why the node has stopped, if nobody wanted that.
+    /// Why the node has stopped, if it was not shut down.
     pub(crate) failure: Arc<OnceLock<Failure>>,
-    /// Which source the next poll asks first: see `poll_step`.
+    /// What the next round polls first.
     pub(crate) turn: usize,
 }
 
-/// What belongs to a store.
+/// The state that belongs to a store.
 #[cfg(feature = "store")]
 pub(crate) struct Kept {
     pub(crate) keeper: Keeper,
-    /// Items that were published before the restart, until they have their verdicts.
+    /// Items published before the restart, until they have their verdicts.
     pub(crate) restoring: BTreeMap<Ticket, (PoolIndex, Bytes)>,
-    /// The version of the address book that was stored last, and when the next one may be stored.
+    /// The last saved revision of the address book, and when it may be saved next.
     pub(crate) book: u64,
     pub(crate) book_at: Time,
 }
 
-/// How often the book is kept, if there is news; a large one ever less often, so that it is no more
-/// than some 20 KB a second. A node that is killed comes back to the peers that it had met before that.
+/// How often a changed address book is saved; a large one less often, so that it takes no more than
+/// some 20 KB a second. A node that is killed restarts with the peers that it had met before the
+/// last save.
 #[cfg(feature = "store")]
 const BOOK_EVERY: Duration = Duration::from_millis(250);
 #[cfg(feature = "store")]
 const LARGE_BOOK: usize = 100;
 
-/// The node shuts down.
+/// A shutdown in progress.
 #[derive(Default)]
 pub(crate) struct Leaving {
     until: Time,
     told: Vec<oneshot::Sender<()>>,
 }
 
-/// What happens next.
+/// What the driver handles next.
 enum Step {
     Happening(usize, Happening),
     Message(Option<Message>),
     Timeout,
 }
 
-/// Signals the end of the node when everything else of the driver has been dropped, also after a panic in the
-/// core: otherwise those who wait for an event would wait for ever.
+/// Announces the end of the node when the rest of the driver has been dropped, also after a panic
+/// of the core: otherwise readers would wait for events for ever.
 struct End {
     mailbox: Arc<Mailbox>,
     failure: Arc<OnceLock<Failure>>,
@@ -191,7 +192,7 @@ struct End {
 impl Drop for End {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // What failed first counts.
+            // The first failure counts.
             let _ = self.failure.set(Failure::Panicked);
             tracing::error!("{}", Failure::Panicked);
         }
@@ -200,7 +201,7 @@ impl Drop for End {
 }
 
 impl Driver {
-    /// Runs until the node shuts down. Those who wait for it are told, even if the core panics.
+    /// Runs until the node ends. Readers are told, even if the core panics.
     pub(crate) async fn run(self) {
         let _end = End { mailbox: self.mailbox.clone(), failure: self.failure.clone() };
         self.drive().await;
@@ -231,7 +232,7 @@ impl Driver {
                 }
                 Step::Happening(_, Happening::Addresses) => self.on_addresses(),
                 Step::Message(Some(message)) => self.on_message(message),
-                // All handles are gone.
+                // All handles have been dropped.
                 Step::Message(None) => self.leave(None),
                 Step::Timeout => {
                     let now = self.clock.now();
@@ -248,7 +249,7 @@ impl Driver {
         self.finish();
     }
 
-    /// Submits the items that were published before the restart, which are checked again.
+    /// Publishes items from before the restart again, after new verdicts.
     #[cfg(feature = "store")]
     fn restore(&self) {
         let Some(kept) = &self.keeper else { return };
@@ -257,14 +258,13 @@ impl Driver {
             let (ticket, pool, body) = (*ticket, *pool, body.clone());
             let id = self.core.item_id(pool, &body);
             let subject = Subject::Item { pool, id, body };
-            // There may be many: on the shared lane, what arrives meanwhile does not wait for all of them.
+            // There may be many: other questions must not wait for all of them.
             let lane = if self.core.config().workers > 1 { Lane::Shared } else { Lane::Pool(pool) };
             self.workers.ask(subject, Answer::new(ticket, sender), lane);
         }
     }
 
-    /// The verdict about an item that was published before the restart; `false` if it is about
-    /// something else.
+    /// The verdict on an item published before the restart; `false` if the ticket is another.
     #[cfg(feature = "store")]
     fn restored(&mut self, command: &Command) -> bool {
         let Command::Verdict { ticket, verdict } = command else { return false };
@@ -274,12 +274,12 @@ impl Driver {
         if let Verdict::Accept(admission) = *verdict {
             self.command(Command::Publish { request: 0, pool, body, admission });
         }
-        // If its pool has no room now, the store keeps it as long as an item that is in a block.
+        // It may not fit into its pool now: then the store keeps it like one that is in a block.
         self.command(Command::Retain { pool, id });
         true
     }
 
-    /// Stores the address book, if it has changed.
+    /// Saves the address book if it has changed.
     #[cfg(feature = "store")]
     fn keep_book(&mut self, now: bool) {
         let Some(kept) = &mut self.keeper else { return };
@@ -294,7 +294,7 @@ impl Driver {
         kept.keeper.book(book);
     }
 
-    /// When the address book is stored next.
+    /// When the address book is to be saved.
     fn book_due(&self) -> Option<Time> {
         #[cfg(feature = "store")]
         if let Some(kept) = &self.keeper
@@ -305,7 +305,7 @@ impl Driver {
         None
     }
 
-    /// Waits until all that was given is durable, and the store can be opened again.
+    /// Waits until all writes are durable, and the store can be opened again.
     #[cfg(feature = "store")]
     async fn close_store(&mut self) {
         self.keep_book(true);
@@ -316,8 +316,8 @@ impl Driver {
         }
     }
 
-    /// Transports, messages and time take turns to be asked first: none of them can starve
-    /// the others.
+    /// Polls transports, messages and the timer, each first in turn: none of them can starve the
+    /// others.
     fn poll_step(&mut self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<Step> {
         let deadline = self.core.poll_timeout().map(|(at, _)| at);
         let farewell = self.leaving.as_ref().map(|leaving| leaving.until);
@@ -364,7 +364,7 @@ impl Driver {
         self.input(input);
     }
 
-    /// Transports accept connections at other addresses than before.
+    /// The addresses of the listeners have changed.
     fn on_addresses(&mut self) {
         let addresses = accepted_at(&self.transports);
         if self.reach.listens_at(&addresses) {
@@ -392,7 +392,7 @@ impl Driver {
             Message::Command(command) => self.command(command),
             #[cfg(feature = "store")]
             Message::StoreFailed(error) => {
-                // The first one counts.
+                // The first failure counts.
                 let _ = self.failure.set(Failure::Store(error));
                 self.leave(None);
             }
@@ -420,7 +420,7 @@ impl Driver {
         }
     }
 
-    /// In memory, and if it is not there, in the store.
+    /// Looks in memory first, then in the store.
     fn look_for_block(&self, at: BlockAt, answer: oneshot::Sender<Option<Block>>) {
         let id = match at {
             BlockAt::Id(id) => Some(id),
@@ -431,11 +431,11 @@ impl Driver {
         if let (None, Some(kept)) = (&block, &self.keeper) {
             return kept.keeper.block(at, answer);
         }
-        // Who asked may not want to know any more.
+        // The caller may have stopped waiting.
         let _ = answer.send(block);
     }
 
-    /// A request number, under which the core reports the fate.
+    /// The number of a request whose fate a caller awaits.
     fn request(&mut self, fate: oneshot::Sender<Fate>) -> u64 {
         self.requests += 1;
         self.fates.insert(self.requests, fate);
@@ -453,7 +453,7 @@ impl Driver {
         }
     }
 
-    /// Does what the core says, until it has nothing more to say.
+    /// Handles the core's outputs until there are none.
     fn drain(&mut self) {
         while let Some(output) = self.core.poll_output() {
             if let Some(recorder) = &mut self.recorder {
@@ -514,7 +514,7 @@ impl Driver {
             }
             Output::Verify { ticket, subject, lane } => match self.sender.upgrade() {
                 Some(sender) => self.workers.ask(subject, Answer::new(ticket, sender), lane),
-                // The last handle is gone: nobody's answer is waited for.
+                // The last handle is gone: no verdict is awaited any more.
                 None => tracing::debug!("shutting down: a question stays open"),
             },
             #[cfg(feature = "store")]
@@ -529,12 +529,12 @@ impl Driver {
                     kept.keeper.write(request, write);
                 }
             }
-            // Without a store the core asks for none.
+            // Without a store the core never asks.
             #[cfg(not(feature = "store"))]
             Output::Load { .. } | Output::Store { .. } => {}
             Output::Published { request, fate } => {
                 if let Some(waiting) = self.fates.remove(&request) {
-                    // Who published may not want to know.
+                    // The caller may have stopped waiting.
                     let _ = waiting.send(fate);
                 }
             }
@@ -542,7 +542,7 @@ impl Driver {
                 self.log.event(&event, self.clock.now());
                 self.mailbox.push(event);
             }
-            // The core and this driver have the same version, so there are no other outputs.
+            // Unreachable while the two crates are of one version.
             output => debug_assert!(false, "nobody does {output:?}"),
         }
     }
@@ -574,11 +574,11 @@ impl Driver {
         self.messages.close();
         self.mailbox.filled.notify_one();
         for told in self.leaving.take().into_iter().flat_map(|leaving| leaving.told) {
-            // Who shut the node down may not wait for it.
+            // The caller may have stopped waiting.
             let _ = told.send(());
         }
     }
 }
 
-/// A handle's way to the driver.
+/// A handle's channel to the driver.
 pub(crate) type Sender = UnboundedSender<Message>;

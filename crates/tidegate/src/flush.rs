@@ -1,31 +1,31 @@
-//! Waiting until others have what was published here.
+//! Waits until peers have what was published here.
 
 use std::time::Duration;
 
 use tidegate_proto::{Node as Core, Time};
 use tokio::sync::oneshot;
 
-/// How often it checks whether they have it: far shorter than a round trip to most peers.
+/// How often that is checked: far more often than a round trip to most peers.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Calls of [`Node::flush`](crate::Node::flush) that wait.
+/// The waiting calls.
 #[derive(Debug, Default)]
 pub(crate) struct Flushes {
     waiting: Vec<Flush>,
-    /// When to check next, if a call waits.
+    /// The next check, if any call waits.
     pub(crate) next: Option<Time>,
 }
 
 #[derive(Debug)]
 struct Flush {
-    /// How many peers are to have each item.
+    /// How many peers must have each item.
     peers: usize,
     until: Time,
     left: oneshot::Sender<usize>,
 }
 
 impl Flushes {
-    /// Adds a call that waits.
+    /// Adds a waiting call.
     pub(crate) fn add(
         &mut self,
         (peers, patience): (usize, Duration),
@@ -36,7 +36,7 @@ impl Flushes {
         self.next = Some(now);
     }
 
-    /// Answers the calls that are done or have timed out, if it is time to check.
+    /// Answers the calls that are done, if a check is due.
     pub(crate) fn look(&mut self, core: &Core, now: Time) {
         if self.next.is_none_or(|next| next > now) {
             return;
@@ -47,7 +47,7 @@ impl Flushes {
                 self.waiting.push(flush);
                 continue;
             }
-            // Who asked may have gone.
+            // The caller may have stopped waiting.
             let _ = flush.left.send(core.unspread(flush.peers).count());
         }
         let soonest = self.waiting.iter().map(|flush| flush.until).min();

@@ -9,35 +9,35 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use tidegate_proto::id::{PeerId, Signature};
 use zeroize::Zeroizing;
 
-/// Who a node is. Its public half is the [`PeerId`].
+/// A node's identity. Its public half is the [`PeerId`].
 #[derive(Clone)]
 pub struct Identity(SigningKey);
 
-/// Why an identity could not be created or read.
+/// Why an identity could not be loaded or made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {
-    /// The operating system gives no randomness.
+    /// The operating system provides no randomness.
     #[error("no randomness for a new key: {0}")]
     Random(String),
-    /// The file cannot be read or written.
+    /// The file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
-    /// The file holds something else.
+    /// The file is not a key file.
     #[error("{}: not a key file: it should hold 64 hex digits", path.display())]
     NotAKey {
-        /// Which.
+        /// The file.
         path: PathBuf,
     },
-    /// Others can read the file.
+    /// Other users can read the file.
     #[error("{}: others can read this key: chmod 600 it, and think of a new one", path.display())]
     Readable {
-        /// Which.
+        /// The file.
         path: PathBuf,
     },
 }
@@ -55,7 +55,7 @@ impl Identity {
         Self(SigningKey::from_bytes(seed))
     }
 
-    /// Reads the identity from a file, or makes one and writes the file (mode 0600).
+    /// Loads the identity from a file, or makes one and writes it to the file (mode 0600).
     pub fn load_or_create(path: impl AsRef<Path>) -> Result<Self, IdentityError> {
         let path = path.as_ref();
         match Self::load(path) {
@@ -68,7 +68,7 @@ impl Identity {
         }
     }
 
-    /// Reads the identity from a file.
+    /// Loads the identity from a file.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, IdentityError> {
         let path = path.as_ref();
         let io = |source| IdentityError::Io { path: path.to_owned(), source };
@@ -98,8 +98,9 @@ impl Identity {
         PeerId(self.0.verifying_key().to_bytes())
     }
 
-    /// The signature over a payload (Ed25519, RFC 8032). What is signed must say what it is for, in its first
-    /// bytes: a transport that lets a peer choose them signs whatever the peer wants.
+    /// Signs a payload (Ed25519, RFC 8032). The first bytes of the payload must say what the
+    /// signature is for: a transport that lets a peer choose them would sign whatever the peer
+    /// wants.
     pub fn sign(&self, payload: &[u8]) -> Signature {
         Signature(self.0.sign(payload).to_bytes())
     }

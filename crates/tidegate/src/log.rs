@@ -1,4 +1,4 @@
-//! What operators read, bounded so that no peer can fill a disk.
+//! The log for operators, limited so that no peer can fill a disk.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,14 +9,15 @@ use tidegate_proto::{Kind, Time};
 
 use crate::transport::from_core;
 
-/// Lines of one cause in a period; the rest is counted, and told with the next.
+/// Lines with one cause in a period; further ones are counted, and the count is logged with the
+/// next line.
 const LINES: u32 = 20;
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Addresses whose last failure is remembered.
 const FAILURES: usize = 256;
 
-/// Lines by their cause.
+/// Limits on lines by their cause.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     causes: BTreeMap<&'static str, Cause>,
@@ -31,7 +32,7 @@ struct Cause {
 }
 
 impl Log {
-    /// Whether a line may be written, and how many were not since the last one.
+    /// Whether a line may be logged, and how many were suppressed since the last one.
     fn may(&mut self, cause: &'static str, now: Time) -> Option<u64> {
         let cause = self.causes.entry(cause).or_default();
         if now.since(cause.since) >= PERIOD {
@@ -45,7 +46,7 @@ impl Log {
         Some(std::mem::take(&mut cause.left_out))
     }
 
-    /// Whether the last failure of a dial of this address was not the same.
+    /// Whether the last dial of this address did not fail in the same way.
     fn is_news(&mut self, address: &Address, error: &DialError) -> bool {
         if self.failures.len() >= FAILURES && !self.failures.contains_key(address) {
             self.failures.clear();
@@ -53,7 +54,7 @@ impl Log {
         self.failures.insert(address.clone(), error.clone()).as_ref() != Some(error)
     }
 
-    /// Writes what happened, if there is room for it.
+    /// Logs an event, within the limits.
     pub(crate) fn event(&mut self, event: &Event, now: Time) {
         let cause = match event {
             Event::PeerConnected { .. } => "connected",
@@ -64,8 +65,8 @@ impl Log {
             Event::TipChanged { .. } => "tip",
             Event::UnknownTip { .. } => "unknown tip",
             Event::SyncStarted { .. } | Event::SyncEnded { .. } => "sync",
-            // Events of items are too many to log. Events that a newer core adds are not logged until they have
-            // a line here.
+            // Items are too many to be logged; new kinds of events are not logged until they get a
+            // line here.
             _ => return,
         };
         let Some(left_out) = self.may(cause, now) else { return };
@@ -92,7 +93,7 @@ impl Log {
             Event::DialFailed { address, error } => {
                 let name =
                     from_core(address).map_or_else(|| address.to_string(), |a| a.to_string());
-                // A peer that is down is dialed again and again: one line is enough.
+                // An absent peer is dialed again and again: one line is enough.
                 if self.is_news(address, error) {
                     tracing::info!(address = name, %error, "dial failed");
                 } else {
@@ -110,7 +111,7 @@ impl Log {
     }
 }
 
-/// What two nodes do not exchange, in a word.
+/// The name of what two nodes do not share.
 fn not_shared(kind: Kind, name: &str) -> &str {
     if name.is_empty() { kind.name() } else { name }
 }

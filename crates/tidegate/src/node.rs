@@ -1,4 +1,4 @@
-//! The handle that applications hold.
+//! The application's handle to a node.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,10 +19,10 @@ use tokio::sync::oneshot;
 use crate::driver::{Mailbox, Message, Sender};
 use crate::transport::{Traffic, split_peer, to_core, with_peer};
 
-/// Items that wait to be published: as many as a pool holds.
+/// Items being published at a time: as many as a pool holds.
 const PUBLISHING: usize = 4096;
 
-/// A running node. Clones are the same node; it shuts down when all are gone.
+/// A running node. Clones refer to the same node; it shuts down when all have been dropped.
 #[derive(Clone, Debug)]
 pub struct Node {
     pub(crate) shared: Arc<Shared>,
@@ -37,7 +37,7 @@ pub(crate) struct Shared {
     pub(crate) failure: Arc<OnceLock<Failure>>,
 }
 
-/// Where a node accepts connections: written by its driver, read by its handles.
+/// The addresses of a node: written by its driver, read by its handles.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Addresses(Arc<Mutex<Vec<Multiaddr>>>);
 
@@ -52,7 +52,7 @@ impl Addresses {
     }
 }
 
-/// Why a node has stopped although nobody wanted that.
+/// Why a node has stopped without being shut down.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
@@ -67,42 +67,42 @@ pub enum Failure {
     Panicked,
 }
 
-/// Why a node does not do something.
+/// Why a node refuses a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeError {
     /// It has been shut down.
     #[error("the node has been shut down")]
     Closed,
-    /// Too much is being published at once.
+    /// Too many items are being published.
     #[error("{PUBLISHING} items are being published: wait for their fates before the next")]
     Busy,
 }
 
-/// Which block is looked for.
+/// Which block to look up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockAt {
-    /// The one of this id.
+    /// The one with this id.
     Id(BlockId),
     /// The one at this height of the best chain.
     Height(u64),
 }
 
 impl Node {
-    /// Who it is.
+    /// The node's identity.
     pub fn peer_id(&self) -> PeerId {
         self.shared.peer
     }
 
-    /// Where it accepts connections now, with `/p2p/…` at the end of each. Some come later than the node, and some
-    /// go, as those of relays.
+    /// Where the node accepts connections now, each with `/p2p/…` at its end. Addresses can come
+    /// and go while the node runs, such as those of relays.
     pub fn addresses(&self) -> Vec<Multiaddr> {
         self.shared.addresses.get()
     }
 
-    /// Connects to a peer. With `/p2p/…` at the address's end nobody else is accepted there.
+    /// Dials a peer. With `/p2p/…` at the end of the address, only that identity is accepted.
     ///
-    /// [`Event::PeerConnected`], [`Event::Refused`] or [`Event::DialFailed`] tells what came of it.
+    /// [`Event::PeerConnected`], [`Event::Refused`] or [`Event::DialFailed`] tells the result.
     pub fn dial(&self, address: &Multiaddr) -> Result<(), NodeError> {
         let (address, peer) = split_peer(address.clone());
         self.command(Command::Dial { address: to_core(&address), peer })
@@ -113,8 +113,8 @@ impl Node {
         self.command(Command::Disconnect { peer })
     }
 
-    /// Puts an item of this node's own into a pool, from where it spreads. The application must
-    /// have accepted it, as it would accept one of a peer.
+    /// Publishes an item in a pool, from where it spreads. The application must have accepted it,
+    /// as it would accept one from a peer.
     ///
     /// It is on its way when this returns; the future tells its fate.
     pub fn publish(
@@ -129,8 +129,8 @@ impl Node {
         Ok(Publishing { receiver, _slot: slot })
     }
 
-    /// Sends a block of this node's own; [`Node::set_tip`] makes it the tip, and may follow at
-    /// once. The future tells the block's fate.
+    /// Publishes a block; [`Node::set_tip`] makes it the tip, and may follow at once. The future
+    /// tells the block's fate.
     pub fn publish_block(&self, block: Block) -> Result<Publishing, NodeError> {
         let slot = Slot::take(&self.shared.publishing)?;
         let (fate, receiver) = oneshot::channel();
@@ -138,22 +138,22 @@ impl Node {
         Ok(Publishing { receiver, _slot: slot })
     }
 
-    /// Moves the tip, and the pools with it.
+    /// Changes the tip, and the pools with it.
     pub fn set_tip(&self, change: TipChange) -> Result<(), NodeError> {
         self.command(Command::SetTip(change))
     }
 
-    /// Allows a peer more on a pool, for instance one of the operator's own.
+    /// Raises a peer's grant on a pool, for instance for a node of the same operator.
     pub fn raise(&self, peer: PeerId, pool: PoolIndex, grant: Grant) -> Result<(), NodeError> {
         self.command(Command::Raise { peer, pool, grant })
     }
 
-    /// Why the node has stopped, if nobody wanted that: then its events have ended.
+    /// Why the node has stopped, if it was not shut down: its events have ended then.
     pub fn failure(&self) -> Option<&Failure> {
         self.shared.failure.get()
     }
 
-    /// Peers, pools and tip at a glance.
+    /// The node's status: peers, pools and tip.
     pub async fn status(&self) -> Result<Status, NodeError> {
         self.query(|core, _| core.status()).await
     }
@@ -181,7 +181,7 @@ impl Node {
         .await
     }
 
-    /// An item of a pool; `None` if it is not there, or not any more.
+    /// An item of a pool; `None` if the pool does not have it.
     pub async fn item(&self, pool: PoolIndex, id: ItemId) -> Result<Option<PoolItem>, NodeError> {
         self.query(move |core, _| {
             let (body, executable) = core.item(pool, &id)?;
@@ -199,7 +199,7 @@ impl Node {
         receiver.await.map_err(|_| NodeError::Closed)
     }
 
-    /// Peers that are refused because they broke the rules.
+    /// Peers that are banned for a violation.
     pub async fn banned_peers(&self) -> Result<Vec<BannedPeer>, NodeError> {
         self.query(|core, _| core.banned_peers()).await
     }
@@ -209,8 +209,8 @@ impl Node {
         self.query(move |core, _| core.pool_ids(pool).copied().collect()).await
     }
 
-    /// Connected peers that have an item of a pool, as far as they have said so: they took it from this node,
-    /// or offered it. `None` if it is not in the pool.
+    /// Connected peers that are known to have an item of a pool: they took it from this node, or
+    /// offered it. `None` if it is not in the pool.
     pub async fn holders(
         &self,
         pool: PoolIndex,
@@ -242,12 +242,12 @@ impl Node {
         receiver.await.map_err(|_| NodeError::Closed)
     }
 
-    /// Says goodbye to all peers and stops, at once: what nobody else has yet, nobody else gets
-    /// ([`flush`](Self::flush)). Afterwards its store can be opened again.
+    /// Says goodbye to all peers and stops at once: items that no peer has yet are not sent any
+    /// more ([`flush`](Self::flush)). Afterwards the store can be opened again.
     pub async fn shutdown(&self) {
         let (told, done) = oneshot::channel();
         if self.tell(Message::Shutdown(told)).is_ok() {
-            // An error means that it is done already.
+            // An error means that the node has already stopped.
             let _ = done.await;
         }
     }
@@ -266,7 +266,7 @@ impl Node {
     ) -> Result<T, NodeError> {
         let (answer, receiver) = oneshot::channel();
         let query = move |core: &tidegate_proto::Node, traffic| {
-            // Who asked may not want to know any more.
+            // The caller may have stopped waiting.
             let _ = answer.send(look(core, traffic));
         };
         self.tell(Message::Query(Box::new(query)))?;
@@ -282,11 +282,11 @@ pub struct PoolItem {
     pub id: ItemId,
     /// Its bytes.
     pub body: Bytes,
-    /// Whether nothing before it is missing.
+    /// Whether it can be executed: no predecessor is missing.
     pub executable: bool,
 }
 
-/// The fate of an item, when it is known.
+/// A future of the fate of an item or a block.
 #[derive(Debug)]
 pub struct Publishing {
     receiver: oneshot::Receiver<Fate>,
@@ -301,7 +301,7 @@ impl Future for Publishing {
     }
 }
 
-/// One of the [`PUBLISHING`] slots, until it is dropped.
+/// A permit to publish one item.
 #[derive(Debug)]
 struct Slot(Arc<AtomicUsize>);
 
@@ -310,7 +310,7 @@ impl Slot {
         let slot = Self(places.clone());
         match places.fetch_add(1, Ordering::Relaxed) {
             taken if taken < PUBLISHING => Ok(slot),
-            // Dropping the slot that was just made gives it back.
+            // Dropping the new slot releases it again.
             _ => Err(NodeError::Busy),
         }
     }
@@ -322,10 +322,10 @@ impl Drop for Slot {
     }
 }
 
-/// What happens on a node, for one reader.
+/// The events of a node, for one reader.
 ///
-/// Nothing waits for the reader: after 1,024 unread events the rest is counted, and
-/// [`Event::Lagged`] stands in its place.
+/// The node never waits for the reader: after 1,024 unread events further ones are counted, and
+/// [`Event::Lagged`] stands in their place.
 #[derive(Debug)]
 pub struct Events {
     pub(crate) mailbox: Arc<Mailbox>,
@@ -344,12 +344,12 @@ impl Events {
             if over {
                 return None;
             }
-            // What has been pushed since wakes this up, and so does the end of the node.
+            // Wakes up for events pushed since the check above, and for the end of the node.
             self.mailbox.filled.notified().await;
         }
     }
 
-    /// The next event, if one is there.
+    /// The next event, if there is one.
     pub fn try_next(&mut self) -> Option<Event> {
         self.mailbox.pop()
     }

@@ -1,5 +1,5 @@
-//! Where this node can be reached, as far as this machine knows: told to the core, which decides what of it
-//! others are told, at the start and whenever the machine's addresses change.
+//! The addresses of this machine: they are given to the core, which decides which of them others
+//! are told, at the start and whenever they change.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -12,21 +12,21 @@ use tidegate_proto::io::Command;
 use crate::rt;
 use crate::transport::{Transport, to_core};
 
-/// How often the interfaces are looked at. It takes some 50 us, and a machine that moves to another
+/// How often the interfaces are checked. It takes some 50 us, and a machine that moves to another
 /// network loses its connections after 8 s.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Lists the addresses of the interfaces; `None` if the system cannot tell now.
+/// Looks up the addresses of the interfaces, if that is possible.
 type LookUp = fn() -> Option<Vec<IpAddr>>;
 
-/// What is bound, what the operator names, and the interfaces as they were last seen.
+/// The listeners, the external addresses, and the interfaces as last seen.
 #[derive(Debug)]
 pub(crate) struct Reach {
     listeners: Vec<Address>,
     external: Vec<Address>,
     interfaces: Vec<Address>,
     look_up: LookUp,
-    /// When the interfaces are looked at again; never by a node that has no use for them.
+    /// The next check; `None` on a node that does not need it.
     pub(crate) next: Option<Time>,
 }
 
@@ -34,7 +34,7 @@ fn is_ip(address: &Multiaddr) -> bool {
     matches!(address.iter().next(), Some(Protocol::Ip4(_) | Protocol::Ip6(_)))
 }
 
-/// Where some transports accept connections now.
+/// The addresses of all listeners.
 pub(crate) fn accepted_at(transports: &[Box<dyn Transport>]) -> Vec<Multiaddr> {
     transports.iter().flat_map(|transport| transport.addresses()).collect()
 }
@@ -65,7 +65,7 @@ impl Reach {
         reach
     }
 
-    /// The addresses at which connections are accepted now; `true` if they have changed.
+    /// Sets the addresses of the listeners; returns whether they have changed.
     pub(crate) fn listens_at(&mut self, addresses: &[Multiaddr]) -> bool {
         let listeners = addresses.iter().map(to_core).collect::<Vec<_>>();
         let before = std::mem::replace(&mut self.listeners, listeners);
@@ -75,7 +75,7 @@ impl Reach {
         before != self.listeners
     }
 
-    /// What the core is to know, in place of what it knew before.
+    /// The command that tells the core the current addresses.
     pub(crate) fn command(&self) -> Command {
         Command::Listening {
             listeners: self.listeners.clone(),
@@ -84,8 +84,8 @@ impl Reach {
         }
     }
 
-    /// Reads the interfaces, if it is time; `true` if they have changed. If the system cannot tell, they count
-    /// as unchanged.
+    /// Checks the interfaces, if it is time; returns whether they have changed. If they cannot be
+    /// read, they count as unchanged.
     pub(crate) fn look(&mut self, now: Time) -> bool {
         if self.next.is_none_or(|next| next > now) {
             return false;
@@ -106,13 +106,14 @@ mod tests {
 
     static CALLS: AtomicU8 = AtomicU8::new(0);
 
-    /// Not at first, then an address, then not for once, then another.
+    /// Fails at first, then an address, then fails once, then another address.
     fn now_and_then() -> Option<Vec<IpAddr>> {
         let call = CALLS.fetch_add(1, Ordering::Relaxed);
         (call % 2 == 1).then(|| vec![IpAddr::from([10, 0, 0, call])])
     }
 
-    /// A moment without descriptors told everybody that the node was nowhere, for ever.
+    /// Regression: a moment without file descriptors told all peers that the node had no address,
+    /// for ever.
     #[test]
     fn interfaces_that_cannot_be_had_are_what_they_were() {
         let mut reach = Reach::by(now_and_then, &[], &[], true);

@@ -1,5 +1,5 @@
-//! What the node needs of its surroundings besides transports: tasks, time, threads. Nothing else in
-//! this crate asks for them, so another platform is a matter of this file.
+//! The runtime: tasks, time and threads. Nothing else in this crate uses them directly, so a port
+//! to another platform only changes this file.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,42 +10,42 @@ use tidegate_proto::Time;
 pub(crate) use tokio::time::Instant;
 use tokio::time::Sleep;
 
-/// Runs a future beside the caller.
+/// Spawns a future.
 #[cfg(not(all(target_family = "wasm", not(target_feature = "atomics"))))]
 pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(future);
 }
 
-/// Runs a future beside the caller, in its thread, which is the only one: within a `LocalSet`.
+/// Spawns a future on the current thread, which is the only one: within a `LocalSet`.
 #[cfg(all(target_family = "wasm", not(target_feature = "atomics")))]
 pub(crate) fn spawn(future: impl Future<Output = ()> + 'static) {
     tokio::task::spawn_local(future);
 }
 
-/// Lets others run, if the caller has run for long.
+/// Yields to other tasks, if the caller has run for long.
 pub(crate) async fn breathe() {
     tokio::task::consume_budget().await;
 }
 
-/// Runs something that blocks beside everything else, on a thread of this name.
+/// Runs blocking code on a new thread with this name.
 #[cfg(feature = "threads")]
 pub(crate) fn thread(name: String, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     std::thread::Builder::new().name(name).spawn(work).map(drop)
 }
 
-/// The result of a future, or `None` after a timeout.
+/// The result of a future, or `None` if it times out.
 #[cfg(any(feature = "quic", feature = "store"))]
 pub(crate) async fn within<T>(time: Duration, future: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(time, future).await.ok()
 }
 
-/// Waits.
+/// Sleeps.
 #[cfg(feature = "quic")]
 pub(crate) async fn sleep(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
-/// The addresses of the machine's interfaces; `None` where they cannot be had, or not now.
+/// The addresses of the machine's interfaces; `None` where they cannot be read.
 #[cfg(feature = "quic")]
 pub(crate) fn interfaces() -> Option<Vec<std::net::IpAddr>> {
     let found = if_addrs::get_if_addrs();
@@ -61,8 +61,8 @@ pub(crate) fn interfaces() -> Option<Vec<std::net::IpAddr>> {
     Some(addresses)
 }
 
-/// IPv6 addresses that are about to go, or are not there yet (RFC 4862, section 5.5.4 and 5.4): privacy extensions
-/// leave one behind each day.
+/// IPv6 addresses that are deprecated or tentative (RFC 4862, section 5.5.4 and 5.4): privacy
+/// extensions leave a deprecated one behind each day.
 #[cfg(all(feature = "quic", target_os = "linux"))]
 fn passing() -> Vec<std::net::IpAddr> {
     let known = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
@@ -74,7 +74,7 @@ fn passing() -> Vec<std::net::IpAddr> {
     Vec::new()
 }
 
-/// The address of a line, if it is one: address, interface, length of the prefix, scope, flags and name.
+/// Parses a line: address, interface, prefix length, scope, flags and name.
 #[cfg(all(feature = "quic", target_os = "linux"))]
 fn passing_of(line: &str) -> Option<std::net::IpAddr> {
     /// IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE (linux/if_addr.h).
@@ -90,13 +90,13 @@ pub(crate) fn interfaces() -> Option<Vec<std::net::IpAddr>> {
     None
 }
 
-/// Milliseconds since 1970, as far as the machine knows.
+/// Milliseconds since 1970 by the machine's clock.
 pub(crate) fn unix_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
 }
 
-/// The node's clock: it begins when the node does.
+/// The node's clock: zero when the node starts.
 #[derive(Debug)]
 pub(crate) struct Clock {
     start: Instant,
@@ -116,7 +116,7 @@ impl Clock {
     }
 }
 
-/// A timer that can be set again and again.
+/// A reusable timer.
 #[derive(Debug)]
 pub(crate) struct Timer {
     sleep: Pin<Box<Sleep>>,
@@ -128,7 +128,7 @@ impl Timer {
         Self { sleep: Box::pin(tokio::time::sleep(Duration::ZERO)), at: None }
     }
 
-    /// Is ready when the time has come; with `None` never.
+    /// Ready at that time; with `None` never.
     pub(crate) fn poll(
         &mut self,
         clock: &Clock,
@@ -142,7 +142,7 @@ impl Timer {
         }
         let ready = self.sleep.as_mut().poll(cx);
         if ready.is_ready() {
-            // A sleep that is over must not be polled again.
+            // A sleep must not be polled again after it has completed.
             self.at = None;
         }
         ready
@@ -153,7 +153,7 @@ impl Timer {
 mod tests {
     use super::*;
 
-    /// Of 19 addresses of a machine 18 were deprecated, and had the places in its record.
+    /// Regression: of a machine's 19 addresses 18 were deprecated, and filled its record.
     #[test]
     fn addresses_that_pass_are_not_the_machines() {
         let line = |flags| format!("2400000100000000000000000000dead 02 40 00 {flags}     eth0");

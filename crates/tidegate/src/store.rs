@@ -34,15 +34,16 @@ mod tests;
 
 pub(crate) use keeper::{FoundBlock, Keeper};
 
-/// The form of what is in the file. One that is higher is of a newer version of this crate; with one
-/// that is lower the item roots of the blocks are others, so there is nothing to carry over.
+/// The schema version of the file. A higher one was written by a newer version of this crate. In a
+/// lower one the item roots of the blocks were computed differently, so there is nothing to
+/// migrate.
 const SCHEMA: u32 = 2;
-/// Blocks below the tip that are read with their items: as deep as a re-org may go.
+/// Blocks below the tip that are loaded with their items: the deepest possible re-org.
 const RECENT: u64 = 64;
-/// Memory for pages of the file.
+/// Page cache of the file, in bytes.
 const CACHE: usize = 4 << 20;
 
-/// Records that a node may sign in one start before they reach the numbers of the next.
+/// Numbers reserved for the records that a node signs between two starts.
 const RECORDS: u64 = 1 << 16;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -56,76 +57,76 @@ const CHAIN: TableDefinition<'_, u64, &[u8; 32]> = TableDefinition::new("chain")
 const PARENTS: TableDefinition<'_, &[u8; 32], &[u8; 32]> = TableDefinition::new("parents");
 /// Items published here, by pool and id.
 const ITEMS: TableDefinition<'_, (&str, &[u8; 32]), &[u8]> = TableDefinition::new("items");
-/// What the application keeps.
+/// The application's state.
 const STATE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("state");
 
-/// Why there is no store, or no longer.
+/// Why a store cannot be opened or used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The operating system refuses.
+    /// The operating system reports an error.
     #[error("{}: {source}", path.display())]
     Io {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
-    /// Another process has it.
+    /// Another process has opened it.
     #[error("{}: this store is open already, by another process or in this one: close it there, or give this node a folder of its own", path.display())]
     InUse {
-        /// Which file.
+        /// The file.
         path: PathBuf,
     },
-    /// It was made for another network, or with another genesis.
+    /// It belongs to another network, or has another genesis.
     #[error("{}: a store of another {what}: give this node a folder of its own", path.display())]
     Foreign {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is another.
+        /// The difference.
         what: &'static str,
     },
-    /// It was opened for another node than the one that it is given to.
+    /// It was opened for another node than the one it was given to.
     #[error("{}: this store was opened for another {what} than the node has: say the same to both", path.display())]
     NotTheNodes {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is another.
+        /// The difference.
         what: &'static str,
     },
-    /// It was made by a newer version.
+    /// It was written by a newer version.
     #[error("{}: a store of schema {found}, and this version knows {SCHEMA}: use a newer version", path.display())]
     Newer {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// The schema it has.
         found: u32,
     },
-    /// It was made by an older version, whose blocks this one does not take.
+    /// It was written by an older version, whose blocks this one cannot use.
     #[error("{}: a store of schema {found}, and this version needs {SCHEMA}: its blocks are of protocol 1 and good for no peer any more. Move the folder away and start anew: peers give the chain of protocol 2", path.display())]
     Older {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// The schema it has.
         found: u32,
     },
-    /// It is no store, or damaged.
+    /// It is not a store, or it is damaged.
     #[error("{}: not a store that can be read ({why}): restore a copy, or remove the folder to begin anew", path.display())]
     Unreadable {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// What is wrong.
         why: String,
     },
-    /// The code that reads and writes it has panicked.
+    /// The thread that reads and writes it has panicked.
     #[error("{}: the code of the store has panicked, as its log says: start the node again, and report it", path.display())]
     Panicked {
-        /// Which file.
+        /// The file.
         path: PathBuf,
     },
 }
 
-/// Whose store it is: the note that lies beside the file.
+/// The note beside the file: which node the store belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Note {
     network: NetworkId,
@@ -137,7 +138,7 @@ impl Note {
         Self { network, genesis: genesis.to_vec() }
     }
 
-    /// What of it is another, if anything is.
+    /// The first difference, if there is one.
     fn differs(&self, other: &Self) -> Option<&'static str> {
         let network = (self.network != other.network).then_some("network");
         network.or_else(|| (self.genesis != other.genesis).then_some("genesis"))
@@ -148,7 +149,7 @@ impl Note {
         format!("schema {SCHEMA}\nnetwork {network}\ngenesis {}\n", hex::encode(genesis))
     }
 
-    /// The schema is read first: of a newer one the rest may be different.
+    /// The schema is read first: a newer one may change the rest.
     fn read(text: &str) -> Result<Self, Option<u32>> {
         let mut lines = text.lines();
         let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
@@ -163,14 +164,14 @@ impl Note {
     }
 }
 
-/// What an application finds in its store when it starts.
+/// The application's data in its store at the start.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Saved {
-    /// What it kept with its tips: keys, ascending, and values.
+    /// The state written with its tips: keys, ascending, and values.
     pub state: Vec<(Bytes, Bytes)>,
-    /// The last blocks of the best chain, the tip at the end; 64 of them with their items, and
-    /// as many again without.
+    /// The last blocks of the best chain, ending with the tip: 64 with their items, and as many
+    /// again without.
     pub blocks: Vec<Block>,
 }
 
@@ -187,8 +188,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Whether it is the one for a node of this network, with this genesis header and these pools in their
-    /// order: it gives items to pools by their place.
+    /// Whether it belongs to a node of this network, with this genesis header and these pools in
+    /// this order: items are assigned to pools by index.
     pub(crate) fn is_for(
         &self,
         network: NetworkId,
@@ -235,7 +236,7 @@ impl Store {
         }
         let pools = pools.into_iter().collect::<Vec<_>>();
         if !file.exists() {
-            // A file that was not finished is never found under that name.
+            // Created under another name first, so that an incomplete file is never opened.
             let new = folder.join("store.new");
             match std::fs::remove_file(&new) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -270,14 +271,14 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let pools = pools.into_iter().collect();
         let store = Self { path, db: Arc::new(db), note: wanted.clone(), pools };
-        // The note may have been copied to another file.
+        // The note may have been copied beside another file.
         let known = store.run(|tx| {
             let mut meta = tx.open_table(META)?;
             let known = meta.get("note")?.map(|note| note.value().to_vec());
             if known.is_none() {
                 meta.insert("note", wanted.text().as_bytes())?;
             }
-            // So that reading never meets a table that is not there.
+            // Create all tables, so that reading always finds them.
             tx.open_table(BLOCKS)?;
             tx.open_table(BODIES)?;
             tx.open_table(HEIGHTS)?;
@@ -329,13 +330,13 @@ impl Store {
         self.read(read)
     }
 
-    /// The items of a body as it was kept.
+    /// The items of a stored body.
     fn items(&self, body: Bytes, rules: &dyn Rules) -> Option<Vec<BlockItem>> {
         let body = Frame::from(body).decode::<BlockBody>().ok()?;
         BlockItem::all_of(body, rules, |name| self.pool(name), true)
     }
 
-    /// The pool of a name, if the node has it.
+    /// The index of the pool with a name.
     fn pool(&self, name: &str) -> Option<PoolIndex> {
         let place = self.pools.iter().position(|known| known == name)?;
         Some(PoolIndex(place as u16))
@@ -347,7 +348,7 @@ impl Store {
             let mut items = Vec::new();
             for entry in self.db.begin_read()?.open_table(ITEMS)?.iter()? {
                 let (key, body) = entry?;
-                // An item of a pool that the node does not have any more stays where it is.
+                // An item of a pool that the node no longer has stays in the store.
                 let pool = self.pool(key.value().0);
                 let body = Bytes::copy_from_slice(body.value());
                 items.extend(pool.map(|pool| (pool, body)));
@@ -376,20 +377,20 @@ impl Store {
         self.read(read)
     }
 
-    /// What was known of peers.
+    /// The saved address book.
     pub(crate) fn book(&self) -> Result<PeerBook, StoreError> {
         let read = || -> Result<_, redb::Error> {
             let meta = self.db.begin_read()?.open_table(META)?;
             let book = meta.get("book")?.map(|book| book.value().to_vec());
-            // One that cannot be read is no reason not to start: peers are found again.
+            // An unreadable book is no reason not to start: peers can be found again.
             let book = book.and_then(|book| postcard::from_bytes(&book).ok());
             Ok(Ok(book.unwrap_or_default()))
         };
         self.read(read)
     }
 
-    /// The number that this start's signed records begin above: the time, or beyond those of the last start
-    /// if the clock has gone back.
+    /// The number above which this start's records are signed: the time, or higher than those of
+    /// the last start if the clock has gone back.
     pub(crate) fn record_sequence(&self, now_ms: u64) -> Result<u64, StoreError> {
         self.run(|tx| {
             let mut meta = tx.open_table(META)?;
@@ -409,7 +410,7 @@ impl Store {
         read().map_err(|error| failed(&self.path, error))?.map_err(unreadable)
     }
 
-    /// One transaction, durable when this returns.
+    /// Runs one transaction, which is durable when this returns.
     fn run<T>(
         &self,
         change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
@@ -423,7 +424,7 @@ impl Store {
         run().map_err(|error| failed(&self.path, error))
     }
 
-    /// Keeps some things at once.
+    /// Writes several things in one transaction.
     fn keep(&self, writes: &[Write], book: Option<&PeerBook>) -> Result<(), StoreError> {
         self.run(|tx| {
             for write in writes {
@@ -461,7 +462,7 @@ impl Store {
                 }
                 move_tip(tx, block, *height)?;
             }
-            // There may be more to keep one day; then this crate keeps it too.
+            // A future kind of write: this crate then handles it too.
             _ => {}
         }
         Ok(())
@@ -485,7 +486,7 @@ impl Store {
         read().map_err(|error| failed(&self.path, error))
     }
 
-    /// What a peer asks for.
+    /// Loads what a peer requests.
     fn load(&self, what: &Load) -> Result<Found, StoreError> {
         let read = || -> Result<Found, redb::Error> {
             let tx = self.db.begin_read()?;
@@ -500,7 +501,7 @@ impl Store {
                     let mut from = None;
                     for id in locator {
                         let height = blocks.get(&id.0)?.map(|block| block.value().0);
-                        // The genesis is in no store.
+                        // The genesis is not stored.
                         let height = height.or_else(|| self.is_genesis(id).then_some(0));
                         let Some(height) = height else { continue };
                         let best = chain.get(height)?.is_some_and(|best| *best.value() == id.0);
@@ -525,7 +526,7 @@ impl Store {
         read().map_err(|error| failed(&self.path, error))
     }
 
-    /// Whether the first kept block is the child of this one.
+    /// Whether this block is the parent of the first one stored.
     fn is_genesis(&self, id: &BlockId) -> bool {
         let read = || -> Result<bool, redb::Error> {
             let tx = self.db.begin_read()?;
@@ -538,13 +539,13 @@ impl Store {
     }
 }
 
-/// Makes a block the end of the best chain, and removes blocks beside it that no re-org reaches.
+/// Makes a block the tip, and removes blocks of other forks that no re-org reaches.
 fn move_tip(tx: &WriteTransaction, tip: &BlockId, height: u64) -> Result<(), redb::Error> {
     let mut chain = tx.open_table(CHAIN)?;
     let parents = tx.open_table(PARENTS)?;
     chain.retain_in(height + 1.., |_, _| false)?;
     let (mut at, mut id) = (height, tip.0);
-    // Block 0 is the genesis, which nobody keeps.
+    // Block 0 is the genesis, which is not stored.
     while at > 0 {
         let known = chain.insert(at, &id)?.is_some_and(|known| *known.value() == id);
         if known {
@@ -574,7 +575,7 @@ fn move_tip(tx: &WriteTransaction, tip: &BlockId, height: u64) -> Result<(), red
     Ok(())
 }
 
-/// Whether a note says that this is the store of a network.
+/// Checks that a note is that of the expected store.
 fn check(text: &str, wanted: &Note, path: &Path) -> Result<(), StoreError> {
     let path = || path.to_owned();
     let known = Note::read(text).map_err(|newer| match newer {
@@ -615,7 +616,7 @@ fn failed(path: &Path, error: redb::Error) -> StoreError {
     }
 }
 
-/// Writes a file that is there as a whole or not at all.
+/// Writes a file atomically.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     use std::io::Write as _;
     let new = path.with_extension("new");
@@ -626,7 +627,7 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     path.parent().map_or(Ok(()), sync_folder)
 }
 
-/// Names in a folder are durable when the folder is.
+/// A new name in a folder is durable only once the folder is synced.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { std::fs::File::open(folder)?.sync_all() } else { Ok(()) }
 }

@@ -1,13 +1,13 @@
 //! Transports: what turns sockets into [`Input`]s.
 //!
-//! A transport proves identities, keeps frames in order per channel, and paces the core with
-//! [`Input::Writable`]. Permits, retries and peer policy are above it. The trait is public, and
+//! A transport proves identities, keeps the frames of a channel in order, and paces the core with
+//! [`Input::Writable`]. Permits, retries and peer policy are the core's. The trait is public, and
 //! the transports in here use nothing else.
 //!
 //! # Not guaranteed
 //!
-//! That a frame that was taken for sending arrives: a connection may end, and then
-//! [`Input::Closed`] tells so. What is sent on one channel is in no order to what is sent on another.
+//! That a frame taken for sending arrives: a connection may end, and [`Input::Closed`] says so
+//! then. Frames of different channels are in no order.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -34,20 +34,20 @@ pub mod secure;
 
 pub use places::{Place, Places};
 
-/// What a transport is made for: given to the factories of [`crate::Builder::transport`].
+/// The setup of a transport: given to the factories of [`crate::Builder::transport`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Setup {
-    /// Who the node is, with its key: to prove that to peers.
+    /// The node's identity with its key, to prove it to peers.
     pub identity: Identity,
-    /// What peers may make the node cost.
+    /// The limits on what peers can make the node cost.
     pub limits: Limits,
-    /// Room for connections, which all transports of the node share.
+    /// Places for connections, which all transports of the node share.
     pub places: Places,
 }
 
 impl Setup {
-    /// For a node of its own, as in tests.
+    /// For a node with one transport, as in tests.
     pub fn new(identity: Identity, limits: Limits) -> Self {
         let places = Places::new(&limits);
         Self { identity, limits, places }
@@ -57,44 +57,44 @@ impl Setup {
 /// Why a transport cannot be made.
 pub type TransportError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A connection to be made.
+/// A dial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dial {
-    /// The number to answer with.
+    /// The number for the answer.
     pub id: DialId,
-    /// Where to.
+    /// The address.
     pub address: Multiaddr,
-    /// Who must answer; anyone if `None`.
+    /// The expected identity; any if `None`.
     pub peer: Option<PeerId>,
-    /// How long it may take. The core cancels it after that.
+    /// The timeout. The core cancels the dial after that.
     pub patience: Duration,
-    /// From a socket that nothing else has left by, where the transport has sockets: a router in front of the
-    /// peer must not know it.
+    /// From a fresh socket, if the transport has sockets: to test whether strangers can dial the
+    /// peer, a router in front of it must not have seen the port before.
     pub fresh: bool,
 }
 
 impl Dial {
-    /// A dial from any socket, of whoever is there, that may take 3 s.
+    /// A dial from any socket, to any identity, with a timeout of 3 s.
     pub fn new(id: DialId, address: Multiaddr) -> Self {
         Self { id, address, peer: None, patience: Limits::default().dial_timeout, fresh: false }
     }
 
-    /// Nobody else may answer.
+    /// Sets the expected identity.
     #[must_use]
     pub fn to(mut self, peer: Option<PeerId>) -> Self {
         self.peer = peer;
         self
     }
 
-    /// From a socket that nothing else has left by.
+    /// Requires a fresh socket.
     #[must_use]
     pub fn from_fresh_socket(mut self) -> Self {
         self.fresh = true;
         self
     }
 
-    /// With another time that it may take.
+    /// Sets another timeout.
     #[must_use]
     pub fn within(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -102,33 +102,33 @@ impl Dial {
     }
 }
 
-/// What another node's transport says to one of its kind here, before the two have a connection.
+/// A message from another node's transport of the same kind, to which there is no connection yet.
 ///
-/// Who made it must be proven by the payload itself, which the peer that carried it could read and change; and
-/// it may come twice. A payload should begin with something by which the transport knows its own.
+/// The payload itself must prove who made it, since the relay could read and change it; and it may
+/// arrive twice. It should begin with something by which the transport recognizes its own signals.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Signal {
-    /// The peer that carried it. An answer may go by the same.
+    /// The peer that carried it, and that can carry an answer.
     pub via: PeerId,
-    /// Whose it is, as that peer says.
+    /// The sender, as the relay claims.
     pub from: PeerId,
     /// What it says.
     pub payload: Bytes,
 }
 
 impl Signal {
-    /// As it comes from the core.
+    /// A signal from the core.
     pub fn new(via: PeerId, from: PeerId, payload: Bytes) -> Self {
         Self { via, from, payload }
     }
 }
 
-/// What a transport has to say.
+/// An event of a transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Happening {
-    /// The network did something.
+    /// An event for the core.
     Input(Input),
     /// [`Transport::addresses`] have changed.
     Addresses,
@@ -159,78 +159,78 @@ impl From<Input> for Happening {
 /// - After [`Transport::close`], frames that were given for channel 0 still leave, within a second
 ///   or so. [`Input::Closed`] comes once, last, for every connection.
 pub trait Transport: MaybeSend + 'static {
-    /// Whether addresses of this form are this transport's.
+    /// Whether this transport handles addresses of this form.
     fn handles(&self, address: &Multiaddr) -> bool;
 
-    /// Accepts connections at an address. Where that really is, is among [`Transport::addresses`] at once, or
-    /// when [`Happening::Addresses`] says so.
+    /// Listens at an address. The actual addresses are among [`Transport::addresses`], either at
+    /// once or when [`Happening::Addresses`] says so.
     fn listen(&mut self, address: &Multiaddr) -> Result<(), ListenError>;
 
-    /// All addresses at which it accepts connections now, as others could dial them or as they are bound: of any
-    /// interface, of a relay that has given this node a place, or with hashes of certificates.
+    /// All current addresses of the listeners, as others could dial them or as they are bound: "any
+    /// interface", those of relays that have a place for this node, or with certificate hashes.
     fn addresses(&self) -> Vec<Multiaddr>;
 
-    /// Connects to an address.
+    /// Dials an address.
     fn dial(&mut self, dial: Dial);
 
-    /// Gives a dial up, if it is under way: nothing more comes of it.
+    /// Cancels a dial that is in progress: it has no result any more.
     fn cancel(&mut self, dial: DialId);
 
     /// Sends a frame; [`Input::Writable`] follows.
     fn send(&mut self, connection: ConnectionId, channel: u32, frame: Frame);
 
-    /// Reads a channel from now on. With the first of them the peer is no stranger any more: until then
-    /// a transport may take little of a connection that it accepted.
+    /// Starts reading a channel. After the first such call the peer is no stranger any more: before
+    /// it, a transport may keep the windows of an inbound connection small.
     fn open(&mut self, connection: ConnectionId, channel: u32);
 
-    /// Ends a connection.
+    /// Closes a connection.
     fn close(&mut self, connection: ConnectionId);
 
-    /// The machine's interfaces or their addresses have changed: sockets that were bound to them may have to be
-    /// bound again.
+    /// The machine's interfaces or their addresses have changed: sockets bound to them may have to
+    /// be bound again.
     fn network_changed(&mut self) {}
 
-    /// The next thing that happened.
+    /// The next event.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Happening>;
 
-    /// Whether other nodes' transports of this kind may send it signals. While no transport of a node wants any,
-    /// its peers carry none to it.
+    /// Whether this transport handles signals. If no transport of a node does, its peers carry none
+    /// to it.
     fn takes_signals(&self) -> bool {
         false
     }
 
-    /// A signal of another node's transport has arrived; `true` if it was meant for this transport, otherwise
-    /// the next one is asked. Any node that has a peer in common with this one can send it, so what is kept for
-    /// it must be bounded.
+    /// A signal from another node's transport. Returns whether it was for this transport: if not,
+    /// the next one is asked. Any node that has a peer in common with this one can send signals, so
+    /// whatever is kept for them must be bounded.
     ///
-    /// To say something itself a transport gives [`Input::Signal`], with a number from [`new_signal_id`].
+    /// To send one, a transport gives [`Input::Signal`], with a number from [`new_signal_id`].
     fn signal(&mut self, signal: &Signal) -> bool {
         let _ = signal;
         false
     }
 
-    /// What became of a signal of this transport. `Ok` says that the other node has it, not that it will
-    /// answer.
+    /// The result of a signal of this transport. That the other node has it does not mean that
+    /// there will be an answer.
     fn signaled(&mut self, id: SignalId, result: Result<(), SignalError>) {
         let _ = (id, result);
     }
 
-    /// Ends everything at once. When the future is ready, all sockets are closed, and the next transport may
-    /// listen at the same address. Nothing is called after this.
+    /// Closes everything at once. When the future completes, the system resources are free: another
+    /// process can listen at the same addresses. No calls follow.
     fn shut_down(&mut self) -> BoxFuture<()> {
         Box::pin(std::future::ready(()))
     }
 
-    /// Bytes that were sent and received so far, with everything that travels with the frames.
+    /// The bytes sent and received so far, with all overhead.
     fn traffic(&self) -> Traffic {
         Traffic::default()
     }
 }
 
-/// A future in a box, which can go to another thread where there are threads.
+/// A boxed future, [`Send`] where there are threads.
 #[cfg(not(all(target_family = "wasm", not(target_feature = "atomics"))))]
 pub type BoxFuture<T> = futures_util::future::BoxFuture<'static, T>;
-/// A future in a box.
+/// A boxed future.
 #[cfg(all(target_family = "wasm", not(target_feature = "atomics")))]
 pub type BoxFuture<T> = futures_util::future::LocalBoxFuture<'static, T>;
 
@@ -245,7 +245,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// With these counts of bytes.
+    /// From these counts of bytes.
     pub fn new(sent: u64, received: u64) -> Self {
         Self { sent, received }
     }
@@ -258,7 +258,7 @@ impl std::ops::AddAssign for Traffic {
     }
 }
 
-/// What to do about an error of the system.
+/// Advice about an error of the system.
 fn hint(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => ": another socket has this port, choose another",
@@ -267,40 +267,40 @@ fn hint(error: &std::io::Error) -> &'static str {
     }
 }
 
-/// Why connections cannot be accepted at an address.
+/// Why listening at an address failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
-    /// No transport knows such addresses.
+    /// No transport handles such addresses.
     #[error(
         "{0}: no transport of this node listens at such an address; QUIC does at one like /ip4/0.0.0.0/udp/4001/quic-v1, by IP address, with UDP"
     )]
     Unsupported(Multiaddr),
-    /// The operating system refuses.
+    /// The operating system reports an error.
     #[error("{address}: {source}{}", hint(source))]
     Io {
-        /// Where.
+        /// The address.
         address: Multiaddr,
-        /// Why.
+        /// The error.
         source: std::io::Error,
     },
-    /// The transport refuses, for a reason of its own.
+    /// The transport reports an error of its own.
     #[error("{address}: {source}")]
     Transport {
-        /// Where.
+        /// The address.
         address: Multiaddr,
-        /// Why.
+        /// The error.
         source: TransportError,
     },
 }
 
-/// A number for a new connection, which no other connection of this process has.
+/// A number for a new connection, unique in this process.
 pub fn new_connection_id() -> ConnectionId {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     ConnectionId(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A number for a new signal, which no other signal of this process has.
+/// A number for a new signal, unique in this process.
 pub fn new_signal_id() -> SignalId {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     SignalId(NEXT.fetch_add(1, Ordering::Relaxed))
@@ -311,12 +311,12 @@ pub fn to_core(address: &Multiaddr) -> Address {
     Address(address.to_vec().into())
 }
 
-/// The address of the core's form; `None` if it is not a multiaddr.
+/// The address of its form in the core; `None` if it is not a multiaddr.
 pub fn from_core(address: &Address) -> Option<Multiaddr> {
     Multiaddr::try_from(address.0.to_vec()).ok()
 }
 
-/// Whether an address means every address of the machine that listens there: nobody can dial it.
+/// Whether an address is "any interface": a node can listen there, but not be dialed.
 pub fn is_unspecified(address: &Multiaddr) -> bool {
     match address.iter().next() {
         Some(Protocol::Ip4(ip)) => ip.is_unspecified(),
@@ -325,7 +325,7 @@ pub fn is_unspecified(address: &Multiaddr) -> bool {
     }
 }
 
-/// Takes `/p2p/…` off the end of an address: where, and who.
+/// Splits `/p2p/…` off the end of an address: returns the address and the identity.
 pub fn split_peer(mut address: Multiaddr) -> (Multiaddr, Option<PeerId>) {
     match address.iter().last() {
         Some(Protocol::P2p(peer)) => {

@@ -1,4 +1,4 @@
-//! The application's checks, outside the node's task.
+//! The application's validators, which run outside the node's task.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -50,7 +50,7 @@ impl<F: Fn(Subject, Answer) + MaybeSend + MaybeSync + 'static> Validator for F {
     }
 }
 
-/// Takes one answer. Dropped without one it is *ignore*.
+/// Takes one verdict. If it is dropped without one, the verdict is *ignore*.
 #[derive(Debug)]
 pub struct Answer {
     ticket: Ticket,
@@ -59,8 +59,8 @@ pub struct Answer {
     driver: UnboundedSender<Message>,
 }
 
-/// A validator that finds everything good: for items whose [rules](crate::rules::Rules) say all
-/// there is to say.
+/// A validator that accepts everything: for applications whose [rules](crate::rules::Rules) decide
+/// all.
 pub fn accept_all(_: Subject, answer: Answer) {
     answer.accept(Admission::default());
 }
@@ -70,26 +70,26 @@ impl Answer {
         Self { ticket, verdict: None, tip: None, driver }
     }
 
-    /// It is good. For headers the default admission will do.
+    /// Accepts. For headers the default admission will do.
     pub fn accept(mut self, admission: Admission) {
         self.verdict = Some(Verdict::Accept(admission));
     }
 
-    /// The block is good, and perhaps the tip moves with it.
+    /// Accepts a block, and sets the tip if there is a change.
     pub fn accept_block(mut self, tip: Option<TipChange>) {
         self.verdict = Some(Verdict::Accept(Admission::default()));
         self.tip = tip;
     }
 
-    /// It proves misbehaviour.
+    /// Rejects: it proves misbehaviour.
     pub fn reject(mut self) {
         self.verdict = Some(Verdict::Reject);
     }
 
-    /// It is of no use now.
+    /// Ignores: it is of no use now.
     pub fn ignore(self) {}
 
-    /// A verdict that has been made elsewhere.
+    /// Gives a verdict that was made elsewhere.
     pub fn give(mut self, verdict: Verdict, tip: Option<TipChange>) {
         self.verdict = Some(verdict);
         self.tip = tip;
@@ -100,7 +100,7 @@ impl Drop for Answer {
     fn drop(&mut self) {
         let verdict = self.verdict.take().unwrap_or(Verdict::Ignore);
         let verdict = Command::Verdict { ticket: self.ticket, verdict };
-        // Without a driver nobody waits for the answer.
+        // Without a driver no one waits for the verdict.
         let _ = self.driver.send(Message::Command(verdict));
         if let Some(tip) = self.tip.take() {
             let _ = self.driver.send(Message::Command(Command::SetTip(tip)));
@@ -108,18 +108,18 @@ impl Drop for Answer {
     }
 }
 
-/// Where validators run. No queue builds up: the core asks two questions for each worker, says which, and
-/// waits for the answers.
+/// Where validators run. No queue builds up: the core has at most two questions open for each
+/// worker, names the lane, and waits for the verdicts.
 pub(crate) use workers::Workers;
 
 fn validate(validator: &dyn Validator, subject: Subject, answer: Answer) {
-    // A validator that panics has given no answer, and its caller has more to do.
+    // A validator that panics has given no verdict; its thread goes on with the next question.
     if catch_unwind(AssertUnwindSafe(|| validator.validate(subject, answer))).is_err() {
         tracing::error!("the validator panicked: its answer counts as ignore");
     }
 }
 
-/// On threads of their own: some for the shared lane, and one for each other.
+/// Threads: some for the shared lane, and one for each other lane.
 #[cfg(feature = "threads")]
 mod workers {
     use std::collections::BTreeMap;
@@ -145,7 +145,7 @@ mod workers {
             let own =
                 (0..pools).map(|pool| Lane::Pool(PoolIndex(pool as u16))).chain([Lane::Chain]);
             let own = own.map(|lane| (lane, 1));
-            // Dropped if a thread cannot be had: then the others end.
+            // If a thread cannot be started, dropping this ends the others.
             let mut lanes = Self(BTreeMap::new());
             let mut n = 0;
             for (lane, threads) in own.chain([(Lane::Shared, workers - 1)]) {
@@ -164,15 +164,15 @@ mod workers {
         }
 
         pub(crate) fn ask(&self, subject: Subject, answer: Answer, lane: Lane) {
-            // Threads end when this is dropped, so there is one; and the core asks no lane that has none.
+            // Threads end only when this is dropped, and the core only names lanes that exist.
             let sent = self.0.get(&lane).is_some_and(|lane| lane.send((subject, answer)).is_ok());
             debug_assert!(sent, "there is no worker for {lane:?}");
         }
     }
 
-    /// Answers questions until no more will come.
+    /// Answers questions until the queue is closed.
     fn work(questions: &Mutex<Receiver<Question>>, validator: &dyn Validator) {
-        // Whoever waits for a question holds the lock, and gives it up with the question.
+        // The thread that waits for a question holds the lock, and releases it with the question.
         let next = || questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
         while let Ok((subject, answer)) = next() {
             validate(validator, subject, answer);
@@ -200,7 +200,7 @@ mod workers {
 
         #[test]
         fn lanes_are_worked_on_at_once() {
-            // Nobody gets past it alone.
+            // All lanes must get here before any can go on.
             let all = Arc::new(Barrier::new(LANES.len()));
             let met = all.clone();
             let validator = move |_: Subject, answer: Answer| {
@@ -223,7 +223,7 @@ mod workers {
     }
 }
 
-/// In the task of the node, which waits for each: there are no threads.
+/// Runs in the node's task, which waits for each verdict: there are no threads.
 #[cfg(not(feature = "threads"))]
 mod workers {
     use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The thread that writes, and the one that reads: the core never waits for a disk.
+//! Two threads for the store, one that writes and one that reads, so that the core never waits for
+//! a disk.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::rt;
 /// Writes in one transaction at most: a sync costs the same for one as for many.
 const BATCH: usize = 1024;
 
-/// A block as it is kept, for somebody who waits for it.
+/// A stored block, for a caller that waits for it.
 pub(crate) struct FoundBlock {
     /// Id, header and encoded items, if there is such a block.
     pub(crate) found: Option<(BlockId, Bytes, Bytes)>,
@@ -35,7 +36,7 @@ enum Job {
     Book(Box<PeerBook>),
 }
 
-/// The driver's end of a store.
+/// The driver's handle to the store's threads.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     writer: Sender<Job>,
@@ -44,16 +45,16 @@ pub(crate) struct Keeper {
     held: tokio::sync::mpsc::Receiver<Infallible>,
 }
 
-/// A thread's handle of the store. Dropping it reports to the driver that the thread has ended.
+/// A thread's share of the store; dropping it shows that the thread is gone.
 struct Share {
-    // The order of the fields matters: they are dropped in it.
+    // Dropped in this order.
     store: Arc<Store>,
     driver: Driver,
     _held: tokio::sync::mpsc::Sender<Infallible>,
 }
 
 impl Drop for Share {
-    /// Without this report, those who wait for the store would wait for ever after a panic.
+    /// If the thread was lost, the driver must be told, since it would wait for ever.
     fn drop(&mut self) {
         if std::thread::panicking() {
             failed(&self.driver, StoreError::Panicked { path: self.store.path.clone() });
@@ -62,8 +63,8 @@ impl Drop for Share {
 }
 
 impl Keeper {
-    /// Starts the two threads. They tell `driver` what is durable, what was found, and of failure;
-    /// they end with this, and keep what was given before.
+    /// Starts the two threads. They tell `driver` what is durable, what was found, and failures;
+    /// they end when this is dropped, after all earlier writes.
     pub(crate) fn start(store: Arc<Store>, driver: Driver) -> std::io::Result<Self> {
         let (writer, jobs) = channel();
         let (reader, loads) = channel();
@@ -75,29 +76,29 @@ impl Keeper {
         Ok(Self { writer, reader, held })
     }
 
-    /// Keeps something; [`Command::Stored`] follows.
+    /// Writes something; [`Command::Stored`] follows.
     pub(crate) fn write(&self, request: u64, write: Write) {
-        // A thread that is gone has told why.
+        // A thread that is gone has reported why.
         let _ = self.writer.send(Job::Write(request, write));
     }
 
-    /// Keeps what is known of peers.
+    /// Saves the address book.
     pub(crate) fn book(&self, book: PeerBook) {
         let _ = self.writer.send(Job::Book(Box::new(book)));
     }
 
-    /// Looks for something; [`Command::Loaded`] follows.
+    /// Loads something; [`Command::Loaded`] follows.
     pub(crate) fn load(&self, request: u64, what: Load) {
         let _ = self.reader.send(Question::Peer(request, what));
     }
 
-    /// Looks for a block; [`Message::FoundBlock`] follows.
+    /// Loads a block; [`Message::FoundBlock`] follows.
     pub(crate) fn block(&self, at: BlockAt, answer: tokio::sync::oneshot::Sender<Option<Block>>) {
         let _ = self.reader.send(Question::Block(at, answer));
     }
 
-    /// Is ready when all that was given is durable, or cannot be, and the store is closed: whoever
-    /// opens it next finds it whole.
+    /// Completes when all writes are durable, or have failed, and the store is closed: it can be
+    /// opened again then.
     pub(crate) async fn close(mut self) {
         drop((self.writer, self.reader));
         let None = self.held.recv().await;
@@ -107,7 +108,7 @@ impl Keeper {
 type Driver = tokio::sync::mpsc::WeakUnboundedSender<Message>;
 
 fn tell(driver: &Driver, message: Message) {
-    // Without a driver nobody waits for it.
+    // Without a driver no one waits for it.
     if let Some(driver) = driver.upgrade() {
         let _ = UnboundedSender::send(&driver, message);
     }
@@ -156,7 +157,7 @@ fn read(share: &Share, questions: &Receiver<Question>) {
     }
 }
 
-/// Nothing that comes after is durable: the node stops.
+/// Later writes cannot become durable either: the node stops.
 fn failed(driver: &Driver, error: StoreError) {
     tracing::error!("the store fails, and the node stops: {error}");
     tell(driver, Message::StoreFailed(error));

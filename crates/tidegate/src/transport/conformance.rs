@@ -57,26 +57,26 @@ pub mod harness;
 #[doc(hidden)]
 pub mod slow;
 
-/// A kind of transport; its value is a world in which such transports reach each other.
+/// A kind of transport; a value is a world in which such transports can reach each other.
 pub trait Kind: Default {
-    /// Whether the way between two transports is bad enough that cases should do less.
+    /// Whether the network is so bad that cases should do less.
     const LOSSY: bool = false;
 
     /// A transport of a node.
     fn transport(&self, setup: &Setup) -> Box<dyn Transport>;
-    /// Where a listener finds a free place.
+    /// An address at which a listener finds a free port.
     fn listen_address(&self) -> Multiaddr;
-    /// Where nobody listens.
+    /// An address at which no node listens.
     fn nobody(&self) -> Multiaddr;
     /// An address of another kind of transport.
     fn foreign(&self) -> Multiaddr;
-    /// The address to dial to get to a listener.
+    /// The address to dial in order to reach a listener.
     fn way_to(&self, address: &Multiaddr) -> Multiaddr {
         address.clone()
     }
 }
 
-/// Runs a case to its end.
+/// Runs one case.
 #[doc(hidden)]
 pub fn run(case: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

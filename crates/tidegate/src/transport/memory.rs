@@ -1,9 +1,9 @@
-//! Nodes of one process, without sockets: for tests and examples.
+//! Nodes of one process without sockets, for tests and examples.
 //!
 //! # Not guaranteed
 //!
-//! Distance, loss or proof: names are taken for what they say, and a frame is there at once. For
-//! networks with faults there is the simulator (the crate `tidegate-sim`).
+//! Delay, loss or proof: identities are believed, and frames arrive at once. For networks with
+//! faults there is the simulator (the crate `tidegate-sim`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,12 +32,12 @@ struct Hub {
     sides: BTreeMap<ConnectionId, Side>,
 }
 
-/// What waits for one transport.
+/// The queue of one transport.
 #[derive(Debug, Default)]
 struct End {
-    /// Whose it is: in one process an identity needs no proof.
+    /// Its identity: within one process it needs no proof.
     peer: Option<PeerId>,
-    /// Room for its connections.
+    /// Places for its connections.
     places: Option<Places>,
     inputs: VecDeque<Happening>,
     waker: Option<Waker>,
@@ -48,12 +48,12 @@ struct End {
 /// One side of a connection.
 #[derive(Debug)]
 struct Side {
-    /// Which transport it belongs to.
+    /// The transport that it belongs to.
     end: usize,
     other: ConnectionId,
-    /// Channels that it reads.
+    /// Channels being read.
     open: BTreeSet<u32>,
-    /// Frames for channels that it does not read yet.
+    /// Frames of channels that are not read yet.
     unread: BTreeMap<u32, Frame>,
     _place: Option<Place>,
 }
@@ -64,7 +64,7 @@ impl MemoryNetwork {
         Self::default()
     }
 
-    /// A node's way into this network.
+    /// A transport of this network for a node.
     pub fn transport(&self, setup: &Setup) -> Memory {
         let mut hub = self.lock();
         let (peer, places) = (Some(setup.identity.peer_id()), Some(setup.places.clone()));
@@ -143,7 +143,7 @@ impl Hub {
     }
 }
 
-/// The connection that something is about.
+/// The connection of an event.
 fn connection_of(happening: &Happening) -> Option<ConnectionId> {
     match happening {
         Happening::Input(
@@ -155,7 +155,7 @@ fn connection_of(happening: &Happening) -> Option<ConnectionId> {
     }
 }
 
-/// Addresses that dialers are seen at: nobody listens there.
+/// Addresses of dialers: no node listens there.
 const DIALER_PORTS: u64 = 1 << 32;
 
 /// The transport of one node of a [`MemoryNetwork`].
@@ -204,7 +204,7 @@ impl Transport for Memory {
     }
 
     fn cancel(&mut self, dial: DialId) {
-        // Dials end at once, and what came of one may wait to be taken.
+        // Dials end at once, and the result may still be in the queue.
         let mut hub = self.network.lock();
         let mut undone = Vec::new();
         hub.ends[self.end].inputs.retain(|happening| match happening {
@@ -259,7 +259,7 @@ impl Transport for Memory {
             hub.ends[self.end].waker = Some(cx.waker().clone());
             return Poll::Pending;
         };
-        // The sender may send the next frame when this one is taken.
+        // The sender may send the next frame once this one has been taken.
         if let Happening::Input(Input::Frame { connection, channel, frame }) = &happening {
             hub.ends[self.end].traffic.received += frame.len() as u64;
             if let Some(sender) = hub.sides.get(connection).map(|side| side.other)

@@ -1,21 +1,23 @@
-//! Channels with a flow control of their own over a carrier that has none: one ordered, reliable stream, as a pipe,
-//! a circuit of Tor, a substream of libp2p, or a data channel of WebRTC.
+//! Channels with flow control over a carrier that has none: one ordered, reliable stream, such as a
+//! pipe, a Tor circuit, a libp2p substream, or a WebRTC data channel.
 //!
-//! It does no I/O: whoever has the carrier gives it the bytes that arrive, and writes what it has to say.
+//! It does no I/O: the owner of the carrier passes it the bytes that arrive, and writes the bytes
+//! that it returns.
 //!
 //! ```text
 //! Data      channel u32, length u32, that many bytes      under a credit for the channel
 //! Credit    channel u32, 0xffffffff                       one more frame may come on it
 //! ```
 //!
-//! Numbers are big-endian. Channel 0 begins with [`WINDOW`] credits, any other with none: they come when the receiver
-//! reads the channel ([`Mux::open`]), and one more each time that it has taken a frame. So what a peer can make a
-//! node hold is [`WINDOW`] frames for each channel that the node reads, and a frame that is half here.
+//! Numbers are big-endian. Channel 0 begins with [`WINDOW`] credits, all others with none: they get
+//! them when the receiver starts reading the channel ([`Mux::open`]), and one more each time that
+//! it has taken a frame. So a peer can make a node hold at most [`WINDOW`] frames for each channel
+//! that the node reads, and one incomplete frame.
 //!
 //! # Not guaranteed
 //!
-//! Secrecy, or that a carrier which is stuck holds up one channel only: credits keep a *reader* who is slow from
-//! holding up others, the stream itself is one.
+//! Secrecy, or that a stuck carrier blocks only one channel: credits keep a slow *reader* of one
+//! channel from blocking the others, but there is only one stream.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -23,16 +25,16 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use tidegate_proto::Kind;
 use tidegate_proto::wire::{Frame, MAX_FRAME};
 
-/// Frames that may be under way on one channel: one on its way, and one to be taken.
+/// Frames in transit on one channel: one on its way, and one to be taken.
 pub const WINDOW: usize = 2;
-/// Bytes of a channel's number and a length.
+/// The size of a header: channel number and length.
 const HEAD: usize = 8;
-/// In place of a length: a credit.
+/// In place of a length: the message is a credit.
 const CREDIT: u32 = u32::MAX;
-/// Channels that one connection has at most.
+/// The largest number of channels on one connection.
 const CHANNELS: usize = Kind::most_instances() as usize;
 
-/// How a peer breaks the framing of [`Mux`]. The connection is to be ended.
+/// A violation by the peer. The connection must be ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MuxError {
@@ -42,7 +44,7 @@ pub enum MuxError {
     /// A frame for which there was no credit.
     #[error("a frame without a credit for its channel")]
     NoCredit,
-    /// More credits than a channel has, or credits for more channels than there are.
+    /// More credits than a channel may have, or credits for more channels than there can be.
     #[error("more credits than there can be")]
     Credits,
 }
@@ -50,17 +52,17 @@ pub enum MuxError {
 /// One end of a connection.
 #[derive(Debug)]
 pub struct Mux {
-    /// What has arrived of the next message.
+    /// The bytes of the next, incomplete message.
     arrived: BytesMut,
-    /// Frames that may still come, for each channel that is read.
+    /// Outstanding credits of the peer, for each channel being read.
     granted: BTreeMap<u32, usize>,
     received: VecDeque<(u32, Frame)>,
-    /// Frames that may leave.
+    /// This end's credits.
     credits: BTreeMap<u32, usize>,
-    /// Frames that wait to leave, one for each channel, and whose turn it is.
+    /// Frames waiting to leave, one for each channel, and the channel that is next.
     waiting: BTreeMap<u32, Frame>,
     last: u32,
-    /// Channels for which a credit has to leave.
+    /// Channels that the peer is to get a credit for.
     owed: VecDeque<u32>,
     writable: VecDeque<u32>,
 }
@@ -72,7 +74,7 @@ impl Default for Mux {
 }
 
 impl Mux {
-    /// The end of a new connection: channel 0 is read.
+    /// One end of a new connection: channel 0 is being read.
     pub fn new() -> Self {
         Self {
             arrived: BytesMut::new(),
@@ -86,7 +88,7 @@ impl Mux {
         }
     }
 
-    /// Reads a channel from now on.
+    /// Starts reading a channel.
     pub fn open(&mut self, channel: u32) {
         if let std::collections::btree_map::Entry::Vacant(new) = self.granted.entry(channel) {
             new.insert(0);
@@ -94,8 +96,8 @@ impl Mux {
         }
     }
 
-    /// Gives a frame for a channel, which must have been writable. One that is too large for any frame is dropped,
-    /// as the peer would end the connection for it: `false`.
+    /// Queues a frame for a channel, which must be writable. Returns `false` and drops the frame if
+    /// it is larger than [`MAX_FRAME`], since the peer would end the connection for it.
     pub fn send(&mut self, channel: u32, frame: Frame) -> bool {
         let fits = frame.len() <= MAX_FRAME;
         if fits {
@@ -104,11 +106,11 @@ impl Mux {
         fits
     }
 
-    /// Bytes have arrived.
+    /// Takes bytes that have arrived.
     ///
     /// # Errors
     ///
-    /// When the peer breaks the rules; then nothing that follows means anything.
+    /// If the peer violates the framing; all further bytes are meaningless then.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(), MuxError> {
         self.arrived.extend_from_slice(bytes);
         while let Some((channel, length)) = self.head() {
@@ -121,7 +123,7 @@ impl Mux {
             if length > MAX_FRAME {
                 return Err(MuxError::TooLarge);
             }
-            // Before the frame is there: what is not paid for is not kept.
+            // Checked before the frame is complete: without a credit none of it is kept.
             let granted = self.granted.get_mut(&channel).filter(|left| **left > 0);
             let granted = granted.ok_or(MuxError::NoCredit)?;
             if self.arrived.len() < HEAD + length {
@@ -129,7 +131,7 @@ impl Mux {
             }
             *granted -= 1;
             self.arrived.advance(HEAD);
-            // A copy: the frame may be kept for longer than the buffer that it arrived in.
+            // A copy, since the frame may be kept for longer than the bytes that arrived with it.
             let frame = Bytes::copy_from_slice(&self.arrived[..length]);
             self.arrived.advance(length);
             self.received.push_back((channel, frame.into()));
@@ -155,22 +157,22 @@ impl Mux {
         Ok(())
     }
 
-    /// The next frame that arrived. With it the peer may send another on its channel.
+    /// The next frame that has arrived. Taking it lets the peer send another on its channel.
     pub fn next_frame(&mut self) -> Option<(u32, Frame)> {
         let (channel, frame) = self.received.pop_front()?;
         self.owed.push_back(channel);
         Some((channel, frame))
     }
 
-    /// What the carrier is to write next, all of it before it asks again: so no more than one frame is in front of the
-    /// next. `None` if there is nothing to say, or no credit for what there is.
+    /// The bytes to write next. The carrier must take all of them before it asks again, so that at
+    /// most one frame is in front of the next. `None` if nothing may leave.
     pub fn next_write(&mut self) -> Option<Bytes> {
         if let Some(channel) = self.owed.pop_front() {
-            // Not before it leaves: a peer that reads nothing is owed no more than it had.
+            // Granted only when the credit leaves, so that a peer that reads nothing gets no more.
             *self.granted.entry(channel).or_default() += 1;
             return Some(message(channel, CREDIT, &[]));
         }
-        // Control first, then each in turn.
+        // Control first, then the others in turn.
         let has_credit = |channel: &u32| self.credits.get(channel).is_some_and(|left| *left > 0);
         let control = Some(0).filter(|control| self.waiting.contains_key(control));
         let after = self.waiting.range(self.last.saturating_add(1)..).map(|(channel, _)| *channel);
@@ -185,12 +187,12 @@ impl Mux {
         Some(message(channel, frame.len() as u32, &frame.to_bytes()))
     }
 
-    /// The next channel whose frame has been given to the carrier: it takes another.
+    /// The next channel whose frame has been passed to the carrier, and that can take another.
     pub fn next_writable(&mut self) -> Option<u32> {
         self.writable.pop_front()
     }
 
-    /// Whether nothing of a channel waits to leave.
+    /// Whether a channel has no frame waiting to leave.
     pub fn has_sent(&self, channel: u32) -> bool {
         !self.waiting.contains_key(&channel)
     }
@@ -214,7 +216,7 @@ mod tests {
         Bytes::from(vec![n; size]).into()
     }
 
-    /// Everything that one end has to say comes to the other.
+    /// Carries all bytes from one end to the other.
     fn carry(from: &mut Mux, to: &mut Mux) -> Result<(), MuxError> {
         while let Some(bytes) = from.next_write() {
             to.receive(&bytes)?;
@@ -258,7 +260,7 @@ mod tests {
         assert_eq!(receives(&[data(0, MAX_FRAME), data(0, 0)]), Ok(()));
         assert_eq!(receives(&[data(0, 1), data(0, 1), data(0, 1)]), Err(MuxError::NoCredit));
         assert_eq!(receives(&[data(1, 1)]), Err(MuxError::NoCredit));
-        // The head is enough.
+        // The header is enough.
         assert_eq!(receives(&[data(1, 9).slice(..HEAD)]), Err(MuxError::NoCredit));
         let large = message(0, MAX_FRAME as u32 + 1, &[]);
         assert_eq!(receives(&[large]), Err(MuxError::TooLarge));
@@ -266,15 +268,15 @@ mod tests {
         assert_eq!(receives(&[credit(1), credit(1)]), Ok(()));
         assert_eq!(receives(&[credit(1), credit(1), credit(1)]), Err(MuxError::Credits));
         assert_eq!(receives(&[credit(0)]), Err(MuxError::Credits));
-        // Channel 0 is one of those that there are.
+        // Channel 0 counts too.
         let credits = |count: usize| (1..count as u32).map(credit).collect::<Vec<_>>();
         assert_eq!(receives(&credits(CHANNELS)), Ok(()));
         assert_eq!(receives(&credits(CHANNELS + 1)), Err(MuxError::Credits));
     }
 
     proptest! {
-        /// Whatever is sent, opened, cut up and taken when: frames arrive in order, whole and once, and no more of
-        /// them wait than there were credits.
+        /// Whatever is sent, opened, split and taken, in any order: frames arrive in order, whole
+        /// and once, and never more than there were credits for.
         #[test]
         fn frames_arrive_in_order(
             steps in prop::collection::vec((0..5u8, 0..4u32, 1..40usize), 1..300),
@@ -312,7 +314,7 @@ mod tests {
                 }
                 prop_assert!(b.received.len() <= open.len() * WINDOW);
             }
-            // All that may still come comes.
+            // Deliver everything that is left.
             for _ in 0..1000 {
                 if let Some(bytes) = a.next_write() { line.extend_from_slice(&bytes); }
                 if let Some(bytes) = b.next_write() { back.extend_from_slice(&bytes); }

@@ -1,12 +1,13 @@
-//! Room for connections, shared by all transports of a node: their sum is what a stranger can make it hold.
+//! Places for connections, shared by all transports of a node: their total bounds what strangers
+//! can make it hold.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tidegate_proto::Limits;
 
-/// How many connections all transports of a node have together. A transport takes a place for each, and gives
-/// it back with the [`Place`].
+/// The number of connections of all transports of a node. A transport takes a place for each, which
+/// is free again when the [`Place`] is dropped.
 #[derive(Clone, Debug)]
 pub struct Places(Arc<Counted>);
 
@@ -21,27 +22,26 @@ struct Counted {
 pub struct Place(Places);
 
 impl Places {
-    /// As many as these limits allow: peers, and those whose hello is not finished or who are told that
-    /// they are not wanted.
+    /// As many as these limits allow: peers, and connections in the hello or being refused.
     pub fn new(limits: &Limits) -> Self {
         let most = limits.max_inbound + limits.max_outbound + limits.handshakes;
         Self(Arc::new(Counted { taken: AtomicUsize::new(0), most: most as usize }))
     }
 
-    /// Whether no place is left for a connection that a peer has dialed.
+    /// Whether there is no place left for an inbound connection.
     pub fn is_full(&self) -> bool {
         self.0.taken.load(Ordering::Relaxed) >= self.0.most
     }
 
-    /// A place for a connection that a peer has dialed, if there is one.
+    /// A place for an inbound connection, if there is one.
     pub fn take(&self) -> Option<Place> {
         let more = |taken| (taken < self.0.most).then_some(taken + 1);
         let taken = self.0.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         taken.ok().map(|_| Place(self.clone()))
     }
 
-    /// A place for a connection that this node has dialed. The core bounds how many those are, and strangers
-    /// must not keep it from finding others.
+    /// A place for an outbound connection. The core limits their number, and strangers must not
+    /// keep it from finding peers.
     pub fn add(&self) -> Place {
         self.0.taken.fetch_add(1, Ordering::Relaxed);
         Place(self.clone())
@@ -67,7 +67,7 @@ mod tests {
         let second = first.clone();
         let taken = [first.take(), second.take(), first.take()];
         assert!(taken.iter().all(Option::is_some) && second.take().is_none() && first.is_full());
-        // Whom the node dials finds a place, and counts.
+        // Outbound connections find a place, and count.
         let dialed = second.add();
         drop(taken);
         assert!(!first.is_full());

@@ -52,28 +52,29 @@ use incoming::{HANDSHAKES, Incoming, KEPT, NetworkGroup, Verdict, network_group}
 use stream::StreamError;
 use watch::Watch;
 
-/// Streams that a peer may have: one for each channel with a fixed number or an offer.
+/// Streams that a peer may open: one for each channel with a fixed number or an offer.
 const STREAMS: u32 = Kind::most_instances();
-/// Bytes of TLS messages that have come before others that they wait for: those of a handshake of this
-/// protocol have 2 KiB in all.
+/// Bytes of TLS messages that have arrived out of order: a handshake of this protocol has 2 KiB in
+/// all.
 const TLS_WAITING: usize = 4 << 10;
-/// Frames of a connection that may be half read. What is read leaves QUIC's window, so without a bound
-/// a peer that stops in the middle of a frame on each channel makes a node hold one for each. A node
-/// sends frames one after the other (R4.1.6), so this holds nobody up who does.
+/// Incomplete large frames of a connection. Bytes that have been read leave QUIC's window, so
+/// without a bound a peer could stop in the middle of a frame on each channel, and the node would
+/// hold all of them. A node sends frames one after the other (R4.1.6), so honest peers never wait
+/// for this.
 const HALF_READ: usize = 2;
-/// How long the last frames of control may take to arrive.
+/// How long the last control frames may take to arrive.
 const LAST_FRAMES: Duration = Duration::from_secs(1);
-/// How long the last packets of a node may take to leave.
+/// How long the last packets at shutdown may take to leave.
 const LAST_PACKETS: Duration = Duration::from_millis(20);
-/// When quinn gives a silent connection up: long after the core has.
+/// quinn's idle timeout: much longer than that of the core.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
-/// What may be written beyond what is under way: one largest frame.
+/// How many bytes may be written beyond those in flight: one largest frame.
 const AHEAD: u64 = MAX_FRAME as u64;
 
 const CODE_CLOSED: u32 = 0;
 const CODE_FRAMING: u32 = 1;
 
-/// QUIC on one UDP socket for each address that is listened at, and one for dialing.
+/// QUIC with one UDP socket for each listener, and one for dialing.
 pub struct Quic {
     server: quinn::ServerConfig,
     client: tls::Dialer,
@@ -82,57 +83,57 @@ pub struct Quic {
     places: Places,
     endpoints: Endpoints,
     resolver: Resolver,
-    /// Dials that are under way.
+    /// Dials in progress.
     dials: BTreeMap<DialId, Dialing>,
     connections: BTreeMap<ConnectionId, Connection>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     inputs: VecDeque<Happening>,
-    /// Connections of others that have not come to anything yet, or have ended.
+    /// Inbound connections that are not established yet, or have ended.
     incoming: Incoming,
-    /// Whether the timer of `look_at_all` runs: as long as there are connections.
+    /// Whether connections are being checked: while there are any.
     looks: bool,
-    /// Traffic of connections that have ended.
+    /// Traffic of closed connections.
     past: Traffic,
 }
 
-/// A dial that is under way.
+/// A dial in progress.
 struct Dialing {
     peer: Option<PeerId>,
-    /// When the dial times out.
+    /// Its timeout.
     until: Instant,
-    /// Dropping it cancels the attempts.
+    /// Dropping it cancels the dial.
     _going: Option<oneshot::Sender<()>>,
 }
 
 struct Connection {
     quic: quinn::Connection,
     _place: Place,
-    /// The network group of a peer that dialed this node.
+    /// For an inbound connection, its network group.
     group: Option<NetworkGroup>,
     watch: Watch,
-    /// Channels the core reads.
+    /// Channels that the core reads.
     open: BTreeSet<u32>,
-    /// Channels that have their stream.
+    /// Channels that have a stream.
     known: BTreeSet<u32>,
     /// Streams of channels that are not read yet.
     unread: BTreeMap<u32, RecvStream>,
     /// Streams that can take a frame.
     writers: BTreeMap<u32, SendStream>,
-    /// Channels whose streams are being written to.
+    /// Channels whose streams are being written.
     busy: BTreeSet<u32>,
-    /// Streams that are being read or waited for.
+    /// Streams that are being read or awaited.
     reading: usize,
-    /// Places for frames that are half read.
+    /// Places for incomplete large frames.
     half_read: Arc<Semaphore>,
-    /// Held while a frame is written: one at a time, channel 0 excepted. R4.1.6
+    /// Held while a frame is written: one at a time, except on channel 0. R4.1.6
     writing: Arc<Mutex<()>>,
-    /// The core has closed it, since then.
+    /// When the core closed it.
     closing: Option<Instant>,
-    /// The connection has ended; what has arrived before is still read.
+    /// The connection has ended; what arrived before is still being read.
     over: bool,
 }
 
-/// What a future of `Quic::work` has come to.
+/// A completed task.
 enum Done {
     Incoming(quinn::Endpoint, Option<Box<quinn::Incoming>>),
     Accepted(
@@ -152,12 +153,12 @@ enum Done {
 }
 
 impl Connection {
-    /// Whether its peer's hello was found good.
+    /// Whether the core has accepted the peer's hello.
     fn is_known(&self) -> bool {
         self.open.len() > 1
     }
 
-    /// Ends the connection because of what the peer does with its streams.
+    /// Ends the connection after a violation of the framing.
     fn break_off(&self, reason: &[u8]) {
         if self.quic.close_reason().is_none() {
             self.quic.close(CODE_FRAMING.into(), reason);
@@ -169,12 +170,12 @@ impl Quic {
     /// A transport for a node.
     pub fn new(setup: &Setup) -> Result<Self, TlsError> {
         let Setup { identity, limits, places } = setup;
-        // A channel that is not read must leave part of the connection's window to the others.
+        // A channel that is not read must leave part of the window to the others.
         let stream_window = VarInt::from_u32(limits.receive_window / 3 * 2);
         let idle = IDLE_TIMEOUT.try_into().expect("two minutes fit");
         let mut transport = quinn::TransportConfig::default();
         transport
-            // For a connection whose hello is not checked yet; raised when the core opens channels.
+            // For strangers; raised when the core opens channels.
             .max_concurrent_uni_streams(streams_for(1).into())
             .receive_window(limits.receive_window.min(STRANGER_WINDOW).into())
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
@@ -182,7 +183,7 @@ impl Quic {
             .crypto_buffer_size(TLS_WAITING)
             .stream_receive_window(stream_window)
             .send_window(limits.send_window.into())
-            // Send one frame after the other: a complete frame is of use, two halves are not.
+            // One complete frame is useful, two halves are not.
             .send_fairness(false)
             .congestion_controller_factory(Arc::new(watch::Watching::default()))
             .max_idle_timeout(Some(idle));
@@ -212,7 +213,7 @@ impl Quic {
         })
     }
 
-    /// Looks names up in another way than the system does.
+    /// Sets another resolver than the system's.
     pub fn resolver(mut self, resolver: Resolver) -> Self {
         self.resolver = resolver;
         self
@@ -231,8 +232,8 @@ impl Quic {
 
     fn on_incoming(&mut self, incoming: quinn::Incoming) {
         if self.places.is_full() {
-            // Connections that are being refused still hold places, and could pile up. End the oldest of them
-            // at once; the dialer finds a place when it tries again.
+            // Refused connections that are still closing must not pile up. A new one finds a place
+            // if one of them can be ended at once.
             if self.hurry(|_| true) {
                 incoming.ignore();
             } else {
@@ -254,19 +255,19 @@ impl Quic {
         ) {
             Verdict::Ignore => return incoming.ignore(),
             Verdict::Retry => {
-                // An error means that it may not be retried, which was just asked.
+                // Fails only if a retry is not possible, which was checked.
                 let _ = incoming.retry();
                 return;
             }
             Verdict::Begin => {}
         }
         let (number, wait, given_up) = self.incoming.begin(now, group);
-        // The handshake shows that the peer receives there. Where its packets say that they come from later
-        // is what anybody may write on them.
+        // The handshake proves that the peer receives at this address. The source address of later
+        // packets can be forged by anybody.
         let from = incoming.remote_address();
         let patience = self.limits.handshake_timeout;
         self.work.push(Box::pin(async move {
-            // A timer would take a millisecond even for no time at all.
+            // A timer would take a millisecond even for a duration of zero.
             if !wait.is_zero() {
                 rt::sleep(wait).await;
             }
@@ -281,7 +282,7 @@ impl Quic {
         }));
     }
 
-    /// Of the connections that are being closed and for which it is true, ends the oldest at once.
+    /// Ends the connection at once that has been closing for longest, among some.
     fn hurry(&self, which: impl Fn(&Connection) -> bool) -> bool {
         let open = |one: &&Connection| one.quic.close_reason().is_none() && which(one);
         let sent_away = self.connections.values().filter(open);
@@ -293,8 +294,8 @@ impl Quic {
         oldest.is_some()
     }
 
-    /// A hello was accepted. Only a few connections that had come this far and are being closed may remain:
-    /// each holds as much as a peer's.
+    /// A connection is no stranger's any more. Of those that got that far and are closing, only a
+    /// few may remain: each holds as much as a peer's.
     fn hurry_beyond(&self) {
         let limits = &self.limits;
         let most = (limits.max_inbound + limits.max_outbound + ENDING) as usize;
@@ -303,7 +304,7 @@ impl Quic {
         }
     }
 
-    /// Ends those that make quinn keep too much, now and from then on.
+    /// Ends connections that make quinn keep too much; repeats as long as there are connections.
     fn look_at_all(&mut self) {
         let now = Instant::now();
         for connection in self.connections.values_mut() {
@@ -325,7 +326,7 @@ impl Quic {
         }));
     }
 
-    /// Closed connections that quinn still keeps (draining, RFC 9000 section 10.2).
+    /// Closed connections that quinn has not forgotten yet.
     fn kept(&self) -> usize {
         let open = self.endpoints.open_connections();
         open.saturating_sub(self.connections.len() + self.incoming.under_way())
@@ -349,7 +350,7 @@ impl Quic {
             }
             return;
         }
-        // The stream of channel 0 is opened first: the peer may allow few.
+        // Opened before all others, since the peer may allow few.
         let control = stream::open(&quic, 0).now_or_never().flatten();
         let connection = new_connection_id();
         let closed = quic.clone();
@@ -391,7 +392,7 @@ impl Quic {
         ));
     }
 
-    /// Connects to whichever of some sockets answers first.
+    /// Dials from several sockets; the first to connect wins.
     fn connect(&mut self, dial: DialId, sockets: &[SocketAddr]) {
         let Some(peer) = self.dials.get(&dial).map(|dialing| dialing.peer) else { return };
         let (mut attempts, mut others) = (Vec::new(), Vec::new());
@@ -401,7 +402,7 @@ impl Quic {
                 let (from, listener) = (endpoint.quinn.clone(), endpoint.listener.clone());
                 let config = self.client.config(peer, self.transport.clone());
                 let attempt = Attempt { from, listener, config, to: *to };
-                // Try each address once before any is tried from a second socket.
+                // Each address is tried once before any is tried a second time.
                 if n == 0 { attempts.push(attempt) } else { others.push(attempt) }
             }
         }
@@ -429,9 +430,9 @@ impl Quic {
         }));
     }
 
-    /// Connects from a new socket, if one may be opened.
+    /// Dials from a fresh socket, if one is available.
     fn dial_fresh(&mut self, dial: DialId, to: Option<SocketAddr>) {
-        // Their connections are among those that are kept for a while.
+        // Their connections are kept for a while as well.
         let to = to.filter(|_| self.kept() < KEPT);
         let from = to.and_then(|to| Some((to, self.endpoints.fresh(dial, to)?)));
         let Some((to, from)) = from else { return self.dial_failed(dial, DialError::Unreachable) };
@@ -453,7 +454,7 @@ impl Quic {
         // R4.1.2
         if !connection.known.insert(channel) {
             let _ = stream.stop(CODE_FRAMING.into());
-            // A channel has one stream.
+            // A channel has only one stream.
             return connection.break_off(b"a channel opened twice");
         }
         let more = connection.known.len() < STREAMS as usize;
@@ -472,7 +473,7 @@ impl Quic {
     fn read_next(&mut self, id: ConnectionId, channel: u32, mut stream: RecvStream) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.reading += 1;
-        // Control goes on whatever happens: it has a place of its own.
+        // Control never waits: its frames need no place.
         let places = (channel != 0).then(|| connection.half_read.clone());
         self.work.push(Box::pin(async move {
             let frame = stream::read(&mut stream, places.as_deref()).await;
@@ -487,8 +488,8 @@ impl Quic {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.busy.remove(&channel);
         let Some(stream) = stream else {
-            // The connection has ended, or the peer has stopped the stream: end it, or the core would wait for
-            // ever.
+            // The connection has ended, or the peer stopped the stream: otherwise the core would
+            // wait for ever.
             return connection.break_off(b"a channel that was stopped");
         };
         connection.writers.insert(channel, stream);
@@ -498,15 +499,15 @@ impl Quic {
             }
             return;
         }
-        // More than the congestion window would only wait in front of newer frames.
+        // Data written beyond what the path can take would only wait there.
         let path = connection.quic.stats().path;
         let window = (path.cwnd + AHEAD).min(self.limits.send_window.into());
         connection.quic.set_send_window(window);
         self.say(Input::Writable { connection: id, channel });
     }
 
-    /// The peer has finished channel 0. It closes the connection when its frames are acknowledged, but the
-    /// close may get lost and is sent once: so this end closes too.
+    /// The peer has sent its last message. It closes the connection once that is acknowledged; its
+    /// notice is a single datagram, which may be lost.
     fn ended(&self, id: ConnectionId) {
         self.work.push(Box::pin(async move {
             rt::sleep(LAST_FRAMES).await;
@@ -514,7 +515,7 @@ impl Quic {
         }));
     }
 
-    /// Waits until the last frames of control have arrived.
+    /// Waits until the last control frames have been acknowledged.
     fn flush(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let control = connection.writers.remove(&0);
@@ -534,7 +535,7 @@ impl Quic {
         }
     }
 
-    /// A stream has been read or accepted, and its next read has begun.
+    /// A read has completed, and its follow-up has been started.
     fn read_one(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.reading -= 1;
@@ -542,13 +543,13 @@ impl Quic {
         self.end_if_read(id);
     }
 
-    /// Reports the end of a connection when all frames that arrived before it have been read.
+    /// The end of a connection is reported after the frames that arrived before it.
     fn end_if_read(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get(&id) else { return };
         if connection.over && connection.reading == 0 {
             self.past += traffic(&connection.quic);
             if let Some(mut connection) = self.connections.remove(&id) {
-                // quinn keeps the connection for a while, but not what came on it.
+                // quinn keeps the connection for a while, but must not keep its data.
                 let unread = std::mem::take(&mut connection.unread).into_values();
                 let next = || connection.quic.accept_uni().now_or_never()?.ok();
                 for mut stream in unread.chain(std::iter::from_fn(next)) {
@@ -576,12 +577,13 @@ impl Quic {
     fn on_dialed(&mut self, dial: DialId, reached: Result<Reached, DialError>) {
         self.endpoints.dialed(dial);
         match reached {
-            // It was cancelled.
+            // The dial was cancelled.
             Ok(reached) if self.dials.remove(&dial).is_none() => {
                 reached.quic.close(CODE_CLOSED.into(), b"");
             }
             Ok(reached) => {
-                // The one that answered: which of those that a name stands for decides what group it is in.
+                // The address that answered: it decides the network group, whichever others a name
+                // resolves to.
                 let from = reached.quic.remote_address();
                 let place = self.places.add();
                 self.connected(reached, Direction::Outbound(dial), from, place);
@@ -686,7 +688,7 @@ impl Transport for Quic {
         let Some(name) = Name::of(&address) else {
             return self.dial_failed(id, DialError::UnsupportedAddress);
         };
-        // At each dial again: names move.
+        // Resolved again at each dial, since names change.
         let resolver = self.resolver.clone();
         self.work.push(Box::pin(async move {
             let found = rt::within(patience, name.resolve(resolver)).await;
@@ -737,7 +739,7 @@ impl Transport for Quic {
             return;
         }
         connection.closing = Some(Instant::now());
-        // A frame of control that is being written goes first.
+        // A control frame that is being written goes first.
         if !connection.busy.contains(&0) {
             self.flush(id);
         } else {
@@ -757,7 +759,7 @@ impl Transport for Quic {
             }
             match self.work.poll_next_unpin(cx) {
                 Poll::Ready(Some(done)) => self.on_done(done),
-                // With nothing to do there is nothing to wait for, until something is begun.
+                // Nothing to wait for until a task is started.
                 Poll::Ready(None) | Poll::Pending => return Poll::Pending,
             }
         }
@@ -768,7 +770,7 @@ impl Transport for Quic {
         Box::pin(async move {
             let all = endpoints.into_iter().map(|endpoint| async move {
                 endpoint.quinn.close(CODE_CLOSED.into(), b"");
-                // What tells the peers so is on its way by then. Who does not hear of it finds nobody there.
+                // The close notices have left by then. A peer that misses them finds the node gone.
                 let _ = rt::within(LAST_PACKETS, endpoint.quinn.wait_idle()).await;
                 endpoint.socket.close();
             });

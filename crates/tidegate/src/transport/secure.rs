@@ -1,9 +1,9 @@
-//! Identity on TLS 1.3, for any transport that has TLS: a self-signed certificate of the node's Ed25519 key, and
-//! a verifier that looks at the key and at nothing else (specification section 4.2).
+//! Identity on TLS 1.3, for any transport that has TLS: a self-signed certificate of the node's
+//! Ed25519 key, and a verifier that checks only the key (specification section 4.2).
 //!
 //! # Not guaranteed
 //!
-//! That a session may be resumed: one that is shows no certificate, so the configurations here keep none.
+//! Session resumption: a resumed session shows no certificate, so it is disabled.
 
 use std::sync::Arc;
 
@@ -18,16 +18,16 @@ use tidegate_proto::id::PeerId;
 
 use crate::identity::Identity;
 
-/// What both ends agree on to speak (ALPN, RFC 7301). R4.2.1
+/// The protocol name in ALPN (RFC 7301). R4.2.1
 pub const ALPN: &[u8] = b"tidegate/1";
-/// Bytes of a certificate: a self-signed one of an Ed25519 key has about 300, and nothing else of it
-/// is looked at.
+/// The largest certificate: a self-signed one of an Ed25519 key has about 300 bytes, and nothing
+/// else in it is used.
 const MAX_CERTIFICATE: usize = 1024;
-/// The DER of an Ed25519 public key is this and the key (RFC 8410 section 4).
+/// The DER of an Ed25519 public key: this prefix and the key (RFC 8410 section 4).
 const SPKI_PREFIX: [u8; 12] =
     [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// Why TLS cannot be set up. It says something about this build, not about any peer.
+/// Why TLS could not be set up. The cause is this build, not any peer.
 #[derive(Debug, thiserror::Error)]
 #[error("TLS cannot be set up: {0}")]
 pub struct TlsError(String);
@@ -61,11 +61,12 @@ impl Certified {
     }
 }
 
-/// How a node accepts connections: each peer shows a certificate, and proves that it has its key.
+/// The configuration for inbound connections: each peer shows a certificate, and proves that it has
+/// its key.
 ///
 /// # Errors
 ///
-/// When TLS cannot be set up, which says something about this build and not about any peer.
+/// If TLS cannot be set up, which is caused by this build and not by any peer.
 pub fn server(identity: &Identity) -> Result<rustls::ServerConfig, TlsError> {
     let certified = Certified::new(identity)?;
     let mut tls = rustls::ServerConfig::builder_with_provider(provider())
@@ -75,14 +76,14 @@ pub fn server(identity: &Identity) -> Result<rustls::ServerConfig, TlsError> {
         .with_single_cert(certified.chain.clone(), certified.key())
         .map_err(failed)?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
-    // Nothing is kept of a session: it would hold the certificate of whoever came, and one that is
-    // resumed shows none. R4.2.4
+    // No sessions are kept: they would contain certificates of all who connect, and resumed ones
+    // show none. R4.2.4
     tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     tls.send_tls13_tickets = 0;
     Ok(tls)
 }
 
-/// How a node dials a peer, or anyone.
+/// The configuration for outbound connections, to one peer or any.
 ///
 /// # Errors
 ///
@@ -97,7 +98,7 @@ pub fn client(identity: &Identity, peer: Option<PeerId>) -> Result<rustls::Clien
         .with_client_auth_cert(certified.chain.clone(), certified.key())
         .map_err(failed)?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
-    // A session that is resumed shows no certificate.
+    // A resumed session shows no certificate.
     tls.resumption = rustls::client::Resumption::disabled();
     Ok(tls)
 }
@@ -109,7 +110,7 @@ pub fn expect(tls: &rustls::ClientConfig, peer: PeerId) -> rustls::ClientConfig 
     tls
 }
 
-/// Who is at the other end, by the certificates that it has shown; `None` if they are not one of an Ed25519 key.
+/// The peer's identity by its certificates; `None` if they are not a single one of an Ed25519 key.
 pub fn peer(certificates: &[CertificateDer<'_>]) -> Option<PeerId> {
     match certificates {
         [certificate] => key_of(certificate).ok(),
@@ -125,8 +126,8 @@ fn key_of(certificate: &CertificateDer<'_>) -> Result<PeerId, Error> {
     key.map(PeerId).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))
 }
 
-/// Accepts any certificate of an Ed25519 key, or of the expected one: names and dates say nothing
-/// about a peer. That the peer has the key is shown by its signature over the handshake.
+/// Accepts any certificate of an Ed25519 key, or of the expected one: names and dates mean nothing.
+/// The peer proves that it has the key by its signature over the handshake.
 #[derive(Debug)]
 struct Verifier {
     expected: Option<PeerId>,
@@ -143,7 +144,7 @@ impl Verifier {
         certificate: &CertificateDer<'_>,
         chain: &[CertificateDer<'_>],
     ) -> Result<(), Error> {
-        // It is kept for as long as the connection: R4.2.5
+        // Kept as long as the connection: R4.2.5
         if certificate.len() > MAX_CERTIFICATE {
             return Err(Error::InvalidCertificate(CertificateError::BadEncoding));
         }

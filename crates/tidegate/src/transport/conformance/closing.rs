@@ -1,4 +1,4 @@
-//! Ends of connections.
+//! How connections end.
 
 use super::Kind;
 use super::harness::{End, Net, frame, numbered};
@@ -14,7 +14,7 @@ pub async fn a_lost_transport_is_noticed<K: Kind>() {
         let (gone, left) = if lost == 0 { (a, b) } else { (b, a) };
         net.drop_transport(gone.0);
         net.until("Closed", |net| net.link(left).closed).await;
-        // Whatever is asked of it now, it says nothing more.
+        // Calls after the close must have no effect.
         net.open(left, 16);
         net.close(left);
         net.settle().await;
@@ -22,7 +22,7 @@ pub async fn a_lost_transport_is_noticed<K: Kind>() {
 }
 
 pub async fn last_words_on_control_arrive<K: Kind>() {
-    // A first frame is special: it brings its channel.
+    // The first frame of a channel is special: it opens the channel.
     for before in [0, 3] {
         let (mut net, a, b) = Net::<K>::pair().await;
         for _ in 0..before {
@@ -46,25 +46,25 @@ pub async fn last_words_on_control_arrive<K: Kind>() {
     }
 }
 
-/// The other side is busy while frames and the end arrive: it must still see both, in order.
+/// The other side is busy while the frames and the end arrive: it must still see both, in order.
 pub async fn last_words_arrive_at_a_late_reader<K: Kind>() {
     for _ in 0..3 {
         let (mut net, a, b) = Net::<K>::pair().await;
         net.open(b, 16);
-        // The reader's transport is not polled until the sender has said that all is over.
+        // The reader's transport is not polled until the sender has reported the end.
         let reader = net.peers[b.0].transport.take();
         for number in 0..8 {
             if !net.link(a).writable(0) {
                 break;
             }
             net.send(a, 0, numbered(0, number, 2000).into());
-            // A transport may wait for its reader before it takes the second.
+            // A transport may wait for its reader before it takes the second frame.
             let _ = tokio::time::timeout(std::time::Duration::from_millis(20), net.step()).await;
         }
         let sent = net.link(a).left.get(&0).copied().unwrap_or(0).max(1);
         net.close(a);
         net.until("the sender's end", |net| net.link(a).closed).await;
-        // Until the reader's socket has heard of it too.
+        // Until the reader's socket has received it too.
         net.settle().await;
         net.peers[b.0].transport = reader;
         net.until("the reader's end", |net| net.link(b).closed).await;
@@ -84,7 +84,7 @@ pub async fn both_may_close_at_once<K: Kind>() {
     }
     net.close(a);
     net.close(b);
-    // Twice is not worse than once.
+    // Closing twice must do no harm.
     net.close(a);
     net.until("both ends", |net| both_closed(net, a, b)).await;
     net.settle().await;

@@ -12,7 +12,7 @@ use super::harness::{End, Net, frame};
 
 pub async fn both_sides_are_told_who_is_there<K: Kind>() {
     let mut net = Net::<K>::new(2).await;
-    // Without an expectation anyone will do.
+    // Without an expected identity any will do.
     for expected in [Some(net.peers[1].id), None] {
         let dial = loop {
             let dial = net.dial(0, 1, expected);
@@ -34,7 +34,7 @@ pub async fn both_sides_are_told_who_is_there<K: Kind>() {
         if !K::LOSSY {
             assert_eq!(Some(&out.address), net.peers[1].address.as_ref());
         }
-        // What is signed over a binding at one end must hold at the other.
+        // A signature over the binding of one end must verify at the other.
         assert_eq!(out.binding, back.binding);
     }
     let bindings = net.peers[0].links.values().map(|link| format!("{:?}", link.binding));
@@ -78,7 +78,7 @@ pub async fn foreign_addresses_are_refused<K: Kind>() {
     let error = transport.listen(&foreign).expect_err("it is none of its addresses");
     assert!(matches!(error, ListenError::Unsupported(_)), "{error}");
     assert!(error.to_string().starts_with(&foreign.to_string()), "{error}");
-    // With `/p2p/…` at the end it is no address that is listened at, nor one of its own.
+    // An address with `/p2p/…` at its end cannot be listened at.
     let own = net.peers[0].address.clone().unwrap();
     let transport = net.peers[0].transport.as_ref().unwrap();
     assert!(transport.handles(&own));
@@ -97,11 +97,11 @@ pub async fn an_address_is_listened_at_once<K: Kind>() {
     let error = transport.listen(&taken).expect_err("somebody listens there");
     assert!(matches!(error, ListenError::Io { .. } | ListenError::Transport { .. }), "{error}");
     assert!(error.to_string().starts_with(&taken.to_string()), "{error}");
-    // When the first is gone, the place is free: a node that restarts finds it.
+    // Once the first is gone, the port is free: a node that restarts finds it.
     net.drop_transport(0);
     let mut tries = 0;
     loop {
-        // A socket that is dropped closes in a task of its own.
+        // A dropped socket is closed in a task of its own.
         tokio::task::yield_now().await;
         let transport = net.peers[second].transport.as_mut().unwrap();
         match transport.listen(&taken) {
@@ -115,7 +115,7 @@ pub async fn an_address_is_listened_at_once<K: Kind>() {
     net.until("its address", |net| net.peers[second].address.as_ref() == Some(&taken)).await;
 }
 
-/// A dial that is given up comes to nothing, whatever is at the address.
+/// A cancelled dial has no result, whatever is at the address.
 pub async fn a_cancelled_dial_ends_with_nothing<K: Kind>() {
     let mut net = Net::<K>::new(1).await;
     let from = net.add();
@@ -125,7 +125,7 @@ pub async fn a_cancelled_dial_ends_with_nothing<K: Kind>() {
         net.settle().await;
         assert!(net.peers[from].dials.is_empty() && net.peers[from].links.is_empty());
     }
-    // What the listener saw of it is over as well, and others are let in.
+    // The listener's side of it ends as well, and other dials succeed.
     net.until("the end", |net| net.peers[0].links.values().all(|link| link.closed)).await;
     net.connect(from, 0).await;
 }
@@ -144,7 +144,7 @@ pub async fn a_listener_without_a_place_lets_nobody_in<K: Kind>() {
     net.connect(others[1], full).await;
     let dial = net.dial(others[2], full, None);
     net.until("a dial", |net| net.peers[others[2]].dials.contains_key(&dial)).await;
-    // Some carriers let the dialer know at once, others when the listener has ended it.
+    // With some carriers the dialer sees it at once, with others when the listener has ended it.
     net.settle().await;
     assert_eq!(net.peers[full].links.len(), 2);
     net.close(first);
@@ -174,13 +174,13 @@ pub async fn a_node_that_dials_itself_has_two_connections<K: Kind>() {
 pub async fn many_connections_to_one_listener<K: Kind>() {
     let mut net = Net::<K>::new(1).await;
     let dialers = 4;
-    // Nearly as many as a listener lets in by default.
+    // Nearly as many as a listener accepts by default.
     let each = if K::LOSSY { 5 } else { 40 };
     let mut ends = Vec::new();
     for _ in 0..dialers {
         net.add();
     }
-    // Enough at once that the listener asks some of them to come back.
+    // Enough at once to make the listener ask some of them to retry.
     for _ in 0..each / 5 {
         let at_once =
             (0..dialers * 5).map(|n| (1 + n % dialers, net.dial(1 + n % dialers, 0, None)));
@@ -200,7 +200,7 @@ pub async fn many_connections_to_one_listener<K: Kind>() {
     }
     let heard = |net: &Net<K>| net.peers[0].links.values().filter(|l| l.count(0) == 1).count();
     net.until("a frame of each", |net| heard(net) == ends.len()).await;
-    // Each gets its own number back.
+    // Each must get its own number back.
     for connection in net.peers[0].links.keys().copied().collect::<Vec<_>>() {
         let end = End(0, connection);
         if let Some(echo) = net.link(end).bytes(0).first() {

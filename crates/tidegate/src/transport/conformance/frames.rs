@@ -1,4 +1,4 @@
-//! Frames on their way.
+//! Delivery of frames.
 
 use std::ops::Range;
 
@@ -8,12 +8,12 @@ use bytes::Bytes;
 use super::Kind;
 use super::harness::{End, Net, frame, numbered, with_body};
 
-/// Sizes around those at which something changes: nothing, a word, a packet, a largest frame.
+/// Sizes around thresholds: nothing, a word, a packet, a largest frame.
 const SIZES: [usize; 12] = [0, 1, 3, 4, 100, 1023, 1024, 1200, 1452, 5000, 20_000, MAX_FRAME];
 const CHANNELS: [u32; 5] = [0, 1, 2, 16, 4_000_000_000];
 
 fn size(number: u32) -> usize {
-    // Most are small, as in life.
+    // Most are small, as in real traffic.
     match number % 16 {
         0 => SIZES[(number / 16) as usize % SIZES.len()],
         rest => rest as usize * 37,
@@ -27,7 +27,7 @@ pub async fn arrive_in_order_and_whole<K: Kind>() {
         net.open(a, channel);
         net.open(b, channel);
     }
-    // Both directions differ, so that an echo cannot pass for the other side's frame.
+    // The directions differ, so that an echo cannot be taken for the other side's frame.
     let routes = [(a, b, 0), (b, a, 1 << 31)];
     let mut queues: Vec<_> = routes
         .into_iter()
@@ -56,7 +56,7 @@ pub async fn arrive_in_order_and_whole<K: Kind>() {
         queues.iter().all(|(_, to, _, channel, _)| net.link(*to).count(*channel) >= count as usize)
     };
     net.until("all frames", arrived).await;
-    // Once: nothing comes after them.
+    // Exactly once: no more may follow.
     net.settle().await;
     for (_, to, salt) in routes {
         for channel in CHANNELS {
@@ -97,7 +97,7 @@ pub async fn the_largest_arrives<K: Kind>() {
     }
 }
 
-/// The core makes no such frame. If one is sent all the same, nobody gets it.
+/// The core makes no such frame. If one is sent all the same, it must not be delivered.
 pub async fn an_oversize_frame_ends_the_connection<K: Kind>() {
     for oversize in [MAX_FRAME + 1, 4 * MAX_FRAME] {
         let (mut net, a, b) = Net::<K>::pair().await;
@@ -119,7 +119,7 @@ pub async fn traffic_is_counted<K: Kind>() {
     let after = (traffic(&net, a), traffic(&net, b));
     assert!(after.0.sent - before.0.sent >= SIZE as u64, "{before:?} {after:?}");
     assert!(after.1.received - before.1.received >= SIZE as u64, "{before:?} {after:?}");
-    // What a connection has carried still counts when it is gone.
+    // The traffic of a closed connection still counts.
     net.close(a);
     net.until("both ends", |net| net.link(a).closed && net.link(b).closed).await;
     let (at_a, at_b) = (traffic(&net, a), traffic(&net, b));
@@ -130,13 +130,13 @@ pub async fn one_writable_for_each_frame<K: Kind>() {
     let (mut net, a, b) = Net::<K>::pair().await;
     net.open(b, 16);
     for number in 0..100 {
-        // `send` makes sure that the one before has left.
+        // `send` checks that the previous frame has left.
         net.send_when_writable(a, 0, frame(&[1; 40])).await;
         net.send_when_writable(a, 16, frame(&[2; 400])).await;
         net.until("its frames", |net| net.link(b).count(16) == number + 1).await;
     }
     net.settle().await;
-    // None came without a frame, which every step checks, and none stayed out.
+    // None came without a frame, which every step checks, and none is missing.
     let left = &net.link(a).left;
     assert_eq!((left[&0], left[&16]), (100, 100));
     assert!(net.link(b).left.is_empty());

@@ -1,5 +1,5 @@
-//! Transports under test, and a protocol of what they said. Every step checks what must hold in
-//! every case; the cases add what is special to them.
+//! Transports under test, and a log of their events. Every step checks what must hold in all cases;
+//! a case adds its own checks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
@@ -14,7 +14,7 @@ use crate::wire::{Binding, Encode as _, Frame, MAX_FRAME, Writer};
 use crate::{Identity, Limits, Multiaddr, Transport};
 use bytes::Bytes;
 
-/// After so long a case has failed. Nothing waits for it when all goes well.
+/// The timeout of a case. Nothing waits for it unless the case fails.
 const GUARD: Duration = Duration::from_secs(30);
 
 /// Several transports, by their numbers.
@@ -24,14 +24,14 @@ pub struct Net<K> {
     turn: usize,
 }
 
-/// A transport and what it has said.
+/// A transport and the log of its events.
 pub struct Peer {
-    /// `None` when it has been dropped.
+    /// `None` once it has been dropped.
     pub transport: Option<Box<dyn Transport>>,
     pub id: PeerId,
     pub address: Option<Multiaddr>,
     pub links: BTreeMap<ConnectionId, Link>,
-    /// What came of dials.
+    /// The results of dials.
     pub dials: BTreeMap<DialId, Result<ConnectionId, DialError>>,
     dialed: u64,
 }
@@ -45,11 +45,11 @@ pub struct Link {
     pub closed: bool,
     closing: bool,
     open: BTreeSet<u32>,
-    /// Channels with a frame that is not on its way yet.
+    /// Channels with a frame that has not left yet.
     busy: BTreeSet<u32>,
-    /// What arrived, by channel.
+    /// Received frames, by channel.
     pub received: BTreeMap<u32, Vec<Frame>>,
-    /// How many frames are on their way, by channel.
+    /// How many frames have left, by channel.
     pub left: BTreeMap<u32, usize>,
 }
 
@@ -76,13 +76,13 @@ impl<K: Kind> Net<K> {
             let listen = net.kind.listen_address();
             let transport = net.peers[at].transport.as_mut().expect("it was just added");
             transport.listen(&listen).expect("an address to listen at");
-            // It may take a while until the transport is reached there.
+            // It may take a while until the transport can be reached there.
             net.until("an address", |net| net.peers[at].address.is_some()).await;
         }
         net
     }
 
-    /// Another node, which does not listen.
+    /// Adds a node that does not listen.
     pub fn add(&mut self) -> usize {
         self.add_with(Limits::default())
     }
@@ -96,12 +96,12 @@ impl<K: Kind> Net<K> {
         self.peers.len() - 1
     }
 
-    /// Where to dial a node.
+    /// The address to dial a node at.
     pub fn way_to(&self, peer: usize) -> Multiaddr {
         self.kind.way_to(self.peers[peer].address.as_ref().expect("a listener"))
     }
 
-    /// Begins to dial one node from another.
+    /// Starts a dial from one node to another.
     pub fn dial(&mut self, from: usize, to: usize, expected: Option<PeerId>) -> DialId {
         let address = self.way_to(to);
         self.peers[from].dial(&address, expected)
@@ -116,13 +116,13 @@ impl<K: Kind> Net<K> {
             self.until("a dial to end", |net| net.peers[from].dials.contains_key(&dial)).await;
             let connection = match self.peers[from].dials[&dial] {
                 Ok(connection) => connection,
-                // Losses can take a handshake longer than a dial lasts.
+                // With losses, a handshake can take longer than a dial's timeout.
                 Err(DialError::TimedOut) if K::LOSSY => continue,
                 Err(ref error) => panic!("dialing: {error}"),
             };
             let links = |net: &Self| net.peers[to].links.len();
             self.until("the listener's side", |net| links(net) > before).await;
-            // Numbers ascend, so the last is the newest.
+            // Numbers ascend, so the last one is the newest.
             let (inbound, _) = self.peers[to].links.last_key_value().expect("the new one");
             return (End(from, connection), End(to, *inbound));
         }
@@ -165,7 +165,7 @@ impl<K: Kind> Net<K> {
         peer.transport.as_mut().expect("a transport").close(end.1);
     }
 
-    /// Goes on until something holds.
+    /// Runs until a condition holds.
     pub async fn until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         let waiting = async {
             while !holds(self) {
@@ -176,7 +176,7 @@ impl<K: Kind> Net<K> {
         assert!(waited.is_ok(), "{what}: not within {GUARD:?}");
     }
 
-    /// Goes on until a future of the test's own is done.
+    /// Runs until a future of the test is done.
     pub async fn alongside<T>(&mut self, what: &str, future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);
         let waiting = async {
@@ -191,13 +191,13 @@ impl<K: Kind> Net<K> {
         waited.unwrap_or_else(|_| panic!("{what}: not within {GUARD:?}"))
     }
 
-    /// Goes on until nothing has happened for a while. For what must *not* happen: too short a
-    /// while can only let a case pass that should have failed.
+    /// Runs until nothing has happened for a while. For checks that something does *not* happen:
+    /// too short a while can only let a case pass that should have failed.
     pub async fn settle(&mut self) {
         while tokio::time::timeout(Duration::from_millis(300), self.step()).await.is_ok() {}
     }
 
-    /// Sends a frame each way on channel 0 and waits for it: what was under way before has had
+    /// Sends a frame each way on channel 0 and waits for it: whatever was in transit before has had
     /// time to arrive, or to be dropped.
     pub async fn round_trip(&mut self, a: End, b: End) {
         for (from, to) in [(a, b), (b, a)] {
@@ -212,7 +212,7 @@ impl<K: Kind> Net<K> {
         self.peers[peer].transport = None;
     }
 
-    /// The next thing that any transport says.
+    /// The next event of any transport.
     pub async fn step(&mut self) {
         let (at, happening) = poll_fn(|cx| {
             let count = self.peers.len();
@@ -311,7 +311,7 @@ impl Peer {
         }
     }
 
-    /// The connection, which must be connected and not closed yet.
+    /// The connection, which must be open.
     fn live(&mut self, connection: ConnectionId) -> &mut Link {
         let link = self.links.get_mut(&connection).expect("Connected comes first");
         assert!(!link.closed, "Closed comes once, and last");
@@ -324,9 +324,9 @@ pub fn frame(bytes: &[u8]) -> Frame {
     Bytes::copy_from_slice(bytes).into()
 }
 
-/// A frame with content that says which one of which channel it is.
+/// A frame whose content says which channel and which frame of it this is.
 pub fn numbered(channel: u32, number: u32, size: usize) -> Bytes {
-    // SplitMix64 (Steele, Lea, Flood 2014), from a seed of the two.
+    // SplitMix64 (Steele, Lea, Flood 2014), seeded with both numbers.
     let mut state = u64::from(channel) << 32 | u64::from(number);
     let mut next = || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -345,7 +345,7 @@ pub fn with_body(head: &[u32], body: &Bytes) -> Frame {
     writer.finish().expect("it fits into a frame")
 }
 
-/// More than a transport should take of one connection whose peer does not read.
+/// More than a transport should take for a connection whose peer does not read.
 pub fn most_unread() -> usize {
     let limits = Limits::default();
     (limits.receive_window + limits.send_window) as usize + MAX_FRAME

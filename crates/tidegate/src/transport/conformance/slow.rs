@@ -20,7 +20,8 @@ pub async fn nothing_is_read_before_open<K: Kind>() {
     net.until("what comes now", |net| net.link(b).count(16) == 2).await;
     let received = net.link(b).bytes(16);
     assert!(received == [numbered(16, 0, 500), numbered(16, 1, 500)]);
-    // The other ones still wait. The directions are apart: `b` may send on what it does not read.
+    // The other channels still wait. Directions are independent: `b` may send on a channel that it
+    // does not read.
     net.round_trip(a, b).await;
     net.open(a, 17);
     net.send(b, 17, frame(b"back"));
@@ -40,7 +41,7 @@ pub async fn frames_of_a_channel_opened_early_arrive<K: Kind>() {
     net.round_trip(a, b).await;
     net.send(a, 20, frame(b"at last"));
     net.until("the frame", |net| net.link(b).count(20) == 1).await;
-    // Opened once more it is still one channel.
+    // Opening it twice does not make two channels of it.
     net.open(b, 20);
     net.send_when_writable(a, 20, frame(b"again")).await;
     net.until("the frame", |net| net.link(b).count(20) == 2).await;
@@ -69,7 +70,7 @@ pub async fn a_stuck_channel_holds_up_no_other<K: Kind>() {
     assert!(!net.link(a).writable(stuck), "{given} frames, and still more is taken");
     let accepted = given as usize * SIZE;
     assert!(accepted <= most_unread(), "{accepted} bytes were taken");
-    // Nothing of it is lost, and the channel goes on.
+    // Nothing is lost, and the channel goes on.
     net.open(b, stuck);
     net.until("what was stuck", |net| net.link(b).count(stuck) == given as usize).await;
     net.send_when_writable(a, stuck, numbered(stuck, given, SIZE).into()).await;

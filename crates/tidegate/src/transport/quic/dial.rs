@@ -1,4 +1,5 @@
-//! Dialing: what addresses mean, which socket leads there, and which of several addresses answers.
+//! Dialing: what an address means, which socket to use, and which of several addresses answers
+//! first.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -15,16 +16,17 @@ use super::socket::{self, Socket};
 use super::tls;
 use crate::rt;
 
-/// How many addresses of a name are tried in a dial: as many as begin within its time, with some left for
-/// the last to answer.
+/// How many addresses of a name are tried in a dial: as many as can start before the timeout,
+/// leaving the last time to answer.
 const ADDRESSES: usize = 16;
-/// How long an address has to answer before the next is tried beside it (RFC 8305, section 8: 100 ms to 2 s).
+/// How long an address has to answer before the next is tried in parallel (RFC 8305, section 8: 100
+/// ms to 2 s).
 const STAGGER: Duration = Duration::from_millis(150);
 
-/// Looks a name up: the addresses that it has now, with the port that was given.
+/// Resolves a name to its current addresses, with the given port.
 pub type Resolver = Arc<dyn Fn(String, u16) -> BoxFuture<'static, Vec<SocketAddr>> + Send + Sync>;
 
-/// The resolver of the operating system.
+/// The system's resolver.
 pub(super) fn system_resolver() -> Resolver {
     Arc::new(|host, port| {
         Box::pin(async move {
@@ -34,34 +36,34 @@ pub(super) fn system_resolver() -> Resolver {
     })
 }
 
-/// A socket, and the listener that accepts on it.
+/// A socket, and the listener that uses it.
 pub(super) struct Endpoint {
     pub(super) quinn: quinn::Endpoint,
     pub(super) listener: Option<Multiaddr>,
     pub(super) socket: Arc<Socket>,
 }
 
-/// Sockets at a time that serve one dial each: for the four dials that the core allows, and for closed
-/// connections that quinn still keeps.
+/// The number of fresh sockets: for the four dials that the core has in progress, and for
+/// connections that quinn has not forgotten.
 const FRESH: usize = 8;
 
-/// Where connections may be dialed from.
+/// The sockets to dial from.
 #[derive(Default)]
 pub(super) struct Endpoints {
     all: Vec<Endpoint>,
-    /// For one dial each.
+    /// Fresh sockets, each for one dial.
     fresh: Vec<(DialId, Endpoint)>,
-    /// Those whose dial has ended; they are dropped when quinn has no connection on them.
+    /// Those whose dial has ended.
     used: Vec<Endpoint>,
 }
 
 impl Endpoints {
-    /// Where connections are accepted, in the order in which that was asked for.
+    /// The listeners, in the order in which they were added.
     pub(super) fn listeners(&self) -> Vec<Multiaddr> {
         self.all.iter().rev().filter_map(|endpoint| endpoint.listener.clone()).collect()
     }
 
-    /// Accepts connections at an address.
+    /// Listens at an address.
     pub(super) fn listen(
         &mut self,
         at: SocketAddr,
@@ -69,23 +71,24 @@ impl Endpoints {
     ) -> std::io::Result<quinn::Endpoint> {
         let (quinn, socket) = open(at, Some(server))?;
         let bound = address_of(quinn.local_addr()?);
-        // Dials go out from listeners rather than from sockets of their own.
+        // Dials use the sockets of listeners rather than others.
         let endpoint = Endpoint { quinn: quinn.clone(), listener: Some(bound), socket };
         self.all.insert(0, endpoint);
         Ok(quinn)
     }
 
-    /// The sockets to dial from, one after the other: that of a listener from whose address the system would
-    /// send there, or from any, so that peers see the address that they could dial. A listener at another address
-    /// of this machine may lead there or not, and a socket of no listener does if any does.
+    /// The sockets to dial from, in order: that of a listener at the address from which the system
+    /// would send there, or at any interface, so that peers see an address that they could dial. A
+    /// listener at another address of this machine may not have a route; then a socket without a
+    /// listener does, if any.
     pub(super) fn towards(&mut self, to: SocketAddr) -> std::io::Result<Vec<&Endpoint>> {
-        // A loopback address reaches nothing but loopback addresses, and the other way round.
+        // Loopback addresses only reach each other.
         let reaches = |own: &SocketAddr| {
             own.is_ipv4() == to.is_ipv4()
                 && (own.ip().is_unspecified() || own.ip().is_loopback() == to.ip().is_loopback())
         };
         let own = |endpoint: &Endpoint| endpoint.quinn.local_addr().ok().filter(reaches);
-        // Whether the listener's own address matters: not if only one could be used.
+        // Without a choice it makes no difference.
         let has_place = |own: SocketAddr| !own.ip().is_unspecified();
         let chooses = self.all.iter().filter_map(own).any(has_place);
         let sends_from = chooses.then(|| source(to)).flatten();
@@ -111,14 +114,15 @@ impl Endpoints {
         Ok(found.into_iter().map(|at| &self.all[at]).collect())
     }
 
-    /// A socket of no listener.
+    /// Opens a socket without a listener.
     fn open_any(&mut self, to: SocketAddr) -> std::io::Result<usize> {
         let (quinn, socket) = open(any_of_family(to), None)?;
         self.all.push(Endpoint { quinn, listener: None, socket });
         Ok(self.all.len() - 1)
     }
 
-    /// A socket for one dial: it is there until the dial has ended and quinn has forgotten its connection.
+    /// A fresh socket for one dial: it is kept until the dial has ended and quinn has forgotten its
+    /// connection.
     pub(super) fn fresh(&mut self, dial: DialId, to: SocketAddr) -> Option<quinn::Endpoint> {
         self.forget_used();
         if self.fresh.len() + self.used.len() >= FRESH {
@@ -129,7 +133,7 @@ impl Endpoints {
         Some(quinn)
     }
 
-    /// A dial is over.
+    /// A dial has ended.
     pub(super) fn dialed(&mut self, dial: DialId) {
         if let Some(at) = self.fresh.iter().position(|(of, _)| *of == dial) {
             self.used.push(self.fresh.swap_remove(at).1);
@@ -141,7 +145,7 @@ impl Endpoints {
         self.used.retain(|endpoint| endpoint.quinn.open_connections() > 0);
     }
 
-    /// Connections that quinn has, and those that it has not forgotten.
+    /// Connections that quinn has, including those that it has not forgotten.
     pub(super) fn open_connections(&self) -> usize {
         let fresh = self.fresh.iter().map(|(_, endpoint)| endpoint);
         let all = self.all.iter().chain(fresh).chain(&self.used);
@@ -156,7 +160,7 @@ impl Endpoints {
     }
 }
 
-/// The address that the system sends from to somewhere; nothing is sent.
+/// The source address that the system would use for a destination; nothing is sent.
 fn source(to: SocketAddr) -> Option<IpAddr> {
     let socket = std::net::UdpSocket::bind(any_of_family(to)).ok()?;
     socket.connect(to).ok()?;
@@ -177,7 +181,7 @@ fn open(
     Ok((quinn, socket))
 }
 
-/// One way to a peer.
+/// One way to connect to a peer.
 pub(super) struct Attempt {
     pub(super) from: quinn::Endpoint,
     pub(super) listener: Option<Multiaddr>,
@@ -187,7 +191,7 @@ pub(super) struct Attempt {
 
 impl Attempt {
     async fn begin(self) -> Result<Reached, DialError> {
-        // The name is not looked at: the key is.
+        // The name is not checked: the key is.
         let connecting = self.from.connect_with(self.config, self.to, "tidegate");
         let quic = connecting.map_err(|_| DialError::Unreachable)?.await;
         let quic = quic.map_err(tls::dial_error)?;
@@ -196,7 +200,7 @@ impl Attempt {
     }
 }
 
-/// Who answered.
+/// A successful dial.
 pub(super) struct Reached {
     pub(super) quic: quinn::Connection,
     pub(super) peer: PeerId,
@@ -204,8 +208,8 @@ pub(super) struct Reached {
     pub(super) listener: Option<Multiaddr>,
 }
 
-/// Connects by whichever of some ways leads there first: each begins a while after the one before, or when
-/// nothing is left of those.
+/// Tries several ways to connect, and returns the first that succeeds: each starts a while after
+/// the one before, or when that has failed.
 pub(super) async fn first_of(
     attempts: Vec<Attempt>,
     patience: Duration,
@@ -228,7 +232,7 @@ pub(super) async fn first_of(
             };
             match select(under_way.next(), std::pin::pin!(pause)).await {
                 Either::Left((Some(Ok(reached)), _)) => return Ok(reached),
-                // "Another peer answered" says more than "no answer".
+                // "Another peer answered" is more informative than "no answer".
                 Either::Left((Some(Err(error)), _)) if last != DialError::WrongPeer => last = error,
                 Either::Left(_) | Either::Right(_) => {}
             }
@@ -241,7 +245,7 @@ pub(super) async fn first_of(
 pub(super) struct Name {
     host: String,
     port: u16,
-    /// Only IPv4, or only IPv6.
+    /// Restricts the lookup to IPv4 or IPv6.
     version: Option<u8>,
 }
 
@@ -260,8 +264,8 @@ impl Name {
         }
     }
 
-    /// Its sockets now, the families in turns (RFC 8305, section 4); none if the name is not known. Of very
-    /// many some, others each time.
+    /// Resolves to the current sockets, alternating families (RFC 8305, section 4); none if the
+    /// name is unknown. If there are very many, a random part.
     pub(super) async fn resolve(self, resolver: Resolver) -> Vec<SocketAddr> {
         let mut found = resolver(self.host, self.port).await;
         found.retain(|socket| match self.version {
@@ -273,7 +277,7 @@ impl Name {
         found.retain(|socket| seen.insert(*socket));
         if found.len() > ADDRESSES {
             let mut drawn = [0; 8];
-            // Without randomness it begins with the same address each time.
+            // Without randomness it starts at the same place each time.
             let _ = getrandom::fill(&mut drawn);
             let from = u64::from_ne_bytes(drawn) % found.len() as u64;
             found.rotate_left(from as usize);
@@ -298,7 +302,7 @@ impl Name {
     }
 }
 
-/// The socket of an address that is an IP address, UDP and QUIC.
+/// The socket address of an address of the form IP, UDP, QUIC.
 pub(super) fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
     let mut parts = address.iter();
     let ip = match parts.next()? {
@@ -344,7 +348,7 @@ mod tests {
             (endpoints[0].quinn.local_addr().unwrap(), endpoints[0].listener.clone())
         };
         assert_eq!(from("127.0.0.1:4001"), (own, Some(local.clone())));
-        // The listener's socket could not send there, and nobody listens at the one that can.
+        // The listener's socket has no route there, and the one that has is no listener's.
         let (any, listener) = from("192.0.2.1:4001");
         assert!(any.ip().is_unspecified() && any.port() != own.port(), "{any}");
         assert_eq!(listener, None);
@@ -352,7 +356,7 @@ mod tests {
         assert_eq!(from("127.0.0.1:4002"), (own, Some(local)));
     }
 
-    /// Of several listeners the one named last was dialed from, whatever led where.
+    /// Regression: of several listeners the one added last was used, whatever its route.
     #[tokio::test]
     async fn dials_go_out_from_the_listener_that_leads_there() {
         let identity = crate::Identity::from_seed(&[1; 32]);
@@ -367,7 +371,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(from(&mut endpoints, "127.0.0.1:1"), ["127.0.0.1"]);
-        // One at another address may lead there, and if not one that is at none does.
+        // A listener at another address may have a route; if not, a socket without a listener has.
         let mut endpoints = Endpoints::default();
         endpoints.listen(socket("127.0.0.2:0"), tls::server(&identity).unwrap()).unwrap();
         assert_eq!(from(&mut endpoints, "127.0.0.1:1"), ["127.0.0.2", "0.0.0.0"]);
@@ -375,8 +379,8 @@ mod tests {
         assert_eq!(endpoints.all.len(), 2);
     }
 
-    /// A peer could have a node open a socket for each connection that it makes, and quinn keep each for as
-    /// long as the peer makes it.
+    /// Regression: a peer could make a node open a socket for each connection, which quinn kept as
+    /// long as the peer liked.
     #[tokio::test]
     async fn sockets_for_one_dial_are_few() {
         let mut endpoints = Endpoints::default();
@@ -408,7 +412,7 @@ mod tests {
         assert_eq!(resolved("/dns4/a.example", found.clone()).await, [four(1), four(2)]);
         assert_eq!(resolved("/dns6/a.example", found).await, [six(1), six(2), six(3)]);
         assert_eq!(resolved("/dns/a.example", Vec::new()).await, []);
-        // At the limit all, one past it as many, and each is tried some time.
+        // At the limit all are tried, one past it as many, and each at some time.
         let many = |count: u8| (0..count).map(four).collect::<Vec<_>>();
         assert_eq!(resolved("/dns/a.example", many(16)).await, many(16));
         let mut tried = std::collections::BTreeSet::new();

@@ -1,5 +1,5 @@
-//! Who may begin a handshake: connections of others that have not come to anything yet, and those that
-//! have ended and that quinn has not forgotten.
+//! Admission of handshakes: inbound connections that are not established yet, and closed ones that
+//! quinn has not forgotten.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,36 +10,39 @@ use tokio::sync::oneshot;
 use super::watch::kept_for;
 use crate::rt::Instant;
 
-/// Handshakes of peers at once.
+/// Concurrent inbound handshakes.
 pub(super) const HANDSHAKES: usize = TLS_HANDSHAKES as usize;
-/// From this number on, a peer must first show that it receives at its address.
+/// From this number of handshakes on, a peer must first prove that it receives at its address.
 const RETRY_FROM: usize = HANDSHAKES / 2;
-/// Connections that are closed, and that quinn keeps until no more of their packets can come (RFC 9000
-/// section 10.2): three times as long as it waits for an acknowledgment. Beyond them nobody new comes.
+/// Closed connections that quinn keeps until none of their packets can arrive any more (RFC 9000
+/// section 10.2), which takes three times as long as it waits for an acknowledgment. At this number
+/// no new ones are let in.
 pub(super) const KEPT: usize = FORGOTTEN as usize;
-/// How long at least, if the round trip is not known; otherwise in proportion to the handshake's.
+/// The least time assumed for that when the path was not measured; for a peer that was slow in its
+/// handshake it is longer in proportion.
 const KEPT_FOR: Duration = Duration::from_secs(4);
-/// Ended connections that are remembered with their groups. quinn may forget one sooner, but does not say when.
+/// Closed connections that are remembered with their groups: quinn may have forgotten some earlier.
 const ENDED: usize = 4 * KEPT;
-/// Between the beginnings of two: one takes half a millisecond of a processor, and those who are
-/// connected must not wait for all that come at once. 200 a second are a tenth of a processor.
+/// The interval between two starts of handshakes: one takes half a millisecond of a processor, and
+/// connected peers must not wait for all that arrive at once. 200 a second are a tenth of a
+/// processor.
 const HANDSHAKE_PACE: Duration = Duration::from_millis(5);
-/// Between two first packets that are looked at: keys are derived for each and an answer is made. Those
-/// of a flood wait in quinn, which drops what is too much before it derives any keys. With 10,000 a
-/// second a quarter of a processor goes into all of them (`--bench siege`, half-open).
+/// The interval between two first packets: for each, keys are derived and an answer is made. Those
+/// of a flood wait in quinn, which drops the surplus before it derives any keys. At 10,000 a
+/// second, all of them take a quarter of a processor (`--bench siege`, half-open).
 const FIRST_PACE: Duration = Duration::from_micros(200);
-/// How far the pace may be behind: 40 that come at once are looked at at once.
+/// How far behind the pace may be: 40 that arrive at once are handled at once.
 const FIRST_BEHIND: Duration = Duration::from_millis(8);
-/// From `RETRY_FROM` on addresses of one network group have at most this number: others must find a place too.
+/// From `RETRY_FROM` on, the most handshakes of one network group: others must find a place too.
 const OF_ONE_GROUP: usize = HANDSHAKES / 4;
-/// The same, of those that are kept, from half of them on.
+/// The same for closed connections, once half of the places are taken.
 const KEPT_OF_ONE_GROUP: usize = KEPT / 4;
-/// How long a handshake may take before it makes room for one of a group with fewer, when all places are taken: at most
-/// distances it is over in less.
+/// When all places are taken, how long a handshake may take before it is dropped for one of a group
+/// with fewer: at most distances it is complete by then.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// Addresses that are probably in one hand, as in the address book: 16 bits of an IPv4 address, 32 of
-/// an IPv6 address.
+/// Addresses that are probably controlled by one party, as in the address book: 16 bits of an IPv4
+/// address, 32 of an IPv6 address.
 pub(super) type NetworkGroup = [u8; 5];
 
 pub(super) fn network_group(ip: IpAddr) -> NetworkGroup {
@@ -55,22 +58,22 @@ pub(super) fn network_group(ip: IpAddr) -> NetworkGroup {
     }
 }
 
-/// What becomes of a first packet.
+/// What to do with a first packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Nothing is kept of it, and nothing is sent.
+    /// Drop it silently.
     Ignore,
-    /// Its sender must show that it receives there (RFC 9000 section 8.1.2).
+    /// Make its sender prove that it receives there (RFC 9000 section 8.1.2).
     Retry,
-    /// Its handshake begins.
+    /// Start its handshake.
     Begin,
 }
 
-/// A handshake that is under way.
+/// A handshake in progress.
 struct Handshake {
     number: u64,
-    /// The network group of one that has shown that it receives at its address: what is only claimed must
-    /// not count against who is there.
+    /// Its network group, if the peer has proven that it receives at its address: a forged address
+    /// must not count against the peers that are really there.
     group: Option<NetworkGroup>,
     begun: Instant,
     /// Dropping it ends the handshake.
@@ -85,13 +88,13 @@ impl Handshake {
 
 pub(super) struct Incoming {
     handshakes: Vec<Handshake>,
-    /// The connections of others that ended lately, until when they may be kept, and their groups in the same
-    /// way.
+    /// Inbound connections that ended lately: until when quinn may keep them, and their groups, if
+    /// proven.
     ended: Vec<(Instant, Option<NetworkGroup>)>,
     last_number: u64,
-    /// When the next handshake may begin.
+    /// When the next handshake may start.
     next_handshake: Instant,
-    /// When the next first packet is looked at.
+    /// When the next first packet is handled.
     next_first: Instant,
 }
 
@@ -106,21 +109,21 @@ impl Incoming {
         }
     }
 
-    /// How long the next first packet has to wait until it is looked at.
+    /// How long the next first packet has to wait.
     pub(super) fn first_wait(&mut self, now: Instant) -> Duration {
         let behind = now.checked_sub(FIRST_BEHIND).unwrap_or(now);
         self.next_first = behind.max(self.next_first + FIRST_PACE);
         self.next_first.saturating_duration_since(now)
     }
 
-    /// Handshakes that are under way.
+    /// How many handshakes are in progress.
     pub(super) fn under_way(&self) -> usize {
         self.handshakes.len()
     }
 
-    /// Decides about a first packet. `kept` closed connections are kept; `far` are the groups of unfinished
-    /// connections whose round trip is so long that they will be kept for long; `may_retry` says whether the
-    /// sender can be asked to validate its address.
+    /// What to do with a first packet, while `kept` closed connections are kept, and strangers of
+    /// these groups are so far away that theirs will be kept for long. `may_retry`: whether its
+    /// sender can be asked to prove its address.
     pub(super) fn verdict(
         &mut self,
         now: Instant,
@@ -157,12 +160,12 @@ impl Incoming {
         self.handshakes.iter().filter(|other| other.group == group).count()
     }
 
-    /// Whether a slow handshake may be given up: quinn keeps each for a while.
+    /// Whether a slow handshake may be dropped: quinn then keeps its connection for a while.
     fn may_make_room(&self, now: Instant, kept: usize) -> bool {
         kept < KEPT / 2 && self.handshakes.iter().any(|one| one.is_slow(now))
     }
 
-    /// Gives up the oldest handshake of the group that has the most, to make room for a group with fewer.
+    /// Drops the oldest handshake of the group that has most, for one of a group with fewer.
     fn make_room(&mut self, now: Instant, has: usize) -> bool {
         let crowded = |one: &&Handshake| (self.of_group(one.group), std::cmp::Reverse(one.begun));
         let worst = self.handshakes.iter().filter(|one| one.is_slow(now)).max_by_key(crowded);
@@ -175,8 +178,8 @@ impl Incoming {
         true
     }
 
-    /// A handshake begins: its number, how long it waits for its turn, and a receiver that ends when it is
-    /// given up.
+    /// Starts a handshake: returns its number, how long it waits for its turn, and what resolves
+    /// when it is dropped.
     pub(super) fn begin(
         &mut self,
         now: Instant,
@@ -190,13 +193,13 @@ impl Incoming {
         (number, turn.saturating_duration_since(now), given_up)
     }
 
-    /// A handshake has ended, in whatever way: when it had begun.
+    /// A handshake has ended in some way: returns when it was started.
     pub(super) fn end(&mut self, number: u64) -> Option<Instant> {
         let at = self.handshakes.iter().position(|other| other.number == number)?;
         Some(self.handshakes.swap_remove(at).begun)
     }
 
-    /// A handshake came to nothing that had begun then, if that was not noted before.
+    /// A handshake that started then has failed, if that was not noted before.
     pub(super) fn has_come_to_nothing(
         &mut self,
         now: Instant,
@@ -209,7 +212,7 @@ impl Incoming {
         }
     }
 
-    /// A connection of another has ended, and is kept for so long.
+    /// An inbound connection has ended, and is kept for this long.
     pub(super) fn has_ended(
         &mut self,
         now: Instant,
@@ -238,7 +241,7 @@ mod tests {
     const TWO: Option<NetworkGroup> = Some([4, 2, 2, 0, 0]);
     const THREE: Option<NetworkGroup> = Some([4, 3, 3, 0, 0]);
 
-    /// Begins as many as it may, one after the other, of those who have or have not shown where they are.
+    /// Starts as many as possible, one after the other, with proven addresses or without.
     fn fill(
         incoming: &mut Incoming,
         now: Instant,
@@ -269,12 +272,12 @@ mod tests {
         let mut verdict =
             |kept, group, may_retry| incoming.verdict(now, kept, &[], group, may_retry);
         assert_eq!(verdict(KEPT / 2 - 1, None, true), Verdict::Begin);
-        // From half of them on who comes must show where it is.
+        // From half of the places on, peers must prove their address.
         assert_eq!(verdict(KEPT / 2, None, true), Verdict::Retry);
         assert_eq!(verdict(KEPT / 2, ONE, false), Verdict::Begin);
         assert_eq!(verdict(KEPT - 1, ONE, false), Verdict::Begin);
         assert_eq!(verdict(KEPT, ONE, false), Verdict::Ignore);
-        // And one group has a part of them.
+        // And one group may only have a part of them.
         for _ in 0..KEPT_OF_ONE_GROUP - 1 {
             incoming.has_ended(now, KEPT_FOR, ONE);
         }
@@ -287,7 +290,8 @@ mod tests {
         assert_eq!(incoming.verdict(later, KEPT / 2, &[], ONE, false), Verdict::Begin);
     }
 
-    /// One host that answers late, and says nothing, could let as many end at once as are kept.
+    /// Regression: a single host that answered late, and then nothing, could cause as many to end
+    /// at once as are kept.
     #[test]
     fn strangers_that_are_far_away_count_as_if_they_were_kept() {
         let now = Instant::now();
@@ -318,7 +322,7 @@ mod tests {
         let late = now + SLOW;
         assert_eq!(incoming.verdict(late, 0, &[], None, true), Verdict::Retry);
         assert_eq!(incoming.verdict(late, 0, &[], ONE, false), Verdict::Ignore);
-        // Not while that many are kept: one that is given up becomes one of them.
+        // Not while that many are kept: a dropped one becomes one of them.
         assert_eq!(incoming.verdict(late, KEPT / 2, &[], THREE, false), Verdict::Ignore);
         let mut let_in = 0;
         while incoming.verdict(late, 0, &[], THREE, false) == Verdict::Begin {
@@ -327,9 +331,9 @@ mod tests {
             assert_eq!(incoming.under_way(), HANDSHAKES);
         }
         assert_eq!(let_in, OF_ONE_GROUP);
-        // Those who have shown nothing were most.
+        // Unproven ones were the largest group.
         assert_eq!([None, ONE, TWO].map(|group| incoming.of_group(group)), [16, 16, 16]);
-        // All have as many: one more group finds nobody who is slow and has more by two.
+        // All groups have as many: for another one, none is slow and larger by two.
         let four = Some([4, 4, 4, 0, 0]);
         assert_eq!(incoming.verdict(late, 0, &[], four, false), Verdict::Begin);
     }

@@ -1,5 +1,5 @@
-//! TLS sessions as quinn sees them, with bounds on what a peer can make a node keep by them: by what its
-//! transport parameters ask for, and by how it cuts packets and datagrams.
+//! TLS sessions as quinn sees them, with bounds on what a peer can make a node keep: by its
+//! transport parameters, and by how it splits packets and datagrams.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -21,16 +21,16 @@ pub(super) const MAX_ACK_DELAY: Duration = Duration::from_millis(250);
 /// Its parameter's number.
 const MAX_ACK_DELAY_ID: u64 = 0x0b;
 
-/// Bytes that are decrypted of a peer's packets of each kind before its handshake is over. Its messages
-/// have 2 KiB in all, and packets that are lost, and sent again within its time, twice that a few times.
-/// quinn keeps such packets whole, for as long as the connection, if a byte of them is waited for.
+/// Bytes decrypted of a peer's packets of each kind before its handshake is complete. Its messages
+/// have 2 KiB in all, and retransmissions within its timeout a few times that. quinn keeps whole
+/// packets, for as long as the connection, if a byte of them is still needed.
 const HANDSHAKE_BYTES: usize = 16 << 10;
 
-/// What a packet counts in quinn at least. It keeps 104 bytes beside those of a packet that waits for others,
-/// which may have one.
+/// The least that a packet counts in quinn. It keeps 104 bytes beside those of an out-of-order
+/// packet, which may have only one.
 const COUNTED: usize = 256;
 
-/// A TLS configuration whose sessions are bounded as this module says.
+/// A TLS configuration whose sessions have those bounds.
 pub(super) struct Bounded<C>(Arc<C>);
 
 impl<C> Bounded<C> {
@@ -70,7 +70,7 @@ impl<C: ClientConfig> ClientConfig for Bounded<C> {
 
 struct BoundedSession {
     inner: Box<dyn Session>,
-    /// The keys of the handshake's second part are given away; what comes then are those of data.
+    /// The keys of the handshake have been given out; the next are those of data.
     has_handshake_keys: bool,
 }
 
@@ -106,7 +106,8 @@ impl Session for BoundedSession {
     }
 
     fn read_handshake(&mut self, bytes: &[u8]) -> Result<bool, TransportError> {
-        // Nothing comes behind it: there are no tickets (R4.2.4), and rustls keeps what is not complete.
+        // No messages follow it: there are no tickets (R4.2.4), and rustls keeps what is
+        // incomplete.
         if !self.inner.is_handshaking() {
             return Err(TransportErrorCode::PROTOCOL_VIOLATION.into());
         }
@@ -162,7 +163,7 @@ fn copying(keys: KeyPair<Box<dyn PacketKey>>, most: Option<usize>) -> KeyPair<Bo
     KeyPair { local: keys.local, remote: Box::new(remote) }
 }
 
-/// Whether a packet has an acknowledgment and nothing else (RFC 9000 section 19.3): nothing of it is kept.
+/// Whether a packet has only an acknowledgment (RFC 9000 section 19.3): nothing of it is kept.
 fn is_acknowledgment(mut payload: &[u8]) -> bool {
     let mut read = || read(&mut payload);
     let Some(ecn) = read().and_then(|kind| [2, 3].iter().position(|ack| *ack == kind)) else {
@@ -175,12 +176,12 @@ fn is_acknowledgment(mut payload: &[u8]) -> bool {
     (0..rest).all(|_| read().is_some()) && payload.is_empty()
 }
 
-/// A key whose packets do not hold the datagrams in which they came: a datagram may have several, quinn
-/// counts each by its own size, and keeps all of it for a byte of one. And who sends small packets is given
-/// padding (RFC 9000 section 19.1), for what quinn keeps beside their bytes it does not count.
+/// A key that copies packets out of their datagrams. A datagram may have several packets; quinn
+/// counts each by its own size, but keeps the whole datagram for one byte. Small packets also get
+/// padding (RFC 9000 section 19.1), since quinn does not count its overhead for them.
 struct Copying {
     inner: Box<dyn PacketKey>,
-    /// Bytes that are still decrypted, if there is a bound.
+    /// The bytes that may still be decrypted, if there is a bound.
     left: Option<AtomicUsize>,
 }
 
@@ -205,7 +206,7 @@ impl PacketKey for Copying {
             let take = |left: usize| left.checked_sub(payload.len() + padding);
             left.fetch_update(Relaxed, Relaxed, take).map_err(|_| CryptoError)?;
         }
-        // The padding goes in front: the last frame may extend to the end of the packet.
+        // In front, since a frame may extend to the end.
         let mut copy = BytesMut::with_capacity(padding + payload.len());
         copy.put_bytes(0, padding);
         copy.extend_from_slice(payload);
@@ -228,7 +229,8 @@ impl PacketKey for Copying {
 
 /// How long a peer says that it holds acknowledgments back.
 fn max_ack_delay(parameters: &TransportParameters) -> Duration {
-    // quinn does not tell, but encodes them as RFC 9000 section 18 says: number, length and value of each.
+    // quinn does not expose it, but can encode the parameters (RFC 9000 section 18): number, length
+    // and value of each.
     let mut bytes = BytesMut::new();
     parameters.write(&mut bytes);
     let mut rest = &bytes[..];
@@ -248,7 +250,7 @@ fn read(bytes: &mut &[u8]) -> Option<u64> {
     let (number, rest) = bytes.split_at_checked(1 << (first >> 6))?;
     *bytes = rest;
     let value = number.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
-    // The first two bits say how long it is.
+    // The first two bits are the length.
     Some(value & ((1 << (8 * number.len() - 2)) - 1))
 }
 
@@ -280,7 +282,7 @@ mod tests {
         assert_eq!(of(&[0x04, 1, 9, 0x0b, 2, 0x7f, 0xff]), Duration::from_millis(16_383));
     }
 
-    /// Takes anything for genuine.
+    /// A key that accepts everything.
     struct Anything;
 
     impl PacketKey for Anything {
@@ -315,7 +317,7 @@ mod tests {
             let before = datagram.as_ptr_range();
             let mut payload = datagram.split_off(1400 - bytes);
             key.decrypt(0, &[], &mut payload).unwrap();
-            // Small ones have padding in front.
+            // Small ones are padded in front.
             let counted = bytes.max(COUNTED);
             assert_eq!((payload.len(), payload.capacity()), (counted, counted));
             let (padding, frames) = payload.split_at(counted - bytes);
@@ -324,7 +326,7 @@ mod tests {
         }
     }
 
-    /// Of them nothing is kept, and there are many.
+    /// Nothing of them is kept, and they are frequent.
     #[test]
     fn acknowledgments_have_no_padding() {
         let key = remote_key(None);
@@ -337,7 +339,7 @@ mod tests {
         let plain = [2, 0x40, 9, 1, 1, 0, 3, 4];
         let with_ecn = [3, 0x40, 9, 1, 1, 0, 3, 4, 7, 0x40, 8, 9];
         assert_eq!([decrypted(&plain), decrypted(&with_ecn)], [plain.len(), with_ecn.len()]);
-        // An empty packet breaks the rules, and still does.
+        // An empty packet is still a violation.
         assert_eq!(decrypted(&[]), 0);
         let ping_behind = [&plain[..], &[1]].concat();
         let short = &with_ecn[..11];
@@ -356,7 +358,7 @@ mod tests {
         };
         assert!(decrypts(&*key, 1500));
         assert!(!decrypts(&*key, 2 * COUNTED + 1));
-        // A small one counts more than it has.
+        // A small one counts more than its size.
         assert!(decrypts(&*key, 1));
         assert!(!decrypts(&*key, COUNTED + 1));
         assert!(decrypts(&*key, COUNTED));
@@ -364,7 +366,7 @@ mod tests {
         assert!((0..100).all(|_| decrypts(&*forever, 1500)));
     }
 
-    /// Takes whatever it is told, before its handshake is over and after it.
+    /// A session that accepts all messages, before its handshake is complete and after it.
     struct Told {
         is_handshaking: bool,
     }

@@ -1,4 +1,4 @@
-//! The sockets of this transport.
+//! The UDP sockets of this transport.
 
 use std::fmt;
 use std::io::IoSliceMut;
@@ -11,15 +11,15 @@ use quinn::udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, Runtime as _, TokioRuntime, UdpPoller};
 use socket2::{Domain, Protocol, Type};
 
-/// Bytes that the kernel is asked to keep until they are read. All peers share a listener's socket,
-/// and a datagram that finds it full is lost whoever sent it: those who are connected wait until
-/// they notice. Linux's default holds 90 large datagrams, which the answers of a few handshakes
-/// fill. This is some 900: 20 ms of a flood, at the 50,000 a second that are read.
+/// The receive buffer requested from the kernel. All peers share a listener's socket, and datagrams
+/// that find it full are lost, which connected peers only notice later. Linux's default holds 90
+/// large datagrams, which the answers of a few handshakes fill. This is some 900: 20 ms of a flood,
+/// at the 50,000 a second that are read.
 const BUFFER: usize = 1 << 20;
-/// Bytes that are read as one, of all datagrams that came from one host one after the other.
+/// Bytes read in one batch, of consecutive datagrams from one host.
 const BATCH_BYTES: usize = 64 << 10;
 
-/// A socket that holds what comes in a burst.
+/// Binds a socket that can buffer a burst.
 pub(super) fn bind(address: SocketAddr) -> std::io::Result<Arc<Socket>> {
     Ok(Arc::new(Socket::new(TokioRuntime.wrap_udp_socket(with_room(address)?)?)?))
 }
@@ -28,34 +28,35 @@ fn with_room(address: SocketAddr) -> std::io::Result<UdpSocket> {
     let socket =
         socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
-        // Else `::` takes IPv4 too on some systems, and 0.0.0.0 could not have the same port.
+        // Otherwise `::` takes IPv4 too on some systems, and 0.0.0.0 could not be bound on the same
+        // port.
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
     let socket = UdpSocket::from(socket);
     let state = UdpSocketState::new((&socket).into())?;
-    // The system may allow less, and it is no reason not to listen.
+    // The system may allow less, which is no reason not to listen.
     if let Err(error) = state.set_recv_buffer_size((&socket).into(), BUFFER) {
         tracing::debug!("the receive buffer of {address} stays as it is: {error}");
     }
     Ok(socket)
 }
 
-/// A socket that hands on one datagram at a time, and can be closed while quinn has it. The system reads up
-/// to 64 datagrams of one host as one, which is cheaper; but then quinn keeps all of them as long as a byte
-/// of one is waited for, and counts that one.
+/// A socket that passes on one datagram at a time, and can be closed while quinn has it. The system
+/// reads up to 64 datagrams of one host as one, which is cheaper; but quinn would keep all of them
+/// while it needs a byte of one, and count only that one.
 pub(super) struct Socket {
-    /// Until it is closed.
+    /// `None` once closed.
     inner: Mutex<Option<Arc<dyn AsyncUdpSocket>>>,
     address: SocketAddr,
     may_fragment: bool,
     read: Mutex<Read>,
 }
 
-/// What was read and not handed on.
+/// Datagrams that were read but not passed on yet.
 struct Read {
     bytes: Vec<u8>,
-    /// Of each batch: what the system says of it, and how much of it was handed on.
+    /// For each batch: its metadata, and how much of it was passed on.
     batches: [(RecvMeta, usize); BATCH_SIZE],
     next: usize,
     end: usize,
@@ -77,13 +78,13 @@ impl Socket {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Gives the port back. quinn keeps its part until it has forgotten the last connection.
+    /// Frees the port. quinn keeps its part until it has forgotten the last connection.
     pub(super) fn close(&self) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
-/// Waits for a socket to take more. It holds the system's socket only while it waits.
+/// Waits for a socket to become writable. It only holds the system's socket while it waits.
 #[derive(Debug)]
 struct Poller {
     socket: Arc<Socket>,
@@ -104,7 +105,7 @@ impl UdpPoller for Poller {
 }
 
 impl Read {
-    /// Reads what is there; all that was read before has been handed on.
+    /// Reads the next batches; all earlier ones have been passed on.
     fn fill(
         &mut self,
         from: &dyn AsyncUdpSocket,
@@ -132,7 +133,7 @@ impl Read {
             let len = left.min(meta.stride.max(1));
             let start = self.next * BATCH_BYTES + *done;
             *done += len;
-            // What is larger than any that was offered is no datagram of QUIC.
+            // A datagram larger than any allowed buffer is not QUIC.
             if let Some(to) = to.get_mut(..len) {
                 to.copy_from_slice(&self.bytes[start..start + len]);
                 return Some(RecvMeta { len, stride: len, ..*meta });
@@ -156,7 +157,7 @@ impl AsyncUdpSocket for Socket {
     fn try_send(&self, transmit: &Transmit<'_>) -> std::io::Result<()> {
         match self.inner() {
             Some(inner) => inner.try_send(transmit),
-            // Lost, as anything that is sent may be: connections come to their ends in time.
+            // Lost, like any datagram may be: the connections time out.
             None => Ok(()),
         }
     }
@@ -178,7 +179,7 @@ impl AsyncUdpSocket for Socket {
             if count > 0 {
                 return Poll::Ready(Ok(count));
             }
-            // Nothing comes any more.
+            // Nothing arrives any more.
             let Some(inner) = self.inner() else { return Poll::Pending };
             ready!(read.fill(&*inner, cx))?;
         }
@@ -188,7 +189,7 @@ impl AsyncUdpSocket for Socket {
         Ok(self.address)
     }
 
-    /// Fewer when the system has refused more: quinn asks before each transmission.
+    /// Fewer once the system has refused more: quinn asks before each transmission.
     fn max_transmit_segments(&self) -> usize {
         self.inner().map_or(1, |inner| inner.max_transmit_segments())
     }
@@ -204,7 +205,7 @@ mod tests {
 
     use super::*;
 
-    /// Large datagrams that a socket holds while nobody reads it.
+    /// How many large datagrams a socket buffers while no one reads it.
     fn held(socket: &UdpSocket) -> usize {
         let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         for _ in 0..5000 {
@@ -220,11 +221,11 @@ mod tests {
         let any = (Ipv4Addr::LOCALHOST, 0).into();
         let plain = held(&UdpSocket::bind(any).unwrap());
         let listener = held(&with_room(any).unwrap());
-        // Twice as much is what Linux allows everybody.
+        // Linux allows everybody twice as much.
         assert!(listener >= plain * 3 / 2, "{listener} where any socket holds {plain}");
     }
 
-    /// A socket whose network card takes one datagram at a time, which shows when it is given more.
+    /// A socket whose network card cannot segment, which shows only when it is asked to.
     #[derive(Debug)]
     struct Refusing(std::sync::atomic::AtomicUsize);
 
@@ -235,7 +236,7 @@ mod tests {
 
         fn try_send(&self, transmit: &Transmit<'_>) -> std::io::Result<()> {
             if transmit.segment_size.is_some() {
-                // As quinn-udp does when it is told EIO: those are lost.
+                // As quinn-udp does on EIO: those datagrams are lost.
                 self.0.store(1, std::sync::atomic::Ordering::Relaxed);
             }
             Ok(())
@@ -259,7 +260,8 @@ mod tests {
         }
     }
 
-    /// With such a card nearly all that a node sent was lost, for as long as it ran.
+    /// Regression: with such a card nearly everything that a node sent was lost, for as long as it
+    /// ran.
     #[test]
     fn segmentation_refused_by_the_system_is_not_retried() {
         let socket = Socket::new(Arc::new(Refusing(64.into()))).unwrap();
@@ -277,7 +279,7 @@ mod tests {
         assert_eq!(socket.max_transmit_segments(), 1);
     }
 
-    /// Datagrams that came as one, as they are handed on: the bytes of each, in batches.
+    /// Datagrams that arrived as one batch, as they are passed on: the bytes of each, in batches.
     async fn received(socket: Arc<dyn AsyncUdpSocket>) -> Vec<RecvMeta> {
         let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let state = UdpSocketState::new((&sender).into()).unwrap();
@@ -306,7 +308,7 @@ mod tests {
         metas
     }
 
-    /// quinn kept 64 datagrams for a byte of one, and counted one.
+    /// Regression: quinn kept 64 datagrams for a byte of one, and counted one.
     #[tokio::test]
     #[cfg(target_os = "linux")]
     async fn datagrams_are_handed_on_one_by_one() {

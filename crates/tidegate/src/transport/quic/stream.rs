@@ -1,4 +1,4 @@
-//! Streams: which channel one is of, and the frames on it.
+//! Streams: the channel number at the start, and the frames.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use tokio::sync::{Mutex, Semaphore};
 
 use crate::rt;
 
-/// Why a stream gives nothing more.
+/// Why a stream has ended.
 pub(super) enum StreamError {
-    /// It, or its connection, is over.
+    /// The stream or its connection has ended.
     Over,
-    /// What came on it breaks the framing.
+    /// A violation of the framing.
     Framing,
 }
 
@@ -39,10 +39,10 @@ pub(super) async fn accept(quic: &quinn::Connection) -> Result<(u32, RecvStream)
     }
 }
 
-/// Frames up to this size need no place to be half read: there are as many as channels.
+/// Frames up to this size need no place while incomplete: there is at most one for each channel.
 const SMALL: usize = 4 << 10;
 
-/// Reads a frame. A large one waits until there is a place, if they are counted.
+/// Reads a frame. A large one waits for a place, if they are counted.
 pub(super) async fn read(
     stream: &mut RecvStream,
     places: Option<&Semaphore>,
@@ -59,10 +59,11 @@ pub(super) async fn read(
     read_bytes(stream, length).await
 }
 
-/// How long a frame may make no way at all before others are written beside it.
+/// How long the write of a frame may make no progress before other frames are written in parallel.
 const STUCK: Duration = Duration::from_secs(2);
 
-/// Opens the stream of a channel, as soon as the peer allows one more. `None` if the connection is over.
+/// Opens the stream of a channel as soon as the peer allows one more. `None` if the connection has
+/// ended.
 pub(super) async fn open(quic: &quinn::Connection, channel: u32) -> Option<SendStream> {
     let mut stream = quic.open_uni().await.ok()?;
     // Control goes first.
@@ -72,8 +73,8 @@ pub(super) async fn open(quic: &quinn::Connection, channel: u32) -> Option<SendS
     Some(stream)
 }
 
-/// Writes a frame when it is its turn, behind the channel's number if it is the stream's first. `None`
-/// if the peer stops the stream or the connection is over.
+/// Writes a frame when it has the turn, after the channel number if it is the stream's first.
+/// `None` if the peer stopped the stream or the connection has ended.
 pub(super) async fn write(
     quic: &quinn::Connection,
     stream: Option<SendStream>,
@@ -81,7 +82,8 @@ pub(super) async fn write(
     frame: &Frame,
     turns: Option<&Mutex<()>>,
 ) -> Option<SendStream> {
-    // Before its turn: the peer may allow no more streams yet, and takes those that there are in order.
+    // Before taking the turn: the peer may not allow another stream yet, and reads those that exist
+    // in order.
     let mut stream = match stream {
         Some(stream) => stream,
         None => open(quic, channel).await?,
@@ -102,7 +104,7 @@ pub(super) async fn write(
             Some(_) => match rt::within(STUCK, writing).await {
                 Some(written) => written,
                 None => {
-                    // The peer does not read this channel: others need not wait for it.
+                    // The peer does not read this channel: let others write.
                     turn = None;
                     continue;
                 }
@@ -123,15 +125,16 @@ async fn read_u32(stream: &mut RecvStream) -> Result<u32, StreamError> {
     }
 }
 
-/// Reads bytes as they come: memory is taken for what has arrived, not for what was announced.
-/// They are a copy, for what arrives shares its memory with all that came along with it.
+/// Reads bytes as they arrive, so that memory is allocated for what has arrived, not for what was
+/// announced. They are copied, since the received chunks share memory with everything that arrived
+/// along with them.
 async fn read_bytes(stream: &mut RecvStream, length: usize) -> Result<Bytes, StreamError> {
     let mut frame = Vec::new();
     while frame.len() < length {
         let chunk = stream.read_chunk(length - frame.len(), true).await?;
         // R4.1.4
         let chunk = chunk.ok_or(StreamError::Framing)?;
-        // Not more than the frame at the end.
+        // At most the size of the frame at the end.
         if frame.capacity() - frame.len() < chunk.bytes.len() {
             frame.reserve_exact((frame.len() + chunk.bytes.len()).min(length - frame.len()));
         }

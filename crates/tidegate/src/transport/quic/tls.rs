@@ -1,4 +1,4 @@
-//! TLS as QUIC has it: what [`secure`] sets up, with a bound on what a session keeps.
+//! TLS for QUIC: what [`secure`] sets up, with a bound on what a session keeps.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl Dialer {
         let crypto = match peer {
             None => self.any.clone(),
             Some(peer) => {
-                // It differs from `any` in the verifier alone, and that one was converted.
+                // It differs from `any` only in the verifier, and that one could be converted.
                 QuicClientConfig::try_from(secure::expect(&self.tls, peer))
                     .map_or_else(|_| self.any.clone(), Bounded::new)
             }
@@ -49,7 +49,7 @@ impl Dialer {
     }
 }
 
-/// Why a dial failed, by what quinn says of it.
+/// The dial error for an error of quinn.
 pub(super) fn dial_error(error: quinn::ConnectionError) -> DialError {
     use quinn::ConnectionError;
     match error {
@@ -62,7 +62,7 @@ pub(super) fn dial_error(error: quinn::ConnectionError) -> DialError {
     }
 }
 
-/// Who is at the other end.
+/// The identity of the other end.
 pub(super) fn peer(quic: &quinn::Connection) -> Option<PeerId> {
     let identity = quic.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
     secure::peer(&identity)

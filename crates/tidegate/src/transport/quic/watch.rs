@@ -1,5 +1,5 @@
-//! What a peer can make quinn keep of a connection although flow control bounds its data, and when that is
-//! too much: then the connection ends.
+//! Watches what a peer can make quinn keep for a connection beyond the data that flow control
+//! bounds, and ends the connection if it is too much.
 
 use std::any::Any;
 use std::net::SocketAddr;
@@ -14,58 +14,57 @@ use tidegate_proto::config::UNACKNOWLEDGED;
 use super::session::MAX_ACK_DELAY;
 use crate::rt::Instant;
 
-/// How often connections are looked at.
+/// How often connections are checked.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
-/// Connection ids that a peer may retire, and that it may tell of, and one more a minute. quinn answers each
-/// with a new one, or retires an old one, and keeps those until they can be sent; who moves to another network
-/// retires a few.
+/// Connection ids that a peer may retire or announce, and one more a minute. quinn answers each
+/// with a new one, or retires an old one, and keeps those until they can be sent. A peer that moves
+/// to another network retires a few.
 const IDS: u64 = 64;
 const IDS_EVERY: Duration = Duration::from_secs(60);
-/// For so long a peer may acknowledge nothing that it must, if more than [`UNACKNOWLEDGED`] packets are open:
-/// quinn keeps something of each.
+/// How long a peer may leave more than [`UNACKNOWLEDGED`] packets unacknowledged: quinn keeps state
+/// for each.
 const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(1);
-/// After so long without an acknowledgment while one is awaited nobody is there, or after
-/// [`Limits::silence`](tidegate_proto::Limits::silence) if that is longer. What comes later says that the way
-/// is as long, and a connection that is closed is kept in proportion to that.
+/// The timeout of an acknowledgment, or [`Limits::silence`](tidegate_proto::Limits::silence) if
+/// that is longer. Later acknowledgments would make the measured path as long, and a closed
+/// connection is kept in proportion to that.
 const SILENCE: Duration = Duration::from_secs(8);
-/// The longest round trip: nothing is that far, not even on a full line.
+/// The longest plausible round trip, even on a congested line.
 const ROUND_TRIP: Duration = Duration::from_secs(4);
-/// A round trip from which on a peer counts as far away: most are shorter.
+/// A round trip from this on counts as long: at most distances it is shorter.
 const FAR: Duration = Duration::from_secs(1);
 
-/// The state of one connection as of the last look.
+/// The state for checking one connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Watch {
     began: Instant,
     silence: Duration,
-    /// The last packet that was sent and the last that was acknowledged, as of the last look. quinn counts
-    /// again when the peer's address changes.
+    /// The last packets sent and acknowledged, at the last check. quinn restarts its counts when
+    /// the peer's address changes.
     sent: Option<u64>,
     acknowledged: Option<u64>,
-    /// Frames that a peer acknowledges, as of the last look.
+    /// Ack-eliciting frames sent, at the last check.
     frames: u64,
-    /// The round trip, as of the last look.
+    /// The round trip, at the last check.
     round_trip: Duration,
-    /// A frame that must be acknowledged was sent after this packet, at about this time, and is not
-    /// acknowledged yet.
+    /// Such a frame was sent after this packet, at about that time, and is not acknowledged yet.
     awaits: Option<(Option<u64>, Instant)>,
-    /// Where the peer was when it connected.
+    /// The peer's address when it connected.
     at: SocketAddr,
-    /// The peer's address had changed at the last look.
+    /// The address was another at the last check.
     is_elsewhere: bool,
 }
 
-/// What quinn reports of a connection.
+/// What a check looks at.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
-    /// Where the peer is.
+    /// The peer's address.
     at: SocketAddr,
-    /// The last packet that was sent, and the last that was acknowledged.
+    /// The last packets sent and acknowledged.
     sent: Option<u64>,
     acknowledged: Option<u64>,
-    /// Frames that a peer acknowledges.
+    /// Ack-eliciting frames sent.
     frames: u64,
-    /// Connection ids that the peer has retired, or told of.
+    /// Connection ids that the peer has retired or announced.
     ids: u64,
     round_trip: Duration,
 }
@@ -85,18 +84,18 @@ impl Watch {
         }
     }
 
-    /// Whether it is so far away that quinn would keep it for long.
+    /// Whether it is so far away that quinn would keep it for long after its end.
     pub(super) fn is_far(&self) -> bool {
         self.round_trip > FAR
     }
 
-    /// The bound that the peer exceeds, if any.
+    /// What is too much, if anything.
     pub(super) fn excess(
         &mut self,
         quic: &quinn::Connection,
         now: Instant,
     ) -> Option<&'static [u8]> {
-        // The order matters: frames that are first counted at the next look were sent after this packet.
+        // In this order: frames that are only counted at the next check come after this packet.
         let watched = quic.congestion_state().into_any().downcast::<Watched>().ok()?;
         let stats = quic.stats();
         let seen = Seen {
@@ -111,9 +110,9 @@ impl Watch {
     }
 
     fn look(&mut self, seen: Seen, now: Instant) -> Option<&'static [u8]> {
-        // Limits by network group and the addresses told to others would be those of the old address, so a peer
-        // that moves is disconnected. One packet from elsewhere proves nothing: anyone may have copied it, so
-        // the address must differ in two looks.
+        // Limits by network, site and address, and the address told to others, would stay those of
+        // the old place: end the connection. A single packet from elsewhere proves nothing, since
+        // it may be a copy sent by anybody.
         let was_elsewhere = std::mem::replace(&mut self.is_elsewhere, seen.at != self.at);
         if was_elsewhere && self.is_elsewhere {
             return Some(b"another address");
@@ -121,8 +120,8 @@ impl Watch {
         let before = self.sent;
         self.sent = before.max(seen.sent);
         self.acknowledged = self.acknowledged.max(seen.acknowledged);
-        // Only the acknowledgment of a packet after the awaited frame counts: any other leaves everything in
-        // between open in quinn.
+        // An acknowledgment of some other packet proves nothing about the awaited one: only one of
+        // a later packet makes quinn forget the rest.
         self.awaits.take_if(|(behind, _)| self.acknowledged > *behind);
         if seen.frames > self.frames {
             self.awaits.get_or_insert((before, now));
@@ -144,26 +143,26 @@ impl Watch {
     }
 }
 
-/// Frames for which a peer must send an acknowledgment (RFC 9000 section 13.2), as far as they are sent here.
+/// Ack-eliciting frames (RFC 9000 section 13.2), of the kinds that are sent here.
 fn acknowledged_frames(sent: &FrameStats) -> u64 {
     let ids = sent.new_connection_id + sent.retire_connection_id;
     let paths = sent.path_challenge + sent.path_response;
     let credit = sent.max_data + sent.max_stream_data + sent.max_streams_uni;
     let streams = sent.stream + sent.reset_stream + sent.stop_sending;
     let handshake = sent.crypto + u64::from(sent.handshake_done);
-    // Probes, which quinn sends by itself after a timeout.
+    // Probes, which quinn sends when it has waited for too long.
     let probes = sent.ping + sent.immediate_ack + sent.ack_frequency;
     ids + paths + credit + streams + handshake + probes
 }
 
-/// How long quinn keeps a connection that is closed: three times as long as it waits for an acknowledgment,
-/// which is the round trip, four times its variation, and what the peer may add (RFC 9002 section 6.2.1).
-/// The variation is not told; a sample adds to it twice what it adds to the round trip.
+/// How long quinn keeps a closed connection: three times its probe timeout, which is the round
+/// trip, four times its variation, and the peer's delay (RFC 9002 section 6.2.1). quinn does not
+/// expose the variation; a sample adds at most twice as much to it as to the round trip.
 pub(super) fn kept_for(round_trip: Duration) -> Duration {
     (round_trip * 9 + MAX_ACK_DELAY) * 3
 }
 
-/// Makes quinn's Cubic, wrapped in [`Watched`].
+/// Makes quinn's Cubic, wrapped to be watched.
 #[derive(Debug, Default)]
 pub(super) struct Watching(Arc<CubicConfig>);
 
@@ -174,7 +173,7 @@ impl ControllerFactory for Watching {
     }
 }
 
-/// Congestion control that knows the last packet that was sent, and the last that was acknowledged.
+/// Congestion control that remembers the last packets sent and acknowledged.
 struct Watched {
     inner: Box<dyn Controller>,
     sent: Option<u64>,
@@ -307,23 +306,24 @@ mod tests {
         let at = |ms| began + Duration::from_millis(ms);
         let mut watch = new(began);
         assert_eq!(watch.look(seen(10, 10, 10), at(0)), None);
-        // Acknowledgments are not acknowledged, however many there are.
+        // Acknowledgments are not acknowledged themselves, however many there are.
         assert_eq!(watch.look(seen(2_000, 10, 10), at(60_000)), None);
         assert_eq!(watch.look(seen(2_001, 10, 11), at(60_000)), None);
         assert_eq!(watch.look(seen(2_001, 10, 11), at(61_000)), None);
         assert!(watch.look(seen(2_001, 10, 11), at(61_001)).is_some());
         assert_eq!(watch.look(seen(2_001, 2_001, 11), at(61_001)), None);
-        // Few may be lost for longer.
+        // A few may stay unacknowledged for longer.
         assert_eq!(watch.look(seen(2_321, 2_001, 12), at(70_000)), None);
         assert_eq!(watch.look(seen(2_321, 2_001, 12), at(78_000)), None);
         assert!(watch.look(seen(2_321, 2_001, 12), at(78_001)).is_some());
-        // One more than few may not.
+        // One more may not.
         assert_eq!(watch.look(seen(2_322, 2_321, 12), at(79_000)), None);
         assert_eq!(watch.look(seen(2_642, 2_321, 13), at(80_000)), None);
         assert!(watch.look(seen(2_642, 2_321, 13), at(81_001)).is_some());
     }
 
-    /// One that acknowledges the oldest packet each second kept all that came behind it open.
+    /// Regression: a peer that acknowledged the oldest packet once a second kept all that followed
+    /// it open.
     #[test]
     fn an_old_packet_is_not_what_is_awaited() {
         let began = Instant::now();
@@ -337,7 +337,7 @@ mod tests {
             }
         }
         assert_eq!(ended, Some(4));
-        // Who is honest acknowledges all of it half a second later.
+        // An honest peer acknowledges all of it half a second later.
         let mut watch = new(began);
         for second in 1..600 {
             let now = began + Duration::from_millis(900 * second);
