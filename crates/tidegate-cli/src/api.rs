@@ -30,13 +30,13 @@ use problem::Problem;
 /// Bytes of a request's body: the largest item in hex, and room.
 const MAX_BODY: usize = 128 << 10;
 
-/// What the answers are made of.
+/// The state of the handlers.
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) node: Node,
     pub(crate) app: Application,
     pub(crate) events: Arc<EventLog>,
-    /// Whether the node has nobody to be connected to unless others come.
+    /// Whether the node has no address to dial, so that it depends on inbound connections.
     pub(crate) alone: bool,
     pub(crate) started: Instant,
 }
@@ -86,7 +86,7 @@ pub(crate) fn openapi() -> OpenApi {
     document
 }
 
-/// What a response is that says no more of itself.
+/// The description of a response that has none of its own.
 fn description(status: &str) -> &'static str {
     match status {
         "default" => "A problem, as in RFC 9457",

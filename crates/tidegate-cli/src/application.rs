@@ -12,17 +12,17 @@ use tidegate_ledger::{
     WORKS, Work,
 };
 
-/// What the node calls itself.
+/// The client name of the node.
 pub(crate) const CLIENT: &str = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
 
-/// How often the clock is looked at while the next slot is awaited.
+/// How often the clock is checked while waiting for the next slot.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
 
-/// Candidates for a block that are looked at: about twice what fits.
+/// Candidates for a block that are considered: about twice what fits.
 const CANDIDATES: usize = 1024;
 
-/// A ledger that several tasks share. Whoever changes it tells the node while holding its lock,
-/// so that the node hears of the states in their order.
+/// A ledger shared by several tasks. Whoever changes it tells the node while holding the lock, so
+/// that the node receives the changes in order.
 #[derive(Clone)]
 pub(crate) struct Application {
     ledger: Arc<Mutex<Ledger>>,
@@ -37,7 +37,7 @@ impl Application {
     }
 
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        // A panic in here is a bug, but no reason to lose the node.
+        // A panic with the lock held is a bug, but no reason to lose the node.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -46,7 +46,7 @@ impl Application {
         self.genesis.slot_at(unix_ms())
     }
 
-    /// Waits for the next slot to begin, and says which it is. The clock may be corrected meanwhile, by years.
+    /// Waits for the next slot, and returns it. The clock may be corrected meanwhile, by years.
     pub(crate) async fn next_slot(&self) -> u64 {
         self.next_slot_by(unix_ms).await
     }
@@ -56,7 +56,7 @@ impl Application {
         loop {
             let now = clock();
             let slot = self.genesis.slot_at(now);
-            // It went back: that slot comes again.
+            // The clock went back: the slot comes a second time.
             if slot != before && now >= self.genesis.start_ms {
                 return slot;
             }
@@ -67,10 +67,10 @@ impl Application {
         }
     }
 
-    /// By how much the clock is behind the tip, if it is: until it has caught up there is no block to make.
+    /// How far the clock is behind the tip, if it is: no blocks can be made until it has caught up.
     pub(crate) fn is_behind(&self) -> Option<Duration> {
         let (slot, tip) = (self.slot(), self.ledger().tip().1.slot);
-        // A producer's clock may be a slot ahead of this one.
+        // A producer's clock may be one slot ahead of this one.
         let behind = tip.checked_sub(slot + 1).filter(|slots| *slots > 0)?;
         Some(Duration::from_millis(behind.saturating_mul(self.genesis.slot_ms)))
     }
@@ -80,8 +80,8 @@ impl Application {
         self.genesis.start_ms.checked_sub(unix_ms()).filter(|ms| *ms > 0).map(Duration::from_millis)
     }
 
-    /// Makes the block of a slot if it is the key's turn. `before` is called with its id and how
-    /// many transfers it holds right before it leaves.
+    /// Makes the block of a slot if it is the key's turn. `before` is called with its id and its
+    /// number of transfers right before it is published.
     pub(crate) async fn produce(
         &self,
         node: &Node,
@@ -114,8 +114,8 @@ impl Application {
         Ok(())
     }
 
-    /// Proves a job and publishes the proof, unless somebody else was faster. Blocks the thread.
-    /// `before` is called with the id right before it leaves.
+    /// Proves a job and publishes the proof, unless another node was faster. Blocks the thread.
+    /// `before` is called with the id right before it is published.
     pub(crate) fn prove(
         &self,
         node: &Node,
@@ -139,7 +139,7 @@ impl Application {
         }
     }
 
-    /// Publishes a transfer that somebody else has signed, if it is good and holds.
+    /// Publishes a transfer that was signed elsewhere, if it is valid and executable.
     pub(crate) fn submit(&self, node: &Node, body: Bytes) -> Result<Publishing, SubmitError> {
         let (pool, id) = (TRANSFERS, Transfer::id(&body));
         let subject = Subject::Item { pool, id, body: body.clone() };
@@ -159,7 +159,8 @@ impl Application {
         }
     }
 
-    /// Publishes a transfer, if it holds. `before` is called with the id right before it leaves.
+    /// Publishes a transfer, if it is executable. `before` is called with the id right before it is
+    /// published.
     pub(crate) fn transfer(
         &self,
         node: &Node,
@@ -183,14 +184,14 @@ impl Application {
     }
 }
 
-/// Why a transfer is not published.
+/// Why a transfer is refused.
 #[derive(Debug)]
 pub(crate) enum SubmitError {
     Unsigned,
-    /// With what its sender has.
+    /// With the state of its sender's account.
     DoesNotHold {
         nonce: u64,
-        /// Amount and fee; `None` if they are more than there can be.
+        /// Amount and fee; `None` on overflow.
         cost: Option<u64>,
         account: AccountState,
     },
@@ -217,7 +218,7 @@ impl std::fmt::Display for SubmitError {
     }
 }
 
-/// What of a transfer does not hold, and what would.
+/// Explains why a transfer is not executable, and what would be.
 fn does_not_hold(
     nonce: u64,
     cost: Option<u64>,
@@ -282,15 +283,15 @@ mod tests {
         Application::new(Ledger::new(genesis).unwrap())
     }
 
-    /// A machine without a clock of its own begins in 1970, and one that is wrong by an hour is put right: the
-    /// slot was awaited for that long.
+    /// Regression: on machines that start in 1970, or whose clock is an hour off until it is
+    /// corrected, the wait for the next slot lasted that long.
     #[tokio::test(start_paused = true)]
     async fn a_clock_that_is_corrected_is_believed() {
         let app = app();
         for before in [0, START - 86_400_000, START + 3_600_000] {
             let began = tokio::time::Instant::now();
             let looks = Cell::new(0);
-            // It is put right after the first seconds.
+            // The clock is corrected after the first seconds.
             let clock = || {
                 looks.set(looks.get() + 1);
                 let passed = began.elapsed().as_millis() as u64;

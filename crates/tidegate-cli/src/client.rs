@@ -1,4 +1,5 @@
-//! How the other commands ask a running node: its API, at the socket in its folder.
+//! The client of the other commands: it uses the API of a running node, through the socket in its
+//! folder.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::api::problem::Problem;
 
-/// How long a command waits for the node.
+/// The timeout of a request.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A connection to a node.

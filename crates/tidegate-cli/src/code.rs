@@ -1,12 +1,13 @@
-//! Code that was used once: a node reads its settings, opens its store and shakes hands with code that it does
-//! not need afterwards, and that counts as its resident memory for as long as nobody else wants the room.
+//! Releases the memory of code that is used only once. Reading the settings, opening the store and
+//! handshakes run code that is not needed afterwards, but counts as resident memory until the
+//! system needs the room.
 
 use std::time::Duration;
 
-/// How often code that is not in use is let go.
+/// How often unused code is released.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// Lets go of code again and again, from the time on when a node has met its first peers.
+/// Releases code periodically, beginning when a node has met its first peers.
 pub(crate) async fn let_go_at_times() {
     loop {
         tokio::time::sleep(EVERY).await;
@@ -14,16 +15,16 @@ pub(crate) async fn let_go_at_times() {
     }
 }
 
-/// Takes the pages of the program and its libraries out of this process's memory. Those that are used again
-/// are in the system's cache of files: getting them back costs about a microsecond for each 64 KiB.
+/// Removes the pages of the program and its libraries from this process's memory. Pages that are
+/// used again come from the system's file cache, which takes about a microsecond for each 64 KiB.
 #[cfg(target_os = "linux")]
 fn let_go() {
     let Ok(maps) = std::fs::read_to_string("/proc/self/smaps") else { return };
     for (start, end) in code(&maps) {
         let length = end - start;
         let start = std::ptr::with_exposed_provenance_mut(start);
-        // SAFETY: these pages may be read and executed only, are of a file, and none of them was written to:
-        // what is read there afterwards is what was read before.
+        // SAFETY: these pages are mapped from a file, can only be read and executed, and none has
+        // been written to: reading them later gives the same content.
         #[allow(unsafe_code, reason = "there is no other way to say it to the system")]
         let done = unsafe { rustix::mm::madvise(start, length, rustix::mm::Advice::LinuxDontNeed) };
         if let Err(error) = done {
@@ -35,8 +36,8 @@ fn let_go() {
 #[cfg(not(target_os = "linux"))]
 fn let_go() {}
 
-/// From where to where the mappings reach that are of a file's code and hold nothing else (proc_pid_smaps(5)):
-/// a debugger, or a library that hooks functions, writes to copies of its pages.
+/// The address ranges of mappings that contain only unmodified code of a file (proc_pid_smaps(5)):
+/// a debugger, or a library that hooks functions, writes to private copies of pages.
 #[cfg(target_os = "linux")]
 fn code(maps: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
@@ -49,7 +50,7 @@ fn code(maps: &str) -> Vec<(usize, usize)> {
         };
         match name {
             "Anonymous" | "Swap" if size.trim() != "0 kB" => mapping = None,
-            // The mapping follows directly on the last one: extend that.
+            // It comes after the other fields.
             "Swap" => found.extend(mapping.take()),
             _ => {}
         }
@@ -82,7 +83,7 @@ mod tests {
         let before = resident();
         let_go();
         assert!(resident() < before, "{} KiB before, {} after", before, resident());
-        // All that this uses was let go.
+        // All code that this uses was released.
         let numbers = (0..1000_u32).map(|n| n.to_string()).collect::<Vec<_>>();
         assert_eq!(numbers.iter().map(|text| text.parse::<u32>().unwrap()).sum::<u32>(), 499_500);
     }
@@ -94,7 +95,7 @@ mod tests {
         };
         let line = "7f00a000-7f00b000 r-xp 00001000 08:02 173521 /usr/bin/a program (deleted)";
         assert_eq!(mapped(line, "       0 kB"), [(0x7f00_a000, 0x7f00_b000)]);
-        // Somebody has written to it.
+        // A page has been written to.
         assert_eq!(mapped(line, "       4 kB"), []);
         assert_eq!(code(line), [], "what is not told is not known");
         assert_eq!(code(&format!("{line}\nAnonymous: 0 kB\nSwap: 8 kB\n")), [], "it is elsewhere");
@@ -107,7 +108,7 @@ mod tests {
             "",
         ] {
             assert_eq!(mapped(other, "0 kB"), [], "{other}");
-            // One of code before it is another mapping.
+            // The mapping before it is another one.
             assert_eq!(mapped(&format!("{line}\n{other}"), "0 kB"), [], "{other}");
         }
     }

@@ -25,10 +25,10 @@ use table::Table;
 
 use crate::print::{self, say};
 
-/// How long the load goes on when the producers have stopped: so the pools hold something when
-/// they are compared.
+/// How long the load continues after the producers have stopped, so that the pools are not empty
+/// when they are compared.
 const LAST_LOAD: Duration = Duration::from_secs(3);
-/// How long the nodes have to become equal.
+/// How long the nodes may take to converge.
 const SETTLE: Duration = Duration::from_secs(10);
 /// How often they are compared.
 const COMPARE_EVERY: Duration = Duration::from_millis(50);
@@ -89,8 +89,7 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<Summary> {
     let mut network = Network::start(arguments.nodes, arguments.record.as_deref(), &measures)?;
     let stopped = Arc::new(AtomicBool::new(false));
     let mut interrupted = Box::pin(tokio::signal::ctrl_c());
-    // The handler is installed at the first poll, which must come before anything is printed: otherwise an
-    // early Ctrl-C kills the process.
+    // Signals are handled from the first poll on, which must come before any output.
     let first = poll_fn(|cx| Poll::Ready(interrupted.as_mut().poll(cx))).await;
     if first.is_pending() {
         let stopped = stopped.clone();
@@ -120,7 +119,7 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<Summary> {
     Ok(summary)
 }
 
-/// Shows what goes on, until a time or until somebody wants it to end.
+/// Shows the progress, until a time or an interrupt.
 async fn watch(
     network: &Network,
     measures: &Measures,
@@ -138,7 +137,7 @@ async fn watch(
     Ok(())
 }
 
-/// What a node holds.
+/// The state of a node that is compared.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct State {
     pub tip: Option<String>,
@@ -156,7 +155,7 @@ async fn state(node: &Node, ledger_tip: BlockId) -> anyhow::Result<State> {
     })
 }
 
-/// Waits until all nodes are equal: what each holds, and how long it took.
+/// Waits until all nodes have the same state; returns the states, and how long it took.
 async fn settle(network: &Network) -> anyhow::Result<(Vec<State>, Option<Duration>)> {
     let from = Instant::now();
     loop {

@@ -11,7 +11,7 @@ macro_rules! say {
 }
 pub(crate) use say;
 
-/// Prints a text. If nobody reads it any more, as in `| head`, there is nothing left to do.
+/// Prints a text. If the reader is gone, as with `| head`, that is no error.
 pub(crate) fn text(text: std::fmt::Arguments<'_>) {
     if let Err(error) = std::io::stdout().write_fmt(text) {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
@@ -22,7 +22,7 @@ pub(crate) fn text(text: std::fmt::Arguments<'_>) {
     }
 }
 
-/// Prints a line to stderr. If that takes none, as on a full disk, the exit code has to say it.
+/// Prints a line to stderr. If that fails, as on a full disk, there is still the exit code.
 pub(crate) fn complain(text: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

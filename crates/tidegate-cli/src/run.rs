@@ -19,8 +19,8 @@ use crate::application::{self, Application};
 use crate::settings::{self, ApiAddress, Origin, Settings};
 use crate::{code, init, keys};
 
-/// How long a node waits, when it is told to stop, for its peers to take what was published here. Not longer:
-/// service managers kill a process that does not stop, and the store keeps the rest.
+/// How long a stopping node waits for its peers to take what was published here: process managers
+/// kill it soon after, and a store keeps the rest.
 const LAST_ITEMS: Duration = Duration::from_secs(1);
 
 /// Fee that a prover asks for.
@@ -44,12 +44,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let settings = Settings::load(&arguments.place)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(node(&settings, arguments))?;
-    // A prover may be at work on another thread: it is not waited for.
+    // A prover may be running on another thread: do not wait for it.
     runtime.shutdown_background();
     Ok(true)
 }
 
-/// What tells a process to stop: also that its terminal is gone.
+/// The signals that stop a process, including the loss of its terminal.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -57,7 +57,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Listens to them from now on. Must be called within a tokio runtime.
+    /// Starts listening. Must be called within a tokio runtime.
     pub(crate) fn new() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -66,7 +66,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next signal; returns its name.
+    /// Waits for the next one, and returns its name.
     pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -155,7 +155,8 @@ async fn node(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
     }
 }
 
-/// Gives peers, if there are any, the time to take what was published here; how many items none has taken.
+/// Gives connected peers time to take what was published here; returns how many items none has
+/// taken.
 async fn flush(node: &Node) -> usize {
     let status = node.status().await;
     let is_alone = status.is_ok_and(|status| status.peers.is_empty());
@@ -163,13 +164,13 @@ async fn flush(node: &Node) -> usize {
     node.flush(1, patience).await.unwrap_or(0)
 }
 
-/// Prints a line for whoever has started the node. The node goes on if it cannot be written.
+/// Tells the user who started the node. An error is no reason to stop.
 fn announce(what: std::fmt::Arguments<'_>) {
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{what}").and_then(|()| out.flush());
 }
 
-/// Everything that can be refused comes before the store is opened.
+/// Everything that can be refused is checked before the store is opened.
 fn start(
     settings: &Settings,
     arguments: &Arguments,
@@ -197,7 +198,7 @@ fn start(
         .client(application::CLIENT);
     builder = pools().into_iter().fold(builder, Builder::pool);
     builder = match settings.listen.origin {
-        // A machine may be without IPv6.
+        // A machine may lack IPv6.
         Origin::Default => builder.listen_port(settings::PORT),
         _ => settings.listen.value.iter().cloned().fold(builder, Builder::listen),
     };
@@ -243,7 +244,7 @@ async fn produce(node: Node, app: Application, key: SigningKey) {
     }
 }
 
-/// Reads the node's events until it is gone, and proves the jobs of new blocks.
+/// Handles the node's events until it ends, and proves the jobs of new blocks.
 async fn follow(
     node: Node,
     app: Application,

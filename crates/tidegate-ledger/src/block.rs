@@ -8,32 +8,32 @@ use tidegate_proto::rules::HeaderFacts;
 use crate::layout::{number, take};
 use crate::signed;
 
-/// What its signature is of.
+/// The domain of header signatures.
 const SIGNED: &str = "tidegate ledger header 1";
 
-/// Transfers in one block.
+/// The most transfers in one block.
 pub const MAX_TRANSFERS: usize = 512;
-/// Work proofs in one block, behind the transfers.
+/// The most work proofs in one block, after the transfers.
 pub const MAX_WORKS: usize = 64;
 
 /// The header of a block: what its producer signs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The block before.
+    /// The parent.
     pub parent: BlockId,
-    /// How many blocks there are before it.
+    /// Its distance from the first block.
     pub height: u64,
-    /// The slot it was made in.
+    /// Its slot.
     pub slot: u64,
-    /// Who made it.
+    /// The producer's public key.
     pub producer: [u8; 32],
-    /// Root over the ids of its items.
+    /// The root over the ids of its items.
     pub item_root: Digest,
-    /// How many items it has.
+    /// The number of its items.
     pub items: u32,
-    /// Root over the state after it.
+    /// The root over the state after it.
     pub state_root: Digest,
-    /// Ed25519 by the producer, over all of the above and the network.
+    /// The producer's Ed25519 signature over all of the above and the network.
     pub signature: [u8; 64],
 }
 
@@ -44,7 +44,7 @@ impl Header {
         self
     }
 
-    /// Its 212 bytes.
+    /// The header's 212 bytes.
     pub fn to_bytes(&self) -> Bytes {
         let mut bytes = Vec::with_capacity(212);
         bytes.extend(self.parent.0);
@@ -57,7 +57,7 @@ impl Header {
         bytes.into()
     }
 
-    /// Reads a header; `None` if these are not the bytes of one.
+    /// Decodes a header; `None` if these are not the bytes of one.
     pub fn from_bytes(mut bytes: &[u8]) -> Option<Self> {
         let input = &mut bytes;
         let header = Self {
@@ -78,7 +78,7 @@ impl Header {
         BlockId(blake3::derive_key("tidegate ledger block id 1", &self.to_bytes()))
     }
 
-    /// What the core needs to know of it.
+    /// The facts for the core.
     pub fn facts(&self) -> HeaderFacts {
         HeaderFacts {
             block: self.id(),

@@ -10,7 +10,7 @@ use crate::block::Header;
 use crate::state::State;
 use crate::work::{MAX_WEIGHT, WorkRules};
 
-/// What a network begins with. Its hash is the network's id.
+/// The genesis of a network. Its hash is the network's id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Genesis {
@@ -30,17 +30,17 @@ pub struct Genesis {
 
 /// The longest slot: a day.
 const MAX_SLOT_MS: u64 = 86_400_000;
-/// The most jobs of a block, each of which every node makes.
+/// The most jobs of a block, each of which every node has to create.
 const MAX_JOBS_PER_BLOCK: u64 = 1024;
-/// The most open jobs, which every node keeps.
+/// The most open jobs, all of which every node keeps.
 const MAX_JOBS: u64 = 65_536;
-/// The highest difficulty: nobody can compute the hashes that one more would take.
+/// The highest difficulty: no one can compute more hashes than that.
 const MAX_DIFFICULTY: u64 = 64;
 
-/// Why a genesis file cannot be used.
+/// Why a genesis file is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GenesisError {
-    /// It is no TOML of this shape.
+    /// It is not TOML of this shape.
     #[error("{0}")]
     Parse(String),
     /// A key is not an Ed25519 public key.
@@ -52,29 +52,29 @@ pub enum GenesisError {
     /// A producer is named twice.
     #[error("producer {0} is named twice")]
     SameProducer(String),
-    /// The balances add up to more than can be counted.
+    /// The sum of the balances overflows.
     #[error("all balances together exceed 2^64 - 1")]
     Supply,
     /// Proofs are too heavy.
     #[error("work.weight is {0}: at most {MAX_WEIGHT} bytes are possible")]
     Weight(u32),
-    /// A number is higher than a network can bear.
+    /// A number is higher than the network could handle.
     #[error("{name} is {is}: it must be at most {most}")]
     TooMuch {
         /// Its name in the file.
         name: &'static str,
-        /// What it is.
+        /// Its value.
         is: u64,
-        /// What it may be at most.
+        /// The highest value.
         most: u64,
     },
-    /// A slot has no length.
+    /// The slot length is zero.
     #[error("slot_ms is 0: a slot needs some time")]
     Slot,
 }
 
 impl Genesis {
-    /// Reads a genesis file.
+    /// Parses a genesis file.
     pub fn from_toml(text: &str) -> Result<Self, GenesisError> {
         let genesis: Self =
             toml::from_str(text).map_err(|error| GenesisError::Parse(error.to_string()))?;
@@ -82,12 +82,12 @@ impl Genesis {
         Ok(genesis)
     }
 
-    /// The text of the genesis file.
+    /// The genesis as a file.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("strings, numbers and maps have a TOML form")
     }
 
-    /// Whether a network can begin with it.
+    /// Checks that a network can start with it.
     pub fn validate(&self) -> Result<(), GenesisError> {
         let producers = self.producer_keys()?;
         if producers.is_empty() || producers.len() > 128 {
@@ -123,12 +123,12 @@ impl Genesis {
         Ok(())
     }
 
-    /// The network that begins with it.
+    /// The id of the network.
     pub fn network(&self) -> NetworkId {
         NetworkId(blake3::derive_key("tidegate ledger genesis 1", self.to_toml().as_bytes()))
     }
 
-    /// The first block: it has no items, and nobody signed it.
+    /// The first block: it has no items, and no signature.
     pub fn header(&self) -> Header {
         Header {
             parent: BlockId(self.network().0),
@@ -156,7 +156,7 @@ impl Genesis {
         accounts.map(|(text, balance)| Ok((AccountId(key(text)?), *balance))).collect()
     }
 
-    /// The state that it describes. Call only when it is valid.
+    /// The initial state. Only for a valid genesis.
     pub(crate) fn state(&self) -> State {
         State::new(&self.balances().unwrap_or_default(), self.work)
     }
@@ -202,7 +202,7 @@ mod tests {
             let error = GenesisError::TooMuch { name, is: most + 1, most };
             assert_eq!(genesis.validate(), Err(error));
         }
-        // Time without an end is no reason to panic.
+        // A start that is infinitely far away must not cause a panic.
         let far = Genesis { start_ms: u64::MAX, ..genesis() };
         assert_eq!((far.validate(), far.slot_at(u64::MAX)), (Ok(()), 0));
     }

@@ -1,4 +1,4 @@
-//! The ledger: what holds at the tip, which block is next, and how the tip moves.
+//! The ledger: which items are valid at the tip, which block is best, and how the tip moves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,15 +17,15 @@ use crate::state::{AccountState, State, StateError, Undo};
 use crate::transfer::{NONCE_WINDOW, Transfer};
 use crate::work::{JobId, Work, WorkRules};
 
-/// Blocks that can be undone: as deep as a re-org may go.
+/// Blocks that can be undone: the deepest re-org.
 pub(crate) const UNDO_DEPTH: u64 = 64;
-/// Headers that are kept below the tip: those of the deepest fork, and those that the rule of
-/// turns looks back on.
+/// Headers kept below the tip: those of the deepest fork, and those that the rule of turns looks
+/// back at.
 const HEADERS_KEPT: u64 = UNDO_DEPTH + 64 + 1;
 /// How many slots a producer's clock may be ahead of this node's.
 const SLOTS_AHEAD: u64 = 1;
 
-/// The checks that need no state. They are expensive, so they are made outside the ledger's lock.
+/// The checks that need no state. They are expensive, so they run outside the ledger's lock.
 #[derive(Clone, Debug)]
 pub struct Checker(Arc<Params>);
 
@@ -36,7 +36,7 @@ struct Params {
     work: WorkRules,
 }
 
-/// A subject whose signatures and proofs have been looked at.
+/// A subject whose signatures and proofs have been checked.
 #[derive(Clone, Debug)]
 pub struct Checked(Content);
 
@@ -46,13 +46,13 @@ enum Content {
     Work(JobId),
     Header(BlockId, Header),
     Block(Block, Vec<Item>),
-    /// It is no good, whatever the state.
+    /// It is invalid, whatever the state.
     Invalid,
-    /// The ledger knows no such things.
+    /// It is not of this ledger.
     Foreign,
 }
 
-/// An item of a block, read.
+/// A decoded item of a block.
 #[derive(Clone, Debug)]
 enum Item {
     Transfer(Transfer),
@@ -65,8 +65,8 @@ impl Checker {
         self.read(subject, false)
     }
 
-    /// The same without signatures and proofs, for a subject whose check is known to be good: a
-    /// simulator need not repeat for each of its nodes what comes out the same.
+    /// The same without signatures and proofs, for a subject that is known to pass: a simulator
+    /// need not repeat the check for each of its nodes.
     pub fn trust(&self, subject: &Subject) -> Checked {
         self.read(subject, true)
     }
@@ -94,7 +94,7 @@ impl Checker {
         Checked(content.unwrap_or(Content::Invalid))
     }
 
-    /// Reads an item, and unless it is `known` to be good checks it.
+    /// Decodes an item, and checks it unless it is `known` to be valid.
     fn item(&self, pool: PoolIndex, body: &[u8], known: bool) -> Option<Item> {
         match pool {
             TRANSFERS => {
@@ -121,14 +121,14 @@ impl Checker {
             && header.is_signed(&self.0.network)
     }
 
-    /// Whose turn a slot is.
+    /// The producer whose turn a slot is.
     fn producer_at(&self, slot: u64) -> [u8; 32] {
         self.0.producers[(slot % self.0.producers.len() as u64) as usize]
     }
 }
 
 impl Checked {
-    /// Whether the check found nothing wrong.
+    /// Whether all checks passed.
     pub fn is_valid(&self) -> bool {
         !matches!(self.0, Content::Invalid | Content::Foreign)
     }
@@ -139,7 +139,7 @@ impl Checked {
 pub struct Judgement {
     /// The verdict.
     pub verdict: Verdict,
-    /// The tip has moved with it.
+    /// The change of the tip, if there is one.
     pub tip: Option<TipChange>,
 }
 
@@ -151,14 +151,14 @@ impl Judgement {
 
 const GOOD: Verdict = Verdict::Accept(Admission { from: 0, account: None });
 
-/// A block the ledger knows.
+/// A known block.
 #[derive(Clone, Debug)]
 struct Stored {
     header: Header,
-    /// It, or a block it builds on, does not hold.
+    /// It or an ancestor is invalid.
     bad: bool,
     body: Option<(Block, Vec<Item>)>,
-    /// If it is on the best chain: how to take it back.
+    /// How to undo it, if it is on the best chain.
     undo: Option<Undo>,
 }
 
@@ -170,12 +170,12 @@ pub struct Ledger {
     blocks: BTreeMap<BlockId, Stored>,
     tip: BlockId,
     pub(crate) state: State,
-    /// Each move of the tip says what a store has to change.
+    /// Whether changes of the tip list what a store must write.
     pub(crate) keeps_state: bool,
 }
 
 impl Ledger {
-    /// The ledger at its genesis.
+    /// A ledger at its genesis.
     pub fn new(genesis: Genesis) -> Result<Self, GenesisError> {
         genesis.validate()?;
         let (network, producers) = (genesis.network(), genesis.producer_keys()?);
@@ -187,7 +187,7 @@ impl Ledger {
         Ok(Self { genesis, checker, blocks: [(tip, first)].into(), tip, state, keeps_state: false })
     }
 
-    /// What the network began with.
+    /// The genesis.
     pub fn genesis(&self) -> &Genesis {
         &self.genesis
     }
@@ -197,7 +197,7 @@ impl Ledger {
         self.checker.clone()
     }
 
-    /// Id and header of the best block.
+    /// The id and the header of the best block.
     pub fn tip(&self) -> (BlockId, &Header) {
         (self.tip, &self.blocks[&self.tip].header)
     }
@@ -212,7 +212,7 @@ impl Ledger {
         self.state.open_jobs()
     }
 
-    /// Answers a subject that has been checked. `slot` is the present one.
+    /// Gives the verdict on a checked subject. `slot` is the present one.
     pub fn judge(&mut self, checked: Checked, slot: u64) -> Judgement {
         match checked.0 {
             Content::Invalid => Judgement::of(Verdict::Reject),
@@ -224,7 +224,7 @@ impl Ledger {
         }
     }
 
-    /// Whether a transfer holds at the tip, for itself alone.
+    /// The verdict on a transfer at the tip, without regard to other pending ones.
     fn admit_transfer(&self, transfer: &Transfer) -> Verdict {
         let sender = self.account(&transfer.from);
         let account = chain_of(&sender);
@@ -256,8 +256,8 @@ impl Ledger {
         GOOD
     }
 
-    /// Whether a producer may sign on top of a block: at most one of any ⌊n/2⌋+1 in a row is its own,
-    /// so that a minority that is cut off comes to a stop.
+    /// Whether a producer may sign a block on top of a parent: of any ⌊n/2⌋+1 in a row it may sign
+    /// only one, so that a minority that is cut off stops.
     fn may_follow(&self, parent: &BlockId, producer: &[u8; 32]) -> bool {
         let mut at = self.blocks.get(parent);
         for _ in 0..self.checker.0.producers.len() / 2 {
@@ -281,7 +281,7 @@ impl Ledger {
             LedgerRules.compare(&facts, &tip).is_gt()
         };
         if !better {
-            // The items of a fork are executed only when it becomes the best chain.
+            // Its content is executed when it or a descendant becomes the best block.
             return Judgement::of(GOOD);
         }
         match self.move_to(id) {
@@ -291,8 +291,8 @@ impl Ledger {
         }
     }
 
-    /// Makes a block the tip. If it or one below it does not hold, that one and all on top of it
-    /// are bad and everything is as before.
+    /// Makes a block the tip. If it or an ancestor is invalid, that one and its descendants are
+    /// marked as bad, and the state is as before.
     fn move_to(&mut self, target: BlockId) -> Result<TipChange, NotMoved> {
         let mut path = Vec::new();
         let mut at = target;
@@ -304,8 +304,8 @@ impl Ledger {
             path.push(at);
             at = stored.header.parent;
         };
-        // Older blocks cannot be undone. A fork that becomes the best so late is ignored, not rejected: its
-        // senders have done nothing wrong.
+        // Deeper blocks can no longer be undone: nobody is to blame for a fork that becomes the
+        // best too late.
         if self.tip().1.height.saturating_sub(fork) > UNDO_DEPTH {
             return Err(NotMoved::OutOfReach);
         }
@@ -326,7 +326,7 @@ impl Ledger {
         Ok(self.describe(change))
     }
 
-    /// Takes up a block of the best chain that was kept; `false` if its items cannot be read.
+    /// Restores a stored block of the best chain; `false` if its items cannot be decoded.
     pub(crate) fn adopt(&mut self, block: Block, header: Header, undo: Undo, body: bool) -> bool {
         let id = block.block;
         let read = || {
@@ -346,7 +346,7 @@ impl Ledger {
         true
     }
 
-    /// The tip is this block, which was kept; its height if the state is not that after it.
+    /// Sets the tip to a restored block; returns its height if the state is the one after it.
     pub(crate) fn go_to(&mut self, tip: BlockId) -> Result<(), u64> {
         let header = &self.blocks[&tip].header;
         if header.state_root != self.state.root() {
@@ -366,7 +366,7 @@ impl Ledger {
         }
     }
 
-    /// Goes back to the tip that was there before a failed move.
+    /// Returns to the tip before a failed move.
     fn go_back(&mut self, fork: BlockId, before: BlockId) {
         let mut unused = Change::default();
         while self.tip != fork {
@@ -411,7 +411,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// What a store has to change for a move.
+    /// What a store must write for a move.
     fn writes(&self, change: &Change) -> Vec<(Bytes, Option<Bytes>)> {
         let mut writes = Vec::new();
         for account in &change.accounts {
@@ -433,14 +433,14 @@ impl Ledger {
         for height in &change.heights {
             let undo = chain.get(height).and_then(|stored| stored.undo.as_ref());
             writes.push((saved::undo_key(*height), undo.map(saved::undo_value)));
-            // What is too deep to be undone now.
+            // The undo data that is too deep now.
             let deep = height.checked_sub(UNDO_DEPTH + 1).filter(|deep| *deep > 0);
             writes.extend(deep.map(|deep| (saved::undo_key(deep), None)));
         }
         writes
     }
 
-    /// What the pools must know of a move.
+    /// The change of the tip as the pools need it.
     fn describe(&self, change: Change) -> TipChange {
         let state = if self.keeps_state { self.writes(&change) } else { Vec::new() };
         let key = |item: &BlockItem| match item.pool {
@@ -476,7 +476,7 @@ impl Ledger {
         described
     }
 
-    /// Whether an item whose signature or proof is good holds at the tip.
+    /// The verdict on an item at the tip, if its signature or proof is valid.
     pub fn admit(&self, pool: PoolIndex, body: &[u8]) -> Verdict {
         match pool {
             TRANSFERS => match Transfer::from_bytes(body) {
@@ -490,14 +490,14 @@ impl Ledger {
         }
     }
 
-    /// Forgets what no re-org can reach.
+    /// Drops what no re-org can reach.
     fn prune(&mut self) {
         let height = self.tip().1.height;
         self.blocks.retain(|_, stored| stored.header.height + HEADERS_KEPT > height);
         let deep = |stored: &&mut Stored| stored.header.height + UNDO_DEPTH < height;
         for stored in self.blocks.values_mut().filter(deep) {
             stored.body = None;
-            // The block stays on the best chain, but no re-org can undo it any more.
+            // It stays on the best chain, but can no longer be undone.
             if let Some(undo) = &mut stored.undo {
                 *undo = Undo::default();
             }
@@ -512,10 +512,10 @@ impl Ledger {
             && self.may_follow(&self.tip, &producer)
     }
 
-    /// Makes the next block from candidates, the best first, and moves the tip to it.
+    /// Makes the next block from candidates, the best first, and makes it the tip.
     ///
-    /// Candidates must have had their verdicts. What does not hold together is left out. `None`
-    /// if it is not this key's turn.
+    /// Candidates must have been accepted. Those that do not fit together are left out. `None` if
+    /// it is not this key's turn.
     pub fn propose(
         &mut self,
         slot: u64,
@@ -563,7 +563,7 @@ impl Ledger {
             state_root: self.state.root(),
             signature: [0; 64],
         };
-        // The state was only changed to compute the root: the block is undone, and then executed like any
+        // Only [`Ledger::move_to`] changes the tip: the block is undone here, and arrives like any
         // other.
         self.state.revert(&undo);
         let header = header.sign(&self.checker.0.network, key);
@@ -575,38 +575,38 @@ impl Ledger {
     }
 }
 
-/// Which transfers of an account hold.
+/// The limits on an account's transfers.
 fn chain_of(account: &AccountState) -> Account {
     let AccountState { nonce, balance, .. } = *account;
     Account { next: nonce, until: nonce.saturating_add(NONCE_WINDOW), balance }
 }
 
-/// Why the tip did not move to a block.
+/// Why a block did not become the tip.
 enum NotMoved {
-    /// It builds on what is not kept any more.
+    /// It builds on a block that is no longer kept.
     OutOfReach,
-    /// It, or one below it, does not hold.
+    /// It or an ancestor is invalid.
     Bad,
 }
 
-/// What a move of the tip did.
+/// The effects of a move of the tip.
 #[derive(Default)]
 struct Change {
     reverted: Vec<BlockItem>,
     applied: BTreeMap<ItemId, BlockItem>,
     accounts: BTreeSet<AccountId>,
-    /// Jobs that may not be open any more.
+    /// Jobs that may have been closed.
     jobs: BTreeSet<JobId>,
-    /// Jobs that blocks created which were undone, and jobs of blocks that were applied.
+    /// Jobs created by undone blocks, and jobs of applied blocks.
     undone: BTreeSet<JobId>,
     opened: BTreeSet<JobId>,
-    /// Places of jobs that were opened or closed, and heights of blocks that were taken back or
+    /// Places of jobs that were opened or closed, and heights of blocks that were undone or
     /// applied.
     places: BTreeSet<(u64, u32)>,
     heights: BTreeSet<u64>,
 }
 
-/// Applies a block's items to the state of its parent. On an error the state is as before.
+/// Executes a block on the state of its parent. On an error the state is as before.
 fn execute(state: &mut State, header: &Header, items: &[Item]) -> Result<Undo, StateError> {
     let mut draft = state.begin(header.height);
     let mut works = 0;

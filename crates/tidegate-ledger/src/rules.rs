@@ -1,4 +1,4 @@
-//! What the core must know of the ledger: pure facts.
+//! The ledger's rules for the core: pure facts.
 
 use std::cmp::{Ordering, Reverse};
 
@@ -23,7 +23,7 @@ pub(crate) fn pool_name(pool: PoolIndex) -> &'static str {
     if pool == TRANSFERS { TRANSFERS_NAME } else { WORKS_NAME }
 }
 
-/// The ledger's two pools. Transfers ride along; proofs are announced first.
+/// The ledger's two pools. Transfers are pushed; proofs are announced first.
 pub fn pools() -> Vec<PoolSpec> {
     let mut transfers = PoolSpec::new(TRANSFERS_NAME);
     transfers.max_item = 512;
@@ -32,7 +32,7 @@ pub fn pools() -> Vec<PoolSpec> {
     transfers.capacity_bytes = 4 << 20;
     let mut works = PoolSpec::new(WORKS_NAME);
     works.max_item = 80 + MAX_WEIGHT;
-    // As many as there can be open jobs, with their successors.
+    // As many as there can be open jobs, and their successors.
     works.capacity = 512;
     works.capacity_bytes = 12 << 20;
     vec![transfers, works]
@@ -68,7 +68,7 @@ impl Rules for LedgerRules {
             }
             WORKS_NAME => {
                 let (work, _) = Work::head(body)?;
-                // The cheapest for each job.
+                // The cheapest proof of each job.
                 Some(ItemFacts {
                     key: ItemKey(work.job.0),
                     priority: u64::MAX - work.fee,
@@ -83,7 +83,7 @@ impl Rules for LedgerRules {
         Header::from_bytes(header).map(|header| header.facts())
     }
 
-    /// The higher block; of two as high, that of the earlier slot; then that of the smaller hash.
+    /// The higher block is better; then that of the earlier slot; then that of the smaller hash.
     fn compare(&self, a: &HeaderFacts, b: &HeaderFacts) -> Ordering {
         let key = |facts: &HeaderFacts| (facts.height, Reverse(facts.slot), Reverse(facts.block));
         key(a).cmp(&key(b))

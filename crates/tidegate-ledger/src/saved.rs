@@ -1,10 +1,10 @@
-//! The ledger's state as keys and values, for a store: what each move of the tip changes, and the
-//! whole of it after a restart.
+//! The ledger's state as keys and values for a store: the changes with each move of the tip, and
+//! all of it after a restart.
 //!
 //! ```text
 //! "a" account             balance, nonce, height of the last change
 //! "j" height, index       an open job
-//! "u" height              how to take the block at this height back, for the last 64
+//! "u" height              how to undo the block at this height, for the last 64
 //! ```
 
 use bytes::Bytes;
@@ -23,24 +23,24 @@ use crate::work::JobId;
 pub struct Saved {
     /// All keys and values.
     pub state: Vec<(Bytes, Bytes)>,
-    /// The last blocks of the best chain, the tip at the end: 64 of them with their items, and 65
-    /// more headers below, if there are that many.
+    /// The last blocks of the best chain, ending with the tip: 64 with their items, and up to 65
+    /// more headers below.
     pub blocks: Vec<Block>,
 }
 
-/// Why a ledger cannot go on from what a store has.
+/// Why a ledger cannot be restored from a store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
-    /// The genesis cannot be used.
+    /// The genesis is invalid.
     #[error(transparent)]
     Genesis(#[from] GenesisError),
     /// A key or value is not the ledger's.
     #[error("the stored state has an entry that no ledger writes: {0}")]
     Entry(String),
-    /// A block is no block, or does not follow the one before.
+    /// A block cannot be decoded, or does not follow the one before.
     #[error("the stored block at height {0} does not fit the one before it")]
     Block(u64),
-    /// A block cannot be taken back.
+    /// The data to undo a block is missing.
     #[error("the stored state lacks how to undo the block at height {0}")]
     Undo(u64),
     /// The state is not that of the tip.
@@ -81,7 +81,7 @@ fn place(bytes: &mut &[u8]) -> Option<(u64, u32)> {
     Some((number(bytes)?, count(bytes)?))
 }
 
-/// How to take a block back.
+/// Encodes how to undo a block.
 pub(crate) fn undo_value(undo: &Undo) -> Bytes {
     let (accounts, closed, opened) = undo.parts();
     let mut bytes = Vec::new();
@@ -126,8 +126,8 @@ fn undo(mut bytes: &[u8]) -> Option<Undo> {
 }
 
 impl Ledger {
-    /// The ledger as a store has it; at its genesis if the store has nothing. It says with each
-    /// move of the tip what the store has to change.
+    /// Restores the ledger from a store; an empty store gives the genesis. From then on, moves of
+    /// the tip list what the store must write.
     pub fn restore(genesis: Genesis, saved: Saved) -> Result<Self, RestoreError> {
         let mut ledger = Self::new(genesis)?;
         ledger.keeps_state = true;

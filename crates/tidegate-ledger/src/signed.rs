@@ -1,14 +1,14 @@
-//! Signatures of the ledger: Ed25519 over what is signed, for one network and nothing else.
+//! Signatures of the ledger: Ed25519 over a form, for one network and one purpose.
 
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use tidegate_proto::id::NetworkId;
 
-/// Signs a form. `what` says of what kind it is: no signature of one kind holds for another.
+/// Signs a form. `what` names its kind: a signature of one kind is not valid for another.
 pub(crate) fn sign(what: &str, network: &NetworkId, form: &[u8], key: &SigningKey) -> [u8; 64] {
     key.sign(&signed(what, network, form)).to_bytes()
 }
 
-/// Whether the key with this public half has signed a form.
+/// Whether a form has been signed by the key with this public half.
 pub(crate) fn is_signed(
     what: &str,
     network: &NetworkId,

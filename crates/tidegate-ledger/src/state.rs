@@ -1,8 +1,8 @@
 //! Accounts and jobs, the root over them, and how to undo a block.
 //!
-//! Accounts lie in 4,096 buckets by the first 12 bits of the hash of their id. A bucket's hash is
+//! Accounts are in 4,096 buckets by the first 12 bits of the hash of their id. A bucket's hash is
 //! BLAKE3 over its sorted entries, and only buckets that a block touched are hashed again; 64
-//! buckets make a group, and 64 groups the root. So parts of the state can be proven and fetched.
+//! buckets make a group, and 64 groups the root. So parts of the state could be proven and fetched.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,11 +18,11 @@ const GROUP: usize = 64;
 /// An account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccountState {
-    /// What it has.
+    /// Its balance.
     pub balance: u64,
     /// The nonce of its next transfer.
     pub nonce: u64,
-    /// Height of the last block that changed it.
+    /// The height of the last block that changed it.
     pub changed_at: u64,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct State {
     job_places: BTreeMap<JobId, (u64, u32)>,
 }
 
-/// What a block changed, to change it back.
+/// What a block changed, in order to undo it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Undo {
     accounts: BTreeMap<AccountId, Option<AccountState>>,
@@ -52,7 +52,7 @@ impl Undo {
         self.accounts.keys()
     }
 
-    /// Accounts before it, jobs that it closed, and where it opened some.
+    /// Earlier values of accounts, jobs that it closed, and places of jobs that it opened.
     #[expect(clippy::type_complexity, reason = "it is taken apart where it is called")]
     pub(crate) fn parts(
         &self,
@@ -78,13 +78,13 @@ impl Undo {
         self.opened.iter().filter_map(|place| state.jobs.get(place).copied())
     }
 
-    /// Jobs that were open before it, and not after.
+    /// Jobs that it closed.
     pub(crate) fn closed(&self) -> impl Iterator<Item = JobId> {
         self.closed.iter().map(|(_, job)| *job)
     }
 }
 
-/// Why a block's content does not hold.
+/// Why a block's content is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum StateError {
     #[error("a transfer out of turn")]
@@ -145,29 +145,29 @@ impl State {
         self.jobs.get(&place).copied()
     }
 
-    /// Takes up an account that was kept. [`State::hash_all`] follows.
+    /// Restores an account. [`State::hash_all`] must follow.
     pub(crate) fn put_account(&mut self, account: AccountId, state: AccountState) {
         self.accounts.insert((bucket(&account), account), state);
     }
 
-    /// Takes up a job that was kept.
+    /// Restores a job.
     pub(crate) fn put_job(&mut self, place: (u64, u32), job: JobId) {
         self.jobs.insert(place, job);
         self.job_places.insert(job, place);
     }
 
-    /// Hashes everything again.
+    /// Recomputes all hashes.
     pub(crate) fn hash_all(&mut self) {
         self.hash_buckets(&(0..BUCKETS as u16).collect());
     }
 
-    /// All balances together.
+    /// The sum of all balances.
     #[cfg(test)]
     pub(crate) fn supply(&self) -> u64 {
         self.accounts.values().map(|account| account.balance).sum()
     }
 
-    /// Hash of everything: equal states have equal roots.
+    /// The root over everything: equal states have equal roots.
     pub(crate) fn root(&self) -> Digest {
         let mut jobs = blake3::Hasher::new_derive_key("tidegate ledger jobs 1");
         for ((height, index), job) in &self.jobs {
@@ -218,13 +218,13 @@ impl State {
         Draft { state: self, height, fees: 0, undo: Undo::default() }
     }
 
-    /// Takes a block back: the last one that was applied.
+    /// Undoes the last block that was applied.
     pub(crate) fn revert(&mut self, undo: &Undo) {
         for (place, job) in &undo.closed {
             self.jobs.insert(*place, *job);
             self.job_places.insert(*job, *place);
         }
-        // After those that closed: one may have opened and expired in the same block.
+        // After the closed ones: a job may have been opened and have expired in the same block.
         for place in &undo.opened {
             if let Some(job) = self.jobs.remove(place) {
                 self.job_places.remove(&job);
@@ -245,7 +245,7 @@ impl State {
 pub(crate) struct Draft<'a> {
     state: &'a mut State,
     height: u64,
-    /// Fees of its transfers that are not yet spent on proofs.
+    /// Fees of its transfers that have not been spent on proofs.
     fees: u64,
     undo: Undo,
 }
@@ -260,7 +260,7 @@ impl Draft<'_> {
         state.changed_at = self.height;
     }
 
-    /// Applies a transfer whose signature is good, if it holds.
+    /// Applies a transfer whose signature is valid, if it is executable.
     pub(crate) fn transfer(&mut self, transfer: &Transfer) -> Result<(), StateError> {
         let sender = self.state.account(&transfer.from).unwrap_or_default();
         if transfer.nonce != sender.nonce {
@@ -272,13 +272,13 @@ impl Draft<'_> {
             account.balance -= cost;
             account.nonce += 1;
         });
-        // All balances together fit, so no balance overflows.
+        // The sum of all balances does not overflow, so no balance does.
         self.set(transfer.to, |account| account.balance += transfer.amount);
         self.fees += transfer.fee;
         Ok(())
     }
 
-    /// Settles a job with a proof that is good, if the job is open and the fees suffice.
+    /// Closes a job with a valid proof, if the job is open and the fees suffice.
     pub(crate) fn work(
         &mut self,
         job: JobId,
@@ -301,7 +301,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Ends the block: its producer is paid, and its jobs are open.
+    /// Completes the block: pays its producer, and opens its jobs.
     pub(crate) fn finish(mut self, parent: BlockId, slot: u64, producer: AccountId) -> Undo {
         if self.fees > 0 {
             let fees = self.fees;
@@ -326,7 +326,7 @@ impl Draft<'_> {
         self.undo
     }
 
-    /// Gives the block up: the state is what it was before.
+    /// Undoes what the block has done so far.
     pub(crate) fn abandon(self) {
         self.state.revert(&self.undo);
     }
@@ -390,7 +390,7 @@ mod tests {
     }
 
     proptest! {
-        /// A block that is taken back leaves no trace, and none makes money.
+        /// An undone block leaves no trace, and no block creates money.
         #[test]
         fn undo_is_exact(
             first in prop::collection::vec((0..6u8, 0..6u8, 0..50u64, 0..5u64, 0..4u64), 0..20),

@@ -1,4 +1,4 @@
-//! Transfers: signed, numbered, and paid for.
+//! Signed transfers with nonces and fees.
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
@@ -7,27 +7,27 @@ use tidegate_proto::id::{AccountId, ItemId, NetworkId};
 use crate::layout::{number, take};
 use crate::signed;
 
-/// What its signature is of.
+/// The domain of transfer signatures.
 const SIGNED: &str = "tidegate ledger transfer 1";
 
-/// How far ahead of its account a transfer's nonce may be. Enough for a busy sender's next few
+/// How far ahead of its account's nonce a transfer may be: enough for a busy sender's next few
 /// blocks, and few enough to rank quickly.
 pub const NONCE_WINDOW: u64 = 64;
 
 /// A signed order to move an amount from one account to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transfer {
-    /// Who pays.
+    /// The sender.
     pub from: AccountId,
-    /// Who is paid.
+    /// The receiver.
     pub to: AccountId,
-    /// How much.
+    /// The amount.
     pub amount: u64,
-    /// What the producer of the block gets for it.
+    /// The fee for the producer of the block.
     pub fee: u64,
-    /// How many transfers the sender made before.
+    /// The number of the sender's earlier transfers.
     pub nonce: u64,
-    /// Ed25519 by the sender, over all of the above and the network.
+    /// The sender's Ed25519 signature over all of the above and the network.
     pub signature: [u8; 64],
 }
 
@@ -60,7 +60,7 @@ impl Transfer {
         bytes.into()
     }
 
-    /// Reads a transfer; `None` if these are not the bytes of one.
+    /// Decodes a transfer; `None` if these are not the bytes of one.
     pub fn from_bytes(mut bytes: &[u8]) -> Option<Self> {
         let input = &mut bytes;
         let transfer = Self {
@@ -79,7 +79,7 @@ impl Transfer {
         ItemId(blake3::derive_key("tidegate ledger transfer id 1", bytes))
     }
 
-    /// What it takes from the sender; `None` if no account could ever pay it.
+    /// What it costs the sender; `None` if no account could ever pay it.
     pub fn cost(&self) -> Option<u64> {
         self.amount.checked_add(self.fee)
     }

@@ -1,7 +1,7 @@
-//! Work proofs: what settles the jobs that blocks create.
+//! Work proofs: they settle the jobs that blocks create.
 //!
-//! A proof is a solution to a puzzle and a body that follows from it, so it can be checked, it
-//! cannot be made without the work, and it can be made to weigh what a SNARK weighs.
+//! A proof is a solution to a puzzle, and a body derived from it. It can be checked, it cannot be
+//! made without the work, and it can be made as large as a SNARK.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -9,19 +9,19 @@ use tidegate_proto::id::{AccountId, ItemId};
 
 use crate::layout::{number, take};
 
-/// Bytes of the heaviest proof: more than the two SNARKs of a job of Mina's weigh, and more than a frame
-/// holds, so that a network of this ledger can have items that come in chunks.
+/// The largest proof: larger than the two SNARKs of a job of Mina's, and than a frame, so that a
+/// network of this ledger can have items that are sent in chunks.
 pub const MAX_WEIGHT: u32 = 64 << 10;
 
-/// What jobs there are, and what their proofs must be like.
+/// The rules for jobs and their proofs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkRules {
-    /// Jobs that each block creates.
+    /// Jobs created by each block.
     pub jobs_per_block: u32,
-    /// Open jobs at most; the oldest expire.
+    /// The most open jobs; the oldest expire.
     pub max_jobs: u32,
-    /// Zero bits that the puzzle's hash must begin with.
+    /// Leading zero bits of the puzzle's hash.
     pub difficulty: u32,
     /// Bytes of a proof beside its 80 bytes of facts.
     pub weight: u32,
@@ -41,22 +41,22 @@ pub struct JobId(pub [u8; 32]);
 /// A proof that a job was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Work {
-    /// Which job.
+    /// The job.
     pub job: JobId,
-    /// Who is paid for it.
+    /// The account to be paid.
     pub prover: AccountId,
-    /// How much. For each job the cheapest proof is kept.
+    /// The fee. For each job the cheapest proof is kept.
     pub fee: u64,
     /// The number that solves the puzzle.
     pub solution: u64,
-    /// What follows from the solution.
+    /// The body derived from the solution.
     pub proof: Bytes,
 }
 
 impl Work {
-    /// Tries solutions from `from` on, `tries` of them. A difficulty of n takes 2ⁿ on average.
+    /// Tries `tries` solutions, starting at `from`. A difficulty of n takes 2ⁿ on average.
     ///
-    /// Returns the proof, or where to go on.
+    /// Returns the proof, or where to continue.
     pub fn search(
         job: JobId,
         prover: AccountId,
@@ -86,13 +86,13 @@ impl Work {
         bytes.into()
     }
 
-    /// Reads a proof; `None` if these are not the bytes of one.
+    /// Decodes a proof; `None` if these are not the bytes of one.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (work, proof) = Self::head(bytes)?;
         Some(Self { proof: Bytes::copy_from_slice(proof), ..work })
     }
 
-    /// Reads everything but the proof, which is returned beside it.
+    /// Decodes everything but the body, which is returned beside it.
     pub(crate) fn head(mut bytes: &[u8]) -> Option<(Self, &[u8])> {
         let input = &mut bytes;
         let work = Self {
@@ -110,7 +110,7 @@ impl Work {
         ItemId(blake3::derive_key("tidegate ledger work id 1", bytes))
     }
 
-    /// Whether the puzzle is solved and the proof is what follows from it.
+    /// Whether the puzzle is solved, and the body is the one derived from the solution.
     pub fn is_proven(&self, difficulty: u32, weight: u32) -> bool {
         let hasher = puzzle(self.job, self.prover, self.fee, self.solution);
         self.proof.len() == weight as usize
@@ -132,7 +132,7 @@ fn zeros(hash: &[u8; 32]) -> u32 {
     u64::from_be_bytes(*hash.first_chunk().expect("a hash has more")).leading_zeros()
 }
 
-/// What follows from a solution: the hash's further output.
+/// The body of a solution: further output of the hash.
 fn expand(hasher: &blake3::Hasher, weight: usize) -> Bytes {
     let mut proof = vec![0; weight];
     hasher.finalize_xof().fill(&mut proof);

@@ -1,6 +1,6 @@
-//! What happens in the node, for those who listen: the last events, numbered, as server-sent
-//! events. Who comes back with the number of the last one it has seen misses none that is still
-//! here, and is told of those that are not.
+//! The node's latest events, numbered, as server-sent events. A listener that reconnects with the
+//! number of the last event it has seen gets all later ones that are still kept, and is told how
+//! many it has missed.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -15,11 +15,11 @@ use tidegate::id::PoolIndex;
 use tidegate::io::Event;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// Events that are kept for those who come back: some seconds of a busy node.
+/// Events kept for listeners that reconnect: some seconds of a busy node.
 pub(crate) const KEPT: usize = 4096;
-/// Listeners at a time: each costs a connection, and what it has not read yet is not copied.
+/// Concurrent listeners: each costs a connection; unread events are not copied for it.
 pub(crate) const LISTENERS: usize = 16;
-/// How often a listener hears that the node is there, if nothing happens.
+/// The interval of keep-alive comments on an idle stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// One event.
@@ -31,7 +31,7 @@ struct Entry {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// The number of the first that is here.
+    /// The number of the first event that is kept.
     first: u64,
     entries: VecDeque<Entry>,
 }
@@ -42,10 +42,10 @@ impl Kept {
     }
 }
 
-/// The last events of a node.
+/// The latest events of a node.
 #[derive(Debug)]
 pub(crate) struct EventLog {
-    /// Tells numbers of this process from those of the one before it.
+    /// Distinguishes numbers of this process from those of earlier ones.
     start: u64,
     pools: Vec<String>,
     kept: Mutex<Kept>,
@@ -129,17 +129,17 @@ impl EventLog {
             Event::SyncStarted { from, to } => ("sync_started", json!({ "from": from, "to": to })),
             Event::SyncEnded { from, at } => ("sync_ended", json!({ "from": from, "at": at })),
             Event::Lagged(count) => ("missed", json!({ "count": count })),
-            // There may be more one day: their names are better than nothing.
+            // A future kind of event: its debug output is better than nothing.
             other => ("other", json!({ "event": format!("{other:?}") })),
         }
     }
 
-    /// The stream of one listener, behind the last event that it has seen (`None`: from now on).
+    /// The stream of one listener, after the last event that it has seen (`None`: from now on).
     /// `None` if there are too many listeners.
     pub(crate) fn listen(self: &Arc<Self>, last: Option<&str>) -> Option<EventStream> {
         let place = self.listeners.clone().try_acquire_owned().ok()?;
         let now = self.kept.lock().unwrap_or_else(PoisonError::into_inner).next();
-        // An id of another process, or none at all, says nothing about what was missed.
+        // An invalid id, or one of another process, does not tell what was missed.
         let seen = last.map(|last| self.parse(last).filter(|seen| *seen < now));
         let (next, unknown) = match seen {
             None => (now, false),
@@ -171,12 +171,12 @@ impl EventLog {
 pub(crate) type EventStream =
     std::pin::Pin<Box<dyn Stream<Item = Result<sse::Event, Infallible>> + Send>>;
 
-/// One who listens.
+/// One listener.
 struct Listener {
     log: Arc<EventLog>,
     news: watch::Receiver<u64>,
     next: u64,
-    /// It was here before this process: what happened between is not known.
+    /// It was connected to an earlier process: what it has missed is unknown.
     unknown: bool,
     _place: OwnedSemaphorePermit,
 }
@@ -187,13 +187,13 @@ impl Listener {
             if let Some(event) = self.take() {
                 return Some((Ok(event), self));
             }
-            // The log is here, and with it the sender.
+            // The log holds the sender, so the channel stays open.
             self.news.changed().await.ok()?;
         }
     }
 
     fn take(&mut self) -> Option<sse::Event> {
-        // Register before looking, so that an event in between is not missed.
+        // Before reading the log, so that no event is missed in between.
         self.news.borrow_and_update();
         let log = self.log.clone();
         let kept = log.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -216,7 +216,7 @@ impl Listener {
     }
 }
 
-/// What keeps an idle stream open.
+/// Keeps an idle stream open.
 pub(crate) fn keep_alive() -> sse::KeepAlive {
     sse::KeepAlive::new().interval(KEEP_ALIVE)
 }
@@ -235,7 +235,7 @@ mod tests {
         Event::TipChanged { block: tidegate::id::BlockId([7; 32]), height }
     }
 
-    /// The next event as it is written, without the time to wait for one.
+    /// The next event as it is written, if it is there already.
     async fn next(stream: &mut EventStream) -> String {
         let event = tokio::time::timeout(Duration::from_secs(10), stream.next()).await;
         format!("{:?}", event.expect("an event").expect("no end").expect("never an error"))

@@ -1,5 +1,5 @@
-//! Who may ask. On the node's socket whoever can open it; on loopback whoever is on this machine,
-//! but no web page; anywhere else whoever has the token.
+//! Access control. On the node's socket all that can open it may ask; on loopback all on this
+//! machine, except web pages; on other addresses only clients with the token.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -14,7 +14,7 @@ use tidegate::Identity;
 
 use super::problem::Problem;
 
-/// Where everyone may ask whether the node is there.
+/// The path that needs no token.
 pub(crate) const HEALTH: &str = "/health";
 
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
@@ -23,13 +23,14 @@ const OTHER_SITE: &str = "pages of other sites may not ask this node";
 /// The rules at one address.
 #[derive(Clone, Debug)]
 pub(crate) struct Guard {
-    /// Hash of the token, if one is wanted: comparing hashes takes the same time for every guess.
+    /// The hash of the token, if one is required: comparing hashes takes the same time for every
+    /// guess.
     token: Option<blake3::Hash>,
 }
 
 impl Guard {
-    /// The rules for an address. One that others can reach must have a token; its file is made if
-    /// it is not there.
+    /// The rules for an address. One that others can reach must have a token; the token file is
+    /// created if it is missing.
     pub(crate) fn new(at: SocketAddr, file: &Path, wanted: bool) -> anyhow::Result<Arc<Self>> {
         let token = if wanted || !at.ip().is_loopback() {
             Some(blake3::hash(token(file)?.as_bytes()))
@@ -44,13 +45,13 @@ impl Guard {
             headers.get(name).and_then(|value: &header::HeaderValue| value.to_str().ok())
         };
         let host = text(header::HOST.as_str()).unwrap_or_default();
-        // Browsers say from where a page asks even where they send no Origin, as for images, scripts
-        // and forms (Fetch Metadata). Another port of this machine is the same site to them, and not
-        // the same origin.
+        // Browsers name a page's origin here even where they send no Origin, as for images, scripts
+        // and forms (Fetch Metadata). Another port of this machine is the same site to them, but
+        // not the same origin.
         if matches!(text(SEC_FETCH_SITE), Some("cross-site" | "same-site")) {
             return Err(Problem::new(StatusCode::FORBIDDEN, OTHER_SITE));
         }
-        // A page of another site whose name leads here is still of another site.
+        // A page of another site, even if its name resolves to this machine.
         if let Some(origin) = headers.get(header::ORIGIN) {
             let own = [format!("http://{host}"), format!("https://{host}")];
             if host.is_empty() || !own.iter().any(|own| origin.as_bytes() == own.as_bytes()) {
@@ -79,15 +80,15 @@ impl Guard {
     }
 }
 
-/// Refuses what the rules do not allow.
+/// Refuses requests that the rules do not allow.
 pub(crate) async fn guard(
     State(guard): State<Arc<Guard>>,
     request: Request,
     next: Next,
 ) -> Response {
     let checked = guard.check(request.uri().path(), request.headers());
-    // A refused request closes its connection, and so does one that needs no token: otherwise pages of other
-    // sites could occupy all of them.
+    // A refused client must not keep its connection, since pages of other sites could take all of
+    // them. Neither may one that needs no token.
     let closes = checked.is_err() || request.uri().path() == HEALTH && guard.token.is_some();
     let mut response = match checked {
         Ok(()) => next.run(request).await,
@@ -100,8 +101,8 @@ pub(crate) async fn guard(
     response
 }
 
-/// Whether a Host header names this machine. A name that a stranger's server resolves to
-/// 127.0.0.1 does not (DNS rebinding).
+/// Whether a Host header names this machine. A name in a stranger's DNS that resolves to 127.0.0.1
+/// does not (DNS rebinding).
 fn is_local(host: &str) -> bool {
     let name = match host.parse::<SocketAddr>() {
         Ok(address) => return address.ip().is_loopback(),
@@ -112,8 +113,8 @@ fn is_local(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
-/// Reads the token, or makes it. Its file has the same form as a key file, and the same rules: its
-/// owner alone may read it.
+/// Reads the token, or creates it. The file has the same form and the same rules as a key file:
+/// only its owner may read it.
 fn token(file: &Path) -> anyhow::Result<String> {
     let name = || file.display().to_string();
     if !file.exists() {
@@ -191,7 +192,7 @@ mod tests {
         assert_eq!(with(token.trim().to_owned()), 401);
         assert_eq!(status(&guard, &[host]), 401);
         assert!(guard.check(HEALTH, &headers(&[])).is_ok());
-        // The same one after a restart; and on loopback only if it is wanted.
+        // The same token after a restart; and on loopback only if it is requested.
         let loopback = "127.0.0.1:80".parse().unwrap();
         let again = Guard::new(loopback, &file, true).unwrap();
         assert_eq!(again.token, guard.token);

@@ -26,10 +26,10 @@ use crate::keys::public_key;
 
 type Answer<T> = Result<Json<T>, Problem>;
 
-/// How long the disk may be behind what is asked for, and how often that is looked at.
+/// How long to wait for the disk before an answer, and how often to check.
 const DURABLE: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
-/// How long the node may take to say that it is there.
+/// The timeout of a health check.
 const ALIVE: Duration = Duration::from_secs(2);
 
 /// The node at a glance
@@ -153,7 +153,7 @@ pub(super) async fn item(
     Ok(Json(HeldItem { item, holders }))
 }
 
-/// The pool of a name.
+/// The pool with a name.
 fn pool_of(name: &str) -> Result<PoolIndex, Problem> {
     let pools = ledger_pools();
     let index = pools.iter().position(|spec| spec.name == name);
@@ -221,7 +221,7 @@ pub(super) async fn block(
     }))
 }
 
-/// Waits until a height is durable: what is reported must not be forgotten.
+/// Waits until a height is durable: what was reported must survive a restart.
 async fn until_durable(api: &Api, height: u64) -> Result<(), Problem> {
     let wait = async {
         while api.node.status().await?.height < height {

@@ -18,9 +18,9 @@ use tidegate::{Status, Violation};
 use super::Api;
 use super::problem::Problem;
 
-/// What Prometheus asks for; version 1.0.0 of OpenMetrics.
+/// The format that Prometheus requests: OpenMetrics 1.0.0.
 const OPEN: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// What others ask for; Prometheus' own form.
+/// The format for other clients: the older Prometheus text format.
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Labels and their values.
@@ -76,7 +76,7 @@ pub(super) async fn metrics(
     })
 }
 
-/// Whether the plain form is preferred, by the parts of `Accept` (RFC 9110, section 12.5.1).
+/// Whether the older text format is preferred, by the parts of `Accept` (RFC 9110, section 12.5.1).
 fn wants_plain<'a>(accept: impl Iterator<Item = &'a str>) -> bool {
     let (mut open, mut plain) = (None, None);
     for part in accept {
@@ -95,7 +95,8 @@ fn wants_plain<'a>(accept: impl Iterator<Item = &'a str>) -> bool {
     plain.is_some_and(|plain| open.is_none_or(|open| plain > open))
 }
 
-/// OpenMetrics in the form that came before it: there a counter is named with its ending, and there is no end.
+/// Converts OpenMetrics to the older text format: a counter's family has the suffix too, and there
+/// is no end marker.
 fn plain(text: &str) -> String {
     let counter = |line: &str| {
         let name = line.strip_prefix("# TYPE ")?.strip_suffix(" counter")?;
@@ -116,7 +117,7 @@ fn plain(text: &str) -> String {
     plain
 }
 
-/// What is told at one time.
+/// The metrics of one scrape.
 #[derive(Default)]
 struct Scrape(Registry);
 

@@ -1,4 +1,4 @@
-//! Errors as RFC 9457 has them.
+//! Errors as in RFC 9457.
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -50,8 +50,8 @@ impl IntoResponse for Problem {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            // A client that is told to retry must not occupy a connection meanwhile: 48 refused clients held
-            // all of them.
+            // A client that has to retry must not keep its connection: 17 clients that wanted
+            // events, and 47 others, had taken all of them.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -1,4 +1,4 @@
-//! Connections whose clients read what they asked for: one that does not has its place for a while only.
+//! Connections whose clients must read: a client that does not loses its connection after a while.
 
 use std::io::{Error, ErrorKind, Result};
 use std::pin::Pin;
@@ -8,17 +8,17 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// How long writes to a client may be blocked in total; each byte that it takes gives back some time.
+/// How long a client may read nothing in total; what it reads earns time back.
 const BLOCKED: Duration = Duration::from_secs(10);
-/// Bytes that give back one second: no working client reads more slowly.
+/// Bytes that earn a client a second: no honest client is slower.
 const RATE: u32 = 4 << 10;
 
-/// A connection that ends when its client does not read.
+/// A connection that ends if its client does not read.
 pub(crate) struct Reading<S> {
     inner: S,
-    /// What is left of the time in which nothing can be written.
+    /// The time left during which nothing can be written.
     left: Duration,
-    /// Since when nothing could be, and until when it may be so.
+    /// Since when nothing could be written, and the timeout.
     blocked: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
@@ -87,7 +87,7 @@ mod tests {
 
     use super::*;
 
-    /// How long a write takes to a client that reads a given number of bytes at a given interval.
+    /// How long a write survives to a client that reads a number of bytes at an interval.
     async fn lasts(bytes: usize, every: Duration) -> Duration {
         let (client, server) = duplex(1024);
         let (mut client, mut server) = (client, Reading::new(server));
@@ -118,10 +118,10 @@ mod tests {
     async fn clients_that_do_not_read_are_disconnected() {
         let second = Duration::from_secs(1);
         assert_eq!(lasts(1, 3600 * second).await, BLOCKED);
-        // A byte now and then is no reading: of each second, nearly all is gone.
+        // A byte now and then does not count: nearly all of each second is used up.
         let drip = lasts(1, second).await;
         assert!(drip >= BLOCKED && drip < BLOCKED + second / 10, "{drip:?}");
-        // At the rate it goes on, and a little below it does not.
+        // At the rate the connection lasts, and a little below it does not.
         assert_eq!(lasts(RATE as usize / 4, second / 4).await, Duration::MAX);
         assert!(lasts(RATE as usize / 5, second / 4).await < 60 * second);
     }

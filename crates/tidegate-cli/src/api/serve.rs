@@ -1,5 +1,4 @@
-//! Where the API is: at an address, and at a socket in the node's folder that its owner alone can
-//! open.
+//! Serves the API on an address, and on a socket in the node's folder that only its owner can open.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -23,25 +22,25 @@ use super::guard::{Guard, guard};
 use super::problem::Problem;
 use super::reading::Reading;
 
-/// Bytes of the path of a socket (unix(7): 108, of which the last is zero).
+/// The longest path of a socket (unix(7): 108 bytes, of which the last is zero).
 const MOST_PATH: usize = 107;
-/// Connections at a time, at each of the two places. More wait to be accepted.
+/// Concurrent connections on each of the two. Further ones wait to be accepted.
 const CONNECTIONS: usize = 64;
-/// How long a request may take to arrive, and its answer to begin.
+/// The timeout of a request, and of the start of its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a connection may be idle or slow to say what it wants.
+/// How long a connection may be idle, or take to send its headers.
 const HEADERS: Duration = Duration::from_secs(10);
-/// How long a client may acknowledge nothing of what was written to it, or take nothing of it.
+/// How long a client may acknowledge or take nothing of what was written to it.
 #[cfg(target_os = "linux")]
 const LOST: Duration = Duration::from_secs(30);
-/// Bytes of a request's line and headers, and of what is read at once.
+/// Bytes of a request's line and headers, and of the read buffer.
 const BUFFER: usize = 16 << 10;
-/// Headers of a request.
+/// The most headers of a request.
 const MOST_HEADERS: usize = 64;
-/// How long to wait when the system gives no more connections.
+/// The pause after the system could not accept a connection.
 const REST: Duration = Duration::from_millis(100);
 
-/// The socket of a node; its file goes with it.
+/// The socket of a node; dropping it removes its file.
 pub(crate) struct Socket {
     listener: UnixListener,
     path: PathBuf,
@@ -49,15 +48,15 @@ pub(crate) struct Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // Who runs next takes it over if it stays.
+        // If it stays, the next process takes it over.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// Listens at a socket. One that nobody answers at any more is taken over.
+/// Listens at a socket. A stale one, on which nobody answers, is taken over.
 pub(crate) fn socket(path: &Path) -> anyhow::Result<Socket> {
     let name = || path.display().to_string();
-    // Not what a link leads to: that is somebody else's.
+    // Do not follow symbolic links, which may lead to files of others.
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             bail!("{}: this is no socket, and stays as it is: name another path", name());
@@ -88,17 +87,17 @@ pub(crate) async fn address(at: SocketAddr) -> anyhow::Result<TcpListener> {
     listener.with_context(|| format!("the API at {at} (choose another with --api, or `off`)"))
 }
 
-/// Answers at the socket, for ever.
+/// Serves the API on the socket, for ever.
 pub(crate) async fn at_socket(socket: &Socket, router: Router) {
     serve(router, async || Ok(socket.listener.accept().await?.0)).await;
 }
 
-/// Answers at the address, for ever, by the rules there.
+/// Serves the API on the address, for ever, under its rules.
 pub(crate) async fn at_address(listener: TcpListener, router: Router, rules: Arc<Guard>) {
     let router = router.layer(from_fn_with_state(rules, guard));
     let accept = async || {
         let (stream, _) = listener.accept().await?;
-        // Events are small and should leave at once. A failure only makes them later.
+        // Events are small and should arrive at once; a failure only delays them.
         let _ = stream.set_nodelay(true);
         give_up_lost(&stream);
         Ok(stream)
@@ -106,8 +105,8 @@ pub(crate) async fn at_address(listener: TcpListener, router: Router, rules: Arc
     serve(router, accept).await;
 }
 
-/// A client whose network is gone takes a place no longer than that: what is written to it waits in the system,
-/// for a quarter of an hour by default.
+/// Limits how long a client keeps its place after its network is gone: otherwise unacknowledged
+/// data waits in the system for a quarter of an hour.
 fn give_up_lost(stream: &tokio::net::TcpStream) {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, LOST.as_millis() as u32)
@@ -128,7 +127,7 @@ where
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match accept().await {
             Ok(stream) => connection(stream, router.clone(), place),
-            // The next connection may do better.
+            // A failure of one connection, or of the system for a moment.
             Err(error) => {
                 tracing::debug!("the API cannot accept a connection: {error}");
                 tokio::time::sleep(REST).await;
@@ -157,7 +156,7 @@ fn connection(
     });
 }
 
-/// Ends what takes too long to ask, or to be answered.
+/// Ends requests that take too long to arrive or to be answered.
 async fn patience(request: Request, next: Next) -> Response {
     match tokio::time::timeout(PATIENCE, next.run(request)).await {
         Ok(response) => response,
@@ -169,7 +168,8 @@ async fn patience(request: Request, next: Next) -> Response {
 mod tests {
     use super::*;
 
-    /// 16 clients whose network had gone kept all places for events for a quarter of an hour.
+    /// Regression: 16 clients whose network was gone kept all places for events for a quarter of an
+    /// hour.
     #[tokio::test]
     async fn lost_clients_time_out() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,4 @@
-//! What is measured while the demo runs.
+//! Measurements while the demo runs.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use tidegate::id::{BlockId, ItemId};
 
-/// Measurements, taken by all nodes.
+/// The measurements of all nodes.
 #[derive(Default)]
 pub(crate) struct Measures {
-    /// When each item was published, how large it is, and by which node.
+    /// When each item was published, its size, and by which node.
     published: Mutex<HashMap<ItemId, (Instant, u64, usize)>>,
     /// When each block was made.
     produced: Mutex<HashMap<BlockId, Instant>>,
@@ -21,7 +21,7 @@ pub(crate) struct Measures {
     pub transfers_in_blocks: AtomicU64,
     pub blocks_made: AtomicU64,
     useful_bytes: AtomicU64,
-    /// Items that could not be published, because the pool was full or they did not hold.
+    /// Items that could not be published, since the pool was full or they were not executable.
     pub refused: AtomicU64,
 }
 
@@ -35,7 +35,7 @@ impl Measures {
         lock(&self.published).insert(id, (Instant::now(), bytes, node));
     }
 
-    /// A node has an item. Who published it has it at once, which is no measurement.
+    /// A node has got an item. Its publisher has it at once, which is not measured.
     pub(crate) fn added(&self, id: ItemId, node: usize) {
         let Some((at, bytes, publisher)) = lock(&self.published).get(&id).copied() else { return };
         if publisher != node {
@@ -51,7 +51,7 @@ impl Measures {
         self.transfers_in_blocks.fetch_add(transfers as u64, Ordering::Relaxed);
     }
 
-    /// A node's tip is a block that was made so long ago.
+    /// A node's tip is now a block that was measured when it was made.
     pub(crate) fn tip(&self, id: BlockId, own: bool) {
         let Some(at) = lock(&self.produced).get(&id).copied() else { return };
         if !own {
@@ -59,7 +59,7 @@ impl Measures {
         }
     }
 
-    /// How long items took to the other nodes.
+    /// How long items took to reach the other nodes.
     pub(crate) fn item_latencies(&self) -> Vec<Duration> {
         lock(&self.items).clone()
     }
@@ -69,23 +69,23 @@ impl Measures {
         lock(&self.blocks).clone()
     }
 
-    /// Bytes of items, once for each node that got them from another.
+    /// Bytes of items, counted for each node that got them from another.
     pub(crate) fn useful_bytes(&self) -> u64 {
         self.useful_bytes.load(Ordering::Relaxed)
     }
 }
 
-/// Peak resident memory of this process in bytes, and the CPU time it took. Zero where the
-/// operating system does not say.
+/// The peak resident memory of this process in bytes, and its CPU time. Zero if the operating
+/// system does not tell.
 pub(crate) fn process() -> (u64, Duration) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let peak = peak.and_then(|text| text.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // Behind the name in parentheses; user and system time are fields 14 and 15 of proc(5).
+    // After the name in parentheses; user and system time are fields 14 and 15 of proc(5).
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    // A tick is a hundredth of a second on every Linux this runs on (USER_HZ).
+    // A tick is a hundredth of a second on every Linux that this runs on (USER_HZ).
     (peak.unwrap_or(0) * 1024, Duration::from_millis(ticks * 10))
 }
 

@@ -17,17 +17,17 @@ use crate::application::{Application, unix_ms};
 
 /// Accounts of each node: enough that none gets far ahead of the blocks.
 const ACCOUNTS: usize = 16;
-/// How many peers each node wants of its own choice.
+/// Outbound connections of each node.
 const OUTBOUND: u32 = 4;
-/// How many nodes prove each job: the cheaper proof wins.
+/// Nodes that prove each job: the cheaper proof wins.
 const PROVERS: usize = 2;
-/// Cores are few and nodes many: each checks on one thread.
+/// There are few cores and many nodes: each validates on one thread.
 const WORKERS: u32 = 1;
 
 /// The nodes of the demo.
 pub(crate) struct Network {
     nodes: Vec<Member>,
-    /// The runtime of the first node: dropping it kills the node without a goodbye.
+    /// The runtime of the first node, so that it can be killed without goodbyes.
     first: Option<Runtime>,
     producing: Arc<AtomicBool>,
     loading: Arc<AtomicBool>,
@@ -60,7 +60,7 @@ fn genesis(nodes: usize) -> Genesis {
 }
 
 impl Network {
-    /// Starts the nodes. They know nothing of each other but where the first one is.
+    /// Starts the nodes. Each knows only the address of the first one.
     pub(crate) fn start(
         count: usize,
         record: Option<&Path>,
@@ -109,13 +109,13 @@ impl Network {
         self.nodes.len()
     }
 
-    /// The nodes that live.
+    /// The nodes that are running.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = (&Node, &Application)> {
         let killed = usize::from(self.first.is_none());
         self.nodes.iter().skip(killed).map(|member| (&member.node, &member.app))
     }
 
-    /// The first node is gone, without a word.
+    /// Kills the first node.
     pub(crate) fn kill_first(&mut self) {
         if let Some(first) = self.first.take() {
             first.shutdown_background();
@@ -186,13 +186,13 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // A runtime must not be waited for where others run.
+        // A runtime must not be dropped within another one.
         self.kill_first();
     }
 }
 
 impl Member {
-    /// Reads the node's events: measures, and proves the jobs of new blocks.
+    /// Handles the node's events: measures, and proves the jobs of new blocks.
     fn follow(&self, mut events: Events, index: usize, count: usize, measures: Arc<Measures>) {
         let (node, app) = (self.node.clone(), self.app.clone());
         let prover = account(&self.key);
@@ -295,7 +295,7 @@ impl Load {
             match published {
                 Ok(Some((_, fate))) => {
                     *next += 1;
-                    // The fate is looked at beside the load, which keeps its pace.
+                    // The fate is awaited in another task, so that the load keeps its pace.
                     let measures = self.measures.clone();
                     tokio::spawn(async move {
                         let counter = match fate.await {

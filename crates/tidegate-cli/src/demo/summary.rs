@@ -1,4 +1,4 @@
-//! What came of the demo.
+//! The results of the demo.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,9 +15,9 @@ use super::network::Network;
 /// The whole summary, as `--json` prints it. Times are in milliseconds.
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
-    /// All nodes hold the same tip and the same pools.
+    /// Whether all nodes have the same tip and the same pools.
     pub converged: bool,
-    /// How long after the end of the load.
+    /// The time from the end of the load until then.
     pub converged_after_ms: Option<f64>,
     pub nodes: usize,
     pub seconds: f64,
@@ -37,14 +37,14 @@ pub(crate) struct Summary {
     pub transfers_in_blocks: u64,
     pub block_propagation_ms: Latency,
     pub item_propagation_ms: Latency,
-    /// Share of the items of received blocks that were not in the pools.
+    /// The share of items of received blocks that the pools lacked.
     pub block_items_fetched: f64,
     /// Bytes of UDP payload that all nodes sent.
     pub bytes_sent: u64,
-    /// Bytes of items, once for each node that got them from another.
+    /// Bytes of items, counted for each node that got them from another.
     pub useful_bytes: u64,
     pub bytes_sent_per_useful_byte: f64,
-    /// Permits that are out when all is quiet.
+    /// Outstanding permits once the network is idle.
     pub permits_in_use: usize,
     pub violations: u64,
     pub peak_memory_bytes: u64,

@@ -10,10 +10,10 @@ use tidegate::Status;
 use super::measure::Measures;
 use super::network::Network;
 
-/// How often a line is printed where there is no terminal.
+/// How often a line is printed without a terminal.
 const LINE_EVERY: u64 = 5;
 
-/// One line for each node and one for all, rewritten in place; on a plain stream a line now and
+/// A line for each node and one for all, rewritten in place; without a terminal a line now and
 /// then.
 pub(crate) struct Table {
     kind: Kind,
@@ -92,7 +92,7 @@ impl Table {
     pub(crate) fn finish(&self) {
         if let Kind::Rows { all, rows } = &self.kind {
             rows.iter().for_each(ProgressBar::abandon);
-            // The table is for the eye: if it cannot be shown, nothing is lost.
+            // Only for display: an error does no harm.
             let _ = all.println("");
         }
     }

@@ -63,7 +63,7 @@ fn propose(ledger: &mut Ledger, slot: u64, transfers: &[Transfer]) -> Option<Blo
     proposed.map(|(block, _)| block)
 }
 
-/// Hands a block over as the core would: header, then body.
+/// Delivers a block as the core would: header, then body.
 fn receive(ledger: &mut Ledger, block: &Block) -> Judgement {
     let header = Subject::Header { block: block.block, header: block.header.clone() };
     match judge(ledger, &header, 1000).verdict {
@@ -78,7 +78,7 @@ fn a_transfer_is_judged_for_itself_alone() {
     let mut verdict = |t: &Transfer| verdict(&mut ledger, &subject(t));
     let Verdict::Accept(admission) = verdict(&transfer(101, 900, 100, 0)) else { panic!() };
     assert_eq!(admission.account, Some(Account { next: 0, until: 64, balance: 1000 }));
-    // Each alone is covered, though not all together.
+    // The balance covers each alone, but not all together.
     assert!(matches!(verdict(&transfer(101, 900, 100, 63)), Verdict::Accept(_)));
     assert_eq!(verdict(&transfer(101, 1, 0, 64)), Verdict::Ignore);
     assert_eq!(verdict(&transfer(101, 901, 100, 0)), Verdict::Ignore);
@@ -107,12 +107,12 @@ fn a_block_moves_the_tip_and_tells_the_pools() {
     assert!(change.remove.contains(&(WORKS, ItemKey(jobs[0].0))));
     let sender = change.accounts.iter().find(|(id, _)| *id == account_of(101)).unwrap();
     assert_eq!(sender.1, Account { next: 1, until: 65, balance: 985 });
-    // Another node comes to the same end.
+    // Another node gets the same result.
     let judgement = receive(&mut other, &block);
     assert_eq!(judgement.tip, Some(change));
     assert_eq!(other.state.root(), ledger.state.root());
     assert_eq!(other.account(&account_of(150)).balance, 3);
-    // The job is done: a second proof for it is of no use.
+    // The job is closed: a second proof for it is useless.
     let again = work(jobs[0], 1);
     let late = Subject::Item { pool: WORKS, id: Work::id(&again), body: again };
     assert_eq!(verdict(&mut other, &late), Verdict::Ignore);
@@ -124,12 +124,12 @@ fn a_producer_keeps_to_its_turns() {
     assert!(!ledger.may_propose(1, &key(1)), "slot 1 is producer 2's");
     propose(&mut ledger, 1, &[]).unwrap();
     propose(&mut ledger, 2, &[]).unwrap();
-    // Of any three in a row at most one is signed by the same.
+    // Of any three in a row each producer may sign at most one.
     assert!(ledger.may_propose(3, &key(4)));
     assert!(!ledger.may_propose(5, &key(2)), "signed the last but one");
     propose(&mut ledger, 3, &[]).unwrap();
     assert!(ledger.may_propose(5, &key(2)));
-    // A block that breaks the rule is rejected by others.
+    // Other nodes reject a block that breaks the rule.
     let mut cheat = new(4);
     let first = propose(&mut cheat, 1, &[]).unwrap();
     let network = cheat.checker.0.network;
@@ -138,7 +138,7 @@ fn a_producer_keeps_to_its_turns() {
     let second = second.sign(&network, &key(2));
     let subject = Subject::Header { block: second.id(), header: second.to_bytes() };
     assert_eq!(judge(&mut cheat, &subject, 1000).verdict, Verdict::Reject);
-    // So is one in a slot that is another's, or not after its parent's.
+    // So is one in another producer's slot, or not after its parent's.
     for slot in [6, 1] {
         let wrong = Header { slot, ..second.clone() }.sign(&network, &key(2));
         let subject = Subject::Header { block: wrong.id(), header: wrong.to_bytes() };
@@ -158,7 +158,7 @@ fn a_minority_comes_to_a_stop() {
         }
         assert_eq!(blocks, u64::from(minority), "{count} producers");
     }
-    // A majority goes on.
+    // A majority can go on.
     let mut ledger = new(4);
     let blocks = (1..200).filter(|slot| slot % 4 < 3 && propose(&mut ledger, *slot, &[]).is_some());
     assert!(blocks.count() > 100);
@@ -180,24 +180,24 @@ fn the_longer_fork_wins_and_gives_items_back() {
     let on_a = propose(&mut a, 1, &[x.clone(), y.clone()]).unwrap();
     let b1 = propose(&mut b, 2, &[y]).unwrap();
     let b2 = propose(&mut b, 3, &[z]).unwrap();
-    // As high, but of a later slot: stored, not followed.
+    // Of the same height but a later slot: stored, not followed.
     assert_eq!(receive(&mut a, &b1), Judgement::of(GOOD));
     assert_eq!(a.tip().0, on_a.block);
     let change = receive(&mut a, &b2).tip.unwrap();
     assert_eq!(a.tip().0, b2.block);
     assert_eq!(a.state.root(), b.state.root());
-    // x holds again; y is in the other chain as well.
+    // x is valid again; y is in the other chain as well.
     let back = change.add.iter().map(|(_, body, _)| body.clone()).collect::<Vec<_>>();
     assert_eq!(back, [x.to_bytes()]);
-    // Jobs of the block that was undone are gone.
+    // Jobs of the undone block are gone.
     let open = b.open_jobs().collect::<Vec<_>>();
     assert_eq!(a.open_jobs().collect::<Vec<_>>(), open);
-    // And the other way round nothing moves.
+    // In the other direction nothing moves.
     assert_eq!(receive(&mut b, &on_a), Judgement::of(GOOD));
     assert_eq!(b.tip().0, b2.block);
 }
 
-/// Proofs for the jobs of a block that is undone are kept aside: the block may come back.
+/// Proofs for the jobs of an undone block are shelved: the block may come back.
 #[test]
 fn a_job_that_comes_back_is_told() {
     let [mut a, mut b, mut c] = [new(4), new(4), new(4)];
@@ -232,13 +232,13 @@ fn a_block_that_does_not_hold_leaves_no_trace() {
     let before = ledger.state.root();
     assert_eq!(receive(&mut ledger, &bad_block).verdict, Verdict::Reject);
     assert_eq!(ledger.state.root(), before);
-    // A header on top of it is not the fault of who relays it.
+    // A header on top of it is not the fault of the peer that relays it.
     let child =
         Header { parent: bad.id(), height: 2, slot: 2, producer: account_of(3).0, ..header };
     let child = child.sign(&network, &key(3));
     let subject = Subject::Header { block: child.id(), header: child.to_bytes() };
     assert_eq!(judge(&mut ledger, &subject, 1000).verdict, Verdict::Ignore);
-    // The good one still comes in.
+    // The valid one is still accepted.
     assert!(receive(&mut ledger, &good).tip.is_some());
     // An unknown item is checked with the block.
     let mut forged = transfer(102, 1, 1, 0);
@@ -256,7 +256,7 @@ fn a_failed_move_to_a_fork_restores_the_old_chain() {
         propose(&mut a, slot, &[transfer(101, 1, 1, slot - 1)]).unwrap();
     }
     let (tip, root) = (a.tip().0, a.state.root());
-    // A longer fork whose second block is wrong.
+    // A longer fork whose second block is invalid.
     let b1 = propose(&mut b, 3, &[]).unwrap();
     let network = a.checker.0.network;
     let mut parent = Header::from_bytes(&b1.header).unwrap();
@@ -286,7 +286,7 @@ fn deep_blocks_are_pruned() {
     assert_eq!(bodies as u64, UNDO_DEPTH + 1);
 }
 
-/// What a store would have after the moves of a ledger's tip.
+/// What a store has after the moves of a ledger's tip.
 #[derive(Default)]
 struct Disk {
     state: BTreeMap<Bytes, Bytes>,
@@ -356,7 +356,7 @@ fn a_ledger_goes_on_from_its_store() {
         assert_eq!(again.state.root(), ledger.state.root());
         assert!(again.open_jobs().eq(ledger.open_jobs()));
         assert!(disk.state.len() as u64 <= 4 + 150 + 8 + 64, "what is not needed is removed");
-        // Both make the same next block of it, with the same effect on a store.
+        // Both make the same next block, with the same writes.
         let key = turn(&ledger, slot + 1);
         let next = |ledger: &mut Ledger| ledger.propose(slot + 1, &key, [], []).unwrap();
         assert_eq!(next(&mut ledger), next(&mut again));
@@ -367,7 +367,7 @@ fn a_ledger_goes_on_from_its_store() {
 fn blocks_from_the_store_can_be_undone() {
     let (ledger, disk, _) = long(30);
     let mut other = kept();
-    // Another chain from the genesis on, in later slots, one longer.
+    // Another chain from the genesis, in later slots and one block longer.
     let fork = (0..31).map(|n| propose(&mut other, 101 + n, &[]).unwrap()).collect::<Vec<_>>();
     let mut both = [ledger.clone(), restored(&disk, ledger.tip().0)];
     let changes = both.each_mut().map(|ledger| {
@@ -376,7 +376,7 @@ fn blocks_from_the_store_can_be_undone() {
         changes
     });
     assert_eq!(changes[0], changes[1]);
-    // The store follows, and leads to the same again.
+    // The store is updated, and leads to the same state again.
     let mut disk = disk;
     for block in &fork {
         disk.blocks.insert(block.block, block.clone());
