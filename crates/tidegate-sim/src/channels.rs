@@ -1,5 +1,5 @@
-//! The channel instances that the nodes of a world have, as the table of channels says: all have the same pools,
-//! so the numbers are the same on all connections.
+//! The channel instances of a world's nodes, as the table of channels has them: all nodes have the
+//! same pools, so the numbers are the same on all connections.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -9,7 +9,7 @@ use tidegate_ledger::{LedgerRules, pools};
 use tidegate_proto::id::{NetworkId, PeerId};
 use tidegate_proto::{Config, Kind, agreed};
 
-/// Kind and name of each instance, by its number.
+/// Kind and name of each instance, by number.
 static CHANNELS: LazyLock<BTreeMap<u32, (Kind, String)>> = LazyLock::new(|| {
     let mut config = Config::new(PeerId([0; 32]), NetworkId([0; 32]));
     config.genesis = Some(Bytes::new());
@@ -20,17 +20,17 @@ static CHANNELS: LazyLock<BTreeMap<u32, (Kind, String)>> = LazyLock::new(|| {
     fixed.chain(agreed.map(|one| (one.number, (one.kind, one.name)))).collect()
 });
 
-/// Their numbers, ascending.
+/// All numbers, ascending.
 pub(crate) fn numbers() -> Vec<u32> {
     CHANNELS.keys().copied().collect()
 }
 
-/// Of which kind an instance is, if there is one of this number.
+/// The kind of an instance, if there is one with this number.
 pub(crate) fn kind_of(number: u32) -> Option<Kind> {
     CHANNELS.get(&number).map(|(kind, _)| *kind)
 }
 
-/// Its name: that of its pool, for pools.
+/// The name of an instance: for pools, that of the pool.
 pub(crate) fn name_of(number: u32) -> &'static str {
     CHANNELS.get(&number).map_or("", |(_, name)| name)
 }

@@ -1,4 +1,4 @@
-//! What must be true of a network, seen from outside.
+//! Invariants of a network, checked from outside.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,7 +9,7 @@ use tidegate_proto::stats::Count;
 use crate::host::Host;
 use crate::scenario::Scenario;
 
-/// Something that must be true and is not.
+/// An invariant that was violated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken(String);
 
@@ -25,11 +25,12 @@ impl fmt::Display for Broken {
     }
 }
 
-/// Writes to the store that may be pending beyond the limit: those of all checks that may run at a time.
+/// How much a node may have beyond its limit on its way to the store: what it may be validating at
+/// a time.
 const MOST_BACKLOG: usize = 16 << 20;
 
-/// The most steps over state that peers can make grow that one message may cost. The largest is looking up a
-/// block in full pools: a sixteenth of what they hold.
+/// The most steps of work over things that peers can pile up that one message may cost. The maximum
+/// is the look-up of a block in full pools, which takes a sixteenth of what they hold.
 const MOST_STEPS: u64 = 2048;
 
 /// One message has cost a node `steps` steps.
@@ -41,15 +42,15 @@ fn check(ok: bool, what: impl FnOnce() -> String) -> Result<(), Broken> {
     if ok { Ok(()) } else { Err(Broken(what())) }
 }
 
-/// The honest nodes that run, with their numbers: the checks are about them.
+/// The nodes that are checked, with their numbers.
 fn honest<'a>(scenario: &Scenario, hosts: &'a [Host]) -> Vec<(usize, &'a Host)> {
     let hostile = &scenario.faults.hostile_nodes;
     let up = hosts.iter().enumerate().filter(|(_, host)| host.up);
     up.filter(|(n, _)| !hostile.contains(n)).collect()
 }
 
-/// What must be true whatever goes wrong: memory is bounded, and nobody honest is punished.
-/// Hostile nodes have had `names` names.
+/// Invariants whatever goes wrong: memory is bounded, and no honest node is punished. Hostile nodes
+/// have had `names` identities.
 pub(crate) fn at_any_time(scenario: &Scenario, hosts: &[Host], names: u64) -> Result<(), Broken> {
     for (n, host) in honest(scenario, hosts) {
         let config = host.node.config();
@@ -65,7 +66,8 @@ pub(crate) fn at_any_time(scenario: &Scenario, hosts: &[Host], names: u64) -> Re
             })?;
             let grant = u64::from(spec.grant.announcements) + u64::from(spec.grant.bodies);
             let most = grant * status.peers.len() as u64;
-            // A hostile node may grant any number; what is remembered of it has a bound of its own.
+            // A hostile node may grant any number; what a node remembers of its own spending has a
+            // bound of its own.
             let granted =
                 if names > 0 { u64::from(config.limits.held_back) + grant } else { grant };
             let most_spent = granted * status.peers.len() as u64;
@@ -82,7 +84,7 @@ pub(crate) fn at_any_time(scenario: &Scenario, hosts: &[Host], names: u64) -> Re
         check(status.store_backlog <= MOST_BACKLOG, || {
             format!("node {n}: {} bytes on their way to the store", status.store_backlog)
         })?;
-        // Two for each worker: one of each pool, one of the chain, and those that are shared.
+        // Two for each worker: one for each pool, one for the chain, and the shared ones.
         let places = (config.workers as usize + config.pools.len()) * 2;
         check(status.tickets <= places, || {
             format!("node {n}: {} tickets are out", status.tickets)
@@ -103,7 +105,7 @@ pub(crate) fn at_any_time(scenario: &Scenario, hosts: &[Host], names: u64) -> Re
     Ok(())
 }
 
-/// What must be true some time after all faults have ended.
+/// What must be true some time after all faults have been healed.
 pub(crate) fn at_the_end(scenario: &Scenario, hosts: &[Host], names: u64) -> Result<(), Broken> {
     at_any_time(scenario, hosts, names)?;
     let honest = honest(scenario, hosts);
@@ -146,7 +148,7 @@ pub(crate) fn at_the_end(scenario: &Scenario, hosts: &[Host], names: u64) -> Res
     honest.iter().try_for_each(|(n, host)| quiet(*n, host))
 }
 
-/// No permit is outstanding and nothing is queued.
+/// Nothing is outstanding any more.
 fn quiet(n: usize, host: &Host) -> Result<(), Broken> {
     let status = host.node.status();
     for (name, pool) in status.pools {

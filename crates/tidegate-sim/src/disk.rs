@@ -1,5 +1,5 @@
-//! What a simulated node keeps: the whole of it survives when its process dies, but for what was
-//! still on its way.
+//! The store of a simulated node: when its process dies, everything survives but the writes in
+//! progress.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,7 +10,7 @@ use tidegate_proto::id::{BlockId, ItemId, PoolIndex};
 use tidegate_proto::io::{Block, BlockItem, Found, Load, Write};
 use tidegate_proto::wire::{BlockBody, Frame};
 
-/// Blocks that are read again with their items after a restart, and those without.
+/// How many blocks are restored with their items after a restart, and how many without.
 const RECENT: usize = 64;
 const HEADERS: usize = 129;
 
@@ -32,13 +32,13 @@ struct Kept {
 }
 
 impl Disk {
-    /// Adds a pending write; `true` if there was none before.
+    /// Starts a write; `true` if it is the only one.
     pub(crate) fn keep(&mut self, request: u64, write: Write) -> bool {
         self.pending.push_back((request, write));
         self.pending.len() == 1
     }
 
-    /// All pending writes become durable: the number of the last one.
+    /// All writes become durable; returns the number of the last.
     pub(crate) fn sync(&mut self) -> Option<u64> {
         let last = self.pending.back().map(|(request, _)| *request);
         for (_, write) in std::mem::take(&mut self.pending) {
@@ -47,7 +47,7 @@ impl Disk {
         last
     }
 
-    /// The process dies.
+    /// The process dies: writes in progress are lost.
     pub(crate) fn lose_pending(&mut self) {
         self.pending.clear();
     }
@@ -76,13 +76,13 @@ impl Disk {
         }
     }
 
-    /// The last blocks of the best chain, the tip first.
+    /// The best chain backwards from the tip.
     fn back(&self) -> impl Iterator<Item = (BlockId, &Kept)> {
         let at = |id: BlockId| self.blocks.get(&id).map(|kept| (id, kept));
         std::iter::successors(self.tip.and_then(at), move |(_, kept)| at(kept.parent))
     }
 
-    /// Headers of the best chain, the tip at the end.
+    /// Headers of the best chain, ending with the tip.
     pub(crate) fn headers(&self) -> Vec<Bytes> {
         let last = self.back().take(RECENT).map(|(_, kept)| kept.header.clone());
         let mut headers = last.collect::<Vec<_>>();
@@ -90,7 +90,7 @@ impl Disk {
         headers
     }
 
-    /// What a ledger goes on from.
+    /// The data to restore a ledger from.
     pub(crate) fn saved(&self) -> Saved {
         let mut blocks = Vec::new();
         for (n, (block, kept)) in self.back().take(HEADERS).enumerate() {
@@ -102,12 +102,12 @@ impl Disk {
         Saved { state, blocks }
     }
 
-    /// Items that were published here.
+    /// Items published by this node.
     pub(crate) fn published(&self) -> Vec<(PoolIndex, Bytes)> {
         self.items.iter().map(|((pool, _), body)| (*pool, body.clone())).collect()
     }
 
-    /// What a peer asks for. `genesis` is kept by nobody.
+    /// Loads what a peer requests. `genesis` is not stored.
     pub(crate) fn load(&self, what: &Load, genesis: BlockId) -> Found {
         match what {
             Load::Block(block) => {

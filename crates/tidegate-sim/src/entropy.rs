@@ -1,4 +1,4 @@
-//! Where a world's randomness comes from: a seed, or a string of bytes.
+//! The source of a world's randomness: a seed, or a byte string.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use rand_core::{Rng as _, SeedableRng};
 
 /// A source of decisions.
 ///
-/// A byte string is used up from its front, and what it does not decide any more is zero. So a
-/// fuzzer can drive a whole world, and a shorter string is a simpler world.
+/// A byte string is used from its front, and everything after its end is zero. So a fuzzer can
+/// drive a whole world, and a shorter string is a simpler world.
 #[derive(Clone, Debug)]
 pub struct Entropy(Source);
 
@@ -19,20 +19,20 @@ enum Source {
 }
 
 impl Entropy {
-    /// Randomness of a seed.
+    /// Randomness from a seed.
     pub fn seed(seed: u64) -> Self {
         Self(Source::Seed(Box::new(ChaCha8Rng::seed_from_u64(seed))))
     }
 
-    /// Decisions read from bytes.
+    /// Decisions from bytes.
     pub fn bytes(bytes: &[u8]) -> Self {
         let mut reversed = bytes.to_vec();
         reversed.reverse();
         Self(Source::Bytes(reversed))
     }
 
-    /// A seed of its own for one part of the world. Of bytes it takes one: what needs many numbers
-    /// and does not care which would use them all up.
+    /// A separate source for one part of the world. It takes only one of the bytes: it is for parts
+    /// that need many numbers, and would use all of them up.
     pub fn fork(&mut self, label: &str) -> Self {
         match self.forked(label) {
             Some(fork) => fork,
@@ -40,7 +40,7 @@ impl Entropy {
         }
     }
 
-    /// Lets one part of the world draw: from a seed of its own, or from the front of the bytes.
+    /// Lets one part of the world draw: from a separate seed, or from the front of the bytes.
     pub fn part<T>(&mut self, label: &str, draw: impl FnOnce(&mut Self) -> T) -> T {
         match self.forked(label) {
             Some(mut fork) => draw(&mut fork),
@@ -48,7 +48,7 @@ impl Entropy {
         }
     }
 
-    /// What the last part of the world draws from: a seed of its own, or the bytes that are left.
+    /// The source of the last part of the world: a separate seed, or the remaining bytes.
     pub fn rest(self, label: &str) -> Self {
         self.forked(label).unwrap_or(self)
     }
@@ -63,7 +63,7 @@ impl Entropy {
         }
     }
 
-    /// Whether there is nothing left to decide with.
+    /// Whether all bytes have been used.
     pub fn is_spent(&self) -> bool {
         matches!(&self.0, Source::Bytes(bytes) if bytes.is_empty())
     }
@@ -87,7 +87,7 @@ impl Entropy {
         }
     }
 
-    /// A number below `n`, which is not zero. It takes as few bytes as can represent it.
+    /// A number below `n`, which must not be zero. Uses as few bytes as can represent it.
     pub fn below(&mut self, n: u64) -> u64 {
         let number = match &self.0 {
             Source::Seed(_) => self.number(),
@@ -101,8 +101,8 @@ impl Entropy {
         ((u128::from(number) * u128::from(n)) >> 64) as u64
     }
 
-    /// `true` with this probability, in parts per million. A byte string decides it by one byte, to 1 in 256;
-    /// when the bytes are used up it is `false`.
+    /// Whether an event with this probability, in parts of a million, happens. It does not after
+    /// the end of the bytes; one byte decides, to 1 in 256.
     pub fn happens(&mut self, millionths: u64) -> bool {
         match &self.0 {
             Source::Seed(_) => self.below(1_000_000) < millionths,
@@ -110,7 +110,7 @@ impl Entropy {
         }
     }
 
-    /// A time between two others.
+    /// A duration between two others.
     pub fn between(&mut self, least: Duration, most: Duration) -> Duration {
         let span = most.saturating_sub(least).as_micros() as u64;
         least + Duration::from_micros(self.below(span + 1))

@@ -1,4 +1,4 @@
-//! What goes wrong, and when: drawn from the scenario and the seed before the world begins.
+//! The faults of a run: drawn from the scenario and the seed before the world starts.
 
 use std::time::Duration;
 
@@ -7,31 +7,31 @@ use tidegate_proto::Time;
 use crate::entropy::Entropy;
 use crate::scenario::Scenario;
 
-/// Nodes that stall do so after they have met their peers.
+/// Stalled nodes stall after they have met their peers.
 const STALL_FROM: Duration = Duration::from_secs(3);
 
-/// Something that happens to the network.
+/// A fault, or its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The connections of a pair of nodes are lost.
     Reset(usize),
     /// These ends of a pair dial the other although they may be connected.
     SecondDial { pair: usize, by: [bool; 2] },
-    /// Nothing passes between a pair for a while; from one to the other only if `one_way`.
+    /// Nothing passes between a pair for a while; with `one_way` in one direction only.
     Stall { pair: usize, until: Time, one_way: Option<bool> },
-    /// Nothing passes between the two sides.
+    /// Nothing passes between the two sides of the network.
     Partition { until: Time },
-    /// A node reads nothing any more.
+    /// A node stops reading.
     Deaf { node: usize, until: Time },
-    /// The process of a node dies, or ends in good order, and is gone for a while.
+    /// The process of a node dies or shuts down, and is away for a while.
     Down { node: usize, keeps: bool, orderly: bool },
     /// It starts again.
     Up(usize),
-    /// Everything passes again.
+    /// All faults end.
     Heal,
 }
 
-/// All faults of a run, in no particular order. Pairs are those that dial each other.
+/// All faults of a run, in no particular order. Pairs are nodes that dial each other.
 pub(crate) fn plan(scenario: &Scenario, pairs: usize, entropy: &mut Entropy) -> Vec<(Time, Fault)> {
     let healed = Time::ZERO + scenario.healed_at();
     let faults = &scenario.faults;
@@ -103,11 +103,11 @@ fn restarts(scenario: &Scenario, node: usize, entropy: &mut Entropy) -> Vec<(Tim
     plan
 }
 
-/// Random moments during the trouble, at this average rate in thousandths per minute.
+/// Random times during the trouble, at this rate: thousandths per minute on average.
 fn moments(scenario: &Scenario, thousandths: u64, entropy: &mut Entropy) -> Vec<Time> {
     let mut moments = Vec::new();
     let troubled = scenario.healed_at();
-    // Second by second, so that each is one decision.
+    // Second by second, so that each is a single decision.
     for second in 0..troubled.as_secs() {
         if entropy.happens(thousandths * 1000 / 60) {
             let within = Duration::from_micros(entropy.below(1_000_000));

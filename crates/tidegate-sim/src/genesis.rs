@@ -1,4 +1,4 @@
-//! What every world of a scenario begins with: who produces and proves, and who has how much.
+//! The genesis of all worlds of a scenario: its producers, provers and balances.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(crate) fn spread(index: usize, some: usize, all: usize) -> bool {
     (index + 1) * some / all > index * some / all
 }
 
-/// The ledger that every node of a scenario begins with.
+/// The ledger of every node of a scenario at the start.
 pub(crate) fn first_ledger(scenario: &Scenario) -> Ledger {
     let genesis = genesis(scenario);
     let ledger = match scenario.store {

@@ -21,7 +21,8 @@ use crate::inside;
 use crate::places::address;
 use crate::scenario::Scenario;
 
-/// What checking costs on the simulated machine: signatures and proofs as measured on a slow core.
+/// The cost of validation on the simulated machine: signatures and proofs as measured on a slow
+/// core.
 const ITEM_COST: Duration = Duration::from_micros(60);
 const HEADER_COST: Duration = Duration::from_micros(80);
 const BLOCK_COST: Duration = Duration::from_micros(300);
@@ -36,7 +37,7 @@ pub(crate) struct Host {
     copies_frames: bool,
     pub(crate) ledger: Ledger,
     pub(crate) events: EventQueue,
-    /// Its application reads events.
+    /// Whether its application reads events.
     pub(crate) reads_events: bool,
     pub(crate) key: SigningKey,
     pub(crate) produces: bool,
@@ -47,9 +48,9 @@ pub(crate) struct Host {
     workers: Vec<Time>,
     own_workers: BTreeMap<Lane, Time>,
     slow: bool,
-    /// When the node's timer is due.
+    /// When the node's timer is set for.
     pub(crate) timer: Option<Time>,
-    /// Whether its process runs, how many times it was started, and what it keeps.
+    /// Whether its process is running, the number of its starts, and its store.
     pub(crate) up: bool,
     pub(crate) life: u32,
     pub(crate) disk: Disk,
@@ -61,17 +62,17 @@ struct Account {
     next: u64,
 }
 
-/// Signatures and proofs that are known to be good: all nodes come to the same result.
+/// Signatures and proofs that are known to be valid: all nodes get the same result.
 #[derive(Default)]
 pub(crate) struct Good {
     items: BTreeSet<ItemId>,
     headers: BTreeSet<BlockId>,
 }
 
-/// What a host is made of.
+/// The setup of a host.
 pub(crate) struct Setup<'a> {
     pub(crate) index: usize,
-    /// The ledger at its genesis: all begin with the same.
+    /// The ledger at its genesis, the same for all.
     pub(crate) ledger: &'a Ledger,
     pub(crate) network: NetworkId,
     pub(crate) scenario: &'a Scenario,
@@ -93,7 +94,7 @@ fn key(kind: &str, index: usize, number: usize) -> SigningKey {
     SigningKey::from_bytes(&blake3::derive_key("tidegate simulator key 1", text.as_bytes()))
 }
 
-/// What the core of a node is set up with, on a network that begins with this ledger.
+/// The configuration of a node's core, on a network with this ledger.
 fn config(index: usize, ledger: &Ledger, network: NetworkId, scenario: &Scenario) -> Config {
     let peer = PeerId(node_key(index).verifying_key().to_bytes());
     let mut config = Config::new(peer, network);
@@ -115,7 +116,7 @@ fn config(index: usize, ledger: &Ledger, network: NetworkId, scenario: &Scenario
     config
 }
 
-/// Room for a few items, blocks and peers.
+/// Small limits on items, blocks and peers.
 fn small(config: &mut Config) {
     for pool in &mut config.pools {
         (pool.capacity, pool.capacity_bytes) = (256, 384 << 10);
@@ -128,10 +129,10 @@ fn small(config: &mut Config) {
 }
 
 impl Host {
-    /// What goes into the core.
+    /// Gives the core an input.
     pub(crate) fn input(&mut self, now: Time, mut input: Input) {
         inside::within(self.index, || {
-            // Copied, as by a transport: so memory that the core keeps is counted as the core's.
+            // Copied, as from a transport, so that a frame that is kept has memory of its own.
             if let Input::Frame { frame, .. } = &mut input
                 && self.copies_frames
             {
@@ -141,17 +142,17 @@ impl Host {
         });
     }
 
-    /// What the application wants of it.
+    /// Gives the core a command.
     pub(crate) fn command(&mut self, now: Time, command: Command) {
         inside::within(self.index, || self.node.handle_command(now, command));
     }
 
-    /// Time has passed.
+    /// Tells the core that time has passed.
     pub(crate) fn timeout(&mut self, now: Time) {
         inside::within(self.index, || self.node.handle_timeout(now));
     }
 
-    /// What comes out of it.
+    /// The next output of the core.
     pub(crate) fn output(&mut self) -> Option<Output> {
         inside::within(self.index, || self.node.poll_output())
     }
@@ -190,7 +191,7 @@ impl Host {
         Signature(self.key.sign(payload).to_bytes())
     }
 
-    /// A new process of the node, with what it has kept: items to be offered again.
+    /// Starts a new process of the node with its store; returns items to be published again.
     pub(crate) fn restart(
         &mut self,
         seed: u64,
@@ -204,7 +205,7 @@ impl Host {
         let mut config = config(self.index, first, genesis.network(), scenario);
         config.peer_book = std::mem::take(&mut self.disk.book);
         config.chain = self.disk.headers();
-        // No record is signed twice with one number.
+        // So that no two records have the same sequence number.
         config.record_sequence = u64::from(self.life) << 16;
         self.ledger = Ledger::restore(genesis.clone(), self.disk.saved())
             .expect("what was kept holds together");
@@ -217,8 +218,8 @@ impl Host {
         self.disk.published()
     }
 
-    /// Publishes an item again that was published before a restart, if it holds at present; it is
-    /// kept in any case.
+    /// Publishes an item from before a restart again, if it is executable at present; the store
+    /// keeps it in any case.
     pub(crate) fn offer_again(&mut self, pool: PoolIndex, body: Bytes) -> Vec<Command> {
         let retain = Command::Retain { pool, id: self.node.item_id(pool, &body) };
         let publish = match self.ledger.admit(pool, &body) {
@@ -236,7 +237,7 @@ impl Host {
         self.slow = slow;
     }
 
-    /// A worker takes a question: when it has the answer.
+    /// A worker takes a question: returns when it has the answer.
     pub(crate) fn work_on(&mut self, subject: &Subject, lane: Lane, now: Time) -> Time {
         let cost = match subject {
             Subject::Item { .. } => ITEM_COST,
@@ -254,7 +255,7 @@ impl Host {
         *worker
     }
 
-    /// The answer to a question, as commands in their order.
+    /// The answer to a question, as commands in order.
     pub(crate) fn judge(
         &mut self,
         ticket: Ticket,
@@ -325,7 +326,7 @@ impl Host {
 }
 
 impl Good {
-    /// Checks a subject unless it is known to be good.
+    /// Checks a subject unless it is known to be valid.
     fn check(&mut self, ledger: &Ledger, subject: &Subject) -> Checked {
         let checker = ledger.checker();
         match subject {
@@ -348,7 +349,7 @@ impl Good {
         }
     }
 
-    /// An item of this world's own making is good.
+    /// Items made by this world are valid.
     pub(crate) fn made(&mut self, id: ItemId) {
         self.items.insert(id);
     }

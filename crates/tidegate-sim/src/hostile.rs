@@ -1,8 +1,9 @@
-//! A node that breaks the rules in every way it can.
+//! A node that violates the protocol in every way it can.
 //!
-//! Its core is a real one, so it gets through the hello and takes part. What the core sends is
-//! changed on its way out, in its bytes or in what it means, and frames of its own making go between:
-//! this module makes them. The world decides when they leave and under which name.
+//! Its core is a real one, so it gets through the hello and takes part. Frames of the core are
+//! changed on their way out, in their bytes or in their meaning, and additional frames are sent
+//! between them: this module makes both. The world decides when they leave, and under which
+//! identity.
 
 mod craft;
 mod twist;
@@ -21,19 +22,19 @@ use tidegate_proto::Kind;
 use crate::channels::{kind_of, numbers};
 use crate::entropy::Entropy;
 
-/// How many frames of a kind of channel it remembers; and headers, blocks and items.
+/// How many frames of each kind of channel it remembers, and how many headers, blocks and items.
 const MEMORY: usize = 16;
 
-/// What a hostile node remembers, to make its frames from.
+/// What a hostile node remembers, as material for its frames.
 #[derive(Debug, Default)]
 pub(crate) struct Hostile {
     frames: BTreeMap<Kind, VecDeque<Frame>>,
     headers: VecDeque<Bytes>,
     blocks: VecDeque<BlockId>,
     items: VecDeque<Bytes>,
-    /// Receivers of signals that it has seen.
+    /// Receivers of signals seen so far.
     peers: VecDeque<PeerId>,
-    /// The salt that announcements to a peer are keyed with: the last one given.
+    /// The last salt of a peer, which keys the ids announced to it.
     salt: Option<Salt>,
     names: u64,
 }
@@ -46,19 +47,19 @@ fn remember<T: PartialEq>(memory: &mut VecDeque<T>, what: T) {
 }
 
 impl Hostile {
-    /// An identity that nobody has heard of.
+    /// A new identity, unknown to all.
     pub(crate) fn new_name(&mut self) -> PeerId {
         self.names += 1;
         let text = format!("hostile {}", self.names);
         PeerId(blake3::derive_key("tidegate simulator name 1", text.as_bytes()))
     }
 
-    /// How many identities it has used.
+    /// How many identities it has had.
     pub(crate) fn names(&self) -> u64 {
         self.names
     }
 
-    /// It sends or gets a frame, and may learn from it.
+    /// Learns from a frame that it sends or receives.
     pub(crate) fn saw(&mut self, channel: u32, frame: &Frame) {
         let Some(kind) = kind_of(channel) else { return };
         let frames = self.frames.entry(kind).or_default();
@@ -100,7 +101,7 @@ impl Hostile {
         }
     }
 
-    /// What leaves instead of a frame of the core: most often the frame itself.
+    /// Replaces a frame of the core; most often it is left as it is.
     pub(crate) fn instead(
         &mut self,
         channel: u32,
@@ -128,7 +129,7 @@ impl Hostile {
         }
     }
 
-    /// A frame of its own making: a message of the channel, something old, or no message at all.
+    /// An additional frame: a message of the channel, an old frame, or no valid message at all.
     pub(crate) fn attack(&self, channel: u32, entropy: &mut Entropy) -> Frame {
         let Some(kind) = kind_of(channel) else { return raw(entropy) };
         match entropy.below(8) {
@@ -144,7 +145,7 @@ impl Hostile {
     }
 }
 
-/// One of several remembered things; the newest is the most likely.
+/// One of several things, the newest first.
 fn pick<T: Clone>(memory: &VecDeque<T>, entropy: &mut Entropy) -> Option<T> {
     match memory.len() {
         0 => None,
@@ -152,7 +153,7 @@ fn pick<T: Clone>(memory: &VecDeque<T>, entropy: &mut Entropy) -> Option<T> {
     }
 }
 
-/// A number where limits and mistakes are likely.
+/// A number close to likely limits and mistakes.
 fn number(entropy: &mut Entropy) -> u32 {
     match entropy.below(8) {
         0 => 0,
@@ -166,7 +167,7 @@ fn number(entropy: &mut Entropy) -> u32 {
     }
 }
 
-/// A frame in which something is different: a bit, a word, its end.
+/// A frame with a change: a bit, a word, its end.
 fn changed(frame: &Frame, entropy: &mut Entropy) -> Frame {
     let mut bytes = frame.to_bytes().to_vec();
     if bytes.is_empty() {
@@ -188,7 +189,7 @@ fn changed(frame: &Frame, entropy: &mut Entropy) -> Frame {
             let at = entropy.below(words) as usize * 4;
             bytes.splice(at..at, number(entropy).to_be_bytes());
         }
-        // More than the protocol allows, and than a transport would deliver.
+        // Larger than the protocol allows, but not than a transport would take.
         _ => bytes.resize(MAX_FRAME + 1 - entropy.below(2) as usize, 0),
     }
     Bytes::from(bytes).into()

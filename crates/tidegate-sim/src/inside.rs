@@ -1,4 +1,4 @@
-//! Which core is being called: allocators ask, to tell whose memory it is.
+//! Tells which core is being called: for allocators that attribute memory.
 
 use std::cell::Cell;
 

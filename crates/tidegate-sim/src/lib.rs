@@ -42,8 +42,8 @@ pub use report::{Arrival, Percentiles, Report};
 pub use scenario::{Faults, Links, Load, Scenario, ScenarioError};
 pub use world::World;
 
-/// The world that a string of bytes stands for: three nodes and a hostile one, in which everything
-/// that happens is read from the bytes. `tidegate sim run fuzz --bytes FILE` runs the same.
+/// The world of a byte string: three nodes and a hostile one, whose decisions are all read from the
+/// bytes. `tidegate sim run fuzz --bytes FILE` runs the same.
 pub fn fuzzed(bytes: &[u8]) -> Report {
     static BEGIN: LazyLock<(Scenario, Ledger)> = LazyLock::new(|| {
         let text = include_str!("../scenarios/fuzz.toml");

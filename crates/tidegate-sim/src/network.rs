@@ -1,4 +1,4 @@
-//! Connections between simulated nodes: delay, bandwidth, and what can go wrong with them.
+//! Connections between simulated nodes: delay, bandwidth, and faults.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -8,8 +8,7 @@ use tidegate_proto::id::ConnectionId;
 use tidegate_proto::io::Input;
 use tidegate_proto::wire::Frame;
 
-/// Bytes of a frame that are not its own: its length, and headers and acknowledgements of the
-/// packet it is in.
+/// The overhead of a frame: its length, and headers and acknowledgements of its packet.
 const OVERHEAD: usize = 60;
 
 /// All connections of a world.
@@ -25,27 +24,27 @@ pub(crate) struct Connection {
     pub(crate) ends: [usize; 2],
     pub(crate) delay: Duration,
     kbit: u64,
-    /// What leaves each end.
+    /// Both directions, by the sending end.
     ways: [Way; 2],
-    /// The end has been told that it is over.
+    /// The end has been told that the connection is closed.
     pub(crate) closed: [bool; 2],
 }
 
 /// One direction of a connection.
 #[derive(Debug, Default)]
 struct Way {
-    /// The line is free from then on.
+    /// When the line is free again.
     free_at: Time,
     /// Nothing passes before then.
     blocked_until: Time,
-    /// What is held back while the direction is blocked, in order, and the node it is for.
+    /// Inputs held back, in order, with the receiving node.
     held: VecDeque<(usize, Input)>,
     /// Channels that the receiver reads.
     open: BTreeSet<u32>,
     unread: BTreeMap<u32, VecDeque<Frame>>,
 }
 
-/// What happens to the first of the inputs that are held back.
+/// What to do with inputs that were held back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Release {
     Now(usize, Input),
@@ -54,7 +53,7 @@ pub(crate) enum Release {
 }
 
 impl Network {
-    /// A new connection. Control is read from the start.
+    /// Adds a connection. Control is read from the start.
     pub(crate) fn connect(&mut self, ends: [usize; 2], delay: Duration, kbit: u64) -> ConnectionId {
         let id = ConnectionId(self.next);
         self.next += 1;
@@ -76,14 +75,14 @@ impl Network {
         self.connections.keys().copied().collect()
     }
 
-    /// Forgets a connection that both ends know is over.
+    /// Removes a connection once both ends know that it is closed.
     pub(crate) fn forget(&mut self, id: ConnectionId) {
         if self.connections.get(&id).is_some_and(|connection| connection.closed == [true; 2]) {
             self.connections.remove(&id);
         }
     }
 
-    /// Blocks what one node sends to another, on all their connections.
+    /// Blocks one direction between two nodes, on all their connections.
     pub(crate) fn block(&mut self, from: usize, to: usize, until: Time) {
         for connection in self.connections.values_mut() {
             for end in [0, 1] {
@@ -96,12 +95,12 @@ impl Network {
 }
 
 impl Connection {
-    /// Which end a node is.
+    /// Which end a node has.
     pub(crate) fn end(&self, node: usize) -> usize {
         usize::from(self.ends[0] != node)
     }
 
-    /// Puts a frame on the line: when the line is free again, and when the frame arrives.
+    /// Puts a frame on the line; returns when the line is free again, and when the frame arrives.
     pub(crate) fn send(&mut self, end: usize, length: usize, now: Time) -> (Time, Time) {
         let way = &mut self.ways[end];
         let bits = (length + OVERHEAD) as u64 * 8;
@@ -117,8 +116,8 @@ impl Connection {
         way.blocked_until = way.blocked_until.max(until);
     }
 
-    /// Keeps something that cannot pass now: when to [`Connection::release`] it. `None` if it
-    /// passes. What comes behind something that is kept is kept as well.
+    /// Holds an input back if it cannot pass now; returns when to call [`Connection::release`].
+    /// `None` if it passes. Inputs behind one that is held back are held back too.
     pub(crate) fn hold(
         &mut self,
         end: usize,
@@ -134,7 +133,7 @@ impl Connection {
         Some(way.blocked_until.max(now))
     }
 
-    /// The next thing that was kept, if it passes now; or when it may.
+    /// The next input that was held back, if it may pass now; or when it may.
     pub(crate) fn release(&mut self, end: usize, now: Time) -> Release {
         let way = &mut self.ways[end];
         if !way.held.is_empty() && way.blocked_until > now {
@@ -144,14 +143,15 @@ impl Connection {
         next.map_or(Release::Empty, |(node, input)| Release::Now(node, input))
     }
 
-    /// Everything passes again.
+    /// Ends all blocks.
     pub(crate) fn heal(&mut self, now: Time) {
         for way in &mut self.ways {
             way.blocked_until = way.blocked_until.min(now);
         }
     }
 
-    /// A frame from `end` arrives: whether the receiver reads its channel. If not, it is kept.
+    /// A frame from `end` arrives; returns whether the receiver reads its channel. If not, it is
+    /// kept.
     pub(crate) fn arrive(&mut self, end: usize, channel: u32, frame: &Frame) -> bool {
         let way = &mut self.ways[end];
         let reads = way.open.contains(&channel);
@@ -161,7 +161,7 @@ impl Connection {
         reads
     }
 
-    /// The node at `end` reads a channel from now on: what has arrived on it.
+    /// The node at `end` starts reading a channel; returns what has arrived on it.
     pub(crate) fn open(&mut self, end: usize, channel: u32) -> VecDeque<Frame> {
         let way = &mut self.ways[1 - end];
         way.open.insert(channel);
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(connection.hold(0, 1, &input(2), at(10)), Some(at(100)));
         assert_eq!(connection.release(0, at(10)), Release::Later(at(100)));
         connection.heal(at(20));
-        // What comes after the healing, and before the release, is behind what was kept.
+        // What arrives after the healing, but before the release, stays behind what was held back.
         assert_eq!(connection.hold(0, 1, &input(3), at(20)), Some(at(20)));
         assert_eq!(connection.release(0, at(20)), Release::Now(1, input(2)));
         assert_eq!(connection.release(0, at(20)), Release::Now(1, input(3)));

@@ -1,7 +1,7 @@
-//! Permits, counted from outside: from the frames that come to a node and those that leave it.
+//! Counts permits from outside: by the frames that nodes receive and send.
 //!
-//! The node's own ledger is not asked. A frame without its permit, or one that is no message,
-//! must end the connection.
+//! The node's own ledger is not asked. A frame without its permit, or an invalid one, must end the
+//! connection.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,15 +16,15 @@ use tidegate_proto::{Config, Kind, Message, Time};
 use crate::channels::{kind_of, name_of};
 use crate::checkers::Broken;
 
-/// Requests that a peer may have open (specification section 16).
+/// Open requests that a peer may have (specification section 16).
 const RPC_REQUESTS: usize = 4;
-/// How long a node may take to end a connection: its last words may have to wait.
+/// How long a node may take to end a connection: its last message may have to wait.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What peers have outstanding at the nodes.
+/// Outstanding permits of peers at the nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Permits {
-    /// By connection and the node that granted them.
+    /// By connection, and by the node that issued them.
     links: BTreeMap<(ConnectionId, usize), Link>,
 }
 
@@ -33,11 +33,11 @@ struct Link {
     channels: BTreeMap<u32, Outstanding>,
     /// Headers and held tips.
     tips: [bool; 2],
-    /// Whether the peer, and this node, has an unanswered request for peers.
+    /// Whether the peer has an open question about others, and whether this node has.
     asked: [bool; 2],
-    /// The same for where one can be dialed.
+    /// The same for dialing back.
     reach: [bool; 2],
-    /// Requests of the peer without an answer, and of this node.
+    /// Open requests of the peer, and of this node.
     requests: [BTreeSet<u32>; 2],
     signals: Signals,
     /// Why the connection must end, and since when.
@@ -47,7 +47,7 @@ struct Link {
 #[derive(Debug, Default)]
 struct Outstanding {
     next: u32,
-    /// Announcements, and bodies with their bytes.
+    /// Announcements (`None`), and bodies with their sizes.
     out: BTreeMap<u32, Option<u64>>,
 }
 
@@ -73,7 +73,7 @@ impl Outstanding {
 }
 
 impl Permits {
-    /// A node gets a frame on a channel that it reads.
+    /// A node receives a frame on a channel that it reads.
     pub(crate) fn arrived(
         &mut self,
         at: (ConnectionId, usize),
@@ -121,7 +121,7 @@ impl Permits {
         }
     }
 
-    /// A frame leaves a node.
+    /// A node sends a frame.
     pub(crate) fn left(&mut self, at: (ConnectionId, usize), channel: u32, frame: &Frame) {
         let Some(link) = self.links.get_mut(&at) else { return };
         let Some(kind) = kind_of(channel) else { return };
@@ -145,7 +145,7 @@ impl Permits {
                 Ok(RpcMessage::Request(request)) => {
                     link.requests[1].insert(request.id);
                 }
-                // The last chunk of a block is not told from the others: it is let through early.
+                // The last chunk of a block looks like any other: it counts as answered early.
                 Ok(
                     RpcMessage::Headers(RpcHeaders { id, .. })
                     | RpcMessage::Block(RpcBlock { id, .. })
@@ -172,12 +172,12 @@ impl Permits {
         }
     }
 
-    /// A node is done with a connection.
+    /// A node has ended a connection.
     pub(crate) fn ended(&mut self, at: (ConnectionId, usize)) {
         self.links.remove(&at);
     }
 
-    /// Whether every connection that had to end has ended.
+    /// Checks that all connections that must end have ended in time.
     pub(crate) fn check(&self, now: Time) -> Result<(), Broken> {
         for ((_, node), link) in &self.links {
             if let Some((since, what)) = link.guilty
@@ -216,7 +216,7 @@ impl Link {
             Ok(PeersMessage::Records(_)) => std::mem::take(&mut self.asked[1]),
             Ok(PeersMessage::Reach(_)) => !std::mem::replace(&mut self.reach[0], true),
             Ok(PeersMessage::Reached(_)) => std::mem::take(&mut self.reach[1]),
-            // How often it may come is not checked here.
+            // Their rate can only be seen by the receiver.
             Ok(PeersMessage::Moved(_)) => true,
             Err(_) => return Some("no message"),
         };
@@ -238,7 +238,7 @@ impl Link {
 /// Signals without an answer (specification section 18).
 #[derive(Debug, Default)]
 struct Signals {
-    /// Of the peer, and of this node: those to be carried, and those that were.
+    /// Of the peer and of this node: signals to be carried, and carried ones.
     out: [[BTreeSet<u32>; 2]; 2],
     next: [[u32; 2]; 2],
 }
@@ -279,7 +279,7 @@ impl Signals {
     }
 }
 
-/// What a compact block takes of the permit for bytes (specification section 9).
+/// What a compact block takes of the byte permits (specification section 9).
 fn size(compact: &Compact) -> u64 {
     let prefilled: usize = compact.prefilled.iter().map(|item| item.body.len()).sum();
     (compact.header.len() + compact.short_ids.len() + prefilled) as u64

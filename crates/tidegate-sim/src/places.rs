@@ -1,20 +1,20 @@
-//! Where the nodes are, and where they listen.
+//! Addresses and listeners of the nodes.
 
 use tidegate_proto::id::Address;
 use tidegate_proto::io::Command;
 
-/// Where a node is: four hosts to a network group, as providers have them.
+/// The address of a node: four hosts to a network group, as with providers.
 pub(crate) fn address(node: usize) -> Address {
     ip4([20 + (node / 1024) as u8, (node / 4) as u8, (node % 4) as u8, 1])
 }
 
-/// Who is there.
+/// The node at an address.
 pub(crate) fn node_at(address: &Address) -> usize {
     let [_, a, b, c, ..] = address.0[..] else { return 0 };
     (usize::from(a - 20) * 256 + usize::from(b)) * 4 + usize::from(c)
 }
 
-/// At which address each node listens: as users' nodes do, at that of any interface.
+/// The address that nodes listen at: any interface, as users' nodes do.
 pub(crate) fn listener() -> Address {
     ip4([0; 4])
 }
@@ -24,7 +24,7 @@ fn ip4(ip: [u8; 4]) -> Address {
     Address([&[4][..], &ip, &[0x91, 0x02, 0x0f, 0xa1, 0xcc, 0x03]].concat().into())
 }
 
-/// What a node is told of where it listens.
+/// Tells a node its listeners.
 pub(crate) fn listening(node: usize) -> Command {
     let interfaces = vec![ip4([127, 0, 0, 1]), address(node)];
     Command::Listening { listeners: vec![listener()], interfaces, external: Vec::new() }

@@ -1,4 +1,4 @@
-//! What came of a run.
+//! The results of a run.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tidegate_proto::wire;
 use crate::checkers::Broken;
 use crate::host::Host;
 
-/// What is counted while the world runs.
+/// Counters while the world runs.
 #[derive(Debug, Default)]
 pub(crate) struct Measured {
     pub(crate) wall: Duration,
@@ -23,21 +23,21 @@ pub(crate) struct Measured {
     blocks: Vec<Arrival>,
 }
 
-/// Something came from one node to another.
+/// An item or block that has reached a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// Who published or made it.
+    /// The node that published it.
     pub from: usize,
-    /// Who got it, and it was good.
+    /// The node that received and accepted it.
     pub to: usize,
-    /// How long it took.
+    /// The time since it was published.
     pub after: Duration,
     /// When it was published.
     pub at: Time,
 }
 
 impl Measured {
-    /// An item has reached a node. Who published it has it at once.
+    /// An item has reached a node. Its publisher has it at once.
     pub(crate) fn item(&mut self, arrival: Arrival, bytes: u64) {
         if arrival.from != arrival.to {
             self.items.push(arrival);
@@ -53,10 +53,10 @@ impl Measured {
     }
 }
 
-/// Half, 95 and 99 of a hundred values are not above these; and the greatest.
+/// The median, the 95th and 99th percentile, and the maximum of some values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Percentiles {
-    /// How many values there are.
+    /// The number of values.
     pub count: usize,
     /// The median.
     pub p50: Duration,
@@ -64,7 +64,7 @@ pub struct Percentiles {
     pub p95: Duration,
     /// The 99th percentile.
     pub p99: Duration,
-    /// The greatest.
+    /// The maximum.
     pub max: Duration,
 }
 
@@ -89,37 +89,37 @@ impl fmt::Display for Percentiles {
     }
 }
 
-/// What came of a run.
+/// The results of a run.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Report {
-    /// What must be true and is not.
+    /// The violated invariant, if any.
     pub broken: Option<Broken>,
-    /// Hash over everything that every node did.
+    /// The hash over everything that every node did.
     pub trace: Option<[u8; 32]>,
-    /// How far virtual time came.
+    /// The virtual time at the end.
     pub virtual_time: Duration,
-    /// How long it took; zero where the platform has no clock, as on `wasm32-unknown-unknown`.
+    /// The real time it took; zero where the platform has no clock, as on `wasm32-unknown-unknown`.
     pub wall: Duration,
-    /// Things that happened.
+    /// Events of the simulation.
     pub events: u64,
-    /// Frames that nodes sent.
+    /// Frames sent by nodes.
     pub frames: u64,
-    /// Signals that were carried to where they were meant for.
+    /// Signals that have reached their receivers.
     pub signals: u64,
     /// Bytes of those frames.
     pub frame_bytes: u64,
-    /// Bytes of items, once for each node that got them from another.
+    /// Bytes of items, counted for each node that got them from another.
     pub useful_bytes: u64,
-    /// Bytes that the core of a node may hold at most, by its configuration.
+    /// Bytes that a node's core may hold at most, by its configuration.
     pub worst_case_core_bytes: u64,
     /// Height of the tip of node 0.
     pub height: u64,
     /// Items in its pools.
     pub items: Vec<(String, usize)>,
-    /// Items of blocks that had to be fetched, in thousandths.
+    /// Items of blocks that had to be fetched, in thousandths of all.
     pub lacked: u64,
-    /// Reports that nodes gave: first, duplicate, late, surplus, ignored, rejected.
+    /// Reports sent by nodes: first, duplicate, late, surplus, ignored, rejected.
     pub reports: [u64; 6],
     items_arrived: Vec<Arrival>,
     blocks_arrived: Vec<Arrival>,
@@ -167,12 +167,12 @@ impl Report {
         }
     }
 
-    /// Items that came to a node and were accepted there.
+    /// Items that have reached a node and were accepted there.
     pub fn items_arrived(&self) -> &[Arrival] {
         &self.items_arrived
     }
 
-    /// Blocks that came to a node and became its tip.
+    /// Blocks that have reached a node and become its tip.
     pub fn blocks_arrived(&self) -> &[Arrival] {
         &self.blocks_arrived
     }

@@ -1,27 +1,27 @@
-//! What is simulated: a scenario, in TOML.
+//! Scenarios: what to simulate, in TOML.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tidegate_ledger::WorkRules;
 
-/// A network, its load, and what happens to it. Times are in milliseconds.
+/// A network, its load, and its faults. Times are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Scenario {
-    /// What it shows, for people.
+    /// What it shows, in words.
     pub about: String,
-    /// Nodes.
+    /// The number of nodes.
     pub nodes: usize,
     /// How many others each node dials; with as many as there are, everyone dials everyone once.
     pub dials: usize,
-    /// Instead of that the nodes find each other, beginning at the first `bootstrap_nodes`, and
-    /// each wants `dials` peers of its own choice.
+    /// If set, the nodes find each other instead, starting at the first `bootstrap_nodes`, and each
+    /// wants `dials` outbound connections.
     pub discovery: bool,
     /// Nodes that all others know from the start.
     pub bootstrap_nodes: usize,
-    /// Nodes keep what survives a restart.
+    /// Whether nodes have a store.
     pub store: bool,
     /// Nodes that produce blocks, spread evenly.
     pub producers: usize,
@@ -29,33 +29,33 @@ pub struct Scenario {
     pub provers: usize,
     /// How many questions each node's application works on at a time.
     pub workers: u32,
-    /// Nodes have room for little, so that it shows when they keep more than that.
+    /// Nodes have small limits, so that it shows when they exceed them.
     pub small: bool,
     /// The links.
     pub links: Links,
-    /// What is published.
+    /// The load.
     pub load: Load,
-    /// What goes wrong.
+    /// The faults.
     pub faults: Faults,
     /// Jobs and their proofs.
     pub work: WorkRules,
-    /// How long until everything is healed.
+    /// When all faults are healed.
     pub trouble_ms: u64,
-    /// How long producers go on after that.
+    /// How long producers continue after that.
     pub produce_ms: u64,
-    /// How long the load goes on after that.
+    /// How long the load continues after that.
     pub load_ms: u64,
-    /// How long after the healing all must be equal.
+    /// How long after the healing all nodes must have converged.
     pub settle_ms: u64,
-    /// Every node must know all others at the end.
+    /// Whether every node must know all others at the end.
     pub all_known: bool,
-    /// What must be in the pools when they are compared.
+    /// How many transfers must be in the pools when they are compared.
     pub least_transfers: usize,
-    /// As above.
+    /// The same for work proofs.
     pub least_works: usize,
 }
 
-/// What links are like: each draws its own from these ranges.
+/// The links: each draws its values from these ranges.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Links {
@@ -63,11 +63,11 @@ pub struct Links {
     pub least_delay_ms: u64,
     /// Longest delay, one way.
     pub most_delay_ms: u64,
-    /// Bits a second in each direction, in thousands; 0 is without limit.
+    /// Thousands of bits a second in each direction; 0 is unlimited.
     pub kbit: u64,
 }
 
-/// What is published.
+/// The load.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Load {
@@ -81,49 +81,48 @@ pub struct Load {
     pub accounts: usize,
 }
 
-/// What goes wrong, until all is healed.
+/// The faults until all is healed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Faults {
-    /// Connections that are lost, each minute and on each link, in thousandths.
+    /// Lost connections, per minute and link, in thousandths.
     pub resets: u64,
     /// Second connections between two that are connected, each minute and on each link, in thousandths: by a path
     /// drawn at random, dialed by either end or by both at once. Not together with discovery.
     pub second_dials: u64,
-    /// Times that a link carries nothing for a while, each minute and on each link, in
-    /// thousandths.
+    /// Times when a link carries nothing for a while, per minute and link, in thousandths.
     pub stalls: u64,
-    /// How long at most.
+    /// The longest such time.
     pub stall_ms: u64,
     /// The same in one direction only.
     pub one_way: u64,
-    /// A partition of the nodes: when it begins.
+    /// When a partition of the nodes begins.
     pub partition_at_ms: u64,
-    /// How long it lasts; none if 0.
+    /// How long it lasts; 0 for no partition.
     pub partition_ms: u64,
     /// How many of a hundred nodes are cut off.
     pub partition_percent: u64,
-    /// They are the first ones by number, so that producers and provers are parted in proportion;
-    /// otherwise any.
+    /// Whether the first ones by number are cut off, so that producers and provers are split in
+    /// proportion; otherwise random ones.
     pub partition_in_order: bool,
-    /// How many of a hundred nodes are restarted, each once, and half of them without a word.
+    /// How many of a hundred nodes are restarted, each once, and half of them without a goodbye.
     pub restart_percent: u64,
-    /// Restarts each minute and of each node, in thousandths: they may come again and again.
+    /// Restarts per minute and node, in thousandths: they may be repeated.
     pub restarts: u64,
-    /// For how long they are gone at most.
+    /// The longest time that they are away.
     pub down_ms: u64,
-    /// How many of a hundred of them have lost their store.
+    /// How many of a hundred of them lose their store.
     pub forget_percent: u64,
-    /// When the bootstrap nodes are gone, until everything is healed; never if 0.
+    /// When the bootstrap nodes go away, until everything is healed; 0 for never.
     pub bootstrap_dies_at_ms: u64,
-    /// Nodes that read nothing from their peers any more, from the start; healed like the rest.
+    /// Nodes that stop reading from their peers at the start; healed like the rest.
     pub stalled_nodes: Vec<usize>,
     /// Nodes whose validator takes a hundred times as long.
     pub slow_validators: Vec<usize>,
     /// Nodes whose application never reads an event.
     pub deaf_applications: Vec<usize>,
-    /// Nodes that break the rules in every way they can, under ever new names, and are cut off
-    /// when the rest is healed. Nothing is demanded of them.
+    /// Nodes that violate the protocol in every way they can, under ever new identities, and are
+    /// cut off when the rest is healed. They are not checked.
     pub hostile_nodes: Vec<usize>,
 }
 
@@ -167,10 +166,10 @@ impl Default for Load {
     }
 }
 
-/// Why a scenario cannot be run.
+/// Why a scenario is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScenarioError {
-    /// It is no TOML of this shape.
+    /// It is not TOML of this shape.
     #[error("{0}")]
     Parse(String),
     /// A number is out of range.
@@ -179,7 +178,7 @@ pub enum ScenarioError {
 }
 
 impl Scenario {
-    /// Reads a scenario.
+    /// Parses a scenario.
     pub fn from_toml(text: &str) -> Result<Self, ScenarioError> {
         let scenario: Self =
             toml::from_str(text).map_err(|error| ScenarioError::Parse(error.to_string()))?;
@@ -187,7 +186,7 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// Whether it can be run.
+    /// Checks that it can be run.
     pub fn validate(&self) -> Result<(), ScenarioError> {
         let faults = &self.faults;
         let named = [
@@ -251,7 +250,7 @@ impl Scenario {
         Duration::from_millis(self.trouble_ms + self.produce_ms + self.load_ms)
     }
 
-    /// When all must be equal.
+    /// When all nodes must have converged.
     pub fn settled_at(&self) -> Duration {
         Duration::from_millis(self.trouble_ms + self.settle_ms)
     }

@@ -1,4 +1,4 @@
-//! The world: nodes, links, a clock, and what happens next.
+//! The world: nodes, links, a clock, and a queue of events.
 //!
 //! It drives [`tidegate_proto::Node`] as a real driver does, and nothing in there knows that it is
 //! simulated. Virtual time is exact: a link of 50 ms takes 50 ms.
@@ -38,7 +38,7 @@ mod signals;
 
 use signals::Signals;
 
-/// How often the checkers look.
+/// The interval of the checks.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How long a prover works on a job.
 const PROVING: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(900));
@@ -55,30 +55,30 @@ pub struct World {
     sequence: u64,
     hosts: Vec<Host>,
     network: Network,
-    /// Who dials whom, and whether they are, or are about to be, connected.
+    /// Pairs that dial each other, and whether they are connected or about to be.
     pairs: Vec<Pair>,
     pair_index: BTreeMap<[usize; 2], usize>,
-    /// The ledger that all begin with.
+    /// The ledger of all nodes at the start.
     first: Ledger,
-    /// Nodes on the far side of the partition, and until when there is one.
+    /// The nodes cut off by the partition, and its end.
     cut_off: BTreeSet<usize>,
     partition_until: Time,
     entropy: Entropy,
     good: Good,
     trace: Option<TraceHash>,
     measured: Measured,
-    /// Who published each item, when, and how large it is; who made each block, and when.
+    /// The publisher of each item, when, and its size; the producer of each block, and when.
     published: BTreeMap<ItemId, (usize, Time, u64)>,
     produced: BTreeMap<BlockId, (usize, Time)>,
     /// Draws the paths of connections, where pairs have several.
     paths: Option<Entropy>,
-    /// Nodes that read nothing before then.
+    /// Nodes that read nothing until then.
     deaf: BTreeMap<usize, Time>,
     signals: Signals,
     hostile: BTreeMap<usize, Hostile>,
-    /// Counted only where somebody is hostile.
+    /// Only counted in worlds with a hostile node.
     permits: Permits,
-    /// What was seen on the way and must not be.
+    /// A violation found during the run.
     broken: Option<Broken>,
 }
 
@@ -87,11 +87,11 @@ struct Pair {
     delay: Duration,
     connection: Option<ConnectionId>,
     dial: Option<DialId>,
-    /// If one end is hostile: its name for the other, and the other's name for it.
+    /// For a hostile end: the identities that the two ends have for each other.
     names: Option<[PeerId; 2]>,
 }
 
-/// Something that will happen.
+/// An event of the simulation.
 enum Happening {
     Input(usize, Input),
     Timer(usize),
@@ -115,7 +115,7 @@ impl World {
         Self::with_ledger(scenario, &ledger, entropy)
     }
 
-    /// The same, with the ledger that all worlds of the scenario begin with: hashing its state
+    /// The same, with the ledger that all worlds of the scenario start with: hashing its state
     /// takes as long as a small world.
     pub(crate) fn with_ledger(scenario: Scenario, ledger: &Ledger, entropy: Entropy) -> Self {
         let mut entropy = entropy;
@@ -173,7 +173,7 @@ impl World {
         world
     }
 
-    /// Leaves the trace out: for measuring speed alone.
+    /// Disables the trace, to measure speed alone.
     pub fn without_trace(mut self) -> Self {
         self.trace = None;
         self
@@ -195,7 +195,7 @@ impl World {
         self.at(Time::ZERO + CHECK_EVERY, Happening::Check);
     }
 
-    /// Runs the whole scenario and looks whether all is as it must be.
+    /// Runs the whole scenario and checks it.
     pub fn run(mut self) -> Report {
         let end = Time::ZERO + self.scenario.settled_at();
         #[expect(clippy::disallowed_types, reason = "it is reported, and decides nothing")]
@@ -215,7 +215,7 @@ impl World {
         Report::new(&self.hosts, measured, trace, self.now, broken)
     }
 
-    /// Does the next thing, if it happens before `end`.
+    /// Handles the next event before `end`.
     fn step(&mut self, end: Time) -> Result<(), Broken> {
         let Some(&Reverse((at, _, slot))) = self.queue.peek() else {
             self.now = end;
@@ -278,7 +278,7 @@ impl World {
         self.deliver(node, input);
     }
 
-    /// Delivers what was kept on one way of a connection, as far as it passes now.
+    /// Delivers what was held back in one direction of a connection, as far as it may pass now.
     fn release(&mut self, id: ConnectionId, from: usize) {
         while let Some(connection) = self.network.get_mut(id) {
             match connection.release(from, self.now) {
@@ -306,8 +306,8 @@ impl World {
         }
     }
 
-    /// Which way of which connection an input takes, if it takes one: what arrives left the other
-    /// end; a channel becomes writable as its own end sends.
+    /// The direction of a connection that an input takes, if any: what arrives was sent by the
+    /// other end; a channel becomes writable as its own end sends.
     fn way(&self, node: usize, input: &Input) -> Option<(ConnectionId, usize)> {
         let (id, arriving) = match input {
             Input::Frame { connection, .. } | Input::Closed { connection } => (*connection, true),
@@ -318,11 +318,11 @@ impl World {
         Some((id, if arriving { 1 - end } else { end }))
     }
 
-    /// Whether an input reaches its node: not if the connection is over, or its channel is not
+    /// Whether an input reaches its node: not if the connection is closed, or its channel is not
     /// read yet.
     fn reaches(&mut self, node: usize, input: &Input) -> bool {
         if let Input::Connected(Connected { connection, .. }) = input {
-            // Lost before it was there.
+            // Lost before it was established.
             return self.network.get(*connection).is_some();
         }
         let (Input::Frame { connection: id, .. }
@@ -350,10 +350,10 @@ impl World {
         }
     }
 
-    /// The dialer of a pair learns that they are not connected, and dials again.
+    /// The dialer of a pair notices that they are not connected, and dials again.
     fn lost(&mut self, id: ConnectionId) {
         if self.scenario.discovery {
-            // The nodes look after that themselves.
+            // The nodes dial by themselves.
             return;
         }
         let found = self.pairs.iter().position(|pair| pair.connection == Some(id));
@@ -393,7 +393,7 @@ impl World {
                 host.timeout(self.now);
                 self.drain(node);
             }
-            // The timer was set for something that has been cancelled; something later may be due.
+            // The timer has been moved to a later time.
             _ => self.set_timer(node),
         }
     }
@@ -433,7 +433,7 @@ impl World {
         }
     }
 
-    /// A node's tip moved: its prover takes up the newest jobs.
+    /// A node's tip has changed: its prover starts the newest jobs.
     fn tip_changed(&mut self, node: usize) {
         if !self.hosts[node].proves {
             return;
@@ -543,7 +543,7 @@ impl World {
         }
     }
 
-    /// The connection of a pair; of strangers any that is there.
+    /// The connection of a pair; if nodes find each other, any of theirs.
     fn connection(&self, pair: usize) -> Option<ConnectionId> {
         if !self.scenario.discovery {
             return self.pairs[pair].connection;
@@ -552,7 +552,7 @@ impl World {
         self.pairs[pair].connection.filter(|id| self.network.get(*id).is_some())
     }
 
-    /// Does what a node says, until it has nothing more to say.
+    /// Handles a node's outputs until there are none.
     fn drain(&mut self, node: usize) {
         while let Some(output) = self.hosts[node].output() {
             if let Some(trace) = &mut self.trace {
@@ -567,7 +567,7 @@ impl World {
                 Output::Dial { dial, address, patience, .. } => {
                     self.dial(node, dial, &address, patience);
                 }
-                // The dial was answered already, by a connection or by a failure.
+                // A dial here ends either at once or by its timeout.
                 Output::Cancel { .. } => {}
                 Output::Open { connection, channel } => self.open(node, connection, channel),
                 Output::Close { connection } => self.close(node, connection),
@@ -590,7 +590,8 @@ impl World {
                 Output::Store { request, write } => self.keep(node, request, write),
                 Output::Signal { via, from, payload } => self.signal(node, [via, from], &payload),
                 Output::Signaled { id, result } => self.signaled(node, id, result),
-                // In a network that is wired records mean nothing; answers to `publish` nowhere.
+                // Records mean nothing in a wired network, and answers to `publish` mean nothing
+                // anywhere.
                 Output::Sign { .. } | Output::Published { .. } => {}
                 output => panic!("the world does not know {output:?}"),
             }
@@ -667,7 +668,7 @@ impl World {
         };
         let outbound = connected(to, names[1], Direction::Outbound(dial));
         let inbound = connected(node, names[0], Direction::Inbound);
-        // As with QUIC: the dialer is done after a round trip, the listener half of one later.
+        // As with QUIC: the dialer is connected after a round trip, the listener half of one later.
         let at = self.now + delay * 2;
         self.at(at, Happening::Input(node, outbound));
         self.at(at + delay, Happening::Input(to, inbound));
@@ -692,7 +693,7 @@ impl World {
             let (_, arrives) = connection.send(end, 0, self.now);
             self.at(arrives, Happening::Input(other, Input::Closed { connection: id }));
         }
-        // Its own end is done with it, whatever its way out.
+        // Its own end is closed at once, whatever is still leaving.
         self.network.get_mut(id).into_iter().for_each(|c| c.closed[end] = true);
         self.hosts[node].input(self.now, Input::Closed { connection: id });
         self.network.forget(id);
@@ -731,7 +732,7 @@ impl World {
     }
 }
 
-/// What goes wrong, and who is on the far side of a partition.
+/// The faults, and the nodes that a partition cuts off.
 struct Plan {
     faults: Vec<(Time, Fault)>,
     cut_off: BTreeSet<usize>,
@@ -757,7 +758,7 @@ fn topology(scenario: &Scenario, entropy: &mut Entropy) -> Vec<Pair> {
     let mut pairs = Vec::new();
     let links = &scenario.links;
     if scenario.discovery {
-        // They find each other.
+        // Nodes find each other.
         return pairs;
     }
     for from in 0..nodes {

@@ -1,6 +1,7 @@
-//! What the cores of honest nodes hold while a hostile one takes part: bytes that were allocated inside calls
-//! into them and are not freed, at any moment, against their share in `Config::worst_case_bytes`. The nodes
-//! have room for little, so that it shows. The only test of its process.
+//! Measures what the cores of honest nodes hold while a hostile one takes part: bytes that were
+//! allocated inside calls into them and are not freed, at any moment, compared with their share in
+//! `Config::worst_case_bytes`. The limits are small, so that it shows. It must be the only test of
+//! its process.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
@@ -9,13 +10,13 @@ use tidegate_sim::{Entropy, Scenario, World, inside};
 
 /// Nodes that are told apart.
 const NODES: usize = 4;
-/// What an allocation says of itself, before it: whose it is.
+/// The size of the owner's number before each allocation.
 const PREFIX: usize = 16;
 
 static HELD: [AtomicI64; NODES] = [const { AtomicI64::new(0) }; NODES];
 static MOST: [AtomicI64; NODES] = [const { AtomicI64::new(0) }; NODES];
 
-/// The system's allocator; each allocation knows inside whose core it was made.
+/// The system's allocator, with a note of the core that each allocation was made in.
 struct Owned;
 
 fn with_prefix(layout: Layout) -> (Layout, usize) {
@@ -25,8 +26,8 @@ fn with_prefix(layout: Layout) -> (Layout, usize) {
     (all.unwrap_or_else(|| std::process::abort()), prefix)
 }
 
-// SAFETY: it is the system's allocator; before what it gives out there is room for a word, which is aligned,
-// and which it takes back with the rest.
+// SAFETY: this is the system's allocator with room for an aligned word in front of each allocation,
+// which is freed with the rest.
 #[allow(unsafe_code, reason = "an allocator cannot be written without")]
 unsafe impl GlobalAlloc for Owned {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -41,7 +42,7 @@ unsafe impl GlobalAlloc for Owned {
             let held = HELD[node].fetch_add(layout.size() as i64, Relaxed) + layout.size() as i64;
             MOST[node].fetch_max(held, Relaxed);
         }
-        // SAFETY: the word and what follows the prefix are inside of what was allocated.
+        // SAFETY: the word and the address behind the prefix are inside the allocation.
         unsafe {
             let at = start.add(prefix);
             at.sub(PREFIX).cast::<usize>().write(owner.unwrap_or(NODES));
@@ -51,12 +52,12 @@ unsafe impl GlobalAlloc for Owned {
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         let (all, prefix) = with_prefix(layout);
-        // SAFETY: it was given out above, with this layout.
+        // SAFETY: it was allocated above, with this layout.
         let owner = unsafe { at.sub(PREFIX).cast::<usize>().read() };
         if let Some(held) = HELD.get(owner) {
             held.fetch_sub(layout.size() as i64, Relaxed);
         }
-        // SAFETY: the same.
+        // SAFETY: as above.
         unsafe { System.dealloc(at.sub(prefix), all) }
     }
 }
@@ -95,12 +96,12 @@ resets = 2000
 hostile_nodes = [3]
 ";
 
-/// The most that an honest core holds at any moment of these worlds, beside what it takes to be there; and
-/// what is promised.
+/// The most that an honest core holds at any moment of these worlds, beyond what it holds at the
+/// start; and the bound.
 fn most_held(scenario: &Scenario) -> (i64, i64) {
     let (mut most, mut promised) = (0, 0);
     for seed in 0..12 {
-        // What is left of another world is freed before.
+        // Memory of an earlier world has been freed by now.
         MOST.iter().zip(&HELD).for_each(|(most, held)| most.store(held.load(Relaxed), Relaxed));
         let before = HELD.each_ref().map(|held| held.load(Relaxed));
         let report = World::new(scenario.clone(), Entropy::seed(seed)).run();

@@ -1,5 +1,5 @@
-//! Networks under load, with faults, that must come to the same end. Five seeds of the large ones
-//! here, a hundred by `cargo xtask soak`.
+//! Networks under load and faults must converge. Five seeds of the large ones here, a hundred in
+//! `cargo xtask soak`.
 
 use tidegate_sim::{Entropy, SCENARIOS, Scenario, World};
 
@@ -12,7 +12,7 @@ fn check(name: &str, seed: u64) {
     }
 }
 
-/// One test for each seed, so that they run side by side.
+/// One test for each seed, so that they run in parallel.
 macro_rules! seeds {
     ($($test:ident: $name:literal, $seeds:expr;)+) => {$(
         #[test]

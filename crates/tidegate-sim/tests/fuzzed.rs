@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tidegate_sim::{Entropy, fuzzed};
 
-/// Runs a world, and says how to run it again if it is not as it must be.
+/// Runs a world; if a check fails, tells how to run it again.
 fn check(bytes: &[u8], file: impl FnOnce() -> PathBuf) {
     let broken = match std::panic::catch_unwind(|| fuzzed(bytes)) {
         Ok(report) => report.broken.map(|broken| broken.to_string()),
@@ -42,7 +42,7 @@ fn worlds_of_random_bytes_hold() {
     }
 }
 
-/// The largest items of these worlds come in chunks, and come.
+/// The largest items of these worlds are chunked, and must arrive.
 #[test]
 fn items_come_in_chunks() {
     let report = fuzzed(&[]);

@@ -1,4 +1,5 @@
-//! One that stalls, one that is slow, one that does not listen: the others do not notice.
+//! A node that stalls, one that is slow, one whose application does not read events: the others
+//! must not be affected.
 
 use std::time::Duration;
 
@@ -16,15 +17,16 @@ fn run(faults: Faults, seed: u64) -> Report {
     World::new(scenario, Entropy::seed(seed)).run()
 }
 
-/// The value that 94.5 of a hundred are not above. Links are alike, so latencies come in steps of
-/// many milliseconds; where a step happens to be at 95 %, one item in a thousand would decide.
+/// The 94.5th percentile. Links are alike, so latencies come in steps of many milliseconds; if a
+/// step were at 95 %, one item in a thousand would decide.
 fn near_95(values: &[Duration]) -> Duration {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
     sorted[sorted.len() * 945 / 1000]
 }
 
-/// Compares latencies between the nodes that have no fault, while others have one.
+/// Compares latencies between the nodes without faults, while others have them and while they have
+/// not.
 fn check(name: &str, faults: Faults) {
     let faulty = [&faults.stalled_nodes, &faults.slow_validators, &faults.deaf_applications];
     let faulty = faulty.into_iter().flatten().copied().collect::<Vec<_>>();

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use tidegate_sim::{Entropy, SCENARIOS, Scenario, World};
 
-/// Each takes seconds, and together they have resets, stalls, partitions, forks, full pools, several paths, nodes
-/// that find each other, restarts with a store and without, and catching up.
+/// Each takes seconds. Together they have resets, stalls, partitions, forks, full pools, nodes that
+/// find each other, restarts with a store and without, and catching up.
 const RUNS: &[(&str, u64)] =
     &[("small", 1), ("small", 2), ("forks", 1), ("minority", 1), ("strangers", 1), ("paths", 1)];
 

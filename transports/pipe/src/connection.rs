@@ -12,9 +12,9 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
 
-/// How long the last frames of control may take to leave.
+/// How long the last control frames may take to leave.
 const LAST_FRAMES: Duration = Duration::from_secs(1);
-/// Bytes that are read at a time.
+/// The size of a read.
 const READ: usize = 16 << 10;
 
 pub(crate) enum Event {
@@ -27,12 +27,13 @@ pub(crate) struct Connection {
     stream: UnixStream,
     mux: Mux,
     _place: Place,
-    /// What is being written, how much of it has been, and the channels that are writable after it.
+    /// The bytes being written, how many of them have been, and the channels that become writable
+    /// after them.
     writing: bytes::Bytes,
     writable: VecDeque<u32>,
-    /// Nothing more comes.
+    /// The connection has ended.
     over: bool,
-    /// The node has closed it: until when the last frames may leave.
+    /// The node has closed it: when the last frames must have left.
     closing: Option<Pin<Box<Sleep>>>,
     sent: u64,
     received: u64,
@@ -100,7 +101,7 @@ impl Connection {
         }
     }
 
-    /// Writes what there is: whether something has happened.
+    /// Writes as much as possible; returns whether an event resulted.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> bool {
         if self.writing.is_empty() {
             let Some(next) = self.mux.next_write() else { return false };
@@ -121,7 +122,7 @@ impl Connection {
         }
     }
 
-    /// Reads what has come: whether something has happened.
+    /// Reads as much as possible; returns whether an event resulted.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> bool {
         let mut bytes = [0; READ];
         let mut buffer = ReadBuf::new(&mut bytes);

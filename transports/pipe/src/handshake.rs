@@ -1,4 +1,4 @@
-//! Who is there: each end signs what both have said, so that a signature is of use on this connection only.
+//! The handshake: each end signs both hellos, so that a signature is only valid on this connection.
 
 use std::io;
 
@@ -9,16 +9,16 @@ use tidegate::id::PeerId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-/// What a hello begins with, and what is signed.
+/// The prefix of a hello, and of what is signed.
 const DOMAIN: &[u8; 16] = b"tidegate pipe  1";
-/// The domain, the identity, and a number that is used once.
+/// The domain, the identity, and a nonce.
 const HELLO: usize = 16 + 32 + 32;
 
-/// A connection whose other end has proven who it is.
+/// A connection whose peer has proven its identity.
 pub(crate) struct Proven {
     pub(crate) stream: UnixStream,
     pub(crate) peer: PeerId,
-    /// What both ends derive from what they have said.
+    /// Derived by both ends from both hellos.
     pub(crate) binding: [u8; 32],
 }
 

@@ -45,24 +45,24 @@ pub struct Pipe {
     connections: BTreeMap<ConnectionId, Connection>,
     /// Handshakes of both directions.
     work: FuturesUnordered<BoxFuture<'static, Done>>,
-    /// Handshakes of others that are under way.
+    /// Inbound handshakes in progress.
     accepting: u32,
     dials: BTreeSet<DialId>,
     happened: VecDeque<Happening>,
-    /// Traffic of connections that are gone.
+    /// Traffic of closed connections.
     past: Traffic,
-    /// Which connection is asked first.
+    /// The connection to poll first.
     turn: usize,
 }
 
-/// A handshake is done.
+/// A completed handshake.
 enum Done {
     Accepted(Option<Proven>),
     Dialed(DialId, Multiaddr, Result<Proven, DialError>),
 }
 
 impl Pipe {
-    /// A transport for a node, whose sockets are in a folder.
+    /// A transport for a node, with its sockets in a folder.
     pub fn new(setup: &Setup, folder: impl AsRef<Path>) -> Self {
         Self {
             setup: setup.clone(),
@@ -78,7 +78,8 @@ impl Pipe {
         }
     }
 
-    /// Binds a socket in the folder. One that nobody listens at any more is that of a process that is gone.
+    /// Binds a socket in the folder. A stale one, on which no process listens any more, is
+    /// replaced.
     fn bind(&self, name: &str) -> io::Result<UnixListener> {
         let path = self.folder.join(name);
         let bound = UnixListener::bind(&path);
@@ -92,7 +93,7 @@ impl Pipe {
     }
 
     fn accept(&mut self, stream: UnixStream) {
-        // Who has proven nothing takes no place of those who have.
+        // Connections without a proven identity take no place from others.
         if self.accepting >= self.setup.limits.handshakes || self.setup.places.is_full() {
             return;
         }
@@ -130,7 +131,7 @@ impl Pipe {
                     self.connected(proven, Direction::Inbound, &nowhere, place);
                 }
             }
-            // It was cancelled.
+            // The dial was cancelled.
             Done::Dialed(dial, ..) if !self.dials.remove(&dial) => {}
             Done::Dialed(dial, at, Ok(proven)) => {
                 let place = self.setup.places.add();
@@ -236,7 +237,7 @@ impl Transport for Pipe {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Happening> {
-        // One at a time: whoever comes in a loop must not keep the others waiting.
+        // One at a time: a client that connects in a loop must not delay the others.
         let mut may_accept = true;
         loop {
             if let Some(happening) = self.happened.pop_front() {
@@ -275,7 +276,7 @@ impl Transport for Pipe {
 impl Drop for Pipe {
     fn drop(&mut self) {
         for name in self.listeners.keys() {
-            // It is gone for others in any case: nobody listens there.
+            // Without the file others cannot connect either way, since no process listens.
             let _ = std::fs::remove_file(self.folder.join(name));
         }
     }

@@ -1,4 +1,4 @@
-//! The contract of transports, and nodes that have two of them.
+//! The contract of transports, and nodes with two of them.
 
 use tidegate::Multiaddr;
 use tidegate::transport::conformance::Kind;

@@ -1,5 +1,5 @@
-//! A node with two transports: one peer comes by a pipe, another over QUIC, and what the one publishes comes to the
-//! other.
+//! A node with two transports: one peer connects by a pipe, another by QUIC, and items published by
+//! one reach the other.
 
 use std::time::Duration;
 

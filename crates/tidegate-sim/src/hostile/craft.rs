@@ -1,4 +1,4 @@
-//! Messages that are well formed and mean anything at all.
+//! Well-formed messages with arbitrary content.
 
 use std::hash::Hasher as _;
 
@@ -38,7 +38,7 @@ fn pool_name(entropy: &mut Entropy) -> String {
     POOLS[entropy.below(3) as usize].to_owned()
 }
 
-/// Some things, most often few.
+/// Several values, usually few.
 fn some<T>(entropy: &mut Entropy, mut one: impl FnMut(&mut Entropy) -> T) -> Vec<T> {
     let count = match entropy.below(16) {
         0..10 => 1,
@@ -50,7 +50,7 @@ fn some<T>(entropy: &mut Entropy, mut one: impl FnMut(&mut Entropy) -> T) -> Vec
     (0..count).map(|_| one(entropy)).collect()
 }
 
-/// A number that was probably used lately: numbers begin at 0.
+/// The number of a recent message: numbers begin at 0.
 fn recent(entropy: &mut Entropy) -> u32 {
     match entropy.below(8) {
         7 => number(entropy),
@@ -59,7 +59,7 @@ fn recent(entropy: &mut Entropy) -> u32 {
 }
 
 impl Hostile {
-    /// A message of this kind of channel; `None` if what came out is too large for a frame.
+    /// A message of this kind of channel; `None` if it came out larger than a frame.
     pub(super) fn craft(&self, kind: Kind, entropy: &mut Entropy) -> Option<Frame> {
         let frame = match kind {
             Kind::Control => control(entropy).to_frame(),
@@ -160,7 +160,7 @@ impl Hostile {
         }
     }
 
-    /// Items of a block, or the beginning of something large.
+    /// Items of a block, or the beginning of a large body.
     fn block_body(&self, entropy: &mut Entropy) -> Body {
         let group = |entropy: &mut Entropy| BodyGroup {
             pool: pool_name(entropy),
@@ -188,7 +188,7 @@ impl Hostile {
         }
     }
 
-    /// An item it knows, with another nonce perhaps, or one that does not exist.
+    /// An item that it knows, sometimes with another nonce, or one that does not exist.
     fn announcement(&self, entropy: &mut Entropy) -> Announcement {
         let id = match (entropy.below(4), self.salt) {
             (0..3, Some(salt)) => {
@@ -198,7 +198,7 @@ impl Hostile {
             }
             _ => u64::from(entropy.byte()),
         };
-        // Mostly a size class that the pool allows: the rest ends the connection.
+        // Usually a size class that the pool allows: others end the connection.
         let class = if entropy.below(8) < 7 { entropy.below(14) as u32 } else { 255 };
         let priority = u32::from(entropy.byte());
         Announcement { id, facts: class << 24 | priority << 16 | entropy.below(256) as u32 }
@@ -223,7 +223,7 @@ impl Hostile {
         }
     }
 
-    /// A header it knows, or one with another field; or any bytes.
+    /// A header that it knows, one with a changed field, or any bytes.
     fn header(&self, entropy: &mut Entropy) -> Bytes {
         let known = pick(&self.headers, entropy);
         let parsed = known.as_deref().and_then(Header::from_bytes);
@@ -318,7 +318,7 @@ fn grant(entropy: &mut Entropy) -> Grant {
     }
 }
 
-/// A record that nobody has signed.
+/// A record with an invalid signature.
 fn record(entropy: &mut Entropy) -> PeerRecord {
     let address = |entropy: &mut Entropy| Address(vec![entropy.byte(); 8].into());
     PeerRecord {

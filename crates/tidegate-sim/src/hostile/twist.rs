@@ -1,5 +1,5 @@
-//! Real messages of an honest core with another meaning: each is one that the receiver waits for, at
-//! the moment at which it does, and says something else than the truth.
+//! Real messages of an honest core with a changed meaning: the receiver waits for each of them at
+//! that moment, but its content is false.
 
 use bytes::Bytes;
 use tidegate_ledger::Header;
@@ -14,7 +14,7 @@ use super::Kind;
 use super::craft::FATES;
 use crate::entropy::Entropy;
 
-/// What leaves instead of a real frame, if something can be made of it.
+/// Replaces a real frame, if there is a way to change it.
 pub(super) fn twisted(kind: Kind, frame: &Frame, entropy: &mut Entropy) -> Option<Frame> {
     match kind {
         Kind::Block => block(frame.decode().ok()?, entropy)?.to_frame().ok(),
@@ -81,7 +81,7 @@ fn compact(mut compact: Compact, entropy: &mut Entropy) -> Compact {
     compact
 }
 
-/// The same number of items, in other pools.
+/// As many items, but of other pools.
 fn regroup(groups: &mut Vec<Group>, entropy: &mut Entropy) {
     let count = groups.iter().map(|group| group.count).sum::<u32>();
     match entropy.below(4) {
@@ -96,15 +96,15 @@ fn other(pool: &str) -> &'static str {
     if pool == "works" { "transfers" } else { "works" }
 }
 
-/// The first part of something large; the rest never comes.
+/// The first part of a large body; the rest never comes.
 fn begun(entropy: &mut Entropy) -> Body {
     let body = Bytes::from(vec![entropy.byte(); 65_536]);
     let root = Digest(blake3::hash(&body).into());
     Body::Chunked(Chunked { size: 65_536, root, chunk: body.slice(..32_768) })
 }
 
-/// Another body: one that was begun and whose rest never comes, or of a real one that comes in chunks
-/// another size, root or first chunk.
+/// Another body: one whose rest never comes, or for a real chunked one another size, root or first
+/// chunk.
 fn other_body(real: Body, entropy: &mut Entropy) -> Body {
     let Body::Chunked(mut real) = real else { return begun(entropy) };
     match entropy.below(5) {
@@ -117,7 +117,7 @@ fn other_body(real: Body, entropy: &mut Entropy) -> Body {
     Body::Chunked(real)
 }
 
-/// A part of something large, cut off or with another bit.
+/// A chunk, truncated or with a changed bit.
 fn chunk(real: &[u8], entropy: &mut Entropy) -> Bytes {
     let mut other = real.to_vec();
     let at = entropy.below(other.len().max(1) as u64) as usize;
@@ -129,7 +129,7 @@ fn chunk(real: &[u8], entropy: &mut Entropy) -> Bytes {
     other.into()
 }
 
-/// A header whose parent nobody has heard of.
+/// A header with an unknown parent.
 fn orphan(header: &[u8], entropy: &mut Entropy) -> Option<Bytes> {
     let mut header = Header::from_bytes(header)?;
     header.parent = BlockId(std::array::from_fn(|_| entropy.byte()));
@@ -234,7 +234,7 @@ fn peers(message: PeersMessage, entropy: &mut Entropy) -> Option<PeersMessage> {
     })
 }
 
-/// Another receiver or asker, other words, another fate, or the answer to another.
+/// Another receiver or sender, another payload, another result, or an answer to another signal.
 fn signal(mut message: SignalMessage, entropy: &mut Entropy) -> SignalMessage {
     let (peer, payload) = match &mut message {
         SignalMessage::Carry(Carry { to, payload }) => (to, payload),

@@ -1,5 +1,5 @@
-//! What the world does for its hostile nodes: new names, frames that nobody's core made, and the
-//! end of it when everything is healed.
+//! The world's part in attacks: new identities, frames that no core made, and their end when
+//! everything is healed.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::checkers::Broken;
 use crate::hostile::Hostile;
 use crate::places::address;
 
-/// When hostile nodes begin with frames of their own: most of their connections are up by then.
+/// When hostile nodes begin to send additional frames: most of their connections are up by then.
 const FROM: Duration = Duration::from_millis(700);
-/// The longest time between two of them.
+/// The longest pause between two of them.
 const PAUSE: Duration = Duration::from_millis(250);
 
 impl World {
@@ -30,7 +30,7 @@ impl World {
         self.hostile.contains_key(&node)
     }
 
-    /// Under how many names there have been hostile nodes.
+    /// How many identities hostile nodes have had.
     pub(super) fn names(&self) -> u64 {
         self.hostile.values().map(Hostile::names).sum()
     }
@@ -40,14 +40,14 @@ impl World {
         self.pairs[pair].ends.into_iter().find(|node| self.is_hostile(*node))
     }
 
-    /// Whether a pair is still dialed: hostile nodes are on their own once all is healed.
+    /// Whether a pair is still dialed: hostile nodes are cut off once all is healed.
     pub(super) fn is_dialed(&self, pair: usize) -> bool {
         let healed = self.now >= Time::ZERO + self.scenario.healed_at();
         !healed || self.hostile_end(pair).is_none()
     }
 
-    /// A pair with a hostile end connects: either may dial, and both mostly under names that the
-    /// other has not met, so that nothing is spoilt by what was before.
+    /// Connects a pair with a hostile end: either may dial, and both mostly under identities that
+    /// the other has not met, so that bans of earlier ones do not matter.
     pub(super) fn dial_hostile(&mut self, pair: usize) -> bool {
         let Some(hostile) = self.hostile_end(pair) else { return false };
         if self.entropy.below(2) == 1 {
@@ -64,7 +64,7 @@ impl World {
         true
     }
 
-    /// Who `node` is for the other end of a pair.
+    /// The identity of `node` for the other end of a pair.
     pub(super) fn name(&self, pair: usize, node: usize) -> PeerId {
         match (self.hostile_end(pair), self.pairs[pair].names) {
             (Some(hostile), Some([own, others])) => {
@@ -92,7 +92,7 @@ impl World {
         }
     }
 
-    /// What leaves a node when its core sends a frame.
+    /// Replaces a frame that a node's core sends.
     pub(super) fn leaving(&mut self, node: usize, channel: u32, frame: Frame) -> Vec<(u32, Frame)> {
         match self.hostile.get_mut(&node) {
             Some(hostile) => hostile.instead(channel, frame, &mut self.entropy),
@@ -100,7 +100,7 @@ impl World {
         }
     }
 
-    /// A hostile node sends something of its own making.
+    /// A hostile node sends an additional frame.
     pub(super) fn attack(&mut self, node: usize) {
         if self.entropy.is_spent() || self.now >= Time::ZERO + self.scenario.healed_at() {
             return;
@@ -123,12 +123,12 @@ impl World {
         self.at(at, Happening::Attack(node));
     }
 
-    /// Whether a hostile node stays on the line although its core has closed the connection.
+    /// Whether a hostile node keeps a connection open although its core has closed it.
     pub(super) fn lingers(&mut self, node: usize) -> bool {
         self.is_hostile(node) && self.entropy.below(2) == 1
     }
 
-    /// Hostile nodes are cut off.
+    /// Cuts hostile nodes off.
     pub(super) fn end_attacks(&mut self) {
         for id in self.network.ids() {
             let Some(connection) = self.network.get(id) else { continue };
@@ -141,7 +141,8 @@ impl World {
         }
     }
 
-    /// The goodbye of an honest node to another honest one must not name a violation.
+    /// An honest node sends its last message to another honest one: that must not accuse it of a
+    /// violation.
     pub(super) fn look_for_accusations(&mut self, id: ConnectionId, channel: u32, frame: &Frame) {
         let Some(connection) = self.network.get(id) else { return };
         let [a, b] = connection.ends;

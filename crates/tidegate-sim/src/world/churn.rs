@@ -1,5 +1,4 @@
-//! Processes that die and come back, with what they have kept or without; nodes that find each
-//! other.
+//! Churn: processes that die and restart, with their store or without; nodes that find each other.
 
 use std::time::Duration;
 
@@ -9,11 +8,11 @@ use tidegate_proto::recording;
 use super::{Happening, Pair, World};
 use crate::places::listening;
 
-/// How long a disk takes until something is durable.
+/// How long a disk takes to make a write durable.
 const SYNC: Duration = Duration::from_millis(3);
 
 impl World {
-    /// All nodes are told where they listen; in a network of strangers they also look for others.
+    /// Tells all nodes their listeners; if they have to find each other, they start with that.
     pub(super) fn begin_finding(&mut self) {
         if self.scenario.discovery {
             for node in 0..self.hosts.len() {
@@ -32,7 +31,7 @@ impl World {
         if let Some(pair) = reverse {
             return *pair;
         }
-        // Both ways take the same time, and in every run of the seed.
+        // The same delay in both directions, and in every run of the seed.
         let delay = match self.pair_index.get(&[to, from]) {
             Some(other) => self.pairs[*other].delay,
             None => {
@@ -48,7 +47,7 @@ impl World {
         self.pairs.len() - 1
     }
 
-    /// The process of a node dies, or ends in good order.
+    /// The process of a node dies or shuts down.
     pub(super) fn down(&mut self, node: usize, keeps: bool, orderly: bool) {
         if !self.hosts[node].up {
             return;
@@ -72,7 +71,7 @@ impl World {
             let Some(connection) = self.network.get_mut(id) else { continue };
             if connection.ends.contains(&node) {
                 let end = connection.end(node);
-                // Its peers hear nothing of it, unless it said goodbye.
+                // Its peers notice nothing, unless it said goodbye.
                 connection.closed[end] = true;
                 self.network.forget(id);
             }
@@ -98,7 +97,7 @@ impl World {
         self.set_timer(node);
     }
 
-    /// Something is on its way to a node's disk.
+    /// A node writes to its disk.
     pub(super) fn keep(&mut self, node: usize, request: u64, write: tidegate_proto::io::Write) {
         if self.hosts[node].disk.keep(request, write) {
             let at = self.now + SYNC;
@@ -112,14 +111,14 @@ impl World {
         }
     }
 
-    /// Whether a dial cannot lead anywhere: it ends when its time is over.
+    /// Whether a dial cannot succeed: it ends by its timeout.
     pub(super) fn is_unreachable(&self, from: usize, to: usize) -> bool {
         let crossing = self.cut_off.contains(&from) != self.cut_off.contains(&to);
         crossing && self.now < self.partition_until
             || !self.hosts.get(to).is_some_and(|host| host.up)
     }
 
-    /// Whether an event is for the process that runs now, not for one that has died.
+    /// Whether an event is for the process of a node that is running now.
     pub(super) fn is_for(&self, happening: &Happening, life: u32) -> bool {
         match happening.node() {
             Some(node) => {
@@ -132,7 +131,7 @@ impl World {
 }
 
 impl Happening {
-    /// Whose process it is for.
+    /// The node whose process the event is for.
     pub(super) fn node(&self) -> Option<usize> {
         match self {
             Self::Input(node, _)

@@ -1,5 +1,5 @@
-//! What transports say to each other by way of common peers: nodes say something to some peer's peer now and
-//! then, and whatever arrives must have been said.
+//! Signals of transports by way of common peers: now and then a node sends one to a peer of a peer,
+//! and whatever arrives must have been sent.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +12,17 @@ use super::{Happening, SLOT, World};
 use crate::checkers::Broken;
 use crate::entropy::Entropy;
 
-/// What was said so far.
+/// The signals so far.
 pub(super) struct Signals {
-    /// Of its own, so that nothing else of a world depends on it.
+    /// A separate source, so that nothing else in a world depends on it.
     entropy: Entropy,
-    /// By number.
+    /// By their numbers.
     said: Vec<Said>,
-    /// Those of which it is not known what became of them: which start of which node waits.
+    /// Signals without a result: which node waits, and which start of its process.
     open: BTreeMap<SignalId, (usize, u32)>,
 }
 
-/// What a node has said.
+/// A signal that a node has sent.
 struct Said {
     from: PeerId,
     via: PeerId,
@@ -37,7 +37,7 @@ impl Signals {
     }
 }
 
-/// What is said under a number.
+/// The payload of the signal with a number.
 fn payload(number: usize) -> Bytes {
     let mut payload = vec![number as u8; number % 2048];
     payload.splice(..0, (number as u64).to_be_bytes());
@@ -56,7 +56,7 @@ impl World {
         }
     }
 
-    /// Some node has something to say to a peer of one of its peers, or to one that is none.
+    /// Some node sends a signal to a peer of one of its peers, or to a node that is none.
     pub(super) fn say(&mut self) {
         let rate = u32::try_from(self.scenario.load.signals).unwrap_or(u32::MAX);
         let next = self.now + SLOT / rate;
@@ -96,7 +96,8 @@ impl World {
         hosts.any(|(n, host)| host.peer() == peer && !self.is_hostile(n))
     }
 
-    /// Something has been carried to a node: an honest relay and an honest asker say the truth.
+    /// A signal has reached a node: if relay and sender are honest, it must be the one that was
+    /// sent.
     pub(super) fn signal(&mut self, node: usize, [via, from]: [PeerId; 2], payload: &[u8]) {
         self.measured.signals += 1;
         if self.is_hostile(node) || !self.is_honest(via) || !self.is_honest(from) {
@@ -104,7 +105,7 @@ impl World {
         }
         let to = self.hosts[node].peer();
         let said = number(payload).and_then(|number| self.signals.said.get_mut(number));
-        // What ends at the relay came by way of nobody else.
+        // If the relay is the receiver, no other node carried it.
         let by = |said: &Said| if said.via == said.to { said.from } else { said.via };
         match said.filter(|said| (said.from, by(said), said.to) == (from, via, to)) {
             Some(said) => {
@@ -128,7 +129,7 @@ impl World {
         self.broken.get_or_insert_with(|| Broken::new(what));
     }
 
-    /// A node is told what became of what it said: in time, and the truth if the others are honest.
+    /// A node gets the result of its signal: in time, and the truth if the others are honest.
     pub(super) fn signaled(&mut self, node: usize, id: SignalId, result: Result<(), SignalError>) {
         let open = self.signals.open.remove(&id);
         if open != Some((node, self.hosts[node].life)) {
@@ -148,7 +149,8 @@ impl World {
         }
     }
 
-    /// At the end of a world all is known of what was said; what a process that is gone said aside.
+    /// At the end of a world all signals must have results, except those of processes that have
+    /// ended.
     pub(super) fn all_signals_are_known(&self) -> Result<(), Broken> {
         let mut open = self.signals.open.iter();
         match open.find(|(_, (node, life))| self.hosts[*node].life == *life) {
