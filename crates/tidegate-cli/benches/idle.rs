@@ -1,8 +1,8 @@
-//! What a node costs that has eight links and nothing to do: the memory of its process, and of that what is its
-//! own and not a file's.
+//! The cost of a node with eight idle links: the memory of its process, and the part of it that is
+//! not mapped from files.
 //!
-//! `cargo bench -p tidegate-cli --bench idle`. Nine processes on the loopback interface, each connected to all
-//! others; takes two minutes.
+//! `cargo bench -p tidegate-cli --bench idle`. Nine processes on the loopback interface, each
+//! connected to all others; takes two minutes.
 
 #[allow(dead_code, reason = "it needs a part of it")]
 #[path = "../tests/daemon/mod.rs"]
@@ -13,9 +13,10 @@ use std::time::Duration;
 use daemon::{Daemon, address, string, succeeds};
 
 const LINKS: u64 = 8;
-/// How long the nodes are left alone: code that is used at the start only is let go each half minute.
+/// How long the nodes are idle before: code that is used only at the start is released each half
+/// minute.
 const SETTLE: Duration = Duration::from_secs(75);
-/// Between two samples, and how many are taken.
+/// The interval of samples, and their number.
 const INTERVAL: Duration = Duration::from_secs(7);
 const LOOKS: usize = 5;
 const TARGET_MB: f64 = 12.0;
@@ -28,14 +29,14 @@ fn of_status(process: u32, name: &str) -> f64 {
     kib.expect("a number") * 1024.0 / 1e6
 }
 
-/// The median, the least and the most.
+/// The median, the minimum and the maximum.
 fn spread(mut sizes: Vec<f64>) -> (f64, f64, f64) {
     sizes.sort_by(f64::total_cmp);
     (sizes[sizes.len() / 2], sizes[0], sizes[sizes.len() - 1])
 }
 
 fn main() {
-    // `cargo test` runs benches too, to see that they build.
+    // `cargo test` runs benches too, to check that they build.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
@@ -43,7 +44,7 @@ fn main() {
     let folder = folder.path();
     succeeds(&["init", string(&folder.join("net"))]);
     let genesis = folder.join("net/genesis.toml");
-    // The one that may produce does not run: there are no blocks.
+    // The only producer is not running: there are no blocks.
     let node = |n| Daemon::new(folder.join(format!("{n}")), &genesis, "");
     let mut nodes = (0..=LINKS).map(node).collect::<Vec<_>>();
     let bootstrap = address(nodes[0].port);

@@ -1,8 +1,8 @@
-//! A new node joins a network with a long history while transfers go on: how long it takes until
-//! it is at the tip, what that costs it in bytes and memory, and whether the others notice.
+//! A new node joins a network with a long history under load: how long it takes to reach the tip,
+//! what that costs it in bytes and memory, and whether the others are affected.
 //!
 //! `cargo bench -p tidegate-cli --bench join`; `TIDEGATE_BENCH_BLOCKS` blocks of history, 10,000 by
-//! default. Three processes on the loopback interface: two that have the history, one that joins.
+//! default. Three processes on the loopback interface: two with the history, and one that joins.
 
 #[allow(dead_code, reason = "it needs a part of it")]
 #[path = "../tests/daemon/mod.rs"]
@@ -19,11 +19,11 @@ use tidegate_ledger::{Genesis, Ledger, LedgerRules, Saved, Transfer, WorkRules, 
 
 /// Transfers in each block of the history.
 const OLD: u64 = 20;
-/// Transfers a second meanwhile, and how many accounts send them.
+/// Transfers a second meanwhile, and the number of their senders.
 const RATE: u64 = 100;
 const SENDERS: u64 = 4;
 const SLOT_MS: u64 = 500;
-/// How long transfers are counted before the node joins.
+/// How long transfers are measured before the node joins.
 const QUIET: Duration = Duration::from_secs(10);
 
 fn sender(n: u64) -> String {
@@ -51,7 +51,7 @@ async fn write_history(folder: &Path, genesis: &Genesis, blocks: u64) {
     let store = Store::open(folder.join("store"), genesis.network(), &header, names);
     let mut ledger = Ledger::restore(genesis.clone(), Saved::default()).expect("a genesis");
     let mut limits = tidegate::Limits::default();
-    // There is nobody to be polite to.
+    // Exits without goodbyes.
     limits.store_backlog = 1 << 30;
     let validator = |_: tidegate::io::Subject, answer: Answer| answer.ignore();
     let builder = Builder::new(genesis.network(), LedgerRules, validator)
@@ -96,7 +96,7 @@ fn load(genesis: &Genesis, at: &Path, n: u64, accepted: &AtomicU64, stop: &Atomi
     }
 }
 
-/// The largest memory that a process has had, in MB.
+/// The peak memory of a process, in MB.
 fn peak_memory(daemon: &Daemon) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.id())).expect("Linux");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux");
@@ -109,7 +109,7 @@ fn bytes(daemon: &Daemon, what: &str) -> f64 {
 }
 
 fn main() {
-    // `cargo test` runs benches too, to see that they build.
+    // `cargo test` runs benches too, to check that they build.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }

@@ -23,13 +23,13 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// What came of one.
+/// The result of one recording.
 #[derive(Serialize)]
 struct Outcome {
     file: PathBuf,
     build: String,
     steps: u64,
-    /// How long the run took then.
+    /// How long the recorded run took.
     seconds: f64,
     hash: String,
     /// `null` if the recording was cut off.
@@ -69,7 +69,7 @@ impl std::fmt::Display for Outcome {
     }
 }
 
-/// Replays all files; `true` if each came to the hash that it had.
+/// Replays all files; `true` if each gives the recorded hash.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let mut outcomes = Vec::new();
     for file in &arguments.files {

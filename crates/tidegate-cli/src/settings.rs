@@ -1,5 +1,5 @@
-//! What a node is run with, and where each of it comes from: a flag, the environment, the
-//! configuration file, or a default; the first that has it counts.
+//! The settings of a node, and the source of each: a flag, the environment, the configuration file,
+//! or a default; the first that has it wins.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -77,7 +77,7 @@ pub(crate) struct Source {
     pub(crate) api_token: Option<PathBuf>,
 }
 
-/// Where the HTTP API is.
+/// The address of the HTTP API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ApiAddress {
     Off,
@@ -122,13 +122,13 @@ impl<'de> Deserialize<'de> for ApiAddress {
 /// The UDP port that a node listens at.
 pub(crate) const PORT: u16 = 4001;
 
-/// The API is for this machine, unless somebody says otherwise.
+/// By default the API is only for this machine.
 const DEFAULT_API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4080);
 
-/// What is printed for a path that is not set.
+/// Printed for a path that is not set.
 const NONE: &str = "";
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Origin {
@@ -149,7 +149,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A value and where it comes from.
+/// A value and its source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Setting<T> {
     pub(crate) value: T,
@@ -157,7 +157,7 @@ pub(crate) struct Setting<T> {
 }
 
 impl<T: Clone> Setting<Option<T>> {
-    /// What the first of the three that has it says: a flag, the environment, the file.
+    /// The value of the first of the three sources that has it: flag, environment, file.
     fn first(from: [&Option<T>; 3]) -> Self {
         let origins = [Origin::Flag, Origin::Environment, Origin::File];
         let found = from.into_iter().zip(origins).find(|(value, _)| value.is_some());
@@ -172,7 +172,7 @@ impl<T: Clone> Setting<Option<T>> {
     }
 }
 
-/// What a node is run with.
+/// The settings of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Settings {
     #[serde(skip)]
@@ -203,7 +203,7 @@ pub(crate) struct Place {
 }
 
 impl Settings {
-    /// All three sources, one above the other.
+    /// All three sources, in order of precedence.
     pub(crate) fn load(place: &Place) -> anyhow::Result<Self> {
         let folder = &place.folder;
         if !folder.is_dir() {
@@ -217,7 +217,7 @@ impl Settings {
             Err(error) => bail!("{}: {error}", path.display()),
         };
         for name in unknown(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())) {
-            // It may be another program's, so it is no reason to stop.
+            // It may belong to another program, so it is no reason to stop.
             tracing::warn!("{name}: no setting has this name (`tidegate config` lists them)");
         }
         let environment = from_environment(|name| std::env::var(name).ok())?;
@@ -252,12 +252,12 @@ impl Settings {
         }
     }
 
-    /// A path of the node: in its folder unless it is absolute.
+    /// A path of the node: relative paths are in its folder.
     pub(crate) fn path(&self, path: &Path) -> PathBuf {
         self.folder.join(path)
     }
 
-    /// All of them, each with where it comes from.
+    /// All settings with their sources.
     fn rows(&self) -> Vec<(&'static str, String, Origin)> {
         fn list(addresses: &[Multiaddr]) -> String {
             let addresses = addresses.iter().map(|address| format!("{:?}", address.to_string()));
@@ -294,7 +294,7 @@ fn unknown(names: impl Iterator<Item = String>) -> Vec<String> {
     names.filter(|name| name.starts_with("TIDEGATE_") && !is_known(name)).collect()
 }
 
-/// What the environment says: variables named like the keys of the file.
+/// The settings in the environment: variables named like the keys of the file.
 fn from_environment(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<Source> {
     fn read<T: FromStr<Err: fmt::Display>>(
         name: &str,
@@ -335,7 +335,7 @@ fn parse(text: &str) -> anyhow::Result<Source> {
         let before = &text[..error.span().map_or(0, |span| span.start).min(text.len())];
         let line = before.matches('\n').count();
         let message = error.message().replace('\n', " ");
-        // The name of the setting that an error is about, if its text has it.
+        // The setting that the error is about, as far as the line tells.
         let key = text.lines().nth(line).and_then(|line| line.split_once('='));
         match key.map(|(key, _)| key.trim()).filter(|key| !message.contains(*key)) {
             Some(key) if !key.is_empty() => anyhow!("line {}: {key}: {message}", line + 1),
@@ -364,7 +364,7 @@ pub(crate) fn show(show: &Show) -> anyhow::Result<bool> {
     let width = rows.iter().map(|(name, value, _)| name.len() + value.len()).max().unwrap_or(0);
     for (name, value, origin) in rows {
         let gap = width - name.len() - value.len();
-        // What is left out of a file is not set.
+        // Settings that are missing in the file are not set.
         let comment = if value == NONE { "#" } else { "" };
         say!("{comment}{name} = {value}{:gap$}  # {origin}", "");
     }
@@ -427,7 +427,7 @@ mod tests {
         assert_eq!(unknown(names.map(str::to_owned).into_iter()), ["TIDEGATE_OUTBUND"]);
     }
 
-    /// Lines that are right, nearly right, and nonsense.
+    /// Lines that are valid, nearly valid, and nonsense.
     fn line() -> impl Strategy<Value = String> {
         let key = prop_oneof![
             select(vec!["listen", "peers", "outbound", "workers", "control", "api", "api_token"]),
@@ -459,8 +459,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is in the file: settings that are written and read to the same, or one line
-        /// that says where and what.
+        /// Any file gives either settings that survive writing and reading, or an error of one line
+        /// that says where and what is wrong.
         #[test]
         fn any_file_is_read_or_refused(lines in prop::collection::vec(line(), 0..6)) {
             match parse(&lines.join("\n")) {

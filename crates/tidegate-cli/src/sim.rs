@@ -45,7 +45,7 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// What came of a seed, for programs.
+/// The result of a seed, for programs.
 #[derive(Serialize)]
 struct Outcome {
     /// `null` if the randomness came from a file.
@@ -99,7 +99,7 @@ impl Outcome {
     }
 }
 
-/// Runs the command; `true` if nothing was broken.
+/// Runs the command; `true` if no check failed.
 pub(crate) fn run(command: &Command) -> anyhow::Result<bool> {
     match command {
         Command::List { json } => {

@@ -18,17 +18,17 @@ use crate::api::model::{Peers, Status};
 use crate::ask::At;
 use crate::client::Client;
 
-/// How often the node is asked.
+/// How often the node is queried.
 const EVERY: Duration = Duration::from_secs(1);
 /// Tips that are shown.
 const TIPS: usize = 4;
-/// Lines of the head, and of the peers at least.
+/// Lines of the header, and the least for the peers.
 const HEAD: u16 = 6;
 const PEERS: u16 = 4;
 /// Columns of a PeerId, and of one that is shortened.
 const FULL: u16 = 52;
 const SHORT: u16 = 18;
-/// How long a signal may go unnoticed.
+/// How long a signal may take to be noticed.
 const NOTICE: Duration = Duration::from_millis(100);
 
 /// Which node, and how often it is asked.
@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
     at: At,
 }
 
-/// What the node said at one time.
+/// The node's answers at one time.
 struct Sample {
     at: Instant,
     status: Status,
@@ -52,7 +52,7 @@ impl Sample {
     }
 }
 
-/// What is shown.
+/// The state of the view.
 struct View {
     now: Sample,
     before: Option<Sample>,
@@ -80,7 +80,7 @@ impl View {
         }
     }
 
-    /// How much a counter grows in a second.
+    /// The growth of a counter per second.
     fn rate(&self, counter: impl Fn(&Status) -> u64) -> f64 {
         let Some(before) = &self.before else { return 0.0 };
         let grown = counter(&self.now.status).saturating_sub(counter(&before.status));
@@ -88,7 +88,7 @@ impl View {
         if seconds > 0.0 { grown as f64 / seconds } else { 0.0 }
     }
 
-    /// On a small terminal the last blocks make room first, then the pools.
+    /// On a small terminal the list of blocks shrinks first, then that of the pools.
     fn draw(&self, frame: &mut Frame<'_>) {
         let pools = self.now.status.pools.len() as u16 + 3;
         let tips = TIPS as u16 + 2;
@@ -159,7 +159,7 @@ impl View {
     }
 
     fn draw_peers(&self, frame: &mut Frame<'_>, area: Rect) {
-        // With the columns beside it, the spaces between them, and the borders.
+        // With the columns beside it, the spaces in between, and the borders.
         let short = area.width < FULL + 4 + 8 + 10 + 8 + 6 + 6 + 20 + 7 + 2;
         let rows = self.now.peers.connected.iter().map(|peer| {
             let permits = |of: fn(&crate::api::model::Permits) -> usize| {
@@ -198,7 +198,7 @@ fn table<const N: usize>(
     frame.render_widget(table.header(header).block(Block::bordered().title(title)), area);
 }
 
-/// The beginning and the end of a long name, and a sign that something is missing.
+/// The beginning and the end of a long name, with a mark for what is left out.
 fn shortened(name: &str) -> String {
     let letters = name.chars().collect::<Vec<_>>();
     let half = usize::from(SHORT) / 2;
@@ -209,7 +209,7 @@ fn shortened(name: &str) -> String {
     format!("{}…{}", begin.iter().collect::<String>(), end.iter().collect::<String>())
 }
 
-/// Bytes as a person reads them.
+/// Bytes for people to read.
 fn bytes(count: f64) -> String {
     let units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
     match units.into_iter().find(|(size, _)| count >= *size) {
@@ -218,7 +218,7 @@ fn bytes(count: f64) -> String {
     }
 }
 
-/// Seconds as a person reads them.
+/// Seconds for people to read.
 fn time(seconds: f64) -> String {
     match seconds as u64 {
         seconds @ 0..60 => format!("{seconds} s"),
@@ -228,7 +228,7 @@ fn time(seconds: f64) -> String {
     }
 }
 
-/// Shows the node until a quit key is pressed or a signal arrives.
+/// Shows the node until the user quits.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
     ensure!(terminal, "top needs a terminal: `tidegate status --json` tells the same once");
@@ -252,7 +252,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     result
 }
 
-/// Becomes `true` when the process is told to stop: the terminal is put in order before.
+/// Set to `true` when the process is to stop, so that the terminal can be restored first.
 fn told_to_stop() -> anyhow::Result<Arc<AtomicBool>> {
     let told = Arc::new(AtomicBool::new(false));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
@@ -262,7 +262,7 @@ fn told_to_stop() -> anyhow::Result<Arc<AtomicBool>> {
         runtime.block_on(async {
             let signals = crate::run::Signals::new();
             let failed = signals.as_ref().err().map(ToString::to_string);
-            // It is waited for.
+            // It is awaited.
             let _ = ready.send(failed);
             if let Ok(mut signals) = signals {
                 signals.next().await;
@@ -276,7 +276,7 @@ fn told_to_stop() -> anyhow::Result<Arc<AtomicBool>> {
     }
 }
 
-/// Waits for a key or a timeout; `true` if the key means quit.
+/// Whether the user wants to quit; waits for a key or a timeout.
 fn quits(until: Instant) -> anyhow::Result<bool> {
     if !event::poll(until.saturating_duration_since(Instant::now()))? {
         return Ok(false);
@@ -369,7 +369,7 @@ mod tests {
         ] {
             assert!(second.contains(part), "{part}\n{second}");
         }
-        // A small terminal shows less, and says where something is missing.
+        // A small terminal shows less, and marks what is left out.
         view.now.peers.connected[0].peer =
             "12D3KooWRiTz8EgoHHEqdtzvmfC3R9iu9LUUMtzdbqnUg9XeZSWG".into();
         let shows = |width, height| {

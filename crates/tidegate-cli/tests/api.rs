@@ -45,7 +45,7 @@ fn rich(folder: &Path) -> SigningKey {
     SigningKey::from_bytes(&hex::decode(text.trim()).unwrap().try_into().unwrap())
 }
 
-/// An error in the form that all have.
+/// An error in the common form.
 fn is_problem(answer: &Answer, status: u16, detail: &str) {
     assert_eq!(answer.status, status, "{answer:?}");
     assert!(answer.head.contains("content-type: application/problem+json"), "{answer:?}");
@@ -66,7 +66,7 @@ fn a_transfer_gets_into_a_block_and_all_of_it_can_be_read() {
     assert_eq!(submitted.json()["fate"], "accepted");
     let friend = format!("/v1/accounts/{}", public("friend"));
     until("it is in a block", || get(&node, &friend).json()["balance"] == 7);
-    // The ledger has it before it is durable, and a tip is told when it is.
+    // The ledger knows it before it is durable; a tip is reported when it is.
     let holds = |height: u64| {
         let block = get(&node, &format!("/v1/blocks/{height}")).json();
         block["items"].as_array().unwrap().iter().any(|item| item["id"] == id.as_str())
@@ -96,7 +96,7 @@ fn a_transfer_gets_into_a_block_and_all_of_it_can_be_read() {
     assert_eq!(status["network_id"], hex::encode(network.0));
     let pools = get(&node, "/v1/pools").json();
     assert_eq!(pools[0]["name"], "transfers");
-    // One that cannot be executed yet stays where it can be looked at.
+    // A transfer that is not executable yet stays in the pool and can be queried.
     let early = self::transfer(folder.path(), 5, 1);
     submit(folder.path(), &early.to_bytes()).unwrap();
     let items = get(&node, "/v1/pools/transfers/items?limit=1000").json();
@@ -120,7 +120,7 @@ fn a_block_that_is_long_gone_from_memory_is_read_from_the_store() {
     node.start(&[]);
     let body = transfer(folder.path(), 0, 1).to_bytes();
     submit(folder.path(), &body).unwrap();
-    // More than any node keeps in memory.
+    // More than a node keeps in memory.
     until("it is old", || node.height() > 600);
     let has_it = |height: u64| {
         let block = get(&node, &format!("/v1/blocks/{height}")).json();
@@ -151,7 +151,7 @@ fn errors_say_what_is_wrong() {
     is_problem(&post(&node, r#"{"transfer":"00"}"#), 400, "152 bytes, not 1");
     let unsigned = format!("{{\"transfer\":\"{}\"}}", "00".repeat(Transfer::SIZE));
     is_problem(&post(&node, &unsigned), 403, "its sender has signed");
-    // One text for all of these sent their senders looking in the wrong place.
+    // Regression: one text for all of these sent users looking in the wrong place.
     let submit = |nonce, amount| {
         let transfer = transfer(folder.path(), nonce, amount).to_bytes();
         post(&node, &serde_json::json!({ "transfer": hex::encode(transfer) }).to_string())
@@ -167,7 +167,7 @@ fn errors_say_what_is_wrong() {
     let at =
         node.http(&format!("POST /v1/transfers HTTP/1.1\r\nHost: {}", node.api.unwrap()), "{}");
     is_problem(&at, 415, "application/json");
-    // At the limit, and one past it.
+    // At the limit, and exceeded by one.
     let submission = |bytes: usize| format!("{{\"transfer\":\"{}\"}}", "0".repeat(bytes - 15));
     is_problem(&post(&node, &submission(128 << 10)), 400, "");
     is_problem(&post(&node, &submission((128 << 10) + 1)), 413, "");
@@ -207,7 +207,7 @@ fn readiness_waits_for_peers() {
     assert_eq!(peers["banned"].as_array().unwrap().len(), 0);
 }
 
-/// Reads a stream of events until one has a name.
+/// Reads a stream of events until one with this name.
 fn event(lines: &mut impl Iterator<Item = std::io::Result<String>>, name: &str) -> (String, Value) {
     let (mut id, mut found) = (String::new(), false);
     for line in lines {
@@ -217,7 +217,7 @@ fn event(lines: &mut impl Iterator<Item = std::io::Result<String>>, name: &str) 
         }
         found |= line == format!("event: {name}");
         if let (true, Some(data)) = (found, line.strip_prefix("data: ")) {
-            // The id comes before or behind the data.
+            // The id may come before or after the data.
             return (id, serde_json::from_str(data).unwrap());
         }
     }
@@ -291,7 +291,7 @@ fn strangers_need_the_token() {
     assert_eq!(node.http(&head(""), "").status, 200);
     let page = node.http(&head("\r\nOrigin: http://example.org"), "");
     is_problem(&page, 403, "pages of other sites");
-    // Who is refused keeps no place, though it would go on.
+    // A refused client must not keep its connection, even if it wants to.
     let mut stream = TcpStream::connect(at).unwrap();
     stream.set_read_timeout(Some(daemon::PATIENCE)).unwrap();
     stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: a.b\r\n\r\n").unwrap();
@@ -299,7 +299,7 @@ fn strangers_need_the_token() {
     stream.read_to_string(&mut answer).expect("the node closes the connection");
     assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
     assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
-    // The node's other commands need none.
+    // The node's other commands need no token.
     assert_eq!(node.status()["height"], node.get("/v1/tip")["height"]);
 }
 
@@ -340,7 +340,7 @@ fn hostile_clients_leave_the_node_as_it_is() {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
     };
     let before = resident();
-    // Headers without end, many headers, a body that never comes, no HTTP at all.
+    // Endless headers, many headers, a body that never comes, not HTTP at all.
     let endless = format!("GET / HTTP/1.1\r\nHost: {at}\r\nX: {}", "x".repeat(1 << 20));
     let many = format!("GET / HTTP/1.1\r\nHost: {at}\r\n{}\r\n", "a: b\r\n".repeat(1000));
     let noise = "\u{1}\u{2}\u{3}".repeat(1000);
@@ -349,14 +349,14 @@ fn hostile_clients_leave_the_node_as_it_is() {
     for text in [&endless, &many, &noise, &body] {
         for _ in 0..20 {
             let mut stream = connect();
-            // It may hang up in the middle.
+            // The server may close the connection in the middle.
             let _ = stream.write_all(text.as_bytes());
             let _ = stream.set_read_timeout(Some(Duration::from_millis(50)));
             let _ = stream.read(&mut [0; 1024]);
         }
     }
     assert_eq!(get(&node, "/health").status, 204);
-    // Listeners that do not read, one more than there may be.
+    // Listeners that do not read, one more than allowed.
     let silent = (0..17).map(|_| {
         let mut stream = connect();
         write!(stream, "GET /v1/events HTTP/1.1\r\nHost: {at}\r\n\r\n").unwrap();
@@ -369,12 +369,13 @@ fn hostile_clients_leave_the_node_as_it_is() {
     assert_eq!((silent[0].0, refused), (200, 1));
     let height = node.height();
     until("the node goes on", || node.height() > height + 20);
-    // All places taken by clients that say nothing: the node's own commands have others.
+    // All places are taken by silent clients: the node's own commands have separate ones.
     let idle = (0..200).map(|_| connect()).collect::<Vec<_>>();
     assert!(node.height() > 0);
     drop((idle, silent));
     until("there is room again", || get(&node, "/health").status == 204);
-    // The same by clients that ask one thing after the other and read nothing: for a while only.
+    // The same with clients that send one request after the other and read nothing: only for a
+    // while.
     let status = format!("GET /v1/status HTTP/1.1\r\nHost: {at}\r\n\r\n").repeat(100);
     let greedy = (0..64).map(|_| {
         let mut stream = connect();
@@ -389,7 +390,7 @@ fn hostile_clients_leave_the_node_as_it_is() {
     assert!(grown < 16 << 10, "{grown} KiB more than {before}");
 }
 
-/// The document that is checked in is the one that the code makes.
+/// The document in the repository must be the one that the code generates.
 #[test]
 fn the_document_is_up_to_date() {
     let printed = succeeds(&["openapi"]);

@@ -18,7 +18,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("it prints text")
 }
 
-/// Exit code 2 and a message with this in it.
+/// Exit code 2, and an error message that contains this.
 fn refuses(arguments: &[&str], message: &str) {
     let output = run(arguments);
     assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -77,7 +77,7 @@ fn an_interrupted_demo_ends_with_its_summary() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // The first line of the table says that it runs, and heeds signals.
+    // The first line of the table shows that it is running, and handles signals.
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     lines.next().unwrap().unwrap();
     let pid = child.id().to_string();
@@ -152,7 +152,7 @@ fn a_reader_that_goes_away_is_no_error() {
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
 }
 
-/// A panic, which is 101, because the reason could not be said.
+/// Regression: a panic (exit code 101), since the reason could not be printed.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk_is_no_other_error() {

@@ -1,11 +1,11 @@
-//! Nodes as processes on hosts of their own, in network namespaces. Where there are none to be had
-//! `cargo xtask test` leaves these out, and its summary says so.
+//! Nodes as processes on separate hosts, in network namespaces. Where these are not available
+//! `cargo xtask test` skips these tests, and its summary says so.
 #![cfg(target_os = "linux")]
 
 #[allow(dead_code, reason = "each test file needs a part of it")]
 mod daemon;
 
-/// The name is what `cargo xtask test` leaves them out by.
+/// `cargo xtask test` skips them by this name.
 mod in_namespaces {
     mod alone;
     mod hosts;

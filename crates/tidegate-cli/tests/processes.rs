@@ -30,7 +30,7 @@ fn network(folder: &Path, producers: &[&str]) -> (Genesis, std::path::PathBuf) {
 }
 
 /// Publishes transfers at a node, one after the other, and counts those that were reported as
-/// accepted. What has no answer is offered again.
+/// accepted. A transfer without an answer is submitted again.
 struct Load<'a> {
     genesis: &'a Genesis,
     accepted: AtomicU64,
@@ -46,7 +46,8 @@ impl Load<'_> {
             match submit(at, &transfer.to_bytes()) {
                 Ok(_) => drop(self.accepted.fetch_add(1, Ordering::Relaxed)),
                 Err(_) => {
-                    // It may have been accepted without a word; it is too early; or nobody is there.
+                    // It may have been accepted without an answer, or be too early, or the node may
+                    // be down.
                     let next = nonce_of(at, &public("rich"));
                     if next.is_some_and(|next| next > nonce) {
                         self.accepted.fetch_add(1, Ordering::Relaxed);
@@ -58,7 +59,7 @@ impl Load<'_> {
     }
 }
 
-/// A number below `below`, of a series that is the same in every run.
+/// A number below `below`, from a sequence that is the same in every run.
 fn random(n: u64, below: u64) -> u64 {
     let hash = blake3::hash(&n.to_be_bytes());
     u64::from_be_bytes(hash.as_bytes()[..8].try_into().unwrap()) % below
@@ -78,11 +79,11 @@ fn reported_blocks_and_items_survive_twenty_kills() {
     });
     nodes.iter_mut().for_each(|node| node.start(&[]));
     until("all know each other", || nodes.iter().all(|node| node.peers() == 3));
-    // The book is kept within seconds.
+    // The address book is saved within seconds.
     until("the books are kept", || {
         nodes.iter().all(|node| node.status()["store_backlog"] == 0 && node.height() > 15)
     });
-    // They do without the one that brought them together.
+    // They work without the bootstrap node.
     first.kill();
     let [a, b, victim] = &mut nodes;
     let load =
@@ -105,7 +106,7 @@ fn reported_blocks_and_items_survive_twenty_kills() {
     });
     println!("back within {slowest:?}; {} transfers", load.accepted.load(Ordering::Relaxed));
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
-    // Every transfer that was reported as accepted gets into a block, and all agree on that.
+    // Every transfer that was reported as accepted gets into a block, and all nodes agree on it.
     let accepted = load.accepted.load(Ordering::Relaxed);
     assert!(accepted > 200, "{accepted}");
     let nonce = |node: &Daemon| nonce_of(&node.folder, &public("rich"));
@@ -133,7 +134,7 @@ fn a_node_says_goodbye_when_it_is_told_to_stop() {
     assert_eq!(a.log().matches("the peer ended it: shutting down").count(), 3, "{}", a.log());
 }
 
-/// The terminal stayed raw, and on its other screen.
+/// Regression: the terminal stayed in raw mode, on the alternate screen.
 #[test]
 #[cfg(target_os = "linux")]
 fn top_puts_the_terminal_in_order_when_it_is_told_to_stop() {
@@ -152,7 +153,7 @@ fn top_puts_the_terminal_in_order_when_it_is_told_to_stop() {
         let mut first = String::new();
         shown.read_line(&mut first).unwrap();
         let pid = first.trim().strip_prefix("pid ").expect("the shell says it").to_owned();
-        // It is up when it has gone to the other screen.
+        // It is running once it has switched to the alternate screen.
         let mut before = Vec::new();
         while !before.ends_with(b"\x1b[?1049h") {
             let mut byte = [0];

@@ -1,4 +1,5 @@
-//! Bad input: one line that says what is wrong and what to do, exit code 2, and nothing touched.
+//! Bad input gives one line that says what is wrong and what to do, and exit code 2; nothing is
+//! changed.
 
 #[allow(dead_code, reason = "each test file needs a part of it")]
 mod daemon;
@@ -10,7 +11,7 @@ use std::process::{Command, Output};
 
 use daemon::{Daemon, address, string, succeeds, text, tidegate, until};
 
-/// Every file below a folder that belongs to the node.
+/// All files in a folder that belong to the node.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -31,7 +32,7 @@ fn is_refused(output: &Output, message: &str) {
     assert_eq!(said.trim().lines().count(), 1, "one line: {said}");
 }
 
-/// A run that must be refused, with nothing in the folder changed by it.
+/// A run that must be refused, without changing the folder.
 fn refuses(folder: &Path, arguments: &[&str], message: &str) {
     let before = files(folder);
     let mut command = tidegate();
@@ -43,7 +44,7 @@ fn refuses(folder: &Path, arguments: &[&str], message: &str) {
     assert_eq!(files(folder), before, "untouched");
 }
 
-/// A node that has run, so that there is something in its store.
+/// A node that has run before, so that its store is not empty.
 fn ran(folder: &Path) -> Daemon {
     succeeds(&["init", string(folder), "--slot-ms", "100"]);
     let mut node = Daemon::existing(folder.to_owned());
@@ -98,7 +99,7 @@ fn invalid_configurations_are_refused() {
     let output = tidegate().args(["keygen", string(&folder.join("node.key"))]).output().unwrap();
     is_refused(&output, "File exists");
     assert_eq!(text(&output.stderr).matches("File exists").count(), 1);
-    // What the flags do not understand, they say themselves.
+    // Errors of the flags' own parsers.
     let output = tidegate().args(["run", "--listen", "1.2.3.4"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("1.2.3.4"));
@@ -139,14 +140,14 @@ fn the_store_of_another_network_is_refused() {
     let good = std::fs::read_to_string(&genesis).unwrap();
     std::fs::copy(theirs.join("genesis.toml"), &genesis).unwrap();
     refuses(&ours, &[], "a store of another network");
-    // One that is no genesis, and none at all.
+    // An invalid genesis, and a missing one.
     std::fs::write(&genesis, good.replace("slot_ms = 100", "slot_ms = 0")).unwrap();
     refuses(&ours, &[], "slot_ms is 0");
     std::fs::write(&genesis, "nothing of the kind").unwrap();
     refuses(&ours, &[], "genesis.toml: ");
     std::fs::remove_file(&genesis).unwrap();
     refuses(&ours, &[], "tidegate init");
-    // With its own it goes on.
+    // With its own genesis it runs.
     std::fs::write(&genesis, good).unwrap();
     let mut node = Daemon::existing(ours);
     node.start(&[]);
@@ -180,7 +181,7 @@ fn a_store_that_cannot_be_read_is_refused() {
     refuses(folder, &[], "others can read this key");
 }
 
-/// A file may grow only so far: for the node that is a full disk.
+/// Limits the size of files: for the node that looks like a full disk.
 fn run_with_room_for(kib: u64, folder: &Path) -> Output {
     let run = format!(
         "trap '' XFSZ; ulimit -f {kib}; exec {} run --folder {} --listen {}",
@@ -199,18 +200,18 @@ fn a_full_disk_is_told_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     succeeds(&["init", string(folder), "--slot-ms", "100"]);
-    // No room even for an empty store.
+    // Not even an empty store fits.
     is_refused(&run_with_room_for(16, folder), "store");
     let mut node = ran(&folder.join("node"));
     let store = node.folder.join("store");
-    // Less than there is already: it cannot even be opened for writing.
+    // Less than the current size: it cannot even be opened for writing.
     let size = std::fs::metadata(store.join("store.redb")).unwrap().len();
     is_refused(&run_with_room_for(size / 2048, &node.folder), "store.redb");
     node.start(&[]);
     assert!(node.height() >= 3, "what was kept is there");
 }
 
-/// A key was lost to a slip of the fingers.
+/// Regression: a typing error destroyed a key.
 #[test]
 fn a_file_that_is_no_socket_is_not_removed() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,10 +1,10 @@
-//! A node that lacks 100,000 items joins, while others go on publishing: how fast it catches up,
-//! and what that costs the items that are published meanwhile.
+//! A node that lacks 100,000 items joins while others keep publishing: how fast it catches up, and
+//! how much it delays the items that are published meanwhile.
 //!
 //! `cargo bench -p tidegate --bench catch_up`; `TIDEGATE_BENCH_ROUNDS` rounds, 3 by default. All
 //! nodes are in one process, over QUIC on the loopback interface; each item has a signature that is
-//! checked. One joins as fast as the machine can; then one whose application takes its time, which
-//! leaves the processor free and shows what waiting for permits costs.
+//! checked. The first joins as fast as the machine can; the second has a slow application, which
+//! leaves the processor free and shows the cost of waiting for permits.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -17,17 +17,17 @@ use tidegate::rules::{ItemFacts, Rules};
 use tidegate::{Answer, Builder, Events, Identity, Node, PoolSpec, Validator};
 
 const MISSING: usize = 100_000;
-/// Bytes of an item: a number, a signature, and filling.
+/// Bytes of an item: a number, a signature, and padding.
 const SIZE: usize = 200;
-/// How long items are counted while nobody catches up.
+/// How long items are measured while no node catches up.
 const QUIET: Duration = Duration::from_secs(10);
-/// Between two items that are published meanwhile.
+/// The interval of items that are published meanwhile.
 const PACE: Duration = Duration::from_millis(20);
-/// How long an application takes for an item that takes its time.
+/// How long the slow application takes for an item.
 const SLOW: Duration = Duration::from_micros(200);
 const POOL: PoolIndex = PoolIndex(0);
 
-/// Items of one size; all have one priority.
+/// Items of one size and priority.
 struct Items;
 
 impl Rules for Items {
@@ -62,13 +62,13 @@ fn check(key: VerifyingKey, takes: Duration) -> impl Validator {
     }
 }
 
-/// Since when items are out, and how long each took to one node.
+/// When items were published, and how long each took to reach one node.
 #[derive(Default)]
 struct Watch {
     since: Mutex<HashMap<ItemId, Instant>>,
 }
 
-/// One node, and what has come to it.
+/// One node, and what has reached it.
 struct Member {
     node: Node,
     seen: Arc<Mutex<Seen>>,
@@ -131,7 +131,7 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// Publishes at a pace while something goes on; how many.
+/// Publishes at a pace while a future runs; returns how many.
 async fn publish(
     from: &Node,
     key: &SigningKey,
@@ -165,7 +165,7 @@ fn line(what: &str, delays: &mut [Duration]) -> f64 {
     late
 }
 
-/// Three nodes and what was published.
+/// Three nodes, and what was published.
 struct Round {
     key: SigningKey,
     watch: Arc<Watch>,
@@ -194,7 +194,7 @@ impl Round {
         Self { key, watch, source, other, next: 1 }
     }
 
-    /// Publishes while something goes on, until all who have the rest have that too.
+    /// Publishes while a future runs, until all nodes that have the rest have that too.
     async fn publish(&mut self, goes_on: impl Fn() -> bool) {
         let Self { key, watch, source, next, .. } = self;
         watch.since.lock().expect("no panic").clear();
@@ -236,7 +236,7 @@ async fn round(number: usize) {
 }
 
 fn main() {
-    // `cargo test` runs benches too, to see that they build.
+    // `cargo test` runs benches too, to check that they build.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }

@@ -41,7 +41,7 @@ fn main() {
         }
         return;
     }
-    // `cargo test` runs benches too, to see that they build.
+    // `cargo test` runs benches too, to check that they build.
     if !helper::flag("--bench") {
         return;
     }

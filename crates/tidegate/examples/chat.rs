@@ -1,7 +1,7 @@
-//! A chat without a server. `cargo run --example chat -- NAME [ADDRESS]`: the first has no address
-//! to give, the others give one that somebody else prints. Each line of the input is said to all.
+//! A chat without a server. `cargo run --example chat -- NAME [ADDRESS]`: the first starts without
+//! an address, the others give one that another prints. Each line of the input is sent to all.
 //!
-//! What was said before somebody came reaches them as well: the pool keeps the latest thousand.
+//! Newcomers get earlier messages as well: the pool keeps the latest thousand.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut builder =
         Builder::new(NetworkId::named("chat"), Chat, accept_all).pool(messages).listen_port(0);
     if let Some(address) = arguments.next() {
-        // Others are learnt of there, and the connection is made again when it is lost.
+        // Other peers are learnt there, and the connection is made again when it is lost.
         builder = builder.bootstrap(&address.parse()?);
     }
     let (node, mut events) = builder.start()?;
@@ -78,7 +78,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             },
         }
     }
-    // Who leaves says so.
+    // Announce it when the user leaves.
     node.shutdown().await;
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! A mempool that several nodes share: signed transactions, those with the highest fees kept.
-//! `cargo run --example mempool` starts three nodes, publishes at each, and shows that all come to
-//! hold the same, whoever heard of what first.
+//! A mempool shared by several nodes: signed transactions, of which those with the highest fees are
+//! kept. `cargo run --example mempool` starts three nodes, publishes at each, and shows that all
+//! end up with the same content, in whatever order they received it.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use tidegate::rules::{ItemFacts, Rules};
 use tidegate::{Answer, Builder, Events, Node, PoolSpec};
 
 const POOL: PoolIndex = PoolIndex(0);
-/// How many the pool keeps.
+/// The pool's capacity.
 const CAPACITY: u64 = 100;
 /// How many each node publishes.
 const EACH: u64 = 60;
 
-/// Who pays (a public key, 32 bytes), the fee (8), a number (8), and the signature (64).
+/// The sender's public key (32 bytes), the fee (8), a number (8), and the signature (64).
 struct Transactions;
 
 const SIGNED: usize = 48;
@@ -38,7 +38,7 @@ impl Rules for Transactions {
         "transactions 1"
     }
 
-    // Pure facts: what the bytes say, not whether it is true.
+    // Pure facts: what the bytes claim, not whether it is true.
     fn item(&self, pool: &str, body: &[u8]) -> Option<ItemFacts> {
         let ItemId(key) = self.item_id(pool, body);
         let facts = || ItemFacts { key: ItemKey(key), priority: fee(body), chain: None };
@@ -46,7 +46,7 @@ impl Rules for Transactions {
     }
 }
 
-/// Whether it is true. A bad signature proves misbehaviour: who sent it is banned.
+/// Checks the claim. A bad signature proves misbehaviour: the peer that sent it is banned.
 fn check(subject: Subject, answer: Answer) {
     let Subject::Item { body, .. } = subject else { return answer.ignore() };
     match is_signed(&body) {
@@ -74,8 +74,8 @@ fn start() -> Result<(Node, Events), Box<dyn std::error::Error>> {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let members = [start()?, start()?, start()?];
-    // The first and the third do not know each other yet: what one publishes comes to the other
-    // through the second.
+    // The first and the third are not connected yet: items of one reach the other through the
+    // second.
     members[0].0.dial(&members[1].0.addresses()[0])?;
     members[1].0.dial(&members[2].0.addresses()[0])?;
     for (n, (node, _)) in (0..).zip(&members) {

@@ -1,18 +1,18 @@
-//! The examples, run as their first lines say.
+//! The examples, run as described in their first lines.
 #![cfg(feature = "quic")]
 
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-/// An example that runs, and what it prints.
+/// A running example, and its output.
 struct Example {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
-/// Cargo builds examples with all tests, beside their folder; with `--test examples` alone it does
-/// not.
+/// Cargo builds examples along with all tests, beside their folder; with `--test examples` alone it
+/// does not.
 fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let program = test.parent().unwrap().parent().unwrap().join("examples").join(name);
@@ -29,7 +29,7 @@ impl Example {
         Self { child, lines }
     }
 
-    /// The first line in which something is found.
+    /// The first line that contains a text.
     fn until<T>(&mut self, find: impl Fn(&str) -> Option<T>) -> T {
         self.lines.find_map(|line| find(&line.unwrap())).expect("it goes on")
     }
@@ -68,14 +68,15 @@ fn three_chat() {
     let address = ann.until(|line| line.strip_prefix("* chat NAME ").map(here));
     ann.say("high tide at nine");
     ann.says("Ann: high tide at nine");
-    // Who comes later hears of it too.
+    // A newcomer gets it too.
     let mut bob = Example::start("chat", &["Bob", &address]);
     bob.says("Ann: high tide at nine");
     bob.say("thank you");
     ann.says("Bob: thank you");
     let mut cleo = Example::start("chat", &["Cleo", &address]);
     cleo.says("Bob: thank you");
-    // Each has met the other by then, so the one that both came by may leave: by closing the input.
+    // The others have found each other by then, so the one that introduced them may leave: by
+    // closing its input.
     bob.says("is there");
     drop(ann.child.stdin.take());
     assert!(ann.child.wait().unwrap().success());

@@ -1,4 +1,4 @@
-//! What every transport must do: the contract of [`tidegate::Transport`], as tests.
+//! The contract of [`tidegate::Transport`], as tests of every transport.
 //!
 //! What only QUIC promises is in `transports/quic.rs`.
 
@@ -63,7 +63,7 @@ impl Kind for OverQuic {
     }
 
     fn nobody(&self) -> Multiaddr {
-        // The discard port: no listener that a test makes is there.
+        // The discard port: no test listens there.
         address("/ip4/127.0.0.1/udp/9/quic-v1")
     }
 
@@ -72,7 +72,7 @@ impl Kind for OverQuic {
     }
 }
 
-/// QUIC where datagrams are lost, doubled and overtaken on their way.
+/// QUIC on a path where datagrams are lost, duplicated and reordered.
 #[cfg(feature = "quic")]
 #[derive(Default)]
 pub(crate) struct OverLossyQuic;

@@ -1,4 +1,4 @@
-//! A node as a process, and what the tests ask of it.
+//! A node as a process, and queries for the tests.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read, Write};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tidegate_ledger::{SigningKey, account};
 
-/// How long anything may take before the test gives up.
+/// The timeout of anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn tidegate() -> Command {
@@ -24,7 +24,7 @@ pub(crate) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("it prints text")
 }
 
-/// Runs a command to its end, which must be a good one.
+/// Runs a command, which must succeed.
 pub(crate) fn succeeds(arguments: &[&str]) -> Output {
     let output = tidegate().args(arguments).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", text(&output.stderr));
@@ -35,7 +35,7 @@ pub(crate) fn string(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// The key of a name, for accounts and producers.
+/// A key derived from a name, for accounts and producers.
 pub(crate) fn key(name: &str) -> SigningKey {
     SigningKey::from_bytes(&blake3::derive_key("tidegate test key", name.as_bytes()))
 }
@@ -53,7 +53,7 @@ pub(crate) fn key_file(folder: &Path, name: &str) -> String {
     string(&path).to_owned()
 }
 
-/// A port that nobody uses.
+/// An unused port.
 pub(crate) fn free_port() -> u16 {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -62,7 +62,7 @@ pub(crate) fn address(port: u16) -> String {
     format!("/ip4/127.0.0.1/udp/{port}/quic-v1")
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Duration {
     let since = Instant::now();
     while !is_so() {
@@ -86,8 +86,8 @@ impl Answer {
     }
 }
 
-/// One request and its answer, over a connection that ends with it. `head` is all before the empty
-/// line but `Connection`.
+/// A request and its answer, on a connection of its own. `head` is everything before the empty line
+/// except `Connection`.
 pub(crate) fn exchange(
     mut stream: impl Read + Write,
     head: &str,
@@ -105,7 +105,7 @@ pub(crate) fn exchange(
     Ok(Answer { status: status.ok_or_else(broken)?, head, body })
 }
 
-/// Asks the node of a folder, as its other commands do.
+/// Queries the node of a folder, as its other commands do.
 fn at_socket(folder: &Path, line: &str, body: &str) -> Result<Value, String> {
     let asked = || -> std::io::Result<Answer> {
         let stream = UnixStream::connect(folder.join("control.sock"))?;
@@ -120,18 +120,18 @@ fn at_socket(folder: &Path, line: &str, body: &str) -> Result<Value, String> {
     }
 }
 
-/// Reads something of a node.
+/// Gets a resource of a node.
 pub(crate) fn get(folder: &Path, path: &str) -> Result<Value, String> {
     at_socket(folder, &format!("GET {path}"), "")
 }
 
-/// Hands a signed transfer to a node.
+/// Submits a signed transfer to a node.
 pub(crate) fn submit(folder: &Path, transfer: &[u8]) -> Result<Value, String> {
     let body = serde_json::json!({ "transfer": hex::encode(transfer) });
     at_socket(folder, "POST /v1/transfers", &body.to_string())
 }
 
-/// The number of an account's next transfer.
+/// The next nonce of an account.
 pub(crate) fn nonce(folder: &Path, account: &str) -> Option<u64> {
     get(folder, &format!("/v1/accounts/{account}")).ok()?["nonce"].as_u64()
 }
@@ -140,7 +140,7 @@ pub(crate) fn nonce(folder: &Path, account: &str) -> Option<u64> {
 pub(crate) struct Daemon {
     pub(crate) folder: PathBuf,
     pub(crate) port: u16,
-    /// Where its API is, since it was started.
+    /// The address of its API, once it has been started.
     pub(crate) api: Option<SocketAddr>,
     process: Option<Child>,
 }
@@ -153,7 +153,7 @@ impl Daemon {
         Self::existing(folder)
     }
 
-    /// A node whose folder is there.
+    /// A node with an existing folder.
     pub(crate) fn existing(folder: PathBuf) -> Self {
         Self { folder, port: free_port(), api: None, process: None }
     }
@@ -179,19 +179,19 @@ impl Daemon {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    /// The process's number, while it runs.
+    /// The process id, while it runs.
     pub(crate) fn id(&self) -> u32 {
         self.process.as_ref().unwrap().id()
     }
 
-    /// The process dies at once.
+    /// Kills the process.
     pub(crate) fn kill(&mut self) {
         let mut process = self.process.take().unwrap();
         process.kill().unwrap();
         process.wait().unwrap();
     }
 
-    /// The process is told to stop: its exit code, and how long it took.
+    /// Stops the process; returns its exit code, and how long it took.
     pub(crate) fn stop(&mut self, signal: &str) -> (Option<i32>, Duration) {
         let mut process = self.process.take().unwrap();
         let since = Instant::now();
@@ -200,7 +200,7 @@ impl Daemon {
         (process.wait().unwrap().code(), since.elapsed())
     }
 
-    /// Reads something, over its socket.
+    /// Gets a resource through its socket.
     pub(crate) fn get(&self, path: &str) -> Value {
         get(&self.folder, path).unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
     }

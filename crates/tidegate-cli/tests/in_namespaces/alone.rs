@@ -1,17 +1,18 @@
-//! By default a node contacts nobody: tried in a network of its own, where every packet counts.
+//! By default a node contacts no other host: checked in a network of its own, where every packet
+//! counts.
 
 use std::time::Instant;
 
 use super::hosts::Shell;
 use crate::daemon::{PATIENCE, get, string, succeeds};
 
-/// Runs a node in a network with a cable that leads out, and nobody at its end, until it has made 30
-/// blocks: how many packets left through the cable.
+/// Runs a node in a network with an uplink that leads nowhere, until it has made 30 blocks; returns
+/// how many packets left by the uplink.
 fn sent(more: &str) -> u64 {
     let folder = tempfile::tempdir().unwrap();
     succeeds(&["init", string(folder.path()), "--slot-ms", "100"]);
     let mut shell = Shell::new();
-    // The system greets its neighbours by IPv6 on its own.
+    // The system itself greets its neighbours by IPv6.
     shell.run("for all in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 > \"$all\"; done");
     shell.run("ip link add out type veth peer name end");
     shell.run("ip address add 192.0.2.2/24 dev out");
@@ -35,6 +36,6 @@ fn sent(more: &str) -> u64 {
 #[test]
 fn only_named_hosts_are_contacted() {
     assert_eq!(sent(""), 0, "packets");
-    // The same way of looking sees one who is named.
+    // The same check detects a peer that is named.
     assert!(sent("--bootstrap /ip4/192.0.2.1/udp/4001/quic-v1") > 0);
 }

@@ -1,4 +1,4 @@
-//! Hosts on one network, each in a namespace.
+//! Hosts in one network, each in a namespace.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::daemon::{get, string, succeeds};
 
-/// What a command prints when it is done.
+/// The output of a command.
 const DONE: &str = "--- done: ";
 
-/// A shell that is alone in a network, and may change it as it likes.
+/// A shell in a network of its own, which it may configure.
 pub(crate) struct Shell {
     child: Child,
     input: ChildStdin,
@@ -37,13 +37,13 @@ impl Shell {
         let input = child.stdin.take().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut shell = Self { child, input, lines };
-        // Where `ip netns` keeps its names.
+        // Where `ip netns` stores its names.
         shell.run("mount -t tmpfs none /run");
         shell.run("ip link set lo up");
         shell
     }
 
-    /// Runs a command, which must succeed: what it prints.
+    /// Runs a command, which must succeed; returns its output.
     pub(crate) fn run(&mut self, command: &str) -> String {
         writeln!(self.input, "{command}\necho '{DONE}'$?").unwrap();
         let mut printed = String::new();
@@ -67,16 +67,16 @@ impl Drop for Shell {
     }
 }
 
-/// Some hosts, on which nodes of one network run.
+/// Hosts on which the nodes of one network run.
 pub(crate) struct Hosts {
     pub(crate) shell: Shell,
     folder: tempfile::TempDir,
-    /// Process numbers of the nodes that run.
+    /// Process ids of the running nodes.
     nodes: Vec<Option<String>>,
 }
 
 impl Hosts {
-    /// Hosts at a bridge. `addresses` gives those of each, as for `ip address add`.
+    /// Hosts on a bridge. `addresses` are those of each, as for `ip address add`.
     pub(crate) fn new(count: usize, addresses: impl Fn(usize) -> Vec<String>) -> Self {
         let mut shell = Shell::new();
         shell.run("ip link add bridge type bridge && ip link set bridge up");
@@ -93,7 +93,7 @@ impl Hosts {
         Self::with(shell, count)
     }
 
-    /// Nodes on one host that has no network.
+    /// Nodes on a single host without a network.
     pub(crate) fn one(count: usize) -> Self {
         Self::with(Shell::new(), count)
     }
@@ -106,7 +106,7 @@ impl Hosts {
             let of_node = folder.path().join(n.to_string());
             succeeds(&["init", string(&of_node), "--genesis", string(&genesis)]);
         }
-        // Nobody makes blocks here.
+        // No blocks are made here.
         let config = folder.path().join("0").join("tidegate.toml");
         let text = fs::read_to_string(&config).unwrap();
         let lines = text.lines().filter(|line| !line.starts_with("producer_key"));
@@ -133,7 +133,7 @@ impl Hosts {
         self.nodes[n] = Some(self.shell.run("echo $!"));
     }
 
-    /// The process of a node ends, in good order (`TERM`) or not (`KILL`).
+    /// Stops the process of a node with `TERM`, or kills it with `KILL`.
     pub(crate) fn end(&mut self, n: usize, signal: &str) {
         let id = self.nodes[n].take().unwrap();
         self.shell.run(&format!("kill -{signal} {id}; wait {id}; true"));
@@ -143,7 +143,7 @@ impl Hosts {
         get(&self.path(n), "/v1/status").ok()
     }
 
-    /// Peers that a node has, if it runs.
+    /// The peers of a node, if it is running.
     pub(crate) fn peers(&self, n: usize) -> u64 {
         self.status(n).map_or(0, |status| status["peers"].as_u64().unwrap())
     }
@@ -156,12 +156,12 @@ impl Hosts {
         told.map(|own| own["address"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Everything that a node has said.
+    /// The output of a node.
     pub(crate) fn log(&self, n: usize) -> String {
         fs::read_to_string(self.path(n).join("log")).unwrap_or_default()
     }
 
-    /// The store of a node is gone; its key stays.
+    /// Removes the store of a node; its key stays.
     pub(crate) fn lose_store(&self, n: usize) {
         fs::remove_dir_all(self.path(n).join("store")).unwrap();
     }

@@ -1,16 +1,17 @@
-//! Nodes with defaults find each other from one address, and need it no longer: on one host, on a LAN, behind
-//! one /16, over IPv4, IPv6 and both. They were a star that died with its bootstrap node.
+//! Nodes with default settings find each other from one address, and then no longer need it: on one
+//! host, on a LAN, within one /16, over IPv4, IPv6 and both. Regression: they were a star that died
+//! with its bootstrap node.
 
 use std::time::{Duration, Instant};
 
 use super::hosts::Hosts;
 use crate::daemon::until;
 
-/// How long a newcomer may take to have all peers that it wants.
+/// How long a new node may take to make all its outbound connections.
 const SOON: Duration = Duration::from_secs(10);
 
-/// All nodes but the first begin with its address: each meets all others in time, and keeps them when that
-/// one has gone.
+/// All nodes but the first start with its address: each must find all others in time, and keep them
+/// after that one has gone.
 fn meet(mut hosts: Hosts, count: usize, ports: Option<u16>, bootstrap: &str) {
     let port = |n: usize| ports.map(|first| first + n as u16);
     hosts.start(0, port(0), "");
@@ -25,10 +26,10 @@ fn meet(mut hosts: Hosts, count: usize, ports: Option<u16>, bootstrap: &str) {
     assert!(took < SOON, "{took:?}\n{}", hosts.log(1));
     hosts.end(0, "TERM");
     until("the first to have gone", || (1..count).all(|n| hosts.peers(n) < all));
-    // Whoever was met through it is met without it.
+    // Peers that were found through it are found without it.
     let left = (count - 2) as u64;
     assert!((1..count).all(|n| hosts.peers(n) == left), "{}", hosts.log(1));
-    // One more, who knows another.
+    // Another node, which knows another one.
     hosts.start(0, port(0), "");
     until("it to be back", || (0..count).all(|n| hosts.peers(n) == left + 1));
 }
@@ -64,8 +65,8 @@ fn dual_stack() {
     meet(Hosts::new(4, both), 4, None, "/ip6/2600:9:0::1/udp/4001/quic-v1");
 }
 
-/// One with both families, one of each: who has one meets who has the other by nobody, and dials do not
-/// wait for addresses that lead nowhere.
+/// Three nodes, one with both address families and one with each: those without a common family
+/// cannot connect, and dials do not wait for addresses without a route.
 #[test]
 fn dual_stack_meets_single_stack() {
     let some = |n| match n {

@@ -1,4 +1,4 @@
-//! Nodes whose addresses change while they run, or while they do not.
+//! Nodes whose addresses change while they run, or between two runs.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ fn address(host: u8) -> String {
     format!("/ip4/5.6.7.{host}/udp/4001/quic-v1")
 }
 
-/// Host `n` has this address in place of another.
+/// Replaces the address of host `n`.
 fn moves(hosts: &mut Hosts, n: usize, from: u8, to: u8) {
-    // With the first address of a network its others would go too.
+    // Removing the first address of a network would remove its others too.
     hosts.shell.run(&format!(
         "ip -n h{n} address del 5.6.7.{from}/24 dev v{n} && ip -n h{n} address add 5.6.7.{to}/24 dev v{n}"
     ));
 }
 
-/// Three hosts, of which the second will move and the third come later.
+/// Three hosts; the second will move, and the third starts later.
 fn hosts() -> Hosts {
     let mut hosts = Hosts::new(3, |n| vec![format!("5.6.7.{}/24 dev v{n}", n + 1)]);
     hosts.start(0, None, "");
@@ -27,14 +27,15 @@ fn hosts() -> Hosts {
     hosts
 }
 
-/// After two moves newcomers tried both old addresses first, and came to the node after a minute.
+/// Regression: after two moves newcomers tried both old addresses first, and reached the node after
+/// a minute.
 #[test]
 fn a_moved_node_is_found_at_its_new_address() {
     let mut hosts = hosts();
     for (from, to) in [(2, 5), (5, 55)] {
         moves(&mut hosts, 1, from, to);
         until("it to notice", || hosts.told(1) == [address(to)]);
-        // What was connected from the old address ends, and it comes back from the new one.
+        // Connections from the old address end, and come back from the new one.
         until("it to be back", || hosts.peers(0) == 1 && hosts.peers(1) == 1);
     }
     hosts.start(2, None, &format!("--bootstrap {}", address(1)));
@@ -42,7 +43,8 @@ fn a_moved_node_is_found_at_its_new_address() {
     assert!(took < Duration::from_secs(10), "{took:?}\n{}", hosts.log(2));
 }
 
-/// The number of the record started from zero, so everybody ignored the new address.
+/// Regression: the sequence number of records started from zero again, so all peers ignored the new
+/// address.
 #[test]
 fn a_node_that_lost_its_store_and_moved_is_found() {
     let mut hosts = hosts();
@@ -61,7 +63,8 @@ fn a_node_that_lost_its_store_and_moved_is_found() {
     assert!(took < Duration::from_secs(10), "{took:?}\n{}", hosts.log(2));
 }
 
-/// A port at which nobody listens was told: that of the socket that dials where no listener reaches.
+/// Regression: a port without a listener was announced, that of the socket for dials without a
+/// listener's route.
 #[test]
 fn only_listening_ports_are_advertised() {
     let both =

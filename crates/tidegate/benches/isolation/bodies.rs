@@ -1,4 +1,4 @@
-//! Large items to a peer that takes its time: each is delivered, or somebody was told.
+//! Large items to a slow peer: each is delivered, or its loss is reported.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ const POOL: PoolIndex = PoolIndex(0);
 const NAME: &str = "items";
 /// How long the peer takes for an item.
 const VERDICT: Duration = Duration::from_millis(5);
-/// Fates that are waited for at a time.
+/// Fates awaited at a time.
 const AT_ONCE: usize = 8;
 
 fn limits() -> Limits {
@@ -35,12 +35,12 @@ fn node(pool: PoolSpec, validator: impl Validator) -> Builder {
     builder(validator).pool(pool).limits(limits())
 }
 
-/// A number for each item, in no order: some displace others, and some are displaced or refused.
+/// A number for each item, in no order, so that some evict others, and some are evicted or refused.
 fn priority(number: u64) -> u64 {
     number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// What became of all that was published.
+/// The fates of everything that was published.
 #[derive(Default)]
 struct Account {
     accepted: u64,
@@ -72,7 +72,7 @@ async fn publish(node: &Node, count: u64, size: usize) -> Account {
     account
 }
 
-/// Two nodes in this process: the one publishes, the other is slow.
+/// Two nodes in this process: one publishes, the other is slow.
 pub(crate) async fn in_process(with: &[String]) {
     let numbers: Vec<u64> = with.iter().map(|text| text.parse().expect("a number")).collect();
     let [count, size, room] = numbers[..] else { panic!("three numbers") };
@@ -113,7 +113,7 @@ pub(crate) async fn in_process(with: &[String]) {
     until_ended().await;
 }
 
-/// Waits until both pools are equal; how many each has.
+/// Waits until both pools are equal; returns their sizes.
 async fn settle(from: &Member, to: &Member) -> ((u64, u64), bool) {
     let since = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! What permits cost while nobody uses them.
+//! The cost of unused permits.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::helper::{Helper, Priority, mib, resident, until_ended};
 use crate::items::{Member, builder, met, until};
 
 const LINKS: u64 = 4;
-/// How long a node is left alone before it is looked at.
+/// How long a node is idle before it is measured.
 const SETTLE: Duration = Duration::from_secs(1);
 const TARGET: f64 = 1.0;
 
@@ -25,7 +25,7 @@ fn with_permits(permits: u32) -> Builder {
     builder(accept_all).pool(pool)
 }
 
-/// A node, until nobody listens; it says where it is, and when its links are up.
+/// A node that runs until its input is closed; it prints its address, and when its links are up.
 pub(crate) async fn in_process(with: &[String]) {
     let permits = with[0].parse().expect("a number");
     let member = Member::start(with_permits(permits), &std::sync::Arc::default());

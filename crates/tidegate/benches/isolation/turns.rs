@@ -1,4 +1,4 @@
-//! A pool that is slow beside one that is not.
+//! A slow pool beside a fast one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,15 +14,15 @@ const SLOW: PoolIndex = PoolIndex(0);
 const FAST: PoolIndex = PoolIndex(1);
 /// How long a verdict of the slow pool takes.
 const VERDICT: Duration = Duration::from_secs(1);
-/// Items that the sender has for the slow pool: more than are checked while it is looked at.
+/// Items for the slow pool: more than are validated during the measurement.
 const BACKLOG: u64 = 4000;
-/// Between two items of the fast pool.
+/// The interval of items in the fast pool.
 const PACE: Duration = Duration::from_millis(10);
 const SIZE: usize = 200;
-/// What the full pool may add at p99, in milliseconds.
+/// What the slow pool may add at p99, in milliseconds.
 const TARGET: f64 = 2.0;
 
-/// What peers may have outstanding on the slow pool, and how many work on it.
+/// The grant of the slow pool, and the number of workers.
 struct Setting {
     name: &'static str,
     grant: Grant,
@@ -30,12 +30,12 @@ struct Setting {
 }
 
 impl Setting {
-    /// What a node has by default: all workers and all tickets are taken by the slow pool.
+    /// A node's defaults: the slow pool takes all workers and tickets.
     fn default() -> Self {
         Self { name: "by default", grant: PoolSpec::new("any").grant, workers: 2 }
     }
 
-    /// All that the permits allow is being checked, and there are workers left.
+    /// Everything that the permits allow is being validated, and there are workers left.
     fn roomy() -> Self {
         let grant = Grant {
             announcements: 8,
@@ -47,7 +47,7 @@ impl Setting {
         Self { name: "with workers to spare", grant, workers: 24 }
     }
 
-    /// Announcements and bodies of the slow pool that are out.
+    /// Outstanding announcements and bodies of the slow pool.
     fn permits(&self) -> usize {
         (self.grant.announcements + self.grant.bodies) as usize
     }
@@ -119,7 +119,7 @@ impl Pair {
     }
 }
 
-/// p50 and p99 without a full pool and with one.
+/// p50 and p99 without a slow pool and with one.
 async fn compare(setting: &Setting, items: u64) -> [(f64, f64); 2] {
     let pair = Pair::start(setting).await;
     let alone = pair.measure(items).await;

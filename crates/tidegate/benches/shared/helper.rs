@@ -1,6 +1,6 @@
-//! Processes of their own: the bench runs itself again, in a role.
+//! Helper processes: the bench runs itself again, in a role.
 //!
-//! What they say, and are told, are lines. Their memory is read from `/proc`.
+//! Processes talk in lines. Their memory is read from `/proc`.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -8,14 +8,14 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What stands before a role among the arguments.
+/// Precedes the role in the arguments.
 const ROLE: &str = "--role";
-/// How much less than others a process counts that only attacks: as little as there is.
+/// The scheduling priority of processes that only attack: the lowest.
 const NICE: &str = "19";
-/// Nothing that is waited for takes longer.
+/// The timeout of anything.
 const GUARD: Duration = Duration::from_secs(120);
 
-/// The role of this process and what comes with it, if it has one.
+/// The role of this process with its arguments, if it has one.
 pub(crate) fn role() -> Option<(String, Vec<String>)> {
     let mut arguments = std::env::args().skip_while(|argument| argument != ROLE).skip(1);
     Some((arguments.next()?, arguments.collect()))
@@ -26,25 +26,25 @@ pub(crate) fn flag(name: &str) -> bool {
     std::env::args().any(|argument| argument == name)
 }
 
-/// In a process that has a role: waits until it is to end.
+/// In a helper process: waits until it is told to end.
 pub(crate) async fn until_ended() {
     let wait = || std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-    // An error is an end too.
+    // An error counts as the end too.
     let _ = tokio::task::spawn_blocking(wait).await;
 }
 
-/// How much of the processor a process gets when others want it too.
+/// The share of the processor when others want it too.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Priority {
     Same,
-    /// Nothing, while anybody else has something to do.
+    /// None, while any other process has work.
     Low,
 }
 
 /// This program in another process.
 pub(crate) struct Helper {
     child: Child,
-    /// Closed, it ends the process.
+    /// Closing it ends the process.
     input: Option<ChildStdin>,
     lines: Receiver<String>,
     errors: Option<JoinHandle<String>>,
@@ -68,7 +68,7 @@ impl Helper {
         let output = child.stdout.take().expect("it is a pipe");
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                // Nobody may want to hear it any more.
+                // The reader may be gone.
                 let _ = said.send(line);
             }
         });
@@ -82,7 +82,7 @@ impl Helper {
         Self { child, input, lines, errors: Some(errors) }
     }
 
-    /// The next line that it says.
+    /// The next line of its output.
     pub(crate) fn hear(&self) -> String {
         self.lines.recv_timeout(GUARD).expect("it says something in time")
     }
@@ -106,7 +106,7 @@ impl Helper {
         self.child.try_wait().is_ok_and(|ended| ended.is_none())
     }
 
-    /// Ends it; how it ended, and what it complained of.
+    /// Ends it; returns its exit status and its error output.
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
         drop(self.input.take());
         let status = self.child.wait().expect("it was started here");
@@ -117,7 +117,7 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        // Not after an end: it is gone already. A bench that fails leaves nothing behind.
+        // If it has not ended yet. A failing bench leaves no processes behind.
         if self.input.take().is_some() {
             let _ = self.child.kill();
             let _ = self.child.wait();
@@ -125,12 +125,12 @@ impl Drop for Helper {
     }
 }
 
-/// Bytes of a process that are in memory now.
+/// The resident memory of a process.
 pub(crate) fn resident(process: u32) -> u64 {
     of_status(process, "VmRSS:")
 }
 
-/// The most there ever were.
+/// The peak of its resident memory.
 pub(crate) fn peak(process: u32) -> u64 {
     of_status(process, "VmHWM:")
 }
@@ -146,10 +146,10 @@ pub(crate) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// Processor time of a process so far: clock ticks, of which Linux counts 100 a second.
+/// The processor time of a process: clock ticks, of which Linux counts 100 a second.
 pub(crate) fn processor(process: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The name stands in parentheses and may be anything; user and system time are the 14th and
+    // The name is in parentheses and may contain anything; user and system time are the 14th and
     // 15th field of all.
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
     let ticks: u64 = fields.skip(11).take(2).filter_map(|text| text.parse::<u64>().ok()).sum();

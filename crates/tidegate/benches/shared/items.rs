@@ -1,4 +1,4 @@
-//! Items of any size, nodes that take them, and how long each took.
+//! Items of any size, nodes that take them, and the time that each took.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,10 +12,10 @@ use tidegate::{Builder, Events, Identity, Node, Validator};
 use tidegate_proto::merkle;
 
 pub(crate) const NETWORK: NetworkId = NetworkId([1; 32]);
-/// After so long nothing more is waited for.
+/// The timeout of anything.
 pub(crate) const GUARD: Duration = Duration::from_secs(300);
 
-/// Items begin with their priority; the rest is filling.
+/// Items begin with their priority; the rest is padding.
 pub(crate) struct Items;
 
 impl Rules for Items {
@@ -55,7 +55,7 @@ pub(crate) fn item(priority: u64, size: usize) -> Vec<u8> {
     body
 }
 
-/// A node over QUIC on the loopback interface, which knows of nobody.
+/// A node over QUIC on the loopback interface, without peers.
 pub(crate) fn builder(validator: impl Validator) -> Builder {
     Builder::new(NETWORK, Items, validator)
         .identity(Identity::generate().expect("randomness"))
@@ -63,12 +63,12 @@ pub(crate) fn builder(validator: impl Validator) -> Builder {
         .listen("/ip4/127.0.0.1/udp/0/quic-v1".parse().expect("an address"))
 }
 
-/// Since when items are out.
+/// When items were published.
 #[derive(Default)]
 pub(crate) struct Watch(Mutex<HashMap<ItemId, Instant>>);
 
 impl Watch {
-    /// Publishes, and waits until it is known that the item is on its way.
+    /// Publishes, and waits until the item is on its way.
     pub(crate) async fn publish(&self, from: &Node, pool: PoolIndex, name: &str, body: Vec<u8>) {
         self.0.lock().expect("no panic").insert(Items.item_id(name, &body), Instant::now());
         let publishing = from.publish(pool, body, Admission::default());
@@ -79,7 +79,7 @@ impl Watch {
         self.0.lock().expect("no panic").remove(id).map(|since| since.elapsed())
     }
 
-    /// Items that nobody has seen yet.
+    /// Items that have not arrived yet.
     pub(crate) fn missing(&self) -> usize {
         self.0.lock().expect("no panic").len()
     }
@@ -89,7 +89,7 @@ impl Watch {
     }
 }
 
-/// One node, and what has happened on it.
+/// One node, and its events.
 pub(crate) struct Member {
     pub(crate) node: Node,
     seen: Arc<Mutex<Seen>>,
@@ -100,7 +100,7 @@ pub(crate) struct Seen {
     /// By pool.
     pub(crate) added: HashMap<PoolIndex, u64>,
     pub(crate) removed: HashMap<PoolIndex, u64>,
-    /// Of the items that are watched.
+    /// For the watched items.
     pub(crate) delays: Vec<Duration>,
     pub(crate) connected: u64,
     pub(crate) disconnected: u64,
@@ -154,7 +154,7 @@ pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
     assert!(within(GUARD, is_so).await, "{what}: not within {GUARD:?}");
 }
 
-/// Whether something comes true in time.
+/// Whether a condition comes true in time.
 pub(crate) async fn within(time: Duration, is_so: impl Fn() -> bool) -> bool {
     let since = Instant::now();
     while !is_so() {

@@ -1,4 +1,5 @@
-//! A process that attacks, at the lowest priority: prepares, says so, and begins when it is told.
+//! An attacking process, at the lowest priority: it prepares, reports that it is ready, and starts
+//! when it is told to.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,14 +15,14 @@ use crate::raw;
 pub(crate) const ALL: [&str; 7] =
     ["half-open", "storm", "flood", "beyond", "garbage", "silence", "hostile"];
 
-/// What an attack has done so far.
+/// Counters of an attack.
 #[derive(Default)]
 pub(crate) struct Done {
-    /// Datagrams, or handshakes that were begun.
+    /// Datagrams sent, or handshakes started.
     pub(crate) begun: AtomicU64,
     /// Handshakes that were completed.
     pub(crate) met: AtomicU64,
-    /// Times that the victim said that it refuses, or why it ends the connection.
+    /// Refusals and goodbyes of the victim.
     pub(crate) answered: AtomicU64,
 }
 
@@ -31,7 +32,7 @@ impl Done {
     }
 }
 
-/// With the attack's name, the victim's socket and how many there are of what it is made of.
+/// With the attack's name, the victim's socket, and the number of datagrams or identities.
 pub(crate) async fn in_process(with: &[String]) {
     let [name, victim, size] = with else { panic!("three arguments") };
     let victim: SocketAddr = victim.parse().expect("a socket");
@@ -78,6 +79,6 @@ pub(crate) async fn in_process(with: &[String]) {
     let (begun, met, answered) = (rate(&done.begun), rate(&done.met), rate(&done.answered));
     println!("begun {begun}, handshakes {met}, answered {answered}");
     let _ = input.next_line().await;
-    // What is under way is not waited for.
+    // Tasks in progress are dropped.
     std::process::exit(0);
 }

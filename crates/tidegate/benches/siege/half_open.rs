@@ -1,16 +1,16 @@
-//! First datagrams of QUIC connections, of which nothing more comes.
+//! First datagrams of QUIC connections that never continue.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use super::attack::Done;
 
-/// Sockets that they come from.
+/// Source sockets.
 const SOCKETS: usize = 64;
-/// How many go out between two pauses.
+/// Datagrams between two pauses.
 const PIECE: usize = 100;
 
-/// Sends them for ever, each time round from another socket: at a given rate, or as fast as they go.
+/// Sends them for ever, each round from another socket: at a given rate, or as fast as possible.
 pub(crate) fn fire(victim: SocketAddr, datagrams: &[Vec<u8>], rate: Option<u32>, done: &Done) {
     let pause = rate.map(|rate| Duration::from_secs(1) * PIECE as u32 / rate);
     let mut due = Instant::now();
@@ -22,7 +22,7 @@ pub(crate) fn fire(victim: SocketAddr, datagrams: &[Vec<u8>], rate: Option<u32>,
                 due += pause;
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
-            // A full buffer is the kernel's answer to a flood: the next goes out later.
+            // A full buffer of the kernel: the next one is sent later.
             if sockets[(at + round) % SOCKETS].send_to(datagram, victim).is_ok() {
                 Done::count(&done.begun);
             }

@@ -1,4 +1,4 @@
-//! The honest peers, and what the attacks cost them.
+//! The honest peers, and how the attacks affect them.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use super::victim::{HUNDRED, NAME, PLACES, POOL, node, worst_case};
 use crate::helper::{Helper, Priority, dropped, mib, processor, resident};
 use crate::items::{Member, Watch, item, met, percentile, until, within};
 
-/// Between two items: 50 a second.
+/// The interval of items: 50 a second.
 const PACE: Duration = Duration::from_millis(20);
 const SIZE: usize = 1 << 10;
-/// How long the last items of a phase are waited for.
+/// How long to wait for the last items of a phase.
 const LAST: Duration = Duration::from_secs(10);
-/// How often the victim's memory is looked at.
+/// The interval of measurements of the victim's memory.
 const SAMPLE: Duration = Duration::from_millis(50);
-/// How many times the quiet delay an item may take.
+/// The largest acceptable ratio to the delay in the quiet phase.
 const TARGET: f64 = 2.0;
-/// Between the start of an attack and the first item that counts.
+/// The time between the start of an attack and the first item that counts.
 const RUN_UP: Duration = Duration::from_millis(500);
 
-/// How long and how much.
+/// Durations and counts.
 struct Scale {
     phase: Duration,
     datagrams: usize,
@@ -49,7 +49,7 @@ impl Scale {
     }
 }
 
-/// How a time went.
+/// The results of a phase.
 struct Figures {
     p50: f64,
     p99: f64,
@@ -58,18 +58,18 @@ struct Figures {
     missing: usize,
     /// How many processors the victim kept busy.
     processors: f64,
-    /// Datagrams that found its socket full.
+    /// Datagrams lost at its full socket.
     dropped: u64,
 }
 
-/// The victim's largest resident memory since it was last asked for.
+/// The peak of the victim's resident memory since the last call.
 struct Memory {
     most: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
 
 impl Memory {
-    /// On a thread of its own: it must not wait for its turn.
+    /// On a separate thread, so that it never waits for its turn.
     fn watch(process: u32) -> Self {
         let (most, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (told, stopped) = (most.clone(), stop.clone());
@@ -111,7 +111,7 @@ impl Siege {
         let victim = Helper::start("victim", &[places.to_string()], Priority::Same);
         let address: Multiaddr = victim.hear().parse().expect("an address");
         let watch = Arc::new(Watch::default());
-        // They come back by themselves if they are cut off.
+        // They reconnect by themselves if they are cut off.
         let a = Member::start(node(accept_all, places).peer(&address), &Arc::default());
         let b = Member::start(node(accept_all, places).peer(&address), &watch);
         until("both are connected", || a.seen().connected + b.seen().connected == 2).await;
@@ -119,7 +119,7 @@ impl Siege {
         Self { victim, address, memory, a, b, watch, next: 0, scale, places, missed: Vec::new() }
     }
 
-    /// Publishes for the time of a phase.
+    /// Publishes for the duration of a phase.
     async fn measure(&mut self) -> Figures {
         self.watch.forget();
         self.b.take_delays();
@@ -144,7 +144,7 @@ impl Siege {
         Figures { p50, p99, worst, items, missing, processors, dropped }
     }
 
-    /// What the victim has cost so far: processor time, and datagrams that found no room.
+    /// The victim's processor time so far, and its lost datagrams.
     fn cost(&self) -> (Duration, u64) {
         let port = socket_of(&self.address).port();
         (processor(self.victim.id()), dropped(port))
@@ -160,7 +160,7 @@ impl Siege {
         );
     }
 
-    /// Peers that hold all places but those of A and B.
+    /// Peers that take all places but those of A and B.
     async fn fill(&self) -> Vec<Node> {
         let mut fillers = Vec::new();
         for _ in 2..PLACES {
@@ -172,7 +172,7 @@ impl Siege {
         fillers
     }
 
-    /// The attack, aimed somewhere, until what is returned is dropped.
+    /// The attack on a target, until the returned value is dropped.
     async fn begin(&self, name: &str, at: SocketAddr) -> Helper {
         let size = self.scale.size_of(name).to_string();
         let with = [name.to_owned(), at.to_string(), size];
@@ -183,7 +183,7 @@ impl Siege {
         attacker
     }
 
-    /// What the machine has to do with it: the same attack is aimed at another.
+    /// The machine's share of the effect: the same attack on another target.
     async fn control(&mut self, name: &str) -> Figures {
         let (decoy, address) = match name {
             "half-open" | "storm" | "flood" => (None, closed_port()),
@@ -252,7 +252,7 @@ impl Siege {
     }
 }
 
-/// Nobody listens there.
+/// A closed port.
 fn closed_port() -> SocketAddr {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
     socket.local_addr().expect("it is bound")
@@ -280,7 +280,7 @@ pub(crate) async fn run(quick: bool) {
     }
 }
 
-/// One victim, and one attack after the other; what was missed.
+/// One victim, and one attack after the other; returns the missed targets.
 async fn besiege(quick: bool, places: u32, attacks: &[&&str]) -> Vec<String> {
     let mut scale = Scale::of(quick);
     let minutes = std::env::args().skip_while(|argument| argument != "--minutes").nth(1);

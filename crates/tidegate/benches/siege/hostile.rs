@@ -1,5 +1,5 @@
-//! Peers that take part: each uses all that its permits allow, names ever new things, answers nothing,
-//! and stops in the middle of frames.
+//! Peers that take part: each uses all that its permits allow, names ever new things, answers
+//! nothing, and stops in the middle of frames.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ const BLOCK: u32 = 16;
 const POOL: u32 = 17;
 const PEERS: u32 = 18;
 
-/// Begins, and goes on for ever.
+/// Connects, and goes on for ever.
 pub(crate) fn begin(victim: SocketAddr, configs: Vec<ClientConfig>, done: &Arc<Done>) {
     for (number, config) in configs.into_iter().enumerate() {
         let done = done.clone();
@@ -42,7 +42,7 @@ pub(crate) fn begin(victim: SocketAddr, configs: Vec<ClientConfig>, done: &Arc<D
                 if one(&endpoint, victim, config, number as u64, &done).await.is_some() {
                     Done::count(&done.answered);
                 }
-                // Who is sent away comes as somebody else.
+                // A peer that is cut off comes back with another identity.
                 config = good_client();
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -50,7 +50,7 @@ pub(crate) fn begin(victim: SocketAddr, configs: Vec<ClientConfig>, done: &Arc<D
     }
 }
 
-/// A connection, until the victim ends it.
+/// One connection, until the victim ends it.
 async fn one(
     endpoint: &Endpoint,
     victim: SocketAddr,
@@ -97,7 +97,7 @@ struct Peer {
 
 fn setup_of() -> Setup {
     let config: Config = config();
-    // All that the node may say, and nothing of it is given back.
+    // Grants everything, and returns nothing.
     let grant = Grant {
         announcements: u32::MAX,
         bodies: u32::MAX,
@@ -131,7 +131,7 @@ fn unknown(number: u64) -> BlockId {
 }
 
 impl Peer {
-    /// Hears the victim on every channel; an attacker keeps nothing of it.
+    /// Reads the victim's frames on every channel, and discards them.
     fn listen(&mut self) {
         let mut told: BTreeMap<u32, UnboundedSender<Frame>> = BTreeMap::new();
         for channel in [0, TIP, RPC, BLOCK, POOL] {
@@ -178,7 +178,7 @@ impl Peer {
         }
     }
 
-    /// Held tips and headers that nobody knows, as fast as they are given back.
+    /// Unknown held tips and headers, as fast as their permits come back.
     async fn tips(&self, mut heard: UnboundedReceiver<Frame>, number: u64) -> Option<()> {
         let mut stream = self.open(TIP).await?;
         let mut n = number << 32;
@@ -196,7 +196,7 @@ impl Peer {
         }
     }
 
-    /// Compact blocks of unknown parents: two at a time.
+    /// Compact blocks with unknown parents: two at a time.
     async fn blocks(&self, mut heard: UnboundedReceiver<Frame>, number: u64) -> Option<()> {
         let mut stream = self.open(BLOCK).await?;
         let mut n = number << 32;
@@ -217,7 +217,7 @@ impl Peer {
         }
     }
 
-    /// As many announcements as are allowed, of what does not exist; and items that are of no use.
+    /// As many announcements as allowed, of items that do not exist; and useless items.
     async fn items(&self, mut heard: UnboundedReceiver<Frame>, number: u64) -> Option<()> {
         let mut stream = self.open(POOL).await?;
         let grant = config().pools[0].grant.clone();
@@ -255,7 +255,7 @@ impl Peer {
         }
     }
 
-    /// Requests that are taken back at once.
+    /// Requests that are cancelled at once.
     async fn requests(&self, mut heard: UnboundedReceiver<Frame>, number: u64) -> Option<()> {
         let mut stream = self.open(RPC).await?;
         for id in 0.. {

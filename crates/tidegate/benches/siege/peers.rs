@@ -1,4 +1,4 @@
-//! Peers that complete TLS and then behave badly.
+//! Peers that complete the TLS handshake and then misbehave.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,21 +11,21 @@ use super::attack::Done;
 use crate::items::NETWORK;
 use crate::raw::{endpoint, good_client};
 
-/// Sockets that they share.
+/// Their shared sockets.
 const SOCKETS: usize = 16;
-/// Those who send garbage, each with one connection at a time.
+/// Peers that send garbage, each with one connection at a time.
 const SENDERS: usize = 32;
-/// Bytes that each of them would send if nobody stopped it.
+/// Bytes that each of them would send if it was not stopped.
 const FLOOD: usize = 1 << 20;
 
-/// What they do when TLS is complete.
+/// What they do after the TLS handshake.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Conduct {
-    /// Say hello, and come again when they are refused.
+    /// Say hello, and reconnect when they are refused.
     Beyond,
-    /// Send what is no frame or no message, and come again as somebody else.
+    /// Send invalid frames or messages, and reconnect with another identity.
     Garbage,
-    /// Nothing.
+    /// Stay silent.
     Silence,
 }
 
@@ -45,7 +45,7 @@ pub(crate) fn prepare(count: usize) -> Vec<ClientConfig> {
     (0..count).map(|_| good_client()).collect()
 }
 
-/// Begins, and goes on for ever.
+/// Connects, and goes on for ever.
 pub(crate) fn begin(
     victim: SocketAddr,
     conduct: Conduct,
@@ -99,7 +99,7 @@ impl Peer {
                 Conduct::Garbage => send_garbage(connection, turn).await,
                 Conduct::Silence => None,
             };
-            // A stream that ends breaks the rules of itself: it is held until the connection ends.
+            // The end of a stream is a violation by itself: keep it open until the connection ends.
             connection.closed().await;
             drop(sent);
         };
@@ -126,7 +126,7 @@ fn hello(connection: &Connection) -> Option<Vec<u8>> {
     Some(frame(&hello, hello.len()))
 }
 
-/// Bytes behind a length that may be another.
+/// Bytes after a length that may be wrong.
 fn frame(bytes: &[u8], length: usize) -> Vec<u8> {
     [&(length as u32).to_be_bytes()[..], bytes].concat()
 }
@@ -143,37 +143,37 @@ async fn say_hello(connection: &Connection) -> Option<SendStream> {
     Some(control)
 }
 
-/// One kind after the other; what is open stays so.
+/// One kind after the other; open streams stay open.
 async fn send_garbage(connection: &Connection, turn: usize) -> Option<SendStream> {
     let noise: Vec<u8> = (0..MAX_FRAME).map(|at| (at * 31 + turn) as u8).collect();
     match turn % 6 {
-        // A frame that is too large, and all of it.
+        // A whole frame that is too large.
         0 => {
             let mut control = open(connection, 0).await?;
             control.write_all(&frame(&[], MAX_FRAME + 1)).await.ok()?;
             flood(&mut control, &noise).await;
             Some(control)
         }
-        // One that ends too early.
+        // A frame that ends too early.
         1 => {
             let mut control = open(connection, 0).await?;
             control.write_all(&frame(&noise[..10], MAX_FRAME)).await.ok()?;
             control.finish().ok()?;
             Some(control)
         }
-        // No message.
+        // An invalid message.
         2 => {
             let mut control = open(connection, 0).await?;
             control.write_all(&frame(&noise, noise.len())).await.ok()?;
             Some(control)
         }
-        // A hello, and then no message.
+        // A hello, then an invalid message.
         3 => {
             let mut control = say_hello(connection).await?;
             control.write_all(&frame(&noise, noise.len())).await.ok()?;
             Some(control)
         }
-        // As much as fits on channels that nobody has opened.
+        // As much as fits on unopened channels.
         4 => {
             let mut control = say_hello(connection).await?;
             for channel in 16..20 {
@@ -182,7 +182,7 @@ async fn send_garbage(connection: &Connection, turn: usize) -> Option<SendStream
             control.write_all(&frame(&noise, noise.len())).await.ok()?;
             Some(control)
         }
-        // One channel twice.
+        // A channel opened twice.
         _ => {
             let control = open(connection, 0).await?;
             open(connection, 0).await?;
@@ -200,6 +200,6 @@ async fn flood(stream: &mut SendStream, noise: &[u8]) {
             }
         }
     };
-    // Where nothing more fits the rest is not waited for.
+    // Once nothing more fits, the rest is dropped.
     let _ = tokio::time::timeout(Duration::from_millis(200), all).await;
 }

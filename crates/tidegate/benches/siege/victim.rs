@@ -13,25 +13,25 @@ use crate::items::{Member, NETWORK, builder, header};
 
 pub(crate) const POOL: PoolIndex = PoolIndex(0);
 pub(crate) const NAME: &str = "items";
-/// Inbound places: those of A and B, and a few for others.
+/// Places for inbound connections: those of A and B, and a few more.
 pub(crate) const PLACES: u32 = 8;
-/// The same where a hundred others take part.
+/// The same for a hundred peers that take part.
 pub(crate) const HUNDRED: u32 = 102;
 
-/// As a node is by default, with fewer places: so that the bound on its memory is a low one.
+/// A node with defaults, except for fewer places, so that its memory bound is low.
 fn limits(places: u32) -> Limits {
     let mut limits = Limits::default();
     (limits.max_inbound, limits.max_outbound) = (places, 2);
     limits
 }
 
-/// A node of the network, honest or attacked. It has a chain, whose tip stands still.
+/// A node of the network, honest or attacked. It has a chain whose tip does not change.
 pub(crate) fn node(validator: impl Validator, places: u32) -> Builder {
     let genesis = header(BlockId([0; 32]), 0, 0);
     builder(validator).pool(PoolSpec::new(NAME)).genesis(genesis).limits(limits(places))
 }
 
-/// What a node is set up with, as far as others must agree.
+/// The part of the configuration that nodes must agree on.
 pub(crate) fn config() -> Config {
     let mut config = Config::new(PeerId([0; 32]), NETWORK);
     config.pools.push(PoolSpec::new(NAME));
@@ -44,8 +44,8 @@ pub(crate) fn worst_case(places: u32) -> u64 {
     config.worst_case_bytes()
 }
 
-/// What attackers send is of no use, as where an application wants fees: an item of no priority is
-/// ignored, after it has been looked at.
+/// Items of attackers are useless, as with an application that demands fees: an item of priority
+/// zero is ignored after its validation.
 pub(crate) fn judge(subject: Subject, answer: Answer) {
     match subject {
         Subject::Item { body, .. } if body.starts_with(&[0; 8]) => answer.ignore(),
@@ -53,7 +53,7 @@ pub(crate) fn judge(subject: Subject, answer: Answer) {
     }
 }
 
-/// Runs until nobody listens. Says where it is; asked anything, says what it has seen.
+/// Runs until its input is closed. Prints its address, and its counters for each line of input.
 pub(crate) async fn in_process(with: &[String]) {
     let [places] = with else { panic!("one argument") };
     let places = places.parse().expect("a number");

@@ -1,4 +1,4 @@
-//! The store: what comes back from it, whatever happens to the machine.
+//! The store: what can be read back, whatever happens to the machine.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,7 +91,7 @@ fn blocks_come_back_and_those_beside_the_chain_go() {
     assert_eq!(store.load(&Load::Block(id(1, 1))).unwrap(), Found::Block(body(1, 1)));
     assert_eq!(store.load(&Load::Block(id(130, 2))).unwrap(), Found::Nothing);
     assert_eq!(store.load(&Load::Block(id(140, 2))).unwrap(), Found::Block(body(140, 2)));
-    // Headers: behind the first that is on the chain; the genesis is.
+    // Headers after the first block of the locator that is on the chain; the genesis is.
     let after = |from: u64, count: u64| {
         Found::Headers((from..from + count).map(|height| header(height, 1)).collect())
     };
@@ -107,7 +107,7 @@ fn the_chain_follows_the_tip() {
     for height in 1..=20 {
         store.keep(&[block(height, 1, 1), tip(height, 1)], None).unwrap();
     }
-    // A fork at 15, first shorter, then longer; the tip goes there and back.
+    // A fork at 15, first shorter, then longer; the tip moves there and back.
     for height in 16..=22 {
         store.keep(&[block(height, 2, if height == 16 { 1 } else { 2 })], None).unwrap();
     }
@@ -146,7 +146,7 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files.map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect()
 }
 
-/// Opens a store that must be refused: why, and that nothing was changed.
+/// Opens a store that must be refused, without changing it; returns the reason.
 fn refused(folder: &Path, network: NetworkId, genesis: &[u8]) -> String {
     let before = files(folder);
     let error = Store::open(folder, network, genesis, pools()).unwrap_err();
@@ -184,27 +184,28 @@ fn the_store_of_another_is_refused_untouched() {
         Store::open(&folder, NETWORK, b"genesis", pools()).unwrap().headers(9).unwrap().len(),
         1
     );
-    // One that was not finished is started again.
+    // An incomplete one is created again.
     std::fs::rename(folder.join("store.redb"), folder.join("store.new")).unwrap();
     let anew = Store::open(&folder, NETWORK, b"genesis", pools()).unwrap();
     assert!(anew.headers(9).unwrap().is_empty() && !folder.join("store.new").exists());
     drop(anew);
-    // A file that is no store.
+    // A file that is not a store.
     std::fs::write(folder.join("store.redb"), "no database at all, whatever its length").unwrap();
     assert!(refused(&folder, NETWORK, b"genesis").contains("not a store that can be read"));
 }
 
-/// A disk that forgets: what was not synced is lost when the power fails, or a part of it.
+/// A disk that loses writes: those that were not synced are lost, in whole or in part, when the
+/// power fails.
 #[derive(Clone, Debug, Default)]
 struct Disk(Arc<Mutex<Content>>);
 
 #[derive(Clone, Debug, Default)]
 struct Content {
-    /// As it is read.
+    /// The content as it is read.
     now: Vec<u8>,
-    /// What has certainly been written.
+    /// The content that is certainly on the disk.
     synced: Vec<u8>,
-    /// What was done since.
+    /// Operations since the last sync.
     pending: Vec<Op>,
     /// Operations until the power fails.
     left: Option<u64>,
@@ -246,8 +247,8 @@ impl Disk {
         Ok(content)
     }
 
-    /// The disk after the power has failed: of what was not synced each piece of 512 bytes is
-    /// there or not.
+    /// The disk after a power failure: each 512 bytes of the writes that were not synced are there
+    /// or not.
     fn after_crash(&self, seed: u64) -> Self {
         let content = self.content();
         let mut survived = content.synced.clone();
@@ -314,14 +315,14 @@ impl StorageBackend for Disk {
     }
 }
 
-/// What a node writes for one block: an item of its own, the block, the tip.
+/// The writes of a node for one block: a published item, the block, the tip.
 fn round(height: u64) -> [Write; 3] {
     let body = Bytes::from(height.to_be_bytes().to_vec());
     let item = Write::Item { pool: PoolIndex(0), id: rules().item_id("a", &body), body };
     [item, block(height, 1, 1), tip(height, 1)]
 }
 
-/// Keeps blocks until the power fails; how many of them were durable.
+/// Writes blocks until the power fails; returns how many were reported as durable.
 fn keep_until_crash(disk: &Disk, from: u64) -> u64 {
     let Ok(store) = Store::on_backend(disk.clone(), NETWORK, b"genesis", pools()) else {
         return from;
@@ -334,7 +335,7 @@ fn keep_until_crash(disk: &Disk, from: u64) -> u64 {
     from + 59
 }
 
-/// What was said to be durable is there, and nothing is there in part.
+/// What was reported as durable is there, and nothing is there in part.
 fn check_after_crash(disk: &Disk, durable: u64) -> u64 {
     let store = Store::on_backend(disk.clone(), NETWORK, b"genesis", pools()).unwrap();
     let saved = store.saved(&rules()).unwrap();
@@ -342,7 +343,7 @@ fn check_after_crash(disk: &Disk, durable: u64) -> u64 {
         let text = String::from_utf8(block.header.to_vec()).unwrap();
         text.split(' ').nth(1).unwrap().parse().unwrap()
     });
-    // The transaction that was under way may have made it.
+    // The transaction in progress may have succeeded.
     assert!(tip == durable || tip == durable + 1, "{tip} of {durable}");
     let published = store.published().unwrap().len() as u64;
     assert_eq!(published, tip, "an item, its block and the tip go together");
@@ -355,7 +356,7 @@ fn check_after_crash(disk: &Disk, durable: u64) -> u64 {
     tip
 }
 
-/// At 200 points of the same run, and again in what follows the recovery.
+/// At 200 points of the same run, and again during the recovery.
 #[test]
 fn durable_data_survives_power_failures() {
     let new = || {
@@ -382,7 +383,7 @@ fn durable_data_survives_power_failures() {
 }
 
 proptest! {
-    /// However tips move among the blocks of a tree, what comes back is the path to the last one.
+    /// However the tip moves within a tree of blocks, reading gives the path to the last one.
     #[test]
     fn the_chain_is_the_path_to_the_tip(moves in prop::collection::vec((0..6u64, 1..4u8), 1..30)) {
         let store = in_memory();
@@ -417,8 +418,8 @@ fn one() -> [String; 1] {
     ["a".to_owned()]
 }
 
-/// A store that had been opened for another network was used without a word: its items came into the
-/// pools of this one.
+/// Regression: a store of another network was used without an error: its items came into the pools
+/// of this one.
 #[tokio::test]
 async fn a_store_must_be_for_the_node() {
     let (net, other) = (NETWORK, NetworkId([9; 32]));
@@ -442,7 +443,8 @@ async fn a_store_must_be_for_the_node() {
     }
 }
 
-/// A disk that fails while the node runs: it stops, says why, and what it has said is there.
+/// A disk that fails while the node runs: the node stops, tells why, and everything it has reported
+/// is there.
 #[tokio::test]
 async fn a_node_stops_when_its_store_fails() {
     use tidegate_proto::io::{Admission, Event, Fate};
@@ -471,7 +473,7 @@ async fn a_node_stops_when_its_store_fails() {
     assert_eq!(store.published().unwrap().len(), 5);
 }
 
-/// Items that were published are offered again after a restart; those that do not hold at present
+/// Published items are published again after a restart; those that are not executable at present
 /// are kept all the same.
 #[tokio::test]
 async fn own_items_are_offered_again() {
@@ -502,11 +504,11 @@ async fn own_items_are_offered_again() {
     assert_eq!(node.pool_ids(PoolIndex(0)).await.unwrap().len(), 5);
     node.shutdown().await;
     drop((node, events));
-    // What does not hold now may be in a block that is taken back.
+    // They may be in a block that a re-org undoes.
     assert_eq!(store().published().unwrap().len(), 10);
 }
 
-/// When a node has shut down, its store is closed: another may open it at once.
+/// After a node's shutdown its store is closed, and can be opened again at once.
 #[tokio::test]
 async fn the_next_node_opens_the_store_at_once() {
     let disk = Disk::default();

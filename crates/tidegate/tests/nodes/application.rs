@@ -1,4 +1,4 @@
-//! A tiny application, and nodes that run it.
+//! A minimal application, and nodes that run it.
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tidegate::transport::memory::MemoryNetwork;
 use tidegate::{Answer, Builder, Events, Identity, Multiaddr, Node, PoolSpec, Validator};
 use tokio::sync::Notify;
 
-/// After so long a test has failed. Nothing waits for it when all goes well.
+/// The timeout of a test. Nothing waits for it unless the test fails.
 pub(crate) const GUARD: Duration = Duration::from_secs(30);
 pub(crate) const NETWORK: NetworkId = NetworkId([7; 32]);
 pub(crate) const NOTES: PoolIndex = PoolIndex(0);
@@ -34,7 +34,7 @@ pub(crate) fn note_id(note: &str) -> ItemId {
     Notes.item_id("notes", note.as_bytes())
 }
 
-/// Holds up whoever checks a note that begins with `!`, until it is opened.
+/// Blocks the validation of notes that begin with `!`, until it is opened.
 #[derive(Clone, Default)]
 pub(crate) struct Gate {
     open: Arc<(Mutex<bool>, Condvar)>,
@@ -60,7 +60,7 @@ impl Validator for Gate {
     }
 }
 
-/// A test that panics must not wait for its workers.
+/// A panicking test must not wait for its workers.
 impl Drop for Gate {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -69,7 +69,7 @@ impl Drop for Gate {
     }
 }
 
-/// What nodes are connected by.
+/// How nodes are connected.
 pub(crate) enum By {
     Memory(MemoryNetwork),
     #[cfg(feature = "quic")]
@@ -100,7 +100,7 @@ impl By {
         self.connect_at(builder, identity, self.anywhere())
     }
 
-    /// Where a node can listen beside others.
+    /// A free address to listen at.
     pub(crate) fn anywhere(&self) -> Multiaddr {
         let anywhere = match self {
             Self::Memory(_) => "/memory/0",
@@ -116,7 +116,7 @@ impl By {
         identity: Identity,
         place: Multiaddr,
     ) -> Builder {
-        // Who is connected to whom is the test's business.
+        // Tests decide which nodes are connected.
         let builder = builder.listen(place).outbound(0);
         match self {
             Self::Memory(network) => {
@@ -133,7 +133,7 @@ impl By {
         Running::start(self.builder(validator))
     }
 
-    /// Two nodes that know each other.
+    /// Two connected nodes.
     pub(crate) async fn pair(&self, validator: impl Validator) -> (Running, Running) {
         let (mut alice, mut bob) = (self.start(accept_all), self.start(validator));
         alice.meet(&mut bob).await;
@@ -165,7 +165,7 @@ impl Running {
         assert_eq!((peer, inbound), (expected, dialed_by_peer));
     }
 
-    /// The next event for which something holds.
+    /// The next event that matches.
     pub(crate) async fn until(&mut self, holds: impl Fn(&Event) -> bool) -> Event {
         let next = async {
             loop {

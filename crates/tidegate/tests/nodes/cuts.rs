@@ -1,4 +1,4 @@
-//! A way between two nodes that carries nothing for a while, with real sockets.
+//! Outages of the path between two nodes, with real sockets.
 //!
 //! `TIDEGATE_LONG_CUT=600` makes the long one ten minutes.
 
@@ -11,11 +11,10 @@ use tidegate::transport::split_peer;
 use super::application::{By, Running, accept_all};
 use crate::relay::{Fate, Relay, address_of, socket_of};
 
-/// How long after the network is back everything must have arrived.
+/// How long after the outage everything must have arrived.
 const BACK: Duration = Duration::from_secs(10);
 
-/// Two nodes that publish while the way between them is cut: how long after its return each has
-/// what the other published.
+/// Two nodes publish during an outage; returns how long after it each has the other's items.
 async fn cut(duration: Duration) -> Duration {
     let by = By::Quic;
     let mut bob = by.start(accept_all);
@@ -34,8 +33,8 @@ async fn cut(duration: Duration) -> Duration {
         count += 1;
         alice.publish(&format!("alice {count}")).await;
         bob.publish(&format!("bob {count}")).await;
-        // Not to wait for anything: it is the pace of what is published, all of which must fit into
-        // the pools.
+        // This sleep waits for nothing: it is the pace of publishing, since everything must fit
+        // into the pools.
         tokio::time::sleep((duration / 600).max(Duration::from_millis(100))).await;
     }
     let has = bob.node.pool_ids(super::application::NOTES).await.unwrap().len();

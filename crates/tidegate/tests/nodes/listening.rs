@@ -1,4 +1,4 @@
-//! Where nodes listen, and what others are told of that.
+//! Listeners of nodes, and the addresses that others are told.
 
 use tidegate::transport::{split_peer, with_peer};
 use tidegate::{Builder, Identity, PoolSpec};
@@ -7,12 +7,13 @@ use super::application::{NETWORK, Notes, Running, accept_all, within};
 
 const HERE: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
 
-/// A node that takes notes, and listens nowhere yet.
+/// A node that takes notes, and does not listen yet.
 fn notes() -> Builder {
     Builder::new(NETWORK, Notes, accept_all).pool(PoolSpec::new("notes")).outbound(0)
 }
 
-/// The port was taken for another 80 ms or more: a restart in one process failed.
+/// Regression: the port stayed in use for another 80 ms or more, so that a restart in one process
+/// failed.
 #[tokio::test]
 async fn ports_are_free_after_shutdown() {
     let start = |address: &str| {
@@ -55,7 +56,7 @@ async fn both_families_have_one_port() {
     assert_eq!(listens(&node).len(), 2);
 }
 
-/// What `run` prints, with the address of a router in it.
+/// What `run` prints, with a router's address in it.
 #[tokio::test]
 async fn an_external_address_may_name_the_node() {
     let identity = Identity::from_seed(&[7; 32]);

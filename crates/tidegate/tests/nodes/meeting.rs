@@ -1,4 +1,4 @@
-//! How nodes come together and part.
+//! How nodes connect and disconnect.
 
 use tidegate::id::NetworkId;
 use tidegate::io::{DialError, Disconnect, Event};
@@ -23,7 +23,7 @@ async fn shutting_down_says_goodbye() {
         let event = bob.until(|event| gone(event).is_some()).await;
         assert_eq!(gone(&event), Some(&Disconnect::Remote(Goodbye::ShuttingDown)));
         assert!(bob.node.status().await.unwrap().peers.is_empty());
-        // What is left of it says so.
+        // The remaining handle says so.
         assert!(matches!(alice.node.status().await, Err(NodeError::Closed)));
         assert_eq!(alice.node.dial(&bob.node.addresses()[0]), Err(NodeError::Closed));
         within("another end", alice.node.shutdown()).await;
@@ -58,7 +58,7 @@ async fn a_peer_can_be_sent_away_and_come_back() {
         let at_bob = bob.until(|event| gone(event).is_some()).await;
         assert_eq!(gone(&at_alice), Some(&Disconnect::Local(Goodbye::Requested)));
         assert_eq!(gone(&at_bob), Some(&Disconnect::Remote(Goodbye::Requested)));
-        // It need not come back: whoever sent it away has to want it again.
+        // It does not dial again: the node that disconnected it must want it back.
         bob.node.dial(&alice.node.addresses()[0]).unwrap();
         let refused = bob.until(|event| matches!(event, Event::Refused { .. })).await;
         let Event::Refused { by_us: false, refusal: Refusal::Busy(ms), .. } = refused else {
@@ -135,7 +135,7 @@ async fn listen_errors_name_the_address() {
         let (taken, _) = split_peer(bob.node.addresses()[0].clone());
         let error = by.builder(accept_all).listen(taken.clone()).start().unwrap_err();
         assert!(error.to_string().starts_with(&format!("{taken}: ")), "{error}");
-        // As it was printed, it may be given again; by its own node.
+        // A printed address can be used again, even by the node itself.
         let identity = Identity::from_seed(&[3; 32]);
         let named = with_peer(by.anywhere(), identity.peer_id());
         let carol = by.connect_at(by.builder(accept_all), identity, named.clone());

@@ -1,4 +1,4 @@
-//! Applications that are slow: validators that take their time, readers that do not read.
+//! Slow applications: slow validators, and readers that do not read events.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +30,7 @@ async fn a_stuck_check_stops_neither_the_node_nor_other_checks() {
         assert_eq!((status.pools["notes"].items, status.tickets), (200, 1));
         gate.open();
         bob.has("!stuck").await;
-        // The other direction has nothing to do with any of this.
+        // The other direction is not affected.
         bob.publish("back").await;
         alice.has("back").await;
     }
@@ -49,7 +49,7 @@ async fn a_node_whose_only_worker_is_stuck_still_answers() {
         for note in &notes {
             alice.publish(note).await;
         }
-        // Bob's own items need no check, and get to Alice.
+        // Bob's own items need no validation, and reach Alice.
         assert_eq!(bob.publish("own").await, Fate::Accepted);
         alice.has("own").await;
         let status = within("its status", bob.node.status()).await.unwrap();
@@ -88,7 +88,7 @@ async fn a_validator_that_panics_has_ignored() {
         _ => answer.accept(Admission::default()),
     };
     let (alice, mut bob) = By::memory().pair(validator).await;
-    // More of them than workers: none of those is lost.
+    // More questions than workers: none is lost.
     for number in 0..20 {
         alice.publish(&format!("?{number}")).await;
         alice.publish(&format!(".{number}")).await;
@@ -107,7 +107,7 @@ async fn unread_events_are_counted_and_the_node_goes_on() {
         for number in 0..notes {
             assert_eq!(alice.publish(&format!("note {number}")).await, Fate::Accepted);
         }
-        // Bob gets them all though nobody reads the events.
+        // Bob gets them all although the events are not read.
         let arrive = async {
             while bob.node.status().await.unwrap().pools["notes"].items < notes {
                 tokio::task::yield_now().await;
@@ -120,13 +120,13 @@ async fn unread_events_are_counted_and_the_node_goes_on() {
         }
         assert_eq!(bob.events.try_next(), Some(Event::Lagged((notes - KEPT) as u64)));
         assert_eq!(bob.events.try_next(), None);
-        // From here on it is told again.
+        // From here on events are reported again.
         alice.publish("news").await;
         bob.has("news").await;
     }
 }
 
-/// Says something whenever it is asked, about one connection whose peer never speaks.
+/// A transport that has an event at every poll, about one connection whose peer never speaks.
 struct Chatterbox {
     connected: bool,
     closed: Arc<AtomicBool>,
@@ -173,12 +173,12 @@ impl Transport for Chatterbox {
     }
 }
 
-/// On one thread with everything else, a transport that is never silent must leave time for
-/// timers, for messages and for other tasks.
+/// On a single thread, a transport that is never idle must leave time for timers, messages and
+/// other tasks.
 #[test]
 fn a_busy_transport_does_not_stop_the_clock() {
     let (told, done) = std::sync::mpsc::channel();
-    // Were the runtime's thread stuck, no timer of it could end this test.
+    // If the runtime's thread was stuck, none of its timers could end this test.
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(beside_a_chatterbox());
@@ -197,6 +197,6 @@ async fn beside_a_chatterbox() {
     while !closed.load(Ordering::Relaxed) {
         assert_eq!(node.node.status().await.unwrap().peers.len(), 0);
     }
-    // Nobody confirms that the connection has ended: the farewell does not wait for ever.
+    // The end of the connection is not acknowledged: shutdown must not wait for ever.
     node.node.shutdown().await;
 }

@@ -1,4 +1,4 @@
-//! A panic in the core ends the node, and everyone who waits for it is told.
+//! A panic in the core ends the node, and all that wait for it are told.
 
 use tidegate::id::{ItemId, ItemKey};
 use tidegate::rules::{ItemFacts, Rules};
@@ -6,7 +6,7 @@ use tidegate::{Builder, Failure, NodeError, PoolSpec, accept_all};
 
 use super::application::{GUARD, NETWORK, NOTES};
 
-/// Rules that break at some items.
+/// Rules that panic at some items.
 struct Fragile;
 
 impl Rules for Fragile {

@@ -1,4 +1,4 @@
-//! Items on their way through pools.
+//! Propagation of items.
 
 use std::time::Duration;
 
@@ -53,7 +53,8 @@ async fn peers_that_connect_later_get_the_pool() {
     }
 }
 
-/// Of 4,000 that were accepted a peer had 204 when the node had said goodbye, and no call said which.
+/// Regression: of 4,000 accepted items a peer had 204 when the node had said goodbye, and no call
+/// told which.
 #[tokio::test]
 async fn flush_waits_until_peers_have_the_items() {
     const COUNT: usize = 300;
@@ -77,7 +78,7 @@ async fn flush_waits_until_peers_have_the_items() {
         assert_eq!(alice.node.holders(NOTES, note_id("none")).await.unwrap(), None);
         alice.node.shutdown().await;
         assert_eq!(bob.node.pool_ids(NOTES).await.unwrap().len(), COUNT);
-        // What others have published is theirs to keep, and nobody is left who could take this.
+        // Items of other publishers do not count, and there is no peer left to take this one.
         assert_eq!(bob.publish("high tide at nine").await, Fate::Accepted);
         bob.until(|event| matches!(event, Event::PeerDisconnected { .. })).await;
         assert_eq!(bob.node.flush(1, Duration::from_millis(30)).await.unwrap(), 1);
@@ -86,7 +87,7 @@ async fn flush_waits_until_peers_have_the_items() {
     }
 }
 
-/// That a peer refuses an item does not make it one that has it.
+/// A peer that refuses an item does not count as having it.
 #[tokio::test]
 async fn peers_that_ignore_an_item_do_not_count_as_holders() {
     let by = By::memory();
@@ -95,7 +96,7 @@ async fn peers_that_ignore_an_item_do_not_count_as_holders() {
     alice.meet(&mut bob).await;
     assert_eq!(alice.publish("low tide").await, Fate::Accepted);
     assert_eq!(alice.node.flush(1, Duration::from_millis(200)).await.unwrap(), 1);
-    // It is the same when the peer has let go of it and offers it.
+    // The same if the peer has dropped it and announces it.
     assert_eq!(bob.publish("low tide").await, Fate::Accepted);
     assert_eq!(alice.node.flush(1, GUARD).await.unwrap(), 0);
 }
@@ -117,7 +118,7 @@ async fn publishing_tells_the_fate() {
     assert_eq!(publish(1, &[b'm'; 101]).await, Fate::Invalid(Invalid::TooLarge));
     assert_eq!(publish(1, &[0xff]).await, Fate::Invalid(Invalid::Malformed));
     assert_eq!(publish(1, &[b'm'; 100]).await, Fate::Accepted);
-    // Only what is better than the worst finds a place now.
+    // Now an item must be better than the worst to get in.
     assert_eq!(publish(1, b"a").await, Fate::Full { floor: u64::from(b'm') });
     assert_eq!(publish(1, b"z").await, Fate::Accepted);
     assert_eq!(alice.node.status().await.unwrap().pools["few"].items, 2);
@@ -131,7 +132,7 @@ async fn pending_publications_are_bounded() {
         let note = format!("note {number}");
         alice.node.publish(NOTES, note, Admission::default())
     };
-    // Nothing runs while this does not wait: all of them are under way.
+    // Nothing runs until this awaits: all of them are in progress.
     let mut waiting: Vec<_> = (0..PLACES).map(|number| publish(number).unwrap()).collect();
     assert_eq!(publish(PLACES).unwrap_err(), NodeError::Busy);
     assert_eq!(publish(PLACES).unwrap_err(), NodeError::Busy);

@@ -1,4 +1,4 @@
-//! What is shared: workers between the pools of a peer, places between peers.
+//! Sharing of workers between pools, and of places between peers.
 
 use tidegate::id::PoolIndex;
 use tidegate::io::{Admission, Event, Fate, Subject};
@@ -12,7 +12,7 @@ const OTHERS: PoolIndex = PoolIndex(1);
 /// More than workers and tickets.
 const NOTES_AT_ONCE: u32 = 50;
 
-/// Two nodes with two pools. Bob checks what comes.
+/// Two nodes with two pools. Bob validates items.
 async fn pair(by: &By, gate: &Gate) -> (Running, Running) {
     let mut notes = PoolSpec::new("notes");
     notes.grant = Grant { announcements: NOTES_AT_ONCE, bodies: NOTES_AT_ONCE, ..notes.grant };
@@ -34,7 +34,7 @@ async fn publish(from: &Running, pool: PoolIndex, text: String) {
     assert_eq!(within("a fate", publishing).await, Ok(Fate::Accepted));
 }
 
-/// Waits until a number of a pool's permits is out at a node's peers.
+/// Waits until this many of a pool's permits are outstanding at a node's peers.
 async fn given(node: &Running, pool: &str, permits: usize) {
     let given = async {
         while node.node.status().await.unwrap().peers[0].permits[pool].given < permits {
@@ -68,13 +68,13 @@ async fn a_pool_whose_permits_are_out_does_not_stop_another() {
     }
 }
 
-/// Dials until it is told why it is not wanted.
+/// Dials until it is told why it is refused.
 async fn refused(stranger: &mut Running, by: &Running) -> Refusal {
     loop {
         stranger.node.dial(&by.node.addresses()[0]).expect("a running node");
         let told =
             |event: &Event| matches!(event, Event::Refused { .. } | Event::DialFailed { .. });
-        // On a busy machine a dial may take too long.
+        // On a busy machine a dial may time out.
         if let Event::Refused { by_us: false, refusal, .. } = stranger.until(told).await {
             return refusal;
         }

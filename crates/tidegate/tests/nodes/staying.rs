@@ -13,7 +13,7 @@ fn notes() -> Builder {
     Builder::new(NETWORK, Notes, accept_all).pool(PoolSpec::new("notes"))
 }
 
-/// A node with the name that a key file gives it, where it was before.
+/// A node with the identity in a key file, at its earlier address.
 async fn again(by: &By, key: &Path, place: &Multiaddr) -> Running {
     let start = async {
         loop {
@@ -30,7 +30,7 @@ async fn again(by: &By, key: &Path, place: &Multiaddr) -> Running {
     within("the old place", start).await
 }
 
-/// A node that goes elsewhere than where others were.
+/// A node that comes back at another address.
 fn elsewhere(by: &By, peer: &Multiaddr) -> Running {
     let identity = Identity::generate().unwrap();
     let builder = notes().peer(peer);
@@ -80,7 +80,7 @@ async fn a_peer_that_comes_later_is_found() {
     }
 }
 
-/// A name is looked up at each dial, and one that nobody has is no reason to give up.
+/// Names are resolved at each dial, and an unknown name is no reason to give up.
 #[cfg(feature = "quic")]
 #[tokio::test]
 async fn a_peer_is_found_by_its_name() {
@@ -105,7 +105,7 @@ async fn a_peer_is_found_by_its_name() {
                 .await
         };
     }
-    // Nobody can listen at a name.
+    // A name cannot be listened at.
     let listens = notes().listen("/dns4/localhost/udp/0/quic-v1".parse().unwrap()).start();
     assert!(matches!(listens, Err(StartError::Listen(_))));
 }

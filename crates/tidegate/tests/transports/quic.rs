@@ -1,4 +1,4 @@
-//! What only QUIC promises: peers that do not play by the rules do no harm.
+//! What only QUIC promises: peers that violate the protocol do no harm.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,10 +21,10 @@ use tidegate::transport::{Dial, Happening, Setup};
 
 type QuicNet = Net<OverQuic>;
 
-/// The code of a connection that ends because of its framing.
+/// The close code for violations of the framing.
 const FRAMING: VarInt = VarInt::from_u32(1);
 
-/// A bare client and the listener's end of its connection.
+/// A bare client, and the listener's end of its connection.
 async fn accepted(net: &mut QuicNet) -> (quinn::Connection, End) {
     accepted_from(net, &endpoint()).await
 }
@@ -40,7 +40,7 @@ async fn accepted_from(net: &mut QuicNet, from: &quinn::Endpoint) -> (quinn::Con
     (connection, End(0, *id))
 }
 
-/// A stream of a channel, with bytes behind its number.
+/// A stream of a channel, with bytes after its number.
 async fn stream(quic: &quinn::Connection, channel: u32, bytes: &[u8]) -> quinn::SendStream {
     let mut stream = quic.open_uni().await.expect("a stream");
     stream.write_all(&channel.to_be_bytes()).await.expect("its channel");
@@ -48,7 +48,7 @@ async fn stream(quic: &quinn::Connection, channel: u32, bytes: &[u8]) -> quinn::
     stream
 }
 
-/// Another implementation finds the same binding by what the specification says (section 4.2).
+/// Another implementation derives the same binding from the specification (section 4.2).
 #[tokio::test]
 async fn the_binding_is_the_exporter_of_the_specification() {
     let mut net = QuicNet::new(1).await;
@@ -88,7 +88,7 @@ async fn only_peers_with_an_ed25519_key_are_accepted() {
     ];
     for (what, shows, alpn) in strangers {
         let connecting = endpoint().connect_with(client(shows, alpn), to, "x").expect("a dial");
-        // A client is done before the server has looked at its certificate.
+        // A client completes the handshake before the server has checked its certificate.
         let refused = async {
             match connecting.await {
                 Ok(connection) => connection.closed().await,
@@ -96,7 +96,7 @@ async fn only_peers_with_an_ed25519_key_are_accepted() {
             }
         };
         let error = net.alongside("a refusal", refused).await;
-        // Told by TLS, not by silence.
+        // The error comes from TLS, not from a timeout.
         let by_tls = matches!(error, ConnectionError::ConnectionClosed(_));
         assert!(by_tls || matches!(error, ConnectionError::TransportError(_)), "{what}: {error}");
         assert!(net.peers[0].links.is_empty(), "{what}: it came in");
@@ -105,7 +105,7 @@ async fn only_peers_with_an_ed25519_key_are_accepted() {
     assert!(!net.link(end).closed);
 }
 
-/// A closed connection is kept for three times as long as its peer says. R4.2.6
+/// A closed connection is kept for three times the delay that its peer announces. R4.2.6
 #[tokio::test]
 async fn peers_with_a_long_ack_delay_are_refused() {
     for (delay, is_let_in) in [(250, true), (251, false)] {
@@ -117,7 +117,7 @@ async fn peers_with_a_long_ack_delay_are_refused() {
     }
 }
 
-/// A certificate alone proves nothing: whoever was dialed has shown it to many.
+/// A certificate alone proves nothing: a peer that was dialed has shown it to many.
 #[tokio::test]
 async fn a_server_with_a_stolen_certificate_is_no_peer() {
     let mut net = QuicNet::new(0).await;
@@ -142,7 +142,7 @@ async fn an_announced_length_above_the_bound_ends_the_connection() {
     for length in [MAX_FRAME as u32 + 1, u32::MAX] {
         let mut net = QuicNet::new(1).await;
         let (quic, end) = accepted(&mut net).await;
-        // The length alone is enough: nothing of the frame is waited for.
+        // The length is enough: nothing of the frame is awaited.
         let control = [framed(b"good"), length.to_be_bytes().to_vec()].concat();
         let _stream = stream(&quic, 0, &control).await;
         ends_for_framing(&mut net, &quic, end).await;
@@ -163,7 +163,7 @@ fn takes(stream: &mut quinn::SendStream) -> usize {
 async fn a_stranger_is_listened_to_for_as_long_as_a_hello() {
     let mut net = QuicNet::new(1).await;
     let (quic, end) = accepted(&mut net).await;
-    // On a channel that is not read, most of all.
+    // Most of all on a channel that is not read.
     let mut unread = quic.open_uni().await.expect("a stream");
     assert_eq!(takes(&mut unread), STRANGER_WINDOW as usize);
     net.open(end, 16);
@@ -189,11 +189,11 @@ async fn streams_are_as_many_as_channels() {
             let stream = net.alongside("a stream", quic.open_uni()).await;
             streams.push(stream.expect("a connection"));
         }
-        // It would be there at once, and with what is on its way after a round trip.
+        // It would arrive at once; together with what is in transit it takes a round trip.
         let beyond = tokio::time::timeout(Duration::from_millis(200), quic.open_uni());
         assert!(net.alongside("no stream", beyond).await.is_err(), "{}", streams.len());
     };
-    // A stranger's: control, and two of channels that are not open yet.
+    // A stranger's: control, and two for channels that are not open yet.
     most(&mut net, 3).await;
     for channel in [16, 17, 16] {
         net.open(end, channel);
@@ -259,7 +259,7 @@ async fn a_frame_arrives_byte_by_byte() {
     assert!(dribble.await.is_ok());
 }
 
-/// A peer that refuses to read a channel would otherwise wait for it in vain, and the core with it.
+/// Regression: a peer that refused to read a channel was waited for in vain, also by the core.
 #[tokio::test]
 async fn a_channel_that_the_peer_stops_ends_the_connection() {
     let mut net = QuicNet::new(1).await;
@@ -284,7 +284,7 @@ async fn a_channel_that_the_peer_stops_ends_the_connection() {
     assert!(reading.await.is_ok());
 }
 
-/// An item that is kept must not keep the datagrams that it came with.
+/// An item that is kept must not keep the datagrams that it arrived in.
 #[tokio::test]
 async fn a_frame_holds_its_own_bytes_only() {
     let mut net = QuicNet::new(1).await;
@@ -314,7 +314,8 @@ async fn garbage_does_not_disturb_a_listener() {
     for round in 0..3000_u64 {
         let size = [1, 20, 21, 100, 1199, 1200, 1400][round as usize % 7];
         let mut datagram: Vec<u8> = (0..size).map(|_| dice.roll() as u8).collect();
-        // Long headers of this version and of an unknown one, a short one as of a connection.
+        // Long headers of this version and of an unknown one, and a short one as of an established
+        // connection.
         let headers: [&[u8]; 4] =
             [&[0xc3, 0, 0, 0, 1, 8], &[0xc3, 0xfa, 0xce, 0xb0, 0], &[0x40], &[]];
         let header = headers[round as usize % 4];
@@ -330,7 +331,7 @@ async fn garbage_does_not_disturb_a_listener() {
     assert!(!net.link(end).closed);
 }
 
-/// Two ends, and what makes the way between them dead.
+/// Two ends, and a way to interrupt the path between them.
 async fn on_a_way_that_may_die() -> (QuicNet, End, End, Arc<AtomicBool>) {
     let mut net = QuicNet::new(1).await;
     let dialer = net.add();
@@ -348,7 +349,7 @@ async fn on_a_way_that_may_die() -> (QuicNet, End, End, Arc<AtomicBool>) {
     (net, end, other, dead)
 }
 
-/// What is awaited for so long makes quinn keep a closed connection in proportion, and sizes its memory.
+/// Timeouts determine how long quinn keeps a closed connection, and how much memory that takes.
 #[tokio::test]
 async fn peers_that_acknowledge_nothing_time_out() {
     let (mut net, end, other, dead) = on_a_way_that_may_die().await;
@@ -360,13 +361,13 @@ async fn peers_that_acknowledge_nothing_time_out() {
     assert!(since.elapsed() >= Duration::from_secs(8), "{:?}", since.elapsed());
 }
 
-/// On a way that has gone dead a transport takes little more than what is under way, and a
-/// connection that nobody answers on can be closed.
+/// On a dead path a transport takes little more than what is in flight, and a connection without
+/// answers can be closed.
 #[tokio::test]
 async fn a_dead_way_takes_little_and_can_be_closed() {
     for busy in [false, true] {
         let (mut net, end, other, dead) = on_a_way_that_may_die().await;
-        // The listener's window is not what bounds it.
+        // Not limited by the listener's window.
         net.open(other, 16);
         net.round_trip(end, other).await;
         let before = net.link(end).left[&0];
@@ -377,7 +378,7 @@ async fn a_dead_way_takes_little_and_can_be_closed() {
                 net.settle().await;
             }
             let taken = (net.link(end).left[&0] - before) * 4096;
-            // A window that has not grown yet, and one frame.
+            // An initial window, and one frame.
             assert!(taken <= (16 << 10) + MAX_FRAME, "{taken} bytes");
         }
         net.close(end);
@@ -386,7 +387,7 @@ async fn a_dead_way_takes_little_and_can_be_closed() {
     }
 }
 
-/// The process of a peer is gone, and with it its sockets: nobody says goodbye.
+/// The peer's process dies, and with it its sockets: there is no goodbye.
 #[tokio::test]
 async fn a_peer_that_vanished_can_be_closed() {
     let mut net = QuicNet::new(1).await;
@@ -417,12 +418,12 @@ fn is_connected(happening: &Happening) -> bool {
     matches!(happening, Happening::Input(tidegate::io::Input::Connected(_)))
 }
 
-/// Only the first four addresses of a name were tried.
+/// Regression: only the first four addresses of a name were tried.
 #[tokio::test]
 async fn the_last_address_of_a_name_is_tried_too() {
     let net = QuicNet::new(1).await;
     let live = socket_of(net.peers[0].address.as_ref().expect("a listener"));
-    // Nobody answers there.
+    // No answer there.
     let dead = (0..4).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
     let dead = dead.collect::<Vec<_>>();
     let mut found = dead.iter().map(|dead| dead.local_addr().unwrap()).collect::<Vec<_>>();
@@ -447,8 +448,8 @@ async fn the_last_address_of_a_name_is_tried_too() {
     }
 }
 
-/// What is counted of a peer, and told on, is of the address that it connected from: quinn has it move to
-/// another without a word.
+/// Limits for a peer, and the address told to others, are those of the address that it connected
+/// from: quinn would let it move to another silently.
 #[tokio::test]
 async fn moved_peers_must_reconnect() {
     let mut net = QuicNet::new(1).await;
@@ -460,7 +461,7 @@ async fn moved_peers_must_reconnect() {
     accepted_from(&mut net, &from).await;
 }
 
-/// A router that has seen the usual socket lets it in, and no stranger.
+/// A router that has seen the usual socket lets it in, but no stranger.
 #[tokio::test]
 async fn a_fresh_dial_leaves_from_another_socket() {
     let mut net = QuicNet::new(2).await;

@@ -1,6 +1,7 @@
-//! The bounds on peers that have not proven who they are (specification section 4.2): at most 64
-//! handshakes at once, 5 s each, begun 5 ms apart, and from 32 on only with those who receive at
-//! their address, and 16 of one network group. And the bound on all connections, whatever becomes of them.
+//! The bounds on peers that have not proven their identity (specification section 4.2): at most 64
+//! handshakes at once, 5 s each, started 5 ms apart; from 32 on only with peers that receive at
+//! their address, and 16 of one network group. And the bound on all connections, whatever becomes
+//! of them.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ enum Answer {
     Handshake,
 }
 
-/// What a QUIC server says first (RFC 9000 section 17.2).
+/// The first packets of a QUIC server (RFC 9000 section 17.2).
 fn answer(datagram: &[u8]) -> Option<Answer> {
     // The form and the type. The bit between them is any (RFC 9287), and the rest is encrypted.
     match datagram.first()? & 0xb0 {
@@ -43,7 +44,7 @@ fn answer(datagram: &[u8]) -> Option<Answer> {
     }
 }
 
-/// A handshake that goes no further than the server's first words: the client never hears them.
+/// A handshake that stops after the server's first packet, which the client never receives.
 struct Stuck {
     _endpoint: quinn::Endpoint,
     _dialing: tokio::task::JoinHandle<()>,
@@ -61,7 +62,7 @@ impl Stuck {
                 (Way::ToServer, _) => Fate::Passes,
                 (Way::ToClient, Some(answer)) => {
                     let _ = told.send(answer);
-                    // Who asks to come back is obeyed.
+                    // A retry request is answered.
                     match answer {
                         Answer::Retry => Fate::Passes,
                         Answer::Handshake => Fate::IsLost,
@@ -71,7 +72,7 @@ impl Stuck {
             });
         let mut config = good_client();
         let mut transport = quinn::TransportConfig::default();
-        // It asks again soon, and does not give up.
+        // It retries soon, and does not give up.
         transport.initial_rtt(Duration::from_millis(100));
         config.transport_config(transport.into());
         let endpoint = endpoint();
@@ -82,20 +83,20 @@ impl Stuck {
         Self { _endpoint: endpoint, _dialing: dialing, answers, begun: Instant::now() }
     }
 
-    /// What the server says next.
+    /// The server's next packet.
     async fn next(&mut self, net: &mut Net<OverQuic>) -> Answer {
         let next = net.alongside("the server's answer", self.answers.recv()).await;
         next.expect("the relay is there")
     }
 
-    /// The server has begun the handshake, after it wanted to see that the client receives at its
-    /// address, or without.
+    /// The server has started the handshake, with or without asking the client to prove its
+    /// address.
     async fn begins(&mut self, net: &mut Net<OverQuic>, retried: bool) {
         let mut answers = Vec::new();
         while answers.last() != Some(&Answer::Handshake) {
             answers.push(self.next(net).await);
         }
-        // Who says its first word twice is asked twice.
+        // A repeated first packet is answered twice.
         answers.dedup();
         let retry = retried.then_some(Answer::Retry);
         let expected: Vec<_> = retry.into_iter().chain([Answer::Handshake]).collect();
@@ -103,17 +104,17 @@ impl Stuck {
     }
 }
 
-/// A listener all of whose places for handshakes are taken, by handshakes that lead nowhere.
+/// A listener whose places for handshakes are all taken by handshakes that lead nowhere.
 async fn filled() -> (Net<OverQuic>, Vec<Stuck>) {
     loop {
         let mut net = Net::<OverQuic>::new(1).await;
         let to = socket_of(net.peers[0].address.as_ref().unwrap());
         let mut stuck = Vec::new();
         for number in 0..HANDSHAKES {
-            // The first group takes all that it can, and two others the rest.
+            // The first group takes as many as it can, and two others the rest.
             let group = number.saturating_sub(RETRY_FROM - OF_ONE_GROUP) / OF_ONE_GROUP;
             let mut next = Stuck::begin(to, group as u8);
-            // When they are so slow, the first has had its time.
+            // When these count as slow, the first group's have timed out.
             let first = stuck.first().unwrap_or(&next);
             if first.begun.elapsed() >= TIMEOUT / 2 {
                 break;
@@ -131,7 +132,7 @@ async fn filled() -> (Net<OverQuic>, Vec<Stuck>) {
 async fn handshakes_are_few_short_and_soon_from_known_addresses_only() {
     let (mut net, stuck) = filled().await;
     let to = socket_of(net.peers[0].address.as_ref().unwrap());
-    // There is no place for one more of a group until its first has had its time.
+    // There is no place for another of a group until its first has timed out.
     let first = stuck[RETRY_FROM].begun;
     let mut late: Vec<Stuck> = Vec::new();
     let begins = |stuck: &mut Stuck| {
@@ -140,7 +141,7 @@ async fn handshakes_are_few_short_and_soon_from_known_addresses_only() {
     while !late.iter_mut().any(begins) {
         assert!(late.len() < 100, "nobody is answered any more");
         late.push(Stuck::begin(to, 1));
-        // The listener goes on; how often somebody new comes does not matter.
+        // The listener goes on; how often others try does not matter.
         let _ = tokio::time::timeout(Duration::from_millis(200), async {
             loop {
                 net.step().await;
@@ -150,7 +151,7 @@ async fn handshakes_are_few_short_and_soon_from_known_addresses_only() {
     }
     assert!(first.elapsed() >= TIMEOUT, "it was answered after {:?}", first.elapsed());
     assert!(net.peers[0].links.is_empty());
-    // Then the listener is as it was.
+    // Then the listener is as before.
     let dialer = net.add();
     for tried in 1.. {
         let dial = net.dial(dialer, 0, None);
@@ -162,19 +163,19 @@ async fn handshakes_are_few_short_and_soon_from_known_addresses_only() {
     }
 }
 
-/// Who is slow makes room for a group that has fewer.
+/// A slow handshake makes room for one of a group with fewer.
 #[tokio::test]
 async fn two_groups_leave_places_to_a_third() {
     let (mut net, stuck) = filled().await;
     let to = socket_of(net.peers[0].address.as_ref().unwrap());
     let mut third = Stuck::begin(to, 9);
-    // It asks until the others are slow.
+    // It retries until the others count as slow.
     third.begins(&mut net, true).await;
     let since = stuck[0].begun.elapsed();
     assert!(since >= Duration::from_secs(1), "after {since:?}");
 }
 
-/// One who has one address held all places with thirteen handshakes a second.
+/// Regression: a peer with one address held all places with thirteen handshakes a second.
 #[tokio::test]
 async fn one_group_leaves_places_to_others() {
     let mut net = Net::<OverQuic>::new(1).await;
@@ -185,7 +186,7 @@ async fn one_group_leaves_places_to_others() {
         next.begins(&mut net, false).await;
         stuck.push(next);
     }
-    // Those may be anybody's packets; who has shown where it is has its share beside them.
+    // Those packets may be forged; proven addresses have a share of their own.
     for _ in 0..OF_ONE_GROUP {
         let mut next = Stuck::begin(to, 0);
         next.begins(&mut net, true).await;
@@ -194,12 +195,12 @@ async fn one_group_leaves_places_to_others() {
     let mut same = Stuck::begin(to, 0);
     let mut other = Stuck::begin(to, 1);
     other.begins(&mut net, true).await;
-    // Had it been let in, that would have been before the other.
+    // If it had been let in, that would have been before the other.
     let answers = std::iter::from_fn(|| same.answers.try_recv().ok()).collect::<Vec<_>>();
     assert!(stuck[0].begun.elapsed() >= TIMEOUT || !answers.contains(&Answer::Handshake));
 }
 
-/// A listener that lets in whom it may, and sends nobody away.
+/// A listener that accepts as many as it may, and closes none.
 fn listener(limits: &Limits) -> std::net::SocketAddr {
     let setup = Setup::new(Identity::from_seed(&[1; 32]), limits.clone());
     let mut quic = Quic::new(&setup).expect("TLS");
@@ -228,7 +229,7 @@ async fn connections_that_nobody_ends_are_bounded() {
     }
     let error = match connect().await {
         Err(error) => error,
-        // The listener did not know of the one before yet: one of the two is closed.
+        // The listener had not noticed the previous one yet: one of the two is closed.
         Ok(beyond) => {
             held.push(beyond);
             let ends = held.iter().map(|held| Box::pin(held.closed()));
@@ -238,7 +239,7 @@ async fn connections_that_nobody_ends_are_bounded() {
     assert!(matches!(error, Ended::ConnectionClosed(_) | Ended::ApplicationClosed(_)), "{error}");
     held.retain(|held| held.close_reason().is_none());
     assert_eq!(held.len(), 6);
-    // There is a place again when one is gone, and the listener has noticed.
+    // There is a place again once one is gone and the listener has noticed.
     held.pop().expect("there are some").close(0u32.into(), b"");
     let begun = Instant::now();
     while connect().await.is_err() {
@@ -246,7 +247,7 @@ async fn connections_that_nobody_ends_are_bounded() {
     }
 }
 
-/// A session that is kept holds the certificate of whoever came. R4.2.4
+/// A stored session would hold the certificate of its peer. R4.2.4
 #[tokio::test]
 async fn sessions_cannot_be_resumed() {
     let to = listener(&Limits::default());
@@ -254,14 +255,14 @@ async fn sessions_cannot_be_resumed() {
     let tickets = Arc::new(Tickets::default());
     let config = resuming_client(tickets.clone());
     let connection = endpoint.connect_with(config, to, "x").expect("a dial").await.expect("in");
-    // A ticket would come right behind the handshake, and so before what answers this.
+    // A ticket would come right after the handshake, before the answer to this.
     let mut stream = connection.open_uni().await.expect("a stream");
     stream.write_all(&[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]).await.expect("a window");
     connection.closed().await;
     assert_eq!(tickets.0.load(Relaxed), 0);
 }
 
-/// What a listener that has opened some channels counts.
+/// The counts of a listener that has opened some channels.
 async fn reader(channels: std::ops::Range<u32>) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
     let setup = Setup::new(Identity::from_seed(&[1; 32]), Limits::default());
     let mut quic = Quic::new(&setup).expect("TLS");
@@ -284,8 +285,8 @@ async fn reader(channels: std::ops::Range<u32>) -> (std::net::SocketAddr, Arc<At
     (socket_of(&address), whole)
 }
 
-/// A peer stops in the middle of a frame on each channel: a node reads two of them and no more, and the
-/// rest waits in the window. R4.1.6
+/// A peer stops in the middle of a frame on each channel: a node reads two of them and no more, and
+/// the rest waits in the window. R4.1.6
 #[tokio::test]
 async fn few_frames_are_half_read() {
     const CHANNELS: u32 = 8;
@@ -307,11 +308,11 @@ async fn few_frames_are_half_read() {
                 }
                 begun.fetch_add(1000, Relaxed);
             }
-            // A stream that ends breaks the rules of itself.
+            // The end of a stream is a violation by itself.
             std::future::pending::<()>().await;
         });
     }
-    // What quinn takes of all streams before the peer has room for it, the window, and two frames.
+    // What quinn takes of all streams before the peer is known, the window, and two frames.
     let window = Limits::default().receive_window as usize;
     let least = window / 10 * 9;
     let enough = async {
@@ -323,12 +324,12 @@ async fn few_frames_are_half_read() {
     let connection_stats = || connection.stats().udp_tx.bytes as usize;
     let _ = tokio::time::timeout(Duration::from_millis(500), std::future::pending::<()>()).await;
     let sent = connection_stats();
-    // All eight would be 512 KiB; with what datagrams and a handshake add.
+    // All eight would be 512 KiB; with the overhead of datagrams and a handshake.
     assert!(sent < (window + 2 * MAX_FRAME) * 3 / 2, "{sent} bytes are taken");
     assert_eq!(whole.load(Relaxed), 0);
 }
 
-/// Who writes one frame after the other is not held up, on however many channels.
+/// A peer that writes one frame after the other is not delayed, on however many channels.
 #[tokio::test]
 async fn frames_in_order_all_come() {
     const CHANNELS: u32 = 8;
@@ -372,8 +373,8 @@ async fn handshakes_do_not_begin_all_at_once() {
     assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
 }
 
-/// Each first packet that is looked at costs keys and an answer: in a flood of them no more than 40 are
-/// looked at at once, and one each 200 µs from then on. Section 4.2
+/// Each first packet that is handled costs keys and an answer: of a flood at most 40 are handled at
+/// once, and then one each 200 µs. Section 4.2
 #[tokio::test]
 async fn first_packets_are_looked_at_at_a_pace() {
     const AT_ONCE: usize = 40;

@@ -1,4 +1,4 @@
-//! Bare QUIC clients and servers, for what transports never do themselves.
+//! Bare QUIC clients and servers, for things that transports never do themselves.
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -22,15 +22,15 @@ pub(crate) fn quic(setup: &Setup) -> Quic {
     Quic::new(setup).expect("TLS")
 }
 
-/// How a bare client shows who it is.
+/// How a bare client identifies itself.
 pub(crate) enum Shows {
     Nothing,
     Ed25519,
     P256,
     TwoCertificates,
-    /// The certificate of somebody else.
+    /// The certificate of another key.
     Stolen,
-    /// A certificate with names enough to make it a kilobyte or more.
+    /// A certificate with many names, which has a kilobyte or more.
     Large,
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn thief() -> quinn::Endpoint {
     quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).expect("a socket")
 }
 
-/// Shows the same certificate to everyone, whether it fits its key or not.
+/// Shows the same certificate to all, whether it matches its key or not.
 #[derive(Debug)]
 struct Shown(Arc<CertifiedKey>);
 
@@ -111,7 +111,7 @@ impl ResolvesServerCert for Shown {
     }
 }
 
-/// Counts the sessions that it is given to resume.
+/// Counts the sessions that it could resume.
 #[derive(Debug, Default)]
 pub(crate) struct Tickets(pub(crate) std::sync::atomic::AtomicUsize);
 
@@ -151,7 +151,7 @@ impl rustls::client::ClientSessionStore for Tickets {
     }
 }
 
-/// A client that is accepted, and would resume sessions.
+/// A valid client that would resume sessions.
 pub(crate) fn resuming_client(tickets: Arc<Tickets>) -> quinn::ClientConfig {
     let mut tls =
         rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -165,12 +165,12 @@ pub(crate) fn resuming_client(tickets: Arc<Tickets>) -> quinn::ClientConfig {
     quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("QUIC")))
 }
 
-/// A client that is accepted.
+/// A valid client.
 pub(crate) fn good_client() -> quinn::ClientConfig {
     client(Shows::Ed25519, &[b"tidegate/1"])
 }
 
-/// A good client that says that it holds acknowledgments back for `ms` milliseconds.
+/// A valid client that announces an acknowledgment delay of `ms` milliseconds.
 pub(crate) fn late_client(max_ack_delay: u16) -> quinn::ClientConfig {
     let tls = tls_client(Shows::Ed25519, &[b"tidegate/1"]);
     quinn::ClientConfig::new(Arc::new(Late { tls: Arc::new(tls), max_ack_delay }))
@@ -239,7 +239,7 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
-/// Dials after which a new socket dials: an endpoint keeps what it has given up for a while.
+/// Dials by one socket: an endpoint keeps connections that were given up for a while.
 const BATCH: usize = 500;
 
 /// The destination's connection id of a first datagram (RFC 9000 section 17.2).
@@ -248,7 +248,7 @@ fn destination(datagram: &[u8]) -> Option<&[u8]> {
     datagram.get(6..6 + length)
 }
 
-/// First datagrams of `count` connections: dials somebody who only writes down what comes first.
+/// First datagrams of `count` connections: dials a socket that only records what arrives.
 pub(crate) async fn first_datagrams(count: usize) -> Vec<Vec<u8>> {
     let nobody = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
     let address = nobody.local_addr().expect("it is bound");
@@ -259,7 +259,7 @@ pub(crate) async fn first_datagrams(count: usize) -> Vec<Vec<u8>> {
         let dialer = endpoint();
         for _ in 0..BATCH.min(count - datagrams.len()) {
             let dialing = dialer.connect_with(config.clone(), address, "x").expect("a dial");
-            // What is sent again, or says that an earlier one was given up, is no first.
+            // Retransmissions, and notices that an earlier one was given up, do not count.
             let first = async {
                 loop {
                     let length = nobody.recv(&mut buffer).await.expect("a datagram");

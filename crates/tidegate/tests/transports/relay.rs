@@ -1,4 +1,4 @@
-//! Ways between a client and a server that lose, double and delay datagrams.
+//! Paths between a client and a server that lose, duplicate and delay datagrams.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -19,14 +19,14 @@ pub(crate) fn address_of(socket: SocketAddr) -> Multiaddr {
     format!("/ip4/{}/udp/{}/quic-v1", socket.ip(), socket.port()).parse().expect("a multiaddr")
 }
 
-/// Which way a datagram goes through a [`Relay`].
+/// The direction of a datagram through a [`Relay`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     ToServer,
     ToClient,
 }
 
-/// What becomes of a datagram.
+/// What to do with a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     Passes,
@@ -36,7 +36,7 @@ pub(crate) enum Fate {
     ComesLate,
 }
 
-/// Stands between one client and a server, and decides about each datagram.
+/// Forwards datagrams between one client and a server, and decides about each.
 pub(crate) struct Relay {
     /// What the client takes for the server.
     pub(crate) address: SocketAddr,
@@ -50,7 +50,7 @@ impl Relay {
         Self::start_at(Ipv4Addr::LOCALHOST, server, decide)
     }
 
-    /// The same, and the server sees the client at this address, which is one of this machine.
+    /// The same, where the server sees the client at this address, which is one of this machine.
     pub(crate) fn start_at(
         seen_at: Ipv4Addr,
         server: SocketAddr,
@@ -72,7 +72,7 @@ impl Relay {
                     Way::ToClient => (&back, &front),
                 };
                 loop {
-                    // Loopback sockets give errors for datagrams that nobody took.
+                    // Loopback sockets report errors for datagrams that were not received.
                     let Ok((length, sender)) = from.recv_from(&mut buffer).await else { continue };
                     let to = match way {
                         Way::ToServer => {
@@ -115,7 +115,7 @@ fn socket_at(address: Ipv4Addr) -> UdpSocket {
     UdpSocket::from_std(socket).expect("within a runtime")
 }
 
-/// Random numbers that are the same each time (SplitMix64).
+/// Pseudo-random numbers, the same in each run (SplitMix64).
 pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
@@ -128,7 +128,7 @@ impl Dice {
     }
 }
 
-/// A way to a listener on which some datagrams get lost, come twice, or late.
+/// A path to a listener on which some datagrams are lost, duplicated or late.
 pub(crate) fn lossy_way_to(address: &Multiaddr) -> Multiaddr {
     let mut dice = Dice(1);
     let relay = Relay::start(socket_of(address), move |_, _| match dice.roll() % 100 {
