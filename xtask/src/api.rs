@@ -147,8 +147,8 @@ fn start(program: &Path, folder: &Path) -> Result<(Node, String)> {
     api.map(|api| (node, api)).ok_or_else(|| "the node does not say where its API is".to_owned())
 }
 
-/// Where the programs are, installed into a folder of their own if they are not there; `None` where they cannot
-/// be had.
+/// The folder of the programs, which are installed there if they are missing; `None` where that is not
+/// possible.
 fn installed() -> Result<Option<PathBuf>> {
     let folder = target().join("schemathesis");
     let (bin, done) = (folder.join("bin"), folder.join("installed"));

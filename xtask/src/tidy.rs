@@ -53,8 +53,8 @@ pub(crate) fn check() -> Result {
     if found.is_empty() { Ok(()) } else { Err(found.join("\n")) }
 }
 
-/// Whether a file is a module that those who use the published crates see: one that its crate or
-/// the module above declares as public. The guide is about everything.
+/// Whether a file is a module that users of the published crates see: one that its crate or the
+/// module above declares as public. The guide is about everything.
 fn is_public(name: &str, files: &[(String, String)]) -> bool {
     let Some(path) = PUBLISHED.iter().find_map(|folder| name.strip_prefix(folder)) else {
         return false;
@@ -107,14 +107,22 @@ fn look(text: &str) -> Vec<String> {
     found
 }
 
-/// Words that comments do without, and what is said in their place.
-const PHRASES: [(&str, &str); 6] = [
+/// Phrases that are refused in comments, and what to write instead.
+const PHRASES: [(&str, &str); 14] = [
     ("he", "a peer is `it` or `they`"),
     ("him", "a peer is `it` or `them`"),
     ("his", "a peer's things are `its` or `their`"),
     ("anew", "say `again`, or what is restarted"),
     ("so many", "say which number"),
     ("so much", "say which amount"),
+    ("for so long", "say how long"),
+    ("somebody", "say who, or `a peer`"),
+    ("be had", "say `available`"),
+    ("comes to nothing", "say `fails`"),
+    ("come to nothing", "say `failed`"),
+    ("what came of", "say `the result of`"),
+    ("of now", "say `current`"),
+    ("to be looked at", "say `to be checked`"),
 ];
 
 /// The program that the README shows.
@@ -127,7 +135,7 @@ fn shows_example(readme: &str) -> Result<bool> {
     Ok(main.is_some_and(|main| readme.contains(main)))
 }
 
-/// What a line says in words that comments do without.
+/// The refused phrase in the comment of a line, if there is one.
 fn phrase(line: &str) -> Option<String> {
     let (_, comment) = line.split_once("//")?;
     let words = comment.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
@@ -170,13 +178,28 @@ mod tests {
     #[test]
     fn comments_with_refused_phrases_are_found() {
         // Without the slashes, or this file would be found out.
-        for refused in ["Whether he is there.", "so many bytes", "Set anew."] {
+        let refused = [
+            "Whether he is there.",
+            "so many bytes",
+            "Set anew.",
+            "Somebody else has it.",
+            "It cannot be had.",
+            "It comes to nothing.",
+            "What came of the dial.",
+            "It waits for so long.",
+        ];
+        for refused in refused {
             let slash = '/';
             assert_eq!(look(&format!("x(); {slash}{slash} {refused}")).len(), 1, "{refused}");
         }
-        for fine in
-            ["let he = 1;", "// the renewal of this", "// so that many", "let url = \"http\";"]
-        {
+        for fine in [
+            "let he = 1;",
+            "let url = \"http\";",
+            "// the renewal of this",
+            "// so that many",
+            "// as of nowhere",
+            "// it had been",
+        ] {
             assert_eq!(look(fine), Vec::<String>::new(), "{fine}");
         }
     }

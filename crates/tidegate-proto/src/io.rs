@@ -511,8 +511,8 @@ pub enum Write {
         /// Its bytes.
         body: Bytes,
     },
-    /// A published item can be deleted: it has been in a block for so long that no re-org can bring
-    /// it back, or it was evicted.
+    /// A published item can be deleted: its block is so deep that no re-org can bring it
+    /// back, or it was evicted.
     Forget {
         /// Its pool.
         pool: PoolIndex,

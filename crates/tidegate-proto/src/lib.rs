@@ -9,7 +9,7 @@
 //! clock  ─ handle_timeout ▶ └──────┘ ── poll_timeout ───────────────▶ clock
 //! ```
 //!
-//! The one who drives it has a loop like this:
+//! A driver has a loop like this:
 //!
 //! ```
 //! # use tidegate_proto::{Node, Time, io::{Input, Output}};

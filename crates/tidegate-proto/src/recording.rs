@@ -1,13 +1,14 @@
-//! Runs as files: everything that went into a node, with its time, and the hash of what came out
+//! Recordings of runs: all inputs of a node with their times, and the hash of its outputs
 //! (specification section 13).
 //!
-//! A recording begins with the configuration, the seed and the names of the build and the rules;
-//! it never holds a key. It ends with the hash of all outputs, to which a replay must come.
+//! A recording begins with the configuration, the seed and the names of the build and the rules; it
+//! never contains a key. It ends with the hash of all outputs, which a replay must reproduce.
 //!
 //! # Not guaranteed
 //!
 //! That a recording of one build replays in another: the hash is of the outputs, and a change of
-//! behaviour changes it. A recording holds all that the node received, which may be private.
+//! behaviour changes it. A recording contains everything that the node received, which may be
+//! private.
 
 use std::io::{self, Read, Write};
 
@@ -18,19 +19,19 @@ use crate::io::{Command, Input, Output};
 use crate::rules::Rules;
 use crate::{Node, Time};
 
-/// The first bytes of a recording: its kind and its version.
+/// The first bytes of a recording: a name and a version.
 const MAGIC: &[u8; 8] = b"tidegat4";
-/// Bytes of the largest record; a block in a command is the largest thing there is.
+/// The largest record in bytes: a block in a command is the largest.
 const MAX_RECORD: u32 = 64 << 20;
 
-/// What a recording begins with.
+/// The header of a recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
-    /// What the node was set up with.
+    /// The configuration.
     pub config: Config,
     /// Its seed.
     pub seed: [u8; 32],
-    /// The software that recorded.
+    /// The build that recorded it.
     pub build: String,
     /// [`Rules::id`] of the application.
     pub rules: String,
@@ -38,17 +39,17 @@ pub struct Start {
     pub at: Time,
 }
 
-/// One thing that was done to the node.
+/// One call of the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Record {
     Input(Time, Input),
     Command(Time, Command),
     Timeout(Time),
-    /// The run is over: the hash of its outputs.
+    /// The end of the run, with the hash of its outputs.
     End([u8; 32]),
 }
 
-/// A hash over outputs, in their order.
+/// A hash over outputs, in order.
 #[derive(Clone, Debug, Default)]
 pub struct TraceHash {
     hasher: blake3::Hasher,
@@ -56,10 +57,10 @@ pub struct TraceHash {
 }
 
 impl TraceHash {
-    /// Takes in an output.
+    /// Adds an output.
     pub fn output(&mut self, output: &Output) {
         if let Output::Frame { connection, channel, frame } = output {
-            // Most outputs are frames, and their bytes need not be copied.
+            // Most outputs are frames, whose bytes need not be copied.
             self.hasher.update(b"frame");
             self.number(connection.0);
             self.number(u64::from(*channel));
@@ -75,12 +76,12 @@ impl TraceHash {
         self.hasher.update(&self.buffer);
     }
 
-    /// Takes in a number.
+    /// Adds a number.
     pub fn number(&mut self, number: u64) {
         self.hasher.update(&number.to_be_bytes());
     }
 
-    /// The hash of all that was taken in.
+    /// The hash of everything added.
     pub fn finish(&self) -> [u8; 32] {
         self.hasher.finalize().into()
     }
@@ -94,7 +95,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Begins a recording.
+    /// Starts a recording.
     pub fn new(mut file: Box<dyn Write + Send>, start: &Start) -> io::Result<Self> {
         file.write_all(MAGIC)?;
         let mut recorder = Self { file, trace: TraceHash::default(), buffer: Vec::new() };
@@ -102,27 +103,27 @@ impl Recorder {
         Ok(recorder)
     }
 
-    /// The network does something now.
+    /// Records an event of the network.
     pub fn input(&mut self, now: Time, input: &Input) -> io::Result<()> {
         self.write(&Record::Input(now, input.clone()))
     }
 
-    /// The application does something now.
+    /// Records a command of the application.
     pub fn command(&mut self, now: Time, command: &Command) -> io::Result<()> {
         self.write(&Record::Command(now, command.clone()))
     }
 
-    /// Time has passed.
+    /// Records that time has passed.
     pub fn timeout(&mut self, now: Time) -> io::Result<()> {
         self.write(&Record::Timeout(now))
     }
 
-    /// The node says what to do.
+    /// Adds an output of the node to the hash.
     pub fn output(&mut self, output: &Output) {
         self.trace.output(output);
     }
 
-    /// Ends the recording: the hash that a replay must come to.
+    /// Ends the recording; returns the hash that a replay must reproduce.
     pub fn finish(mut self) -> io::Result<[u8; 32]> {
         let hash = self.trace.finish();
         self.write(&Record::End(hash))?;
@@ -134,7 +135,7 @@ impl Recorder {
         self.buffer.clear();
         postcard::to_io(record, &mut self.buffer).map_err(io::Error::other)?;
         if self.buffer.len() > MAX_RECORD as usize {
-            // It could not be read again.
+            // It could not be read back.
             let what = format!("a record of {} bytes, over {MAX_RECORD}", self.buffer.len());
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
         }
@@ -143,18 +144,18 @@ impl Recorder {
     }
 }
 
-/// What a replay came to.
+/// The result of a replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replay {
-    /// What the recording begins with.
+    /// The header of the recording.
     pub start: Start,
     /// Inputs, commands and timeouts that were replayed.
     pub steps: u64,
-    /// Time of the last one.
+    /// The time of the last one.
     pub end: Time,
-    /// The hash of the outputs now.
+    /// The hash of the replayed outputs.
     pub hash: [u8; 32],
-    /// The hash of the outputs then; `None` if the recording was cut off.
+    /// The recorded hash; `None` if the recording is incomplete.
     pub recorded: Option<[u8; 32]>,
 }
 
@@ -162,16 +163,16 @@ pub struct Replay {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplayError {
-    /// It cannot be read.
+    /// It could not be read.
     #[error("cannot read the recording: {0}")]
     Io(#[from] io::Error),
-    /// It is something else.
+    /// It is not a recording, or one of another version.
     #[error("this is no recording of a Tidegate node, or one of another version")]
     NotARecording,
     /// A record is damaged.
     #[error("step {step} of the recording is damaged")]
     Damaged {
-        /// Which.
+        /// The number of the step.
         step: u64,
     },
     /// It was made with other rules.
@@ -179,15 +180,15 @@ pub enum ReplayError {
     OtherRules {
         /// The recording's.
         recorded: String,
-        /// Those at hand.
+        /// The rules given for the replay.
         own: String,
     },
-    /// Its configuration is not valid any more.
+    /// Its configuration is not valid in this version.
     #[error("its configuration: {0}")]
     Config(#[from] ConfigError),
 }
 
-/// Runs a recording again.
+/// Replays a recording.
 pub fn replay(mut file: impl Read, rules: Box<dyn Rules>) -> Result<Replay, ReplayError> {
     let mut magic = [0; 8];
     file.read_exact(&mut magic).map_err(|_| ReplayError::NotARecording)?;
@@ -236,7 +237,7 @@ pub fn replay(mut file: impl Read, rules: Box<dyn Rules>) -> Result<Replay, Repl
     Ok(replay)
 }
 
-/// The next record; `None` where the file ends.
+/// The next record; `None` at the end of the file.
 fn read<T: for<'de> Deserialize<'de>>(
     file: &mut impl Read,
     step: u64,
@@ -256,7 +257,7 @@ fn read<T: for<'de> Deserialize<'de>>(
     file.take(u64::from(length)).read_to_end(&mut bytes)?;
     // R13.4
     if bytes.len() < length as usize {
-        // Cut off while it was written: what came before counts.
+        // Incomplete, since the recording process died: the records before it count.
         return Ok(None);
     }
     postcard::from_bytes(&bytes).map(Some).map_err(|_| damaged)

@@ -277,7 +277,7 @@ impl Tickets {
 
     /// The next item of a pool that `may` have one.
     fn next_item(&mut self, may: impl Fn(PoolIndex) -> bool) -> Option<Question> {
-        // Usually none may, and then no turn has to be looked at.
+        // Usually none may, which saves the search of the queue.
         if !self.waiting.keys().any(|pool| may(*pool)) {
             return None;
         }

@@ -1,4 +1,4 @@
-//! The core's own time: it is constructed, compared and written to files.
+//! The core's own time: a plain number that can be compared and written to files.
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -26,7 +26,7 @@ impl Time {
         self.0
     }
 
-    /// How long after `earlier`; nothing if it was not earlier.
+    /// The time since `earlier`; zero if that is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
@@ -35,7 +35,7 @@ impl Time {
 impl Add<Duration> for Time {
     type Output = Self;
 
-    /// Saturates: no duration that a peer can bring about overflows.
+    /// Saturates, so that no duration of a peer can overflow it.
     fn add(self, duration: Duration) -> Self {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(micros))
@@ -57,19 +57,19 @@ impl fmt::Display for Time {
     }
 }
 
-/// A burst at once, and then one an interval. The time it keeps is that at which all may be had at
-/// once again.
+/// A rate limit: a burst at once, then one per interval. It keeps the time at which the whole burst
+/// is available again.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Pace(Time);
 
 impl Pace {
-    /// When the next may be had.
+    /// When the next one is allowed.
     pub(crate) fn next(&self, burst: u32, interval: Duration) -> Time {
         let ahead = interval.saturating_mul(burst.saturating_sub(1));
         Time::ZERO + self.0.since(Time::ZERO).saturating_sub(ahead)
     }
 
-    /// One is had.
+    /// Counts one.
     pub(crate) fn take(&mut self, interval: Duration, now: Time) {
         self.0 = self.0.max(now) + interval;
     }

@@ -1,14 +1,14 @@
 //! XDR in the strict profile of the specification (section 3), and the generated messages.
 //!
 //! What decodes is canonical: `decode(x) = Ok(m)` implies `encode(m) = x`. Nothing is allocated
-//! beyond the frame: a list is only reserved after `n × smallest element ≤ what is left` was checked.
-//! Opaque data share the frame's memory where they are nearly all of it, and are copied otherwise, so
-//! that whoever keeps a part of a message does not keep the whole frame for it.
+//! beyond the frame: a list is only reserved after `n × smallest element ≤ what is left` was
+//! checked. Opaque data share the frame's memory if they are nearly all of it, and are copied
+//! otherwise, so that keeping a part of a message does not keep the whole frame.
 //!
 //! # Not guaranteed
 //!
-//! That a message makes sense: what decodes is well-formed, and no more. Whether it is in turn, paid
-//! for by a permit and true, is looked at by its channel.
+//! That a message makes sense: what decodes is well-formed, and no more. Its channel checks whether
+//! it is in turn, paid for by a permit, and true.
 
 use std::fmt;
 
@@ -19,14 +19,14 @@ mod schema;
 
 pub use schema::*;
 
-/// Opaque data from this size on are not copied into the frame's head.
+/// Opaque data from this size on become the body of a frame instead of being copied into its head.
 const DETACH: usize = 1024;
 const ZEROS: [u8; 3] = [0; 3];
-/// Opaque data that leave at most this number of bytes of their frame unused share its memory: room for the
-/// fields around an item.
+/// Opaque data share the frame's memory if at most this number of bytes of it would be wasted: room
+/// for the fields around an item.
 const SHARED_REST: usize = 64;
 
-/// An encoded message: a head, and perhaps a body that many frames share.
+/// An encoded message: a head, and optionally a body that many frames share.
 ///
 /// The frame's bytes are the head, the body, and zeros up to a multiple of four.
 #[derive(Clone, Default)]
@@ -128,14 +128,14 @@ pub trait Encode {
         out.finish()
     }
 
-    /// The value's bytes, however many: for hashing and signing, and to be sent in chunks.
+    /// The value's bytes, without a limit: for hashing and signing, and to be sent in chunks.
     fn to_bytes(&self) -> Result<Bytes, EncodeError>
     where
         Self: Sized,
     {
         let mut out = Writer::default();
         self.encode(&mut out);
-        // It may be kept for as long as it takes to send it.
+        // It may be kept until it has been sent.
         out.head.shrink_to_fit();
         out.whole().map(|frame| frame.to_bytes())
     }
@@ -156,10 +156,10 @@ pub enum DecodeError {
     /// The frame ends inside a value.
     #[error("the frame ends in the middle of a value")]
     Short,
-    /// The frame goes on behind the message.
+    /// There are bytes after the message.
     #[error("{left} bytes follow the message")]
     Trailing {
-        /// How many.
+        /// The number of them.
         left: usize,
     },
     /// A length exceeds its bound.
@@ -173,7 +173,7 @@ pub enum DecodeError {
     /// Padding is not zero.
     #[error("padding is not zero")]
     Padding,
-    /// A value that the schema does not know.
+    /// A value that the schema does not define.
     #[error("{value} is no {of}")]
     UnknownValue {
         /// The type.
@@ -186,7 +186,7 @@ pub enum DecodeError {
     NotUtf8,
 }
 
-/// Why a message has no wire form: it breaks a bound of the schema.
+/// Why a message cannot be encoded: it exceeds a bound of the schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a length of {length} where at most {bound} is allowed")]
 pub struct EncodeError {
@@ -200,13 +200,13 @@ pub struct EncodeError {
 #[derive(Debug, Default)]
 pub struct Writer {
     head: Vec<u8>,
-    /// The last opaque data, as long as nothing follows them.
+    /// The last opaque data, if nothing follows them.
     body: Option<Bytes>,
     error: Option<EncodeError>,
 }
 
 impl Writer {
-    /// The frame, unless a bound was broken.
+    /// The frame, unless a bound was exceeded.
     pub fn finish(self) -> Result<Frame, EncodeError> {
         let frame = self.whole()?;
         match frame.len() {
@@ -216,7 +216,7 @@ impl Writer {
         }
     }
 
-    /// What was written, unless a bound other than that of frames was broken.
+    /// The bytes written, unless a bound other than that of frames was exceeded.
     fn whole(self) -> Result<Frame, EncodeError> {
         match self.error {
             Some(error) => Err(error),
@@ -343,8 +343,8 @@ impl Reader<'_> {
         Ok(bytes)
     }
 
-    /// Reads opaque data of a variable length. They hold on to no more than their own bytes and
-    /// 64 others, however large the frame is.
+    /// Reads opaque data of a variable length. They keep at most 64 bytes of the frame beside their
+    /// own, however large it is.
     pub fn opaque(&mut self, bound: usize) -> Result<Bytes, DecodeError> {
         let length = self.length(bound, 1)?;
         let bytes = if length + SHARED_REST >= self.len {
@@ -379,7 +379,7 @@ impl Reader<'_> {
         if self.bool()? { T::decode(self).map(Some) } else { Ok(None) }
     }
 
-    /// A length that its bound and what is left of the frame allow.
+    /// A length within its bound and the rest of the frame.
     fn length(&mut self, bound: usize, smallest: usize) -> Result<usize, DecodeError> {
         let length = self.u32()? as usize;
         // R3.2
@@ -405,7 +405,7 @@ impl Reader<'_> {
         Ok(array)
     }
 
-    /// The next `n` bytes, which are there; a copy only where they cross from head to body.
+    /// The next `n` bytes, which must exist; copied only if they cross from head to body.
     fn slice(&self, n: usize) -> Bytes {
         let (from, to) = (self.at, self.at + n);
         let head = self.frame.head.len();

@@ -19,7 +19,7 @@
 //! - `silence`: 1,000 identities complete TLS, say nothing, and come again when they are cut off.
 //! - `hostile`: 100 peers that take part, at a victim with places for them: each uses all that its
 //!   permits allow, names ever new parents, tips and items, answers nothing, takes requests back and
-//!   stops in the middle of frames. `-- --only hostile --minutes 10` goes on for so long.
+//!   stops in the middle of frames. `-- --only hostile --minutes 10` takes ten minutes.
 //!
 //! For each: p50 and p99 at B beside those of the quiet time (target: below twice as much), the
 //! victim's largest resident memory beside `Config::worst_case_bytes` (target: never above), that

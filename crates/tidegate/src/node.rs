@@ -220,11 +220,11 @@ impl Node {
     }
 
     /// Waits until `peers` connected peers have taken each item that was published here and that its pool
-    /// still holds, but no longer than `patience`: how many items fewer have. Where fewer share a pool, all
-    /// of them and at least one.
+    /// still holds, but no longer than `patience`; returns how many items fewer have. If fewer peers share
+    /// a pool, all of them must, and at least one.
     ///
-    /// [`Fate::Accepted`](crate::io::Fate::Accepted) says that an item is in the pool of this node. A node
-    /// without a store takes with it what nobody else has: one that is to stop asks first.
+    /// [`Fate::Accepted`](crate::io::Fate::Accepted) says that an item is in the pool of this node. When a
+    /// node without a store stops, items that no peer has are lost: call this first.
     ///
     /// ```
     /// # async fn stop(node: tidegate::Node) -> Result<(), tidegate::NodeError> {

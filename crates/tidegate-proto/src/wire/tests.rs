@@ -169,7 +169,7 @@ proptest! {
     }
 }
 
-/// Whoever keeps a part of a message must not keep the whole frame for it.
+/// Keeping a part of a message must not keep the whole frame.
 #[test]
 fn kept_parts_do_not_pin_their_frame() {
     let header = Bytes::from(vec![1; 108]);
