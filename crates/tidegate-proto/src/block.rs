@@ -329,7 +329,7 @@ fn can_be_asked(
     links.get(&connection).is_some_and(|side| !side.owes(block))
 }
 
-/// The peer of `link` may have a block: if the block is being reconstructed, the peer becomes a
+/// The peer of `connection` may have a block: if the block is being reconstructed, the peer becomes a
 /// reserve source.
 fn may_have(cx: &mut Context, connection: ConnectionId, block: &BlockId) {
     if can_be_asked(&cx.blocks.links, connection, block)

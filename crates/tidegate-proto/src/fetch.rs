@@ -220,7 +220,7 @@ impl<K: Ord + Copy> Fetcher<K> {
         tag.map_or(Vec::new(), |tag| self.failed(key, connection, tag, now))
     }
 
-    /// The best request to `link` that `fits`. `until` gets the answer's bytes and how many
+    /// The best request to `connection` that `fits`. `until` gets the answer's bytes and how many
     /// candidates were late, and returns when others may be asked and when it is no longer awaited.
     pub(crate) fn next_for(
         &mut self,
@@ -243,13 +243,13 @@ impl<K: Ord + Copy> Fetcher<K> {
         Some(Request { key, tag, size })
     }
 
-    /// Whether `link` could be asked for something.
+    /// Whether `connection` could be asked for something.
     pub(crate) fn has_work(&self, connection: ConnectionId) -> bool {
         self.queues.get(&connection).is_some_and(|queue| !queue.is_empty())
     }
 
-    /// `link` does not have what it announced as `tag`: it is no longer a candidate, unless it has
-    /// announced it again. Returns connections that may be asked now.
+    /// `connection` does not have what it announced as `tag`: it is no longer a candidate, unless
+    /// it has announced it again. Returns connections that may be asked now.
     #[must_use = "who may be asked has to be woken"]
     pub(crate) fn failed(
         &mut self,
@@ -298,7 +298,7 @@ impl<K: Ord + Copy> Fetcher<K> {
         self.wants.contains_key(&key)
     }
 
-    /// Whether `link` is a candidate for `key`.
+    /// Whether `connection` is a candidate for `key`.
     pub(crate) fn is_candidate(&self, key: K, connection: ConnectionId) -> bool {
         let want = self.wants.get(&key);
         want.is_some_and(|want| {
@@ -306,7 +306,7 @@ impl<K: Ord + Copy> Fetcher<K> {
         })
     }
 
-    /// `link` is gone. Returns connections that may be asked instead.
+    /// `connection` is gone. Returns connections that may be asked instead.
     #[must_use = "who may be asked has to be woken"]
     pub(crate) fn link_down(
         &mut self,

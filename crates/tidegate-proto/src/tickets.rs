@@ -154,7 +154,7 @@ impl Tickets {
         }
     }
 
-    /// Queues an item from `link`; `pushed` or fetched.
+    /// Queues an item from `connection`; `pushed` or fetched.
     pub(crate) fn ask_item(
         &mut self,
         connection: ConnectionId,

@@ -242,7 +242,7 @@ fn adopt(cx: &mut Context, orphan: Orphan) {
     reconsider_soon(cx);
 }
 
-/// Requests the first unknown ancestor of `block` from `link`, whose peer has it.
+/// Requests the first unknown ancestor of `block` from `connection`, whose peer has it.
 fn follow_back(cx: &mut Context, connection: ConnectionId, block: BlockId) {
     let mut at = block;
     // Longer chains are left to catching up: each step costs a round trip.

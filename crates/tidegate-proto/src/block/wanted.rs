@@ -133,12 +133,12 @@ fn ask_in_parts(cx: &mut Context, block: BlockId, patience: Option<Time>) {
     cx.blocks.retry_at = Some(cx.now + RETRY);
 }
 
-/// Adds `link` to the candidates for a block's header.
+/// Adds `connection` to the candidates for a block's header.
 pub(super) fn offer_header(cx: &mut Context, block: BlockId, connection: ConnectionId) {
     offer(cx, block, BlockPart::Header, connection, None);
 }
 
-/// Adds `link` to the candidates for a part of a block.
+/// Adds `connection` to the candidates for a part of a block.
 fn offer(
     cx: &mut Context,
     block: BlockId,
