@@ -108,17 +108,39 @@ pub(crate) fn outside_of_web() -> Result<Vec<(String, String)>> {
     Ok(found)
 }
 
-/// Whether a manifest names what only `web/` may: crates that demand one version of wasm-bindgen.
-pub(crate) fn names_wasm_bindgen(manifest: &str) -> Option<&str> {
-    const OF_BROWSERS: [&str; 6] =
-        ["wasm-bindgen", "js-sys", "web-sys", "wasm-streams", "console_error_panic_hook", "gloo"];
-    let key = |line: &str| line.split([' ', '.', '=', ']']).next().unwrap_or_default().to_owned();
-    manifest.lines().find(|line| {
-        let key =
-            key(line.trim_start_matches("[dependencies.").trim_start_matches("[dev-dependencies."));
-        OF_BROWSERS.iter().any(|name| {
-            key.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-        })
+/// What a manifest names that only `web/` may: crates that demand one version of wasm-bindgen. Looks at the
+/// dependencies of all kinds and targets, by the names of the packages.
+pub(crate) fn names_wasm_bindgen(manifest: &str) -> Result<Option<String>> {
+    let manifest = manifest.parse::<toml::Table>().map_err(|error| error.to_string())?;
+    Ok(of_browsers(&manifest))
+}
+
+fn of_browsers(table: &toml::Table) -> Option<String> {
+    table.iter().find_map(|(key, value)| {
+        let inner = value.as_table()?;
+        if !key.ends_with("dependencies") {
+            return of_browsers(inner);
+        }
+        let packages = inner.iter().map(|(name, dependency)| {
+            dependency.get("package").and_then(toml::Value::as_str).unwrap_or(name)
+        });
+        packages.into_iter().find(|name| is_of_browsers(name)).map(str::to_owned)
+    })
+}
+
+/// Whether a package is one of these, or one of its companions, as wasm-bindgen-test is.
+fn is_of_browsers(package: &str) -> bool {
+    const OF_BROWSERS: [&str; 7] = [
+        "wasm-bindgen",
+        "wasm-pack",
+        "js-sys",
+        "web-sys",
+        "wasm-streams",
+        "console_error_panic_hook",
+        "gloo",
+    ];
+    OF_BROWSERS.iter().any(|name| {
+        package.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     })
 }
 
@@ -134,11 +156,24 @@ mod tests {
 
     #[test]
     fn crates_that_demand_a_wasm_bindgen_are_found() {
-        for line in
-            ["wasm-bindgen = \"1\"", "wasm-bindgen-test.workspace = true", "[dependencies.web-sys]"]
-        {
-            assert_eq!(names_wasm_bindgen(&format!("[package]\n{line}\n")), Some(line));
+        for (manifest, package) in [
+            ("[dependencies]\nwasm-bindgen = \"1\"", "wasm-bindgen"),
+            ("[dev-dependencies]\nwasm-bindgen-test.workspace = true", "wasm-bindgen-test"),
+            ("[dependencies.web-sys]\nversion = \"1\"", "web-sys"),
+            ("[workspace.dependencies]\njs-sys = \"1\"", "js-sys"),
+            ("[target.'cfg(unix)'.dependencies.gloo-net]\nversion = \"1\"", "gloo-net"),
+            ("[build-dependencies]\n  \"wasm-pack\" = \"1\"", "wasm-pack"),
+            ("[dependencies]\nours = { package = \"web-sys\", version = \"1\" }", "web-sys"),
+        ] {
+            let found = names_wasm_bindgen(manifest).unwrap();
+            assert_eq!(found.as_deref(), Some(package), "{manifest}");
         }
-        assert_eq!(names_wasm_bindgen("# wasm-bindgen\nweb-time = \"1\"\n"), None);
+        for fine in [
+            "# wasm-bindgen\n[dependencies]\nweb-time = \"1\"",
+            "[package]\nname = \"web-sys\"",
+            "[features]\nweb-sys = []",
+        ] {
+            assert_eq!(names_wasm_bindgen(fine).unwrap(), None, "{fine}");
+        }
     }
 }

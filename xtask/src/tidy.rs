@@ -44,7 +44,8 @@ pub(crate) fn check() -> Result {
     found.extend(silent.map(|(name, _)| format!("{name}: a public module without `{NOT}`")));
     for (name, manifest) in checks::outside_of_web()? {
         let wrong = checks::names_wasm_bindgen(&manifest);
-        found.extend(wrong.map(|line| format!("{name}: `{line}` belongs in web/")));
+        let wrong = wrong.map_err(|error| format!("{name}: {error}"))?;
+        found.extend(wrong.map(|package| format!("{name}: {package} belongs in web/")));
     }
     match cite::check(&read(&root().join("spec/README.md"))?, &files) {
         Ok(labels) => println!("{labels} requirements have their code and a test"),
