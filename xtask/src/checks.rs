@@ -21,7 +21,7 @@ pub(crate) fn features() -> Result {
             ));
         }
     }
-    let hack = crate_tool("cargo-hack", HACK)?;
+    let hack = crate_tool("cargo-hack", "cargo-hack", HACK)?;
     for package in FEATURES {
         // The same program as for the workspace, so that what it depends on is there.
         let clippy = ["hack", "clippy", "-p", package, "--locked", "--feature-powerset"];
@@ -32,10 +32,10 @@ pub(crate) fn features() -> Result {
     Ok(())
 }
 
-/// A tool that crates.io has, in one version.
-fn crate_tool(name: &str, version: &str) -> Result<PathBuf> {
+/// A program of a crate that crates.io has, in one version.
+fn crate_tool(name: &str, program: &str, version: &str) -> Result<PathBuf> {
     let folder = target().join("tools").join(format!("{name}-{version}"));
-    let program = folder.join("bin").join(name);
+    let program = folder.join("bin").join(program);
     if !program.exists() {
         let exactly = format!("={version}");
         let install = ["install", name, "--locked", "--quiet", "--version", &exactly, "--root"];
@@ -48,7 +48,8 @@ fn crate_tool(name: &str, version: &str) -> Result<PathBuf> {
 const LIBP2P: &str = "0.57";
 
 /// rust-libp2p demands one old version of wasm-bindgen, and a lockfile has one version of it: so nothing in the
-/// root may demand another. Resolves the workspace together with libp2p, in a folder of its own.
+/// root may demand another. Resolves the workspace together with libp2p, in a folder of its own. Starts
+/// from the root's lockfile: what it has must be able to give way.
 pub(crate) fn resolves() -> Result {
     let folder = target().join("resolves");
     let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
@@ -77,7 +78,8 @@ pub(crate) fn resolves() -> Result {
         std::fs::write(package.join("src/lib.rs"), "").map_err(failed)?;
     }
     std::fs::write(folder.join("Cargo.toml"), manifest).map_err(failed)?;
-    let resolve = ["generate-lockfile", "--quiet", "--manifest-path"];
+    std::fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock")).map_err(failed)?;
+    let resolve = ["update", "--workspace", "--quiet", "--manifest-path"];
     run(cargo().args(resolve).arg(folder.join("Cargo.toml"))).map_err(|error| {
         format!("{error}\nThe root does not resolve beside libp2p {LIBP2P}: see the notes in web/Cargo.toml.")
     })
@@ -146,7 +148,10 @@ fn is_of_browsers(package: &str) -> bool {
 
 /// Words that are misspelled, in everything that is checked in: typos.toml has those that are right.
 pub(crate) fn typos() -> Result {
-    let typos = system::wheel("typos", TYPOS, "bin/typos")?;
+    let typos = system::wheel("typos", TYPOS, "bin/typos").or_else(|error| {
+        eprintln!("{error}\nbuilding typos instead, which takes minutes");
+        crate_tool("typos-cli", "typos", TYPOS)
+    })?;
     run(Command::new(typos).current_dir(root()).args(["--hidden", "--exclude", ".git"]))
 }
 

