@@ -653,9 +653,9 @@ pub(crate) fn failed(cx: &mut Context, connection: ConnectionId, want: &RpcWant,
             not_from(cx, connection, Some(block));
             back_off(cx, connection, What::Body(*block));
             if late {
-                back_off(cx, connection, What::Bodies)
+                back_off(cx, connection, What::Bodies);
             } else {
-                cx.sync.peers.failed(connection)
+                cx.sync.peers.failed(connection);
             }
         }
     }
