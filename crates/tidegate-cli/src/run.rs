@@ -164,7 +164,7 @@ async fn flush(node: &Node) -> usize {
     node.flush(1, patience).await.unwrap_or(0)
 }
 
-/// Tells the user who started the node. An error is no reason to stop.
+/// Tells the user who started the node. If that cannot be printed the node goes on.
 fn announce(what: std::fmt::Arguments<'_>) {
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{what}").and_then(|()| out.flush());

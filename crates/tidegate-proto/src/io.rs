@@ -142,7 +142,8 @@ impl Connected {
 pub enum Path {
     /// Through another peer, or a network of them: uses their bandwidth, and they can end it.
     Relayed,
-    /// Direct, but by a carrier made for something else, such as WebRTC's data channels.
+    /// Direct, but by a carrier without flow control for each channel, such as WebRTC's data channels or one stream
+    /// of TCP.
     Adapted,
     /// Direct, by a carrier with flow control for each channel, such as QUIC.
     #[default]

@@ -74,14 +74,14 @@
 //!
 //! # Features
 //!
-//! All are on by default.
-//!
 //! - `quic`: connections over QUIC ([`Builder::listen`] with addresses that end in `/quic-v1`).
 //!   Without it a node has the transports it is given.
 //! - `store`: what must survive a restart, in a file ([`Store`]). It needs `threads`.
 //! - `threads`: validators on threads of their own. Without it they run in the node's task.
+//! - `tls`: [`transport::secure`], the identity on TLS. `quic` needs it.
+//! - `conformance`: the contract of transports as a suite of tests ([`transport::conformance`]).
 //!
-//! With none of them the crate compiles for `wasm32-unknown-unknown`; what runs there is still to
+//! All but the last are on by default. With none of them the crate compiles for `wasm32-unknown-unknown`; what runs there is still to
 //! come: a clock and timers of the browser, and a transport.
 //!
 //! # Versions
@@ -115,6 +115,8 @@ mod validator;
 
 pub use builder::{Builder, StartError};
 pub use identity::{Identity, IdentityError};
+/// For [`Protocol`](multiaddr::Protocol), which transports look into addresses with.
+pub use multiaddr;
 pub use multiaddr::Multiaddr;
 pub use node::{BlockAt, Events, Failure, Node, NodeError, PoolItem, Publishing};
 #[cfg(feature = "store")]

@@ -142,7 +142,7 @@ impl From<Input> for Happening {
 
 /// Carries frames between nodes.
 ///
-/// What a transport must do, which the suite of the feature `conformance` checks of each:
+/// What a transport must do; the suite of the feature `conformance` checks most of it:
 ///
 /// - [`Input::Connected`] comes once for a connection, with an identity that the peer has proven;
 ///   where one was asked for in [`Dial::peer`], no other is accepted. It holds a place of [`Setup::places`] as
@@ -158,6 +158,9 @@ impl From<Input> for Happening {
 ///   comes on it stays where the peer's flow control bounds it.
 /// - After [`Transport::close`], frames that were given for channel 0 still leave, within a second
 ///   or so. [`Input::Closed`] comes once, last, for every connection.
+///
+/// All channels of a new connection are writable. Calls for connections and dials that have ended do nothing. All
+/// calls come from one task of a tokio runtime, which polls again after them.
 pub trait Transport: MaybeSend + 'static {
     /// Whether this transport handles addresses of this form.
     fn handles(&self, address: &Multiaddr) -> bool;

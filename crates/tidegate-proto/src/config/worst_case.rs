@@ -1,6 +1,7 @@
 //! What all peers together can make a node hold (specification section 4, *Memory*).
 
 use super::{Config, PoolSpec};
+use crate::channel::Kind;
 use crate::peers::book::{NEW_SLOTS, TRIED_SLOTS};
 use crate::signal;
 use crate::wire::{MAX_BLOCK_ITEMS, MAX_FRAME, MAX_HEADER, MAX_SIGNAL, MAX_WHOLE};
@@ -194,8 +195,8 @@ const QUIC_MOST: u64 = QUIC_HANDSHAKE + (4 << 10) + QUIC_WASTE + UNACKNOWLEDGED 
 /// What arrives between two polls of all connections, at 50,000 packets a second, and first
 /// packets: 512 KiB in pieces of 25 bytes.
 const QUIC_ALL: u64 = (2 << 20) + 12 * FIRST_PACKETS as u64;
-/// Channels besides those of pools: the fixed ones, and those of blocks, of peers and of signals.
-const CHANNELS: u32 = 6;
+/// Channels besides those of pools: one of each other kind.
+const CHANNELS: u32 = Kind::ALL.len() as u32 - 1;
 /// Bytes of packets that quinn keeps for a stream although no part of them is useful: 32 KiB in
 /// packets that count 256 bytes each, and cost 304; and a heap for them with twice as many places
 /// of 56 bytes.

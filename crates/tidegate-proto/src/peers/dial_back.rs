@@ -197,7 +197,7 @@ pub(super) fn told(
     Ok(())
 }
 
-/// The next message on a connection, if any.
+/// The next message to send on a connection, if any.
 pub(super) fn poll(cx: &mut Context, connection: ConnectionId) -> Option<PeersMessage> {
     let now = cx.now;
     let reach = cx.exchange.reach(connection)?;

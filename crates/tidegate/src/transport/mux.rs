@@ -14,6 +14,35 @@
 //! it has taken a frame. So a peer can make a node hold at most [`WINDOW`] frames for each channel
 //! that the node reads, and one incomplete frame.
 //!
+//! ```
+//! use tidegate::transport::mux::{Mux, MuxError};
+//!
+//! /// After something arrived, or the node called `open` or `send`, or the carrier is free again.
+//! fn step(mux: &mut Mux, arrived: &[u8], carrier: &mut Vec<u8>) -> Result<(), MuxError> {
+//!     mux.receive(arrived)?;
+//!     while let Some((channel, frame)) = mux.next_frame() {
+//!         println!("Input::Frame on {channel}: {} bytes", frame.len());
+//!     }
+//!     // One write at a time: the next only when the carrier has taken this one.
+//!     if let Some(bytes) = mux.next_write() {
+//!         carrier.extend_from_slice(&bytes);
+//!     }
+//!     while let Some(channel) = mux.next_writable() {
+//!         println!("Input::Writable on {channel}");
+//!     }
+//!     Ok(())
+//! }
+//! # let (mut a, mut b, mut wire) = (Mux::new(), Mux::new(), Vec::new());
+//! # assert!(a.send(0, tidegate_proto::wire::Frame::from(bytes::Bytes::from_static(b"tide"))));
+//! # step(&mut a, &[], &mut wire)?;
+//! # b.receive(&wire)?;
+//! # assert!(b.has_frame());
+//! # Ok::<_, MuxError>(())
+//! ```
+//!
+//! To end a connection: go on while channel 0 has something to send ([`Mux::has_sent`]) and for a second at most,
+//! reading all the while, since credits arrive too; then close the carrier's sending side, and the rest.
+//!
 //! # Not guaranteed
 //!
 //! Secrecy, or that a stuck carrier blocks only one channel: credits keep a slow *reader* of one
@@ -97,7 +126,8 @@ impl Mux {
     }
 
     /// Queues a frame for a channel, which must be writable. Returns `false` and drops the frame if
-    /// it is larger than [`MAX_FRAME`], since the peer would end the connection for it.
+    /// it is larger than [`MAX_FRAME`], since the peer would end the connection for it: end it here, for
+    /// the channel does not become writable again.
     pub fn send(&mut self, channel: u32, frame: Frame) -> bool {
         let fits = frame.len() <= MAX_FRAME;
         if fits {
@@ -157,6 +187,11 @@ impl Mux {
         Ok(())
     }
 
+    /// Whether a frame has arrived that was not taken. To look first, where taking one depends on room elsewhere.
+    pub fn has_frame(&self) -> bool {
+        !self.received.is_empty()
+    }
+
     /// The next frame that has arrived. Taking it lets the peer send another on its channel.
     pub fn next_frame(&mut self) -> Option<(u32, Frame)> {
         let (channel, frame) = self.received.pop_front()?;
@@ -192,7 +227,8 @@ impl Mux {
         self.writable.pop_front()
     }
 
-    /// Whether a channel has no frame waiting to leave.
+    /// Whether a channel has no frame waiting to leave: the last one was given to the carrier, which may not have
+    /// written it yet.
     pub fn has_sent(&self, channel: u32) -> bool {
         !self.waiting.contains_key(&channel)
     }

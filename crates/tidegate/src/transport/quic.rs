@@ -45,6 +45,7 @@ mod stream;
 mod tls;
 mod watch;
 
+use super::secure;
 pub use super::secure::TlsError;
 pub use dial::Resolver;
 use dial::{Attempt, Endpoints, Name, Reached, address_of, first_of, socket_address};
@@ -342,7 +343,7 @@ impl Quic {
         let inbound = matches!(direction, Direction::Inbound);
         let group = inbound.then(|| network_group(from.ip()));
         let mut exporter = [0; 32];
-        if quic.export_keying_material(&mut exporter, b"tidegate binding 1", b"").is_err() {
+        if quic.export_keying_material(&mut exporter, secure::EXPORTER_LABEL, b"").is_err() {
             quic.close(CODE_CLOSED.into(), b"");
             if let Direction::Outbound(dial) = direction {
                 let error = DialError::Unreachable;
@@ -515,7 +516,8 @@ impl Quic {
         }));
     }
 
-    /// Waits until the last control frames have been acknowledged.
+    /// Finishes channel 0 of a connection that the node has closed. Does not block: the connection ends when
+    /// all its frames are acknowledged, or after [`LAST_FRAMES`].
     fn flush(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let control = connection.writers.remove(&0);

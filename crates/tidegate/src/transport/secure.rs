@@ -1,6 +1,11 @@
 //! Identity on TLS 1.3, for any transport that has TLS: a self-signed certificate of the node's
 //! Ed25519 key, and a verifier that checks only the key (specification section 4.2).
 //!
+//! Over TCP a dialer's handshake is complete before the listener has checked the dialer's certificate, or has a place
+//! for it: a transport must not report the connection before the listener has said so.
+//!
+//! Needs the feature `tls`. The types of rustls in here are those of [`rustls`].
+//!
 //! # Not guaranteed
 //!
 //! Session resumption: a resumed session shows no certificate, so it is disabled.
@@ -16,10 +21,18 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use tidegate_proto::id::PeerId;
 
+/// Its types are in the signatures of this module.
+pub use rustls;
+
 use crate::identity::Identity;
 
 /// The protocol name in ALPN (RFC 7301). R4.2.1
 pub const ALPN: &[u8] = b"tidegate/1";
+
+/// The label of the exporter (RFC 8446, section 7.5; 32 bytes, no context) that binds a hello to its session:
+/// [`Binding::Exporter`](tidegate_proto::wire::Binding::Exporter), specification section 4.2.
+pub const EXPORTER_LABEL: &[u8] = b"tidegate binding 1";
+
 /// The largest certificate: a self-signed one of an Ed25519 key has about 300 bytes, and nothing
 /// else in it is used.
 const MAX_CERTIFICATE: usize = 1024;
@@ -101,6 +114,12 @@ pub fn client(identity: &Identity, peer: Option<PeerId>) -> Result<rustls::Clien
     // A resumed session shows no certificate.
     tls.resumption = rustls::client::Resumption::disabled();
     Ok(tls)
+}
+
+/// Whether a handshake failed because another node answered than the expected one: what a dial then ends with
+/// is [`DialError::WrongPeer`](tidegate_proto::io::DialError::WrongPeer).
+pub fn is_wrong_peer(error: &Error) -> bool {
+    *error == Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
 }
 
 /// The same configuration, for another peer.

@@ -76,6 +76,7 @@ impl<K: Kind> Net<K> {
             let listen = net.kind.listen_address();
             let transport = net.peers[at].transport.as_mut().expect("it was just added");
             transport.listen(&listen).expect("an address to listen at");
+            net.peers[at].on_addresses();
             // It may take a while until the transport can be reached there.
             net.until("an address", |net| net.peers[at].address.is_some()).await;
         }
