@@ -368,7 +368,7 @@ fn abandon(cx: &mut Context, of: Of, to: &PeerId, stage: Stage) {
     match stage {
         Stage::Waits => {
             if let Some(waiting) = cx.signals.waiting.get_mut(to) {
-                waiting.retain(|asker, number| (*asker, *number) != of);
+                waiting.remove(&of.0, &of.1);
                 forget_if_empty(cx, to);
             }
         }

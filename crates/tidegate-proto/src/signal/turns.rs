@@ -47,6 +47,19 @@ impl<K: Copy + Ord, V> Turns<K, V> {
         Some((key, value))
     }
 
+    /// Removes one, at the cost of what waits with its key and of the number of keys.
+    pub(super) fn remove(&mut self, key: &K, value: &V)
+    where
+        V: PartialEq,
+    {
+        let Some(queue) = self.queues.get_mut(key) else { return };
+        queue.retain(|other| other != value);
+        if queue.is_empty() {
+            self.queues.remove(key);
+            self.order.retain(|other| other != key);
+        }
+    }
+
     /// Keeps those for which it is true.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&K, &V) -> bool) {
         self.queues.retain(|key, queue| {
@@ -89,7 +102,11 @@ mod tests {
         for (key, value) in [(3, 0), (3, 1), (3, 2), (2, 0), (1, 0), (1, 1)] {
             turns.push(key, value);
         }
-        turns.retain(|key, value| (*key, *value) != (1, 0));
+        turns.remove(&1, &0);
+        turns.push(4, 0);
+        turns.remove(&4, &0);
+        turns.push(5, 0);
+        turns.retain(|key, _| *key != 5);
         turns.push_front(2, 9);
         assert_eq!(turns.pop(|key| *key != 3), Some((2, 9)));
         assert_eq!(all(&mut turns), [(3, 0), (1, 1), (2, 0), (3, 1), (3, 2)]);
