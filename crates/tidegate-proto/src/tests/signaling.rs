@@ -531,8 +531,8 @@ fn no_more_is_out_at_a_peer_than_is_answered_soon() {
 fn signals_of_peers_that_are_not_allowed_are_unwanted() {
     let [friend, stranger] = [30, 31].map(|peer| PeerId([peer; 32]));
     let mut config = config(1);
-    config.allow = Some([PEER, friend].into());
     let own = config.peer;
+    config.allow = Some([PEER, friend, own].into());
     let mut script = Script::up_with(config);
     for (number, (from, fate)) in (0..).zip([
         (friend, SignalFate::Taken),
@@ -545,6 +545,22 @@ fn signals_of_peers_that_are_not_allowed_are_unwanted() {
         assert_eq!(script.received::<SignalMessage>(SIGNAL), [answer]);
     }
     assert_eq!(script.signals, [(PEER, friend, payload(3))]);
+}
+
+/// A late signal is not delivered, although its asker, which does not read, was not told so yet.
+#[test]
+fn a_late_signal_is_not_delivered() {
+    let mut script = Script::up();
+    let receiver = script.connection;
+    script.another_peer();
+    script.stalled = true;
+    script.send(SIGNAL, &carry(PeerId([99; 32])));
+    (0..3).for_each(|_| script.send(SIGNAL, &carry(PEER)));
+    assert_eq!(sent(&script, receiver), 1);
+    script.wait(script.node.config().limits.signal_patience.as_millis() as u64 + 10);
+    script.stalled = false;
+    script.input(Input::Writable { connection: receiver, channel: SIGNAL });
+    assert_eq!(sent(&script, receiver), 1);
 }
 
 /// R18.9
