@@ -487,7 +487,7 @@ mod tests {
         }
     }
 
-    /// Every key of the file is a flag and a variable, and is printed.
+    /// Every key of the file has a flag and a variable, and `tidegate config` prints it.
     #[test]
     fn every_setting_is_a_key_a_flag_and_a_variable() {
         use clap::Args as _;

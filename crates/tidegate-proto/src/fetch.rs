@@ -318,7 +318,7 @@ impl<K: Ord + Copy> Fetcher<K> {
         own.into_iter().flat_map(|key| self.leaves(key, connection, now)).collect()
     }
 
-    /// Keys that a connection is a candidate for, and all keys.
+    /// How many keys a connection could be asked for, and how many there are.
     #[cfg(test)]
     pub(crate) fn counts(&self, connection: ConnectionId) -> (usize, usize) {
         (self.candidacies.get(&connection).map_or(0, BTreeMap::len), self.wants.len())

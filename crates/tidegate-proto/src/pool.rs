@@ -412,7 +412,8 @@ fn alias(salt: &Salt, id: &ItemId) -> u64 {
 
 #[cfg(test)]
 thread_local! {
-    /// Tests mask bits so that aliases collide, as a hostile peer could make them.
+    /// The bits of an alias (an item's short hash) that are kept: tests clear some, so that aliases collide as a
+    /// hostile peer could make them.
     pub(crate) static ALIAS_MASK: std::cell::Cell<u64> = const { std::cell::Cell::new(u64::MAX) };
 }
 

@@ -108,7 +108,7 @@ pub(crate) fn ask_early(cx: &mut Context) {
     }
 }
 
-/// Notes that a connection's channel has something to send.
+/// Notes that the channel *peers* of a connection has something to send.
 pub(super) fn wake(cx: &mut Context, connection: ConnectionId) {
     if let Some(side) = cx.exchange.links.get(&connection) {
         cx.links.wake(side.at.link, side.at.slot);
