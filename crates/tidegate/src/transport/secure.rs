@@ -268,3 +268,38 @@ impl ClientCertVerifier for Verifier {
         vec![SignatureScheme::ED25519]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A handshake in memory: how the dialer's end of it goes.
+    fn dial(expected: PeerId, listener: &Identity) -> Result<(), Error> {
+        let dialer = Identity::from_seed(&[1; 32]);
+        let client = Arc::new(client(&dialer, Some(expected)).unwrap());
+        let name = "tidegate".try_into().unwrap();
+        let mut client = rustls::ClientConnection::new(client, name)?;
+        let mut server = rustls::ServerConnection::new(Arc::new(server(listener).unwrap()))?;
+        while client.is_handshaking() {
+            let mut flight = Vec::new();
+            client.write_tls(&mut flight).unwrap();
+            server.read_tls(&mut &flight[..]).unwrap();
+            server.process_new_packets()?;
+            flight.clear();
+            server.write_tls(&mut flight).unwrap();
+            client.read_tls(&mut &flight[..]).unwrap();
+            client.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    /// R4.2.3
+    #[test]
+    fn another_peer_than_expected_is_told_from_other_errors() {
+        let listener = Identity::from_seed(&[2; 32]);
+        assert_eq!(dial(listener.peer_id(), &listener), Ok(()));
+        let error = dial(PeerId([3; 32]), &listener).unwrap_err();
+        assert!(is_wrong_peer(&error), "{error}");
+        assert!(!is_wrong_peer(&Error::HandshakeNotComplete));
+    }
+}
