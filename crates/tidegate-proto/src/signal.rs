@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::control;
 use crate::id::{ConnectionId, Digest, PeerId, SignalId};
 use crate::io::Output;
-use crate::link::Instance;
+use crate::link::{Instance, Link};
 use crate::permit::Terms;
 use crate::rules::Rules;
 use crate::time::{Pace, Time};
@@ -120,19 +120,33 @@ impl SignalLink {
     }
 }
 
-/// The newest connection to a peer on which there are signals, and which no other replaces.
-fn link_to(cx: &mut Context, peer: &PeerId) -> Option<Instance> {
-    cx.stats.worked((cx.signals.links.len() + cx.links.len()) as u64);
-    let is = |link: &&SignalLink| cx.links.get(link.at.link).is_some_and(|l| l.peer == *peer);
-    let mut links = cx.signals.links.values().rev().filter(is).map(|link| link.at);
-    links.find(|at| !cx.control.is_replaced(at.link))
+/// How signals get to a peer.
+enum Way {
+    /// By the newest connection on which there are signals and which no other replaces, under what the peer grants.
+    By(Instance, Grant),
+    /// Perhaps soon, by a connection that is being set up: of two connections the one that stays may be up after the
+    /// other's end.
+    Coming,
+    None,
 }
 
-/// Whether there may soon be signals on a connection to a peer: of two connections the one that stays may be up
-/// after the other's end.
-fn is_coming(cx: &mut Context, peer: &PeerId) -> bool {
+fn way_to(cx: &mut Context, peer: &PeerId) -> Way {
+    cx.stats.worked((cx.signals.links.len() + cx.links.len()) as u64);
+    let is = |side: &&SignalLink| cx.links.get(side.at.link).is_some_and(|l| l.peer == *peer);
+    let mut sides = cx.signals.links.values().rev().filter(is);
+    if let Some(side) = sides.find(|side| !cx.control.is_replaced(side.at.link)) {
+        return Way::By(side.at, side.terms.theirs.clone());
+    }
     cx.stats.worked(cx.links.len() as u64);
-    cx.links.iter().any(|(id, link)| link.peer == *peer && !link.up && !control::is_over(cx, id))
+    let is_coming =
+        |(id, link): (_, &Link)| link.peer == *peer && !link.up && !control::is_over(cx, id);
+    if cx.links.iter().any(is_coming) { Way::Coming } else { Way::None }
+}
+
+/// Whether signals go by another connection, which has taken this one's place.
+fn is_replaced(cx: &mut Context, connection: ConnectionId) -> bool {
+    cx.stats.worked(cx.links.len() as u64);
+    cx.control.is_replaced(connection)
 }
 
 /// The channels of a connection have come up or gone down: what waits for the peer goes by the connection that is
@@ -142,20 +156,19 @@ pub(crate) fn review(cx: &mut Context, connection: ConnectionId) {
     if !cx.signals.waiting.contains_key(&peer) && !cx.signals.own.contains_key(&peer) {
         return;
     }
-    let link = link_to(cx, &peer);
-    if link.is_none() && is_coming(cx, &peer) {
-        return;
-    }
-    let theirs = link.and_then(|at| Some(cx.signals.links.get(&at.link)?.terms.theirs.clone()));
-    if let Some(at) = link {
-        cx.links.wake(at.link, at.slot);
-    }
-    if theirs.as_ref().is_none_or(|theirs| theirs.bodies == 0) {
-        let fate = theirs.as_ref().map_or(SignalFate::NotConnected, |_| SignalFate::Unwanted);
+    let (bodies, requests, fate) = match way_to(cx, &peer) {
+        Way::By(at, theirs) => {
+            cx.links.wake(at.link, at.slot);
+            (theirs.bodies, theirs.requests, SignalFate::Unwanted)
+        }
+        Way::Coming => return,
+        Way::None => (0, 0, SignalFate::NotConnected),
+    };
+    if bodies == 0 {
         let waiting = cx.signals.waiting.remove(&peer).into_iter().flat_map(Turns::into_all);
         waiting.for_each(|of| settle(cx, of, fate));
     }
-    if theirs.is_none_or(|theirs| theirs.requests == 0) {
+    if requests == 0 {
         own::lost(cx, &peer);
     }
 }
@@ -293,19 +306,14 @@ fn receive(cx: &mut Context, of: Of, to: PeerId, payload: &Bytes) -> Stage {
         cx.outputs.push_back(Output::Signal { via: from, from, payload });
         return Stage::Settled(SignalFate::Taken);
     }
-    let receiver = link_to(cx, &to).filter(|_| to != from);
-    let permits = receiver.and_then(|at| Some(cx.signals.links.get(&at.link)?.terms.theirs.bodies));
-    match permits {
-        Some(0) => return Stage::Settled(SignalFate::Unwanted),
-        None if to == from || !is_coming(cx, &to) => {
-            return Stage::Settled(SignalFate::NotConnected);
-        }
-        _ => {}
+    match way_to(cx, &to) {
+        _ if to == from => return Stage::Settled(SignalFate::NotConnected),
+        Way::By(_, theirs) if theirs.bodies == 0 => return Stage::Settled(SignalFate::Unwanted),
+        Way::By(at, _) => cx.links.wake(at.link, at.slot),
+        Way::Coming => {}
+        Way::None => return Stage::Settled(SignalFate::NotConnected),
     }
     cx.signals.waiting.entry(to).or_default().push(of.0, of.1);
-    if let Some(at) = receiver {
-        cx.links.wake(at.link, at.slot);
-    }
     Stage::Waits
 }
 
@@ -369,7 +377,7 @@ fn abandon(cx: &mut Context, of: Of, to: &PeerId, stage: Stage) {
         Stage::Waits => {
             if let Some(waiting) = cx.signals.waiting.get_mut(to) {
                 waiting.remove(&of.0, &of.1);
-                forget_if_empty(cx, to);
+                forget_if_empty(&mut cx.signals.waiting, to);
             }
         }
         Stage::Delivered((receiver, number)) => {
@@ -383,9 +391,13 @@ fn abandon(cx: &mut Context, of: Of, to: &PeerId, stage: Stage) {
     }
 }
 
-fn forget_if_empty(cx: &mut Context, receiver: &PeerId) {
-    if cx.signals.waiting.get(receiver).is_some_and(Turns::is_empty) {
-        cx.signals.waiting.remove(receiver);
+/// A queue is kept only as long as something waits in it.
+fn forget_if_empty<K, V>(queues: &mut BTreeMap<PeerId, Turns<K, V>>, peer: &PeerId)
+where
+    K: Copy + Ord,
+{
+    if queues.get(peer).is_some_and(Turns::is_empty) {
+        queues.remove(peer);
     }
 }
 
@@ -435,8 +447,7 @@ fn poll_delivery(cx: &mut Context, at: Instance) -> Option<Delivery> {
     if is_full || !cx.signals.waiting.contains_key(&receiver) {
         return None;
     }
-    cx.stats.worked(cx.links.len() as u64);
-    if cx.control.is_replaced(at.link) {
+    if is_replaced(cx, at.link) {
         return None;
     }
     let of = next_for(cx, &receiver)?;
@@ -456,7 +467,7 @@ fn next_for(cx: &mut Context, receiver: &PeerId) -> Option<Of> {
         let asker = signals.links.get(&of.0);
         asker.and_then(|link| link.carries.get(&of.1)).is_some_and(|it| it.until > now)
     });
-    forget_if_empty(cx, receiver);
+    forget_if_empty(&mut cx.signals.waiting, receiver);
     next
 }
 

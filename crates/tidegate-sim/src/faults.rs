@@ -41,6 +41,7 @@ pub(crate) fn plan(scenario: &Scenario, pairs: usize, entropy: &mut Entropy) -> 
         for at in moments(scenario, faults.resets, entropy) {
             plan.push((at, Fault::Reset(pair)));
         }
+        // Without them nothing is drawn, so that the other scenarios stay the same for their seeds.
         if faults.second_dials > 0 {
             for at in moments(scenario, faults.second_dials, entropy) {
                 let by = [[true, false], [false, true], [true, true]][entropy.below(3) as usize];

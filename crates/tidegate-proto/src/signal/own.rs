@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::turns::Turns;
-use super::{is_coming, link_to, peer_of};
+use super::{Way, forget_if_empty, is_replaced, peer_of, way_to};
 use crate::channel::Context;
 use crate::id::{PeerId, SignalId};
 use crate::io::{Output, SignalError};
@@ -59,19 +59,17 @@ fn queue(cx: &mut Context, via: PeerId, own: Own) -> Result<(), SignalError> {
     if own.payload.len() > MAX_SIGNAL {
         return Err(SignalError::TooLong);
     }
-    let relay = link_to(cx, &via);
-    let permits = relay.and_then(|at| Some(cx.signals.links.get(&at.link)?.terms.theirs.requests));
-    if permits == Some(0) || permits.is_none() && !is_coming(cx, &via) {
-        return Err(SignalError::NoRelay);
+    match way_to(cx, &via) {
+        Way::By(_, theirs) if theirs.requests == 0 => return Err(SignalError::NoRelay),
+        Way::By(at, _) => cx.links.wake(at.link, at.slot),
+        Way::Coming => {}
+        Way::None => return Err(SignalError::NoRelay),
     }
     let queue = cx.signals.own.entry(via).or_default();
     if queue.values().count() >= WAITING || queue.of(&own.to) >= WAITING_FOR_ONE {
         return Err(SignalError::Busy);
     }
     queue.push(own.to, own);
-    if let Some(at) = relay {
-        cx.links.wake(at.link, at.slot);
-    }
     Ok(())
 }
 
@@ -83,24 +81,18 @@ pub(super) fn poll(cx: &mut Context, at: Instance) -> Option<Carry> {
     if link.asked.len() >= permits || !cx.signals.own.contains_key(&relay) {
         return None;
     }
-    cx.stats.worked(cx.links.len() as u64);
-    if cx.control.is_replaced(at.link) {
+    if is_replaced(cx, at.link) {
         return None;
     }
+    let link = cx.signals.links.get(&at.link)?;
     // One permit is left for others than a receiver that does not answer.
     let share = permits.saturating_sub(1).max(1);
     let asked = |to: &PeerId| link.asked.values().flatten().filter(|own| own.to == *to).count();
     let (to, own) = cx.signals.own.get_mut(&relay)?.pop(|to| asked(to) < share)?;
-    forget_if_empty(cx, &relay);
+    forget_if_empty(&mut cx.signals.own, &relay);
     let carry = Carry { to, payload: own.payload.clone() };
     cx.signals.links.get_mut(&at.link)?.asked.push(Some(own), cx.now);
     Some(carry)
-}
-
-fn forget_if_empty(cx: &mut Context, relay: &PeerId) {
-    if cx.signals.own.get(relay).is_some_and(Turns::is_empty) {
-        cx.signals.own.remove(relay);
-    }
 }
 
 /// The peer says what became of one.
