@@ -30,8 +30,11 @@ pub(super) fn identity(seed: u64) -> Identity {
     Identity::from_seed(&bytes)
 }
 
+/// More places than a node has by default: the full plan keeps 300 idle connections.
 fn setup(seed: u64) -> Setup {
-    Setup::new(identity(seed), Limits::default())
+    let mut limits = Limits::default();
+    limits.max_inbound = 400;
+    Setup::new(identity(seed), limits)
 }
 
 pub(super) fn address(socket: SocketAddr) -> Result<Multiaddr> {
