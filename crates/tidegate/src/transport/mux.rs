@@ -1,5 +1,6 @@
 //! Channels with flow control over a carrier that has none: one ordered, reliable stream, such as a
-//! pipe, a Tor circuit, a libp2p substream, or a WebRTC data channel.
+//! pipe, a TCP connection or a Tor circuit; or several that have only one window together, such as WebRTC's data
+//! channels.
 //!
 //! It does no I/O: the owner of the carrier passes it the bytes that arrive, and writes the bytes
 //! that it returns.
@@ -40,6 +41,9 @@
 //! # Ok::<_, MuxError>(())
 //! ```
 //!
+//! With a stream for each channel, the messages of a channel in both directions go by its own
+//! ([`Mux::receive_on`], [`Mux::next_write_on`]): what one stream lost holds up no other channel.
+//!
 //! To end a connection: go on while channel 0 has something to send ([`Mux::has_sent`]) and for a second at most,
 //! reading all the while, since credits arrive too; then close the carrier's sending side, and the rest.
 //!
@@ -76,13 +80,19 @@ pub enum MuxError {
     /// More credits than a channel may have, or credits for more channels than there can be.
     #[error("more credits than there can be")]
     Credits,
+    /// A message on the stream of another channel.
+    #[error("a message for another channel than its stream's")]
+    WrongStream,
 }
+
+/// A stream of the carrier: that of a channel, or the only one.
+type Stream = Option<u32>;
 
 /// One end of a connection.
 #[derive(Debug)]
 pub struct Mux {
-    /// The bytes of the next, incomplete message.
-    arrived: BytesMut,
+    /// The bytes of the next, incomplete message of each stream.
+    arrived: BTreeMap<Stream, BytesMut>,
     /// Outstanding credits of the peer, for each channel being read.
     granted: BTreeMap<u32, usize>,
     received: VecDeque<(u32, Frame)>,
@@ -106,7 +116,7 @@ impl Mux {
     /// One end of a new connection: channel 0 is being read.
     pub fn new() -> Self {
         Self {
-            arrived: BytesMut::new(),
+            arrived: BTreeMap::new(),
             granted: [(0, WINDOW)].into(),
             received: VecDeque::new(),
             credits: [(0, WINDOW)].into(),
@@ -136,16 +146,42 @@ impl Mux {
         fits
     }
 
-    /// Takes bytes that have arrived.
+    /// Takes bytes that have arrived on the only stream.
     ///
     /// # Errors
     ///
     /// If the peer violates the framing; all further bytes are meaningless then.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(), MuxError> {
-        self.arrived.extend_from_slice(bytes);
-        while let Some((channel, length)) = self.head() {
+        self.take(None, bytes)
+    }
+
+    /// Takes bytes that have arrived on the stream of a channel.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mux::receive`].
+    pub fn receive_on(&mut self, channel: u32, bytes: &[u8]) -> Result<(), MuxError> {
+        self.take(Some(channel), bytes)
+    }
+
+    fn take(&mut self, stream: Stream, bytes: &[u8]) -> Result<(), MuxError> {
+        let mut arrived = self.arrived.remove(&stream).unwrap_or_default();
+        arrived.extend_from_slice(bytes);
+        let taken = self.take_messages(stream, &mut arrived);
+        // An idle stream keeps no buffer.
+        if !arrived.is_empty() {
+            self.arrived.insert(stream, arrived);
+        }
+        taken
+    }
+
+    fn take_messages(&mut self, stream: Stream, arrived: &mut BytesMut) -> Result<(), MuxError> {
+        while let Some((channel, length)) = head(arrived) {
+            if stream.is_some_and(|of| of != channel) {
+                return Err(MuxError::WrongStream);
+            }
             if length == CREDIT {
-                self.arrived.advance(HEAD);
+                arrived.advance(HEAD);
                 self.credited(channel)?;
                 continue;
             }
@@ -156,23 +192,17 @@ impl Mux {
             // Checked before the frame is complete: without a credit none of it is kept.
             let granted = self.granted.get_mut(&channel).filter(|left| **left > 0);
             let granted = granted.ok_or(MuxError::NoCredit)?;
-            if self.arrived.len() < HEAD + length {
+            if arrived.len() < HEAD + length {
                 return Ok(());
             }
             *granted -= 1;
-            self.arrived.advance(HEAD);
+            arrived.advance(HEAD);
             // A copy, since the frame may be kept for longer than the bytes that arrived with it.
-            let frame = Bytes::copy_from_slice(&self.arrived[..length]);
-            self.arrived.advance(length);
+            let frame = Bytes::copy_from_slice(&arrived[..length]);
+            arrived.advance(length);
             self.received.push_back((channel, frame.into()));
         }
         Ok(())
-    }
-
-    fn head(&self) -> Option<(u32, u32)> {
-        let (channel, rest) = self.arrived.split_first_chunk()?;
-        let (length, _) = rest.split_first_chunk()?;
-        Some((u32::from_be_bytes(*channel), u32::from_be_bytes(*length)))
     }
 
     fn credited(&mut self, channel: u32) -> Result<(), MuxError> {
@@ -202,10 +232,15 @@ impl Mux {
     /// The bytes to write next. The carrier must take all of them before it asks again, so that at
     /// most one frame is in front of the next. `None` if nothing may leave.
     pub fn next_write(&mut self) -> Option<Bytes> {
+        self.next_write_on().map(|(_, bytes)| bytes)
+    }
+
+    /// The bytes to write next, and the channel to whose stream. All of them must be taken before it asks again.
+    pub fn next_write_on(&mut self) -> Option<(u32, Bytes)> {
         if let Some(channel) = self.owed.pop_front() {
             // Granted only when the credit leaves, so that a peer that reads nothing gets no more.
             *self.granted.entry(channel).or_default() += 1;
-            return Some(message(channel, CREDIT, &[]));
+            return Some((channel, message(channel, CREDIT, &[])));
         }
         // Control first, then the others in turn.
         let has_credit = |channel: &u32| self.credits.get(channel).is_some_and(|left| *left > 0);
@@ -219,7 +254,7 @@ impl Mux {
         }
         self.last = channel;
         self.writable.push_back(channel);
-        Some(message(channel, frame.len() as u32, &frame.to_bytes()))
+        Some((channel, message(channel, frame.len() as u32, &frame.to_bytes())))
     }
 
     /// The next channel whose frame has been passed to the carrier, and that can take another.
@@ -232,6 +267,13 @@ impl Mux {
     pub fn has_sent(&self, channel: u32) -> bool {
         !self.waiting.contains_key(&channel)
     }
+}
+
+/// The header of the next message: channel and length.
+fn head(arrived: &[u8]) -> Option<(u32, u32)> {
+    let (channel, rest) = arrived.split_first_chunk()?;
+    let (length, _) = rest.split_first_chunk()?;
+    Some((u32::from_be_bytes(*channel), u32::from_be_bytes(*length)))
 }
 
 fn message(channel: u32, length: u32, body: &[u8]) -> Bytes {
@@ -304,10 +346,31 @@ mod tests {
         assert_eq!(receives(&[credit(1), credit(1)]), Ok(()));
         assert_eq!(receives(&[credit(1), credit(1), credit(1)]), Err(MuxError::Credits));
         assert_eq!(receives(&[credit(0)]), Err(MuxError::Credits));
+        let mut streams = Mux::new();
+        assert_eq!(streams.receive_on(0, &data(0, 1)), Ok(()));
+        assert_eq!(streams.receive_on(0, &credit(1)), Err(MuxError::WrongStream));
         // Channel 0 counts too.
         let credits = |count: usize| (1..count as u32).map(credit).collect::<Vec<_>>();
         assert_eq!(receives(&credits(CHANNELS)), Ok(()));
         assert_eq!(receives(&credits(CHANNELS + 1)), Err(MuxError::Credits));
+    }
+
+    /// A message that is incomplete on one stream holds up no other channel.
+    #[test]
+    fn streams_are_put_together_apart() {
+        let (mut a, mut b) = (Mux::new(), Mux::new());
+        b.open(16);
+        carry(&mut b, &mut a).unwrap();
+        a.send(16, frame(16, 1000));
+        let (channel, first) = a.next_write_on().unwrap();
+        assert_eq!((channel, b.receive_on(16, &first[..500])), (16, Ok(())));
+        a.send(0, frame(0, 10));
+        let (channel, second) = a.next_write_on().unwrap();
+        assert_eq!((channel, b.receive_on(0, &second)), (0, Ok(())));
+        assert_eq!(b.next_frame().map(|(channel, _)| channel), Some(0));
+        b.receive_on(16, &first[500..]).unwrap();
+        assert_eq!(b.next_frame(), Some((16, frame(16, 1000))));
+        assert!(b.arrived.is_empty());
     }
 
     proptest! {
