@@ -2,6 +2,7 @@
 SUBJECT(BlockBody),
 SUBJECT(BlockMessage),
 SUBJECT(ControlMessage),
+SUBJECT(Description),
 SUBJECT(PeersMessage),
 SUBJECT(PoolMessage),
 SUBJECT(RecordPayload),

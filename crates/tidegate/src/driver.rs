@@ -231,6 +231,8 @@ impl Driver {
                     self.on_input(transport, input);
                 }
                 Step::Happening(_, Happening::Addresses) => self.on_addresses(),
+                // Nothing in the core carries them yet: such a dial times out.
+                Step::Happening(_, Happening::Described(..) | Happening::Declined(_)) => {}
                 Step::Message(Some(message)) => self.on_message(message),
                 // All handles have been dropped.
                 Step::Message(None) => self.leave(None),

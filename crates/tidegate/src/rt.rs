@@ -46,7 +46,7 @@ pub(crate) async fn sleep(time: Duration) {
 }
 
 /// The addresses of the machine's interfaces; `None` where they cannot be read.
-#[cfg(feature = "quic")]
+#[cfg(feature = "udp")]
 pub(crate) fn interfaces() -> Option<Vec<std::net::IpAddr>> {
     let found = if_addrs::get_if_addrs();
     let found =
@@ -63,19 +63,19 @@ pub(crate) fn interfaces() -> Option<Vec<std::net::IpAddr>> {
 
 /// IPv6 addresses that are deprecated or tentative (RFC 4862, section 5.5.4 and 5.4): privacy
 /// extensions leave a deprecated one behind each day.
-#[cfg(all(feature = "quic", target_os = "linux"))]
+#[cfg(all(feature = "udp", target_os = "linux"))]
 fn passing() -> Vec<std::net::IpAddr> {
     let known = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
     known.lines().filter_map(passing_of).collect()
 }
 
-#[cfg(all(feature = "quic", not(target_os = "linux")))]
+#[cfg(all(feature = "udp", not(target_os = "linux")))]
 fn passing() -> Vec<std::net::IpAddr> {
     Vec::new()
 }
 
 /// Parses a line: address, interface, prefix length, scope, flags and name.
-#[cfg(all(feature = "quic", target_os = "linux"))]
+#[cfg(all(feature = "udp", target_os = "linux"))]
 fn passing_of(line: &str) -> Option<std::net::IpAddr> {
     /// IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE (linux/if_addr.h).
     const PASSING: u8 = 0x08 | 0x20 | 0x40;
@@ -85,7 +85,7 @@ fn passing_of(line: &str) -> Option<std::net::IpAddr> {
     (flags & PASSING != 0).then(|| std::net::Ipv6Addr::from(address).into())
 }
 
-#[cfg(not(feature = "quic"))]
+#[cfg(not(feature = "udp"))]
 pub(crate) fn interfaces() -> Option<Vec<std::net::IpAddr>> {
     None
 }
@@ -149,7 +149,7 @@ impl Timer {
     }
 }
 
-#[cfg(all(test, feature = "quic", target_os = "linux"))]
+#[cfg(all(test, feature = "udp", target_os = "linux"))]
 mod tests {
     use super::*;
 

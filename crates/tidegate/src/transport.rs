@@ -17,7 +17,7 @@ use bytes::Bytes;
 use multiaddr::{Multiaddr, Protocol};
 use tidegate_proto::id::{Address, ConnectionId, DialId, PeerId, SignalId};
 use tidegate_proto::io::{Input, SignalError};
-use tidegate_proto::wire::Frame;
+use tidegate_proto::wire::{Description, Frame};
 use tidegate_proto::{Limits, MaybeSend};
 
 use crate::identity::Identity;
@@ -31,6 +31,10 @@ mod places;
 pub mod quic;
 #[cfg(feature = "tls")]
 pub mod secure;
+#[cfg(feature = "udp")]
+mod udp;
+#[cfg(feature = "webrtc")]
+pub mod webrtc;
 
 pub use places::{Place, Places};
 
@@ -132,6 +136,23 @@ pub enum Happening {
     Input(Input),
     /// [`Transport::addresses`] have changed.
     Addresses,
+    /// What the other end of an exchange must know: the offer of a dial, or the answer to an offer.
+    Described(Exchange, Description),
+    /// There will be no answer to an offer: the transport has no place for it, or can do nothing with it.
+    Declined(Exchange),
+}
+
+/// A number for an offer of another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Offered(pub u64);
+
+/// An offer and its answer, by which two transports get to know how they can reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Exchange {
+    /// This node dials: it makes the offer.
+    Dialed(DialId),
+    /// Another node dials.
+    Offered(Offered),
 }
 
 impl From<Input> for Happening {
@@ -195,6 +216,20 @@ pub trait Transport: MaybeSend + 'static {
 
     /// The next event.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Happening>;
+
+    /// Whether this transport makes connections by offers and answers that others carry.
+    fn takes_offers(&self) -> bool {
+        false
+    }
+
+    /// A description of another node, whose identity and signature were checked: an offer, which the transport answers
+    /// with [`Happening::Described`] or [`Happening::Declined`], or the answer to that of a dial.
+    ///
+    /// Who makes offers costs the transport something before it has shown that it can be reached: it bounds how many
+    /// of them are in progress.
+    fn describe(&mut self, exchange: Exchange, from: PeerId, description: Description) {
+        let _ = (exchange, from, description);
+    }
 
     /// Whether this transport handles signals. If no transport of a node does, its peers carry none
     /// to it.

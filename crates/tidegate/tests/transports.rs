@@ -25,6 +25,37 @@ tidegate::transport_conformance! {
     quic_with_losses: super::OverLossyQuic;
 }
 
+#[cfg(feature = "webrtc")]
+tidegate::transport_conformance! {
+    webrtc: super::OverWebRtc;
+}
+
+/// WebRTC on the loopback interface; the suite carries offers and answers.
+#[cfg(feature = "webrtc")]
+#[derive(Default)]
+pub(crate) struct OverWebRtc;
+
+#[cfg(feature = "webrtc")]
+impl Kind for OverWebRtc {
+    const LAST_CHANNEL: u32 = 79;
+
+    fn transport(&self, setup: &Setup) -> Box<dyn Transport> {
+        Box::new(tidegate::transport::webrtc::WebRtc::new(setup))
+    }
+
+    fn listen_address(&self) -> Multiaddr {
+        address("/ip4/127.0.0.1/udp/0/webrtc")
+    }
+
+    fn nobody(&self) -> Multiaddr {
+        address("/ip4/127.0.0.1/udp/9/webrtc")
+    }
+
+    fn foreign(&self) -> Multiaddr {
+        address("/ip4/127.0.0.1/udp/1/quic-v1")
+    }
+}
+
 /// Transports of one network in memory.
 #[derive(Default)]
 pub(crate) struct InMemory(MemoryNetwork);

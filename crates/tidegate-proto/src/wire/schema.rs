@@ -2211,6 +2211,181 @@ impl Decode for RpcMessage {
     }
 }
 
+/// Candidates of one description, or of one message that adds some.
+pub const MAX_CANDIDATES: usize = 8;
+
+/// How a candidate was found, and what is spoken there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum CandidateKind {
+    /// An address of the node itself (RFC 8445 section 4).
+    Host = 0,
+    /// An address that others see the node at.
+    Reflexive = 1,
+    /// An address of a TURN server that relays to the node.
+    Relayed = 2,
+    /// An address where the node speaks QUIC.
+    Quic = 3,
+}
+
+impl Encode for CandidateKind {
+    fn encode(&self, out: &mut Writer) {
+        out.u32(*self as u32);
+    }
+}
+
+impl Decode for CandidateKind {
+    const MIN_SIZE: usize = 4;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match input.u32()? {
+            0 => Ok(Self::Host),
+            1 => Ok(Self::Reflexive),
+            2 => Ok(Self::Relayed),
+            3 => Ok(Self::Quic),
+            value => Err(DecodeError::UnknownValue { of: "CandidateKind", value }),
+        }
+    }
+}
+
+/// Versions of IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum IpVersion {
+    /// RFC 791.
+    V4 = 4,
+    /// RFC 8200.
+    V6 = 6,
+}
+
+impl Encode for IpVersion {
+    fn encode(&self, out: &mut Writer) {
+        out.u32(*self as u32);
+    }
+}
+
+impl Decode for IpVersion {
+    const MIN_SIZE: usize = 4;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match input.u32()? {
+            4 => Ok(Self::V4),
+            6 => Ok(Self::V6),
+            value => Err(DecodeError::UnknownValue { of: "IpVersion", value }),
+        }
+    }
+}
+
+/// An IP address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IpAddress {
+    /// In network order.
+    V4(#[serde(with = "super::hex_array")] [u8; 4]),
+    /// In network order.
+    V6(#[serde(with = "super::hex_array")] [u8; 16]),
+}
+
+impl Encode for IpAddress {
+    fn encode(&self, out: &mut Writer) {
+        match self {
+            Self::V4(value) => {
+                out.u32(4);
+                out.fixed(value);
+            }
+            Self::V6(value) => {
+                out.u32(6);
+                out.fixed(value);
+            }
+        }
+    }
+}
+
+impl Decode for IpAddress {
+    const MIN_SIZE: usize = 8;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match input.u32()? {
+            4 => input.fixed().map(Self::V4),
+            6 => input.fixed().map(Self::V6),
+            value => Err(DecodeError::UnknownValue { of: "IpAddress", value }),
+        }
+    }
+}
+
+/// An address at which a node may be reached, over UDP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// How it was found.
+    pub kind: CandidateKind,
+    /// Its IP address.
+    pub ip: IpAddress,
+    /// From 1 to 65535.
+    pub port: u32,
+}
+
+impl Encode for Candidate {
+    fn encode(&self, out: &mut Writer) {
+        self.kind.encode(out);
+        self.ip.encode(out);
+        out.u32(self.port);
+    }
+}
+
+impl Decode for Candidate {
+    const MIN_SIZE: usize = 16;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            kind: CandidateKind::decode(input)?,
+            ip: IpAddress::decode(input)?,
+            port: input.u32()?,
+        })
+    }
+}
+
+/// What one end of a WebRTC connection must know of the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// The ICE user name fragment: at least four characters (RFC 8445 section 5.3).
+    pub ufrag: String,
+    /// The ICE password: at least 22 characters.
+    pub password: String,
+    /// SHA-256 of the certificate that the sender shows in DTLS.
+    #[serde(with = "super::hex_array")]
+    pub fingerprint: [u8; 32],
+    /// Where the sender may be reached; more may follow.
+    pub candidates: Vec<Candidate>,
+    /// Bytes of the largest message that the sender takes on a data channel.
+    pub max_message: u32,
+    /// Channel instances that the sender can agree on: of both ends the smaller number counts. There is a
+    /// data channel for each of them, from number 16 on, and for each channel with a fixed number.
+    pub instances: u32,
+    /// The sender's INIT of SCTP, which saves a round trip; or nothing.
+    #[serde(with = "super::hex_bytes")]
+    pub sctp: Bytes,
+}
+
+impl Encode for Description {
+    fn encode(&self, out: &mut Writer) {
+        out.string(&self.ufrag, 32);
+        out.string(&self.password, 64);
+        out.fixed(&self.fingerprint);
+        out.list(&self.candidates, 8);
+        out.u32(self.max_message);
+        out.u32(self.instances);
+        out.opaque(&self.sctp, 256);
+    }
+}
+
+impl Decode for Description {
+    const MIN_SIZE: usize = 56;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            ufrag: input.string(32)?,
+            password: input.string(64)?,
+            fingerprint: input.fixed()?,
+            candidates: input.list(8)?,
+            max_message: input.u32()?,
+            instances: input.u32()?,
+            sctp: input.opaque(256)?,
+        })
+    }
+}
+
 /// What became of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum SignalFate {

@@ -61,6 +61,9 @@ pub mod slow;
 pub trait Kind: Default {
     /// Whether the network is so bad that cases should do less.
     const LOSSY: bool = false;
+    /// The highest channel number that cases use. A node's highest is `FIRST_AGREED + MAX_OFFERS - 1`, 79; a carrier
+    /// that has room for others should be tried with them.
+    const LAST_CHANNEL: u32 = 4_000_000_000;
 
     /// A transport of a node.
     fn transport(&self, setup: &Setup) -> Box<dyn Transport>;

@@ -189,7 +189,7 @@ impl Mux {
             if length > MAX_FRAME {
                 return Err(MuxError::TooLarge);
             }
-            // Checked before the frame is complete: without a credit none of it is kept.
+            // Checked before the frame is complete: without a credit none of it is kept. R19.2.3
             let granted = self.granted.get_mut(&channel).filter(|left| **left > 0);
             let granted = granted.ok_or(MuxError::NoCredit)?;
             if arrived.len() < HEAD + length {
@@ -328,6 +328,7 @@ mod tests {
         assert!(a.has_sent(0) && !a.has_sent(1));
     }
 
+    /// R19.2.2, R19.2.3
     #[test]
     fn protocol_errors_are_detected() {
         let data = |channel, size: usize| message(channel, size as u32, &vec![0; size]);

@@ -152,6 +152,7 @@ pub async fn a_listener_without_a_place_lets_nobody_in<K: Kind>() {
     net.connect(others[2], full).await;
 }
 
+/// R19.1.4
 pub async fn a_node_that_dials_itself_has_two_connections<K: Kind>() {
     let mut net = Net::<K>::new(1).await;
     let (a, b) = loop {

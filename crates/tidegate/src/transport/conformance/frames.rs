@@ -10,7 +10,10 @@ use super::harness::{End, Net, frame, numbered, with_body};
 
 /// Sizes around thresholds: nothing, a word, a packet, a largest frame.
 const SIZES: [usize; 12] = [0, 1, 3, 4, 100, 1023, 1024, 1200, 1452, 5000, 20_000, MAX_FRAME];
-const CHANNELS: [u32; 5] = [0, 1, 2, 16, 4_000_000_000];
+/// The channels of a case.
+const fn channels<K: Kind>() -> [u32; 5] {
+    [0, 1, 2, 16, K::LAST_CHANNEL]
+}
 
 fn size(number: u32) -> usize {
     // Most are small, as in real traffic.
@@ -23,7 +26,7 @@ fn size(number: u32) -> usize {
 pub async fn arrive_in_order_and_whole<K: Kind>() {
     let (mut net, a, b) = Net::<K>::pair().await;
     let count = if K::LOSSY { 100 } else { 1000 };
-    for channel in CHANNELS {
+    for channel in channels::<K>() {
         net.open(a, channel);
         net.open(b, channel);
     }
@@ -31,7 +34,9 @@ pub async fn arrive_in_order_and_whole<K: Kind>() {
     let routes = [(a, b, 0), (b, a, 1 << 31)];
     let mut queues: Vec<_> = routes
         .into_iter()
-        .flat_map(|(from, to, salt)| CHANNELS.map(|channel| (from, to, salt, channel, 0..count)))
+        .flat_map(|(from, to, salt)| {
+            channels::<K>().map(|channel| (from, to, salt, channel, 0..count))
+        })
         .collect();
     let idle = |net: &Net<K>, from: End, channel: u32, left: &Range<u32>| {
         !left.is_empty() && net.link(from).writable(channel)
@@ -59,7 +64,7 @@ pub async fn arrive_in_order_and_whole<K: Kind>() {
     // Exactly once: no more may follow.
     net.settle().await;
     for (_, to, salt) in routes {
-        for channel in CHANNELS {
+        for channel in channels::<K>() {
             let received = net.link(to).bytes(channel);
             assert_eq!(received.len(), count as usize, "channel {channel}");
             for (number, bytes) in received.iter().enumerate() {

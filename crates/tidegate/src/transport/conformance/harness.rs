@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::Kind;
 use crate::id::{ConnectionId, DialId, PeerId};
 use crate::io::{Connected, DialError, Direction, Input};
-use crate::transport::{Dial, Happening, Setup, from_core};
-use crate::wire::{Binding, Encode as _, Frame, MAX_FRAME, Writer};
+use crate::transport::{Dial, Exchange, Happening, Offered, Setup, from_core};
+use crate::wire::{Binding, Description, Encode as _, Frame, MAX_FRAME, Writer};
 use crate::{Identity, Limits, Multiaddr, Transport};
 use bytes::Bytes;
 
@@ -22,6 +22,8 @@ pub struct Net<K> {
     pub kind: K,
     pub peers: Vec<Peer>,
     turn: usize,
+    /// The dialer and the dial of each offer that was carried.
+    offers: Vec<(usize, DialId)>,
 }
 
 /// A transport and the log of its events.
@@ -34,6 +36,8 @@ pub struct Peer {
     /// The results of dials.
     pub dials: BTreeMap<DialId, Result<ConnectionId, DialError>>,
     dialed: u64,
+    /// Where each dial goes.
+    addresses: BTreeMap<DialId, Multiaddr>,
 }
 
 /// A connection as one side sees it.
@@ -70,7 +74,7 @@ impl Link {
 impl<K: Kind> Net<K> {
     /// A network of `count` nodes, all of which listen.
     pub async fn new(count: usize) -> Self {
-        let mut net = Self { kind: K::default(), peers: Vec::new(), turn: 0 };
+        let mut net = Self { kind: K::default(), peers: Vec::new(), turn: 0, offers: Vec::new() };
         for _ in 0..count {
             let at = net.add();
             let listen = net.kind.listen_address();
@@ -231,9 +235,56 @@ impl<K: Kind> Net<K> {
         match happening {
             Happening::Input(input) => self.peers[at].on_input(input),
             Happening::Addresses => self.peers[at].on_addresses(),
+            Happening::Described(exchange, description) => self.carry(at, exchange, description),
+            Happening::Declined(exchange) => self.decline(at, exchange),
         }
         // Transports do not yield by themselves, and their sockets have tasks of their own.
         tokio::task::consume_budget().await;
+    }
+}
+
+/// Carries offers and answers, as the core does.
+impl<K: Kind> Net<K> {
+    fn carry(&mut self, from: usize, exchange: Exchange, description: Description) {
+        let id = self.peers[from].id;
+        let (to, exchange) = match exchange {
+            Exchange::Dialed(dial) => {
+                let dialed = &self.peers[from].addresses[&dial];
+                let is_at =
+                    |peer: &Peer| peer.transport.is_some() && peer.address.as_ref() == Some(dialed);
+                let Some(to) = self.peers.iter().position(is_at) else {
+                    return self.fail(from, dial, DialError::Unreachable);
+                };
+                self.offers.push((from, dial));
+                (to, Exchange::Offered(Offered(self.offers.len() as u64 - 1)))
+            }
+            Exchange::Offered(Offered(offer)) => {
+                let (dialer, dial) = self.offers[offer as usize];
+                (dialer, Exchange::Dialed(dial))
+            }
+        };
+        if let Some(transport) = &mut self.peers[to].transport {
+            transport.describe(exchange, id, description);
+        }
+    }
+
+    fn decline(&mut self, at: usize, exchange: Exchange) {
+        let Exchange::Offered(Offered(offer)) = exchange else {
+            panic!("{at} declined a dial of its own");
+        };
+        let (dialer, dial) = self.offers[offer as usize];
+        self.fail(dialer, dial, DialError::because("the offer was declined"));
+    }
+
+    fn fail(&mut self, dialer: usize, dial: DialId, error: DialError) {
+        let peer = &mut self.peers[dialer];
+        // It may have ended, or been cancelled.
+        if let Some(transport) = &mut peer.transport
+            && !peer.dials.contains_key(&dial)
+        {
+            transport.cancel(dial);
+            peer.dials.insert(dial, Err(error));
+        }
     }
 }
 
@@ -250,12 +301,14 @@ impl Peer {
             links: BTreeMap::new(),
             dials: BTreeMap::new(),
             dialed: 0,
+            addresses: BTreeMap::new(),
         }
     }
 
     pub fn dial(&mut self, address: &Multiaddr, expected: Option<PeerId>) -> DialId {
         self.dialed += 1;
         let dial = DialId(self.dialed);
+        self.addresses.insert(dial, address.clone());
         let transport = self.transport.as_mut().expect("a transport");
         transport.dial(Dial::new(dial, address.clone()).to(expected));
         dial

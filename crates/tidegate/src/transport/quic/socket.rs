@@ -2,44 +2,22 @@
 
 use std::fmt;
 use std::io::IoSliceMut;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use quinn::udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
+use quinn::udp::{BATCH_SIZE, RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Runtime as _, TokioRuntime, UdpPoller};
-use socket2::{Domain, Protocol, Type};
 
-/// The receive buffer requested from the kernel. All peers share a listener's socket, and datagrams
-/// that find it full are lost, which connected peers only notice later. Linux's default holds 90
-/// large datagrams, which the answers of a few handshakes fill. This is some 900: 20 ms of a flood,
-/// at the 50,000 a second that are read.
-const BUFFER: usize = 1 << 20;
+use crate::transport::udp;
+
 /// Bytes read in one batch, of consecutive datagrams from one host.
 const BATCH_BYTES: usize = 64 << 10;
 
 /// Binds a socket that can buffer a burst.
 pub(super) fn bind(address: SocketAddr) -> std::io::Result<Arc<Socket>> {
-    Ok(Arc::new(Socket::new(TokioRuntime.wrap_udp_socket(with_room(address)?)?)?))
-}
-
-fn with_room(address: SocketAddr) -> std::io::Result<UdpSocket> {
-    let socket =
-        socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    if address.is_ipv6() {
-        // Otherwise `::` takes IPv4 too on some systems, and 0.0.0.0 could not be bound on the same
-        // port.
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    let socket = UdpSocket::from(socket);
-    let state = UdpSocketState::new((&socket).into())?;
-    // The system may allow less, which is no reason not to listen.
-    if let Err(error) = state.set_recv_buffer_size((&socket).into(), BUFFER) {
-        tracing::debug!("the receive buffer of {address} stays as it is: {error}");
-    }
-    Ok(socket)
+    Ok(Arc::new(Socket::new(TokioRuntime.wrap_udp_socket(udp::bind(address)?)?)?))
 }
 
 /// A socket that passes on one datagram at a time, and can be closed while quinn has it. The system
@@ -203,6 +181,10 @@ impl AsyncUdpSocket for Socket {
 mod tests {
     use std::net::Ipv4Addr;
 
+    use std::net::UdpSocket;
+
+    use quinn::udp::UdpSocketState;
+
     use super::*;
 
     /// How many large datagrams a socket buffers while no one reads it.
@@ -220,7 +202,7 @@ mod tests {
     fn a_listener_holds_a_burst() {
         let any = (Ipv4Addr::LOCALHOST, 0).into();
         let plain = held(&UdpSocket::bind(any).unwrap());
-        let listener = held(&with_room(any).unwrap());
+        let listener = held(&udp::bind(any).unwrap());
         // Linux allows everybody twice as much.
         assert!(listener >= plain * 3 / 2, "{listener} where any socket holds {plain}");
     }
@@ -313,7 +295,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     async fn datagrams_are_handed_on_one_by_one() {
         let any = (Ipv4Addr::LOCALHOST, 0).into();
-        let plain = TokioRuntime.wrap_udp_socket(with_room(any).unwrap()).unwrap();
+        let plain = TokioRuntime.wrap_udp_socket(udp::bind(any).unwrap()).unwrap();
         let together = |meta: &RecvMeta| meta.len > meta.stride;
         if !received(plain).await.iter().any(together) {
             println!("skipped: this system hands on none together");
