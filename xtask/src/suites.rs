@@ -20,7 +20,7 @@ pub(crate) fn cargo() -> Command {
 }
 
 /// The suite of the contract of transports is a feature, for other crates.
-const SUITE: [&str; 2] = ["--features", "tidegate/conformance"];
+const SUITE: [&str; 2] = ["--features", "tidegate/conformance,tidegate/webrtc"];
 
 /// Every test: those in C, those in the documentation, those of the HTTP API, and then all others,
 /// whose runner has the last word.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use tidegate::io::Event;
 use tidegate::transport::is_unspecified;
+use tidegate::transport::tcp::Tcp;
 use tidegate::{Builder, Events, Identity, Limits, Node, Store};
 use tidegate_ledger::{JobId, Ledger, LedgerRules, Saved, SigningKey, account, pools};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -195,6 +196,7 @@ fn start(
         .limits(limits)
         .outbound(settings.outbound.value)
         .workers(settings.workers.value)
+        .transport(|setup| Ok(Tcp::new(setup)?))
         .client(application::CLIENT);
     builder = pools().into_iter().fold(builder, Builder::pool);
     builder = match settings.listen.origin {

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use daemon::{
-    Daemon, address, key, key_file, nonce as nonce_of, public, string, submit, succeeds, text,
-    until,
+    Daemon, address, free_port, key, key_file, nonce as nonce_of, public, string, submit, succeeds,
+    text, until,
 };
 use tidegate_ledger::{Genesis, Transfer, WorkRules, account};
 
@@ -132,6 +132,27 @@ fn a_node_says_goodbye_when_it_is_told_to_stop() {
         assert!(!b.folder.join("control.sock").exists());
     }
     assert_eq!(a.log().matches("the peer ended it: shutting down").count(), 3, "{}", a.log());
+}
+
+/// A network without UDP: the nodes know each other's TCP addresses only.
+#[test]
+fn nodes_meet_and_agree_over_tcp() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("net");
+    succeeds(&["init", string(&place), "--slot-ms", "200"]);
+    let file = place.join("genesis.toml");
+    let over_tcp = |port: u16| format!("/ip4/127.0.0.1/tcp/{port}/tls");
+    let mut a = Daemon::existing(place);
+    let at = over_tcp(free_port());
+    a.start(&["--listen", &at]);
+    let addresses = a.status()["addresses"].to_string();
+    assert!(addresses.contains(&at), "{addresses}");
+    let mut b = Daemon::new(folder.path().join("b"), &file, "");
+    b.start(&["--bootstrap", &at]);
+    until("they meet", || a.peers() == 1 && b.peers() == 1);
+    until("blocks arrive", || b.height() >= 3);
+    assert_eq!(b.stop("-TERM").0, Some(0), "{}", b.log());
+    until("it is gone", || a.peers() == 0);
 }
 
 /// Regression: the terminal stayed in raw mode, on the alternate screen.

@@ -78,10 +78,13 @@
 //!   Without it a node has the transports it is given.
 //! - `store`: what must survive a restart, in a file ([`Store`]). It needs `threads`.
 //! - `threads`: validators on threads of their own. Without it they run in the node's task.
-//! - `tls`: [`transport::secure`], the identity on TLS. `quic` needs it.
+//! - `tcp`: connections over TCP with TLS (`transport::tcp`), for networks without UDP.
+//! - `webrtc`: connections over WebRTC's data channels (`transport::webrtc`). The core does not carry offers yet, so
+//!   an application has to.
+//! - `tls`: [`transport::secure`], the identity on TLS. `quic` and `tcp` need it.
 //! - `conformance`: the contract of transports as a suite of tests ([`transport::conformance`]).
 //!
-//! All but the last are on by default. With none of them the crate compiles for `wasm32-unknown-unknown`; what runs there is still to
+//! `quic`, `store`, `threads` and `tls` are on by default. With none of them the crate compiles for `wasm32-unknown-unknown`; what runs there is still to
 //! come: a clock and timers of the browser, and a transport.
 //!
 //! # Versions

@@ -34,19 +34,19 @@ pub(crate) fn thread(name: String, work: impl FnOnce() + Send + 'static) -> std:
 }
 
 /// The result of a future, or `None` if it times out.
-#[cfg(any(feature = "quic", feature = "store"))]
+#[cfg(any(feature = "ip", feature = "store"))]
 pub(crate) async fn within<T>(time: Duration, future: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(time, future).await.ok()
 }
 
 /// Sleeps.
-#[cfg(feature = "quic")]
+#[cfg(feature = "ip")]
 pub(crate) async fn sleep(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
 /// The addresses of the machine's interfaces; `None` where they cannot be read.
-#[cfg(feature = "udp")]
+#[cfg(feature = "ip")]
 pub(crate) fn interfaces() -> Option<Vec<std::net::IpAddr>> {
     let found = if_addrs::get_if_addrs();
     let found =
@@ -63,19 +63,19 @@ pub(crate) fn interfaces() -> Option<Vec<std::net::IpAddr>> {
 
 /// IPv6 addresses that are deprecated or tentative (RFC 4862, section 5.5.4 and 5.4): privacy
 /// extensions leave a deprecated one behind each day.
-#[cfg(all(feature = "udp", target_os = "linux"))]
+#[cfg(all(feature = "ip", target_os = "linux"))]
 fn passing() -> Vec<std::net::IpAddr> {
     let known = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
     known.lines().filter_map(passing_of).collect()
 }
 
-#[cfg(all(feature = "udp", not(target_os = "linux")))]
+#[cfg(all(feature = "ip", not(target_os = "linux")))]
 fn passing() -> Vec<std::net::IpAddr> {
     Vec::new()
 }
 
 /// Parses a line: address, interface, prefix length, scope, flags and name.
-#[cfg(all(feature = "udp", target_os = "linux"))]
+#[cfg(all(feature = "ip", target_os = "linux"))]
 fn passing_of(line: &str) -> Option<std::net::IpAddr> {
     /// IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE (linux/if_addr.h).
     const PASSING: u8 = 0x08 | 0x20 | 0x40;
@@ -85,7 +85,7 @@ fn passing_of(line: &str) -> Option<std::net::IpAddr> {
     (flags & PASSING != 0).then(|| std::net::Ipv6Addr::from(address).into())
 }
 
-#[cfg(not(feature = "udp"))]
+#[cfg(not(feature = "ip"))]
 pub(crate) fn interfaces() -> Option<Vec<std::net::IpAddr>> {
     None
 }
@@ -149,7 +149,7 @@ impl Timer {
     }
 }
 
-#[cfg(all(test, feature = "udp", target_os = "linux"))]
+#[cfg(all(test, feature = "ip", target_os = "linux"))]
 mod tests {
     use super::*;
 

@@ -24,13 +24,21 @@ use crate::identity::Identity;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "ip")]
+mod dialing;
+#[cfg(any(feature = "quic", feature = "tcp"))]
+mod incoming;
 pub mod memory;
 pub mod mux;
+#[cfg(any(feature = "tcp", feature = "webrtc"))]
+mod outbox;
 mod places;
 #[cfg(feature = "quic")]
 pub mod quic;
 #[cfg(feature = "tls")]
 pub mod secure;
+#[cfg(feature = "tcp")]
+pub mod tcp;
 #[cfg(feature = "udp")]
 mod udp;
 #[cfg(feature = "webrtc")]
@@ -311,7 +319,7 @@ fn hint(error: &std::io::Error) -> &'static str {
 pub enum ListenError {
     /// No transport handles such addresses.
     #[error(
-        "{0}: no transport of this node listens at such an address; QUIC does at one like /ip4/0.0.0.0/udp/4001/quic-v1, by IP address, with UDP"
+        "{0}: no transport of this node listens at such an address; QUIC does at one like /ip4/0.0.0.0/udp/4001/quic-v1, TCP at one like /ip4/0.0.0.0/tcp/4001/tls, by IP address"
     )]
     Unsupported(Multiaddr),
     /// The operating system reports an error.

@@ -1,4 +1,4 @@
-//! Whole nodes, by their public interface, in memory and over QUIC on the loopback interface.
+//! Whole nodes, by their public interface, in memory and over QUIC and TCP on the loopback interface.
 
 #[cfg(feature = "quic")]
 #[allow(dead_code, reason = "these tests need a part of it")]

@@ -25,6 +25,36 @@ tidegate::transport_conformance! {
     quic_with_losses: super::OverLossyQuic;
 }
 
+#[cfg(feature = "tcp")]
+tidegate::transport_conformance! {
+    tcp: super::OverTcp;
+}
+
+/// TLS on TCP on the loopback interface.
+#[cfg(feature = "tcp")]
+#[derive(Default)]
+pub(crate) struct OverTcp;
+
+#[cfg(feature = "tcp")]
+impl Kind for OverTcp {
+    fn transport(&self, setup: &Setup) -> Box<dyn Transport> {
+        Box::new(tidegate::transport::tcp::Tcp::new(setup).expect("TLS"))
+    }
+
+    fn listen_address(&self) -> Multiaddr {
+        address("/ip4/127.0.0.1/tcp/0/tls")
+    }
+
+    fn nobody(&self) -> Multiaddr {
+        // The discard port: no test listens there.
+        address("/ip4/127.0.0.1/tcp/9/tls")
+    }
+
+    fn foreign(&self) -> Multiaddr {
+        address("/ip4/127.0.0.1/udp/1/quic-v1")
+    }
+}
+
 #[cfg(feature = "webrtc")]
 tidegate::transport_conformance! {
     webrtc: super::OverWebRtc;

@@ -169,7 +169,10 @@ impl Daemon {
         let mut line = || lines.next().transpose().unwrap().unwrap_or_default();
         let first = line();
         assert!(first.starts_with("listening on "), "{first:?}\n{}", self.log());
-        let second = line();
+        let mut second = line();
+        while second.starts_with("listening on ") {
+            second = line();
+        }
         let api = second.strip_prefix("API at http://").map(|at| at.parse().unwrap());
         self.api = Some(api.unwrap_or_else(|| panic!("{second:?}\n{}", self.log())));
         self.process = Some(child);

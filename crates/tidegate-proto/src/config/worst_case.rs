@@ -22,7 +22,7 @@ impl Config {
         let gone = u64::from(FORGOTTEN) * (QUIC_STATE + QUIC_MOST);
         (peers + u64::from(ENDING))
             .saturating_mul(self.transport_bytes())
-            .saturating_add(strangers + handshakes + gone + QUIC_ALL)
+            .saturating_add(strangers + handshakes + gone + QUIC_ALL + TCP_ALL)
             // An item that has left its pool, in an event that the application has not read.
             .saturating_add(crate::EventQueue::BYTES as u64 + u64::from(self.largest_item()))
             .saturating_add(self.worst_case_core_bytes())
@@ -62,8 +62,10 @@ impl Config {
         let window = limits.receive_window;
         let unread = quic_unread(window, channels, window / 3 * 2);
         let half_read = HALF_READ + u64::from(channels) * SMALL_FRAME;
-        let quic = unread + QUIC_STATE + QUIC_MOST;
-        quic + u64::from(limits.send_window) + half_read + UNSENT
+        let quic = unread + QUIC_STATE + QUIC_MOST + half_read;
+        // On one stream two frames of each channel have credits; a third leaves.
+        let tcp = u64::from(channels) * 2 * MAX_FRAME as u64 + MAX_FRAME as u64 + TCP_STATE;
+        quic.max(tcp) + u64::from(limits.send_window) + UNSENT
     }
 
     /// What a pool holds for one peer besides its items.
@@ -192,6 +194,10 @@ const QUIC_HANDSHAKE: u64 = 2 * (22 << 10);
 /// The same after the handshake, with packets that the peer does not acknowledge, of 430 bytes
 /// each.
 const QUIC_MOST: u64 = QUIC_HANDSHAKE + (4 << 10) + QUIC_WASTE + UNACKNOWLEDGED * 430;
+/// What TLS keeps for a connection over TCP: its state, and a record and what is written in each direction.
+const TCP_STATE: u64 = 160 << 10;
+/// Frames that a transport with tasks of its own has read, and the node has not: 64 KiB, and one more.
+const TCP_ALL: u64 = 2 * MAX_FRAME as u64;
 /// What arrives between two polls of all connections, at 50,000 packets a second, and first
 /// packets: 512 KiB in pieces of 25 bytes.
 const QUIC_ALL: u64 = (2 << 20) + 12 * FIRST_PACKETS as u64;

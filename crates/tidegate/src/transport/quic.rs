@@ -38,18 +38,18 @@ use crate::rt::{self, Instant};
 use tokio::sync::{Mutex, Semaphore, oneshot};
 
 mod dial;
-mod incoming;
 mod session;
 mod socket;
 mod stream;
 mod tls;
 mod watch;
 
+pub use super::dialing::Resolver;
+use super::dialing::{self, Form, first_of};
+use super::incoming::{HANDSHAKES, Incoming, KEPT, NetworkGroup, Verdict, network_group};
 use super::secure;
 pub use super::secure::TlsError;
-pub use dial::Resolver;
-use dial::{Attempt, Endpoints, Name, Reached, address_of, first_of, socket_address};
-use incoming::{HANDSHAKES, Incoming, KEPT, NetworkGroup, Verdict, network_group};
+use dial::{Attempt, Endpoints, Reached};
 use stream::StreamError;
 use watch::Watch;
 
@@ -203,12 +203,12 @@ impl Quic {
             limits: limits.clone(),
             places: places.clone(),
             endpoints: Endpoints::default(),
-            resolver: dial::system_resolver(),
+            resolver: dialing::system_resolver(),
             dials: BTreeMap::new(),
             connections: BTreeMap::new(),
             work: FuturesUnordered::new(),
             inputs: VecDeque::new(),
-            incoming: Incoming::new(Instant::now()),
+            incoming: Incoming::new(Instant::now(), watch::kept_for),
             looks: false,
             past: Traffic::default(),
         })
@@ -386,7 +386,7 @@ impl Quic {
                 connection,
                 peer,
                 direction,
-                to_core(&address_of(from)),
+                to_core(&Form::Quic.address(from)),
                 Binding::Exporter(exporter),
             )
             .from_listener(listener.as_ref().map(to_core)),
@@ -417,7 +417,7 @@ impl Quic {
         let (going, given_up) = oneshot::channel::<()>();
         dialing._going = Some(going);
         self.work.push(Box::pin(async move {
-            let racing = Box::pin(first_of(attempts, left));
+            let racing = Box::pin(first_of(attempts.into_iter().map(Attempt::begin), left));
             let reached = match futures_util::future::select(racing, given_up).await {
                 futures_util::future::Either::Left((reached, _)) => reached,
                 futures_util::future::Either::Right(_) => Err(DialError::TimedOut),
@@ -601,7 +601,7 @@ impl Quic {
                 self.on_incoming(*incoming);
             }
             Done::Incoming(endpoint, None) => {
-                let at = endpoint.local_addr().map(address_of);
+                let at = endpoint.local_addr().map(|bound| Form::Quic.address(bound));
                 tracing::debug!("nobody is accepted any more at {at:?}");
             }
             Done::Accepted(number, group, from, result) => {
@@ -659,11 +659,11 @@ impl Quic {
 
 impl Transport for Quic {
     fn handles(&self, address: &Multiaddr) -> bool {
-        socket_address(address).is_some() || Name::of(address).is_some()
+        Form::Quic.socket(address).is_some() || Form::Quic.name(address).is_some()
     }
 
     fn listen(&mut self, address: &Multiaddr) -> Result<(), ListenError> {
-        let at = socket_address(address);
+        let at = Form::Quic.socket(address);
         let at = at.ok_or_else(|| ListenError::Unsupported(address.clone()))?;
         let listening = self.endpoints.listen(at, self.server.clone());
         let endpoint =
@@ -680,14 +680,14 @@ impl Transport for Quic {
     fn dial(&mut self, Dial { id, address, peer, patience, fresh }: Dial) {
         let until = Instant::now() + patience;
         self.dials.insert(id, Dialing { peer, until, _going: None });
-        let to = socket_address(&address);
+        let to = Form::Quic.socket(&address);
         if fresh {
             return self.dial_fresh(id, to);
         }
         if let Some(to) = to {
             return self.connect(id, &[to]);
         }
-        let Some(name) = Name::of(&address) else {
+        let Some(name) = Form::Quic.name(&address) else {
             return self.dial_failed(id, DialError::UnsupportedAddress);
         };
         // Resolved again at each dial, since names change.

@@ -12,7 +12,7 @@
 //! Speed over long distances: SCTP's congestion control in str0m takes losses hard. Bulk goes better over QUIC.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -23,19 +23,19 @@ use tidegate_proto::wire::{Description, Frame, MAX_OFFERS};
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot;
 
+use super::dialing::Form;
+use super::outbox::Outbox;
 use super::{
     BoxFuture, Dial, Exchange, Happening, ListenError, Offered, Setup, Traffic, Transport,
 };
 use crate::rt;
 
 mod engine;
-mod outbox;
 mod session;
 mod socket;
 mod stun;
 
 use engine::{Engine, Order};
-use outbox::Outbox;
 use session::Common;
 use socket::Socket;
 
@@ -96,32 +96,15 @@ impl WebRtc {
     }
 }
 
-/// The socket address of an address of the form IP, UDP, WebRTC.
-fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
-    let mut parts = address.iter();
-    let ip = match parts.next()? {
-        Protocol::Ip4(ip) => IpAddr::from(ip),
-        Protocol::Ip6(ip) => ip.into(),
-        _ => return None,
-    };
-    match (parts.next()?, parts.next()?, parts.next()) {
-        (Protocol::Udp(port), Protocol::WebRTC, None) => Some((ip.to_canonical(), port).into()),
-        _ => None,
-    }
-}
-
-fn address_of(socket: SocketAddr) -> Multiaddr {
-    Multiaddr::from(socket.ip()).with(Protocol::Udp(socket.port())).with(Protocol::WebRTC)
-}
-
 impl Transport for WebRtc {
     fn handles(&self, address: &Multiaddr) -> bool {
         address.iter().last() == Some(Protocol::WebRTC)
     }
 
     fn listen(&mut self, address: &Multiaddr) -> Result<(), ListenError> {
-        let at =
-            socket_address(address).ok_or_else(|| ListenError::Unsupported(address.clone()))?;
+        let at = Form::WebRtc
+            .socket(address)
+            .ok_or_else(|| ListenError::Unsupported(address.clone()))?;
         let failed = |source| ListenError::Io { address: address.clone(), source };
         let socket = Socket::bind(at).map_err(failed)?;
         self.listeners.push(socket.address);
@@ -131,7 +114,7 @@ impl Transport for WebRtc {
     }
 
     fn addresses(&self) -> Vec<Multiaddr> {
-        self.listeners.iter().copied().map(address_of).collect()
+        self.listeners.iter().copied().map(|socket| Form::WebRtc.address(socket)).collect()
     }
 
     fn dial(&mut self, dial: Dial) {

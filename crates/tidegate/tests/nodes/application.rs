@@ -74,6 +74,8 @@ pub(crate) enum By {
     Memory(MemoryNetwork),
     #[cfg(feature = "quic")]
     Quic,
+    #[cfg(feature = "tcp")]
+    Tcp,
 }
 
 impl By {
@@ -82,6 +84,8 @@ impl By {
             Self::memory(),
             #[cfg(feature = "quic")]
             Self::Quic,
+            #[cfg(feature = "tcp")]
+            Self::Tcp,
         ]
     }
 
@@ -106,6 +110,8 @@ impl By {
             Self::Memory(_) => "/memory/0",
             #[cfg(feature = "quic")]
             Self::Quic => "/ip4/127.0.0.1/udp/0/quic-v1",
+            #[cfg(feature = "tcp")]
+            Self::Tcp => "/ip4/127.0.0.1/tcp/0/tls",
         };
         anywhere.parse().expect("a multiaddr")
     }
@@ -126,6 +132,11 @@ impl By {
             }
             #[cfg(feature = "quic")]
             Self::Quic => builder.identity(identity),
+            #[cfg(feature = "tcp")]
+            Self::Tcp => {
+                let tcp = |setup: &_| Ok(tidegate::transport::tcp::Tcp::new(setup)?);
+                builder.transport(tcp).without_quic().identity(identity)
+            }
         }
     }
 

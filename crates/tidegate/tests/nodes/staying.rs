@@ -38,6 +38,8 @@ fn elsewhere(by: &By, peer: &Multiaddr) -> Running {
         By::Memory(_) => by.connect_at(builder, identity, "/memory/77".parse().unwrap()),
         #[cfg(feature = "quic")]
         By::Quic => by.connect(builder, identity),
+        #[cfg(feature = "tcp")]
+        By::Tcp => by.connect(builder, identity),
     })
 }
 

@@ -21,6 +21,7 @@ pub async fn a_lost_transport_is_noticed<K: Kind>() {
     }
 }
 
+/// R4.3.3
 pub async fn last_words_on_control_arrive<K: Kind>() {
     // The first frame of a channel is special: it opens the channel.
     for before in [0, 3] {

@@ -43,7 +43,7 @@ pub async fn both_sides_are_told_who_is_there<K: Kind>() {
     assert!(net.peers.iter().all(|peer| peer.links.values().all(|link| !link.closed)));
 }
 
-/// R4.2.3
+/// R4.2.3, R4.3.1
 pub async fn another_peer_than_dialed_is_refused<K: Kind>() {
     let mut net = Net::<K>::new(2).await;
     for expected in [PeerId([7; 32]), net.peers[0].id] {
@@ -130,7 +130,7 @@ pub async fn a_cancelled_dial_ends_with_nothing<K: Kind>() {
     net.connect(from, 0).await;
 }
 
-/// All transports of a node share its places.
+/// All transports of a node share its places. R4.3.2
 pub async fn a_listener_without_a_place_lets_nobody_in<K: Kind>() {
     let mut net = Net::<K>::new(0).await;
     let mut limits = Limits::default();

@@ -1,40 +1,15 @@
-//! Dialing: what an address means, which socket to use, and which of several addresses answers
-//! first.
+//! Dialing: which socket to use.
 
-use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::future::{BoxFuture, Either, select};
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use multiaddr::{Multiaddr, Protocol};
+use multiaddr::Multiaddr;
 use tidegate_proto::id::{DialId, PeerId};
 use tidegate_proto::io::DialError;
 
 use super::socket::{self, Socket};
 use super::tls;
-use crate::rt;
-
-/// How many addresses of a name are tried in a dial: as many as can start before the timeout,
-/// leaving the last time to answer.
-const ADDRESSES: usize = 16;
-/// How long an address has to answer before the next is tried in parallel (RFC 8305, section 8: 100
-/// ms to 2 s).
-const STAGGER: Duration = Duration::from_millis(150);
-
-/// Resolves a name to its current addresses, with the given port.
-pub type Resolver = Arc<dyn Fn(String, u16) -> BoxFuture<'static, Vec<SocketAddr>> + Send + Sync>;
-
-/// The system's resolver.
-pub(super) fn system_resolver() -> Resolver {
-    Arc::new(|host, port| {
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((host.as_str(), port)).await;
-            found.into_iter().flatten().collect()
-        })
-    })
-}
+use crate::transport::dialing::Form;
 
 /// A socket, and the listener that uses it.
 pub(super) struct Endpoint {
@@ -70,7 +45,7 @@ impl Endpoints {
         server: quinn::ServerConfig,
     ) -> std::io::Result<quinn::Endpoint> {
         let (quinn, socket) = open(at, Some(server))?;
-        let bound = address_of(quinn.local_addr()?);
+        let bound = Form::Quic.address(quinn.local_addr()?);
         // Dials use the sockets of listeners rather than others.
         let endpoint = Endpoint { quinn: quinn.clone(), listener: Some(bound), socket };
         self.all.insert(0, endpoint);
@@ -190,7 +165,7 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    async fn begin(self) -> Result<Reached, DialError> {
+    pub(super) async fn begin(self) -> Result<Reached, DialError> {
         // The name is not checked: the key is.
         let connecting = self.from.connect_with(self.config, self.to, "tidegate");
         let quic = connecting.map_err(|_| DialError::Unreachable)?.await;
@@ -208,124 +183,6 @@ pub(super) struct Reached {
     pub(super) listener: Option<Multiaddr>,
 }
 
-/// Tries several ways to connect, and returns the first that succeeds: each starts a while after
-/// the one before, or when that has failed.
-pub(super) async fn first_of(
-    attempts: Vec<Attempt>,
-    patience: Duration,
-) -> Result<Reached, DialError> {
-    let racing = async {
-        let mut waiting = VecDeque::from(attempts);
-        let mut under_way = FuturesUnordered::new();
-        let mut last = DialError::Unreachable;
-        loop {
-            match waiting.pop_front() {
-                Some(next) => under_way.push(next.begin()),
-                None if under_way.is_empty() => return Err(last),
-                None => {}
-            }
-            let pause = async {
-                if waiting.is_empty() {
-                    std::future::pending::<()>().await;
-                }
-                rt::sleep(STAGGER).await;
-            };
-            match select(under_way.next(), std::pin::pin!(pause)).await {
-                Either::Left((Some(Ok(reached)), _)) => return Ok(reached),
-                // "Another peer answered" is more informative than "no answer".
-                Either::Left((Some(Err(error)), _)) if last != DialError::WrongPeer => last = error,
-                Either::Left(_) | Either::Right(_) => {}
-            }
-        }
-    };
-    rt::within(patience, racing).await.unwrap_or(Err(DialError::TimedOut))
-}
-
-/// A host's name and a port.
-pub(super) struct Name {
-    host: String,
-    port: u16,
-    /// Restricts the lookup to IPv4 or IPv6.
-    version: Option<u8>,
-}
-
-impl Name {
-    pub(super) fn of(address: &Multiaddr) -> Option<Self> {
-        let mut parts = address.iter();
-        let (host, version) = match parts.next()? {
-            Protocol::Dns(host) => (host.into_owned(), None),
-            Protocol::Dns4(host) => (host.into_owned(), Some(4)),
-            Protocol::Dns6(host) => (host.into_owned(), Some(6)),
-            _ => return None,
-        };
-        match (parts.next()?, parts.next()?, parts.next()) {
-            (Protocol::Udp(port), Protocol::QuicV1, None) => Some(Self { host, port, version }),
-            _ => None,
-        }
-    }
-
-    /// Resolves to the current sockets, alternating families (RFC 8305, section 4); none if the
-    /// name is unknown. If there are very many, a random part.
-    pub(super) async fn resolve(self, resolver: Resolver) -> Vec<SocketAddr> {
-        let mut found = resolver(self.host, self.port).await;
-        found.retain(|socket| match self.version {
-            Some(4) => socket.is_ipv4(),
-            Some(_) => socket.is_ipv6(),
-            None => true,
-        });
-        let mut seen = std::collections::BTreeSet::new();
-        found.retain(|socket| seen.insert(*socket));
-        if found.len() > ADDRESSES {
-            let mut drawn = [0; 8];
-            // Without randomness it starts at the same place each time.
-            let _ = getrandom::fill(&mut drawn);
-            let from = u64::from_ne_bytes(drawn) % found.len() as u64;
-            found.rotate_left(from as usize);
-        }
-        let [mut first, mut second]: [VecDeque<_>; 2] = match found.first() {
-            Some(head) => {
-                let same = head.is_ipv4();
-                let (first, second) = found.iter().partition(|socket| socket.is_ipv4() == same);
-                [first, second]
-            }
-            None => Default::default(),
-        };
-        let turns = std::iter::from_fn(|| {
-            let next = first.pop_front()?;
-            std::mem::swap(&mut first, &mut second);
-            Some(next)
-        });
-        let mut sockets = turns.collect::<Vec<_>>();
-        sockets.extend(first.into_iter().chain(second));
-        sockets.truncate(ADDRESSES);
-        sockets
-    }
-}
-
-/// The socket address of an address of the form IP, UDP, QUIC.
-pub(super) fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
-    let mut parts = address.iter();
-    let ip = match parts.next()? {
-        Protocol::Ip4(ip) => IpAddr::from(ip),
-        Protocol::Ip6(ip) => ip.into(),
-        _ => return None,
-    };
-    match (parts.next()?, parts.next()?, parts.next()) {
-        // An IPv4 address in the form of IPv6 is an IPv4 address.
-        (Protocol::Udp(port), Protocol::QuicV1, None) => {
-            Some(SocketAddr::new(ip.to_canonical(), port))
-        }
-        _ => None,
-    }
-}
-
-pub(super) fn address_of(socket: SocketAddr) -> Multiaddr {
-    let mut address = Multiaddr::from(socket.ip());
-    address.push(Protocol::Udp(socket.port()));
-    address.push(Protocol::QuicV1);
-    address
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,7 +198,7 @@ mod tests {
         let server = tls::server(&identity).unwrap();
         endpoints.listen(socket("127.0.0.1:0"), server).unwrap();
         let local = endpoints.listeners().remove(0);
-        let own = socket_address(&local).unwrap();
+        let own = Form::Quic.socket(&local).unwrap();
         let mut from = |to: &str| {
             let endpoints = endpoints.towards(socket(to)).unwrap();
             assert_eq!(endpoints.len(), 1);
@@ -390,37 +247,5 @@ mod tests {
         endpoints.dialed(DialId(3));
         assert!(endpoints.fresh(DialId(99), socket("127.0.0.1:4001")).is_some());
         assert_eq!(endpoints.take().len(), FRESH);
-    }
-
-    async fn resolved(name: &str, found: Vec<SocketAddr>) -> Vec<SocketAddr> {
-        let address = format!("{name}/udp/1/quic-v1").parse().unwrap();
-        let resolver: Resolver = Arc::new(move |host, port| {
-            assert_eq!((host.as_str(), port), ("a.example", 1));
-            let found = found.clone();
-            Box::pin(async move { found })
-        });
-        Name::of(&address).unwrap().resolve(resolver).await
-    }
-
-    #[tokio::test]
-    async fn the_families_of_a_name_take_turns() {
-        let four = |n: u8| SocketAddr::from(([192, 0, 2, n], 1));
-        let six = |n: u16| SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, n], 1));
-        let found = vec![six(1), six(2), six(3), six(1), four(1), four(2)];
-        let turns = [six(1), four(1), six(2), four(2), six(3)];
-        assert_eq!(resolved("/dns/a.example", found.clone()).await, turns);
-        assert_eq!(resolved("/dns4/a.example", found.clone()).await, [four(1), four(2)]);
-        assert_eq!(resolved("/dns6/a.example", found).await, [six(1), six(2), six(3)]);
-        assert_eq!(resolved("/dns/a.example", Vec::new()).await, []);
-        // At the limit all are tried, one past it as many, and each at some time.
-        let many = |count: u8| (0..count).map(four).collect::<Vec<_>>();
-        assert_eq!(resolved("/dns/a.example", many(16)).await, many(16));
-        let mut tried = std::collections::BTreeSet::new();
-        for _ in 0..500 {
-            let some = resolved("/dns/a.example", many(17)).await;
-            assert_eq!(some.len(), 16);
-            tried.extend(some);
-        }
-        assert_eq!(tried.len(), 17);
     }
 }

@@ -14,11 +14,12 @@ use tidegate_proto::io::{Connected, DialError, Direction, Input, Path};
 use tidegate_proto::wire::{Binding, CandidateKind, Description, Frame};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::outbox::Outbox;
 use super::session::{Common, Happened, Role, Session, address_of as address_in};
 use super::socket::{Buffers, Received, Socket};
 use super::stun::{self, First, Transaction};
-use super::{Exchange, Offered, address_of};
+use super::{Exchange, Offered};
+use crate::transport::dialing::Form;
+use crate::transport::outbox::Outbox;
 use crate::transport::{Happening, Place, Places, new_connection_id, to_core};
 
 /// Inbound connections that are not up yet.
@@ -587,7 +588,7 @@ impl Engine {
         self.by_connection.insert(connection, number);
         let binding = Binding::Fingerprints(fingerprints);
         let connected =
-            Connected::new(connection, id, direction, to_core(&address_of(to)), binding);
+            Connected::new(connection, id, direction, to_core(&Form::WebRtc.address(to)), binding);
         self.outbox.give(Input::Connected(connected.by(Path::Adapted)));
     }
 

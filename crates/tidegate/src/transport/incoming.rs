@@ -7,7 +7,6 @@ use std::time::Duration;
 use tidegate_proto::config::{FORGOTTEN, TLS_HANDSHAKES};
 use tokio::sync::oneshot;
 
-use super::watch::kept_for;
 use crate::rt::Instant;
 
 /// Concurrent inbound handshakes.
@@ -87,6 +86,8 @@ impl Handshake {
 }
 
 pub(super) struct Incoming {
+    /// How long a closed connection is kept whose peer took this long for a round trip.
+    kept_for: fn(Duration) -> Duration,
     handshakes: Vec<Handshake>,
     /// Inbound connections that ended lately: until when quinn may keep them, and their groups, if
     /// proven.
@@ -99,8 +100,9 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant, kept_for: fn(Duration) -> Duration) -> Self {
         Self {
+            kept_for,
             handshakes: Vec::new(),
             ended: Vec::new(),
             last_number: 0,
@@ -208,7 +210,7 @@ impl Incoming {
     ) {
         if let Some(begun) = begun {
             let round_trip = now.saturating_duration_since(begun);
-            self.has_ended(now, kept_for(round_trip).max(KEPT_FOR), group);
+            self.has_ended(now, (self.kept_for)(round_trip).max(KEPT_FOR), group);
         }
     }
 
@@ -257,7 +259,7 @@ mod tests {
     }
 
     fn full(now: Instant) -> Incoming {
-        let mut incoming = Incoming::new(now);
+        let mut incoming = Incoming::new(now, |round_trip| round_trip * 30);
         assert_eq!(fill(&mut incoming, now, None, 100), RETRY_FROM);
         assert_eq!(fill(&mut incoming, now, ONE, 100), OF_ONE_GROUP);
         assert_eq!(fill(&mut incoming, now, TWO, 100), OF_ONE_GROUP);
@@ -268,7 +270,7 @@ mod tests {
     #[test]
     fn draining_connections_count_against_the_limit() {
         let now = Instant::now();
-        let mut incoming = Incoming::new(now);
+        let mut incoming = Incoming::new(now, |round_trip| round_trip * 30);
         let mut verdict =
             |kept, group, may_retry| incoming.verdict(now, kept, &[], group, may_retry);
         assert_eq!(verdict(KEPT / 2 - 1, None, true), Verdict::Begin);
@@ -295,7 +297,7 @@ mod tests {
     #[test]
     fn strangers_that_are_far_away_count_as_if_they_were_kept() {
         let now = Instant::now();
-        let mut incoming = Incoming::new(now);
+        let mut incoming = Incoming::new(now, |round_trip| round_trip * 30);
         let [one, two] = [ONE, TWO].map(Option::unwrap);
         let mut verdict = |far: &[NetworkGroup], group: Option<NetworkGroup>| {
             incoming.verdict(now, 0, far, group, group.is_none())
@@ -341,7 +343,7 @@ mod tests {
     #[tokio::test]
     async fn evicted_handshakes_are_told() {
         let now = Instant::now();
-        let mut incoming = Incoming::new(now);
+        let mut incoming = Incoming::new(now, |round_trip| round_trip * 30);
         let (_, _, first) = incoming.begin(now, None);
         for _ in 1..RETRY_FROM {
             incoming.begin(now + Duration::from_millis(1), None);
