@@ -50,6 +50,15 @@ impl Kind for OverTcp {
         address("/ip4/127.0.0.1/tcp/9/tls")
     }
 
+    fn silent(&self) -> Option<Multiaddr> {
+        use std::net::TcpListener;
+        // The system accepts connections, and nobody reads them.
+        static SILENT: std::sync::OnceLock<TcpListener> = std::sync::OnceLock::new();
+        let listener = SILENT.get_or_init(|| TcpListener::bind("127.0.0.1:0").unwrap());
+        let port = listener.local_addr().unwrap().port();
+        Some(address(&format!("/ip4/127.0.0.1/tcp/{port}/tls")))
+    }
+
     fn foreign(&self) -> Multiaddr {
         address("/ip4/127.0.0.1/udp/1/quic-v1")
     }
@@ -79,6 +88,11 @@ impl Kind for OverWebRtc {
 
     fn nobody(&self) -> Multiaddr {
         address("/ip4/127.0.0.1/udp/9/webrtc")
+    }
+
+    fn silent(&self) -> Option<Multiaddr> {
+        // The suite drops the offer.
+        Some(address("/ip4/127.0.0.1/udp/10/webrtc"))
     }
 
     fn foreign(&self) -> Multiaddr {
@@ -126,6 +140,14 @@ impl Kind for OverQuic {
     fn nobody(&self) -> Multiaddr {
         // The discard port: no test listens there.
         address("/ip4/127.0.0.1/udp/9/quic-v1")
+    }
+
+    fn silent(&self) -> Option<Multiaddr> {
+        use std::net::UdpSocket;
+        static SILENT: std::sync::OnceLock<UdpSocket> = std::sync::OnceLock::new();
+        let socket = SILENT.get_or_init(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let port = socket.local_addr().unwrap().port();
+        Some(address(&format!("/ip4/127.0.0.1/udp/{port}/quic-v1")))
     }
 
     fn foreign(&self) -> Multiaddr {

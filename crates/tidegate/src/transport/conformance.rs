@@ -73,6 +73,10 @@ pub trait Kind: Default {
     fn nobody(&self) -> Multiaddr;
     /// An address of another kind of transport.
     fn foreign(&self) -> Multiaddr;
+    /// An address at which something takes what it is sent, and never answers; `None` if there can be no such.
+    fn silent(&self) -> Option<Multiaddr> {
+        None
+    }
     /// The address to dial in order to reach a listener.
     fn way_to(&self, address: &Multiaddr) -> Multiaddr {
         address.clone()
@@ -93,16 +97,17 @@ macro_rules! transport_conformance {
     ($($kind:ident: $type:ty;)+) => {
         $crate::transport_conformance!(@cases [$($kind: $type),+]
             connecting: both_sides_are_told_who_is_there, another_peer_than_dialed_is_refused,
-                dialing_where_nobody_listens_fails, foreign_addresses_are_refused,
+                dialing_where_nobody_listens_fails, a_dial_ends_within_its_patience, foreign_addresses_are_refused,
                 an_address_is_listened_at_once, a_cancelled_dial_ends_with_nothing,
-                a_listener_without_a_place_lets_nobody_in,
+                a_listener_without_a_place_lets_nobody_in, dialed_connections_hold_places,
                 a_node_that_dials_itself_has_two_connections, many_connections_to_one_listener;
             frames: arrive_in_order_and_whole, head_and_body_arrive_as_one,
                 the_largest_arrives, an_oversize_frame_ends_the_connection,
                 one_writable_for_each_frame, traffic_is_counted;
             slow: nothing_is_read_before_open, a_stuck_channel_holds_up_no_other,
+                a_node_that_takes_nothing_stops_its_peer,
                 frames_of_a_channel_opened_early_arrive;
-            closing: a_lost_transport_is_noticed, last_words_on_control_arrive,
+            closing: a_lost_transport_is_noticed, an_address_is_free_after_the_shutdown, last_words_on_control_arrive,
                 last_words_arrive_at_a_late_reader, both_may_close_at_once,
                 one_connection_closes_and_another_stays, what_is_closed_takes_nothing_more;
         );

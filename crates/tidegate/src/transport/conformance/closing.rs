@@ -21,6 +21,22 @@ pub async fn a_lost_transport_is_noticed<K: Kind>() {
     }
 }
 
+/// Another node finds its port as soon as the shutdown is complete.
+pub async fn an_address_is_free_after_the_shutdown<K: Kind>() {
+    let (mut net, a, b) = Net::<K>::pair().await;
+    net.round_trip(a, b).await;
+    let mut gone = net.peers[b.0].transport.take().expect("a transport");
+    let ended = gone.shut_down();
+    net.alongside("the shutdown", ended).await;
+    drop(gone);
+    net.until("Closed", |net| net.link(a).closed).await;
+    let next = net.add();
+    let address = net.peers[b.0].address.clone().expect("a listener");
+    net.peers[next].transport.as_mut().expect("a transport").listen(&address).expect("it is free");
+    net.until("its address", |net| net.peers[next].address.as_ref() == Some(&address)).await;
+    net.connect(a.0, next).await;
+}
+
 /// R4.3.3
 pub async fn last_words_on_control_arrive<K: Kind>() {
     // The first frame of a channel is special: it opens the channel.

@@ -1,6 +1,7 @@
 //! Dialing and listening.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::Limits;
 use crate::id::PeerId;
@@ -68,6 +69,16 @@ pub async fn dialing_where_nobody_listens_fails<K: Kind>() {
     let dial = net.peers[0].dial(&nobody, None);
     net.until("a dial", |net| net.peers[0].dials.contains_key(&dial)).await;
     assert!(net.peers[0].dials[&dial].is_err());
+}
+
+/// However long the core would wait.
+pub async fn a_dial_ends_within_its_patience<K: Kind>() {
+    let mut net = Net::<K>::new(0).await;
+    net.add();
+    let Some(silent) = net.kind.silent() else { return };
+    let dial = net.peers[0].dial_within(&silent, Duration::from_millis(200));
+    net.until("a dial", |net| net.peers[0].dials.contains_key(&dial)).await;
+    assert_eq!(net.peers[0].dials[&dial], Err(DialError::TimedOut));
 }
 
 pub async fn foreign_addresses_are_refused<K: Kind>() {
@@ -150,6 +161,25 @@ pub async fn a_listener_without_a_place_lets_nobody_in<K: Kind>() {
     net.close(first);
     net.until("a place", |net| net.peers[full].links.values().any(|link| link.closed)).await;
     net.connect(others[2], full).await;
+}
+
+/// What a node has dialed counts as well.
+pub async fn dialed_connections_hold_places<K: Kind>() {
+    let mut net = Net::<K>::new(2).await;
+    let mut limits = Limits::default();
+    (limits.max_inbound, limits.max_outbound, limits.handshakes) = (1, 0, 1);
+    let full = net.add_with(limits);
+    let listen = net.kind.listen_address();
+    net.peers[full].transport.as_mut().expect("a transport").listen(&listen).expect("a place");
+    net.until("an address", |net| net.peers[full].address.is_some()).await;
+    let (first, _) = net.connect(full, 0).await;
+    net.connect(full, 1).await;
+    net.dial(0, full, None);
+    net.settle().await;
+    assert_eq!(net.peers[full].links.len(), 2);
+    net.close(first);
+    net.until("a place", |net| net.link(first).closed).await;
+    net.connect(0, full).await;
 }
 
 /// R19.1.4

@@ -250,6 +250,9 @@ impl<K: Kind> Net<K> {
         let (to, exchange) = match exchange {
             Exchange::Dialed(dial) => {
                 let dialed = &self.peers[from].addresses[&dial];
+                if self.kind.silent().as_ref() == Some(dialed) {
+                    return;
+                }
                 let is_at =
                     |peer: &Peer| peer.transport.is_some() && peer.address.as_ref() == Some(dialed);
                 let Some(to) = self.peers.iter().position(is_at) else {
@@ -306,11 +309,26 @@ impl Peer {
     }
 
     pub fn dial(&mut self, address: &Multiaddr, expected: Option<PeerId>) -> DialId {
+        let patience = Limits::default().dial_timeout;
+        self.start_dial(address, expected, patience)
+    }
+
+    /// Dials any node there, with a timeout.
+    pub fn dial_within(&mut self, address: &Multiaddr, patience: Duration) -> DialId {
+        self.start_dial(address, None, patience)
+    }
+
+    fn start_dial(
+        &mut self,
+        address: &Multiaddr,
+        expected: Option<PeerId>,
+        patience: Duration,
+    ) -> DialId {
         self.dialed += 1;
         let dial = DialId(self.dialed);
         self.addresses.insert(dial, address.clone());
         let transport = self.transport.as_mut().expect("a transport");
-        transport.dial(Dial::new(dial, address.clone()).to(expected));
+        transport.dial(Dial::new(dial, address.clone()).to(expected).within(patience));
         dial
     }
 

@@ -49,6 +49,31 @@ pub async fn frames_of_a_channel_opened_early_arrive<K: Kind>() {
     assert_eq!(net.link(b).count(20), 2);
 }
 
+/// A node that is busy does not make its transport hold what comes meanwhile, and loses nothing.
+pub async fn a_node_that_takes_nothing_stops_its_peer<K: Kind>() {
+    const SIZE: usize = 16 << 10;
+    let (mut net, a, b) = Net::<K>::pair().await;
+    net.open(b, 16);
+    net.round_trip(a, b).await;
+    let reader = net.peers[b.0].transport.take();
+    let (mut given, most) = (0, 2 * most_unread() / SIZE);
+    let quiet = std::time::Duration::from_millis(300);
+    while given <= most {
+        if net.link(a).writable(16) {
+            net.send(a, 16, numbered(16, given as u32, SIZE).into());
+            given += 1;
+        } else if tokio::time::timeout(quiet, net.step()).await.is_err() {
+            break;
+        }
+    }
+    assert!(given <= most, "{given} frames were taken, and still more");
+    net.peers[b.0].transport = reader;
+    net.until("what waited", |net| net.link(b).count(16) == given).await;
+    for (number, bytes) in net.link(b).bytes(16).iter().enumerate() {
+        assert!(*bytes == numbered(16, number as u32, SIZE), "frame {number}");
+    }
+}
+
 pub async fn a_stuck_channel_holds_up_no_other<K: Kind>() {
     const SIZE: usize = 16 << 10;
     let (mut net, a, b) = Net::<K>::pair().await;
