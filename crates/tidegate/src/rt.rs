@@ -34,13 +34,13 @@ pub(crate) fn thread(name: String, work: impl FnOnce() + Send + 'static) -> std:
 }
 
 /// The result of a future, or `None` if it times out.
-#[cfg(any(feature = "ip", feature = "store"))]
+#[cfg(any(feature = "quic", feature = "store", feature = "tcp"))]
 pub(crate) async fn within<T>(time: Duration, future: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(time, future).await.ok()
 }
 
 /// Sleeps.
-#[cfg(feature = "ip")]
+#[cfg(any(feature = "quic", feature = "tcp"))]
 pub(crate) async fn sleep(time: Duration) {
     tokio::time::sleep(time).await;
 }

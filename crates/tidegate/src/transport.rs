@@ -24,8 +24,10 @@ use crate::identity::Identity;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
-#[cfg(feature = "ip")]
+#[cfg(any(feature = "quic", feature = "tcp"))]
 mod dialing;
+#[cfg(feature = "ip")]
+mod form;
 #[cfg(any(feature = "quic", feature = "tcp"))]
 mod incoming;
 pub mod memory;

@@ -1,7 +1,7 @@
-//! Dialing: what an address means, and which of several addresses answers first.
+//! Dialing: the addresses of a name, and which of several answers first.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use multiaddr::{Multiaddr, Protocol};
 use tidegate_proto::io::DialError;
 
+use super::form::Form;
 use crate::rt;
 
 /// How many addresses of a name are tried in a dial: as many as can start before the timeout,
@@ -30,74 +31,6 @@ pub(super) fn system_resolver() -> Resolver {
             found.into_iter().flatten().collect()
         })
     })
-}
-
-/// A form of addresses: what follows the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    /// `/udp/…/quic-v1`
-    #[cfg(feature = "quic")]
-    Quic,
-    /// `/tcp/…/tls`
-    #[cfg(feature = "tcp")]
-    Tls,
-    /// `/udp/…/webrtc`
-    #[cfg(feature = "webrtc")]
-    WebRtc,
-}
-
-impl Form {
-    fn port<'a>(self, mut parts: impl Iterator<Item = Protocol<'a>>) -> Option<u16> {
-        match (self, parts.next()?, parts.next()?, parts.next()) {
-            #[cfg(feature = "quic")]
-            (Self::Quic, Protocol::Udp(port), Protocol::QuicV1, None) => Some(port),
-            #[cfg(feature = "tcp")]
-            (Self::Tls, Protocol::Tcp(port), Protocol::Tls, None) => Some(port),
-            #[cfg(feature = "webrtc")]
-            (Self::WebRtc, Protocol::Udp(port), Protocol::WebRTC, None) => Some(port),
-            _ => None,
-        }
-    }
-
-    /// The socket address of an address with an IP address.
-    pub(super) fn socket(self, address: &Multiaddr) -> Option<SocketAddr> {
-        let mut parts = address.iter();
-        let ip = match parts.next()? {
-            Protocol::Ip4(ip) => IpAddr::from(ip),
-            Protocol::Ip6(ip) => ip.into(),
-            _ => return None,
-        };
-        // An IPv4 address in the form of IPv6 is an IPv4 address.
-        Some(SocketAddr::new(ip.to_canonical(), self.port(parts)?))
-    }
-
-    /// The name in an address with a host's name.
-    pub(super) fn name(self, address: &Multiaddr) -> Option<Name> {
-        let mut parts = address.iter();
-        let (host, version) = match parts.next()? {
-            Protocol::Dns(host) => (host.into_owned(), None),
-            Protocol::Dns4(host) => (host.into_owned(), Some(4)),
-            Protocol::Dns6(host) => (host.into_owned(), Some(6)),
-            _ => return None,
-        };
-        Some(Name { host, port: self.port(parts)?, version })
-    }
-
-    /// The address of a socket.
-    pub(super) fn address(self, socket: SocketAddr) -> Multiaddr {
-        let mut address = Multiaddr::from(socket.ip());
-        let (carrier, last) = match self {
-            #[cfg(feature = "quic")]
-            Self::Quic => (Protocol::Udp(socket.port()), Protocol::QuicV1),
-            #[cfg(feature = "tcp")]
-            Self::Tls => (Protocol::Tcp(socket.port()), Protocol::Tls),
-            #[cfg(feature = "webrtc")]
-            Self::WebRtc => (Protocol::Udp(socket.port()), Protocol::WebRTC),
-        };
-        address.push(carrier);
-        address.push(last);
-        address
-    }
 }
 
 /// Tries several ways to connect, and returns the first that succeeds: each starts a while after
@@ -142,6 +75,18 @@ pub(super) struct Name {
 }
 
 impl Name {
+    /// The name in an address with a host's name.
+    pub(super) fn of(form: Form, address: &Multiaddr) -> Option<Self> {
+        let mut parts = address.iter();
+        let (host, version) = match parts.next()? {
+            Protocol::Dns(host) => (host.into_owned(), None),
+            Protocol::Dns4(host) => (host.into_owned(), Some(4)),
+            Protocol::Dns6(host) => (host.into_owned(), Some(6)),
+            _ => return None,
+        };
+        Some(Self { host, port: form.port(parts)?, version })
+    }
+
     /// Resolves to the current sockets, alternating families (RFC 8305, section 4); none if the
     /// name is unknown. If there are very many, a random part.
     pub(super) async fn resolve(self, resolver: Resolver) -> Vec<SocketAddr> {
@@ -191,7 +136,7 @@ mod tests {
             let found = found.clone();
             Box::pin(async move { found })
         });
-        Form::Quic.name(&address).unwrap().resolve(resolver).await
+        Name::of(Form::Quic, &address).unwrap().resolve(resolver).await
     }
 
     #[tokio::test]

@@ -26,12 +26,6 @@ const ENDED: usize = 4 * KEPT;
 /// connected peers must not wait for all that arrive at once. 200 a second are a tenth of a
 /// processor.
 const HANDSHAKE_PACE: Duration = Duration::from_millis(5);
-/// The interval between two first packets: for each, keys are derived and an answer is made. Those
-/// of a flood wait in quinn, which drops the surplus before it derives any keys. At 10,000 a
-/// second, all of them take a quarter of a processor (`--bench siege`, half-open).
-const FIRST_PACE: Duration = Duration::from_micros(200);
-/// How far behind the pace may be: 40 that arrive at once are handled at once.
-const FIRST_BEHIND: Duration = Duration::from_millis(8);
 /// From `RETRY_FROM` on, the most handshakes of one network group: others must find a place too.
 const OF_ONE_GROUP: usize = HANDSHAKES / 4;
 /// The same for closed connections, once half of the places are taken.
@@ -95,8 +89,6 @@ pub(super) struct Incoming {
     last_number: u64,
     /// When the next handshake may start.
     next_handshake: Instant,
-    /// When the next first packet is handled.
-    next_first: Instant,
 }
 
 impl Incoming {
@@ -107,18 +99,11 @@ impl Incoming {
             ended: Vec::new(),
             last_number: 0,
             next_handshake: now,
-            next_first: now,
         }
     }
 
-    /// How long the next first packet has to wait.
-    pub(super) fn first_wait(&mut self, now: Instant) -> Duration {
-        let behind = now.checked_sub(FIRST_BEHIND).unwrap_or(now);
-        self.next_first = behind.max(self.next_first + FIRST_PACE);
-        self.next_first.saturating_duration_since(now)
-    }
-
     /// How many handshakes are in progress.
+    #[cfg(feature = "quic")]
     pub(super) fn under_way(&self) -> usize {
         self.handshakes.len()
     }

@@ -38,6 +38,7 @@ use crate::rt::{self, Instant};
 use tokio::sync::{Mutex, Semaphore, oneshot};
 
 mod dial;
+mod first;
 mod session;
 mod socket;
 mod stream;
@@ -45,7 +46,8 @@ mod tls;
 mod watch;
 
 pub use super::dialing::Resolver;
-use super::dialing::{self, Form, first_of};
+use super::dialing::{self, Name, first_of};
+use super::form::Form;
 use super::incoming::{HANDSHAKES, Incoming, KEPT, NetworkGroup, Verdict, network_group};
 use super::secure;
 pub use super::secure::TlsError;
@@ -91,6 +93,7 @@ pub struct Quic {
     inputs: VecDeque<Happening>,
     /// Inbound connections that are not established yet, or have ended.
     incoming: Incoming,
+    firsts: first::Firsts,
     /// Whether connections are being checked: while there are any.
     looks: bool,
     /// Traffic of closed connections.
@@ -209,6 +212,7 @@ impl Quic {
             work: FuturesUnordered::new(),
             inputs: VecDeque::new(),
             incoming: Incoming::new(Instant::now(), watch::kept_for),
+            firsts: first::Firsts::new(Instant::now()),
             looks: false,
             past: Traffic::default(),
         })
@@ -221,7 +225,7 @@ impl Quic {
     }
 
     fn accept_next(&mut self, endpoint: quinn::Endpoint) {
-        let wait = self.incoming.first_wait(Instant::now());
+        let wait = self.firsts.wait(Instant::now());
         self.work.push(Box::pin(async move {
             if !wait.is_zero() {
                 rt::sleep(wait).await;
@@ -659,7 +663,7 @@ impl Quic {
 
 impl Transport for Quic {
     fn handles(&self, address: &Multiaddr) -> bool {
-        Form::Quic.socket(address).is_some() || Form::Quic.name(address).is_some()
+        Form::Quic.socket(address).is_some() || Name::of(Form::Quic, address).is_some()
     }
 
     fn listen(&mut self, address: &Multiaddr) -> Result<(), ListenError> {
@@ -687,7 +691,7 @@ impl Transport for Quic {
         if let Some(to) = to {
             return self.connect(id, &[to]);
         }
-        let Some(name) = Form::Quic.name(&address) else {
+        let Some(name) = Name::of(Form::Quic, &address) else {
             return self.dial_failed(id, DialError::UnsupportedAddress);
         };
         // Resolved again at each dial, since names change.

@@ -28,7 +28,9 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::dialing::{Form, Resolver, first_of, system_resolver};
+pub use super::dialing::Resolver;
+use super::dialing::{Name, first_of, system_resolver};
+use super::form::Form;
 use super::incoming::{Incoming, Verdict, network_group};
 use super::mux::Mux;
 use super::outbox::Outbox;
@@ -106,6 +108,12 @@ impl Tcp {
             ended,
             happened: VecDeque::new(),
         })
+    }
+
+    /// Sets another resolver than the system's.
+    pub fn resolver(mut self, resolver: Resolver) -> Self {
+        self.resolver = resolver;
+        self
     }
 
     fn on_incoming(&mut self, stream: TcpStream, from: SocketAddr) {
@@ -299,7 +307,7 @@ fn dial_error(error: &std::io::Error) -> DialError {
 
 impl Transport for Tcp {
     fn handles(&self, address: &Multiaddr) -> bool {
-        Form::Tls.socket(address).is_some() || Form::Tls.name(address).is_some()
+        Form::Tls.socket(address).is_some() || Name::of(Form::Tls, address).is_some()
     }
 
     fn listen(&mut self, address: &Multiaddr) -> Result<(), ListenError> {
@@ -324,7 +332,7 @@ impl Transport for Tcp {
             None => self.client.clone(),
         };
         let (given, client) = (Form::Tls.socket(&address), Arc::new(client));
-        let (name, resolver) = (Form::Tls.name(&address), self.resolver.clone());
+        let (name, resolver) = (Name::of(Form::Tls, &address), self.resolver.clone());
         let (going, given_up) = oneshot::channel();
         self.dials.insert(id, going);
         let (outbox, limits) = (self.outbox.clone(), self.limits.clone());

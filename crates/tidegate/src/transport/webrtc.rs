@@ -23,7 +23,7 @@ use tidegate_proto::wire::{Description, Frame, MAX_OFFERS};
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot;
 
-use super::dialing::Form;
+use super::form::Form;
 use super::outbox::Outbox;
 use super::{
     BoxFuture, Dial, Exchange, Happening, ListenError, Offered, Setup, Traffic, Transport,

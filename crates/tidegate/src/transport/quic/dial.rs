@@ -9,7 +9,7 @@ use tidegate_proto::io::DialError;
 
 use super::socket::{self, Socket};
 use super::tls;
-use crate::transport::dialing::Form;
+use crate::transport::form::Form;
 
 /// A socket, and the listener that uses it.
 pub(super) struct Endpoint {

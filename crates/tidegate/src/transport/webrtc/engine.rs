@@ -18,7 +18,7 @@ use super::session::{Common, Happened, Role, Session, address_of as address_in};
 use super::socket::{Buffers, Received, Socket};
 use super::stun::{self, First, Transaction};
 use super::{Exchange, Offered};
-use crate::transport::dialing::Form;
+use crate::transport::form::Form;
 use crate::transport::outbox::Outbox;
 use crate::transport::{Happening, Place, Places, new_connection_id, to_core};
 
