@@ -280,3 +280,31 @@ fn handshakes_succeed_with_losses() {
         );
     }
 }
+
+/// INITs that are nearly valid, from a peer that says what it likes.
+#[test]
+fn changed_inits_of_sctp_do_no_harm() {
+    let good = Net::new(Duration::ZERO).ends[0].description();
+    for seed in 1..300_u64 {
+        let mut net = Net::new(Duration::from_millis(1));
+        net.seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut bytes = good.sctp.to_vec();
+        for _ in 0..=seed % 4 {
+            let at = net.random() as usize % bytes.len();
+            match net.random() % 3 {
+                0 => bytes[at] ^= 1 << (net.random() % 8),
+                1 => bytes[at] = [0, 1, 0x80, 0xff][net.random() as usize % 4],
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+        let offer = Description { sctp: bytes.into(), ..good.clone() };
+        if net.ends[1].accept(&offer).is_ok() {
+            let answer = net.ends[1].description();
+            net.ends[0].accept(&answer).unwrap();
+            if net.until(Duration::from_secs(2), Net::are_up) {
+                (0..2).for_each(|end| net.ends[end].send(0, frame(1, 60_000)));
+                net.until(Duration::from_secs(2), |_| false);
+            }
+        }
+    }
+}
