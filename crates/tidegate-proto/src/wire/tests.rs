@@ -54,6 +54,7 @@ fn the_golden_vectors_hold() {
         match file.r#type.as_str() {
             "BlockBody" => check(&file.cases, Frame::decode::<BlockBody>, Encode::to_frame),
             "RecordPayload" => check(&file.cases, Frame::decode::<RecordPayload>, Encode::to_frame),
+            "Description" => check(&file.cases, Frame::decode::<Description>, Encode::to_frame),
             name => {
                 let kind = message_of(name);
                 check(&file.cases, |frame| Message::decode(kind, frame), Message::to_frame);
@@ -61,7 +62,7 @@ fn the_golden_vectors_hold() {
         }
         files += 1;
     }
-    assert_eq!(files, Kind::ALL.len() + 2);
+    assert_eq!(files, Kind::ALL.len() + 3);
 }
 
 fn words(words: &[u32]) -> Vec<u8> {
