@@ -8,7 +8,7 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 use tidegate_proto::wire::{
-    BlockBody, DecodeError, Encode, EncodeError, Frame, MAX_FRAME, RecordPayload,
+    BlockBody, DecodeError, Description, Encode, EncodeError, Frame, MAX_FRAME, RecordPayload,
 };
 use tidegate_proto::{Kind, Message};
 
@@ -66,10 +66,11 @@ const BESIDE: usize = 1024;
 /// Checks one input: the first byte picks the message, the rest is the frame.
 pub(crate) fn check(input: &[u8]) {
     let Some((kind, frame)) = input.split_first() else { return };
-    match usize::from(*kind) % (Kind::ALL.len() + 2) {
+    match usize::from(*kind) % (Kind::ALL.len() + 3) {
         0 => check_as(frame, Frame::decode::<RecordPayload>, Encode::to_frame),
         1 => check_as(frame, Frame::decode::<BlockBody>, Encode::to_frame),
-        n => check_as(frame, |frame| Message::decode(Kind::ALL[n - 2], frame), Message::to_frame),
+        2 => check_as(frame, Frame::decode::<Description>, Encode::to_frame),
+        n => check_as(frame, |frame| Message::decode(Kind::ALL[n - 3], frame), Message::to_frame),
     }
 }
 
@@ -79,7 +80,8 @@ pub(crate) fn selector(name: &str) -> u8 {
     match name {
         "RecordPayload" => 0,
         "BlockBody" => 1,
-        _ => kind.map(|kind| kind as u8 + 2).unwrap_or_else(|| panic!("no channel has {name}")),
+        "Description" => 2,
+        _ => kind.map(|kind| kind as u8 + 3).unwrap_or_else(|| panic!("no channel has {name}")),
     }
 }
 
