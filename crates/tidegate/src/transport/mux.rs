@@ -164,18 +164,29 @@ impl Mux {
         self.take(Some(channel), bytes)
     }
 
+    /// Keeps only what is incomplete: an idle stream has no buffer.
     fn take(&mut self, stream: Stream, bytes: &[u8]) -> Result<(), MuxError> {
-        let mut arrived = self.arrived.remove(&stream).unwrap_or_default();
+        let Some(mut arrived) = self.arrived.remove(&stream) else {
+            let mut rest = bytes;
+            self.take_messages(stream, &mut rest)?;
+            if !rest.is_empty() {
+                self.arrived.insert(stream, rest.into());
+            }
+            return Ok(());
+        };
         arrived.extend_from_slice(bytes);
-        let taken = self.take_messages(stream, &mut arrived);
-        // An idle stream keeps no buffer.
+        let mut rest = &arrived[..];
+        self.take_messages(stream, &mut rest)?;
+        let taken = arrived.len() - rest.len();
+        arrived.advance(taken);
         if !arrived.is_empty() {
             self.arrived.insert(stream, arrived);
         }
-        taken
+        Ok(())
     }
 
-    fn take_messages(&mut self, stream: Stream, arrived: &mut BytesMut) -> Result<(), MuxError> {
+    /// Takes the complete messages off the front.
+    fn take_messages(&mut self, stream: Stream, arrived: &mut &[u8]) -> Result<(), MuxError> {
         while let Some((channel, length)) = head(arrived) {
             if stream.is_some_and(|of| of != channel) {
                 return Err(MuxError::WrongStream);
