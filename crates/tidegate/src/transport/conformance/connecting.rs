@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::Limits;
 use crate::id::PeerId;
 use crate::io::{DialError, Direction};
 use crate::transport::ListenError;
@@ -144,12 +143,7 @@ pub async fn a_cancelled_dial_ends_with_nothing<K: Kind>() {
 /// All transports of a node share its places. R4.3.2
 pub async fn a_listener_without_a_place_lets_nobody_in<K: Kind>() {
     let mut net = Net::<K>::new(0).await;
-    let mut limits = Limits::default();
-    (limits.max_inbound, limits.max_outbound, limits.handshakes) = (1, 0, 1);
-    let full = net.add_with(limits);
-    let listen = net.kind.listen_address();
-    net.peers[full].transport.as_mut().expect("a transport").listen(&listen).expect("a place");
-    net.until("an address", |net| net.peers[full].address.is_some()).await;
+    let full = net.add_with_two_places().await;
     let others = [net.add(), net.add(), net.add()];
     let (first, _) = net.connect(others[0], full).await;
     net.connect(others[1], full).await;
@@ -166,12 +160,7 @@ pub async fn a_listener_without_a_place_lets_nobody_in<K: Kind>() {
 /// What a node has dialed counts as well.
 pub async fn dialed_connections_hold_places<K: Kind>() {
     let mut net = Net::<K>::new(2).await;
-    let mut limits = Limits::default();
-    (limits.max_inbound, limits.max_outbound, limits.handshakes) = (1, 0, 1);
-    let full = net.add_with(limits);
-    let listen = net.kind.listen_address();
-    net.peers[full].transport.as_mut().expect("a transport").listen(&listen).expect("a place");
-    net.until("an address", |net| net.peers[full].address.is_some()).await;
+    let full = net.add_with_two_places().await;
     let (first, _) = net.connect(full, 0).await;
     net.connect(full, 1).await;
     net.dial(0, full, None);

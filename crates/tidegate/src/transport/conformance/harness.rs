@@ -76,15 +76,28 @@ impl<K: Kind> Net<K> {
     pub async fn new(count: usize) -> Self {
         let mut net = Self { kind: K::default(), peers: Vec::new(), turn: 0, offers: Vec::new() };
         for _ in 0..count {
-            let at = net.add();
-            let listen = net.kind.listen_address();
-            let transport = net.peers[at].transport.as_mut().expect("it was just added");
-            transport.listen(&listen).expect("an address to listen at");
-            net.peers[at].on_addresses();
-            // It may take a while until the transport can be reached there.
-            net.until("an address", |net| net.peers[at].address.is_some()).await;
+            net.add_listener(Limits::default()).await;
         }
         net
+    }
+
+    /// Adds a node that listens, with limits.
+    pub async fn add_listener(&mut self, limits: Limits) -> usize {
+        let at = self.add_with(limits);
+        let listen = self.kind.listen_address();
+        let transport = self.peers[at].transport.as_mut().expect("it was just added");
+        transport.listen(&listen).expect("an address to listen at");
+        self.peers[at].on_addresses();
+        // It may take a while until the transport can be reached there.
+        self.until("an address", |net| net.peers[at].address.is_some()).await;
+        at
+    }
+
+    /// Adds a node that listens, with places for two connections.
+    pub async fn add_with_two_places(&mut self) -> usize {
+        let mut limits = Limits::default();
+        (limits.max_inbound, limits.max_outbound, limits.handshakes) = (1, 0, 1);
+        self.add_listener(limits).await
     }
 
     /// Adds a node that does not listen.
