@@ -222,7 +222,7 @@ impl Tcp {
         }
     }
 
-    /// Accepts what has arrived; ready if there may be more.
+    /// Accepts what has arrived, a few at a time.
     fn poll_accept(&mut self, cx: &mut Context<'_>) {
         for at in 0..self.listeners.len() {
             let mut left = ACCEPTS;

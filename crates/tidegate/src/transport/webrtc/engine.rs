@@ -49,12 +49,6 @@ pub(super) enum Order {
     ShutDown(tokio::sync::oneshot::Sender<()>),
 }
 
-impl std::fmt::Debug for Socket {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Socket").field(&self.address).finish()
-    }
-}
-
 /// Sockets that one connection uses: one for each listener, or for each version of IP. Two connections with the same
 /// peer use different ones: DTLS packets of both would be between the same addresses.
 #[derive(Default)]
@@ -92,7 +86,8 @@ pub(super) struct Engine {
     outbox: Arc<Outbox>,
     places: Places,
     groups: Vec<Group>,
-    peers: BTreeMap<Number, Peer>,
+    /// Boxed, since they are moved, and str0m's state is large.
+    peers: BTreeMap<Number, Box<Peer>>,
     next: Number,
     by_connection: BTreeMap<ConnectionId, Number>,
     by_exchange: BTreeMap<Exchange, Number>,
@@ -103,7 +98,6 @@ pub(super) struct Engine {
     timers: BTreeSet<(Instant, Number)>,
     /// Those with frames for which there was no room.
     full: BTreeSet<Number>,
-    buffers: Buffers,
     /// Where the next round begins to read.
     turn: usize,
 }
@@ -150,7 +144,6 @@ impl Engine {
             by_unproven: BTreeMap::new(),
             timers: BTreeSet::new(),
             full: BTreeSet::new(),
-            buffers: Buffers::default(),
             turn: 0,
         }
     }
@@ -159,6 +152,7 @@ impl Engine {
     pub(super) async fn run(mut self) {
         let mut timer = Box::pin(tokio::time::sleep(Duration::ZERO));
         let mut timer_at = None;
+        let mut buffers = Buffers::default();
         loop {
             let next = self.timers.first().map(|(at, _)| *at);
             if next != timer_at
@@ -168,7 +162,7 @@ impl Engine {
                 timer_at = next;
             }
             let step = std::future::poll_fn(|cx| {
-                if let Poll::Ready(step) = self.poll_step(cx) {
+                if let Poll::Ready(step) = self.poll_step(&mut buffers, cx) {
                     return Poll::Ready(step);
                 }
                 if timer_at.is_some() && next.is_some() && timer.as_mut().poll(cx).is_ready() {
@@ -187,7 +181,9 @@ impl Engine {
                     return;
                 }
                 Step::Order(Some(order)) => self.on_order(order),
-                Step::Read(group, socket, batches) => self.on_packets(group, socket, batches),
+                Step::Read(group, socket, batches) => {
+                    self.on_packets(&buffers, group, socket, batches);
+                }
                 Step::Timer => self.on_timers(),
                 Step::Room => {
                     for number in std::mem::take(&mut self.full) {
@@ -199,30 +195,30 @@ impl Engine {
         }
     }
 
-    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+    fn poll_step(&mut self, buffers: &mut Buffers, cx: &mut Context<'_>) -> Poll<Step> {
         if let Poll::Ready(order) = self.orders.poll_recv(cx) {
             return Poll::Ready(Step::Order(order));
         }
         if !self.full.is_empty() && self.outbox.poll_room(cx).is_ready() {
             return Poll::Ready(Step::Room);
         }
-        let all = self
-            .groups
-            .iter()
-            .enumerate()
-            .flat_map(|(group, of)| (0..of.sockets.len()).map(move |socket| (group, socket)));
-        let all = all.collect::<Vec<_>>();
         self.turn = self.turn.wrapping_add(1);
-        for at in 0..all.len() {
-            let (group, socket) = all[(at + self.turn) % all.len()];
-            let one = &mut self.groups[group].sockets[socket];
-            // What it cannot take now waits; ready or not, others go on.
-            let _ = one.poll_flush(cx);
-            match one.poll_read(&mut self.buffers, cx) {
-                Poll::Ready(Ok(batches)) => return Poll::Ready(Step::Read(group, socket, batches)),
-                // An error that a packet brought back: the next read goes on.
-                Poll::Ready(Err(_)) => cx.waker().wake_by_ref(),
-                Poll::Pending => {}
+        let (turn, groups) = (self.turn, self.groups.len());
+        for group in (0..groups).map(|n| (n + turn) % groups) {
+            let sockets = &mut self.groups[group].sockets;
+            let count = sockets.len();
+            for socket in (0..count).map(|n| (n + turn) % count) {
+                let one = &mut sockets[socket];
+                // What it cannot take now waits; ready or not, others go on.
+                let _ = one.poll_flush(cx);
+                match one.poll_read(buffers, cx) {
+                    Poll::Ready(Ok(batches)) => {
+                        return Poll::Ready(Step::Read(group, socket, batches));
+                    }
+                    // An error that a packet brought back: the next read goes on.
+                    Poll::Ready(Err(_)) => cx.waker().wake_by_ref(),
+                    Poll::Pending => {}
+                }
             }
         }
         Poll::Pending
@@ -275,7 +271,7 @@ impl Engine {
             let with = |other: &Peer| {
                 other.group == group && other.id.or(other.expected) == peer && meets(other)
             };
-            self.peers.values().any(with)
+            self.peers.values().any(|other| with(other))
         };
         let free = (0..self.groups.len()).find(|group| peer.is_some() && !used(*group));
         let empty = (1..self.groups.len()).find(|group| self.groups[*group].connections == 0);
@@ -340,7 +336,7 @@ impl Engine {
             unproven: VecDeque::new(),
             proven: None,
         };
-        self.peers.insert(number, peer);
+        self.peers.insert(number, Box::new(peer));
         Ok(number)
     }
 
@@ -406,8 +402,7 @@ impl Engine {
 
     fn forget(&mut self, number: Number) {
         let Some(mut peer) = self.peers.remove(&number) else { return };
-        peer.session.close(now() - Duration::from_secs(60));
-        peer.session.drive(now());
+        peer.session.abort();
         self.send_all(number, &mut peer);
         self.by_exchange.remove(&peer.exchange);
         self.by_ufrag.remove(&peer.ufrag);
@@ -432,20 +427,18 @@ impl Engine {
         }
     }
 
-    fn on_packets(&mut self, group: usize, socket: usize, batches: usize) {
-        let buffers = std::mem::take(&mut self.buffers);
+    fn on_packets(&mut self, buffers: &Buffers, group: usize, socket: usize, batches: usize) {
+        let of = self.groups.get(group).and_then(|group| group.sockets.get(socket));
+        let received = of.map(|socket| socket.received(buffers, batches));
         let mut touched = BTreeSet::new();
-        if let Some(of) = self.groups.get(group).and_then(|group| group.sockets.get(socket)) {
-            for received in of.received(&buffers, batches) {
-                self.outbox.received(received.bytes.len());
-                let Some(number) = self.owner(group, &received) else { continue };
-                let Some(peer) = self.peers.get_mut(&number) else { continue };
-                let Received { source, destination, bytes } = received;
-                peer.session.handle_packet(now(), source, destination, bytes);
-                touched.insert(number);
-            }
+        for received in received.into_iter().flatten() {
+            self.outbox.received(received.bytes.len());
+            let Some(number) = self.owner(group, &received) else { continue };
+            let Some(peer) = self.peers.get_mut(&number) else { continue };
+            let Received { source, destination, bytes } = received;
+            peer.session.handle_packet(now(), source, destination, bytes);
+            touched.insert(number);
         }
-        self.buffers = buffers;
         touched.into_iter().for_each(|number| self.settle(number));
     }
 
@@ -614,7 +607,7 @@ impl Engine {
     }
 
     /// A session has ended, and all that arrived was passed on.
-    fn end(&mut self, number: Number, peer: Peer) {
+    fn end(&mut self, number: Number, peer: Box<Peer>) {
         let connection = peer.connection;
         let cause = peer.session.cause().unwrap_or("it ended").to_owned();
         self.peers.insert(number, peer);

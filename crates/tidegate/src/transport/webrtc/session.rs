@@ -292,7 +292,7 @@ impl Session {
         }
     }
 
-    /// Whether the packet is one of this connection. It takes all from the address that ICE has chosen.
+    /// Takes a packet that has arrived for this connection.
     pub(super) fn handle_packet(
         &mut self,
         now: Instant,
@@ -300,12 +300,15 @@ impl Session {
         destination: SocketAddr,
         packet: &[u8],
     ) {
+        if self.over {
+            return;
+        }
         let Ok(receive) = Receive::new(Protocol::Udp, source, destination, packet) else { return };
         // Anybody can send a packet that cannot be read: it is dropped.
         if let Err(error) = self.rtc.handle_input(Input::Receive(now, receive)) {
             tracing::debug!(target: "tidegate::webrtc", "dropped a packet of {source}: {error}");
         }
-        self.drive(now);
+        self.proceed(now);
     }
 
     /// Starts reading a channel.
@@ -323,6 +326,11 @@ impl Session {
     /// Ends the connection once what was given for channel 0 has arrived.
     pub(super) fn close(&mut self, now: Instant) {
         self.closing.get_or_insert(now + LAST_FRAMES);
+    }
+
+    /// Ends the connection at once.
+    pub(super) fn abort(&mut self) {
+        self.end("closed".to_owned());
     }
 
     /// The next packet to send.
@@ -399,6 +407,11 @@ impl Session {
         if let Err(error) = self.rtc.handle_input(Input::Timeout(now)) {
             return self.end(error.to_string());
         }
+        self.proceed(now);
+    }
+
+    /// Takes what str0m has to say, and writes what it has room for.
+    fn proceed(&mut self, now: Instant) {
         // After each change all output is taken, before the next: str0m's rule.
         self.drain();
         while !self.over && self.write_one() {
@@ -549,7 +562,7 @@ impl Session {
         if self.over || now < until && self.up && !self.has_said_all() {
             return;
         }
-        self.end("closed".to_owned());
+        self.abort();
     }
 }
 

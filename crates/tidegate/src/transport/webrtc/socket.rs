@@ -1,6 +1,7 @@
 //! The UDP sockets of this transport.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::IoSliceMut;
 use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll, ready};
@@ -30,6 +31,12 @@ pub(super) struct Socket {
     waiting: VecDeque<Packet>,
     /// Several packets put together.
     sending: Vec<u8>,
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Socket").field(&self.address).finish()
+    }
 }
 
 /// Where datagrams are read to.
