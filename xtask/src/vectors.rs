@@ -25,7 +25,14 @@ fn subjects(schema: &Schema) -> Vec<String> {
         .items
         .iter()
         .filter(|item| {
-            let signed_or_nested = ["RecordPayload", "BlockBody", "Description"];
+            let signed_or_nested = [
+                "RecordPayload",
+                "BlockBody",
+                "Description",
+                "Said",
+                "Statement",
+                "SignedStatement",
+            ];
             item.name.ends_with("Message") || signed_or_nested.contains(&item.name.as_str())
         })
         .map(|item| item.name.clone())

@@ -15,6 +15,7 @@ use crate::control::Control;
 use crate::id::ConnectionId;
 use crate::io::{Event, NotShared, Output};
 use crate::link::{Instance, Links};
+use crate::offer::Offers;
 use crate::peers::Peers;
 use crate::peers::book::Book;
 use crate::peers::dialer::Dialer;
@@ -123,6 +124,7 @@ pub(crate) struct Context {
     pub(crate) sync: Sync,
     pub(crate) rpc: Rpc,
     pub(crate) signals: Signals,
+    pub(crate) offers: Offers,
     pub(crate) store: Store,
     pub(crate) pools: Vec<Pool>,
     pub(crate) tickets: Tickets,

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Address, Digest, NetworkId, PeerId};
+use crate::id::{Address, Digest, NetworkId, PeerId, SealingKey};
 pub use crate::peers::book::{BookEntry, PeerBook};
 use crate::wire::{Grant, MAX_HEADER, MAX_NAME};
 
@@ -62,9 +62,9 @@ pub struct Config {
     /// Headers of the executed chain in the store, each the child of the one before; the last is
     /// the tip. [`Limits::blocks_kept`] of them are enough.
     pub chain: Vec<Bytes>,
-    /// Whether a transport of this node handles signals, which others of its kind send by way of a
-    /// common peer ([`Output::Signal`](crate::io::Output::Signal)).
-    pub takes_signals: bool,
+    /// The key to which others seal offers for this node ([`Output::Unseal`](crate::io::Output::Unseal)), if
+    /// a transport of the node takes offers.
+    pub sealing: Option<SealingKey>,
     /// The sequence number of this node's last signed record: the next one must be higher.
     pub record_sequence: u64,
     /// The limits.
@@ -88,7 +88,7 @@ impl Config {
             peer_book: PeerBook::default(),
             store: false,
             chain: Vec::new(),
-            takes_signals: false,
+            sealing: None,
             record_sequence: 0,
             limits: Limits::default(),
         }
@@ -411,8 +411,9 @@ pub(crate) mod tests {
     fn times_in_which_nothing_can_happen_are_refused() {
         type Set = fn(&mut Limits, Duration);
         let (ms, us) = (Duration::from_millis(1), Duration::from_micros(1));
-        let times: [(&str, Duration, Set); 18] = [
+        let times: [(&str, Duration, Set); 19] = [
             ("dial_timeout", ms, |limits, time| limits.dial_timeout = time),
+            ("dial_timeout_ice", ms, |limits, time| limits.dial_timeout_ice = time),
             ("dial_timeout_slow", ms, |limits, time| limits.dial_timeout_slow = time),
             ("redial_first", ms, |limits, time| limits.redial_first = time),
             ("redial_most", 500 * ms, |limits, time| limits.redial_most = time),

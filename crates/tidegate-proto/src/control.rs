@@ -41,7 +41,7 @@ use negotiate::Unshared;
 use reachable::Reachable;
 
 /// The version of the protocol that this crate speaks.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Raises that may leave in a burst, as many as there can be pools; then one a second. Twice as
 /// many may arrive, for those that were on their way.

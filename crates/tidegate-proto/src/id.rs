@@ -10,7 +10,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::wire::{Address, BlockId, Digest, ItemId, NetworkId, PeerId, Salt, Signature};
+pub use crate::wire::{
+    Address, BlockId, Digest, ItemId, NetworkId, PeerId, Salt, SealingKey, Signature,
+};
 use crate::wire::{BlockHeader, ItemBody};
 
 /// A libp2p peer id of Ed25519 is these bytes and the key: an identity multihash of its protobuf.
@@ -25,9 +27,13 @@ pub struct ConnectionId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DialId(pub u64);
 
-/// One signal of a transport of this node.
+/// One offer of another node, as this node counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct SignalId(pub u64);
+pub struct OfferId(pub u64);
+
+/// Something that this node has others carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SignalId(pub(crate) u64);
 
 /// One question to the application about an item, a header or a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -106,8 +112,19 @@ impl NetworkId {
     }
 }
 
-hex_text!(Address, BlockHeader, BlockId, Digest, ItemBody, ItemId, NetworkId, Salt, Signature);
-hex_debug!(BlockHeader, BlockId, Digest, ItemBody, ItemId, NetworkId, Salt, Signature);
+hex_text!(
+    Address,
+    BlockHeader,
+    BlockId,
+    Digest,
+    ItemBody,
+    ItemId,
+    NetworkId,
+    Salt,
+    SealingKey,
+    Signature
+);
+hex_debug!(BlockHeader, BlockId, Digest, ItemBody, ItemId, NetworkId, Salt, SealingKey, Signature);
 
 #[cfg(test)]
 mod tests {

@@ -16,16 +16,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::channel::Kind;
 use crate::id::{
-    AccountId, Address, BlockId, ConnectionId, DialId, ItemId, ItemKey, PeerId, PoolIndex,
-    SignalId, Signature, Ticket,
+    AccountId, Address, BlockId, ConnectionId, DialId, ItemId, ItemKey, OfferId, PeerId, PoolIndex,
+    SealingKey, Signature, Ticket,
 };
 use crate::rules::Account;
 use crate::violation::Violation;
-use crate::wire::{Binding, Frame, Goodbye, Grant, Refusal};
+use crate::wire::{Binding, Description, Frame, Goodbye, Grant, Refusal};
 
 mod failed;
 
-pub use failed::{DialError, SignalError};
+pub use failed::DialError;
+pub(crate) use failed::SignalError;
 
 /// What happened on the network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,20 +69,28 @@ pub enum Input {
         /// Which.
         connection: ConnectionId,
     },
-    /// A transport wants to send something to a node that it has no connection to yet, such as an
-    /// offer or an answer, for the transport of the same kind there. [`Output::Signaled`] tells the
-    /// result.
-    Signal {
-        /// Its number, never used before.
-        id: SignalId,
-        /// The peer that is to carry it: the receiver itself, or a peer of both.
-        via: PeerId,
-        /// The receiver.
-        to: PeerId,
-        /// At most [`MAX_SIGNAL`](crate::wire::MAX_SIGNAL) bytes. The relay can read and change
-        /// them: the payload must protect itself.
-        payload: Bytes,
+    /// A transport tells what the other end of an exchange must know: the offer of a dial, or the
+    /// answer to an offer of [`Output::Describe`].
+    Described {
+        /// Which exchange.
+        exchange: Exchange,
+        /// How this node can be reached.
+        description: Description,
     },
+    /// A transport has no place for an offer, or can do nothing with it.
+    Declined {
+        /// Which offer.
+        offer: OfferId,
+    },
+}
+
+/// An offer and its answer, by which two nodes get to know how they can reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Exchange {
+    /// This node dials: it makes the offer.
+    Dialed(DialId),
+    /// Another node dials.
+    Offered(OfferId),
 }
 
 /// A new connection.
@@ -219,6 +228,20 @@ pub enum Command {
         request: u64,
         /// The signature.
         signature: Signature,
+    },
+    /// The answer to [`Output::Seal`].
+    Sealed {
+        /// Its number.
+        request: u64,
+        /// What is sealed; `None` if the receiver's key is none.
+        sealed: Option<Bytes>,
+    },
+    /// The answer to [`Output::Unseal`].
+    Unsealed {
+        /// Its number.
+        request: u64,
+        /// What was sealed; `None` if it was not sealed to this node, or was changed.
+        statement: Option<Bytes>,
     },
     /// The answer to [`Output::Verify`].
     Verdict {
@@ -445,21 +468,39 @@ pub enum Output {
         /// What to store.
         write: Write,
     },
-    /// A signal for a transport of this node: see [`Input::Signal`].
-    Signal {
-        /// The peer that carried it, and that can carry an answer.
-        via: PeerId,
-        /// The sender, as the relay claims.
-        from: PeerId,
-        /// What was said.
-        payload: Bytes,
+    /// Sign a statement with the node's key, append the signature as in
+    /// [`SignedStatement`](crate::wire::SignedStatement), seal both to a key (specification section
+    /// 18.2), and answer with [`Command::Sealed`].
+    Seal {
+        /// The number for the answer.
+        request: u64,
+        /// Whose eyes it is for.
+        receiver: SealingKey,
+        /// The encoding of a [`Statement`](crate::wire::Statement).
+        statement: Bytes,
     },
-    /// The result of a signal: the receiver's node has it, or why not.
-    Signaled {
-        /// Its number.
-        id: SignalId,
-        /// The result.
-        result: Result<(), SignalError>,
+    /// Open what was sealed to the node's key, [`Config::sealing`](crate::Config::sealing), and
+    /// answer with [`Command::Unsealed`].
+    Unseal {
+        /// The number for the answer.
+        request: u64,
+        /// The peer that carried it.
+        via: PeerId,
+        /// The sender, as that peer claims.
+        from: PeerId,
+        /// What was sealed.
+        sealed: Bytes,
+    },
+    /// Give the transport of an exchange the description of the other end, whose identity is
+    /// proven: an offer, which is answered with [`Input::Described`] or [`Input::Declined`], or the
+    /// answer to that of a dial.
+    Describe {
+        /// Which exchange.
+        exchange: Exchange,
+        /// Who made it.
+        peer: PeerId,
+        /// How it can be reached.
+        description: Description,
     },
     /// The fate of a published item or block.
     Published {

@@ -56,6 +56,7 @@ mod link;
 mod marker;
 pub mod merkle;
 mod node;
+mod offer;
 mod peers;
 mod permit;
 mod pool;

@@ -18,6 +18,7 @@ use crate::io::{
     Path, TipChange, Verdict,
 };
 use crate::link::{Instance, Link, Links};
+use crate::offer::{self, Offers};
 use crate::peers::book::{Book, PeerBook};
 use crate::peers::dial_back;
 use crate::peers::dialer::{self, Dialer};
@@ -28,7 +29,7 @@ use crate::pool::{self, Pool};
 use crate::rng::Rng;
 use crate::rpc::{self, Rpc};
 use crate::rules::{HeaderFacts, Rules};
-use crate::signal::{self, Signals};
+use crate::signal::Signals;
 use crate::stats::{Count, Stats};
 use crate::store::{self, Store};
 use crate::tickets::Tickets;
@@ -89,7 +90,13 @@ impl Node {
             pools,
             tickets: Tickets::new(config.workers),
             dialer,
-            book: Book::new(config.peer, &book, book_buckets(&config), &rng),
+            book: Book::new(
+                config.peer,
+                &book,
+                book_buckets(&config),
+                config.sealing.is_some(),
+                &rng,
+            ),
             exchange: Exchange::new(&rng),
             config,
             rules,
@@ -101,6 +108,7 @@ impl Node {
             sync: Sync::default(),
             rpc: Rpc::default(),
             signals: Signals::default(),
+            offers: Offers::new(&rng),
             store: Store::new(tip),
             timers: Timers::default(),
             outputs: VecDeque::new(),
@@ -127,9 +135,10 @@ impl Node {
             }
             Input::Writable { connection, channel } => self.cx.links.writable(connection, channel),
             Input::Closed { connection } => self.on_closed(connection),
-            Input::Signal { id, via, to, payload } => {
-                signal::ask(&mut self.cx, id, (via, to), payload);
+            Input::Described { exchange, description } => {
+                offer::described(&mut self.cx, exchange, description);
             }
+            Input::Declined { offer } => offer::declined(&mut self.cx, offer),
         }
         self.settle();
     }
@@ -157,6 +166,10 @@ impl Node {
                 record::listening(cx, listeners, interfaces, external);
             }
             Command::Signature { request, signature } => record::signed(cx, request, signature),
+            Command::Sealed { request, sealed } => offer::sealed(cx, request, sealed),
+            Command::Unsealed { request, statement } => {
+                offer::unsealed(cx, request, statement.as_ref());
+            }
             Command::Verdict { ticket, verdict } => self.on_verdict(ticket, verdict),
             Command::Publish { request, pool, body, admission } => {
                 let (fate, id) = pool::publish(cx, pool, body.clone(), admission);
@@ -215,6 +228,7 @@ impl Node {
                         self.on_dial_failed(dial, DialError::TimedOut);
                     }
                 }
+                Timer::Offers => offer::expire(&mut self.cx),
                 Timer::Addresses => record::expire(&mut self.cx),
                 Timer::Rested => {
                     self.cx.links.rested(self.cx.now);
@@ -280,6 +294,7 @@ impl Node {
     fn on_dial_failed(&mut self, dial: DialId, error: DialError) {
         let cx = &mut self.cx;
         cx.peers.settled(dial);
+        cx.offers.over(dial);
         if dial_back::dialed(cx, dial, false) {
             return;
         }
@@ -294,6 +309,7 @@ impl Node {
         let link = Link::new(peer, direction, address, path, self.cx.now);
         if let Direction::Outbound(dial) = direction {
             self.cx.peers.settled(dial);
+            self.cx.offers.over(dial);
         }
         let dial = match direction {
             Direction::Inbound => None,
@@ -380,6 +396,9 @@ impl Node {
 
     /// Ends a step: ends the connections that were marked during it.
     fn settle(&mut self) {
+        while let Some((dial, error)) = self.cx.offers.next_failed() {
+            self.on_dial_failed(dial, error);
+        }
         while let Some((connection, ending)) = self.cx.links.next_ending() {
             control::end(&mut self.cx, connection, ending);
             self.set_deadline(connection, 0);
@@ -456,6 +475,7 @@ impl Node {
             self.cx.dialer.deadline(&self.cx.config).filter(|_| !self.cx.peers.shutting_down);
         self.cx.timers.set(Timer::Dialer, dial);
         self.cx.timers.set(Timer::Dials, self.cx.peers.dial_deadline());
+        self.cx.timers.set(Timer::Offers, self.cx.offers.deadline());
         let addresses = record::deadline(&self.cx);
         self.cx.timers.set(Timer::Addresses, addresses);
     }
@@ -719,8 +739,20 @@ pub struct PoolStatus {
 
 #[cfg(test)]
 impl Node {
-    /// Signals that are kept for others, and answers to own ones that are awaited.
+    /// Signals that are kept for others, answers to own ones that are awaited, and exchanges.
     pub(crate) fn signals_open(&self) -> usize {
-        self.cx.signals.open()
+        self.cx.signals.open() + self.cx.offers.open()
+    }
+
+    /// Has something carried that is no statement.
+    pub(crate) fn carry(&mut self, now: Time, id: u64, (via, to): (PeerId, PeerId), raw: Bytes) {
+        self.advance(now);
+        crate::signal::ask(&mut self.cx, crate::id::SignalId(id), (via, to), raw);
+        self.settle();
+    }
+
+    /// What has become of such.
+    pub(crate) fn carried(&mut self) -> Vec<(u64, Result<(), crate::io::SignalError>)> {
+        self.cx.signals.told.drain(..).map(|(id, result)| (id.0, result)).collect()
     }
 }

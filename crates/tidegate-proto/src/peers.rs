@@ -13,8 +13,9 @@ use crate::channel::Context;
 use crate::config::Config;
 use crate::control;
 use crate::id::{Address, ConnectionId, DialId, PeerId};
-use crate::io::{Direction, Output};
+use crate::io::{Direction, Output, Path};
 use crate::link::{self, Link};
+use crate::offer;
 use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::Refusal;
@@ -221,41 +222,75 @@ pub(crate) fn left_work(cx: &Context, address: &Address) -> Option<Time> {
 pub(crate) fn admit(cx: &Context, connection: ConnectionId) -> Result<(), Refusal> {
     let Some(link) = cx.links.get(connection) else { return Ok(()) };
     let peer = link.peer;
-    // R5.2.2
-    if peer == cx.config.peer {
-        return Err(Refusal::SelfDial);
-    }
-    if cx.peers.shutting_down {
-        return Err(Refusal::ShuttingDown);
-    }
-    if let Some(until) = cx.peers.banned(&peer, cx.now) {
-        // R5.2.3
-        let remaining = until.since(cx.now).as_secs().max(1);
-        return Err(Refusal::Banned(u32::try_from(remaining).unwrap_or(u32::MAX)));
-    }
-    if !cx.peers.may_meet(&cx.config, &peer, cx.now) {
-        return Err(Refusal::NotAllowed);
-    }
+    may_admit(cx, &peer)?;
     if link.direction.is_inbound() {
         // R5.3.7
         if has_left_work(cx, &link.address) {
             return Err(busy());
         }
-        if let Some(until) = cx.dialer.sent_away(&peer, cx.now) {
-            let wait = until.since(cx.now).as_millis().max(1);
-            return Err(Refusal::Busy(u32::try_from(wait).unwrap_or(u32::MAX)));
+        if let Some(busy) = sent_away(cx, &peer) {
+            return Err(busy);
         }
         // A connection that this one replaces does not count.
         let stays = |other: &Link| other.peer != peer || other.path >= link.path;
-        let inbound = cx.links.iter().filter(|(id, other)| {
-            let counts = *id != connection && other.direction.is_inbound() && stays(other);
-            counts && control::is_admitted(cx, *id)
-        });
-        if inbound.count() >= cx.config.limits.max_inbound as usize {
+        if is_full(cx, |id, other| id != connection && stays(other)) {
             return Err(Refusal::Full(Vec::new()));
         }
     }
     Ok(())
+}
+
+/// Whether there is no place for another inbound connection beside those that count.
+fn is_full(cx: &Context, counts: impl Fn(ConnectionId, &Link) -> bool) -> bool {
+    let inbound = cx.links.iter().filter(|(id, other)| {
+        other.direction.is_inbound() && counts(*id, other) && control::is_admitted(cx, *id)
+    });
+    inbound.count() >= cx.config.limits.max_inbound as usize
+}
+
+/// Why an offer of a peer is refused, if it is: for the same reasons as a connection would be.
+pub(crate) fn admit_offer(cx: &Context, peer: &PeerId) -> Result<(), Refusal> {
+    may_admit(cx, peer)?;
+    // A connection that a new one would not replace.
+    let is_there = |(id, link): (ConnectionId, &Link)| {
+        link.peer == *peer && link.path >= Path::Adapted && !control::is_over(cx, id)
+    };
+    if cx.links.iter().any(is_there) {
+        return Err(Refusal::Duplicate);
+    }
+    if let Some(busy) = sent_away(cx, peer) {
+        return Err(busy);
+    }
+    if is_full(cx, |_, other| other.peer != *peer) {
+        return Err(Refusal::Full(Vec::new()));
+    }
+    Ok(())
+}
+
+/// Why this node refuses a peer whatever the connection.
+fn may_admit(cx: &Context, peer: &PeerId) -> Result<(), Refusal> {
+    // R5.2.2
+    if *peer == cx.config.peer {
+        return Err(Refusal::SelfDial);
+    }
+    if cx.peers.shutting_down {
+        return Err(Refusal::ShuttingDown);
+    }
+    if let Some(until) = cx.peers.banned(peer, cx.now) {
+        // R5.2.3
+        let remaining = until.since(cx.now).as_secs().max(1);
+        return Err(Refusal::Banned(u32::try_from(remaining).unwrap_or(u32::MAX)));
+    }
+    if !cx.peers.may_meet(&cx.config, peer, cx.now) {
+        return Err(Refusal::NotAllowed);
+    }
+    Ok(())
+}
+
+fn sent_away(cx: &Context, peer: &PeerId) -> Option<Refusal> {
+    let until = cx.dialer.sent_away(peer, cx.now)?;
+    let wait = until.since(cx.now).as_millis().max(1);
+    Some(Refusal::Busy(u32::try_from(wait).unwrap_or(u32::MAX)))
 }
 
 /// Starts a dial that counts as an outbound connection.
@@ -267,10 +302,17 @@ pub(crate) fn dial(cx: &mut Context, address: Address, peer: Option<PeerId>) -> 
 
 fn begin_dial(cx: &mut Context, address: Address, peer: Option<PeerId>, fresh: bool) -> DialId {
     let limits = &cx.config.limits;
-    let patience =
-        if address::is_slow(&address) { limits.dial_timeout_slow } else { limits.dial_timeout };
+    let by_offer = address.is_by_offer();
+    let patience = match () {
+        () if by_offer => limits.dial_timeout_ice,
+        () if address::is_slow(&address) => limits.dial_timeout_slow,
+        () => limits.dial_timeout,
+    };
     let dial = cx.peers.dial_id(cx.now + patience);
     cx.outputs.push_back(Output::Dial { dial, address, peer, patience, fresh });
+    if by_offer {
+        offer::begin(cx, dial, peer);
+    }
     dial
 }
 

@@ -22,6 +22,7 @@ impl fmt::Display for Refusal {
             Self::ShuttingDown => f.write_str("shutting down"),
             Self::BadSignature => f.write_str("what is said of the peer is not signed by it"),
             Self::Busy(ms) => write!(f, "busy: free again in {ms} ms"),
+            Self::WrongTarget => f.write_str("the offer is for another node"),
         }
     }
 }
@@ -67,6 +68,7 @@ impl Refusal {
             Self::ShuttingDown => RefusalKind::ShuttingDown,
             Self::BadSignature => RefusalKind::BadSignature,
             Self::Busy(_) => RefusalKind::Busy,
+            Self::WrongTarget => RefusalKind::WrongTarget,
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::rules::Rules;
 use crate::{Node, Time};
 
 /// The first bytes of a recording: a name and a version.
-const MAGIC: &[u8; 8] = b"tidegat4";
+const MAGIC: &[u8; 8] = b"tidegat5";
 /// The largest record in bytes: a block in a command is the largest.
 const MAX_RECORD: u32 = 64 << 20;
 

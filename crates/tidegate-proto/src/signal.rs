@@ -1,7 +1,9 @@
-//! The channel of signals: what transports have to say to each other before they have a connection, by way of
+//! The channel of signals: what nodes have to say to each other before they have a connection, by way of
 //! a peer of both (specification section 18).
 //!
 //! ```text
+//! A → R   Ask         who of your peers takes offers?
+//! R → A   Choice      these
 //! A → R   Carry       for B; one permit of R
 //! R → B   Deliver     from A; one permit of B
 //! B → R   Delivered   B's permit is back
@@ -9,7 +11,7 @@
 //! ```
 //!
 //! A relay keeps what it carries until B answers or [`Limits::signal_patience`](crate::Limits::signal_patience) is
-//! over, and never more than it has given permits for. What a payload says is the transports' own business:
+//! over, and never more than it has given permits for. What a payload says is [`crate::offer`]'s business:
 //! nothing in here proves who made it, only who gave it to the relay, and that in the relay's words.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -20,23 +22,29 @@ use crate::channel::{Channel as ChannelTrait, Context, Kind};
 use crate::config::Config;
 use crate::control;
 use crate::id::{ConnectionId, Digest, PeerId, SignalId};
-use crate::io::Output;
 use crate::link::{Instance, Link};
+use crate::offer;
 use crate::permit::Terms;
 use crate::rules::Rules;
 use crate::time::{Pace, Time};
 use crate::violation::Violation;
 use crate::wire::{
-    Carry, Delivery, Grant, MAX_SIGNAL, Offer, OfferedVersion, Settled, SignalFate, SignalMessage,
+    Carry, Delivery, Grant, Offer, OfferedVersion, Settled, SignalFate, SignalMessage,
 };
 
+mod choice;
 mod numbered;
 mod own;
 mod turns;
 
+use choice::Choice;
+pub(crate) use choice::{BYTES as CHOICE, WANTED};
+pub(crate) use choice::{want, want_some};
 use numbered::Numbered;
+#[cfg(test)]
+pub(crate) use own::OUT;
 use own::Own;
-pub(crate) use own::{OUT, WAITING, ask};
+pub(crate) use own::{OWN, ask};
 use turns::Turns;
 
 /// Permits that go back at once; after them one each [`Limits::signal_interval`](crate::Limits::signal_interval). An
@@ -55,12 +63,23 @@ pub(crate) struct Signals {
     waiting: BTreeMap<PeerId, Turns<ConnectionId, u32>>,
     /// What this node wants to have carried, by relay.
     own: BTreeMap<PeerId, own::Queue>,
-    /// When its transports are told that it took too long.
+    /// When it is given up, since it took too long.
     deadlines: BTreeSet<(Time, SignalId)>,
+    #[cfg(test)]
+    pub(crate) told: Vec<(SignalId, Result<(), crate::io::SignalError>)>,
 }
 
 /// A signal of a peer: the connection it came on, and its number there.
 type Of = (ConnectionId, u32);
+
+/// Where the answer to a signal for this node goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place {
+    /// It was for this node in the first place.
+    Carried(Of),
+    /// A peer delivered it, on this connection and with this number.
+    Delivered(Of),
+}
 
 /// What a peer asks of this node, and this node of the peer.
 #[derive(Debug)]
@@ -74,12 +93,14 @@ struct SignalLink {
     answers: Pace,
     /// What was delivered to the peer, unless its asker is gone or was answered.
     deliveries: Numbered<Option<Of>>,
-    /// What the peer delivered, in the order in which its permits go back, and what became of it.
-    taken: VecDeque<(u32, SignalFate)>,
+    /// What the peer delivered, in the order in which its permits go back, and what became of it, if it has been
+    /// opened.
+    taken: VecDeque<(u32, Option<SignalFate>)>,
     next_delivery: u32,
     takes: Pace,
-    /// What this node has asked the peer to carry, unless its transport was told that it took too long.
+    /// What this node has asked the peer to carry, unless it was given up.
     asked: Numbered<Option<Own>>,
+    choice: Choice,
 }
 
 /// A signal of a peer on its way through this node.
@@ -99,6 +120,8 @@ enum Stage {
     Waits,
     /// For the receiver's answer, to what has this number on this connection.
     Delivered(Of),
+    /// For this node itself to open it.
+    Opened,
     /// For its turn to be answered.
     Settled(SignalFate),
 }
@@ -116,6 +139,7 @@ impl SignalLink {
             next_delivery: 0,
             takes: Pace::default(),
             asked: Numbered::default(),
+            choice: Choice::default(),
         }
     }
 }
@@ -183,21 +207,21 @@ pub(crate) struct Channel;
 impl ChannelTrait for Channel {
     const NAME: &'static str = "signal";
     const FIXED: Option<u32> = None;
-    const MAX_FRAME: usize = MAX_SIGNAL + 40;
+    const MAX_FRAME: usize = choice::BYTES + 64;
     type Message = SignalMessage;
 
     fn offers(config: &Config, _: &dyn Rules) -> Vec<Offer> {
         let limits = &config.limits;
-        let taken = if config.takes_signals { limits.signals_taken } else { 0 };
+        let taken = if config.sealing.is_some() { limits.signals_taken } else { 0 };
         if limits.signals_carried == 0 && taken == 0 {
             return Vec::new();
         }
         // R18.11
-        let rules = Digest(blake3::derive_key("tidegate 1 signal rules", b""));
+        let rules = Digest(blake3::derive_key("tidegate 2 signal rules", b""));
         vec![Offer {
             kind: Kind::Signal.number(),
             name: String::new(),
-            versions: vec![OfferedVersion { number: 1, rules }],
+            versions: vec![OfferedVersion { number: 2, rules }],
             grant: Grant {
                 announcements: 0,
                 bodies: taken,
@@ -226,7 +250,8 @@ impl ChannelTrait for Channel {
     }
 
     fn was_asked(message: &SignalMessage) -> bool {
-        matches!(message, SignalMessage::Carried(_) | SignalMessage::Delivered(_))
+        use SignalMessage::{Carried, Choice, Delivered};
+        matches!(message, Carried(_) | Delivered(_) | Choice(_))
     }
 
     fn on_message(cx: &mut Context, at: Instance, message: SignalMessage) -> Result<(), Violation> {
@@ -235,6 +260,8 @@ impl ChannelTrait for Channel {
             SignalMessage::Carried(settled) => own::on_carried(cx, at, &settled),
             SignalMessage::Deliver(delivery) => on_deliver(cx, at, delivery),
             SignalMessage::Delivered(settled) => on_delivered(cx, at, &settled),
+            SignalMessage::Ask(asked) => choice::on_ask(cx, at, asked.peer),
+            SignalMessage::Choice(records) => choice::on_choice(cx, at, &records),
         }
     }
 
@@ -243,6 +270,7 @@ impl ChannelTrait for Channel {
         poll_answer(cx, at)
             .or_else(|| poll_delivery(cx, at).map(SignalMessage::Deliver))
             .or_else(|| own::poll(cx, at).map(SignalMessage::Carry))
+            .or_else(|| choice::poll(cx, at))
     }
 
     fn deadline(cx: &Context, at: Instance) -> Option<Time> {
@@ -250,20 +278,28 @@ impl ChannelTrait for Channel {
         let interval = cx.config.limits.signal_interval;
         let carries = link.carries.values().map(|carrying| match carrying.stage {
             Stage::Settled(_) => link.answers.next(BURST, interval),
-            Stage::Waits | Stage::Delivered(_) => carrying.until,
+            Stage::Waits | Stage::Delivered(_) | Stage::Opened => carrying.until,
         });
-        let taken = link.taken.front().map(|_| link.takes.next(BURST, interval));
-        carries.chain(taken).min()
+        let is_opened = link.taken.iter().any(|(_, fate)| fate.is_some());
+        let taken = is_opened.then(|| link.takes.next(BURST, interval));
+        carries.chain(taken).chain(link.choice.due(interval)).min()
     }
 
     fn awaited_since(cx: &Context, at: Instance) -> Option<Time> {
         let link = cx.signals.links.get(&at.link)?;
-        link.deliveries.since().into_iter().chain(link.asked.since()).min()
+        link.deliveries
+            .since()
+            .into_iter()
+            .chain(link.asked.since())
+            .chain(link.choice.since())
+            .min()
     }
 
     fn is_owed(cx: &Context, at: Instance) -> bool {
         let link = cx.signals.links.get(&at.link);
-        link.is_some_and(|link| !link.carries.is_empty() || !link.taken.is_empty())
+        link.is_some_and(|link| {
+            !link.carries.is_empty() || !link.taken.is_empty() || link.choice.is_owed()
+        })
     }
 
     fn due(cx: &Context, _: usize) -> Option<Time> {
@@ -299,12 +335,8 @@ fn receive(cx: &mut Context, of: Of, to: PeerId, payload: &Bytes) -> Stage {
     let Some(from) = peer_of(cx, of.0) else { return Stage::Settled(SignalFate::NotConnected) };
     if to == cx.config.peer {
         // R18.7
-        if !cx.config.takes_signals {
-            return Stage::Settled(SignalFate::Unwanted);
-        }
-        let payload = payload.clone();
-        cx.outputs.push_back(Output::Signal { via: from, from, payload });
-        return Stage::Settled(SignalFate::Taken);
+        let fate = offer::heard(cx, Place::Carried(of), [from, from], payload);
+        return fate.map_or(Stage::Opened, Stage::Settled);
     }
     match way_to(cx, &to) {
         _ if to == from => return Stage::Settled(SignalFate::NotConnected),
@@ -336,17 +368,38 @@ fn on_deliver(cx: &mut Context, at: Instance, delivery: Delivery) -> Result<(), 
         return Err(Violation::BodyPermit);
     }
     let Delivery { from, payload } = delivery;
-    // Whom this node would refuse is refused here, before its transports begin anything; and so is the name of this
-    // node itself, which no relay gives to what another says.
-    let may = from != cx.config.peer && cx.peers.may_meet(&cx.config, &from, cx.now);
-    let fate = if may { SignalFate::Taken } else { SignalFate::Unwanted };
-    link.taken.push_back((link.next_delivery, fate));
-    link.next_delivery = link.next_delivery.wrapping_add(1);
-    if may {
-        cx.outputs.push_back(Output::Signal { via, from, payload });
+    let number = link.next_delivery;
+    link.next_delivery = number.wrapping_add(1);
+    let fate = offer::heard(cx, Place::Delivered((at.link, number)), [via, from], &payload);
+    if let Some(link) = cx.signals.links.get_mut(&at.link) {
+        link.taken.push_back((number, fate));
     }
     cx.links.wake(at.link, at.slot);
     Ok(())
+}
+
+/// A signal for this node was opened.
+pub(crate) fn heard_out(cx: &mut Context, place: Place, fate: SignalFate) {
+    match place {
+        Place::Carried(of) => settle(cx, of, fate),
+        Place::Delivered((link, number)) => {
+            let Some(link) = cx.signals.links.get_mut(&link) else { return };
+            let taken = link.taken.iter_mut().find(|(taken, _)| *taken == number);
+            if let Some((_, waits)) = taken {
+                *waits = Some(fate);
+                cx.links.wake(link.at.link, link.at.slot);
+            }
+        }
+    }
+}
+
+/// Connected peers that carry signals.
+pub(crate) fn carriers(cx: &mut Context) -> Vec<PeerId> {
+    cx.stats.worked(cx.signals.links.len() as u64);
+    let carry = cx.signals.links.iter().filter(|(id, side)| {
+        side.terms.theirs.requests > 0 && cx.links.get(**id).is_some_and(|link| link.up)
+    });
+    carry.filter_map(|(id, _)| peer_of(cx, *id)).collect()
 }
 
 /// The peer has what was carried to it.
@@ -387,7 +440,7 @@ fn abandon(cx: &mut Context, of: Of, to: &PeerId, stage: Stage) {
                 *waits = None;
             }
         }
-        Stage::Settled(_) => {}
+        Stage::Opened | Stage::Settled(_) => {}
     }
 }
 
@@ -430,10 +483,13 @@ fn poll_answer(cx: &mut Context, at: Instance) -> Option<SignalMessage> {
         link.carries.remove(&settled.number);
         return Some(SignalMessage::Carried(settled));
     }
+    let opened = link.taken.iter().enumerate();
+    let opened = opened.filter_map(|(at, (number, fate))| Some((at, *number, (*fate)?))).next();
     if link.takes.next(BURST, interval) <= now
-        && let Some((number, fate)) = link.taken.pop_front()
+        && let Some((at, number, fate)) = opened
     {
         link.takes.take(interval, now);
+        link.taken.remove(at);
         return Some(SignalMessage::Delivered(Settled { number, fate }));
     }
     None

@@ -19,6 +19,8 @@ pub(crate) enum Timer {
     Dialer,
     /// The timeout of a dial.
     Dials,
+    /// An offer gets no answer.
+    Offers,
     /// An address of this node expires, or a peer should be asked about one.
     Addresses,
     /// The rest of a link is over.
@@ -31,7 +33,7 @@ impl Timer {
             Self::Channel { .. } => "channel",
             Self::Kind(kind, _) => kind.name(),
             Self::Ticket(_) => "verdict",
-            Self::Dialer | Self::Dials => "dial",
+            Self::Dialer | Self::Dials | Self::Offers => "dial",
             Self::Addresses => "address",
             Self::Rested => "work",
         }

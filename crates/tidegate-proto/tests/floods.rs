@@ -328,6 +328,7 @@ const FLOODS: &[(&str, Flood)] = &[
             peer: PeerId(*blake3::hash(&(number * 8 + n).to_be_bytes()).as_bytes()),
             sequence: number,
             addresses: (0..16).map(|_| Address(vec![4; 200].into())).collect(),
+            sealing: None,
             signature: Signature([0; 64]),
         };
         let records = (0..7).map(record).collect();

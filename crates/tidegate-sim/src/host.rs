@@ -10,7 +10,7 @@ use tidegate_ledger::{
 };
 use tidegate_proto::config::StaticPeer;
 use tidegate_proto::id::{
-    AccountId, BlockId, ItemId, NetworkId, PeerId, PoolIndex, Signature, Ticket,
+    AccountId, BlockId, ItemId, NetworkId, PeerId, PoolIndex, SealingKey, Signature, Ticket,
 };
 use tidegate_proto::io::{Admission, Block, Command, Input, Lane, Output, Subject, Verdict};
 use tidegate_proto::{Config, EventQueue, Node, Time};
@@ -103,7 +103,7 @@ fn config(index: usize, ledger: &Ledger, network: NetworkId, scenario: &Scenario
     config.outbound = 0;
     config.workers = scenario.workers;
     config.store = scenario.store;
-    config.takes_signals = scenario.load.signals > 0;
+    config.sealing = (scenario.load.offers > 0).then_some(SealingKey(peer.0));
     if scenario.small {
         small(&mut config);
     }

@@ -241,6 +241,8 @@ struct Signals {
     /// Of the peer and of this node: signals to be carried, and carried ones.
     out: [[BTreeSet<u32>; 2]; 2],
     next: [[u32; 2]; 2],
+    /// Whether a question for a choice is out, of the peer and of this node.
+    asks: [bool; 2],
 }
 
 impl Signals {
@@ -251,7 +253,7 @@ impl Signals {
     }
 
     fn arrived(&mut self, frame: &Frame, config: &Config) -> Option<&'static str> {
-        let taken = if config.takes_signals { config.limits.signals_taken } else { 0 };
+        let taken = if config.sealing.is_some() { config.limits.signals_taken } else { 0 };
         let right = match frame.decode() {
             Ok(SignalMessage::Carry(_)) => {
                 self.number(0, false);
@@ -263,6 +265,8 @@ impl Signals {
             }
             Ok(SignalMessage::Carried(settled)) => self.out[1][0].remove(&settled.number),
             Ok(SignalMessage::Delivered(settled)) => self.out[1][1].remove(&settled.number),
+            Ok(SignalMessage::Ask(_)) => !std::mem::replace(&mut self.asks[0], true),
+            Ok(SignalMessage::Choice(_)) => std::mem::take(&mut self.asks[1]),
             Err(_) => return Some("no message"),
         };
         (!right).then_some("a signal without a permit, or an answer without a signal")
@@ -274,6 +278,8 @@ impl Signals {
             Ok(SignalMessage::Deliver(_)) => self.number(1, true),
             Ok(SignalMessage::Carried(settled)) => drop(self.out[0][0].remove(&settled.number)),
             Ok(SignalMessage::Delivered(settled)) => drop(self.out[0][1].remove(&settled.number)),
+            Ok(SignalMessage::Ask(_)) => self.asks[1] = true,
+            Ok(SignalMessage::Choice(_)) => self.asks[0] = false,
             Err(_) => {}
         }
     }

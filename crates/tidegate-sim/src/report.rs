@@ -16,7 +16,7 @@ pub(crate) struct Measured {
     pub(crate) wall: Duration,
     pub(crate) events: u64,
     pub(crate) frames: u64,
-    pub(crate) signals: u64,
+    pub(crate) offers: u64,
     pub(crate) frame_bytes: u64,
     pub(crate) useful_bytes: u64,
     items: Vec<Arrival>,
@@ -106,7 +106,7 @@ pub struct Report {
     /// Frames sent by nodes.
     pub frames: u64,
     /// Signals that have reached their receivers.
-    pub signals: u64,
+    pub offers: u64,
     /// Bytes of those frames.
     pub frame_bytes: u64,
     /// Bytes of items, counted for each node that got them from another.
@@ -151,7 +151,7 @@ impl Report {
             wall: measured.wall,
             events: measured.events,
             frames: measured.frames,
-            signals: measured.signals,
+            offers: measured.offers,
             frame_bytes: measured.frame_bytes,
             useful_bytes: measured.useful_bytes,
             worst_case_core_bytes: hosts[0].node.config().worst_case_core_bytes(),
@@ -186,7 +186,7 @@ impl fmt::Display for Report {
         writeln!(f, "wall time         {seconds:.1} s ({speed:.1} virtual seconds a second)")?;
         let rate = self.frames as f64 / seconds;
         writeln!(f, "frames            {} ({rate:.0} a second)", self.frames)?;
-        writeln!(f, "signals           {}", self.signals)?;
+        writeln!(f, "offers           {}", self.offers)?;
         writeln!(f, "tip               height {}", self.height)?;
         for (name, items) in &self.items {
             writeln!(f, "pool {name:<12} {items} items")?;

@@ -76,7 +76,7 @@ pub struct Load {
     /// Transfers a second once the producers have stopped: the pools must not be empty then.
     pub last_transfers: u64,
     /// Signals a second, all nodes together.
-    pub signals: u64,
+    pub offers: u64,
     /// Accounts of each node.
     pub accounts: usize,
 }
@@ -162,7 +162,7 @@ impl Default for Links {
 
 impl Default for Load {
     fn default() -> Self {
-        Self { transfers: 20, last_transfers: 200, signals: 10, accounts: 10 }
+        Self { transfers: 20, last_transfers: 200, offers: 10, accounts: 10 }
     }
 }
 

@@ -10,14 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidegate_ledger::{Ledger, LedgerRules};
 use tidegate_proto::Time;
-use tidegate_proto::id::{
-    Address, BlockId, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Ticket,
-};
-use tidegate_proto::io::{Command, Connected, DialError, Direction, Event, Input, Output, Subject};
+use tidegate_proto::id::{BlockId, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Ticket};
+use tidegate_proto::io::{Command, Connected, Event, Input, Output, Subject};
 use tidegate_proto::recording::TraceHash;
 use tidegate_proto::rules::Rules as _;
 use tidegate_proto::stats::Count;
-use tidegate_proto::wire::{Binding, Frame};
+use tidegate_proto::wire::Frame;
 
 use crate::checkers::{self, Broken};
 use crate::entropy::Entropy;
@@ -27,16 +25,17 @@ use crate::host::{Good, Host, Setup};
 use crate::hostile::Hostile;
 use crate::network::{Network, Release};
 use crate::permits::Permits;
-use crate::places::{address, listener, node_at};
+use crate::places::{address, node_at};
 use crate::report::{Arrival, Measured, Report};
 use crate::scenario::Scenario;
 
 mod attack;
 mod churn;
+mod connecting;
+mod offers;
 mod paths;
-mod signals;
 
-use signals::Signals;
+use offers::Offers;
 
 /// The interval of the checks.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
@@ -74,7 +73,7 @@ pub struct World {
     paths: Option<Entropy>,
     /// Nodes that read nothing until then.
     deaf: BTreeMap<usize, Time>,
-    signals: Signals,
+    offers: Offers,
     hostile: BTreeMap<usize, Hostile>,
     /// Only counted in worlds with a hostile node.
     permits: Permits,
@@ -100,7 +99,7 @@ enum Happening {
     Slot(u64),
     Prove(usize, tidegate_ledger::JobId),
     Load,
-    Signal,
+    Offer,
     Dial(usize),
     Fault(Fault),
     Attack(usize),
@@ -138,7 +137,7 @@ impl World {
         let links = if scenario.discovery { scenario.nodes * scenario.dials } else { pairs.len() };
         let plan = entropy.part("faults", |entropy| Plan::draw(&scenario, links, entropy));
         let pair_index = pairs.iter().enumerate().map(|(n, pair)| (pair.ends, n)).collect();
-        let signals = Signals::new(entropy.clone().rest("signals"));
+        let offers = Offers::new(entropy.clone().rest("offers"));
         let paths = (scenario.faults.second_dials > 0).then(|| entropy.fork("paths"));
         let hostile = scenario.faults.hostile_nodes.iter();
         let hostile = hostile.map(|node| (*node, Hostile::default())).collect();
@@ -163,7 +162,7 @@ impl World {
             produced: BTreeMap::new(),
             paths,
             deaf: BTreeMap::new(),
-            signals,
+            offers,
             hostile,
             permits: Permits::default(),
             broken: None,
@@ -189,7 +188,7 @@ impl World {
             self.at(at, Happening::Fault(fault));
         }
         self.begin_attacks();
-        self.begin_signals();
+        self.begin_offers();
         self.at(Time::ZERO + SLOT, Happening::Slot(1));
         self.at(Time::ZERO + Duration::from_secs(1), Happening::Load);
         self.at(Time::ZERO + CHECK_EVERY, Happening::Check);
@@ -206,7 +205,7 @@ impl World {
             }
             if self.now >= end {
                 let equal = checkers::at_the_end(&self.scenario, &self.hosts, self.names());
-                break equal.and_then(|()| self.all_signals_are_known()).err();
+                break equal.and_then(|()| self.all_offers_have_ended()).err();
             }
         };
         self.measured.wall = started.map_or(Duration::ZERO, |started| started.elapsed());
@@ -241,7 +240,7 @@ impl World {
             Happening::Slot(slot) => self.slot(slot),
             Happening::Prove(node, job) => self.prove(node, job),
             Happening::Load => self.load(),
-            Happening::Signal => self.say(),
+            Happening::Offer => self.offer(),
             Happening::Dial(pair) => self.dial_pair(pair),
             Happening::Fault(fault) => self.fault(fault),
             Happening::Attack(node) => self.attack(node),
@@ -564,11 +563,14 @@ impl World {
                 Output::Frame { connection, channel, frame } => {
                     self.frame(node, connection, channel, frame);
                 }
+                Output::Dial { dial, address, peer, .. } if address.is_by_offer() => {
+                    self.dial_by_offer(node, dial, peer);
+                }
                 Output::Dial { dial, address, patience, .. } => {
                     self.dial(node, dial, &address, patience);
                 }
-                // A dial here ends either at once or by its timeout.
-                Output::Cancel { .. } => {}
+                // Another dial here ends either at once or by its timeout.
+                Output::Cancel { dial } => self.dial_ended(node, dial),
                 Output::Open { connection, channel } => self.open(node, connection, channel),
                 Output::Close { connection } => self.close(node, connection),
                 Output::Verify { ticket, subject, lane } => {
@@ -576,7 +578,7 @@ impl World {
                     self.at(at, Happening::Verdict(node, ticket, Box::new(subject)));
                 }
                 Output::Event(event) => self.event(node, event),
-                Output::Sign { request, payload } if self.scenario.discovery => {
+                Output::Sign { request, payload } => {
                     let signature = self.hosts[node].sign(&payload);
                     let signed = Command::Signature { request, signature };
                     self.hosts[node].command(self.now, signed);
@@ -588,11 +590,17 @@ impl World {
                     self.hosts[node].command(self.now, command);
                 }
                 Output::Store { request, write } => self.keep(node, request, write),
-                Output::Signal { via, from, payload } => self.signal(node, [via, from], &payload),
-                Output::Signaled { id, result } => self.signaled(node, id, result),
-                // Records mean nothing in a wired network, and answers to `publish` mean nothing
-                // anywhere.
-                Output::Sign { .. } | Output::Published { .. } => {}
+                Output::Seal { request, receiver, statement } => {
+                    self.seal(node, request, receiver, statement);
+                }
+                Output::Unseal { request, via, from, sealed } => {
+                    self.unseal(node, request, [via, from], sealed);
+                }
+                Output::Describe { exchange, peer, description } => {
+                    self.describe(node, exchange, peer, &description);
+                }
+                // Nobody waits for what becomes of it.
+                Output::Published { .. } => {}
                 output => panic!("the world does not know {output:?}"),
             }
         }
@@ -631,77 +639,6 @@ impl World {
         self.at(free, Happening::Input(node, Input::Writable { connection: id, channel }));
     }
 
-    fn dial(&mut self, node: usize, dial: DialId, address: &Address, patience: Duration) {
-        let to = node_at(address);
-        let pair = self.pair(node, to);
-        let names = [self.name(pair, node), self.name(pair, to)];
-        if self.is_unreachable(node, to) {
-            let at = self.now + patience;
-            let failed = Input::DialFailed { dial, error: DialError::TimedOut };
-            self.pairs[pair].dial = Some(dial);
-            self.at(at, Happening::Input(node, failed));
-            return;
-        }
-        let path = self.path();
-        let delay = self.pairs[pair].delay;
-        let id = self.network.connect([node, to], delay, self.scenario.links.kbit);
-        self.pairs[pair].connection = Some(id);
-        for (from, to) in [(node, to), (to, node)] {
-            if let Some(until) = self.deaf.get(&to).copied() {
-                self.network.block(from, to, until);
-            }
-        }
-        let mut exporter = [0; 32];
-        exporter[..8].copy_from_slice(&id.0.to_be_bytes());
-        let connected = |other: usize, peer, direction: Direction| {
-            Input::Connected(
-                Connected::new(
-                    id,
-                    peer,
-                    direction,
-                    self::address(other),
-                    Binding::Exporter(exporter),
-                )
-                .from_listener((!direction.is_inbound()).then(listener))
-                .by(path),
-            )
-        };
-        let outbound = connected(to, names[1], Direction::Outbound(dial));
-        let inbound = connected(node, names[0], Direction::Inbound);
-        // As with QUIC: the dialer is connected after a round trip, the listener half of one later.
-        let at = self.now + delay * 2;
-        self.at(at, Happening::Input(node, outbound));
-        self.at(at + delay, Happening::Input(to, inbound));
-    }
-
-    fn open(&mut self, node: usize, id: ConnectionId, channel: u32) {
-        let Some(connection) = self.network.get_mut(id) else { return };
-        let end = connection.end(node);
-        for frame in connection.open(end, channel) {
-            let input = Input::Frame { connection: id, channel, frame };
-            self.at(self.now, Happening::Input(node, input));
-        }
-    }
-
-    fn close(&mut self, node: usize, id: ConnectionId) {
-        let lingers = self.lingers(node);
-        self.permits.ended((id, node));
-        let Some(connection) = self.network.get_mut(id) else { return };
-        let end = connection.end(node);
-        let other = connection.ends[1 - end];
-        if !lingers {
-            let (_, arrives) = connection.send(end, 0, self.now);
-            self.at(arrives, Happening::Input(other, Input::Closed { connection: id }));
-        }
-        // Its own end is closed at once, whatever is still leaving.
-        self.network.get_mut(id).into_iter().for_each(|c| c.closed[end] = true);
-        self.hosts[node].input(self.now, Input::Closed { connection: id });
-        self.network.forget(id);
-        if self.pairs.iter().any(|pair| pair.connection == Some(id) && pair.ends[0] == node) {
-            self.lost(id);
-        }
-    }
-
     fn event(&mut self, node: usize, event: Event) {
         match &event {
             Event::ItemAdded { id, .. } => {
@@ -717,7 +654,7 @@ impl World {
                 }
                 self.tip_changed(node);
             }
-            Event::DialFailed { address, .. } => {
+            Event::DialFailed { address, .. } if !address.is_by_offer() => {
                 let pair = self.pair_index.get(&[node, node_at(address)]).copied();
                 if let Some(pair) = pair.filter(|_| !self.scenario.discovery) {
                     self.pairs[pair].dial = None;

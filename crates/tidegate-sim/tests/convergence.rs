@@ -54,7 +54,7 @@ fn what_is_under_way_when_a_connection_is_replaced_arrives_once() {
     for seed in 1..=3 {
         let report = World::new(scenario.clone(), Entropy::seed(seed)).run();
         assert_eq!(report.broken, None, "without resets and stalls, seed {seed}");
-        assert!(report.signals > 500, "{}", report.signals);
+        assert!(report.offers > 500, "{}", report.offers);
     }
 }
 

@@ -101,6 +101,9 @@ pub enum StartError {
         "{0}: cannot be dialed: give an address of the peer, like /ip4/192.0.2.1/udp/4001/quic-v1"
     )]
     NotDialable(Multiaddr),
+    /// A transport connects by offers, and this build cannot seal them.
+    #[error("a transport connects by offers: build tidegate with the feature `offers`")]
+    NoOffers,
     /// QUIC is not available.
     #[cfg(feature = "quic")]
     #[error(transparent)]
@@ -388,8 +391,9 @@ impl Builder {
             self.config.peer_book = store.book()?;
             self.config.record_sequence = store.record_sequence(rt::unix_ms())?;
         }
-        self.config.takes_signals =
-            self.transports.iter().any(|transport| transport.takes_signals());
+        if self.transports.iter().any(|transport| transport.takes_offers()) {
+            self.config.sealing = Some(identity.sealing_key().ok_or(StartError::NoOffers)?);
+        }
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| StartError::System(error.to_string()))?;
         let config = self.config.clone();
@@ -438,7 +442,6 @@ impl Builder {
             clock: Clock::start(),
             routes: BTreeMap::new(),
             dials: BTreeMap::new(),
-            signals: BTreeMap::new(),
             fates: BTreeMap::new(),
             requests: 0,
             leaving: None,

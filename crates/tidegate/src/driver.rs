@@ -10,9 +10,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidegate_proto::id::{ConnectionId, DialId, PoolIndex, SignalId};
+use tidegate_proto::id::{ConnectionId, DialId, PoolIndex};
 use tidegate_proto::io::{
-    Admission, Block, Command, Connected, DialError, Direction, Event, Fate, Input, Output,
+    Admission, Block, Command, Connected, DialError, Direction, Event, Exchange, Fate, Input,
+    Output,
 };
 use tidegate_proto::recording::Recorder;
 use tidegate_proto::{EventQueue, MaybeSend, Node as Core, Time};
@@ -32,7 +33,7 @@ use crate::reach::{Reach, accepted_at};
 use crate::rt::{self, Clock, Timer};
 #[cfg(feature = "store")]
 use crate::store::{FoundBlock, Keeper, StoreError};
-use crate::transport::{Dial, Happening, Signal, Traffic, Transport, from_core};
+use crate::transport::{Dial, Happening, Traffic, Transport, from_core};
 use crate::validator::{Answer, Workers};
 
 /// How long goodbyes may take at shutdown.
@@ -138,8 +139,6 @@ pub(crate) struct Driver {
     pub(crate) routes: BTreeMap<ConnectionId, usize>,
     /// The transport of each dial.
     pub(crate) dials: BTreeMap<DialId, usize>,
-    /// The transport of each signal whose result is pending.
-    pub(crate) signals: BTreeMap<SignalId, usize>,
     pub(crate) fates: BTreeMap<u64, oneshot::Sender<Fate>>,
     pub(crate) requests: u64,
     pub(crate) leaving: Option<Leaving>,
@@ -231,8 +230,6 @@ impl Driver {
                     self.on_input(transport, input);
                 }
                 Step::Happening(_, Happening::Addresses) => self.on_addresses(),
-                // Nothing in the core carries them yet: such a dial times out.
-                Step::Happening(_, Happening::Described(..) | Happening::Declined(_)) => {}
                 Step::Message(Some(message)) => self.on_message(message),
                 // All handles have been dropped.
                 Step::Message(None) => self.leave(None),
@@ -358,9 +355,6 @@ impl Driver {
             Input::DialFailed { dial, .. } => {
                 self.dials.remove(dial);
             }
-            Input::Signal { id, .. } => {
-                self.signals.insert(*id, transport);
-            }
             _ => {}
         }
         self.input(input);
@@ -483,9 +477,12 @@ impl Driver {
                 }
             }
             Output::Dial { dial: id, address, peer, patience, fresh } => {
+                let by_offer = address.is_by_offer();
                 let found = from_core(&address).and_then(|address| {
-                    let at = self.transports.iter().position(|t| t.handles(&address))?;
-                    Some((at, address))
+                    let mut transports = self.transports.iter();
+                    let takes = transports
+                        .position(|t| t.handles(&address) || by_offer && t.takes_offers())?;
+                    Some((takes, address))
                 });
                 let Some((at, address)) = found else {
                     let error = DialError::UnsupportedAddress;
@@ -499,15 +496,21 @@ impl Driver {
                     self.transports[at].cancel(dial);
                 }
             }
-            Output::Signal { via, from, payload } => {
-                let signal = Signal::new(via, from, payload);
-                if !self.transports.iter_mut().any(|transport| transport.signal(&signal)) {
-                    tracing::debug!(%via, %from, "a signal that no transport knows");
-                }
+            Output::Seal { request, receiver, statement } => {
+                let sealed = self.identity.seal(&receiver, &statement);
+                self.command(Command::Sealed { request, sealed });
             }
-            Output::Signaled { id, result } => {
-                if let Some(at) = self.signals.remove(&id) {
-                    self.transports[at].signaled(id, result);
+            Output::Unseal { request, sealed, .. } => {
+                let statement = self.identity.unseal(&sealed);
+                self.command(Command::Unsealed { request, statement });
+            }
+            Output::Describe { exchange, peer, description } => {
+                let at = match exchange {
+                    Exchange::Dialed(dial) => self.dials.get(&dial).copied(),
+                    Exchange::Offered(_) => self.transports.iter().position(|t| t.takes_offers()),
+                };
+                if let Some(transport) = at.and_then(|at| self.transports.get_mut(at)) {
+                    transport.describe(exchange, peer, description);
                 }
             }
             Output::Sign { request, payload } => {

@@ -5,8 +5,11 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use ed25519_dalek::{Signer as _, SigningKey};
-use tidegate_proto::id::{PeerId, Signature};
+use tidegate_proto::id::{PeerId, SealingKey, Signature};
+#[cfg(feature = "offers")]
+use tidegate_proto::wire::{Encode as _, SignedStatement};
 use zeroize::Zeroizing;
 
 /// A node's identity. Its public half is the [`PeerId`].
@@ -103,6 +106,41 @@ impl Identity {
     /// wants.
     pub fn sign(&self, payload: &[u8]) -> Signature {
         Signature(self.0.sign(payload).to_bytes())
+    }
+
+    /// The key to which others seal offers to this node; `None` without the feature `offers`.
+    pub(crate) fn sealing_key(&self) -> Option<SealingKey> {
+        #[cfg(feature = "offers")]
+        return Some(crate::seal::public(&self.0));
+        #[cfg(not(feature = "offers"))]
+        None
+    }
+
+    /// Signs a statement and seals it with the signature; `None` if the receiver's key is none.
+    pub(crate) fn seal(&self, receiver: &SealingKey, statement: &Bytes) -> Option<Bytes> {
+        #[cfg(feature = "offers")]
+        {
+            let (statement, signature) = (statement.clone(), self.sign(statement));
+            let signed = SignedStatement { statement, signature }.to_bytes().ok()?;
+            crate::seal::seal(receiver, &signed)
+        }
+        // Without the feature no transport takes offers, and the core never asks.
+        #[cfg(not(feature = "offers"))]
+        {
+            let _ = (receiver, statement);
+            None
+        }
+    }
+
+    /// Opens what was sealed to this node.
+    pub(crate) fn unseal(&self, sealed: &[u8]) -> Option<Bytes> {
+        #[cfg(feature = "offers")]
+        return crate::seal::open(&self.0, sealed);
+        #[cfg(not(feature = "offers"))]
+        {
+            let _ = sealed;
+            None
+        }
     }
 
     /// The key, for TLS.

@@ -111,6 +111,8 @@ mod log;
 mod node;
 mod reach;
 mod rt;
+#[cfg(feature = "offers")]
+mod seal;
 #[cfg(feature = "store")]
 pub mod store;
 pub mod transport;

@@ -28,6 +28,7 @@ use tidegate_proto::wire::{BlockBody, Frame};
 
 use crate::node::BlockAt;
 
+mod book;
 mod keeper;
 #[cfg(test)]
 mod tests;
@@ -381,9 +382,14 @@ impl Store {
     pub(crate) fn book(&self) -> Result<PeerBook, StoreError> {
         let read = || -> Result<_, redb::Error> {
             let meta = self.db.begin_read()?.open_table(META)?;
-            let book = meta.get("book")?.map(|book| book.value().to_vec());
+            let saved = |key| -> Result<_, redb::Error> {
+                Ok(meta.get(key)?.map(|book| book.value().to_vec()))
+            };
             // An unreadable book is no reason not to start: peers can be found again.
-            let book = book.and_then(|book| postcard::from_bytes(&book).ok());
+            let book = match saved(book::BOOK)? {
+                Some(bytes) => book::read(&bytes),
+                None => saved(book::BOOK_1)?.and_then(|bytes| book::read_1(&bytes)),
+            };
             Ok(Ok(book.unwrap_or_default()))
         };
         self.read(read)
@@ -430,8 +436,8 @@ impl Store {
             for write in writes {
                 self.apply(tx, write)?;
             }
-            if let Some(book) = book.and_then(|book| postcard::to_stdvec(book).ok()) {
-                tx.open_table(META)?.insert("book", &book[..])?;
+            if let Some(book) = book.and_then(book::write) {
+                tx.open_table(META)?.insert(book::BOOK, &book[..])?;
             }
             Ok(())
         })

@@ -13,10 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use multiaddr::{Multiaddr, Protocol};
-use tidegate_proto::id::{Address, ConnectionId, DialId, PeerId, SignalId};
-use tidegate_proto::io::{Input, SignalError};
+use tidegate_proto::id::{Address, ConnectionId, DialId, PeerId};
+use tidegate_proto::io::{Exchange, Input};
 use tidegate_proto::wire::{Description, Frame};
 use tidegate_proto::{Limits, MaybeSend};
 
@@ -116,28 +115,6 @@ impl Dial {
     }
 }
 
-/// A message from another node's transport of the same kind, to which there is no connection yet.
-///
-/// The payload itself must prove who made it, since the relay could read and change it; and it may
-/// arrive twice. It should begin with something by which the transport recognizes its own signals.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Signal {
-    /// The peer that carried it, and that can carry an answer.
-    pub via: PeerId,
-    /// The sender, as the relay claims.
-    pub from: PeerId,
-    /// What it says.
-    pub payload: Bytes,
-}
-
-impl Signal {
-    /// A signal from the core.
-    pub fn new(via: PeerId, from: PeerId, payload: Bytes) -> Self {
-        Self { via, from, payload }
-    }
-}
-
 /// An event of a transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -146,23 +123,6 @@ pub enum Happening {
     Input(Input),
     /// [`Transport::addresses`] have changed.
     Addresses,
-    /// What the other end of an exchange must know: the offer of a dial, or the answer to an offer.
-    Described(Exchange, Description),
-    /// There will be no answer to an offer: the transport has no place for it, or can do nothing with it.
-    Declined(Exchange),
-}
-
-/// A number for an offer of another node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Offered(pub u64);
-
-/// An offer and its answer, by which two transports get to know how they can reach each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Exchange {
-    /// This node dials: it makes the offer.
-    Dialed(DialId),
-    /// Another node dials.
-    Offered(Offered),
 }
 
 impl From<Input> for Happening {
@@ -227,40 +187,20 @@ pub trait Transport: MaybeSend + 'static {
     /// The next event.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Happening>;
 
-    /// Whether this transport makes connections by offers and answers that others carry.
+    /// Whether this transport makes connections by offers, which a common peer carries: then dials to `/webrtc` come
+    /// to it too. It needs the feature `offers` of this crate.
     fn takes_offers(&self) -> bool {
         false
     }
 
     /// A description of another node, whose identity and signature were checked: an offer, which the transport answers
-    /// with [`Happening::Described`] or [`Happening::Declined`], or the answer to that of a dial.
+    /// with [`Input::Described`] or [`Input::Declined`], or the answer to that of a dial, which began with
+    /// [`Input::Described`].
     ///
     /// Who makes offers costs the transport something before it has shown that it can be reached: it bounds how many
     /// of them are in progress.
     fn describe(&mut self, exchange: Exchange, from: PeerId, description: Description) {
         let _ = (exchange, from, description);
-    }
-
-    /// Whether this transport handles signals. If no transport of a node does, its peers carry none
-    /// to it.
-    fn takes_signals(&self) -> bool {
-        false
-    }
-
-    /// A signal from another node's transport. Returns whether it was for this transport: if not,
-    /// the next one is asked. Any node that has a peer in common with this one can send signals, so
-    /// whatever is kept for them must be bounded.
-    ///
-    /// To send one, a transport gives [`Input::Signal`], with a number from [`new_signal_id`].
-    fn signal(&mut self, signal: &Signal) -> bool {
-        let _ = signal;
-        false
-    }
-
-    /// The result of a signal of this transport. That the other node has it does not mean that
-    /// there will be an answer.
-    fn signaled(&mut self, id: SignalId, result: Result<(), SignalError>) {
-        let _ = (id, result);
     }
 
     /// Closes everything at once. When the future completes, the system resources are free: another
@@ -346,12 +286,6 @@ pub enum ListenError {
 pub fn new_connection_id() -> ConnectionId {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     ConnectionId(NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-/// A number for a new signal, unique in this process.
-pub fn new_signal_id() -> SignalId {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    SignalId(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// The core's form of an address.

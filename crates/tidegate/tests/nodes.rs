@@ -13,12 +13,13 @@ mod nodes {
     #[cfg(feature = "quic")]
     mod listening;
     mod meeting;
+    #[cfg(feature = "offers")]
+    mod offers;
     #[cfg(feature = "threads")]
     mod overload;
     mod panicking;
     mod publishing;
     #[cfg(feature = "threads")]
     mod sharing;
-    mod signaling;
     mod staying;
 }

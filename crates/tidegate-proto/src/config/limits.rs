@@ -38,8 +38,11 @@ pub struct Limits {
     pub handshakes: u32,
     /// Timeout of a dial: allows for a lost packet or two at any distance.
     pub dial_timeout: Duration,
+    /// Timeout of a dial by way of a common peer: an offer and an answer, then up to 5 s in which ICE
+    /// looks for a path, and a handshake in which packets may be lost.
+    pub dial_timeout_ice: Duration,
     /// Timeout of a dial to an address that is slow to reach: Tor builds a circuit in up to a
-    /// minute, and ICE looks for a path between two routers for up to half of that.
+    /// minute.
     pub dial_timeout_slow: Duration,
     /// The wait before a failed dial is tried again; it doubles with each failure.
     pub redial_first: Duration,
@@ -152,6 +155,7 @@ impl Default for Limits {
             max_outbound: 20,
             handshakes: 64,
             dial_timeout: Duration::from_secs(3),
+            dial_timeout_ice: Duration::from_secs(15),
             dial_timeout_slow: Duration::from_secs(60),
             redial_first: Duration::from_millis(500),
             redial_most: Duration::from_secs(5),
@@ -322,11 +326,12 @@ impl Limits {
     }
 
     /// All durations with their lower bounds.
-    pub(super) fn shortest(&self) -> [(&'static str, Duration, Duration); 19] {
+    pub(super) fn shortest(&self) -> [(&'static str, Duration, Duration); 20] {
         [
             // Headers may follow each other without a pause.
             ("tip_interval", self.tip_interval, Duration::ZERO),
             ("dial_timeout", self.dial_timeout, SHORTEST),
+            ("dial_timeout_ice", self.dial_timeout_ice, SHORTEST),
             ("dial_timeout_slow", self.dial_timeout_slow, SHORTEST),
             ("redial_first", self.redial_first, SHORTEST),
             ("redial_most", self.redial_most, SHORTEST.max(self.redial_first)),

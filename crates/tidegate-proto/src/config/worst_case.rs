@@ -3,8 +3,8 @@
 use super::{Config, PoolSpec};
 use crate::channel::Kind;
 use crate::peers::book::{NEW_SLOTS, TRIED_SLOTS};
-use crate::signal;
 use crate::wire::{MAX_BLOCK_ITEMS, MAX_FRAME, MAX_HEADER, MAX_SIGNAL, MAX_WHOLE};
+use crate::{offer, signal};
 
 impl Config {
     /// The largest number of bytes that all peers together can make this node hold.
@@ -45,7 +45,7 @@ impl Config {
             .saturating_add(u64::from(limits.handshakes) * MAX_FRAME as u64)
             .saturating_add((u64::from(limits.bans) + crate::peers::UNPAID as u64) * BAN)
             .saturating_add(crate::peers::dial_back::RESTING as u64 * BAN)
-            .saturating_add(SEEN_AT)
+            .saturating_add(SEEN_AT + OFFERS)
             .saturating_add(u64::from(limits.book_new_buckets) * NEW_SLOTS * BOOK_ENTRY)
             .saturating_add(u64::from(limits.book_tried_buckets) * TRIED_SLOTS * BOOK_ENTRY)
     }
@@ -88,14 +88,15 @@ impl Config {
         pushed + orphans + u64::from(limits.block_wants) * WANT + under_way(self.largest_item())
     }
 
-    /// What a node holds for one peer's signals: those the peer has carried, this node's own that
-    /// it is to carry (with their overhead), and the numbers of those carried to and from it.
+    /// What a node holds for one peer's signals: those the peer has carried, the numbers of those
+    /// carried to and from it, and a question on its way.
     fn signal_link_bytes(&self) -> u64 {
         let limits = &self.limits;
-        let own = u64::from(signal::OUT) + signal::WAITING as u64;
         let carried = u64::from(limits.signals_carried);
         let numbers = carried + u64::from(limits.signals_taken) + u64::from(signal::MOST_OUT);
-        (carried + own) * MAX_SIGNAL as u64 + numbers * SIGNAL + own * OWN_SIGNAL
+        // With the peer's record.
+        let choice = signal::CHOICE as u64 + signal::WANTED as u64 * BAN + OWN_SIGNAL;
+        carried * MAX_SIGNAL as u64 + numbers * SIGNAL + choice
     }
 
     fn pool_bytes(&self, pool: &PoolSpec, peers: u64) -> u64 {
@@ -173,8 +174,11 @@ pub(crate) const BLOCK_ITEM: u64 = 288;
 const BAN: u64 = 96;
 /// A signal, beside its payload: its sender and receiver, and its numbers on both links.
 const SIGNAL: u64 = 512;
-/// One of this node's own, beside its payload.
-const OWN_SIGNAL: u64 = 256;
+/// One of this node's own, with its statement.
+const OWN_SIGNAL: u64 = MAX_SIGNAL as u64 + 256;
+/// Offers that count no second time, this node's own, and what is being sealed and opened.
+const OFFERS: u64 =
+    offer::SEEN as u64 * 2 * BAN + (signal::OWN + offer::UNDER_WAY) as u64 * OWN_SIGNAL;
 /// Observed addresses: eight by 64 peers each, each of which may have been asked to dial it back;
 /// and 512 peers that are left alone.
 const SEEN_AT: u64 = 8 * 64 * (128 + 48) + 512 * BAN;

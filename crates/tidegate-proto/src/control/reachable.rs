@@ -51,6 +51,8 @@ pub enum AddressSource {
     External,
     /// A listener is bound to it, or to all interfaces, one of which has it.
     Listener,
+    /// Any peer in common leads there.
+    Offers,
     /// Peers see this node at it.
     Seen {
         /// Network groups that see it at present.
@@ -82,6 +84,7 @@ impl fmt::Display for AddressSource {
         match self {
             Self::External => f.write_str("named by the operator"),
             Self::Listener => f.write_str("of a listener"),
+            Self::Offers => f.write_str("by offers that a common peer carries"),
             Self::Seen { groups, dialed_back } => {
                 let end = if *dialed_back { ", reached by a peer" } else { "" };
                 write!(f, "seen by peers of {groups} network groups{end}")
@@ -109,6 +112,7 @@ pub(crate) struct Reachable {
     listeners: Vec<Address>,
     interfaces: Vec<Address>,
     external: Vec<Address>,
+    takes_offers: bool,
     /// When each of the node's own addresses was added.
     since: BTreeMap<Address, Time>,
     /// Observed addresses, the newest last.
@@ -160,6 +164,11 @@ impl Seen {
 }
 
 impl Reachable {
+    /// This node takes offers: any peer in common leads to it.
+    pub(crate) fn take_offers(&mut self) {
+        self.takes_offers = true;
+    }
+
     /// Sets the listeners, the addresses of the interfaces, and those that the operator names.
     pub(crate) fn listen(
         &mut self,
@@ -327,8 +336,10 @@ impl Reachable {
         let external =
             self.external.iter().map(|address| (address.clone(), AddressSource::External));
         let at = |listener| reached_at(listener, &self.interfaces);
-        let listeners = self.listeners.iter().flat_map(at);
-        external.chain(listeners.map(|address| (address, AddressSource::Listener)))
+        // Nobody dials the socket of such a listener: an offer leads there.
+        let listeners = self.listeners.iter().filter(|at| !at.is_by_offer()).flat_map(at);
+        let offers = self.takes_offers.then(|| (Address::by_offer(), AddressSource::Offers));
+        external.chain(listeners.map(|address| (address, AddressSource::Listener))).chain(offers)
     }
 
     /// All known addresses, in the order in which others should try them.
@@ -362,7 +373,8 @@ impl Reachable {
         // The sort is stable: addresses of one kind keep their order.
         all.sort_by_key(|own| own.told as u8);
         let is_told = |own: &OwnAddress| matches!(own.told, Told::All | Told::Local);
-        if !all.iter().any(is_told) {
+        let is_dialed = |own: &OwnAddress| is_told(own) && own.source != AddressSource::Offers;
+        if !all.iter().any(is_dialed) {
             // Without other addresses, all peers must be on this machine.
             let loopback = all.iter_mut().filter(|own| own.told == Told::Loopback);
             loopback.for_each(|own| own.told = Told::Local);

@@ -69,6 +69,9 @@ pub(crate) fn listening(
     external: Vec<Address>,
 ) {
     cx.book.set_interfaces(&interfaces);
+    if cx.config.sealing.is_some() {
+        cx.control.reachable.take_offers();
+    }
     cx.control.reachable.listen(listeners, interfaces, external, cx.now);
     renew(cx);
 }
@@ -111,7 +114,9 @@ fn ask(cx: &mut Context, addresses: Vec<Address>, is_local: bool) {
     let Some(sequence) = cx.config.record_sequence.checked_add(1) else { return };
     cx.config.record_sequence = sequence;
     let peer = cx.config.peer;
-    let Ok(payload) = record::payload(&cx.config.network, peer, sequence, &addresses) else {
+    let sealing = cx.config.sealing;
+    let payload = record::payload(&cx.config.network, peer, sequence, &addresses, sealing);
+    let Ok(payload) = payload else {
         return;
     };
     cx.control.own.unsigned.push(Unsigned { sequence, is_local, addresses });
@@ -124,7 +129,8 @@ pub(crate) fn signed(cx: &mut Context, request: u64, signature: Signature) {
     let asked = own.unsigned.iter().position(|record| record.sequence == request);
     let Some(asked) = asked else { return };
     let Unsigned { sequence, is_local, addresses } = own.unsigned.remove(asked);
-    let record = PeerRecord { peer: cx.config.peer, sequence, addresses, signature };
+    let (peer, sealing) = (cx.config.peer, cx.config.sealing);
+    let record = PeerRecord { peer, sequence, addresses, sealing, signature };
     *(if is_local { &mut own.local } else { &mut own.public }) = Some(record);
     if own.unsigned.is_empty() {
         exchange::moved(cx);
@@ -147,6 +153,7 @@ pub(crate) fn expire(cx: &mut Context) {
 
 /// A connection is gone: its peer no longer counts as a witness of this node's addresses.
 pub(super) fn gone(cx: &mut Context, connection: ConnectionId) {
+    cx.offers.forget(connection);
     let had_part = cx.control.reachable.gone(connection, cx.now);
     // A node that has signed nothing has nothing to correct.
     if had_part && cx.control.own.told.is_some() {
@@ -181,6 +188,9 @@ pub(crate) fn heard_own(cx: &mut Context, record: &PeerRecord) -> Result<(), Vio
 
 /// The peer's setup says what its addresses are, and at which address it sees this node.
 pub(super) fn said(cx: &mut Context, connection: ConnectionId, setup: &Setup) {
+    if let Some(record) = &setup.record {
+        cx.offers.keep(connection, record);
+    }
     if cx.config.outbound == 0 {
         return;
     }

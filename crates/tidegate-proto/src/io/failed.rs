@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::wire::Refusal;
+
 /// Why a dial failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
@@ -24,6 +26,26 @@ pub enum DialError {
     /// Another peer answered than the expected one.
     #[error("another peer answered than the one that was dialed")]
     WrongPeer,
+    /// The address leads by way of a common peer, and does not name whom to look for there.
+    #[error("such an address must say whom to look for: /webrtc/p2p/12D3KooW…")]
+    NoIdentity,
+    /// No peer of this node is connected to that one, and carries offers to it.
+    #[error(
+        "no peer of this node is connected to it: connect to one of its peers first, or wait until it is back"
+    )]
+    NoCommonPeer,
+    /// A peer of this node is connected to that one, which takes no offers.
+    #[error("it takes no offers: it has no transport that connects by way of a common peer")]
+    TakesNoOffers,
+    /// The peers in common, or the peer itself, have too many offers.
+    #[error("the peers in common, or the peer itself, are busy with offers of others")]
+    Busy,
+    /// It could not open what was sealed to it: its key is another by now.
+    #[error("it could not open the offer: its record here is an old one")]
+    Unreadable,
+    /// It refused the offer.
+    #[error("refused: {0}")]
+    Refused(Refusal),
     /// A reason of the transport's own, of at most [`DialError::LONGEST`] bytes: see
     /// [`DialError::because`].
     #[error("{0}")]
@@ -43,26 +65,19 @@ impl DialError {
     }
 }
 
-/// Why a signal did not reach its receiver, as far as this node knows: if a connection ended on the
-/// way, it may have arrived all the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum SignalError {
-    /// It has more than [`MAX_SIGNAL`](crate::wire::MAX_SIGNAL) bytes.
-    #[error("the signal has more than {} bytes", crate::wire::MAX_SIGNAL)]
-    TooLong,
+/// Why something did not reach its receiver by way of a peer, as far as this node knows: if a
+/// connection ended on the way, it may have arrived all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SignalError {
     /// This node has no connection to the relay, the relay carries no signals, or the connection
     /// ended on the way.
-    #[error("no connection to a peer that carries signals there")]
     NoRelay,
     /// The relay has no connection to the receiver.
-    #[error("the relay has no connection to the receiver")]
     NotConnected,
-    /// The receiver takes no signals.
-    #[error("the receiver takes no signals")]
+    /// The receiver takes no offers.
     Unwanted,
-    /// The receiver or the relay is busy with other signals, and did not handle this one in time.
-    #[error("the relay or the receiver is busy with signals of others")]
+    /// The receiver or the relay is busy, and did not handle this one in time.
     Busy,
+    /// The receiver could not open it.
+    Unreadable,
 }

@@ -81,11 +81,10 @@ fn mapped(ip: [u8; 16]) -> Option<[u8; 4]> {
     (head == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]).then(|| tail.try_into().ok()).flatten()
 }
 
-/// Whether an address takes long to reach even if a peer is there: through a relay, through Tor, or
-/// with ICE.
+/// Whether an address takes long to reach even if a peer is there: through a relay, or through Tor.
 pub(crate) fn is_slow(address: &Address) -> bool {
-    // p2p-circuit, webrtc, onion, onion3.
-    Components(&address.0).any(|code| matches!(code, 290 | 281 | 444 | 445))
+    // p2p-circuit, onion, onion3.
+    Components(&address.0).any(|code| matches!(code, 290 | 444 | 445))
 }
 
 /// The codes of an address's components, up to the first unknown one.
@@ -149,10 +148,29 @@ pub enum Scope {
     Public,
 }
 
+/// `/webrtc`, the whole of it: multiaddr's code 281.
+const BY_OFFER: [u8; 2] = [0x99, 0x02];
+
 impl Address {
+    /// The address of a peer that is reached by an offer, which any peer in common carries: `/webrtc`.
+    pub fn by_offer() -> Self {
+        Self(bytes::Bytes::from_static(&BY_OFFER))
+    }
+
+    /// Whether the peer is reached by an offer: the last component is `/webrtc`, whatever is before it.
+    pub fn is_by_offer(&self) -> bool {
+        Components(&self.0).last() == Some(281)
+    }
+
+    /// Where to dial the peer of a connection again: where it was found, unless ICE found it there.
+    pub(crate) fn to_dial_again(&self) -> Self {
+        if self.is_by_offer() { Self::by_offer() } else { self.clone() }
+    }
+
     /// The scope of the address. That of a name is public, except for `localhost`.
     pub fn scope(&self) -> Scope {
         match host(self) {
+            Host::Other if self.is_by_offer() => Scope::Public,
             Host::Ip4(ip) => ip4_scope(ip),
             Host::Ip6(ip) => ip6_scope(ip),
             Host::Name(name) if name.eq_ignore_ascii_case(b"localhost") => Scope::Loopback,

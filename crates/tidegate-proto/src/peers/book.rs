@@ -33,7 +33,7 @@ const PLACES: usize = 4;
 /// An entry with this many failures in a row can be evicted.
 const HOPELESS: u32 = 4;
 /// The size of a record that is kept: 16 addresses of 32 bytes.
-const MAX_RECORD: usize = 684;
+pub(crate) const MAX_RECORD: usize = 720;
 /// Entries of *tried* that are to be tested, since another peer wants their place.
 const MAX_TESTS: usize = 10;
 /// How many addresses of a peer are tried without a pause. The bound keeps an invented record from
@@ -180,13 +180,20 @@ pub(crate) struct Book {
     tests: VecDeque<(PeerId, PeerId)>,
     /// The addresses of this machine, if known: they show what it can send to.
     interfaces: Vec<Address>,
+    makes_offers: bool,
     rng: Rng,
     revision: u64,
 }
 
 impl Book {
-    /// Restores a saved book, within the current bounds.
-    pub(crate) fn new(own: PeerId, saved: &PeerBook, buckets: [u32; 2], rng: &Rng) -> Self {
+    /// Restores a saved book, within the current bounds. `makes_offers`: whether this node can reach peers by offers.
+    pub(crate) fn new(
+        own: PeerId,
+        saved: &PeerBook,
+        buckets: [u32; 2],
+        makes_offers: bool,
+        rng: &Rng,
+    ) -> Self {
         let mut rng = rng.fork("book");
         let drawn = rng.bytes();
         let mut book = Self {
@@ -197,6 +204,7 @@ impl Book {
             places: BTreeMap::new(),
             tests: VecDeque::new(),
             interfaces: Vec::new(),
+            makes_offers,
             rng,
             revision: 0,
         };
@@ -210,8 +218,9 @@ impl Book {
     /// Restores an entry. Its record was verified when it arrived.
     fn restore(&mut self, saved: &BookEntry) {
         let said = saved.record.iter().flat_map(|record| &record.addresses);
-        let said = said.filter(|address| is_useful(address, saved.local));
-        let addresses = saved.met_at.iter().chain(said).cloned().collect::<Vec<_>>();
+        let said = said.filter(|address| self.is_useful(address, saved.local));
+        let met_at = saved.met_at.iter().filter(|at| self.makes_offers || !at.is_by_offer());
+        let addresses = met_at.chain(said).cloned().collect::<Vec<_>>();
         if saved.peer == self.own || addresses.is_empty() {
             return;
         }
@@ -299,7 +308,7 @@ impl Book {
             known.is_none_or(|known| known.sequence < record.sequence)
         });
         let said = record.into_iter().flat_map(|record| &record.addresses);
-        let said = said.filter(|address| is_useful(address, local));
+        let said = said.filter(|address| self.is_useful(address, local));
         let mut addresses = met_at.into_iter().chain(said).cloned().collect::<Vec<_>>();
         match self.entries.get_mut(&peer) {
             Some(entry) if newer => {
@@ -472,9 +481,11 @@ impl Book {
 
     fn place(&self, tried: bool, peer: &PeerId, source: &[u8]) -> Place {
         let address = self.entries.get(peer).and_then(|entry| entry.addresses.first());
+        let is_by_offer = address.is_some_and(Address::is_by_offer);
         let group = address.map_or(Group::Own(Address(peer.0.to_vec().into())), group);
-        let is_host = matches!(group, Group::Local(_));
-        let group = group.bytes();
+        let is_host = matches!(group, Group::Local(_)) || is_by_offer;
+        // An offer's address says nothing of where the peer is: then it counts for whoever told of it.
+        let group = if is_by_offer && tried { source.to_vec() } else { group.bytes() };
         let buckets = self.buckets[usize::from(tried)];
         // The bucket, among those that the peer's group or its source can reach.
         let bucket = if tried {
@@ -591,6 +602,13 @@ fn is_useful(address: &Address, local: bool) -> bool {
     reaches && !is_named(address)
 }
 
+impl Book {
+    /// Whether this node can dial an address.
+    fn is_useful(&self, address: &Address, local: bool) -> bool {
+        is_useful(address, local) && (self.makes_offers || !address.is_by_offer())
+    }
+}
+
 /// Removes duplicates.
 fn dedup(addresses: &mut Vec<Address>) {
     let mut seen = BTreeSet::new();
@@ -620,11 +638,12 @@ mod tests {
 
     fn record(n: u32, address: Address) -> PeerRecord {
         let signature = Signature([0; 64]);
-        PeerRecord { peer: peer(n), sequence: 1, addresses: vec![address], signature }
+        let (addresses, sealing) = (vec![address], None);
+        PeerRecord { peer: peer(n), sequence: 1, addresses, sealing, signature }
     }
 
     fn book() -> Book {
-        Book::new(peer(0), &PeerBook::default(), [128, 64], &Rng::new([1; 32]))
+        Book::new(peer(0), &PeerBook::default(), [128, 64], true, &Rng::new([1; 32]))
     }
 
     fn places(book: &Book, tried: bool) -> usize {
@@ -689,7 +708,7 @@ mod tests {
         assert_eq!(book.entries[&peer(1)].addresses, [address(9, 9, 1)]);
         let mut saved = book.saved(&BTreeSet::new());
         saved.entries[0].record = Some(record(1, name(1)));
-        assert_eq!(Book::new(peer(0), &saved, [128, 64], &Rng::new([2; 32])).len(), 0);
+        assert_eq!(Book::new(peer(0), &saved, [128, 64], true, &Rng::new([2; 32])).len(), 0);
         for n in 5_000..5_100 {
             book.learn(&record(n, address(9, n as u8, n)), &address(7, n as u8, 1));
         }
@@ -734,7 +753,7 @@ mod tests {
         check(&book);
         // It is the same after a restart.
         let saved = book.saved(&BTreeSet::new());
-        let again = Book::new(peer(0), &saved, [128, 64], &Rng::new([2; 32]));
+        let again = Book::new(peer(0), &saved, [128, 64], true, &Rng::new([2; 32]));
         check(&again);
         assert!(again.len() * 10 >= book.len() * 9, "{} of {}", again.len(), book.len());
         assert_eq!(again.tried(), book.tried());
@@ -769,7 +788,7 @@ mod tests {
         /// make collisions frequent.
         #[test]
         fn places_and_entries_name_each_other(steps in prop::collection::vec((0..3u8, 0..40u32), 0..400)) {
-            let mut book = Book::new(peer(0), &PeerBook::default(), [1, 1], &Rng::new([1; 32]));
+            let mut book = Book::new(peer(0), &PeerBook::default(), [1, 1], true, &Rng::new([1; 32]));
             for (what, n) in steps {
                 let n = n + 1;
                 match what {
@@ -885,7 +904,8 @@ mod tests {
     fn peers_without_a_usable_address_are_evicted() {
         let six = Address([&[41, 0x26][..], &[0; 15], &[0x91, 2, 0, 1]].concat().into());
         let fill = |interfaces: &[Address]| {
-            let mut book = Book::new(peer(0), &PeerBook::default(), [1, 1], &Rng::new([1; 32]));
+            let mut book =
+                Book::new(peer(0), &PeerBook::default(), [1, 1], true, &Rng::new([1; 32]));
             book.set_interfaces(interfaces);
             for n in 1..=40 {
                 book.learn(&record(n, six.clone()), &six);
@@ -915,7 +935,7 @@ mod tests {
             book.learn(&two, &source);
             assert_eq!(book.entries[&peer(1)].addresses, two.addresses[..known]);
             let saved = book.saved(&BTreeSet::new());
-            let again = Book::new(peer(0), &saved, [128, 64], &Rng::new([2; 32]));
+            let again = Book::new(peer(0), &saved, [128, 64], true, &Rng::new([2; 32]));
             assert_eq!(again.entries[&peer(1)].addresses, two.addresses[..known]);
         }
         // The latest source decides.
@@ -923,13 +943,14 @@ mod tests {
         book.learn(&two, &address(10, 0, 1));
         book.learn(&PeerRecord { sequence: 2, ..two.clone() }, &address(7, 7, 1));
         let saved = book.saved(&BTreeSet::new());
-        let again = Book::new(peer(0), &saved, [128, 64], &Rng::new([2; 32]));
+        let again = Book::new(peer(0), &saved, [128, 64], true, &Rng::new([2; 32]));
         assert_eq!(again.entries[&peer(1)].addresses, two.addresses[..1]);
         // The address where it was met stays usable.
-        let mut book = Book::new(peer(0), &PeerBook::default(), [128, 64], &Rng::new([1; 32]));
+        let mut book =
+            Book::new(peer(0), &PeerBook::default(), [128, 64], true, &Rng::new([1; 32]));
         book.met(peer(1), &address(127, 0, 1), NOW);
         let saved = book.saved(&BTreeSet::new());
-        let again = Book::new(peer(0), &saved, [128, 64], &Rng::new([2; 32]));
+        let again = Book::new(peer(0), &saved, [128, 64], true, &Rng::new([2; 32]));
         assert_eq!(again.entries[&peer(1)].addresses, [address(127, 0, 1)]);
     }
 

@@ -12,6 +12,7 @@ use crate::id::{Address, ConnectionId, DialId, PeerId};
 use crate::io::Disconnect;
 use crate::link::Link;
 use crate::rng::Rng;
+use crate::signal;
 use crate::time::Time;
 use crate::wire::{Goodbye, Refusal};
 
@@ -292,6 +293,7 @@ fn refill(cx: &mut Context) {
     };
     if !found && is_wanting(cx) {
         exchange::ask_early(cx);
+        signal::want_some(cx);
     }
     cx.dialer.refill = cx.now + cx.dialer.about(pause);
 }
@@ -443,7 +445,8 @@ pub(crate) fn up(cx: &mut Context, connection: ConnectionId) {
     };
     let peer = link.peer;
     if cx.config.outbound > 0 {
-        cx.book.met(peer, &link.address, cx.now);
+        let address = link.address.to_dial_again();
+        cx.book.met(peer, &address, cx.now);
     }
     // A target without an identity keeps the identity that answered, but only now that the peer has
     // shown that it is of this network.
@@ -475,8 +478,16 @@ pub(crate) fn has_another(cx: &Context, connection: ConnectionId) -> Option<Conn
     others.find(|(_, link)| link.up).map(|(id, _)| id)
 }
 
-/// The peer of a connection refused it.
-pub(crate) fn refused(cx: &mut Context, connection: ConnectionId, refusal: &Refusal) {
+/// The peer refused an offer.
+pub(crate) fn offer_refused(cx: &mut Context, dial: DialId, refusal: &Refusal) {
+    let wait = wait_after(cx, refusal);
+    if let Some(i) = cx.dialer.dialed(dial) {
+        dialed_in_vain(cx, i, refusal, wait);
+    }
+}
+
+/// How long not to dial a peer that refused this node, if the usual time after a failure does not suit.
+fn wait_after(cx: &mut Context, refusal: &Refusal) -> Option<Duration> {
     let wait = match refusal {
         Refusal::Busy(ms) => Some(Duration::from_millis(u64::from(*ms)).min(LEFT_ALONE)),
         Refusal::Banned(seconds) => Some(Duration::from_secs(u64::from(*seconds)).min(BANNED_MOST)),
@@ -487,9 +498,15 @@ pub(crate) fn refused(cx: &mut Context, connection: ConnectionId, refusal: &Refu
         | Refusal::NoCommonVersion
         | Refusal::SelfDial
         | Refusal::NotAllowed
+        | Refusal::WrongTarget
         | Refusal::BadSignature => Some(LEFT_ALONE),
     };
-    let wait = wait.map(|wait| cx.dialer.at_least(wait));
+    wait.map(|wait| cx.dialer.at_least(wait))
+}
+
+/// The peer of a connection refused it.
+pub(crate) fn refused(cx: &mut Context, connection: ConnectionId, refusal: &Refusal) {
+    let wait = wait_after(cx, refusal);
     if let Refusal::Full(others) = refusal {
         exchange::told_of(cx, connection, others);
     }
@@ -502,6 +519,10 @@ pub(crate) fn refused(cx: &mut Context, connection: ConnectionId, refusal: &Refu
         target.state = if lasts { State::Connected(other) } else { State::Done };
         return cx.dialer.sweep();
     }
+    dialed_in_vain(cx, i, refusal, wait);
+}
+
+fn dialed_in_vain(cx: &mut Context, i: usize, refusal: &Refusal, wait: Option<Duration>) {
     let Target { role, peer, .. } = cx.dialer.targets[i];
     if !role.is_lasting()
         && let Some(peer) = peer
@@ -603,7 +624,7 @@ fn lost(cx: &mut Context, connection: ConnectionId, link: &Link) {
         }
         Some(_) => {}
         None => {
-            let (address, peer) = (link.address.clone(), Some(link.peer));
+            let (address, peer) = (link.address.to_dial_again(), Some(link.peer));
             let state = State::Connected(connection);
             cx.dialer.targets.push(Target { role, address, peer, failures: 0, state });
         }

@@ -337,6 +337,7 @@ fn on_moved(cx: &mut Context, at: Instance, record: &PeerRecord) -> Result<(), V
     if record.peer != peer.peer || !super::record::verify(record, &cx.config.network) {
         return Err(Violation::WrongRecord);
     }
+    cx.offers.keep(at.link, record);
     if cx.config.outbound > 0 && cx.book.learn(record, &source) == Learnt::New {
         dialer::refill_soon(cx);
     }

@@ -1,4 +1,4 @@
-//! What this node's transports have to say, on its way to the peer that is to carry it.
+//! What this node has to say, on its way to the peer that is to carry it.
 
 use bytes::Bytes;
 
@@ -6,19 +6,24 @@ use super::turns::Turns;
 use super::{Way, forget_if_empty, is_replaced, peer_of, way_to};
 use crate::channel::Context;
 use crate::id::{PeerId, SignalId};
-use crate::io::{Output, SignalError};
+use crate::io::SignalError;
 use crate::link::Instance;
+use crate::offer;
 use crate::time::Time;
 use crate::violation::Violation;
 use crate::wire::{Carry, MAX_SIGNAL, Settled, SignalFate};
 
-/// The most that one relay is to carry at a time, however many permits it gives: an offer and three candidates.
+/// The most that one relay is to carry at a time, however many permits it gives.
 pub(crate) const OUT: u32 = 4;
 
-/// Signals that wait for one relay's permits: as much again for two receivers.
-pub(crate) const WAITING: usize = 2 * WAITING_FOR_ONE;
+/// Signals that wait for one relay's permits: as many as are dialed and answered by way of it.
+pub(crate) const WAITING: usize = 32;
 
-/// Of these, signals for one receiver: the rest is for others.
+/// Signals of this node that have no answer yet, by way of all relays: several times as many as there are dials
+/// and answers at a time.
+pub(crate) const OWN: usize = 256;
+
+/// Of those that wait for one relay, signals for one receiver: the rest is for others.
 const WAITING_FOR_ONE: usize = OUT as usize;
 
 #[derive(Debug)]
@@ -26,15 +31,15 @@ pub(super) struct Own {
     id: SignalId,
     to: PeerId,
     payload: Bytes,
-    /// When its transport is told that it came to nothing.
+    /// When it is given up.
     until: Time,
 }
 
 /// Signals that wait for one relay's permits, by receiver.
 pub(super) type Queue = Turns<PeerId, Own>;
 
-/// A transport of this node has something to say to one of its kind, by way of a peer that both are connected
-/// to, or to that peer itself.
+/// This node has something to say to another, by way of a peer that both are connected to, or to that peer itself.
+/// [`offer::signaled`] is told what becomes of it.
 pub(crate) fn ask(cx: &mut Context, id: SignalId, (via, to): (PeerId, PeerId), payload: Bytes) {
     // A relay answers after `signal_patience` at the latest: its answer says more than this node's own.
     let until = cx.now + 2 * cx.config.limits.signal_patience;
@@ -46,7 +51,9 @@ pub(crate) fn ask(cx: &mut Context, id: SignalId, (via, to): (PeerId, PeerId), p
 
 fn tell(cx: &mut Context, (until, id): (Time, SignalId), result: Result<(), SignalError>) {
     cx.signals.deadlines.remove(&(until, id));
-    cx.outputs.push_back(Output::Signaled { id, result });
+    #[cfg(test)]
+    cx.signals.told.push((id, result));
+    offer::signaled(cx, id, result);
 }
 
 impl Own {
@@ -56,14 +63,15 @@ impl Own {
 }
 
 fn queue(cx: &mut Context, via: PeerId, own: Own) -> Result<(), SignalError> {
-    if own.payload.len() > MAX_SIGNAL {
-        return Err(SignalError::TooLong);
-    }
+    debug_assert!(own.payload.len() <= MAX_SIGNAL, "a statement has at most {MAX_SIGNAL} bytes");
     match way_to(cx, &via) {
         Way::By(_, theirs) if theirs.requests == 0 => return Err(SignalError::NoRelay),
         Way::By(at, _) => cx.links.wake(at.link, at.slot),
         Way::Coming => {}
         Way::None => return Err(SignalError::NoRelay),
+    }
+    if cx.signals.deadlines.len() >= OWN {
+        return Err(SignalError::Busy);
     }
     let queue = cx.signals.own.entry(via).or_default();
     if queue.values().count() >= WAITING || queue.of(&own.to) >= WAITING_FOR_ONE {
@@ -110,6 +118,7 @@ pub(super) fn on_carried(
         SignalFate::NotConnected => Err(SignalError::NotConnected),
         SignalFate::Unwanted => Err(SignalError::Unwanted),
         SignalFate::Busy => Err(SignalError::Busy),
+        SignalFate::Unreadable => Err(SignalError::Unreadable),
     };
     if let Some(own) = own {
         tell(cx, own.key(), result);

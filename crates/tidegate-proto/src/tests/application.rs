@@ -22,7 +22,6 @@ pub(super) fn config(n: u8) -> Config {
     config.genesis = Some(genesis());
     // Tests decide which nodes are connected.
     config.outbound = 0;
-    config.takes_signals = true;
     let mut large = PoolSpec::new("large");
     large.max_item = 200_000;
     config.pools = vec![large, PoolSpec::new("small")];

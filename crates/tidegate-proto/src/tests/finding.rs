@@ -26,9 +26,9 @@ fn peer(n: u8) -> PeerId {
 
 fn record(n: u8, sequence: u64, addresses: Vec<Address>) -> PeerRecord {
     let network = config(0).network;
-    let payload = record::payload(&network, peer(n), sequence, &addresses).unwrap();
+    let payload = record::payload(&network, peer(n), sequence, &addresses, None).unwrap();
     let signature = Signature(key(n).sign(&payload).to_bytes());
-    PeerRecord { peer: peer(n), sequence, addresses, signature }
+    PeerRecord { peer: peer(n), sequence, addresses, sealing: None, signature }
 }
 
 /// Nodes that only know the address of the first one.

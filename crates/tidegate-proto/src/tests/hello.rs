@@ -166,6 +166,7 @@ fn a_record_must_be_the_peers_own_and_signed() {
         peer,
         sequence: 1,
         addresses: Vec::new(),
+        sealing: None,
         signature: Signature(signature),
     };
     let with = |record: PeerRecord| {
@@ -189,10 +190,15 @@ fn a_signed_record_is_accepted() {
     let mut script = Script::alone();
     script.connect(peer);
     say(&mut script, |_| {});
-    let mut record =
-        PeerRecord { peer, sequence: 7, addresses: Vec::new(), signature: Signature([0; 64]) };
+    let mut record = PeerRecord {
+        peer,
+        sequence: 7,
+        addresses: Vec::new(),
+        sealing: None,
+        signature: Signature([0; 64]),
+    };
     let network = script.node.config().network;
-    let payload = crate::peers::record::payload(&network, peer, 7, &[]).unwrap();
+    let payload = crate::peers::record::payload(&network, peer, 7, &[], None).unwrap();
     record.signature = Signature(key.sign(&payload).to_bytes());
     assert!(crate::peers::record::verify(&record, &network));
     assert!(!crate::peers::record::verify(&record, &NetworkId([0; 32])));

@@ -1,5 +1,8 @@
 //! Scenarios with a few nodes, through the six methods alone.
 
+/// What a test answers when something is to be opened that is no statement: the node counts it as one.
+pub(crate) const TAKEN: bytes::Bytes = bytes::Bytes::from_static(b"taken");
+
 mod application;
 mod blame;
 mod blocks;
@@ -13,6 +16,7 @@ mod hostile;
 mod least;
 mod limits;
 mod net;
+mod offering;
 mod permits;
 mod pools;
 mod reaching;

@@ -9,13 +9,13 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use super::application::{TestRules, config, facts};
 pub(super) use crate::Message;
 use crate::id::{
-    Address, ConnectionId, DialId, ItemId, PeerId, PoolIndex, SignalId, Signature, Ticket,
+    Address, ConnectionId, DialId, ItemId, PeerId, PoolIndex, SealingKey, Signature, Ticket,
 };
 use crate::io::{
-    Admission, Command, Connected, DialError, Direction, Event, Fate, Found, Input, Load, Output,
-    Path, SignalError, Subject, TipChange, Verdict, Write,
+    Admission, Command, Connected, DialError, Direction, Event, Exchange, Fate, Found, Input, Load,
+    Output, Path, SignalError, Subject, TipChange, Verdict, Write,
 };
-use crate::wire::{Binding, Frame};
+use crate::wire::{Binding, Description, Encode as _, Frame, SignedStatement};
 use crate::{Config, Node, Time};
 
 /// One node with the state of its test application.
@@ -36,11 +36,27 @@ pub(super) struct Host {
     pub(super) disk: Disk,
     /// How often the store was asked to load something.
     pub(super) loads: usize,
-    /// Signals for its transports, and results of those that they sent.
+    /// What came by way of others and is no statement, and what became of such that it sent.
     pub(super) signals: Vec<(PeerId, PeerId, Bytes)>,
-    pub(super) signaled: BTreeMap<SignalId, Result<(), SignalError>>,
+    pub(super) signaled: BTreeMap<u64, Result<(), SignalError>>,
+    /// What its transports were told of others.
+    pub(super) descriptions: Vec<(Exchange, PeerId, Description)>,
+    /// What its transports do with an offer.
+    pub(super) on_offer: OnOffer,
+    /// Changes what it says, before it is signed and sealed.
+    pub(super) forges: Option<fn(&mut crate::wire::Statement)>,
+    /// Everything that it had sealed, as it left.
+    pub(super) sealed: Vec<Bytes>,
     executed: BTreeMap<crate::id::BlockId, Bytes>,
     requests: u64,
+}
+
+/// What the transports of a host do with an offer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnOffer {
+    Answer,
+    Decline,
+    Nothing,
 }
 
 /// The store of a host.
@@ -126,6 +142,10 @@ impl Net {
             requests: 0,
             signals: Vec::new(),
             signaled: BTreeMap::new(),
+            descriptions: Vec::new(),
+            on_offer: OnOffer::Answer,
+            forges: None,
+            sealed: Vec::new(),
         };
         Self {
             now: Time::ZERO,
@@ -168,8 +188,41 @@ impl Net {
         self.drain(n);
     }
 
-    pub(super) fn input(&mut self, n: usize, input: Input) {
-        self.later(Duration::ZERO, n, input);
+    /// A relay gives a node something in the name of another, as no honest one would.
+    pub(super) fn deliver_as_relay(
+        &mut self,
+        relay: usize,
+        to: usize,
+        from: PeerId,
+        payload: Bytes,
+    ) {
+        let ends = [relay, to];
+        let is = |of: &[usize; 2]| *of == ends || *of == [to, relay];
+        let mut connections = self.ends.iter().rev();
+        let connection = *connections.find(|(_, of)| is(of)).expect("a connection").0;
+        let node = &self.hosts[to].node;
+        let is_signal =
+            |channel: &u32| node.kind_of(connection, *channel) == Some(crate::Kind::Signal);
+        let channel = (16..32).find(is_signal).expect("a channel of signals");
+        let message = crate::wire::SignalMessage::Deliver(crate::wire::Delivery { from, payload });
+        let frame = message.to_frame().unwrap();
+        self.later(Duration::ZERO, to, Input::Frame { connection, channel, frame });
+    }
+
+    /// What a node was told that became of what it delivered.
+    pub(super) fn fates_of(&self, relay: usize) -> Vec<crate::wire::SignalFate> {
+        let to = self.log.iter().filter(|(_, _, to, _)| *to == relay);
+        let fates = to.filter_map(|(_, _, _, message)| match message {
+            Message::Signal(crate::wire::SignalMessage::Delivered(settled)) => Some(settled.fate),
+            _ => None,
+        });
+        fates.collect()
+    }
+
+    /// A node has something carried that is no statement.
+    pub(super) fn carry(&mut self, n: usize, id: u64, by: (PeerId, PeerId), raw: Bytes) {
+        self.hosts[n].node.carry(self.now, id, by, raw);
+        self.drain(n);
     }
 
     pub(super) fn publish(&mut self, n: usize, pool: PoolIndex, body: &Bytes) -> Fate {
@@ -309,6 +362,12 @@ impl Net {
         self.events.insert((at, self.next), (to, input));
     }
 
+    /// `a` dials `b` by way of a common peer.
+    pub(super) fn offer(&mut self, a: usize, b: usize) {
+        let peer = self.peer(b);
+        self.command(a, Command::Dial { address: Address::by_offer(), peer: Some(peer) });
+    }
+
     fn dial(&mut self, from: usize, dial: DialId, to: usize) {
         if self.cut.contains(&(from, to)) {
             // It is lost.
@@ -319,14 +378,17 @@ impl Net {
             let delay = self.delay * 2;
             return self.later(delay, from, Input::DialFailed { dial, error });
         }
+        self.connected_by(from, dial, to, self.path);
+    }
+
+    fn connected_by(&mut self, from: usize, dial: DialId, to: usize, path: Path) {
         let connection = ConnectionId(self.next);
         self.next += 1;
         self.ends.insert(connection, [from, to]);
-        self.paths.insert(connection, self.path);
+        self.paths.insert(connection, path);
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&connection.0.to_be_bytes());
         let binding = Binding::Exporter(bytes);
-        let path = self.path;
         let connected = |peer, direction, n| {
             let (address, binding) = (address(n), binding.clone());
             let connected = Connected::new(connection, peer, direction, address, binding);
@@ -381,6 +443,10 @@ impl Net {
     fn drain(&mut self, n: usize) {
         while let Some(output) = self.hosts[n].node.poll_output() {
             match output {
+                Output::Dial { dial, address, .. } if address.is_by_offer() => {
+                    let (exchange, description) = (Exchange::Dialed(dial), description_of(n));
+                    self.later(Duration::ZERO, n, Input::Described { exchange, description });
+                }
                 Output::Dial { dial, address, .. } => {
                     let to = address.0[0] as usize;
                     self.dial(n, dial, to);
@@ -418,13 +484,57 @@ impl Net {
                 Output::Event(event) => self.hosts[n].events.push(event),
                 // Dials are answered at once here.
                 Output::Cancel { .. } => {}
-                Output::Signal { via, from, payload } => {
-                    self.hosts[n].signals.push((via, from, payload));
+                Output::Seal { request, receiver, statement } => {
+                    self.seal(n, request, receiver, statement);
                 }
-                Output::Signaled { id, result } => drop(self.hosts[n].signaled.insert(id, result)),
+                Output::Unseal { request, via, from, sealed } => {
+                    let statement = self.hosts[n].unseal(via, from, &sealed);
+                    self.command(n, Command::Unsealed { request, statement });
+                }
+                Output::Describe { exchange, peer, description } => {
+                    self.describe(n, exchange, peer, description);
+                }
                 Output::Load { request, what } => self.load(n, request, &what),
                 Output::Store { request, write } => self.store(n, request, write),
             }
+        }
+        let host = &mut self.hosts[n];
+        host.signaled.extend(host.node.carried());
+    }
+
+    /// Nothing in here is secret: what is sealed names whom it is sealed to.
+    fn seal(&mut self, n: usize, request: u64, receiver: SealingKey, statement: Bytes) {
+        let host = &mut self.hosts[n];
+        let mut said = Frame::from(statement.clone()).decode::<crate::wire::Statement>().unwrap();
+        let statement = match host.forges {
+            Some(forge) => {
+                forge(&mut said);
+                said.to_bytes().unwrap()
+            }
+            None => statement,
+        };
+        let signature = host.key.as_ref().map_or([0; 64], |key| key.sign(&statement).to_bytes());
+        let signed = SignedStatement { statement, signature: Signature(signature) };
+        let sealed = Bytes::from([SEALED, &receiver.0, &signed.to_bytes().unwrap()].concat());
+        host.sealed.push(sealed.clone());
+        self.command(n, Command::Sealed { request, sealed: Some(sealed) });
+    }
+
+    fn describe(&mut self, n: usize, exchange: Exchange, peer: PeerId, description: Description) {
+        self.hosts[n].descriptions.push((exchange, peer, description));
+        match (exchange, self.hosts[n].on_offer) {
+            (Exchange::Dialed(dial), _) => {
+                let to = self.hosts.iter().position(|host| host.node.config().peer == peer);
+                self.connected_by(n, dial, to.unwrap(), Path::Adapted);
+            }
+            (exchange @ Exchange::Offered(_), OnOffer::Answer) => {
+                let description = description_of(n);
+                self.later(Duration::ZERO, n, Input::Described { exchange, description });
+            }
+            (Exchange::Offered(offer), OnOffer::Decline) => {
+                self.later(Duration::ZERO, n, Input::Declined { offer });
+            }
+            (Exchange::Offered(_), OnOffer::Nothing) => {}
         }
     }
 
@@ -507,6 +617,33 @@ fn tip_change(block: &crate::io::Block) -> TipChange {
         (item.pool, facts.key)
     };
     TipChange { remove: block.items.iter().map(key).collect(), ..TipChange::new(block.block) }
+}
+
+/// What the sealed statements of a net begin with; the key that they are sealed to follows.
+pub(super) const SEALED: &[u8] = b"sealed";
+
+impl Host {
+    fn unseal(&mut self, via: PeerId, from: PeerId, sealed: &Bytes) -> Option<Bytes> {
+        let Some(rest) = sealed.strip_prefix(SEALED) else {
+            self.signals.push((via, from, sealed.clone()));
+            return Some(super::TAKEN);
+        };
+        let key = self.node.config().sealing?;
+        rest.strip_prefix(&key.0).map(Bytes::copy_from_slice)
+    }
+}
+
+/// What the transports of a node say of it.
+pub(super) fn description_of(n: usize) -> Description {
+    Description {
+        ufrag: format!("host {n}"),
+        password: "x".repeat(24),
+        fingerprint: [n as u8; 32],
+        candidates: Vec::new(),
+        max_message: 16_384,
+        instances: 8,
+        sctp: Bytes::new(),
+    }
 }
 
 pub(super) fn address(n: usize) -> Address {

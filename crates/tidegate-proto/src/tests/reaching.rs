@@ -522,9 +522,9 @@ fn records_sent_too_often_are_violations() {
         let (key, network) = (SigningKey::from_bytes(&[2; 32]), config(1).network);
         let peer = PeerId(key.verifying_key().to_bytes());
         let addresses = vec![ip4([20, 1, 0, 1], sequence as u16)];
-        let payload = crate::peers::record::payload(&network, peer, sequence, &addresses);
+        let payload = crate::peers::record::payload(&network, peer, sequence, &addresses, None);
         let signature = Signature(key.sign(&payload.unwrap()).to_bytes());
-        PeerRecord { peer, sequence, addresses, signature }
+        PeerRecord { peer, sequence, addresses, sealing: None, signature }
     };
     let connect = || {
         let mut script = node();

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::application::{TestRules, config};
 use crate::config::PoolSpec;
 use crate::id::{
-    Address, ConnectionId, DialId, Digest, ItemId, PeerId, PoolIndex, Salt, SignalId, Ticket,
+    Address, ConnectionId, DialId, Digest, ItemId, PeerId, PoolIndex, Salt, SealingKey, Ticket,
 };
 use crate::io::{
     Admission, Block, BlockItem, Command, Connected, Direction, Event, Fate, Input, Load, Output,
@@ -62,15 +62,17 @@ pub(super) struct Script {
     pub(super) loads: Vec<(u64, Load)>,
     pub(super) writes: Vec<(u64, Write)>,
     pub(super) fates: Vec<(u64, Fate)>,
-    /// Signals for the node's transports, and results of those that they sent.
+    /// What came by way of others and is no statement, and what became of such that the node sent.
     pub(super) signals: Vec<(PeerId, PeerId, Bytes)>,
-    pub(super) signaled: Vec<(SignalId, Result<(), SignalError>)>,
+    pub(super) signaled: Vec<(u64, Result<(), SignalError>)>,
     /// The expected identity of each dial.
     pub(super) dialed: Vec<Option<PeerId>>,
     /// The address at which the node sees this peer.
     pub(super) seen_at: Address,
     /// Requested signatures.
     pub(super) signs: Vec<(u64, Bytes)>,
+    /// What is to be sealed.
+    pub(super) seals: Vec<(u64, SealingKey, Bytes)>,
     /// Addresses that were dialed back for peers that had asked.
     pub(super) dialed_back: Vec<Address>,
     /// The listener whose socket dials use.
@@ -142,8 +144,8 @@ pub(super) fn setup_by(config: &Config, rules: &str) -> Setup {
         kind: 6,
         name: String::new(),
         versions: vec![OfferedVersion {
-            number: 1,
-            rules: Digest(blake3::derive_key("tidegate 1 signal rules", b"")),
+            number: 2,
+            rules: Digest(blake3::derive_key("tidegate 2 signal rules", b"")),
         }],
         grant: SIGNAL_GRANT,
         capacity: 0,
@@ -187,6 +189,7 @@ impl Script {
             dialed: Vec::new(),
             seen_at: Address(Bytes::from_static(b"here")),
             signs: Vec::new(),
+            seals: Vec::new(),
             dialed_back: Vec::new(),
             listener: None,
             stalled: false,
@@ -335,6 +338,12 @@ impl Script {
         self.drain();
     }
 
+    /// The node has something carried that is no statement.
+    pub(super) fn carry(&mut self, id: u64, (via, to): (PeerId, PeerId), raw: Bytes) {
+        self.node.carry(self.now, id, (via, to), raw);
+        self.drain();
+    }
+
     pub(super) fn command(&mut self, command: Command) {
         self.node.handle_command(self.now, command);
         self.drain();
@@ -463,11 +472,18 @@ impl Script {
                 Output::Published { request, fate } => self.fates.push((request, fate)),
                 Output::Sign { request, payload } => self.signs.push((request, payload)),
                 Output::Cancel { dial } => self.cancelled.push(dial),
-                Output::Signal { via, from, payload } => self.signals.push((via, from, payload)),
-                Output::Signaled { id, result } => self.signaled.push((id, result)),
-                Output::Open { .. } => {}
+                Output::Unseal { request, via, from, sealed } => {
+                    self.signals.push((via, from, sealed));
+                    let statement = Some(super::TAKEN);
+                    self.command(Command::Unsealed { request, statement });
+                }
+                Output::Seal { request, receiver, statement } => {
+                    self.seals.push((request, receiver, statement));
+                }
+                Output::Describe { .. } | Output::Open { .. } => {}
             }
         }
+        self.signaled.extend(self.node.carried());
     }
 }
 

@@ -123,9 +123,9 @@ fn commit(violation: Violation) -> Script {
             let mut asking = Script::with(config);
             asking.dial(PEER);
             asking.shake_hands();
-            let signature = Signature([0; 64]);
-            let addresses = vec![Address(Bytes::from_static(b"there"))];
-            let record = PeerRecord { peer: PeerId([4; 32]), sequence: 1, addresses, signature };
+            let (peer, signature) = (PeerId([4; 32]), Signature([0; 64]));
+            let (addresses, sealing) = (vec![Address(Bytes::from_static(b"there"))], None);
+            let record = PeerRecord { peer, sequence: 1, addresses, sealing, signature };
             asking.send(PEERS, &PeersMessage::Records(vec![record]));
             return asking;
         }

@@ -74,8 +74,8 @@ pub const MAX_HEADERS: usize = 256;
 /// Bytes of the largest item that any pool may allow.
 pub const MAX_ITEM: usize = 16777216;
 
-/// Bytes that a transport of one node may have for one of another in one message.
-pub const MAX_SIGNAL: usize = 4096;
+/// Bytes of a sealed statement (section 20).
+pub const MAX_SIGNAL: usize = 1536;
 
 /// A peer's identity: its Ed25519 public key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -210,6 +210,23 @@ impl Decode for Address {
     const MIN_SIZE: usize = 4;
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         input.opaque(256).map(Self)
+    }
+}
+
+/// An X25519 public key (RFC 7748), to which others seal what is for its owner alone.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SealingKey(#[serde(with = "super::hex_array")] pub [u8; 32]);
+
+impl Encode for SealingKey {
+    fn encode(&self, out: &mut Writer) {
+        out.fixed(&self.0);
+    }
+}
+
+impl Decode for SealingKey {
+    const MIN_SIZE: usize = 32;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        input.fixed().map(Self)
     }
 }
 
@@ -455,6 +472,8 @@ pub struct PeerRecord {
     pub sequence: u64,
     /// Where it listens.
     pub addresses: Vec<Address>,
+    /// The key to seal offers to, of a peer that takes offers (section 20).
+    pub sealing: Option<SealingKey>,
     /// Ed25519 over the RecordPayload with these values.
     pub signature: Signature,
 }
@@ -464,17 +483,19 @@ impl Encode for PeerRecord {
         self.peer.encode(out);
         out.u64(self.sequence);
         out.list(&self.addresses, 16);
+        out.optional(self.sealing.as_ref());
         self.signature.encode(out);
     }
 }
 
 impl Decode for PeerRecord {
-    const MIN_SIZE: usize = 108;
+    const MIN_SIZE: usize = 112;
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             peer: PeerId::decode(input)?,
             sequence: input.u64()?,
             addresses: input.list(16)?,
+            sealing: input.optional()?,
             signature: Signature::decode(input)?,
         })
     }
@@ -483,7 +504,7 @@ impl Decode for PeerRecord {
 /// What the signature of a PeerRecord covers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordPayload {
-    /// "tidegate record 1".
+    /// "tidegate record 2".
     pub domain: String,
     /// The network it was made for.
     pub network: NetworkId,
@@ -493,6 +514,8 @@ pub struct RecordPayload {
     pub sequence: u64,
     /// As in the record.
     pub addresses: Vec<Address>,
+    /// As in the record.
+    pub sealing: Option<SealingKey>,
 }
 
 impl Encode for RecordPayload {
@@ -502,11 +525,12 @@ impl Encode for RecordPayload {
         self.peer.encode(out);
         out.u64(self.sequence);
         out.list(&self.addresses, 16);
+        out.optional(self.sealing.as_ref());
     }
 }
 
 impl Decode for RecordPayload {
-    const MIN_SIZE: usize = 80;
+    const MIN_SIZE: usize = 84;
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             domain: input.string(32)?,
@@ -514,6 +538,7 @@ impl Decode for RecordPayload {
             peer: PeerId::decode(input)?,
             sequence: input.u64()?,
             addresses: input.list(16)?,
+            sealing: input.optional()?,
         })
     }
 }
@@ -579,6 +604,8 @@ pub enum RefusalKind {
     BadSignature = 9,
     /// `BUSY`.
     Busy = 10,
+    /// `WRONG_TARGET`.
+    WrongTarget = 11,
 }
 
 impl Encode for RefusalKind {
@@ -601,6 +628,7 @@ impl Decode for RefusalKind {
             8 => Ok(Self::ShuttingDown),
             9 => Ok(Self::BadSignature),
             10 => Ok(Self::Busy),
+            11 => Ok(Self::WrongTarget),
             value => Err(DecodeError::UnknownValue { of: "RefusalKind", value }),
         }
     }
@@ -629,6 +657,8 @@ pub enum Refusal {
     BadSignature,
     /// Milliseconds after which to try again.
     Busy(u32),
+    /// `WRONG_TARGET`.
+    WrongTarget,
 }
 
 impl Encode for Refusal {
@@ -653,6 +683,7 @@ impl Encode for Refusal {
                 out.u32(10);
                 out.u32(*value);
             }
+            Self::WrongTarget => out.u32(11),
         }
     }
 }
@@ -671,6 +702,7 @@ impl Decode for Refusal {
             8 => Ok(Self::ShuttingDown),
             9 => Ok(Self::BadSignature),
             10 => input.u32().map(Self::Busy),
+            11 => Ok(Self::WrongTarget),
             value => Err(DecodeError::UnknownValue { of: "Refusal", value }),
         }
     }
@@ -2386,6 +2418,208 @@ impl Decode for Description {
     }
 }
 
+/// Bytes of what is said in a statement.
+pub const MAX_SAID: usize = 1024;
+
+/// Bytes of a statement.
+pub const MAX_STATEMENT: usize = 1280;
+
+/// Kinds of statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum SaidKind {
+    /// `OFFER`.
+    Offer = 0,
+    /// `ANSWER`.
+    Answer = 1,
+    /// `REFUSAL`.
+    Refusal = 2,
+}
+
+impl Encode for SaidKind {
+    fn encode(&self, out: &mut Writer) {
+        out.u32(*self as u32);
+    }
+}
+
+impl Decode for SaidKind {
+    const MIN_SIZE: usize = 4;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match input.u32()? {
+            0 => Ok(Self::Offer),
+            1 => Ok(Self::Answer),
+            2 => Ok(Self::Refusal),
+            value => Err(DecodeError::UnknownValue { of: "SaidKind", value }),
+        }
+    }
+}
+
+/// How the answering end can be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerSaid {
+    /// Digest of the offer's statement.
+    pub offer: Digest,
+    /// Its description.
+    pub description: Description,
+}
+
+impl Encode for AnswerSaid {
+    fn encode(&self, out: &mut Writer) {
+        self.offer.encode(out);
+        self.description.encode(out);
+    }
+}
+
+impl Decode for AnswerSaid {
+    const MIN_SIZE: usize = 88;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { offer: Digest::decode(input)?, description: Description::decode(input)? })
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusalSaid {
+    /// Digest of the offer's statement.
+    pub offer: Digest,
+    /// Why.
+    pub why: Refusal,
+}
+
+impl Encode for RefusalSaid {
+    fn encode(&self, out: &mut Writer) {
+        self.offer.encode(out);
+        self.why.encode(out);
+    }
+}
+
+impl Decode for RefusalSaid {
+    const MIN_SIZE: usize = 36;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { offer: Digest::decode(input)?, why: Refusal::decode(input)? })
+    }
+}
+
+/// What is said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Said {
+    /// How the end that wants a connection can be reached.
+    Offer(Description),
+    /// `ANSWER`.
+    Answer(AnswerSaid),
+    /// The same in all versions.
+    Refusal(RefusalSaid),
+}
+
+impl Encode for Said {
+    fn encode(&self, out: &mut Writer) {
+        match self {
+            Self::Offer(value) => {
+                out.u32(0);
+                value.encode(out);
+            }
+            Self::Answer(value) => {
+                out.u32(1);
+                value.encode(out);
+            }
+            Self::Refusal(value) => {
+                out.u32(2);
+                value.encode(out);
+            }
+        }
+    }
+}
+
+impl Decode for Said {
+    const MIN_SIZE: usize = 40;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match input.u32()? {
+            0 => Description::decode(input).map(Self::Offer),
+            1 => AnswerSaid::decode(input).map(Self::Answer),
+            2 => RefusalSaid::decode(input).map(Self::Refusal),
+            value => Err(DecodeError::UnknownValue { of: "Said", value }),
+        }
+    }
+}
+
+/// What a node says to one that it has no connection to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statement {
+    /// "tidegate statement 1".
+    pub domain: String,
+    /// The version of this protocol that it is in.
+    pub protocol: u32,
+    /// The sender's network.
+    pub network: NetworkId,
+    /// Who says it.
+    pub from: PeerId,
+    /// To whom.
+    pub to: PeerId,
+    /// A random number: no two statements are the same.
+    #[serde(with = "super::hex_array")]
+    pub fresh: [u8; 16],
+    /// The key to seal answers to.
+    pub reply: SealingKey,
+    /// A Said.
+    #[serde(with = "super::hex_bytes")]
+    pub said: Bytes,
+}
+
+impl Encode for Statement {
+    fn encode(&self, out: &mut Writer) {
+        out.string(&self.domain, 32);
+        out.u32(self.protocol);
+        self.network.encode(out);
+        self.from.encode(out);
+        self.to.encode(out);
+        out.fixed(&self.fresh);
+        self.reply.encode(out);
+        out.opaque(&self.said, 1024);
+    }
+}
+
+impl Decode for Statement {
+    const MIN_SIZE: usize = 156;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            domain: input.string(32)?,
+            protocol: input.u32()?,
+            network: NetworkId::decode(input)?,
+            from: PeerId::decode(input)?,
+            to: PeerId::decode(input)?,
+            fresh: input.fixed()?,
+            reply: SealingKey::decode(input)?,
+            said: input.opaque(1024)?,
+        })
+    }
+}
+
+/// What is sealed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedStatement {
+    /// A Statement.
+    #[serde(with = "super::hex_bytes")]
+    pub statement: Bytes,
+    /// Ed25519 over it, by the key of its sender.
+    pub signature: Signature,
+}
+
+impl Encode for SignedStatement {
+    fn encode(&self, out: &mut Writer) {
+        out.opaque(&self.statement, 1280);
+        self.signature.encode(out);
+    }
+}
+
+impl Decode for SignedStatement {
+    const MIN_SIZE: usize = 68;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { statement: input.opaque(1280)?, signature: Signature::decode(input)? })
+    }
+}
+
+/// Records in one choice.
+pub const MAX_CHOICE: usize = 8;
+
 /// What became of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum SignalFate {
@@ -2397,6 +2631,8 @@ pub enum SignalFate {
     Unwanted = 2,
     /// `BUSY`.
     Busy = 3,
+    /// `UNREADABLE`.
+    Unreadable = 4,
 }
 
 impl Encode for SignalFate {
@@ -2413,6 +2649,7 @@ impl Decode for SignalFate {
             1 => Ok(Self::NotConnected),
             2 => Ok(Self::Unwanted),
             3 => Ok(Self::Busy),
+            4 => Ok(Self::Unreadable),
             value => Err(DecodeError::UnknownValue { of: "SignalFate", value }),
         }
     }
@@ -2423,7 +2660,7 @@ impl Decode for SignalFate {
 pub struct Carry {
     /// Whom it is for.
     pub to: PeerId,
-    /// What a transport has to say to one of its own kind.
+    /// A SignedStatement, sealed to the receiver.
     #[serde(with = "super::hex_bytes")]
     pub payload: Bytes,
 }
@@ -2431,14 +2668,14 @@ pub struct Carry {
 impl Encode for Carry {
     fn encode(&self, out: &mut Writer) {
         self.to.encode(out);
-        out.opaque(&self.payload, 4096);
+        out.opaque(&self.payload, 1536);
     }
 }
 
 impl Decode for Carry {
     const MIN_SIZE: usize = 36;
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { to: PeerId::decode(input)?, payload: input.opaque(4096)? })
+        Ok(Self { to: PeerId::decode(input)?, payload: input.opaque(1536)? })
     }
 }
 
@@ -2455,14 +2692,14 @@ pub struct Delivery {
 impl Encode for Delivery {
     fn encode(&self, out: &mut Writer) {
         self.from.encode(out);
-        out.opaque(&self.payload, 4096);
+        out.opaque(&self.payload, 1536);
     }
 }
 
 impl Decode for Delivery {
     const MIN_SIZE: usize = 36;
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { from: PeerId::decode(input)?, payload: input.opaque(4096)? })
+        Ok(Self { from: PeerId::decode(input)?, payload: input.opaque(1536)? })
     }
 }
 
@@ -2489,6 +2726,26 @@ impl Decode for Settled {
     }
 }
 
+/// A question for peers of the receiver that take offers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChoiceAsked {
+    /// This one, or some if there is none.
+    pub peer: Option<PeerId>,
+}
+
+impl Encode for ChoiceAsked {
+    fn encode(&self, out: &mut Writer) {
+        out.optional(self.peer.as_ref());
+    }
+}
+
+impl Decode for ChoiceAsked {
+    const MIN_SIZE: usize = 4;
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { peer: input.optional()? })
+    }
+}
+
 /// Kinds of message of the channel signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum SignalKind {
@@ -2500,6 +2757,10 @@ pub enum SignalKind {
     Deliver = 2,
     /// `DELIVERED`.
     Delivered = 3,
+    /// `ASK`.
+    Ask = 4,
+    /// `CHOICE`.
+    Choice = 5,
 }
 
 impl Encode for SignalKind {
@@ -2516,6 +2777,8 @@ impl Decode for SignalKind {
             1 => Ok(Self::Carried),
             2 => Ok(Self::Deliver),
             3 => Ok(Self::Delivered),
+            4 => Ok(Self::Ask),
+            5 => Ok(Self::Choice),
             value => Err(DecodeError::UnknownValue { of: "SignalKind", value }),
         }
     }
@@ -2532,6 +2795,10 @@ pub enum SignalMessage {
     Deliver(Delivery),
     /// `DELIVERED`.
     Delivered(Settled),
+    /// `ASK`.
+    Ask(ChoiceAsked),
+    /// Peers that take offers and are connected to the sender; none if it has none to tell.
+    Choice(Vec<PeerRecord>),
 }
 
 impl Encode for SignalMessage {
@@ -2553,18 +2820,28 @@ impl Encode for SignalMessage {
                 out.u32(3);
                 value.encode(out);
             }
+            Self::Ask(value) => {
+                out.u32(4);
+                value.encode(out);
+            }
+            Self::Choice(value) => {
+                out.u32(5);
+                out.list(value, 8);
+            }
         }
     }
 }
 
 impl Decode for SignalMessage {
-    const MIN_SIZE: usize = 12;
+    const MIN_SIZE: usize = 8;
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         match input.u32()? {
             0 => Carry::decode(input).map(Self::Carry),
             1 => Settled::decode(input).map(Self::Carried),
             2 => Delivery::decode(input).map(Self::Deliver),
             3 => Settled::decode(input).map(Self::Delivered),
+            4 => ChoiceAsked::decode(input).map(Self::Ask),
+            5 => input.list(8).map(Self::Choice),
             value => Err(DecodeError::UnknownValue { of: "SignalMessage", value }),
         }
     }

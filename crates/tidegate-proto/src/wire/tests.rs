@@ -55,6 +55,11 @@ fn the_golden_vectors_hold() {
             "BlockBody" => check(&file.cases, Frame::decode::<BlockBody>, Encode::to_frame),
             "RecordPayload" => check(&file.cases, Frame::decode::<RecordPayload>, Encode::to_frame),
             "Description" => check(&file.cases, Frame::decode::<Description>, Encode::to_frame),
+            "Said" => check(&file.cases, Frame::decode::<Said>, Encode::to_frame),
+            "Statement" => check(&file.cases, Frame::decode::<Statement>, Encode::to_frame),
+            "SignedStatement" => {
+                check(&file.cases, Frame::decode::<SignedStatement>, Encode::to_frame);
+            }
             name => {
                 let kind = message_of(name);
                 check(&file.cases, |frame| Message::decode(kind, frame), Message::to_frame);
@@ -62,7 +67,7 @@ fn the_golden_vectors_hold() {
         }
         files += 1;
     }
-    assert_eq!(files, Kind::ALL.len() + 3);
+    assert_eq!(files, Kind::ALL.len() + 6);
 }
 
 fn words(words: &[u32]) -> Vec<u8> {

@@ -9,6 +9,7 @@ use std::cell::Cell;
 use bytes::Bytes;
 use tidegate_proto::wire::{
     BlockBody, DecodeError, Description, Encode, EncodeError, Frame, MAX_FRAME, RecordPayload,
+    Said, SignedStatement, Statement,
 };
 use tidegate_proto::{Kind, Message};
 
@@ -66,11 +67,14 @@ const BESIDE: usize = 1024;
 /// Checks one input: the first byte picks the message, the rest is the frame.
 pub(crate) fn check(input: &[u8]) {
     let Some((kind, frame)) = input.split_first() else { return };
-    match usize::from(*kind) % (Kind::ALL.len() + 3) {
+    match usize::from(*kind) % (Kind::ALL.len() + 6) {
         0 => check_as(frame, Frame::decode::<RecordPayload>, Encode::to_frame),
         1 => check_as(frame, Frame::decode::<BlockBody>, Encode::to_frame),
         2 => check_as(frame, Frame::decode::<Description>, Encode::to_frame),
-        n => check_as(frame, |frame| Message::decode(Kind::ALL[n - 3], frame), Message::to_frame),
+        3 => check_as(frame, Frame::decode::<Said>, Encode::to_frame),
+        4 => check_as(frame, Frame::decode::<Statement>, Encode::to_frame),
+        5 => check_as(frame, Frame::decode::<SignedStatement>, Encode::to_frame),
+        n => check_as(frame, |frame| Message::decode(Kind::ALL[n - 6], frame), Message::to_frame),
     }
 }
 
@@ -81,7 +85,10 @@ pub(crate) fn selector(name: &str) -> u8 {
         "RecordPayload" => 0,
         "BlockBody" => 1,
         "Description" => 2,
-        _ => kind.map(|kind| kind as u8 + 3).unwrap_or_else(|| panic!("no channel has {name}")),
+        "Said" => 3,
+        "Statement" => 4,
+        "SignedStatement" => 5,
+        _ => kind.map(|kind| kind as u8 + 6).unwrap_or_else(|| panic!("no channel has {name}")),
     }
 }
 

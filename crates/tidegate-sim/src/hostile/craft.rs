@@ -9,11 +9,12 @@ use tidegate_proto::id::{BlockId, Digest, ItemId, NetworkId, PeerId, Salt, Signa
 use tidegate_proto::rules::Rules as _;
 use tidegate_proto::wire::{
     Address, Announcement, Answer, Binding, BlockBody, BlockFetch, BlockHeader, BlockIds,
-    BlockItem, BlockMessage, BlockPart, BlockWant, Body, BodyGroup, Carry, Chunked, Compact,
-    ControlMessage, Delivery, Encode as _, Frame, Goodbye, Grant, Group, Held, Hello, ItemBody,
-    MAX_SIGNAL, NotHere, PeerRecord, PeersMessage, PoolMessage, Prefilled, Raise, Refusal, Report,
-    Return, RpcBlock, RpcError, RpcFailed, RpcHeaders, RpcMessage, RpcRequest, RpcWant, Settled,
-    Setup, SignalFate, SignalMessage, TipMessage, TipSlot, WantHeaders,
+    BlockItem, BlockMessage, BlockPart, BlockWant, Body, BodyGroup, Carry, ChoiceAsked, Chunked,
+    Compact, ControlMessage, Delivery, Encode as _, Frame, Goodbye, Grant, Group, Held, Hello,
+    ItemBody, MAX_SIGNAL, NotHere, PeerRecord, PeersMessage, PoolMessage, Prefilled, Raise,
+    Refusal, Report, Return, RpcBlock, RpcError, RpcFailed, RpcHeaders, RpcMessage, RpcRequest,
+    RpcWant, SealingKey, Settled, Setup, SignalFate, SignalMessage, TipMessage, TipSlot,
+    WantHeaders,
 };
 
 use super::{Hostile, Kind, number, pick};
@@ -31,8 +32,13 @@ const PARTS: [BlockPart; 4] =
     [BlockPart::Header, BlockPart::Compact, BlockPart::Ids, BlockPart::Items];
 const POOLS: [&str; 3] = ["transfers", "works", "others"];
 
-pub(super) const FATES: [SignalFate; 4] =
-    [SignalFate::Taken, SignalFate::NotConnected, SignalFate::Unwanted, SignalFate::Busy];
+pub(super) const FATES: [SignalFate; 5] = [
+    SignalFate::Taken,
+    SignalFate::NotConnected,
+    SignalFate::Unwanted,
+    SignalFate::Busy,
+    SignalFate::Unreadable,
+];
 
 fn pool_name(entropy: &mut Entropy) -> String {
     POOLS[entropy.below(3) as usize].to_owned()
@@ -260,12 +266,14 @@ impl Hostile {
         let peer = pick(&self.peers, entropy).unwrap_or_else(|| PeerId([entropy.byte(); 32]));
         let payload = vec![entropy.byte(); entropy.below(MAX_SIGNAL as u64 + 1) as usize].into();
         let number = recent(entropy) / 4;
-        let settled = Settled { number, fate: FATES[entropy.below(4) as usize] };
-        match entropy.below(4) {
+        let settled = Settled { number, fate: FATES[entropy.below(5) as usize] };
+        match entropy.below(6) {
             0 => SignalMessage::Carry(Carry { to: peer, payload }),
             1 => SignalMessage::Deliver(Delivery { from: peer, payload }),
             2 => SignalMessage::Carried(settled),
-            _ => SignalMessage::Delivered(settled),
+            3 => SignalMessage::Delivered(settled),
+            4 => SignalMessage::Ask(ChoiceAsked { peer: (entropy.below(2) == 0).then_some(peer) }),
+            _ => SignalMessage::Choice(some(entropy, record).into_iter().take(8).collect()),
         }
     }
 
@@ -325,6 +333,7 @@ fn record(entropy: &mut Entropy) -> PeerRecord {
         peer: PeerId([entropy.byte(); 32]),
         sequence: u64::from(number(entropy)),
         addresses: some(entropy, address).into_iter().take(16).collect(),
+        sealing: (entropy.below(2) == 0).then(|| SealingKey([entropy.byte(); 32])),
         signature: Signature([entropy.byte(); 64]),
     }
 }

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use tidegate_ledger::Header;
-use tidegate_proto::id::{BlockId, Digest};
+use tidegate_proto::id::{BlockId, Digest, PeerId};
 use tidegate_proto::wire::{
     Answer, BlockBody, BlockMessage, BlockPart, Body, Carry, Chunked, Compact, Delivery,
     Encode as _, Frame, Group, Held, MAX_SIGNAL, NotHere, PeerRecord, PeersMessage, PoolMessage,
@@ -242,7 +242,21 @@ fn signal(mut message: SignalMessage, entropy: &mut Entropy) -> SignalMessage {
         SignalMessage::Carried(settled) | SignalMessage::Delivered(settled) => {
             match entropy.below(4) {
                 0 => settled.number ^= 1,
-                _ => settled.fate = FATES[entropy.below(4) as usize],
+                _ => settled.fate = FATES[entropy.below(5) as usize],
+            }
+            return message;
+        }
+        SignalMessage::Ask(asked) => {
+            match &mut asked.peer {
+                Some(peer) => peer.0[0] ^= 1,
+                None => asked.peer = Some(PeerId([entropy.byte(); 32])),
+            }
+            return message;
+        }
+        SignalMessage::Choice(records) => {
+            match records.first_mut() {
+                Some(record) => record.sequence ^= 1,
+                None => *records = Vec::new(),
             }
             return message;
         }

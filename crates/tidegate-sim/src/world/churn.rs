@@ -12,12 +12,10 @@ use crate::places::listening;
 const SYNC: Duration = Duration::from_millis(3);
 
 impl World {
-    /// Tells all nodes their listeners; if they have to find each other, they start with that.
+    /// Tells all nodes their listeners.
     pub(super) fn begin_finding(&mut self) {
-        if self.scenario.discovery {
-            for node in 0..self.hosts.len() {
-                self.command(node, listening(node));
-            }
+        for node in 0..self.hosts.len() {
+            self.command(node, listening(node));
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Each channel is a negotiated data channel with its number (specification section 19). A connection begins with an
 //! offer and an answer that are carried in another way: this transport makes and takes [`Description`]s
-//! ([`Happening::Described`], [`Transport::describe`]), and knows nothing of how they travel, nor who made them.
+//! ([`Input::Described`], [`Transport::describe`]), and knows nothing of how they travel, nor who made them.
 //!
 //! A task of its own has the sockets and the connections; frames that the node does not ask for stay where the peer's
 //! credits bound them.
@@ -18,16 +18,14 @@ use std::task::{Context, Poll};
 
 use multiaddr::{Multiaddr, Protocol};
 use tidegate_proto::id::{ConnectionId, DialId, PeerId};
-use tidegate_proto::io::{DialError, Direction, Input};
+use tidegate_proto::io::{DialError, Direction, Exchange, Input};
 use tidegate_proto::wire::{Description, Frame, MAX_OFFERS};
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot;
 
 use super::form::Form;
 use super::outbox::Outbox;
-use super::{
-    BoxFuture, Dial, Exchange, Happening, ListenError, Offered, Setup, Traffic, Transport,
-};
+use super::{BoxFuture, Dial, Happening, ListenError, Setup, Traffic, Transport};
 use crate::rt;
 
 mod engine;
@@ -78,7 +76,9 @@ impl WebRtc {
     fn is_current(&mut self, happening: &Happening) -> bool {
         match happening {
             Happening::Input(Input::DialFailed { dial, .. }) => self.dials.remove(dial),
-            Happening::Described(Exchange::Dialed(dial), _) => self.dials.contains(dial),
+            Happening::Input(Input::Described { exchange: Exchange::Dialed(dial), .. }) => {
+                self.dials.contains(dial)
+            }
             Happening::Input(Input::Connected(up)) => match up.direction {
                 Direction::Outbound(dial) if !self.dials.remove(&dial) => {
                     self.unwanted.insert(up.connection);

@@ -7,9 +7,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::Kind;
-use crate::id::{ConnectionId, DialId, PeerId};
-use crate::io::{Connected, DialError, Direction, Input};
-use crate::transport::{Dial, Exchange, Happening, Offered, Setup, from_core};
+use crate::id::{ConnectionId, DialId, OfferId, PeerId};
+use crate::io::{Connected, DialError, Direction, Exchange, Input};
+use crate::transport::{Dial, Happening, Setup, from_core};
 use crate::wire::{Binding, Description, Encode as _, Frame, MAX_FRAME, Writer};
 use crate::{Identity, Limits, Multiaddr, Transport};
 use bytes::Bytes;
@@ -246,10 +246,12 @@ impl<K: Kind> Net<K> {
         })
         .await;
         match happening {
+            Happening::Input(Input::Described { exchange, description }) => {
+                self.carry(at, exchange, description);
+            }
+            Happening::Input(Input::Declined { offer }) => self.decline(offer),
             Happening::Input(input) => self.peers[at].on_input(input),
             Happening::Addresses => self.peers[at].on_addresses(),
-            Happening::Described(exchange, description) => self.carry(at, exchange, description),
-            Happening::Declined(exchange) => self.decline(at, exchange),
         }
         // Transports do not yield by themselves, and their sockets have tasks of their own.
         tokio::task::consume_budget().await;
@@ -272,9 +274,9 @@ impl<K: Kind> Net<K> {
                     return self.fail(from, dial, DialError::Unreachable);
                 };
                 self.offers.push((from, dial));
-                (to, Exchange::Offered(Offered(self.offers.len() as u64 - 1)))
+                (to, Exchange::Offered(OfferId(self.offers.len() as u64 - 1)))
             }
-            Exchange::Offered(Offered(offer)) => {
+            Exchange::Offered(OfferId(offer)) => {
                 let (dialer, dial) = self.offers[offer as usize];
                 (dialer, Exchange::Dialed(dial))
             }
@@ -284,10 +286,7 @@ impl<K: Kind> Net<K> {
         }
     }
 
-    fn decline(&mut self, at: usize, exchange: Exchange) {
-        let Exchange::Offered(Offered(offer)) = exchange else {
-            panic!("{at} declined a dial of its own");
-        };
+    fn decline(&mut self, OfferId(offer): OfferId) {
         let (dialer, dial) = self.offers[offer as usize];
         self.fail(dialer, dial, DialError::because("the offer was declined"));
     }

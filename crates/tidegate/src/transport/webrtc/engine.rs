@@ -9,18 +9,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tidegate_proto::id::{ConnectionId, DialId, PeerId};
-use tidegate_proto::io::{Connected, DialError, Direction, Input, Path};
+use tidegate_proto::id::{ConnectionId, DialId, OfferId, PeerId};
+use tidegate_proto::io::{Connected, DialError, Direction, Exchange, Input, Path};
 use tidegate_proto::wire::{Binding, CandidateKind, Description, Frame};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::session::{Common, Happened, Role, Session, address_of as address_in};
 use super::socket::{Buffers, Received, Socket};
 use super::stun::{self, First, Transaction};
-use super::{Exchange, Offered};
 use crate::transport::form::Form;
 use crate::transport::outbox::Outbox;
-use crate::transport::{Happening, Place, Places, new_connection_id, to_core};
+use crate::transport::{Place, Places, new_connection_id, to_core};
 
 /// Inbound connections that are not up yet.
 pub(super) const HANDSHAKES: usize = 32;
@@ -346,7 +345,7 @@ impl Engine {
             Ok(number) => {
                 if let Some(peer) = self.peers.get_mut(&number) {
                     let description = peer.session.description();
-                    self.outbox.give(Happening::Described(exchange, description));
+                    self.outbox.give(Input::Described { exchange, description });
                 }
             }
             Err(error) => self.outbox.give(Input::DialFailed { dial, error }),
@@ -371,13 +370,13 @@ impl Engine {
         let answer = peer.session.description();
         peer.session.drive(now());
         if let Exchange::Offered(_) = exchange {
-            self.outbox.give(Happening::Described(exchange, answer));
+            self.outbox.give(Input::Described { exchange, description: answer });
         }
         self.settle(number);
     }
 
     /// An offer: begins a connection if there is a place.
-    fn on_offer(&mut self, offer: Offered, from: PeerId, theirs: &Description) -> Option<Number> {
+    fn on_offer(&mut self, offer: OfferId, from: PeerId, theirs: &Description) -> Option<Number> {
         let exchange = Exchange::Offered(offer);
         let pending = self.peers.values().filter(|peer| peer.connection.is_none());
         let pending = pending.filter(|peer| matches!(peer.exchange, Exchange::Offered(_))).count();
@@ -385,7 +384,7 @@ impl Engine {
             .then(|| self.begin(exchange, Some(from), INBOUND_PATIENCE, Some(theirs)).ok());
         let begun = begun.flatten();
         if begun.is_none() {
-            self.outbox.give(Happening::Declined(exchange));
+            self.outbox.give(Input::Declined { offer });
         }
         begun
     }
@@ -395,7 +394,7 @@ impl Engine {
         let Some(exchange) = self.peers.get(&number).map(|peer| peer.exchange) else { return };
         match exchange {
             Exchange::Dialed(dial) => self.outbox.give(Input::DialFailed { dial, error }),
-            Exchange::Offered(_) => self.outbox.give(Happening::Declined(exchange)),
+            Exchange::Offered(offer) => self.outbox.give(Input::Declined { offer }),
         }
         self.forget(number);
     }
