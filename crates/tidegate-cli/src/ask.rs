@@ -75,9 +75,10 @@ pub(crate) fn peers(arguments: &Arguments) -> anyhow::Result<bool> {
     }
     for peer in &peers.connected {
         say!(
-            "{}  {:3}  height {}  {}  {:.0} s  {}",
+            "{}  {:3}  {:6}  height {}  {}  {:.0} s  {}",
             peer.peer,
             if peer.inbound { "in" } else { "out" },
+            peer.over(),
             peer.height,
             peer.round_trip(),
             peer.connected_for,

@@ -50,6 +50,12 @@ pub(crate) struct Arguments {
     /// Transfers a second, on all nodes together.
     #[arg(long, default_value_t = 200, allow_negative_numbers = true)]
     tx_rate: u64,
+    /// What the nodes are connected over. With webrtc only the first one listens, and the others meet by way of it.
+    #[arg(long, value_enum, default_value_t = Over::Quic)]
+    transport: Over,
+    /// Only the first node listens, as if all others were behind routers: they meet by way of it, over WebRTC.
+    #[arg(long)]
+    nat: bool,
     /// Print the summary as JSON and nothing else.
     #[arg(long)]
     json: bool,
@@ -59,6 +65,14 @@ pub(crate) struct Arguments {
     /// Write each node's run to this folder, for `tidegate replay`.
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
+}
+
+/// What the nodes of the demo are connected over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Over {
+    Quic,
+    Webrtc,
+    Tcp,
 }
 
 /// Runs the demo; `true` if all nodes came to the same end.
@@ -74,6 +88,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     if let Some(folder) = &arguments.record {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
+    ensure!(
+        !arguments.nat || arguments.transport != Over::Tcp,
+        "--nat: the nodes meet over WebRTC, not over TCP"
+    );
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let summary = runtime.block_on(demo(arguments))?;
     if arguments.json {
@@ -86,7 +104,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
 
 async fn demo(arguments: &Arguments) -> anyhow::Result<Summary> {
     let measures = Arc::new(Measures::default());
-    let mut network = Network::start(arguments.nodes, arguments.record.as_deref(), &measures)?;
+    let over = if arguments.nat { Over::Webrtc } else { arguments.transport };
+    let record = arguments.record.as_deref();
+    let mut network = Network::start(arguments.nodes, over, record, &measures)?;
     let stopped = Arc::new(AtomicBool::new(false));
     let mut interrupted = Box::pin(tokio::signal::ctrl_c());
     // Signals are handled from the first poll on, which must come before any output.

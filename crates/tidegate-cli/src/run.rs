@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use tidegate::io::Event;
 use tidegate::transport::is_unspecified;
 use tidegate::transport::tcp::Tcp;
+use tidegate::transport::webrtc::WebRtc;
 use tidegate::{Builder, Events, Identity, Limits, Node, Store};
 use tidegate_ledger::{JobId, Ledger, LedgerRules, Saved, SigningKey, account, pools};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -17,7 +18,7 @@ use crate::api::events::EventLog;
 use crate::api::guard::Guard;
 use crate::api::{self, Api, serve};
 use crate::application::{self, Application};
-use crate::settings::{self, ApiAddress, Origin, Settings};
+use crate::settings::{self, ApiAddress, Carrier, Origin, Settings};
 use crate::{code, init, keys};
 
 /// How long a stopping node waits for its peers to take what was published here: process managers
@@ -196,11 +197,21 @@ fn start(
         .limits(limits)
         .outbound(settings.outbound.value)
         .workers(settings.workers.value)
-        .transport(|setup| Ok(Tcp::new(setup)?))
         .client(application::CLIENT);
+    let carriers = &settings.transports.value;
+    if !carriers.contains(&Carrier::Quic) {
+        builder = builder.without_quic();
+    }
+    if carriers.contains(&Carrier::Webrtc) {
+        builder = builder.transport(|setup| Ok(WebRtc::new(setup)));
+    }
+    if carriers.contains(&Carrier::Tcp) {
+        builder = builder.transport(|setup| Ok(Tcp::new(setup)?));
+    }
     builder = pools().into_iter().fold(builder, Builder::pool);
     builder = match settings.listen.origin {
         // A machine may lack IPv6.
+        Origin::Default if !carriers.contains(&Carrier::Quic) => builder,
         Origin::Default => builder.listen_port(settings::PORT),
         _ => settings.listen.value.iter().cloned().fold(builder, Builder::listen),
     };

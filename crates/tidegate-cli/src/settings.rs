@@ -26,6 +26,11 @@ pub(crate) struct Source {
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',', value_parser = address::parse)]
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "address::list")]
     pub(crate) listen: Option<Vec<Multiaddr>>,
+    /// What connections are made and accepted over; with webrtc, others whom a peer of this node knows can ask it for its
+    /// addresses [default: quic,webrtc,tcp]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) transports: Option<Vec<Carrier>>,
     /// Addresses at which others reach this node, beside those that peers see it at
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',', value_parser = address::parse)]
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "address::list")]
@@ -75,6 +80,36 @@ pub(crate) struct Source {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) api_token: Option<PathBuf>,
+}
+
+/// What connections are made over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Carrier {
+    Quic,
+    Webrtc,
+    Tcp,
+}
+
+impl Carrier {
+    const ALL: [Self; 3] = [Self::Quic, Self::Webrtc, Self::Tcp];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::Webrtc => "webrtc",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+impl FromStr for Carrier {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let named = Self::ALL.into_iter().find(|carrier| carrier.name() == text);
+        named.ok_or_else(|| format!("{text:?}: give some of quic, webrtc, tcp"))
+    }
 }
 
 /// The address of the HTTP API.
@@ -178,6 +213,7 @@ pub(crate) struct Settings {
     #[serde(skip)]
     pub(crate) folder: PathBuf,
     pub(crate) listen: Setting<Vec<Multiaddr>>,
+    pub(crate) transports: Setting<Vec<Carrier>>,
     pub(crate) external: Setting<Vec<Multiaddr>>,
     pub(crate) bootstrap: Setting<Vec<Multiaddr>>,
     pub(crate) peers: Setting<Vec<Multiaddr>>,
@@ -237,6 +273,7 @@ impl Settings {
         Self {
             folder: folder.to_owned(),
             listen: first!(listen).or(listen.to_vec()),
+            transports: first!(transports).or(Carrier::ALL.to_vec()),
             external: first!(external).or(Vec::new()),
             bootstrap: first!(bootstrap).or(Vec::new()),
             peers: first!(peers).or(Vec::new()),
@@ -263,11 +300,16 @@ impl Settings {
             let addresses = addresses.iter().map(|address| format!("{:?}", address.to_string()));
             format!("[{}]", addresses.collect::<Vec<_>>().join(", "))
         }
+        fn names(carriers: &[Carrier]) -> String {
+            let names = carriers.iter().map(|carrier| format!("{:?}", carrier.name()));
+            format!("[{}]", names.collect::<Vec<_>>().join(", "))
+        }
         fn path(path: &Option<PathBuf>) -> String {
             path.as_ref().map_or_else(|| NONE.to_owned(), |path| format!("{path:?}"))
         }
         vec![
             ("listen", list(&self.listen.value), self.listen.origin),
+            ("transports", names(&self.transports.value), self.transports.origin),
             ("external", list(&self.external.value), self.external.origin),
             ("bootstrap", list(&self.bootstrap.value), self.bootstrap.origin),
             ("peers", list(&self.peers.value), self.peers.origin),
@@ -310,10 +352,17 @@ fn from_environment(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result
             |part: &str| address::parse(part).map_err(|error| anyhow!("{name}={text}: {error}"));
         parts.map(read).collect::<Result<_, _>>().map(Some)
     };
+    let carriers = |name: &str| -> anyhow::Result<Option<Vec<Carrier>>> {
+        let Some(text) = variable(name) else { return Ok(None) };
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let read = |part: &str| part.parse().map_err(|error| anyhow!("{name}={text}: {error}"));
+        parts.map(read).collect::<Result<_, _>>().map(Some)
+    };
     let number = |name: &str| read::<u32>(name, variable(name));
     let path = |name: &str| variable(name).map(PathBuf::from);
     Ok(Source {
         listen: addresses("TIDEGATE_LISTEN")?,
+        transports: carriers("TIDEGATE_TRANSPORTS")?,
         external: addresses("TIDEGATE_EXTERNAL")?,
         bootstrap: addresses("TIDEGATE_BOOTSTRAP")?,
         peers: addresses("TIDEGATE_PEERS")?,
@@ -507,6 +556,7 @@ mod tests {
             let value = match name.as_str() {
                 "listen" | "external" | "bootstrap" | "peers" => "/ip4/1.2.3.4/udp/1/quic-v1",
                 "api" => "127.0.0.1:7",
+                "transports" => "webrtc",
                 _ => "7",
             };
             let source = from_environment(|asked| (asked == variable).then(|| value.to_owned()));

@@ -160,7 +160,7 @@ impl View {
 
     fn draw_peers(&self, frame: &mut Frame<'_>, area: Rect) {
         // With the columns beside it, the spaces in between, and the borders.
-        let short = area.width < FULL + 4 + 8 + 10 + 8 + 6 + 6 + 20 + 7 + 2;
+        let short = area.width < FULL + 4 + 7 + 8 + 10 + 8 + 6 + 6 + 20 + 8 + 2;
         let rows = self.now.peers.connected.iter().map(|peer| {
             let permits = |of: fn(&crate::api::model::Permits) -> usize| {
                 peer.permits.iter().map(of).sum::<usize>().to_string()
@@ -168,6 +168,7 @@ impl View {
             Row::new([
                 if short { shortened(&peer.peer) } else { peer.peer.clone() },
                 if peer.inbound { "in" } else { "out" }.to_owned(),
+                peer.over(),
                 peer.height.to_string(),
                 peer.round_trip(),
                 time(peer.connected_for),
@@ -177,12 +178,12 @@ impl View {
             ])
         });
         let widths =
-            if short { [SHORT, 3, 6, 7, 6, 5, 5, 0] } else { [FULL, 4, 8, 10, 8, 6, 6, 20] };
+            if short { [SHORT, 3, 6, 6, 7, 6, 5, 5, 0] } else { [FULL, 4, 7, 8, 10, 8, 6, 6, 20] };
         let widths = widths.map(|width| match width {
             0 => Constraint::Fill(1),
             width => Constraint::Length(width),
         });
-        let header = ["peer", "", "height", "trip", "for", "given", "spent", "client"];
+        let header = ["peer", "", "over", "height", "trip", "for", "given", "spent", "client"];
         table(frame, area, " peers ", Table::new(rows, widths), header);
     }
 }
@@ -308,6 +309,9 @@ mod tests {
             peer: "12D3KooWPeer".into(),
             client: "tidegate/0.1.0".into(),
             inbound: true,
+            transport: "quic".into(),
+            address: "/ip4/192.0.2.1/udp/4001/quic-v1".into(),
+            direct: true,
             connected_for: 7300.0,
             round_trip_ms: Some(1.25),
             height,

@@ -52,6 +52,18 @@ fn the_demo_converges_and_its_recordings_replay() {
     a_recording_that_is_damaged_is_told(&files[0]);
 }
 
+/// All but the first are as if behind routers.
+#[test]
+fn the_demo_converges_over_webrtc() {
+    let sizes = ["--nat", "--nodes", "4", "--seconds", "4", "--tx-rate", "100"];
+    let output = tidegate().arg("demo").args(sizes).arg("--json").output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&summary["converged"], &summary["violations"]), (&true.into(), &0.into()));
+    let connections = serde_json::json!({ "quic": 3, "webrtc": 3 });
+    assert_eq!(summary["connections"], connections, "{summary:#}");
+}
+
 fn recordings(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();
     entries.map(|entry| entry.unwrap().path().to_str().unwrap().to_owned()).collect()
@@ -199,6 +211,7 @@ fn a_scenario_that_fails_says_how_to_see_it_again() {
 #[test]
 fn bad_arguments_are_told() {
     refuses(&["demo", "--nodes", "1"], "--nodes: between 2 and 128");
+    refuses(&["demo", "--nat", "--transport", "tcp"], "--nat: the nodes meet over WebRTC");
     refuses(&["demo", "--nodes", "129"], "--nodes: between 2 and 128");
     refuses(&["demo", "--seconds", "0"], "--seconds: between 1 and 604800");
     refuses(&["demo", "--seconds", "604801"], "--seconds: between 1 and 604800");

@@ -155,6 +155,35 @@ fn nodes_meet_and_agree_over_tcp() {
     until("it is gone", || a.peers() == 0);
 }
 
+/// Two nodes that listen nowhere meet by way of one that does, and go on when that one is killed.
+#[test]
+fn nodes_that_nobody_can_dial_meet_and_go_on_without_the_one_they_met_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, file) = network(folder.path(), &["b", "c"]);
+    let mut seed = Daemon::new(folder.path().join("seed"), &file, "");
+    let at = address(free_port());
+    seed.start(&["--listen", &at]);
+    let nowhere = |name: &str| {
+        let key = key_file(folder.path(), name);
+        let config = format!("listen = []\nbootstrap = [{at:?}]\nproducer_key = {key:?}\n");
+        Daemon::new(folder.path().join(name), &file, &config)
+    };
+    let [mut b, mut c] = ["b", "c"].map(nowhere);
+    b.start(&[]);
+    c.start(&[]);
+    let over_webrtc = |node: &Daemon| {
+        let peers = node.get("/v1/peers");
+        let peers = peers["connected"].as_array().unwrap();
+        peers.iter().filter(|peer| peer["transport"] == "webrtc").count()
+    };
+    until("they meet", || over_webrtc(&b) == 1 && over_webrtc(&c) == 1);
+    assert_eq!((b.peers(), c.peers(), over_webrtc(&seed)), (2, 2, 0));
+    seed.kill();
+    let height = b.height().max(c.height());
+    until("both go on", || b.height() > height + 4 && c.height() > height + 4);
+    assert_eq!((over_webrtc(&b), over_webrtc(&c)), (1, 1));
+}
+
 /// Regression: the terminal stayed in raw mode, on the alternate screen.
 #[test]
 #[cfg(target_os = "linux")]

@@ -12,7 +12,7 @@ use crate::channel::{Context, Kind};
 use crate::config::{Config, ConfigError};
 use crate::control::reachable::OwnAddress;
 use crate::control::{self, Control, record};
-use crate::id::{BlockId, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Ticket};
+use crate::id::{Address, BlockId, ConnectionId, DialId, ItemId, PeerId, PoolIndex, Ticket};
 use crate::io::{
     Block, BlockItem, Command, Connected, DialError, Direction, Event, Input, NotShared, Output,
     Path, TipChange, Verdict,
@@ -622,6 +622,8 @@ impl Node {
             peer: link.peer.to_string(),
             client: cx.control.client(id).unwrap_or_default().to_owned(),
             inbound: link.direction.is_inbound(),
+            transport: link.address.transport(),
+            address: link.address.clone(),
             path: link.path,
             connected_for: cx.now.since(link.since),
             round_trip: link.round_trip(),
@@ -696,6 +698,11 @@ pub struct PeerStatus {
     pub client: String,
     /// Whether it dialed.
     pub inbound: bool,
+    /// What the connection is over: see [`Address::transport`](crate::id::Address::transport).
+    pub transport: &'static str,
+    /// Where the peer is, as the transport sees it.
+    #[serde(skip)]
+    pub address: Address,
     /// How directly the connection leads to it.
     pub path: Path,
     /// How long it has been connected.

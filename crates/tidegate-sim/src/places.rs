@@ -21,7 +21,7 @@ pub(crate) fn listener() -> Address {
 
 /// `/ip4/…/udp/4001/quic-v1`
 fn ip4(ip: [u8; 4]) -> Address {
-    Address([&[4][..], &ip, &[0x91, 0x02, 0x0f, 0xa1, 0xcc, 0x03]].concat().into())
+    Address([&[4][..], &ip, &[0x91, 0x02, 0x0f, 0xa1, 0xcd, 0x03]].concat().into())
 }
 
 /// Tells a node its listeners.

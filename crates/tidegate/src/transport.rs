@@ -329,6 +329,30 @@ pub fn with_peer(address: Multiaddr, peer: PeerId) -> Multiaddr {
 mod tests {
     use super::*;
 
+    /// The core reads what the library writes: it took the code of the draft of QUIC for that of QUIC.
+    #[test]
+    fn the_core_reads_addresses_as_the_library_writes_them() {
+        let peer = PeerId([3; 32]);
+        for (text, transport) in [
+            ("/ip4/192.0.2.1/udp/4001/quic-v1", "quic"),
+            ("/ip6/2001:db8::1/udp/4001/quic-v1", "quic"),
+            ("/dns4/example.org/udp/4001/quic-v1", "quic"),
+            ("/ip4/192.0.2.1/udp/4001/quic", "other"),
+            ("/ip4/192.0.2.1/tcp/4001/tls", "tcp"),
+            ("/ip4/192.0.2.1/udp/4001/webrtc", "webrtc"),
+            ("/webrtc", "webrtc"),
+            ("/memory/7", "memory"),
+            ("/onion3/vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd:1234", "other"),
+        ] {
+            let address = text.parse::<Multiaddr>().unwrap();
+            assert_eq!(to_core(&address).transport(), transport, "{text}");
+            assert_eq!(to_core(&with_peer(address, peer)).transport(), transport, "{text}/p2p");
+        }
+        let quic = to_core(&"/ip4/192.0.2.1/udp/4001/quic-v1".parse().unwrap());
+        assert_eq!(format!("{quic:?}"), "/ip4/192.0.2.1/udp/4001/quic-v1");
+        assert_eq!(from_core(&Address::by_offer()), "/webrtc".parse().ok());
+    }
+
     #[test]
     fn a_peer_goes_with_its_address() {
         let peer = PeerId([3; 32]);

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tidegate::io::Path;
+use tidegate::transport::from_core;
 use tidegate::{Kind, PeerStatus};
 use utoipa::{IntoParams, ToSchema};
 
@@ -84,7 +86,7 @@ impl OwnAddress {
             _ => Told::Nobody,
         };
         Some(Self {
-            address: tidegate::transport::from_core(&own.address)?.to_string(),
+            address: from_core(&own.address)?.to_string(),
             told,
             why: format!("{}, {}", own.source, own.told),
             known_for: own.known_for.as_secs_f64(),
@@ -170,6 +172,12 @@ pub(crate) struct Peer {
     pub(crate) client: String,
     /// Whether it dialed.
     pub(crate) inbound: bool,
+    /// What the connection is over: `quic`, `webrtc` or `tcp`.
+    pub(crate) transport: String,
+    /// Where the peer is, as this node sees it.
+    pub(crate) address: String,
+    /// Whether it leads there without another peer or server in between.
+    pub(crate) direct: bool,
     /// Seconds since it is connected.
     pub(crate) connected_for: f64,
     /// Milliseconds of a round trip, if one was measured.
@@ -214,6 +222,12 @@ pub(crate) struct Permits {
 }
 
 impl Peer {
+    /// What it is connected over, to be read.
+    pub(crate) fn over(&self) -> String {
+        let relayed = if self.direct { "" } else { ", relayed" };
+        format!("{}{relayed}", self.transport)
+    }
+
     /// The round trip, to be read.
     pub(crate) fn round_trip(&self) -> String {
         self.round_trip_ms.map_or_else(|| "-".to_owned(), |time| format!("{time:.1} ms"))
@@ -247,6 +261,9 @@ impl From<&PeerStatus> for Peer {
             peer: status.peer.clone(),
             client: status.client.clone(),
             inbound: status.inbound,
+            transport: status.transport.to_owned(),
+            address: from_core(&status.address).map_or_else(String::new, |at| at.to_string()),
+            direct: status.path != Path::Relayed,
             connected_for: status.connected_for.as_secs_f64(),
             round_trip_ms: status.round_trip.map(|time| time.as_secs_f64() * 1e3),
             height: status.height,

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tidegate::id::AccountId;
 use tidegate::io::{Event, Fate};
+use tidegate::transport::tcp::Tcp;
+use tidegate::transport::webrtc::WebRtc;
 use tidegate::{Builder, Events, Identity, Node};
 use tidegate_ledger::{Genesis, JobId, Ledger, LedgerRules, SigningKey, WorkRules, account, pools};
 use tokio::runtime::Runtime;
 
+use super::Over;
 use super::measure::Measures;
 use crate::application::{Application, unix_ms};
 
@@ -63,6 +66,7 @@ impl Network {
     /// Starts the nodes. Each knows only the address of the first one.
     pub(crate) fn start(
         count: usize,
+        over: Over,
         record: Option<&Path>,
         measures: &Arc<Measures>,
     ) -> anyhow::Result<Self> {
@@ -76,8 +80,21 @@ impl Network {
                 .genesis(genesis.header().to_bytes())
                 .workers(WORKERS)
                 .outbound(OUTBOUND)
-                .client(concat!("tidegate-demo/", env!("CARGO_PKG_VERSION")))
-                .listen("/ip4/127.0.0.1/udp/0/quic-v1".parse()?);
+                .client(concat!("tidegate-demo/", env!("CARGO_PKG_VERSION")));
+            builder = match over {
+                Over::Quic => builder.listen("/ip4/127.0.0.1/udp/0/quic-v1".parse()?),
+                Over::Tcp => {
+                    let builder = builder.transport(|setup| Ok(Tcp::new(setup)?)).without_quic();
+                    builder.listen("/ip4/127.0.0.1/tcp/0/tls".parse()?)
+                }
+                Over::Webrtc => {
+                    let builder = builder.transport(|setup| Ok(WebRtc::new(setup)));
+                    match index {
+                        0 => builder.listen("/ip4/127.0.0.1/udp/0/quic-v1".parse()?),
+                        _ => builder,
+                    }
+                }
+            };
             for pool in pools() {
                 builder = builder.pool(pool);
             }

@@ -1,5 +1,6 @@
 //! The results of the demo.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,6 +21,8 @@ pub(crate) struct Summary {
     /// The time from the end of the load until then.
     pub converged_after_ms: Option<f64>,
     pub nodes: usize,
+    /// Connections at the end, by what they are over.
+    pub connections: BTreeMap<&'static str, usize>,
     pub seconds: f64,
     pub tips_equal: bool,
     pub pools_equal: bool,
@@ -79,11 +82,15 @@ impl Summary {
         let mut permits_in_use = 0;
         let (mut sent, mut violations, mut height) = (0, 0, 0);
         let (mut items, mut lacked) = (0, 0);
+        let mut connections = BTreeMap::new();
         for (index, (node, _)) in network.nodes().enumerate() {
             let status = node.status().await?;
             permits_in_use += status.pools.values().map(|pool| pool.given).sum::<usize>();
             height = if index == 0 { status.height } else { height };
             sent += node.traffic().await?.sent;
+            for peer in status.peers.iter().filter(|peer| !peer.inbound) {
+                *connections.entry(peer.transport).or_default() += 1;
+            }
             let stats = node.stats().await?;
             violations += stats.violations().map(|(_, count)| count).sum::<u64>();
             items += stats.of(Count::BlockItems);
@@ -99,6 +106,7 @@ impl Summary {
             converged: settled.is_some(),
             converged_after_ms: settled.map(|after| after.as_secs_f64() * 1000.0),
             nodes: network.len(),
+            connections,
             seconds: elapsed.as_secs_f64(),
             tips_equal: same(&|a, b| a.tip == b.tip && a.ledger_tip == b.ledger_tip),
             pools_equal: same(&|a, b| a.transfers == b.transfers && a.works == b.works),
@@ -145,7 +153,10 @@ impl fmt::Display for Latency {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "nodes               {} over QUIC, {:.0} s", self.nodes, self.seconds)?;
+        writeln!(f, "nodes               {}, {:.0} s", self.nodes, self.seconds)?;
+        let connections =
+            self.connections.iter().map(|(over, count)| format!("{count} over {over}"));
+        writeln!(f, "connections         {}", connections.collect::<Vec<_>>().join(", "))?;
         writeln!(f, "tips                {} at height {}", yes(self.tips_equal), self.height)?;
         writeln!(
             f,

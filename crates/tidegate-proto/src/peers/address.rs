@@ -55,9 +55,9 @@ fn text(address: &Address) -> Option<String> {
         Host::Ip6(ip) => (format!("/ip6/{}", std::net::Ipv6Addr::from(ip)), address.0.get(17..)?),
         Host::Name(_) | Host::Other => return None,
     };
-    // The codes of multiaddr: udp 273, quic-v1 460.
+    // The codes of multiaddr: udp 273, quic-v1 461.
     match rest {
-        [0x91, 0x02, a, b, 0xcc, 0x03] => {
+        [0x91, 0x02, a, b, 0xcd, 0x03] => {
             Some(format!("{ip}/udp/{}/quic-v1", u16::from_be_bytes([*a, *b])))
         }
         _ => None,
@@ -159,7 +159,23 @@ impl Address {
 
     /// Whether the peer is reached by an offer: the last component is `/webrtc`, whatever is before it.
     pub fn is_by_offer(&self) -> bool {
-        Components(&self.0).last() == Some(281)
+        self.transport() == "webrtc"
+    }
+
+    /// What is spoken there: `quic`, `webrtc`, `tcp`, `memory`, or `other`.
+    pub fn transport(&self) -> &'static str {
+        let relayed = Components(&self.0).any(|code| code == 290);
+        // A peer's id says nothing of what is spoken.
+        match Components(&self.0).filter(|code| *code != 421).last() {
+            _ if relayed => "other",
+            // Not that of the draft, 460.
+            Some(461) => "quic",
+            Some(281) => "webrtc",
+            // TLS on one stream, or the stream alone.
+            Some(448 | 6) => "tcp",
+            Some(777) => "memory",
+            _ => "other",
+        }
     }
 
     /// Where to dial the peer of a connection again: where it was found, unless ICE found it there.
@@ -354,7 +370,7 @@ pub(crate) mod tests {
     /// `/ip4/…/udp/…/quic-v1`
     pub(crate) fn ip4(ip: [u8; 4], port: u16) -> Address {
         let [a, b] = port.to_be_bytes();
-        Address([&[4][..], &ip, &[0x91, 0x02, a, b, 0xcc, 0x03]].concat().into())
+        Address([&[4][..], &ip, &[0x91, 0x02, a, b, 0xcd, 0x03]].concat().into())
     }
 
     fn ip6(start: [u8; 4]) -> Address {
@@ -369,7 +385,7 @@ pub(crate) mod tests {
     #[test]
     fn an_address_can_be_read() {
         assert_eq!(format!("{:?}", ip4([127, 0, 0, 1], 4001)), "/ip4/127.0.0.1/udp/4001/quic-v1");
-        let six = [&[41][..], &[0; 15], &[1], &[0x91, 2, 0, 1, 0xcc, 3]].concat();
+        let six = [&[41][..], &[0; 15], &[1], &[0x91, 2, 0, 1, 0xcd, 3]].concat();
         assert_eq!(format!("{:?}", Address(six.into())), "/ip6/::1/udp/1/quic-v1");
         assert_eq!(
             format!("{:?}", Address(vec![7; 99].into())),
@@ -446,6 +462,27 @@ pub(crate) mod tests {
         assert!(has_route(&six(0x26), &[six(0x26)]) && !has_route(&world, &[six(0x26)]));
         // Unknown interfaces, and addresses that are not IP addresses.
         assert!(has_route(&world, &[]) && has_route(&name("a.b"), &only_loopback));
+    }
+
+    #[test]
+    fn an_address_says_what_is_spoken_there() {
+        let with = |rest: &[u8]| Address([&[4, 8, 8, 8, 8][..], rest].concat().into());
+        let peer = [&[0xa5, 0x03, 34][..], &[7; 34]].concat();
+        let (udp, quic, webrtc) = ([0x91, 0x02, 1, 1], [0xcd, 0x03], [0x99, 0x02]);
+        for (rest, transport) in [
+            ([&udp[..], &quic].concat(), "quic"),
+            ([&udp[..], &quic, &peer].concat(), "quic"),
+            ([&udp[..], &webrtc].concat(), "webrtc"),
+            ([&[6, 1, 1][..], &[0xc0, 0x03]].concat(), "tcp"),
+            ([&[6, 1, 1][..], &peer, &[0xa2, 0x02], &webrtc].concat(), "other"),
+            (vec![0xff], "other"),
+            (Vec::new(), "other"),
+        ] {
+            assert_eq!(with(&rest).transport(), transport, "{rest:?}");
+        }
+        assert!(Address::by_offer().is_by_offer() && !with(&udp).is_by_offer());
+        assert_eq!(with(&[&udp[..], &webrtc].concat()).to_dial_again(), Address::by_offer());
+        assert_eq!(Address::by_offer().scope(), Scope::Public);
     }
 
     #[test]

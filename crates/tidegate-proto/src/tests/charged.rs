@@ -57,7 +57,7 @@ fn refused(script: &mut Script, address: &Address) -> bool {
 #[test]
 fn returning_peers_wait_for_the_work_they_left() {
     let addresses =
-        [1u8, 2].map(|n| Address(vec![4, 8, n, 1, 1, 0x91, 0x02, 0, 1, 0xcc, 0x03].into()));
+        [1u8, 2].map(|n| Address(vec![4, 8, n, 1, 1, 0x91, 0x02, 0, 1, 0xcd, 0x03].into()));
     // A useless body is nine steps. A peer that is ahead by a tenth of a second is let in.
     for (bodies, a_second, waits) in
         [(10, 1_000, None), (20, 1_000, Some(80)), (20, 100, Some(900))]
@@ -88,7 +88,7 @@ fn returning_peers_wait_for_the_work_they_left() {
 fn hosts_that_left_work_are_counted_by_group_and_bounded() {
     let at = |group: u16, host: u8| {
         let [a, b] = group.to_be_bytes();
-        Address(vec![4, 20 + a, b, host, 1, 0x91, 0x02, 0, 1, 0xcc, 0x03].into())
+        Address(vec![4, 20 + a, b, host, 1, 0x91, 0x02, 0, 1, 0xcd, 0x03].into())
     };
     for (hosts, all) in [(3, false), (4, true)] {
         let mut script = working(100);
@@ -175,7 +175,7 @@ fn served_requests_are_charged() {
 /// zero, so it was never charged. R5.3.7
 #[test]
 fn small_remainders_of_work_add_up() {
-    let address = Address(vec![4, 8, 8, 1, 1, 0x91, 0x02, 0, 1, 0xcc, 0x03].into());
+    let address = Address(vec![4, 8, 8, 1, 1, 0x91, 0x02, 0, 1, 0xcd, 0x03].into());
     let mut script = working(1_000);
     leaves(&mut script, &address, 8);
     assert!(!refused(&mut script, &address), "72 steps are 72 ms");
@@ -184,7 +184,7 @@ fn small_remainders_of_work_add_up() {
     // All IPv6 addresses of one site count as one.
     let at = |site: u8, host: u8| {
         let ip = [0x20, 1, 0xd, 0xb8, 0, site, host, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-        Address([&[0x29][..], &ip, &[0x91, 0x02, 0, 1, 0xcc, 0x03]].concat().into())
+        Address([&[0x29][..], &ip, &[0x91, 0x02, 0, 1, 0xcd, 0x03]].concat().into())
     };
     let mut script = working(100);
     (0..4).for_each(|host| leaves(&mut script, &at(1, host), 20));
