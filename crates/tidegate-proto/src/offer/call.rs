@@ -22,6 +22,10 @@ const OPENED: u32 = 4;
 /// How long an answer may take until the offer goes by another peer as well. More than twice the time that the way
 /// takes across the world.
 const NEXT_AFTER: Duration = Duration::from_millis(1500);
+/// How often all are tried who may be connected to the other, and the first wait in between, which doubles: it may just
+/// have come, and its record with it.
+const ROUNDS: u32 = 4;
+const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// How long a busy relay is left alone.
 const BUSY_FOR: Duration = Duration::from_millis(250);
 /// Peers known to be connected to others that take offers.
@@ -31,7 +35,9 @@ const KNOWN_RELAYS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Call {
     peer: PeerId,
-    /// Peers that have not been tried.
+    /// How often all have been tried.
+    rounds: u32,
+    /// Peers that have not been tried in this round.
     relays: VecDeque<PeerId>,
     /// Peers that were given the offer.
     asked: Vec<PeerId>,
@@ -86,6 +92,7 @@ pub(crate) fn begin(cx: &mut Context, dial: DialId, peer: Option<PeerId>) {
     let key = known.or_else(|| cx.book.record(&peer)).and_then(|record| record.sealing);
     let call = Call {
         peer,
+        rounds: 0,
         relays: relays(cx, &peer),
         asked: Vec::new(),
         key,
@@ -96,9 +103,6 @@ pub(crate) fn begin(cx: &mut Context, dial: DialId, peer: Option<PeerId>) {
         opens: OPENED,
         error: DialError::NoCommonPeer,
     };
-    if call.relays.is_empty() {
-        return fail(cx, dial, DialError::NoCommonPeer);
-    }
     cx.offers.calls.insert(dial, call);
     advance(cx, dial);
 }
@@ -159,13 +163,24 @@ fn ask(cx: &mut Context, dial: DialId, peer: PeerId) {
 
 /// No relay is left that has not been tried.
 fn give_up(cx: &mut Context, dial: DialId) {
+    let now = cx.now;
     let Some(call) = cx.offers.calls.get_mut(&dial) else { return };
-    if call.asked.is_empty() {
+    if !call.asked.is_empty() {
+        // One that took the offer may still bring an answer, until the dial's time is over.
+        call.stage = Stage::Waits(None);
+        return;
+    }
+    call.rounds += 1;
+    let (peer, rounds) = (call.peer, call.rounds);
+    if rounds >= ROUNDS || call.error != DialError::NoCommonPeer {
         let error = call.error.clone();
         return fail(cx, dial, error);
     }
-    // One that took the offer may still bring an answer, until the dial's time is over.
-    call.stage = Stage::Waits(None);
+    call.stage = Stage::Waits(Some(now + FIRST_WAIT * (1 << (rounds - 1))));
+    let relays = relays(cx, &peer);
+    if let Some(call) = cx.offers.calls.get_mut(&dial) {
+        call.relays = relays;
+    }
 }
 
 fn next_relay(cx: &mut Context, dial: DialId) -> Option<PeerId> {

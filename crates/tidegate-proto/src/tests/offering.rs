@@ -138,13 +138,13 @@ fn a_dial_that_cannot_be_says_why() {
     // Nobody who carries anything.
     let mut net = with((0..3).map(config).collect());
     net.offer(DIALER, LISTENER);
-    net.run(Duration::from_secs(1));
+    net.run(Duration::from_secs(2));
     assert_eq!(failed(&net), [&DialError::NoCommonPeer]);
     // A relay that does not know the other.
     net.connect(DIALER, RELAY);
     net.run(Duration::from_secs(1));
     net.offer(DIALER, LISTENER);
-    net.run(Duration::from_secs(1));
+    net.run(Duration::from_secs(2));
     assert_eq!(failed(&net), [&DialError::NoCommonPeer; 2]);
     // An address that names nobody.
     net.command(DIALER, Command::Dial { address: Address::by_offer(), peer: None });
@@ -154,9 +154,25 @@ fn a_dial_that_cannot_be_says_why() {
     // A peer that takes none.
     let mut net = chain_of(|configs| configs[LISTENER].sealing = None);
     net.offer(DIALER, LISTENER);
-    net.run(Duration::from_secs(1));
+    net.run(Duration::from_secs(2));
     assert_eq!(failed(&net), [&DialError::NoCommonPeer]);
     nothing_is_open(&net);
+}
+
+/// The other has just come, and its record is not there yet.
+#[test]
+fn a_dial_waits_for_one_that_has_just_come() {
+    for late in (0..1_000).step_by(50) {
+        let mut net = with((0..3).map(config).collect());
+        net.connect(DIALER, RELAY);
+        net.run(Duration::from_secs(1));
+        net.offer(DIALER, LISTENER);
+        net.run_ms(late);
+        net.connect(LISTENER, RELAY);
+        net.run(Duration::from_secs(3));
+        assert!(are_connected(&net, DIALER, LISTENER), "{late} ms later: {:?}", failed(&net));
+        nothing_is_open(&net);
+    }
 }
 
 /// R20.6: typed, as in the hello.

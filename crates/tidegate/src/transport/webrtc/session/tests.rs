@@ -150,6 +150,26 @@ fn two_ends_find_each_other_in_three_round_trips() {
     assert_eq!(net.frames[0], [(0, frame(2, 10))]);
 }
 
+/// The answer takes the way by a relay, and the first packets come before it.
+#[test]
+fn an_answer_that_comes_after_the_first_packets_costs_no_time() {
+    for delay in [0, 1, 25] {
+        for late in [0, 1, 2, 5, 10, 30, 60, 100, 200, 400] {
+            let mut net = Net::new(Duration::from_millis(delay));
+            let offer = net.ends[0].description();
+            net.ends[1].accept(&offer).unwrap();
+            let answer = net.ends[1].description();
+            assert!(!net.until(Duration::from_millis(late), |_| false));
+            net.now = net.start + Duration::from_millis(late);
+            net.ends[0].accept(&answer).unwrap();
+            assert!(net.until(Duration::from_secs(15), Net::are_up));
+            let took = net.now - net.start - Duration::from_millis(late);
+            println!("{delay} ms one way, {late} ms late: {took:?}");
+            assert!(took <= Duration::from_millis(250), "{delay} ms, {late} ms late: {took:?}");
+        }
+    }
+}
+
 /// R19.2.1
 #[test]
 fn a_channel_that_is_not_open_holds_up_no_other() {
