@@ -411,7 +411,7 @@ impl Engine {
             self.by_check.remove(check);
         }
         for address in &peer.unproven {
-            self.by_unproven.remove(&(peer.group, *address));
+            self.forget_unproven(number, (peer.group, *address));
         }
         if let Some(address) = peer.proven {
             self.by_address.remove(&(peer.group, address));
@@ -448,15 +448,17 @@ impl Engine {
             First::Check(ufrag) => {
                 let number = self.by_ufrag.get(ufrag).copied()?;
                 let peer = self.peers.get_mut(&number).filter(|peer| peer.group == group)?;
-                // DTLS may follow before this end has proven the address. Who has proven it keeps it.
-                if !peer.unproven.contains(&received.source) && peer.proven.is_none() {
+                // DTLS may follow before this end has proven the address; and until one of several is nominated the
+                // peer may use another than this end does. Who has proven one keeps it.
+                let is_new = !peer.unproven.contains(&received.source);
+                if is_new && peer.connection.is_none() && !self.by_address.contains_key(&from) {
                     peer.unproven.push_back(received.source);
+                    self.by_unproven.insert(from, number);
                     if peer.unproven.len() > UNPROVEN
                         && let Some(oldest) = peer.unproven.pop_front()
                     {
-                        self.by_unproven.remove(&(group, oldest));
+                        self.forget_unproven(number, (group, oldest));
                     }
-                    self.by_unproven.insert(from, number);
                 }
                 Some(number)
             }
@@ -466,6 +468,13 @@ impl Engine {
                 known.copied()
             }
             First::Binding(_) | First::Other => None,
+        }
+    }
+
+    /// A later connection may have had a check from the same address.
+    fn forget_unproven(&mut self, number: Number, at: (usize, SocketAddr)) {
+        if self.by_unproven.get(&at) == Some(&number) {
+            self.by_unproven.remove(&at);
         }
     }
 
@@ -554,13 +563,12 @@ impl Engine {
         if let Some(before) = peer.proven.take() {
             self.by_address.remove(&(peer.group, before));
         }
-        for address in peer.unproven.drain(..) {
-            self.by_unproven.remove(&(peer.group, address));
-        }
         // Of two connections the first keeps it: the other gets no packets, and fails.
         let owner = self.by_address.entry((peer.group, to)).or_insert(number);
         if *owner == number {
             peer.proven = Some(to);
+            peer.unproven.retain(|address| *address != to);
+            self.forget_unproven(number, (peer.group, to));
         }
     }
 
@@ -576,6 +584,9 @@ impl Engine {
         };
         let connection = new_connection_id();
         peer.connection = Some(connection);
+        for address in std::mem::take(&mut peer.unproven) {
+            self.forget_unproven(number, (peer.group, address));
+        }
         peer._place = Some(place);
         self.by_connection.insert(connection, number);
         let binding = Binding::Fingerprints(fingerprints);
