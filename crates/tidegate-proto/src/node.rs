@@ -306,6 +306,7 @@ impl Node {
 
     fn on_connected(&mut self, connected: Connected) {
         let Connected { connection, peer, direction, address, listener, binding, path } = connected;
+        self.cx.offers.arrived(&peer);
         let link = Link::new(peer, direction, address, path, self.cx.now);
         if let Direction::Outbound(dial) = direction {
             self.cx.peers.settled(dial);

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use self::answer::{Offered, Seen};
+use self::answer::{Offered, Pending, Replies, Seen};
 use self::call::Call;
 use crate::channel::Context;
 use crate::id::{ConnectionId, DialId, Digest, OfferId, PeerId, SealingKey, SignalId};
@@ -37,13 +37,13 @@ pub(crate) use call::{begin, found};
 /// Statements that are being opened at a time: the driver does them one by one.
 const OPENING: usize = 32;
 /// Statements of strangers that are opened at once, and the interval after that: one costs about 0.3 ms, with the
-/// signature and a refusal, so all take a hundredth of a core.
+/// signature and a refusal, so all take a sixteenth of a core; and one peer's permits come back at a twentieth of it.
 const OPENED: u32 = 64;
-const OPENED_INTERVAL: Duration = Duration::from_millis(30);
+const OPENED_INTERVAL: Duration = Duration::from_millis(5);
 /// Statements that are being sealed at a time: as many as are dialed and answered.
 const SEALING: usize = 128;
 /// Statements that are with the driver or the transports at a time.
-pub(crate) const UNDER_WAY: usize = OPENING + SEALING + answer::OFFERED;
+pub(crate) const UNDER_WAY: usize = OPENING + SEALING + answer::OFFERED + answer::REPLIES;
 
 /// Offers that this node makes, and those that it got.
 #[derive(Debug)]
@@ -54,8 +54,11 @@ pub(crate) struct Offers {
     calls: BTreeMap<DialId, Call>,
     /// Offers that the transports have not answered yet.
     offered: BTreeMap<OfferId, Offered>,
-    /// Offers that count no second time.
+    /// Offers that count no second time, and what was said to the last of them.
     seen: Seen,
+    replies: Replies,
+    /// Connections that were offered and are not up.
+    pending: Pending,
     sealing: BTreeMap<u64, Sealing>,
     opening: BTreeMap<u64, Opening>,
     opened: Pace,
@@ -72,8 +75,8 @@ pub(crate) struct Offers {
 enum Sealing {
     /// The offer of a dial.
     Offer(DialId),
-    /// What answers an offer.
-    Answer { via: PeerId, to: PeerId },
+    /// What answers the offer with this digest.
+    Answer { via: PeerId, to: PeerId, offer: Digest },
 }
 
 /// What is being opened.
@@ -92,6 +95,8 @@ impl Offers {
             calls: BTreeMap::new(),
             offered: BTreeMap::new(),
             seen: Seen::default(),
+            replies: Replies::default(),
+            pending: Pending::default(),
             sealing: BTreeMap::new(),
             opening: BTreeMap::new(),
             opened: Pace::default(),
@@ -141,6 +146,11 @@ impl Offers {
     /// A dial has ended: whatever comes for it is of no use.
     pub(crate) fn over(&mut self, dial: DialId) {
         self.calls.remove(&dial);
+    }
+
+    /// A peer has a connection now: what it had offered counts no more.
+    pub(crate) fn arrived(&mut self, peer: &PeerId) {
+        self.pending.arrived(peer);
     }
 
     /// When [`expire`] is due.
@@ -193,7 +203,9 @@ pub(crate) fn heard(
     {
         return Some(SignalFate::Busy);
     }
-    if !is_awaited {
+    if is_awaited {
+        call::takes_one(cx, via, from);
+    } else {
         cx.offers.opened.take(OPENED_INTERVAL, cx.now);
     }
     let request = cx.offers.number();
@@ -256,8 +268,8 @@ fn say(
 pub(crate) fn sealed(cx: &mut Context, request: u64, sealed: Option<Bytes>) {
     match (cx.offers.sealing.remove(&request), sealed) {
         (Some(Sealing::Offer(dial)), sealed) => call::sealed(cx, dial, sealed),
-        (Some(Sealing::Answer { via, to }), Some(sealed)) => {
-            // If it does not arrive, the dialer tries again.
+        (Some(Sealing::Answer { via, to, offer }), Some(sealed)) => {
+            cx.offers.replies.keep(offer, (via, to), sealed.clone(), cx.now);
             let id = SignalId(cx.offers.number());
             signal::ask(cx, id, (via, to), sealed);
         }

@@ -19,7 +19,7 @@ use tidegate::rules::{ItemFacts, Rules};
 use tidegate::transport::webrtc::WebRtc;
 use tidegate::{Builder, Events, Identity, Limits, Multiaddr, Node, PoolSpec, accept_all};
 
-/// Nodes are dialed once each: so many at a time.
+/// Nodes are dialed once each, in batches of this size.
 const BATCH: usize = 20;
 /// How long all links may take.
 const PATIENCE: Duration = Duration::from_secs(60);

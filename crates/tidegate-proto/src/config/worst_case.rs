@@ -46,6 +46,8 @@ impl Config {
             .saturating_add((u64::from(limits.bans) + crate::peers::UNPAID as u64) * BAN)
             .saturating_add(crate::peers::dial_back::RESTING as u64 * BAN)
             .saturating_add(SEEN_AT + OFFERS)
+            // Dials by offer keep what was sealed.
+            .saturating_add((u64::from(limits.max_outbound) + 4) * 2 * OWN_SIGNAL)
             .saturating_add(u64::from(limits.book_new_buckets) * NEW_SLOTS * BOOK_ENTRY)
             .saturating_add(u64::from(limits.book_tried_buckets) * TRIED_SLOTS * BOOK_ENTRY)
     }

@@ -3,24 +3,101 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use super::call::RELAYS;
 use super::{Sealing, call, say};
 use crate::channel::Context;
-use crate::id::{Digest, OfferId, PeerId, SealingKey};
+use crate::id::{Digest, OfferId, PeerId, SealingKey, SignalId};
 use crate::io::{Exchange, Output};
-use crate::peers;
 use crate::time::Time;
 use crate::wire::{AnswerSaid, Description, Refusal, RefusalSaid, Said, Statement};
+use crate::{peers, signal};
 
 /// Offers that transports have not answered yet: as many as may have their handshakes at a time.
 pub(super) const OFFERED: usize = 32;
-/// Of these, offers of one peer: one, and one that it made because the other came to nothing.
-const OF_ONE: usize = 2;
 /// How long a transport has to answer one, which it does at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Offers that are remembered, and for how long: what is older costs a replayer as much as a new one, and fails in
 /// the handshake. R20.5
 pub(crate) const SEEN: usize = 4096;
 const SEEN_FOR: Duration = Duration::from_secs(60);
+
+/// Answers and refusals that are kept, since the first may not arrive and the offer comes by another peer too: as long as
+/// the other waits for one.
+pub(super) const REPLIES: usize = 64;
+const REPLIES_FOR: Duration = Duration::from_secs(15);
+/// Connections of one peer that are offered by way of one relay and not up (by way of all, twice as many: a relay may repeat
+/// what is old), and those by way of one relay: a transport has 32 places for them, and keeps each for 15 s.
+const PENDING_OF_ONE: usize = 2;
+const PENDING_BY_ONE: usize = 16;
+const PENDING_FOR: Duration = Duration::from_secs(15);
+
+/// What was said to the last offers.
+#[derive(Debug, Default)]
+pub(super) struct Replies(VecDeque<Reply>);
+
+#[derive(Debug)]
+struct Reply {
+    offer: Digest,
+    at: Time,
+    to: PeerId,
+    /// By way of whom it was said.
+    by: Vec<PeerId>,
+    sealed: Bytes,
+}
+
+impl Replies {
+    pub(super) fn keep(
+        &mut self,
+        offer: Digest,
+        (via, to): (PeerId, PeerId),
+        sealed: Bytes,
+        now: Time,
+    ) {
+        self.0.retain(|reply| now.since(reply.at) < REPLIES_FOR);
+        if self.0.len() >= REPLIES {
+            self.0.pop_front();
+        }
+        self.0.push_back(Reply { offer, at: now, to, by: vec![via], sealed });
+    }
+
+    /// What is said again by way of another peer, to the one whose offer it answers: once by each, and by a few.
+    fn again(&mut self, offer: &Digest, via: PeerId, to: PeerId, now: Time) -> Option<Bytes> {
+        let mut replies = self.0.iter_mut().filter(|reply| now.since(reply.at) < REPLIES_FOR);
+        let reply = replies.find(|reply| reply.offer == *offer && reply.to == to)?;
+        if reply.by.contains(&via) || reply.by.len() >= RELAYS {
+            return None;
+        }
+        reply.by.push(via);
+        Some(reply.sealed.clone())
+    }
+}
+
+/// Connections that were offered and are not up: whose, by way of whom, and until when they count.
+#[derive(Debug, Default)]
+pub(super) struct Pending(Vec<(PeerId, PeerId, Time)>);
+
+impl Pending {
+    fn has_room(&mut self, from: PeerId, via: PeerId, now: Time) -> bool {
+        self.0.retain(|(_, _, until)| *until > now);
+        let count = |is: &dyn Fn(PeerId, PeerId) -> bool| {
+            self.0.iter().filter(|(of, by, _)| is(*of, *by)).count()
+        };
+        count(&|of, by| (of, by) == (from, via)) < PENDING_OF_ONE
+            && count(&|of, _| of == from) < 2 * PENDING_OF_ONE
+            && count(&|_, by| by == via) < PENDING_BY_ONE
+            && self.0.len() < OFFERED
+    }
+
+    fn begin(&mut self, from: PeerId, via: PeerId, now: Time) {
+        self.0.push((from, via, now + PENDING_FOR));
+    }
+
+    pub(super) fn arrived(&mut self, peer: &PeerId) {
+        self.0.retain(|(of, _, _)| of != peer);
+    }
+}
 
 /// An offer that a transport has not answered yet.
 #[derive(Debug)]
@@ -72,13 +149,22 @@ pub(super) fn offered(
     digest: Digest,
     offer: Option<Description>,
 ) {
+    let (from, reply) = (statement.from, statement.reply);
     // R20.5
     if !cx.offers.seen.insert(digest, cx.now) {
+        if let Some(sealed) = cx.offers.replies.again(&digest, via, from, cx.now) {
+            let id = SignalId(cx.offers.number());
+            signal::ask(cx, id, (via, from), sealed);
+        }
         return;
     }
-    let (from, reply) = (statement.from, statement.reply);
-    match (admit(cx, statement), offer) {
+    let admitted = admit(cx, statement).and_then(|()| {
+        let has_room = cx.offers.pending.has_room(from, via, cx.now);
+        if has_room { Ok(()) } else { Err(peers::busy()) }
+    });
+    match (admitted, offer) {
         (Ok(()), Some(description)) => {
+            cx.offers.pending.begin(from, via, cx.now);
             let offer = OfferId(cx.offers.number());
             let until = cx.now + PATIENCE;
             cx.offers.offered.insert(offer, Offered { via, from, reply, digest, until });
@@ -107,9 +193,7 @@ fn admit(cx: &Context, statement: &Statement) -> Result<(), Refusal> {
     if cx.config.peer < from && call::has_offered(cx, &from) {
         return Err(Refusal::Duplicate);
     }
-    let offered = &cx.offers.offered;
-    let of_one = offered.values().filter(|offered| offered.from == from).count();
-    if offered.len() >= OFFERED || of_one >= OF_ONE {
+    if cx.offers.offered.len() >= OFFERED {
         return Err(peers::busy());
     }
     Ok(())
@@ -124,7 +208,7 @@ fn refuse(
 ) {
     let said = Said::Refusal(RefusalSaid { offer, why });
     // If too many statements are being sealed, the dialer waits until its time is over.
-    let _ = say(cx, to, reply, &said, Sealing::Answer { via, to });
+    let _ = say(cx, to, reply, &said, Sealing::Answer { via, to, offer });
 }
 
 /// A transport has begun a connection, and tells how.
@@ -132,13 +216,16 @@ pub(super) fn described(cx: &mut Context, offer: OfferId, description: Descripti
     let Some(offered) = cx.offers.offered.remove(&offer) else { return };
     let Offered { via, from: to, reply, digest: offer, .. } = offered;
     let said = Said::Answer(AnswerSaid { offer, description });
-    let _ = say(cx, to, reply, &said, Sealing::Answer { via, to });
+    if say(cx, to, reply, &said, Sealing::Answer { via, to, offer }).is_none() {
+        refuse(cx, [via, to], reply, offer, peers::busy());
+    }
 }
 
 /// A transport can do nothing with an offer.
 pub(super) fn declined(cx: &mut Context, offer: OfferId) {
     let Some(offered) = cx.offers.offered.remove(&offer) else { return };
     let Offered { via, from, reply, digest, .. } = offered;
+    cx.offers.pending.arrived(&from);
     refuse(cx, [via, from], reply, digest, peers::busy());
 }
 

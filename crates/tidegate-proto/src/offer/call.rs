@@ -15,8 +15,10 @@ use crate::time::Time;
 use crate::wire::{AnswerSaid, Description, PeerRecord, Refusal, RefusalSaid, Said};
 
 /// Peers by way of whom one dial tries: who is connected to the other is known of a few of them.
-const RELAYS: usize = 8;
-/// Statements of the other that are opened for one dial, whatever others say: an answer, or a refusal, and what comes
+pub(super) const RELAYS: usize = 8;
+/// Of these, peers that say that they are connected to the other: whoever says so of all must not be the only ones.
+const KNOWN_FIRST: usize = 4;
+/// Statements of the other that are opened of those that one relay brings, whatever others say: an answer, or a refusal, and what comes
 /// twice. R18.10
 const OPENED: u32 = 4;
 /// How long an answer may take until the offer goes by another peer as well. More than twice the time that the way
@@ -26,10 +28,13 @@ const NEXT_AFTER: Duration = Duration::from_millis(1500);
 /// have come, and its record with it.
 const ROUNDS: u32 = 4;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// How long an answer may take after all relays have had the offer.
+const LAST_WAIT: Duration = Duration::from_secs(3);
 /// How long a busy relay is left alone.
 const BUSY_FOR: Duration = Duration::from_millis(250);
-/// Peers known to be connected to others that take offers.
+/// Peers that said that they are connected to others that take offers, and how many one may tell of.
 const KNOWN_RELAYS: usize = 64;
+const KNOWN_BY_ONE: usize = 8;
 
 /// A dial by way of a common peer.
 #[derive(Debug)]
@@ -39,8 +44,8 @@ pub(super) struct Call {
     rounds: u32,
     /// Peers that have not been tried in this round.
     relays: VecDeque<PeerId>,
-    /// Peers that were given the offer.
-    asked: Vec<PeerId>,
+    /// Peers that were given the offer, and how many statements of the other are still opened that each brings.
+    asked: Vec<(PeerId, u32)>,
     /// The other's key.
     key: Option<SealingKey>,
     /// The transport's description, until the offer is sealed.
@@ -48,8 +53,6 @@ pub(super) struct Call {
     offer: Option<Digest>,
     sealed: Option<Bytes>,
     stage: Stage,
-    /// Statements of the other that may still be opened for it.
-    opens: u32,
     /// What the last relay said.
     error: DialError,
 }
@@ -66,7 +69,9 @@ enum Stage {
     /// For a relay to say what became of the offer, or until then for the next relay's turn.
     Carries(SignalId, Time),
     /// For an answer, or until then for the next relay's turn.
-    Waits(Option<Time>),
+    Waits(Time),
+    /// For an answer, until then: there is no other relay.
+    Last(Time),
     /// For the connection.
     Answered,
 }
@@ -75,7 +80,7 @@ impl Call {
     pub(super) fn due(&self) -> Option<Time> {
         match self.stage {
             Stage::Asks(_, until) | Stage::Carries(_, until) => Some(until),
-            Stage::Waits(until) => until,
+            Stage::Waits(until) | Stage::Last(until) => Some(until),
             Stage::Begins | Stage::Seals | Stage::Answered => None,
         }
     }
@@ -100,7 +105,6 @@ pub(crate) fn begin(cx: &mut Context, dial: DialId, peer: Option<PeerId>) {
         offer: None,
         sealed: None,
         stage: Stage::Begins,
-        opens: OPENED,
         error: DialError::NoCommonPeer,
     };
     cx.offers.calls.insert(dial, call);
@@ -113,9 +117,14 @@ fn relays(cx: &mut Context, to: &PeerId) -> VecDeque<PeerId> {
     let carriers = signal::carriers(cx);
     let known =
         cx.offers.relays.iter().rev().filter(|(peer, _)| peer == to).map(|(_, relay)| *relay);
-    let known = [*to].into_iter().chain(known).filter(|relay| carriers.contains(relay));
+    let known =
+        known.filter(|relay| carriers.contains(relay)).take(KNOWN_FIRST).collect::<Vec<_>>();
+    let own = carriers.contains(to).then_some(*to);
+    let mut others = carriers;
+    // Else the same few would be asked each time.
+    cx.offers.shuffle(&mut others);
     let mut relays = VecDeque::new();
-    for relay in known.chain(carriers.iter().copied()) {
+    for relay in own.into_iter().chain(known).chain(others) {
         if relays.len() < RELAYS && !relays.contains(&relay) {
             relays.push_back(relay);
         }
@@ -166,8 +175,8 @@ fn give_up(cx: &mut Context, dial: DialId) {
     let now = cx.now;
     let Some(call) = cx.offers.calls.get_mut(&dial) else { return };
     if !call.asked.is_empty() {
-        // One that took the offer may still bring an answer, until the dial's time is over.
-        call.stage = Stage::Waits(None);
+        // One that took the offer may still bring an answer.
+        call.stage = Stage::Last(now + LAST_WAIT);
         return;
     }
     call.rounds += 1;
@@ -176,7 +185,7 @@ fn give_up(cx: &mut Context, dial: DialId) {
         let error = call.error.clone();
         return fail(cx, dial, error);
     }
-    call.stage = Stage::Waits(Some(now + FIRST_WAIT * (1 << (rounds - 1))));
+    call.stage = Stage::Waits(now + FIRST_WAIT * (1 << (rounds - 1)));
     let relays = relays(cx, &peer);
     if let Some(call) = cx.offers.calls.get_mut(&dial) {
         call.relays = relays;
@@ -193,7 +202,7 @@ fn carry(cx: &mut Context, dial: DialId, peer: PeerId, sealed: Bytes) {
     let id = SignalId(cx.offers.number());
     if let Some(call) = cx.offers.calls.get_mut(&dial) {
         call.stage = Stage::Carries(id, cx.now + NEXT_AFTER);
-        call.asked.push(relay);
+        call.asked.push((relay, OPENED));
     }
     signal::ask(cx, id, (relay, peer), sealed);
 }
@@ -204,10 +213,12 @@ pub(crate) fn found(cx: &mut Context, relay: PeerId, peer: PeerId, record: Optio
     if key.is_some() {
         let relays = &mut cx.offers.relays;
         relays.retain(|known| *known != (peer, relay));
-        relays.push_back((peer, relay));
-        if relays.len() > KNOWN_RELAYS {
-            relays.pop_front();
+        let by_one = relays.iter().filter(|(_, by)| *by == relay).count();
+        let oldest = relays.iter().position(|(_, by)| by_one < KNOWN_BY_ONE || *by == relay);
+        if by_one >= KNOWN_BY_ONE || relays.len() >= KNOWN_RELAYS {
+            oldest.and_then(|oldest| relays.remove(oldest));
         }
+        relays.push_back((peer, relay));
     }
     let asks = |call: &Call| {
         call.peer == peer && matches!(call.stage, Stage::Asks(asked, _) if asked == relay)
@@ -253,7 +264,7 @@ pub(super) fn signaled(cx: &mut Context, id: SignalId, result: Result<(), Signal
     let Some((dial, call)) = calls.find(|(_, call)| is(call)) else { return };
     let dial = *dial;
     let Err(error) = result else {
-        call.stage = Stage::Waits(Some(cx.now + NEXT_AFTER));
+        call.stage = Stage::Waits(cx.now + NEXT_AFTER);
         return;
     };
     let relay = call.asked.pop();
@@ -264,8 +275,8 @@ pub(super) fn signaled(cx: &mut Context, id: SignalId, result: Result<(), Signal
         SignalError::Unreadable => DialError::Unreadable,
     };
     if error == SignalError::Busy {
-        call.relays.extend(relay);
-        call.stage = Stage::Waits(Some(cx.now + BUSY_FOR));
+        call.relays.extend(relay.map(|(relay, _)| relay));
+        call.stage = Stage::Waits(cx.now + BUSY_FOR);
         return;
     }
     advance(cx, dial);
@@ -275,21 +286,36 @@ pub(super) fn signaled(cx: &mut Context, id: SignalId, result: Result<(), Signal
 pub(super) fn expire(cx: &mut Context) {
     let now = cx.now;
     let due = cx.offers.calls.iter().filter(|(_, call)| call.due().is_some_and(|due| due <= now));
-    for dial in due.map(|(dial, _)| *dial).collect::<Vec<_>>() {
-        advance(cx, dial);
+    for (dial, stage) in due.map(|(dial, call)| (*dial, call.stage)).collect::<Vec<_>>() {
+        match stage {
+            Stage::Last(_) => fail(cx, dial, DialError::TimedOut),
+            _ => advance(cx, dial),
+        }
     }
 }
 
 /// Whether this node has made a peer an offer, and waits for its answer.
 pub(super) fn has_offered(cx: &Context, peer: &PeerId) -> bool {
-    cx.offers.calls.values().any(|call| call.peer == *peer && call.sealed.is_some())
+    let waits = |call: &Call| !matches!(call.stage, Stage::Last(_)) && call.sealed.is_some();
+    cx.offers.calls.values().any(|call| call.peer == *peer && waits(call))
 }
 
 /// Whether an answer of this peer is awaited by way of this relay. R20.8
 pub(super) fn awaits(cx: &mut Context, via: PeerId, from: PeerId) -> bool {
-    let mut calls = cx.offers.calls.values_mut();
-    let call = calls.find(|call| call.peer == from && call.asked.contains(&via) && call.opens > 0);
-    call.inspect(|_| ()).map(|call| call.opens -= 1).is_some()
+    left(cx, via, from).is_some()
+}
+
+/// One that is awaited is opened.
+pub(super) fn takes_one(cx: &mut Context, via: PeerId, from: PeerId) {
+    if let Some(left) = left(cx, via, from) {
+        *left -= 1;
+    }
+}
+
+fn left(cx: &mut Context, via: PeerId, from: PeerId) -> Option<&mut u32> {
+    let calls = cx.offers.calls.values_mut().filter(|call| call.peer == from);
+    let mut asked = calls.flat_map(|call| &mut call.asked);
+    asked.find(|(relay, left)| *relay == via && *left > 0).map(|(_, left)| left)
 }
 
 /// The dial of an offer that this peer was made and that has no answer.

@@ -237,7 +237,8 @@ fn dial(cx: &mut Context, connection: ConnectionId, address: Address) -> bool {
     let Some(peer) = cx.links.get(connection) else { return false };
     let group = group(&peer.address);
     // R15.10
-    if !is_same_host(&address, &peer.address) || cx.peers.shutting_down {
+    let is_dialed = is_same_host(&address, &peer.address) && !address.is_by_offer();
+    if !is_dialed || cx.peers.shutting_down {
         return false;
     }
     let peer = Some(peer.peer);

@@ -336,6 +336,7 @@ fn taken(cx: &Context) -> BTreeSet<PeerId> {
 /// Draws a peer from the book, if possible in a network group that no outbound connection is in.
 fn pick(cx: &mut Context, patient: bool) -> Option<(PeerId, Address)> {
     let outbound = cx.links.iter().filter(|(_, link)| !link.direction.is_inbound());
+    let has_offered = outbound.clone().any(|(_, link)| link.address.is_by_offer());
     let groups = outbound.map(|(_, link)| group(&link.address)).collect::<Vec<_>>();
     let taken = taken(cx);
     let Context { book, peers, config, now, .. } = cx;
@@ -345,7 +346,11 @@ fn pick(cx: &mut Context, patient: bool) -> Option<(PeerId, Address)> {
             !taken.contains(peer) && peers.may_meet(config, peer, *now)
         });
         let Some(picked) = picked else { break };
-        let fresh = !groups.contains(&group(&picked.1));
+        // Where one is that an offer leads to is not known before: one of them counts as a group.
+        let fresh = match picked.1.is_by_offer() {
+            true => !has_offered,
+            false => !groups.contains(&group(&picked.1)),
+        };
         if fresh || chosen.is_none() {
             chosen = Some(picked);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{BURST, peer_of};
+use super::{BURST, SignalLink, peer_of};
 use crate::channel::Context;
 use crate::id::{ConnectionId, PeerId};
 use crate::link::Instance;
@@ -55,7 +55,12 @@ impl Choice {
 /// This node wants the record of a peer; `false` if the relay cannot be asked for more.
 pub(crate) fn want(cx: &mut Context, relay: PeerId, peer: PeerId) -> bool {
     let links = cx.signals.links.iter().rev();
-    let mut links = links.filter(|(id, _)| peer_of(cx, **id) == Some(relay)).map(|(id, _)| *id);
+    let carries = |id: &ConnectionId, side: &SignalLink| {
+        side.terms.theirs.requests > 0
+            && peer_of(cx, *id) == Some(relay)
+            && !cx.control.is_replaced(*id)
+    };
+    let mut links = links.filter(|(id, side)| carries(id, side)).map(|(id, _)| *id);
     let Some(link) = links.next().and_then(|id| cx.signals.links.get_mut(&id)) else {
         return false;
     };
@@ -175,15 +180,14 @@ fn choose(cx: &mut Context, asker: ConnectionId, asked: Option<PeerId>) -> Vec<P
             && asked.is_none_or(|asked| asked == record.peer)
             && record.addresses.iter().all(|at| peers::exchange::is_useful(at, &seen_at))
     };
-    let records = taking.filter_map(|side| cx.offers.record(side.at.link)).filter(is_useful);
-    let mut records = records.cloned().collect::<Vec<_>>();
-    cx.offers.shuffle(&mut records);
-    let (mut room, mut left) = (BYTES, MAX_CHOICE);
-    records.retain(|record| {
-        let size = record.to_bytes().map_or(usize::MAX, |bytes| bytes.len());
-        let fits = size <= room && left > 0;
-        (room, left) = if fits { (room - size, left - 1) } else { (room, left) };
-        fits
+    let is_useful = |link: &ConnectionId| cx.offers.record(*link).as_ref().is_some_and(is_useful);
+    let mut links = taking.map(|side| side.at.link).filter(is_useful).collect::<Vec<_>>();
+    cx.offers.shuffle(&mut links);
+    let mut room = BYTES;
+    let records = links.into_iter().take(MAX_CHOICE).filter_map(|link| {
+        let record = cx.offers.record(link)?;
+        room = room.checked_sub(record.to_bytes().ok()?.len())?;
+        Some(record.clone())
     });
-    records
+    records.collect()
 }

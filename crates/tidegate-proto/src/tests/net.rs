@@ -43,6 +43,8 @@ pub(super) struct Host {
     pub(super) descriptions: Vec<(Exchange, PeerId, Description)>,
     /// What its transports do with an offer.
     pub(super) on_offer: OnOffer,
+    /// Whether they connect when there is an answer.
+    pub(super) on_answer: bool,
     /// Changes what it says, before it is signed and sealed.
     pub(super) forges: Option<fn(&mut crate::wire::Statement)>,
     /// Everything that it had sealed, as it left.
@@ -144,6 +146,7 @@ impl Net {
             signaled: BTreeMap::new(),
             descriptions: Vec::new(),
             on_offer: OnOffer::Answer,
+            on_answer: true,
             forges: None,
             sealed: Vec::new(),
         };
@@ -523,6 +526,7 @@ impl Net {
     fn describe(&mut self, n: usize, exchange: Exchange, peer: PeerId, description: Description) {
         self.hosts[n].descriptions.push((exchange, peer, description));
         match (exchange, self.hosts[n].on_offer) {
+            (Exchange::Dialed(_), _) if !self.hosts[n].on_answer => {}
             (Exchange::Dialed(dial), _) => {
                 let to = self.hosts.iter().position(|host| host.node.config().peer == peer);
                 self.connected_by(n, dial, to.unwrap(), Path::Adapted);

@@ -14,11 +14,14 @@ use str0m::crypto::dtls::{DtlsCert, DtlsVersion};
 use str0m::crypto::{CryptoProvider, Fingerprint};
 use str0m::net::{Protocol, Receive};
 use str0m::{Event, IceConnectionState, IceCreds, Input, Output, Rtc, RtcConfig};
-use tidegate_proto::FIRST_AGREED;
-use tidegate_proto::Kind;
-use tidegate_proto::wire::{Candidate, CandidateKind, Description, Fingerprints, Frame, IpAddress};
+use tidegate_proto::wire::{
+    Candidate, CandidateKind, Description, Fingerprints, Frame, IpAddress, MAX_CANDIDATES,
+};
+use tidegate_proto::{FIRST_AGREED, Kind, Scope};
 
+use crate::transport::form::Form;
 use crate::transport::mux::{Mux, MuxError};
+use crate::transport::to_core;
 
 /// Bytes of the largest message that is sent or taken on a data channel. Browsers take 64 KiB at least; smaller ones
 /// let frames of several channels take turns, and a message larger than the send buffer is never taken.
@@ -199,7 +202,9 @@ impl Session {
             CandidateKind::Relayed => str0m::Candidate::relayed(seen, base, Protocol::Udp),
             CandidateKind::Quic => return,
         };
-        if let Ok(made) = made
+        // A description has room for `MAX_CANDIDATES`.
+        if self.candidates.len() < MAX_CANDIDATES
+            && let Ok(made) = made
             && self.rtc.add_local_candidate(made).is_some()
         {
             self.candidates.push(candidate(kind, seen));
@@ -582,7 +587,10 @@ pub(super) fn address_of(candidate: &Candidate) -> Option<SocketAddr> {
         IpAddress::V4(octets) => IpAddr::from(*octets),
         IpAddress::V6(octets) => IpAddr::from(*octets),
     };
-    Some((ip, port).into())
+    let address = SocketAddr::from((ip, port));
+    // As addresses of records: no packet goes on another's word to where nobody can be. R5.4.4
+    let scope = to_core(&Form::WebRtc.address(address)).scope();
+    (scope > Scope::None).then_some(address)
 }
 
 fn ice_candidate(candidate: &Candidate) -> Option<str0m::Candidate> {

@@ -231,6 +231,28 @@ fn descriptions_that_cannot_be_used_are_refused() {
     assert_eq!(net.ends[1].accept(&good), Err(Unusable::Twice));
 }
 
+/// R5.4.4: nobody is made to send where nobody can be.
+#[test]
+fn candidates_where_nobody_can_be_are_left_out() {
+    let of = |text: &str| address_of(&candidate(CandidateKind::Host, text.parse().unwrap()));
+    for none in [
+        "224.0.0.1:9",
+        "255.255.255.255:9",
+        "0.0.0.0:9",
+        "192.0.2.1:9",
+        "192.0.2.1:0",
+        "[ff02::1]:9",
+        "[fe80::1]:9",
+        "[::]:9",
+        "[2001:db8::1]:9",
+    ] {
+        assert_eq!(of(none), None, "{none}");
+    }
+    for some in ["8.8.8.8:9", "10.0.0.1:9", "127.0.0.1:9", "[2600::1]:9", "[::1]:9"] {
+        assert_eq!(of(some), Some(some.parse().unwrap()));
+    }
+}
+
 /// R19.1.2
 #[test]
 fn another_certificate_than_described_ends_it() {
