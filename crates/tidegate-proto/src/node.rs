@@ -294,7 +294,7 @@ impl Node {
     fn on_dial_failed(&mut self, dial: DialId, error: DialError) {
         let cx = &mut self.cx;
         cx.peers.settled(dial);
-        cx.offers.over(dial);
+        offer::over(cx, dial);
         if dial_back::dialed(cx, dial, false) {
             return;
         }
@@ -310,7 +310,7 @@ impl Node {
         let link = Link::new(peer, direction, address, path, self.cx.now);
         if let Direction::Outbound(dial) = direction {
             self.cx.peers.settled(dial);
-            self.cx.offers.over(dial);
+            offer::over(&mut self.cx, dial);
         }
         let dial = match direction {
             Direction::Inbound => None,

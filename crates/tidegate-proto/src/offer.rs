@@ -32,7 +32,7 @@ mod call;
 mod statement;
 
 pub(crate) use answer::SEEN;
-pub(crate) use call::{begin, found};
+pub(crate) use call::{begin, found, over};
 
 /// Statements that are being opened at a time: the driver does them one by one.
 const OPENING: usize = 32;
@@ -141,11 +141,6 @@ impl Offers {
     /// The next dial that has failed.
     pub(crate) fn next_failed(&mut self) -> Option<(DialId, DialError)> {
         self.failed.pop_front()
-    }
-
-    /// A dial has ended: whatever comes for it is of no use.
-    pub(crate) fn over(&mut self, dial: DialId) {
-        self.calls.remove(&dial);
     }
 
     /// A peer has a connection now: what it had offered counts no more.
@@ -268,6 +263,8 @@ fn say(
 pub(crate) fn sealed(cx: &mut Context, request: u64, sealed: Option<Bytes>) {
     match (cx.offers.sealing.remove(&request), sealed) {
         (Some(Sealing::Offer(dial)), sealed) => call::sealed(cx, dial, sealed),
+        // Who makes offers and takes no answers must not keep this node's own from leaving.
+        (Some(Sealing::Answer { .. }), Some(_)) if signal::has_many(cx) => {}
         (Some(Sealing::Answer { via, to, offer }), Some(sealed)) => {
             cx.offers.replies.keep(offer, (via, to), sealed.clone(), cx.now);
             let id = SignalId(cx.offers.number());

@@ -44,7 +44,7 @@ use numbered::Numbered;
 #[cfg(test)]
 pub(crate) use own::OUT;
 use own::Own;
-pub(crate) use own::{OWN, ask};
+pub(crate) use own::{OWN, ask, cancel, has_many};
 use turns::Turns;
 
 /// Permits that go back at once; after them one each [`Limits::signal_interval`](crate::Limits::signal_interval). An

@@ -44,8 +44,8 @@ pub(super) struct Call {
     rounds: u32,
     /// Peers that have not been tried in this round.
     relays: VecDeque<PeerId>,
-    /// Peers that were given the offer, and how many statements of the other are still opened that each brings.
-    asked: Vec<(PeerId, u32)>,
+    /// Peers that were given the offer.
+    asked: Vec<Asked>,
     /// The other's key.
     key: Option<SealingKey>,
     /// The transport's description, until the offer is sealed.
@@ -55,6 +55,15 @@ pub(super) struct Call {
     stage: Stage,
     /// What the last relay said.
     error: DialError,
+}
+
+/// A peer that was given the offer.
+#[derive(Debug)]
+struct Asked {
+    relay: PeerId,
+    id: SignalId,
+    /// Statements of the other that are still opened if this one brings them.
+    left: u32,
 }
 
 /// What a call waits for.
@@ -132,8 +141,16 @@ fn relays(cx: &mut Context, to: &PeerId) -> VecDeque<PeerId> {
     relays
 }
 
+/// A dial has ended: whatever comes for it is of no use, and what has not left stays here.
+pub(crate) fn over(cx: &mut Context, dial: DialId) {
+    let call = cx.offers.calls.remove(&dial);
+    for asked in call.into_iter().flat_map(|call| call.asked) {
+        signal::cancel(cx, asked.id);
+    }
+}
+
 fn fail(cx: &mut Context, dial: DialId, error: DialError) {
-    cx.offers.calls.remove(&dial);
+    over(cx, dial);
     cx.outputs.push_back(Output::Cancel { dial });
     cx.offers.failed.push_back((dial, error));
 }
@@ -202,7 +219,7 @@ fn carry(cx: &mut Context, dial: DialId, peer: PeerId, sealed: Bytes) {
     let id = SignalId(cx.offers.number());
     if let Some(call) = cx.offers.calls.get_mut(&dial) {
         call.stage = Stage::Carries(id, cx.now + NEXT_AFTER);
-        call.asked.push((relay, OPENED));
+        call.asked.push(Asked { relay, id, left: OPENED });
     }
     signal::ask(cx, id, (relay, peer), sealed);
 }
@@ -260,14 +277,17 @@ pub(super) fn sealed(cx: &mut Context, dial: DialId, sealed: Option<Bytes>) {
 /// It is known what became of the offer.
 pub(super) fn signaled(cx: &mut Context, id: SignalId, result: Result<(), SignalError>) {
     let mut calls = cx.offers.calls.iter_mut();
-    let is = |call: &Call| matches!(call.stage, Stage::Carries(of, _) if of == id);
-    let Some((dial, call)) = calls.find(|(_, call)| is(call)) else { return };
-    let dial = *dial;
+    let at = |call: &Call| call.asked.iter().position(|asked| asked.id == id);
+    let found = calls.find_map(|(dial, call)| at(call).map(|at| (*dial, call, at)));
+    let Some((dial, call, at)) = found else { return };
+    let is_current = matches!(call.stage, Stage::Carries(of, _) if of == id);
     let Err(error) = result else {
-        call.stage = Stage::Waits(cx.now + NEXT_AFTER);
+        if is_current {
+            call.stage = Stage::Waits(cx.now + NEXT_AFTER);
+        }
         return;
     };
-    let relay = call.asked.pop();
+    let relay = call.asked.remove(at).relay;
     call.error = match error {
         SignalError::NoRelay | SignalError::NotConnected => DialError::NoCommonPeer,
         SignalError::Unwanted => DialError::TakesNoOffers,
@@ -275,11 +295,17 @@ pub(super) fn signaled(cx: &mut Context, id: SignalId, result: Result<(), Signal
         SignalError::Unreadable => DialError::Unreadable,
     };
     if error == SignalError::Busy {
-        call.relays.extend(relay.map(|(relay, _)| relay));
-        call.stage = Stage::Waits(cx.now + BUSY_FOR);
-        return;
+        call.relays.push_back(relay);
     }
-    advance(cx, dial);
+    // The next one may have it by now.
+    match call.stage {
+        _ if is_current && error == SignalError::Busy => {
+            call.stage = Stage::Waits(cx.now + BUSY_FOR);
+        }
+        _ if is_current => advance(cx, dial),
+        Stage::Last(_) if call.asked.is_empty() || error == SignalError::Busy => advance(cx, dial),
+        _ => {}
+    }
 }
 
 /// Offers whose answers take long go by another peer as well.
@@ -315,7 +341,7 @@ pub(super) fn takes_one(cx: &mut Context, via: PeerId, from: PeerId) {
 fn left(cx: &mut Context, via: PeerId, from: PeerId) -> Option<&mut u32> {
     let calls = cx.offers.calls.values_mut().filter(|call| call.peer == from);
     let mut asked = calls.flat_map(|call| &mut call.asked);
-    asked.find(|(relay, left)| *relay == via && *left > 0).map(|(_, left)| left)
+    asked.find(|asked| asked.relay == via && asked.left > 0).map(|asked| &mut asked.left)
 }
 
 /// The dial of an offer that this peer was made and that has no answer.

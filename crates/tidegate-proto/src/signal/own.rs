@@ -139,6 +139,24 @@ pub(super) fn ask_again(
     }
 }
 
+/// Whether half of the signals that this node may have under way are.
+pub(crate) fn has_many(cx: &Context) -> bool {
+    cx.signals.deadlines.len() >= OWN / 2
+}
+
+/// One is of no use any more: if it has left it is out until its answer, and nobody waits for that.
+pub(crate) fn cancel(cx: &mut Context, id: SignalId) {
+    cx.signals.deadlines.retain(|(_, of)| *of != id);
+    cx.signals.own.retain(|_, queue| {
+        queue.retain(|_, own| own.id != id);
+        !queue.is_empty()
+    });
+    let asked = cx.signals.links.values_mut().flat_map(|link| link.asked.values_mut());
+    for own in asked {
+        own.take_if(|own| own.id == id);
+    }
+}
+
 /// There is no way to a relay any more.
 pub(super) fn lost(cx: &mut Context, relay: &PeerId) {
     for (_, own) in cx.signals.own.remove(relay).into_iter().flat_map(Turns::into_all) {

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{Signer as _, SigningKey};
 
 use super::net::{Net, OnOffer, SEALED, description_of};
-use crate::id::{Address, NetworkId, PeerId, SealingKey};
+use crate::id::{Address, NetworkId, PeerId, SealingKey, Signature};
 use crate::io::{Command, DialError, Event, Exchange, Path};
 use crate::wire::{
-    Encode as _, Frame, Refusal, Said, SignalFate, SignalMessage, SignedStatement, Statement,
+    Encode as _, Frame, PeerRecord, Refusal, Said, SignalFate, SignalMessage, SignedStatement,
+    Statement,
 };
 use crate::{Config, Violation};
 
@@ -483,15 +484,14 @@ fn an_answer_that_a_relay_drops_comes_by_another() {
     net.run(Duration::from_secs(1));
     let other = net.peer(listener);
     net.command(0, Command::Dial { address: Address::by_offer(), peer: Some(other) });
-    // The one that has the offer first is gone before the answer is at it.
+    // The one that has the offer first passes nothing on to the dialer from then on.
     net.run_ms(25);
     let first = net.log.iter().find_map(|(_, from, to, message)| match message {
         crate::Message::Signal(SignalMessage::Carry(_)) if *from == 0 => Some(*to),
         _ => None,
     });
     let first = first.expect("the offer has left");
-    net.run_ms(15);
-    net.cut.extend([(first, 0), (listener, first)]);
+    net.cut.insert((first, 0));
     net.run(Duration::from_secs(3));
     assert!(are_connected(&net, 0, listener), "{:?}", failed(&net));
     assert_eq!(net.hosts[listener].descriptions.len(), 1, "it has answered once");
@@ -511,4 +511,39 @@ fn one_peer_has_few_connections_that_are_not_up() {
         let told = net.hosts[LISTENER].descriptions.len();
         assert_eq!(told, [1, 2, 3, 3][round], "{round}");
     }
+}
+
+/// An offer that waits for a relay's permits does not leave when its dial is over.
+#[test]
+fn what_a_dial_had_to_say_does_not_leave_after_its_end() {
+    use super::script::{PEER, SIGNAL, Script};
+    let mut script = Script::up_with(config(1));
+    let (peer, network) = (config(7).peer, script.node.config().network);
+    let (addresses, sealing) = (vec![Address::by_offer()], config(7).sealing);
+    let payload = crate::peers::record::payload(&network, peer, 1, &addresses, sealing).unwrap();
+    let signature = Signature(key(7).sign(&payload).to_bytes());
+    let record = PeerRecord { peer, sequence: 1, addresses, sealing, signature };
+    // Both of the relay's permits are out.
+    for other in [100, 101] {
+        let by = (PEER, PeerId([other; 32]));
+        script.carry(1000 + u64::from(other), by, vec![9; 100].into());
+    }
+    script.command(Command::Dial { address: Address::by_offer(), peer: Some(peer) });
+    let dial = script.dials.pop().unwrap();
+    let (exchange, description) = (Exchange::Dialed(dial), description_of(0));
+    script.input(crate::io::Input::Described { exchange, description });
+    script.send(SIGNAL, &SignalMessage::Choice(vec![record]));
+    let (request, receiver, _) = script.seals.pop().expect("the offer");
+    assert_eq!(Some(receiver), sealing);
+    script.command(Command::Sealed { request, sealed: Some(vec![1; 300].into()) });
+    // For the relay's turn and the last wait.
+    script.wait(4_600);
+    assert_eq!(script.cancelled, [dial]);
+    script.take();
+    let settled = crate::wire::Settled { number: 0, fate: SignalFate::Busy };
+    script.send(SIGNAL, &SignalMessage::Carried(settled));
+    assert_eq!(script.received::<SignalMessage>(SIGNAL), []);
+    // The other permit is still out, and nothing else.
+    script.wait(10_000);
+    assert_eq!(script.node.signals_open(), 0);
 }
