@@ -148,12 +148,14 @@ impl Hosts {
         self.status(n).map_or(0, |status| status["peers"].as_u64().unwrap())
     }
 
-    /// The addresses that others are told.
+    /// The addresses that others are told, at which they can dial it.
     pub(crate) fn told(&self, n: usize) -> Vec<String> {
         let status = self.status(n).unwrap_or_default();
         let own = status["own_addresses"].as_array().cloned().unwrap_or_default();
         let told = own.iter().filter(|own| own["told"] != "nobody");
-        told.map(|own| own["address"].as_str().unwrap().to_owned()).collect()
+        let told = told.map(|own| own["address"].as_str().unwrap().to_owned());
+        // Offers lead to each node, wherever it is.
+        told.filter(|address| address != "/webrtc").collect()
     }
 
     /// The output of a node.
