@@ -105,7 +105,7 @@ pub struct Report {
     pub events: u64,
     /// Frames sent by nodes.
     pub frames: u64,
-    /// Signals that have reached their receivers.
+    /// Statements of offers and their answers that have reached their receivers.
     pub offers: u64,
     /// Bytes of those frames.
     pub frame_bytes: u64,
@@ -186,7 +186,7 @@ impl fmt::Display for Report {
         writeln!(f, "wall time         {seconds:.1} s ({speed:.1} virtual seconds a second)")?;
         let rate = self.frames as f64 / seconds;
         writeln!(f, "frames            {} ({rate:.0} a second)", self.frames)?;
-        writeln!(f, "offers           {}", self.offers)?;
+        writeln!(f, "offers            {}", self.offers)?;
         writeln!(f, "tip               height {}", self.height)?;
         for (name, items) in &self.items {
             writeln!(f, "pool {name:<12} {items} items")?;

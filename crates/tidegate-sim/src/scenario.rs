@@ -75,7 +75,7 @@ pub struct Load {
     pub transfers: u64,
     /// Transfers a second once the producers have stopped: the pools must not be empty then.
     pub last_transfers: u64,
-    /// Signals a second, all nodes together.
+    /// Dials by way of a common peer a second, all nodes together.
     pub offers: u64,
     /// Accounts of each node.
     pub accounts: usize,

@@ -157,7 +157,8 @@ impl Address {
         Self(bytes::Bytes::from_static(&BY_OFFER))
     }
 
-    /// Whether the peer is reached by an offer: the last component is `/webrtc`, whatever is before it.
+    /// Whether the peer is reached by an offer that any peer in common carries: the last component is `/webrtc`, and no
+    /// relay is named before it.
     pub fn is_by_offer(&self) -> bool {
         self.transport() == "webrtc"
     }

@@ -215,18 +215,22 @@ fn rpc(message: RpcMessage, entropy: &mut Entropy) -> Option<RpcMessage> {
     })
 }
 
-fn peers(message: PeersMessage, entropy: &mut Entropy) -> Option<PeersMessage> {
-    let mut twist = |record: &mut PeerRecord| match entropy.below(2) {
+/// Its signature is for something else then.
+fn twist_record(record: &mut PeerRecord, entropy: &mut Entropy) {
+    match entropy.below(2) {
         0 => record.sequence += 1,
         _ => record.addresses.reverse(),
-    };
+    }
+}
+
+fn peers(message: PeersMessage, entropy: &mut Entropy) -> Option<PeersMessage> {
     Some(match message {
         PeersMessage::Records(mut records) => {
-            records.first_mut().map(twist);
+            records.iter_mut().take(1).for_each(|first| twist_record(first, entropy));
             PeersMessage::Records(records)
         }
         PeersMessage::Moved(mut record) => {
-            twist(&mut record);
+            twist_record(&mut record, entropy);
             PeersMessage::Moved(record)
         }
         PeersMessage::Reached(reached) => PeersMessage::Reached(!reached),
@@ -254,10 +258,7 @@ fn signal(mut message: SignalMessage, entropy: &mut Entropy) -> SignalMessage {
             return message;
         }
         SignalMessage::Choice(records) => {
-            match records.first_mut() {
-                Some(record) => record.sequence ^= 1,
-                None => *records = Vec::new(),
-            }
+            records.iter_mut().take(1).for_each(|first| twist_record(first, entropy));
             return message;
         }
     };

@@ -15,7 +15,7 @@ use quinn::{ConnectError, ConnectionId};
 use quinn_proto::transport_parameters::{Error, TransportParameters};
 use quinn_proto::{Side, TransportError, TransportErrorCode};
 
-/// The longest time a peer may say that it holds acknowledgments back. RFC 9000 section 20 has 25 ms if
+/// The longest time a peer may say that it holds acknowledgments back. RFC 9000 section 18.2 has 25 ms if
 /// it says nothing, and 16 s at most; quinn keeps a connection that is closed for three times as long.
 pub(super) const MAX_ACK_DELAY: Duration = Duration::from_millis(250);
 /// Its parameter's number.
